@@ -1,0 +1,408 @@
+"""A run's graph, kept symbolic: what a million expansions share is kept once, and the rest are rules over numbers.
+
+Every task has a dense number. A graph is a list of segments, each owning a stretch of numbers; edits and generators append
+segments and never renumber. There are two kinds:
+
+    PlainSegment     tasks that were not multiplied, side by side: a name, a specification and explicit edges for each,
+                     in flat lists and arrays.
+    ExpandedSegment  one template and the product of its parameters' values. Numbers: the head at `base`, the expansions
+                     behind it, the tail last. Names, values and the edges head -> expansion -> tail are computed.
+
+Edges from and to an expanded task as a whole are edges from its tail and to its head. A `match` is a rule between the
+expansions of two tasks (MatchRule). `daggyr_server.spec` builds graphs, the machine walks them; nothing here knows of states,
+and specifications are opaque bytes (a serialised daggyr.v1.TaskSpec).
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from itertools import product
+from math import prod
+
+MAX_NUMBER = 2**32 - 1
+
+
+class Kind(IntEnum):
+    """What a number stands for."""
+
+    TASK = 0
+    HEAD = 1
+    TAIL = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How a task is scheduled and retried. Few distinct ones exist in a run; tasks refer to them by index."""
+
+    pool: str
+    needs: tuple[tuple[str, int], ...]  # (resource, units), sorted, units > 0
+    priority: int = 0
+    max_retries: int = 0
+    retry_delay: float = 0.0  # seconds before the first retry; doubles
+    is_generator: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Details:
+    """What an executor is given for one task: a template and the values that take its parameters' places."""
+
+    template: bytes
+    parameters: tuple[str, ...]
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Digit:
+    """One matched parameter: how its value's position among the parent's values gives that among the child's."""
+
+    parent_stride: int
+    parent_radix: int
+    child_stride: int
+    child_radix: int
+    to_child: Sequence[int]  # by the parent's position; -1 where no child has the value
+    to_parent: Sequence[int]  # by the child's position
+
+
+@dataclass(frozen=True, slots=True)
+class MatchRule:
+    """The edges of one `match`: each expansion of the child waits for the parent's expansions with equal values.
+
+    `parent_first` and `child_first` are the numbers of the first expansions; a child that was not multiplied is its own only
+    expansion. The free offsets are those of all combinations of the parameters that do not take part.
+    """
+
+    parent_first: int
+    child_first: int
+    child_count: int
+    digits: tuple[Digit, ...]
+    parent_free: Sequence[int]
+    child_free: Sequence[int]
+
+    def children(self, parent: int) -> Sequence[int]:
+        """The numbers that wait for `parent`, a number of the parent's expansions."""
+        index = parent - self.parent_first
+        first = self.child_first
+        for digit in self.digits:
+            position = digit.to_child[index // digit.parent_stride % digit.parent_radix]
+            if position < 0:
+                return ()
+            first += position * digit.child_stride
+        return [first + offset for offset in self.child_free]
+
+    def parents(self, child: int) -> Sequence[int]:
+        """The numbers that `child`, a number of the child's expansions, waits for."""
+        index = child - self.child_first
+        first = self.parent_first
+        for digit in self.digits:
+            first += digit.to_parent[index // digit.child_stride % digit.child_radix] * digit.parent_stride
+        return [first + offset for offset in self.parent_free]
+
+
+class PlainSegment:
+    """Tasks that were not multiplied. Lists are parallel; edges are in compressed rows: task i's children are
+    `child_numbers[child_offsets[i]:child_offsets[i + 1]]`."""
+
+    __slots__ = ("base", "child_numbers", "child_offsets", "details", "names", "policies", "size")
+
+    def __init__(
+        self,
+        base: int,
+        names: list[str],
+        details: list[bytes],
+        policies: array[int],
+        child_offsets: array[int],
+        child_numbers: array[int],
+    ) -> None:
+        self.base = base
+        self.names = names
+        self.details = details
+        self.policies = policies
+        self.child_offsets = child_offsets
+        self.child_numbers = child_numbers
+        self.size = len(names)
+
+    def children(self, number: int) -> Sequence[int]:
+        index = number - self.base
+        return self.child_numbers[self.child_offsets[index] : self.child_offsets[index + 1]]
+
+
+class ExpandedSegment:
+    """A template with more than one combination of values. The last parameter's value changes fastest."""
+
+    __slots__ = (
+        "base",
+        "count",
+        "details",
+        "first",
+        "match_children",
+        "match_parents",
+        "name",
+        "parameters",
+        "policy",
+        "size",
+        "strides",
+        "tail",
+        "tail_children",
+        "values",
+    )
+
+    def __init__(
+        self,
+        base: int,
+        name: str,
+        parameters: tuple[str, ...],
+        values: tuple[tuple[str, ...], ...],
+        details: bytes,
+        policy: int,
+    ) -> None:
+        """`parameters` are sorted; `values[i]` are the distinct values of `parameters[i]`; there are two combinations or more."""
+        self.base = base
+        self.name = name
+        self.parameters = parameters
+        self.values = values
+        self.details = details
+        self.policy = policy
+        self.count = prod(map(len, values))
+        self.size = self.count + 2
+        self.first = base + 1
+        self.tail = base + self.count + 1
+        self.strides = tuple(prod(map(len, values[index + 1 :])) for index in range(len(values)))
+        self.tail_children: array[int] = array("I")
+        self.match_children: list[MatchRule] = []
+        self.match_parents: list[MatchRule] = []
+
+    def values_at(self, index: int) -> tuple[str, ...]:
+        """The values of the expansion with this index (0 for the first), in the order of `parameters`."""
+        return tuple(
+            choices[index // stride % len(choices)] for choices, stride in zip(self.values, self.strides, strict=True)
+        )
+
+    def task_id(self, index: int) -> str:
+        """The name of the expansion with this index."""
+        pairs = zip(self.parameters, self.values_at(index), strict=True)
+        return ".".join((self.name, *(f"{name}:{value}" for name, value in pairs)))
+
+    def index_of(self, task_id: str) -> int | None:
+        """The index of the expansion called `task_id`, or None. Values may hold dots: every reading is tried."""
+        start = len(self.name)
+        if not task_id.startswith(self.name):
+            return None
+        ends: dict[int, int] = {start: 0}  # where a reading of the parameters so far may end, and its index
+        for name, choices, stride in zip(self.parameters, self.values, self.strides, strict=True):
+            following: dict[int, int] = {}
+            for end, index in ends.items():
+                if not task_id.startswith(f".{name}:", end):
+                    continue
+                value_start = end + len(name) + 2
+                for position, value in enumerate(choices):
+                    if task_id.startswith(value, value_start):
+                        following.setdefault(value_start + len(value), index + position * stride)
+            ends = following
+        return ends.get(len(task_id))
+
+    def children(self, number: int) -> Sequence[int]:
+        if number == self.base:
+            return range(self.first, self.tail)
+        if number == self.tail:
+            return self.tail_children
+        if not self.match_children:
+            return (self.tail,)
+        return [self.tail, *(child for rule in self.match_children for child in rule.children(number))]
+
+
+Segment = PlainSegment | ExpandedSegment
+
+
+@dataclass(slots=True)
+class Graph:
+    """Segments, the policies that they refer to, and the edges that generators added."""
+
+    policies: list[Policy] = field(default_factory=list)
+    segments: list[Segment] = field(default_factory=list)
+    size: int = 0
+    added_children: dict[int, list[int]] = field(default_factory=dict)
+    _bases: list[int] = field(default_factory=list)
+    _plain_numbers: dict[str, int] | None = None
+    _reverse: tuple[int, array[int], array[int]] | None = None
+
+    def append(self, segment: Segment) -> None:
+        """Take `segment`, whose base is this graph's size so far. Raises ValueError otherwise, or beyond MAX_NUMBER tasks."""
+        if segment.base != self.size:
+            raise ValueError(f"segment at {segment.base} does not follow {self.size}")
+        if self.size + segment.size > MAX_NUMBER:
+            raise ValueError(f"a run holds at most {MAX_NUMBER:,} tasks")
+        self.segments.append(segment)
+        self._bases.append(segment.base)
+        self.size += segment.size
+        if self._plain_numbers is not None and isinstance(segment, PlainSegment):
+            self._plain_numbers.update(zip(segment.names, range(segment.base, self.size), strict=True))
+
+    def add_edge(self, parent: int, child: int) -> None:
+        """An edge between existing tasks, as generators add them."""
+        self.added_children.setdefault(parent, []).append(child)
+
+    def segment_of(self, number: int) -> Segment:
+        """The segment that owns `number`. Raises IndexError for a number that this graph does not have."""
+        if not 0 <= number < self.size:
+            raise IndexError(f"no task number {number}")
+        return self.segments[bisect_right(self._bases, number) - 1]
+
+    def kind(self, number: int) -> Kind:
+        segment = self.segment_of(number)
+        if isinstance(segment, PlainSegment):
+            return Kind.TASK
+        return Kind.HEAD if number == segment.base else Kind.TAIL if number == segment.tail else Kind.TASK
+
+    def children(self, number: int) -> Sequence[int]:
+        """The numbers that wait for `number`."""
+        own = self.segment_of(number).children(number)
+        added = self.added_children.get(number) if self.added_children else None
+        return [*own, *added] if added else own
+
+    def policy_index(self, number: int) -> int:
+        """The index of a task's policy; of a head or tail, that of its expansions."""
+        segment = self.segment_of(number)
+        return segment.policies[number - segment.base] if isinstance(segment, PlainSegment) else segment.policy
+
+    def policy(self, number: int) -> Policy:
+        return self.policies[self.policy_index(number)]
+
+    def task_id(self, number: int) -> str:
+        segment = self.segment_of(number)
+        if isinstance(segment, PlainSegment):
+            return segment.names[number - segment.base]
+        if number == segment.base:
+            return segment.name
+        return f"{segment.name}.tail" if number == segment.tail else segment.task_id(number - segment.first)
+
+    def details(self, number: int) -> Details:
+        """What an executor is given. Raises ValueError for a structural task."""
+        segment = self.segment_of(number)
+        if isinstance(segment, PlainSegment):
+            return Details(segment.details[number - segment.base], (), ())
+        if not segment.first <= number < segment.tail:
+            raise ValueError(f"task number {number} is structural")
+        return Details(segment.details, segment.parameters, segment.values_at(number - segment.first))
+
+    def number_of(self, task_id: str) -> int | None:
+        """The number of the task called exactly `task_id`: a task, an expansion, a head or a tail. None if there is none."""
+        if self._plain_numbers is None:
+            self._plain_numbers = {
+                name: segment.base + index
+                for segment in self.segments
+                if isinstance(segment, PlainSegment)
+                for index, name in enumerate(segment.names)
+            }
+        number = self._plain_numbers.get(task_id)
+        if number is not None:
+            return number
+        for expanded in self.expanded():
+            if not task_id.startswith(expanded.name):
+                continue
+            if task_id == expanded.name:
+                return expanded.base
+            if task_id == f"{expanded.name}.tail":
+                return expanded.tail
+            index = expanded.index_of(task_id)
+            if index is not None:
+                return expanded.first + index
+        return None
+
+    def named(self, name: str) -> range | None:
+        """The numbers that a plain name given to a command means: the task, or all its expansions. None if there is none."""
+        number = self.number_of(name)
+        if number is None:
+            return None
+        segment = self.segment_of(number)
+        if isinstance(segment, ExpandedSegment) and number == segment.base:
+            return range(segment.first, segment.tail)
+        return range(number, number + 1)
+
+    def expanded(self) -> Iterator[ExpandedSegment]:
+        """The expanded segments, in the order of their numbers."""
+        return (segment for segment in self.segments if isinstance(segment, ExpandedSegment))
+
+    def indegrees(self, start: int = 0) -> array[int]:
+        """How many parents each task from number `start` on has; `start` is 0 or the base of a segment."""
+        degrees = array("I", bytes(4 * (self.size - start)))
+
+        def count(numbers: Iterable[int]) -> None:
+            for number in numbers:
+                if number >= start:
+                    degrees[number - start] += 1
+
+        for segment in self.segments:
+            if isinstance(segment, PlainSegment):
+                count(segment.child_numbers)
+                continue
+            count(segment.tail_children)
+            if segment.base >= start:
+                each = 1 + sum(len(rule.parent_free) for rule in segment.match_parents)
+                low = segment.first - start
+                degrees[low : low + segment.count] = array("I", [each]) * segment.count
+                degrees[segment.tail - start] += segment.count
+            for rule in segment.match_children:  # an expanded child has counted its own
+                if rule.child_first >= start and isinstance(self.segment_of(rule.child_first), PlainSegment):
+                    degrees[rule.child_first - start] += len(rule.parent_free)
+        for children in self.added_children.values():
+            count(children)
+        return degrees
+
+    def parents(self, number: int) -> Sequence[int]:
+        """The numbers that `number` waits for, ascending. The first call on a graph costs time linear in its explicit edges."""
+        segment = self.segment_of(number)
+        offsets, sources = self._reverse_rows()
+        found = list(sources[offsets[number] : offsets[number + 1]])
+        if isinstance(segment, ExpandedSegment):
+            if number == segment.tail:
+                found += range(segment.first, segment.tail)
+            elif number != segment.base:
+                found.append(segment.base)
+                found += (parent for rule in segment.match_parents for parent in rule.parents(number))
+        else:
+            found += (
+                parent
+                for expanded in self.expanded()
+                for rule in expanded.match_children
+                if rule.child_first == number
+                for parent in rule.parents(number)
+            )
+        return sorted(found)
+
+    def _explicit_edges(self) -> Iterator[tuple[int, Sequence[int]]]:
+        for segment in self.segments:
+            if isinstance(segment, PlainSegment):
+                for number in range(segment.base, segment.base + segment.size):
+                    yield number, segment.children(number)
+            else:
+                yield segment.tail, segment.tail_children
+        yield from self.added_children.items()
+
+    def _reverse_rows(self) -> tuple[array[int], array[int]]:
+        """Compressed rows of the explicit edges' sources by target; made again when the graph has grown."""
+        edges = sum(len(children) for children in self.added_children.values())
+        version = self.size + edges
+        if self._reverse is None or self._reverse[0] != version:
+            offsets = array("I", bytes(4 * (self.size + 2)))
+            for _, children in self._explicit_edges():
+                for child in children:
+                    offsets[child + 2] += 1
+            for index in range(2, len(offsets)):
+                offsets[index] += offsets[index - 1]
+            sources = array("I", bytes(4 * offsets[-1]))
+            for parent, children in self._explicit_edges():
+                for child in children:
+                    sources[offsets[child + 1]] = parent
+                    offsets[child + 1] += 1
+            self._reverse = (version, offsets, sources)
+        return self._reverse[1], self._reverse[2]
+
+
+def free_offsets(radices: Sequence[int], strides: Sequence[int]) -> array[int]:
+    """The index offsets of all combinations of some parameters, ascending; of none, the offset 0."""
+    steps = [[position * stride for position in range(radix)] for radix, stride in zip(radices, strides, strict=True)]
+    return array("I", sorted(map(sum, product(*steps))))

@@ -1,0 +1,5 @@
+"""The contract between coordinator, agents and clients: the messages in `daggyr.v1` and the few rules that go with them.
+
+Both sides of the wire import this package, and it imports neither of them: how a template is filled in (`substitution`),
+how a channel is opened (`channel`) and where tokens lie (`tokens`).
+"""
