@@ -177,9 +177,7 @@ class ExpandedSegment:
 
     def values_at(self, index: int) -> tuple[str, ...]:
         """The values of the expansion with this index (0 for the first), in the order of `parameters`."""
-        return tuple(
-            choices[index // stride % len(choices)] for choices, stride in zip(self.values, self.strides, strict=True)
-        )
+        return tuple(choices[index // stride % len(choices)] for choices, stride in zip(self.values, self.strides, strict=True))
 
     def task_id(self, index: int) -> str:
         """The name of the expansion with this index."""
@@ -218,6 +216,19 @@ Segment = PlainSegment | ExpandedSegment
 
 
 @dataclass(slots=True)
+class Addition:
+    """What comes to a graph in one step: a whole run's tasks to an empty one, or a generator's to its run's.
+
+    Segments follow the graph's numbers; their policies' indices count from the graph's first, with `policies` behind those it
+    has. Their edges may lead to new tasks and to existing ones; `edges` are those from existing tasks to new ones.
+    """
+
+    policies: list[Policy] = field(default_factory=list)
+    segments: list[Segment] = field(default_factory=list)
+    edges: list[tuple[int, int]] = field(default_factory=list)  # (existing parent, new child)
+
+
+@dataclass(slots=True)
 class Graph:
     """Segments, the policies that they refer to, and the edges that generators added."""
 
@@ -241,9 +252,13 @@ class Graph:
         if self._plain_numbers is not None and isinstance(segment, PlainSegment):
             self._plain_numbers.update(zip(segment.names, range(segment.base, self.size), strict=True))
 
-    def add_edge(self, parent: int, child: int) -> None:
-        """An edge between existing tasks, as generators add them."""
-        self.added_children.setdefault(parent, []).append(child)
+    def extend(self, addition: Addition) -> None:
+        """Take all of `addition`, which was made for this graph as it is now. Raises ValueError as `append` does."""
+        self.policies += addition.policies
+        for segment in addition.segments:
+            self.append(segment)
+        for parent, child in addition.edges:
+            self.added_children.setdefault(parent, []).append(child)
 
     def segment_of(self, number: int) -> Segment:
         """The segment that owns `number`. Raises IndexError for a number that this graph does not have."""

@@ -114,9 +114,7 @@ TRANSITIONS: dict[Phase, frozenset[Phase]] = {
     Phase.BLOCKED: frozenset({Phase.READY, Phase.COMPLETED, Phase.KILLED}),
     Phase.READY: frozenset({Phase.ASSIGNED, Phase.BLOCKED, Phase.KILLED}),
     Phase.DELAYED: frozenset({Phase.READY, Phase.BLOCKED, Phase.KILLED}),
-    Phase.ASSIGNED: frozenset(
-        {Phase.RUNNING, Phase.READY, Phase.DELAYED, Phase.COMPLETED, Phase.ERRORED, Phase.KILLED}
-    ),
+    Phase.ASSIGNED: frozenset({Phase.RUNNING, Phase.READY, Phase.DELAYED, Phase.COMPLETED, Phase.ERRORED, Phase.KILLED}),
     Phase.RUNNING: frozenset({Phase.READY, Phase.DELAYED, Phase.COMPLETED, Phase.ERRORED, Phase.KILLED}),
     Phase.COMPLETED: frozenset({Phase.BLOCKED, Phase.READY}),  # a person asks for it again
     Phase.ERRORED: frozenset({Phase.BLOCKED, Phase.READY}),

@@ -1,0 +1,95 @@
+"""The facts that go into the machine.
+
+The driver makes them of what executors, clients and the clock tell; `Machine.handle` takes them in batches. They carry
+no clock of their own: one `now` goes with the batch. Those that somebody waits for an answer to carry a `ticket`, any
+hashable object, under which the step answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from daggyr_server.core.graph import Addition
+from daggyr_server.core.states import Outcome
+
+
+class AttemptStarted(NamedTuple):
+    """An executor says that an attempt has a process now."""
+
+    run_id: int
+    number: int
+    attempt: int
+    start_time: float  # seconds since the epoch
+
+
+class AttemptEnded(NamedTuple):
+    """An executor says how an attempt ended. `result` goes into the record as it is; the machine does not look into it."""
+
+    run_id: int
+    number: int
+    attempt: int
+    outcome: Outcome
+    seconds: float | None  # of wall time, if it ran
+    result: Any
+    # Of a generator that SUCCEEDED: the tasks it printed, made for its run's graph as it is now, or why they are refused.
+    addition: Addition | None = None
+    refusal: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSubmitted:
+    """A client submits a run; answered with its id. A request_id that was seen before answers with that run's."""
+
+    ticket: Hashable
+    request_id: str
+    tags: Mapping[str, str]
+    pool: str  # where tasks without one of their own go
+    parameters: Mapping[str, tuple[str, ...]]  # the run's, for its generators
+    addition: Addition
+    document: bytes  # the specification as it came, for the tracker
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KillAsked:
+    """A person asks for the end of a run, or of some of its tasks; answered with None."""
+
+    ticket: Hashable
+    run_id: int
+    numbers: tuple[int, ...] | None = None  # None: the run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryAsked:
+    """A person asks to queue tasks again; answered with None."""
+
+    ticket: Hashable
+    run_id: int
+    numbers: tuple[int, ...] | None = None  # None: what did not complete
+    downstream: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostChanged:
+    """A host of a pool takes attempts, with these resources, or no longer does."""
+
+    pool: str
+    host: str
+    name: str
+    resources: Mapping[str, int] = field(default_factory=dict)
+    open: bool  # takes new attempts
+    ahead: bool = False  # takes some ahead of free resources
+    draining: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostGone:
+    """A host will not come back: its attempts are LOST. `result` goes into the records of these."""
+
+    pool: str
+    host: str
+    result: Any
+
+
+Event = AttemptStarted | AttemptEnded | RunSubmitted | KillAsked | RetryAsked | HostChanged | HostGone
