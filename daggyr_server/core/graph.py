@@ -16,14 +16,14 @@ and specifications are opaque bytes (a serialised daggyr.v1.TaskSpec).
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from itertools import product
 from math import prod
 
 MAX_NUMBER = 2**32 - 1
+MAX_TASK_ID_BYTES = 1024
 
 
 class Kind(IntEnum):
@@ -186,21 +186,21 @@ class ExpandedSegment:
 
     def index_of(self, task_id: str) -> int | None:
         """The index of the expansion called `task_id`, or None. Values may hold dots: every reading is tried."""
-        start = len(self.name)
         if not task_id.startswith(self.name):
             return None
-        ends: dict[int, int] = {start: 0}  # where a reading of the parameters so far may end, and its index
-        for name, choices, stride in zip(self.parameters, self.values, self.strides, strict=True):
-            following: dict[int, int] = {}
-            for end, index in ends.items():
-                if not task_id.startswith(f".{name}:", end):
-                    continue
-                value_start = end + len(name) + 2
-                for position, value in enumerate(choices):
-                    if task_id.startswith(value, value_start):
-                        following.setdefault(value_start + len(value), index + position * stride)
-            ends = following
-        return ends.get(len(task_id))
+        marks = [f".{name}:" for name in self.parameters]
+        starts = {len(self.name) + len(marks[0]): 0} if task_id.startswith(marks[0], len(self.name)) else {}
+        for mark, choices, stride in zip([*marks[1:], None], self.values, self.strides, strict=True):
+            following: dict[int, int] = {}  # where a reading of the parameters so far may go on, and its index
+            for start, index in starts.items():
+                for end in _ends(task_id, start, mark):
+                    try:
+                        position = choices.index(task_id[start:end])
+                    except ValueError:
+                        continue
+                    following.setdefault(end + len(mark or ""), index + position * stride)
+            starts = following
+        return starts.get(len(task_id))
 
     def children(self, number: int) -> Sequence[int]:
         if number == self.base:
@@ -237,7 +237,9 @@ class Graph:
     size: int = 0
     added_children: dict[int, list[int]] = field(default_factory=dict)
     _bases: list[int] = field(default_factory=list)
+    _added_targets: array[int] = field(default_factory=lambda: array("I"))
     _plain_numbers: dict[str, int] | None = None
+    _expanded_names: dict[str, ExpandedSegment] | None = None
     _reverse: tuple[int, array[int], array[int]] | None = None
 
     def append(self, segment: Segment) -> None:
@@ -249,7 +251,10 @@ class Graph:
         self.segments.append(segment)
         self._bases.append(segment.base)
         self.size += segment.size
-        if self._plain_numbers is not None and isinstance(segment, PlainSegment):
+        if isinstance(segment, ExpandedSegment):
+            if self._expanded_names is not None:
+                self._expanded_names[segment.name] = segment
+        elif self._plain_numbers is not None:
             self._plain_numbers.update(zip(segment.names, range(segment.base, self.size), strict=True))
 
     def extend(self, addition: Addition) -> None:
@@ -259,6 +264,7 @@ class Graph:
             self.append(segment)
         for parent, child in addition.edges:
             self.added_children.setdefault(parent, []).append(child)
+            self._added_targets.append(child)
 
     def segment_of(self, number: int) -> Segment:
         """The segment that owns `number`. Raises IndexError for a number that this graph does not have."""
@@ -305,20 +311,24 @@ class Graph:
 
     def number_of(self, task_id: str) -> int | None:
         """The number of the task called exactly `task_id`: a task, an expansion, a head or a tail. None if there is none."""
-        if self._plain_numbers is None:
+        if len(task_id) > MAX_TASK_ID_BYTES:
+            return None
+        if self._plain_numbers is None or self._expanded_names is None:
             self._plain_numbers = {
                 name: segment.base + index
                 for segment in self.segments
                 if isinstance(segment, PlainSegment)
                 for index, name in enumerate(segment.names)
             }
+            self._expanded_names = {segment.name: segment for segment in self.expanded()}
         number = self._plain_numbers.get(task_id)
         if number is not None:
             return number
-        for expanded in self.expanded():
-            if not task_id.startswith(expanded.name):
+        for stem in stems(task_id):
+            expanded = self._expanded_names.get(stem)
+            if expanded is None:
                 continue
-            if task_id == expanded.name:
+            if task_id == stem:
                 return expanded.base
             if task_id == f"{expanded.name}.tail":
                 return expanded.tail
@@ -342,7 +352,10 @@ class Graph:
         return (segment for segment in self.segments if isinstance(segment, ExpandedSegment))
 
     def indegrees(self, start: int = 0) -> array[int]:
-        """How many parents each task from number `start` on has; `start` is 0 or the base of a segment."""
+        """How many parents each task from number `start` on has; `start` is 0 or the base of a segment.
+
+        The cost is that of the segments from `start` on: edges from earlier ones lead there by `added_children` only.
+        """
         degrees = array("I", bytes(4 * (self.size - start)))
 
         def count(numbers: Iterable[int]) -> None:
@@ -350,21 +363,22 @@ class Graph:
                 if number >= start:
                     degrees[number - start] += 1
 
-        for segment in self.segments:
+        for segment in self.segments[bisect_left(self._bases, start) :]:
             if isinstance(segment, PlainSegment):
                 count(segment.child_numbers)
                 continue
             count(segment.tail_children)
-            if segment.base >= start:
-                each = 1 + sum(len(rule.parent_free) for rule in segment.match_parents)
-                low = segment.first - start
-                degrees[low : low + segment.count] = array("I", [each]) * segment.count
-                degrees[segment.tail - start] += segment.count
+            each = 1 + sum(len(rule.parent_free) for rule in segment.match_parents)
+            low = segment.first - start
+            degrees[low : low + segment.count] = array("I", [each]) * segment.count
+            degrees[segment.tail - start] += segment.count
             for rule in segment.match_children:  # an expanded child has counted its own
-                if rule.child_first >= start and isinstance(self.segment_of(rule.child_first), PlainSegment):
+                if isinstance(self.segment_of(rule.child_first), PlainSegment):
                     degrees[rule.child_first - start] += len(rule.parent_free)
-        for children in self.added_children.values():
-            count(children)
+        for number in reversed(self._added_targets):  # each addition's lead to its own segments
+            if number < start:
+                break
+            degrees[number - start] += 1
         return degrees
 
     def parents(self, number: int) -> Sequence[int]:
@@ -417,7 +431,37 @@ class Graph:
         return self._reverse[1], self._reverse[2]
 
 
-def free_offsets(radices: Sequence[int], strides: Sequence[int]) -> array[int]:
-    """The index offsets of all combinations of some parameters, ascending; of none, the offset 0."""
-    steps = [[position * stride for position in range(radix)] for radix, stride in zip(radices, strides, strict=True)]
-    return array("I", sorted(map(sum, product(*steps))))
+def free_offsets(radices: Sequence[int], strides: Sequence[int]) -> Sequence[int]:
+    """The index offsets of all combinations of some of a segment's parameters, ascending; of none, the offset 0.
+
+    A range where the offsets are evenly spaced, so that a template of many combinations costs nothing here.
+    """
+    offsets: Sequence[int] = range(1)
+    for radix, stride in sorted(zip(radices, strides, strict=True), key=lambda pair: pair[1]):
+        if len(offsets) == 1:
+            offsets = range(0, radix * stride, stride)
+        elif isinstance(offsets, range) and len(offsets) * offsets.step == stride:
+            offsets = range(0, radix * stride, offsets.step)
+        else:
+            offsets = array("I", (high + low for high in range(0, radix * stride, stride) for low in offsets))
+    return offsets
+
+
+def stems(task_id: str) -> Iterator[str]:
+    """The names of the expanded tasks that `task_id` may belong to: itself, and what stands before each of its dots."""
+    yield task_id
+    dot = task_id.find(".")
+    while dot >= 0:
+        yield task_id[:dot]
+        dot = task_id.find(".", dot + 1)
+
+
+def _ends(text: str, start: int, mark: str | None) -> Iterator[int]:
+    """Where a value that begins at `start` may end: before each `mark` behind it, or, without one, at the end of `text`."""
+    if mark is None:
+        yield len(text)
+        return
+    end = text.find(mark, start)
+    while end >= 0:
+        yield end
+        end = text.find(mark, end + 1)

@@ -120,6 +120,11 @@ class Pool:
         self._full_for: set[Needs] = set()  # needs for which no other host has room
         self._served = 0
 
+    @property
+    def ready(self) -> int:
+        """About how many tasks only wait for capacity here."""
+        return sum(len(queue) for share in self.shares.values() for queue in share.queues.values())
+
     # -- what the machine tells ---------------------------------------------------------------------------------------
 
     def change_host(self, host: str, name: str, resources: Mapping[str, int], *, open: bool, ahead: bool, draining: bool) -> None:

@@ -40,8 +40,8 @@ def token_file(role: Role, environment: Mapping[str, str]) -> Path:
 def read_token(path: Path) -> str:
     """The token in `path`, without surrounding white space.
 
-    Raises TokenError if there is no such file, it is empty or holds anything but one word of printable ASCII, or if others than its owner may
-    read it.
+    Raises TokenError if there is no such file, if it holds anything but one word of printable ASCII, or if others than its
+    owner may read it.
     """
     try:
         with path.open("rb") as file:

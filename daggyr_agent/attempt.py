@@ -1,0 +1,90 @@
+"""An attempt as the agent was given it, in plain values, and what attempts of one template share.
+
+`attempts` makes them from the coordinator's messages. They hold no part of a received message, whose memory would otherwise
+stay for as long as any attempt of it: only a template's own copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from daggyr.substitution import Filling
+from daggyr.v1.task_pb2 import Assignment, AttemptKey, TaskSpec, TaskTemplate
+
+from .outbox import Ident, ident_of
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What to start: the texts as bytes, so that they do not depend on the agent's locale."""
+
+    command: Sequence[bytes]
+    environment: Mapping[bytes, bytes]
+    working_directory: str
+    stdin: str | None
+
+
+class Template:
+    """A task template: what no parameter can change, and the order for given values."""
+
+    __slots__ = ("_filling", "_fixed", "demand", "timeout", "whole_stdout_bytes")
+
+    def __init__(self, template: TaskTemplate) -> None:
+        own = TaskTemplate()
+        own.CopyFrom(template)
+        spec = own.spec
+        self.demand: Mapping[str, int] = dict(spec.resources)
+        self.timeout = spec.timeout.seconds + spec.timeout.nanos / 1e9 if spec.HasField("timeout") else 0.0
+        self.whole_stdout_bytes = spec.whole_stdout_bytes
+        self._filling = Filling(own)
+        self._fixed = None if own.parameters else _order(spec)
+
+    def order(self, values: Sequence[str]) -> Order:
+        """Raises ValueError if `values` are not as many as the template's parameters."""
+        if self._fixed is not None and not values:
+            return self._fixed
+        return _order(self._filling.spec(values))
+
+
+@dataclass(eq=False, slots=True)
+class Attempt:
+    """One execution of one task, assigned to this agent."""
+
+    ident: Ident
+    task_id: str
+    template: Template
+    values: tuple[str, ...]
+
+    @classmethod
+    def of(cls, assignment: Assignment, template: Template) -> Attempt:
+        return cls(ident_of(assignment.key), assignment.task_id, template, tuple(assignment.values))
+
+    @property
+    def key(self) -> AttemptKey:
+        run_id, task_number, attempt = self.ident
+        return AttemptKey(run_id=run_id, task_number=task_number, attempt=attempt)
+
+    def order(self) -> Order:
+        """The order with DAGGYR_RUN_ID, DAGGYR_TASK_ID and DAGGYR_ATTEMPT below the task's own environment.
+
+        Raises ValueError if values and parameters do not match.
+        """
+        order = self.template.order(self.values)
+        run_id, _, attempt = self.ident
+        environment = {
+            b"DAGGYR_RUN_ID": b"%d" % run_id,
+            b"DAGGYR_TASK_ID": self.task_id.encode(),
+            b"DAGGYR_ATTEMPT": b"%d" % attempt,
+        }
+        environment.update(order.environment)
+        return Order(order.command, environment, order.working_directory, order.stdin)
+
+
+def _order(spec: TaskSpec) -> Order:
+    return Order(
+        [word.encode() for word in spec.command],
+        {name.encode(): value.encode() for name, value in spec.environment.items()},
+        spec.working_directory,
+        spec.stdin if spec.HasField("stdin") else None,
+    )

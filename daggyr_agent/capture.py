@@ -1,0 +1,228 @@
+"""The files that take what attempts write: made, kept small while a process writes, read for sending, removed.
+
+An execution takes a Capture (a file for each stream) at its start and gives it back at its end: as Kept output, which the
+outbox reads and releases once the result is acknowledged, or, if nothing was written and nobody is left who could write, for the
+next attempt. `watch` calls `trim` while a process writes, so that one that writes without end fills neither disk nor memory: the
+middle, which will not be kept, is punched out of the file (fallocate(2)).
+
+A process writes through the file itself. One that opens its output anew and truncates it (`> /dev/stderr` in a shell)
+loses what it wrote before, as with any redirection into a file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import itertools
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from daggyr.v1.task_pb2 import STDERR, STDOUT, OutputStream, OutputSummary
+
+KEPT_BYTES = 1024 * 1024
+CHUNK_BYTES = 256 * 1024
+
+_MAX_SPARE = 128
+_KEEP_SIZE = 0x01  # FALLOC_FL_KEEP_SIZE, linux/falloc.h
+_PUNCH_HOLE = 0x02
+_BLOCK = 4096
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """Which part of a stream of `size` bytes is kept: the first `head` and the last `tail` bytes, or all of it."""
+
+    size: int
+    head: int
+    tail: int
+
+    @property
+    def cut(self) -> int:
+        """How many bytes are missing; they begin at `head`."""
+        return max(0, self.size - self.head - self.tail)
+
+    def next_kept(self, offset: int) -> tuple[int, int]:
+        """The next piece to read at or after `offset`: where it begins, and its length (0: nothing, at the end)."""
+        resume = self.head + self.cut
+        if self.cut and self.head <= offset < resume:
+            offset = resume
+        end = self.head if self.cut and offset < self.head else self.size
+        return offset, max(0, min(end - offset, CHUNK_BYTES))
+
+    def pieces(self) -> Iterator[tuple[int, int]]:
+        """Offset and length of all that is kept, in pieces of at most CHUNK_BYTES."""
+        offset, length = self.next_kept(0)
+        while length:
+            yield offset, length
+            offset, length = self.next_kept(offset + length)
+
+    def summary(self) -> OutputSummary:
+        if not self.cut:
+            return OutputSummary(size_bytes=self.size)
+        return OutputSummary(size_bytes=self.size, cut_offset=self.head, cut_bytes=self.cut)
+
+
+class Stream:
+    """One stream's file while its process runs."""
+
+    __slots__ = ("_gone", "descriptor", "limit", "path")
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.limit = KEPT_BYTES
+        self._gone = 0  # the end of what was punched out
+        # Appending, because all who inherit the descriptor write to one end, whatever was cut or truncated.
+        self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+
+    def reset(self, limit: int) -> None:
+        """Make ready for an attempt of which `limit` bytes are kept whole; the file is empty."""
+        self.limit = limit
+        self._gone = 0
+
+    def size(self) -> int:
+        return os.fstat(self.descriptor).st_size
+
+    def extent(self, size: int) -> Extent:
+        """What is kept of `size` bytes: everything up to the limit, beyond it a head and a tail of at most KEPT_BYTES."""
+        if size <= self.limit:
+            return Extent(size, size, 0)
+        kept = min(self.limit, KEPT_BYTES)
+        return Extent(size, kept // 2, kept - kept // 2)
+
+    def trim(self) -> int:
+        """Take what will not be kept off the disk; returns the size so far."""
+        size = self.size()
+        extent = self.extent(size)
+        if extent.cut:
+            if size < self._gone:
+                self._gone = 0  # it was truncated and grew again
+            begin = max(self._gone, -(-extent.head // _BLOCK) * _BLOCK)
+            end = (size - extent.tail) // _BLOCK * _BLOCK
+            if begin < end and _punch(self.descriptor, begin, end - begin):
+                self._gone = end
+        return size
+
+    def read(self, offset: int) -> tuple[int, bytes]:
+        """What can be read at or after `offset` now, at most CHUNK_BYTES, and where it begins; empty at the end."""
+        offset, length = self.extent(self.size()).next_kept(offset)
+        return offset, os.pread(self.descriptor, length, offset) if length else b""
+
+    def close(self, *, remove: bool) -> None:
+        os.close(self.descriptor)
+        if remove:
+            _remove(self.path)
+
+
+class Kept:
+    """One stream's file after its process: no descriptor is held, so that any number can wait for acknowledgement."""
+
+    __slots__ = ("_path", "extent", "stream")
+
+    def __init__(self, stream: OutputStream, path: str, extent: Extent) -> None:
+        self.stream = stream
+        self.extent = extent
+        self._path = path
+
+    def read(self, offset: int, length: int) -> bytes:
+        """At most `length` bytes from `offset`. Raises OSError if the file was taken away."""
+        with open(self._path, "rb", buffering=0) as file:
+            return os.pread(file.fileno(), length, offset)
+
+    def release(self) -> None:
+        """Remove the file."""
+        _remove(self._path)
+
+
+@dataclass(slots=True)
+class Capture:
+    """The two files of an attempt that runs."""
+
+    stdout: Stream
+    stderr: Stream
+
+    def trim(self) -> int:
+        """Trim both; returns the bytes written so far."""
+        return self.stdout.trim() + self.stderr.trim()
+
+    def stream(self, stream: OutputStream) -> Stream:
+        return self.stdout if stream == STDOUT else self.stderr
+
+
+class Captures:
+    """Gives out captures in a folder, in files named by numbers, and takes them back."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = str(folder)
+        self._numbers = itertools.count()
+        self._spare: list[Capture] = []
+
+    def take(self, whole_stdout_bytes: int) -> Capture:
+        """A pair of empty files. `whole_stdout_bytes` > 0 keeps stdout whole up to that many bytes. Raises OSError."""
+        if self._spare:
+            capture = self._spare.pop()
+        else:
+            path = f"{self._folder}/{next(self._numbers)}"
+            stdout = Stream(f"{path}.stdout")
+            try:
+                capture = Capture(stdout, Stream(f"{path}.stderr"))
+            except OSError:
+                stdout.close(remove=True)
+                raise
+        capture.stdout.reset(whole_stdout_bytes or KEPT_BYTES)
+        capture.stderr.reset(KEPT_BYTES)
+        return capture
+
+    def give_back(self, capture: Capture, *, reusable: bool) -> tuple[Kept, ...]:
+        """Take the capture of an attempt that has ended; returns what it wrote, for the caller to release.
+
+        Empty files serve again if `reusable`: nobody is left who could still write to them.
+        """
+        out, err = capture.stdout.size(), capture.stderr.size()
+        if not out and not err and reusable and len(self._spare) < _MAX_SPARE:
+            self._spare.append(capture)
+            return ()
+        kept = []
+        for number, stream, size in ((STDOUT, capture.stdout, out), (STDERR, capture.stderr, err)):
+            if size:
+                stream.trim()
+                kept.append(Kept(number, stream.path, stream.extent(size)))
+            stream.close(remove=not size)
+        return tuple(kept)
+
+    def drop(self, capture: Capture) -> None:
+        """Remove both files: nobody wants what they hold."""
+        capture.stdout.close(remove=True)
+        capture.stderr.close(remove=True)
+
+    def close(self) -> None:
+        """Remove the spare files."""
+        while self._spare:
+            self.drop(self._spare.pop())
+
+
+def _remove(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)  # noqa: PTH108: thousands a second
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_fallocate = _libc.fallocate64 if hasattr(_libc, "fallocate64") else _libc.fallocate  # musl has 64 bits under this name
+_fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+_punching = True
+
+
+def _punch(descriptor: int, offset: int, length: int) -> bool:
+    global _punching
+    if not _punching:
+        return False
+    if _fallocate(descriptor, _PUNCH_HOLE | _KEEP_SIZE, offset, length) == 0:
+        return True
+    _punching = False
+    reason = os.strerror(ctypes.get_errno())
+    _log.warning("the state folder's file system cannot drop parts of a file (%s): long output fills the disk", reason)
+    return False

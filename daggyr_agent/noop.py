@@ -1,0 +1,60 @@
+"""The no-op worker (`--noop`): answers every assignment with success at once, to measure everything but processes.
+
+A session passes messages to it as to `attempts`. It keeps nothing, so cancel and recall find nothing, and an assignment
+that comes twice is answered twice, which is harmless because nothing runs. Resources are offered but not counted.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+from daggyr.v1.agents_pb2 import AssignmentBatch
+from daggyr.v1.task_pb2 import RETURNED, SUCCEEDED, AttemptKey, AttemptResult, AttemptUpdate
+
+from .execution import Execution, timestamp
+from .outbox import Ident, Outbox
+
+
+class Noop:
+    """Carries out nothing, successfully."""
+
+    waiting = 0
+    running = 0
+    short_of_work = False  # results may gather for as long as the coordinator is busy with those before
+
+    def __init__(self, outbox: Outbox) -> None:
+        self._outbox = outbox
+        self._closed: str | None = None
+
+    def held_keys(self) -> list[AttemptKey]:
+        return []
+
+    def running_keys(self) -> list[AttemptKey]:
+        return []
+
+    def execution(self, ident: Ident) -> Execution | None:
+        return None
+
+    def assign(self, batch: AssignmentBatch) -> None:
+        now = timestamp(time.time_ns())
+        if self._closed is not None:
+            result = AttemptResult(outcome=RETURNED, stop_time=now, notes=[self._closed])
+        else:
+            result = AttemptResult(outcome=SUCCEEDED, exit_code=0, start_time=now, stop_time=now)
+        self._outbox.answer([AttemptUpdate(key=assignment.key, finished=result) for assignment in batch.assignments])
+
+    def cancel(self, keys: Iterable[AttemptKey], grace: float) -> None:
+        pass
+
+    def recall(self, keys: Iterable[AttemptKey]) -> None:
+        pass
+
+    def close(self, reason: str) -> None:
+        self._closed = reason
+
+    def stop(self, grace: float) -> None:
+        self.close("the agent was stopped")
+
+    def end_silently(self, keys: Iterable[AttemptKey] | None) -> None:
+        pass

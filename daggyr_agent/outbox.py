@@ -1,0 +1,198 @@
+"""What the agent has to tell, until the coordinator has made it durable: updates that wait, and numbered batches under way.
+
+Executions and the no-op worker add; the session takes batches, sends them, and passes acknowledgements on. A batch holds
+what waits at that moment, bounded by count and bytes; output is in it as references to files and is read each time that
+the batch is sent. A batch keeps its number and its content until it is acknowledged, through any number of sessions.
+
+**When a batch is due.** Nothing waits for a timer. With no batch under way, what waits goes at once. With one under way,
+an agent that is short of work tells at once (the coordinator may have something new for it); one that has attempts waiting for
+its slots gathers until the acknowledgement comes, as TCP does (RFC 896), because until then the coordinator is busy with what it
+was told. So batches grow with the coordinator's load and not with the agent's guess. A full batch never waits.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from daggyr.v1.agents_pb2 import AgentMessage
+from daggyr.v1.task_pb2 import AttemptKey, AttemptResult, AttemptStarted, AttemptUpdate, OutputChunk
+
+from .capture import Kept
+
+MAX_UPDATES = 512
+MAX_BYTES = 1024 * 1024
+MAX_UNDER_WAY = 64
+
+_UPDATE_BYTES = 64  # about what an update takes beside its texts and output
+
+_log = logging.getLogger(__name__)
+
+Ident = tuple[int, int, int]  # an AttemptKey's run_id, task_number and attempt
+
+
+def ident_of(key: AttemptKey) -> Ident:
+    return key.run_id, key.task_number, key.attempt
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    ident: Ident
+    update: AttemptUpdate
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """A piece of output that stays in its file until it is sent."""
+
+    key: AttemptKey
+    kept: Kept
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A result; `outputs` are released when it is acknowledged."""
+
+    ident: Ident
+    update: AttemptUpdate
+    outputs: tuple[Kept, ...]
+
+
+Item = Started | Output | Finished | AttemptUpdate  # a bare update belongs to an attempt that was never here
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    sequence: int
+    items: list[Item]
+
+    def message(self) -> AgentMessage:
+        """The batch as it is sent, output read from its files."""
+        message = AgentMessage()
+        message.updates.sequence = self.sequence
+        message.updates.updates.extend([_rendered(item) for item in self.items])
+        return message
+
+
+class Outbox:
+    """Updates in order. `added` is called whenever there is something new to look at."""
+
+    def __init__(self, added: Callable[[], None]) -> None:
+        self._added = added
+        self._waiting: deque[Item] = deque()
+        self._under_way: deque[Batch] = deque()
+        self._waiting_bytes = 0  # of output
+        self._next = 1
+        self._undelivered: dict[Ident, Finished] = {}
+
+    @property
+    def first_unacknowledged(self) -> int:
+        """The number of the next batch to send, or to send again."""
+        return self._under_way[0].sequence if self._under_way else self._next
+
+    @property
+    def empty(self) -> bool:
+        """Whether everything told so far has been acknowledged."""
+        return not self._waiting and not self._under_way
+
+    def undelivered(self, ident: Ident) -> Finished | None:
+        """The result of an attempt that has ended, as long as it is not acknowledged."""
+        return self._undelivered.get(ident)
+
+    def started(self, ident: Ident, key: AttemptKey, started: AttemptStarted) -> None:
+        self._waiting.append(Started(ident, AttemptUpdate(key=key, started=started)))
+        self._added()
+
+    def finished(self, ident: Ident, key: AttemptKey, result: AttemptResult, outputs: tuple[Kept, ...] = ()) -> None:
+        """The result, after all of its output."""
+        for kept in outputs:
+            for offset, length in kept.extent.pieces():
+                self._waiting.append(Output(key, kept, offset, length))
+                self._waiting_bytes += length
+        item = Finished(ident, AttemptUpdate(key=key, finished=result), outputs)
+        self._waiting.append(item)
+        self._undelivered[ident] = item
+        self._added()
+
+    def answer(self, updates: Iterable[AttemptUpdate]) -> None:
+        """Results of attempts that were never here and hold nothing."""
+        self._waiting.extend(updates)
+        self._added()
+
+    def under_way(self) -> list[Batch]:
+        """The batches that are numbered and not acknowledged, to be sent again in a new session."""
+        return list(self._under_way)
+
+    def take(self, *, short_of_work: bool) -> Batch | None:
+        """The next batch to send, or None if nothing is due; `short_of_work`: see this file's head."""
+        waiting = self._waiting
+        if not waiting or len(self._under_way) >= MAX_UNDER_WAY:
+            return None
+        full = len(waiting) >= MAX_UPDATES or self._waiting_bytes >= MAX_BYTES
+        if self._under_way and not short_of_work and not full:
+            return None
+        items: list[Item | None] = []
+        started: dict[Ident, int] = {}
+        size = 0
+        while waiting and len(items) < MAX_UPDATES and size < MAX_BYTES:
+            item = waiting.popleft()
+            if isinstance(item, Started):
+                started[item.ident] = len(items)
+            elif isinstance(item, Finished):
+                size += sum(map(len, item.update.finished.notes))
+                if item.ident in started:  # the result implies it
+                    items[started[item.ident]] = None
+            elif isinstance(item, Output):
+                size += item.length
+                self._waiting_bytes -= item.length
+            items.append(item)
+            size += _UPDATE_BYTES
+        batch = Batch(self._next, [item for item in items if item is not None])
+        self._next += 1
+        self._under_way.append(batch)
+        return batch
+
+    def acknowledge(self, sequence: int) -> None:
+        """Forget all batches up to this number, and remove their output: they are durable."""
+        while self._under_way and self._under_way[0].sequence <= sequence:
+            self._release(self._under_way.popleft().items)
+        self._next = max(self._next, sequence + 1)
+        if self._waiting:
+            self._added()
+
+    def drop_all(self) -> None:
+        """Forget everything that was not acknowledged: it was meant for another tracker.
+
+        The numbers of the batches that were under way are used again, so that the new tracker sees none missing.
+        """
+        self._next = self.first_unacknowledged
+        self._release(itertools.chain.from_iterable(batch.items for batch in self._under_way))
+        self._release(self._waiting)
+        self._under_way.clear()
+        self._waiting.clear()
+        self._waiting_bytes = 0
+
+    def _release(self, items: Iterable[Item]) -> None:
+        for item in items:
+            if isinstance(item, Finished):
+                del self._undelivered[item.ident]
+                for kept in item.outputs:
+                    kept.release()
+
+
+def _rendered(item: Item) -> AttemptUpdate:
+    if isinstance(item, AttemptUpdate):
+        return item
+    if not isinstance(item, Output):
+        return item.update
+    try:
+        data = item.kept.read(item.offset, item.length)
+    except OSError as error:
+        _log.error("captured output was taken away from the state folder: %s", error)
+        data = b""
+    return AttemptUpdate(key=item.key, output=OutputChunk(stream=item.kept.stream, offset=item.offset, data=data))

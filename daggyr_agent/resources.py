@@ -1,0 +1,59 @@
+"""Resources in whole units by name: what this host offers, and what of it is in use.
+
+`config` asks for the host's; `attempts` keeps a Ledger of what running attempts use. Nothing here knows what a unit is.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+import psutil
+
+from .cgroup import ControlGroup
+
+_MEBIBYTE = 1024 * 1024
+
+
+def host_resources() -> dict[str, int]:
+    """`cores` (those this process may run on, sched_getaffinity(2)) and `memory_mb` (the host's or its control group's)."""
+    memory = psutil.virtual_memory().total
+    limit = ControlGroup().memory_limit()
+    return {
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_mb": (memory if limit is None else min(memory, limit)) // _MEBIBYTE,
+    }
+
+
+class Ledger:
+    """Takes and gives back resources; never more are taken than there are."""
+
+    def __init__(self, total: Mapping[str, int]) -> None:
+        self.total = dict(total)
+        self._free = dict(total)
+
+    def shortage(self, demand: Mapping[str, int]) -> str | None:
+        """Why `demand` can never be met here, as words for a user; None if it can."""
+        missing = [
+            f"{units} of {name} where this agent has {self.total.get(name, 0)}"
+            for name, units in sorted(demand.items())
+            if units > self.total.get(name, 0)
+        ]
+        return "the task needs " + " and ".join(missing) if missing else None
+
+    def take(self, demand: Mapping[str, int]) -> bool:
+        """Take `demand` if all of it is free; False, and nothing taken, otherwise."""
+        free = self._free
+        for name, units in demand.items():
+            if units > free.get(name, 0):
+                return False
+        for name, units in demand.items():
+            if units:
+                free[name] -= units
+        return True
+
+    def give_back(self, demand: Mapping[str, int]) -> None:
+        """Return what `take` took."""
+        for name, units in demand.items():
+            if units:
+                self._free[name] += units

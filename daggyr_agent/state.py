@@ -1,0 +1,88 @@
+"""The agent's state folder: its identity, and the files that hold what attempts write.
+
+    lock        held with flock(2) for as long as the agent lives: a folder belongs to one agent at a time
+    agent-id    the agent's random id, kept for ever
+    output/     the captured output of attempts that run or whose result is not acknowledged, named by numbers
+
+`main` opens it once and everything else is given paths inside. Output of an earlier process is removed at the start, for
+its attempts are lost with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets
+from pathlib import Path
+
+_MAX_ID_BYTES = 128
+
+
+class StateError(Exception):
+    """A state folder that cannot be used; the message names it, what is wrong and what to do."""
+
+
+class StateFolder:
+    """An opened and locked state folder; released by `close` or the end of the process."""
+
+    def __init__(self, path: Path) -> None:
+        """Make the folder (mode 0700) if needed and take it. Raises StateError if another agent has it, or it fails."""
+        self.path = path
+        self.output = path / "output"
+        try:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.output.mkdir(mode=0o700, exist_ok=True)
+            self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise StateError(f"cannot use the state folder {path}: {error.strerror}") from None
+        try:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = os.pread(self._lock, 32, 0).decode("ascii", "replace").strip() or "?"
+                raise StateError(
+                    f"the agent of process {holder} uses the state folder {path}: "
+                    "give this one another --name or --state-dir"
+                ) from None
+            os.ftruncate(self._lock, 0)
+            os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+            self.agent_id = _identity(path / "agent-id")
+            _clear(self.output)
+        except OSError as error:
+            os.close(self._lock)
+            raise StateError(f"cannot use the state folder {path}: {error.strerror}") from None
+        except StateError:
+            os.close(self._lock)
+            raise
+
+    def close(self) -> None:
+        """Remove what is left of the output, and let go of the folder."""
+        with contextlib.suppress(OSError):
+            _clear(self.output)
+        os.close(self._lock)
+
+
+def _identity(path: Path) -> str:
+    try:
+        identity = path.read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        identity = secrets.token_hex(16)
+        draft = path.with_suffix(".new")
+        with draft.open("w", encoding="utf-8") as file:
+            file.write(identity + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except UnicodeDecodeError:
+        identity = ""
+    if not identity or not identity.isprintable() or len(identity) > _MAX_ID_BYTES:
+        raise StateError(f"{path} holds no agent id: remove it, and the agent makes itself another")
+    return identity
+
+
+def _clear(folder: Path) -> None:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.split(".")[0].isdecimal():
+                os.unlink(entry.path)  # noqa: PTH108: one call a file

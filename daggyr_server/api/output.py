@@ -1,0 +1,103 @@
+"""Reading the output of one attempt: what is stored, what its executor still has, and what was not kept.
+
+`RunsServicer.ReadOutput` iterates over `read_output`. An attempt that runs has its output on its host only; once it has ended,
+the tracker has what was kept, by offset. This file only reads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+from daggyr.v1.runs_pb2 import ReadOutputResponse
+from daggyr.v1.task_pb2 import STDOUT, AttemptKey
+from daggyr_server.core.run import InFlight, Run
+from daggyr_server.core.states import State
+from daggyr_server.driver import Driver
+
+CHUNK_BYTES = 256 * 1024
+LIVE_SECONDS = 0.5  # without `follow`: output of an attempt that runs is waited for this long after the last piece
+AGAIN_SECONDS = 1.0  # with `follow`: how soon an attempt is looked at again if its host ends the stream
+
+
+async def read_output(
+    driver: Driver, run: Run, number: int, attempt: int, stream: int, offset: int, *, follow: bool
+) -> AsyncIterator[ReadOutputResponse]:
+    """The output from `offset` on; `attempt` 0 is the last one, and with `follow` the first that starts."""
+    if attempt == 0:
+        attempt = await _last_attempt(driver, run, number, follow=follow)
+    while attempt:
+        flight = run.current(number, attempt)
+        async for answer in _stored(driver, run, number, attempt, stream, offset):
+            offset = answer.offset + len(answer.data)
+            yield answer
+        if flight is None:
+            return
+        async for answer in _live(
+            driver, flight, AttemptKey(run_id=run.run_id, task_number=number, attempt=attempt), stream, offset, follow
+        ):
+            offset = answer.offset + len(answer.data)
+            yield answer
+        if not follow:
+            return
+        await _change(driver, run, number, attempt)
+
+
+async def _last_attempt(driver: Driver, run: Run, number: int, *, follow: bool) -> int:
+    while follow and not run.attempts[number] and run.state in (State.QUEUED, State.RUNNING):
+        seq = driver.changes.seq(run.run_id)
+        if not run.attempts[number]:
+            await driver.changes.wait(run.run_id, seq)
+    return run.attempts[number]
+
+
+async def _stored(
+    driver: Driver, run: Run, number: int, attempt: int, stream: int, offset: int
+) -> AsyncIterator[ReadOutputResponse]:
+    """What the tracker has; of an attempt that has ended, also that more is missing at the end."""
+    while pieces := await driver.tracker.output(run.run_id, number, attempt, stream, offset, CHUNK_BYTES):
+        for piece in pieces:
+            for start in range(0, len(piece.data), CHUNK_BYTES):
+                data = piece.data[start : start + CHUNK_BYTES]
+                at = piece.offset + start
+                yield ReadOutputResponse(data=data, offset=at, missing_bytes=at - offset, attempt=attempt)
+                offset = at + len(data)
+    for stored in await driver.tracker.attempts(run.run_id, number):
+        if stored.attempt == attempt:
+            size = (stored.result.stdout if stream == STDOUT else stored.result.stderr).size_bytes
+            if size > offset:
+                yield ReadOutputResponse(offset=size, missing_bytes=size - offset, attempt=attempt)
+
+
+async def _live(
+    driver: Driver, flight: InFlight, key: AttemptKey, stream: int, offset: int, follow: bool
+) -> AsyncIterator[ReadOutputResponse]:
+    """What the attempt's host has, as it comes; without `follow`, until nothing comes for a while."""
+    chunks = driver.executors[flight.pool].follow(flight.host, key, stream, offset)
+    try:
+        while True:
+            try:
+                async with asyncio.timeout(None if follow else LIVE_SECONDS):
+                    chunk = await anext(chunks)
+            except (StopAsyncIteration, TimeoutError):
+                return
+            missing = max(0, chunk.offset - offset)
+            data = chunk.data[max(0, offset - chunk.offset) :]
+            if data or missing:
+                at = max(offset, chunk.offset)
+                yield ReadOutputResponse(data=data, offset=at, missing_bytes=missing, attempt=key.attempt)
+                offset = at + len(data)
+    finally:
+        close = getattr(chunks, "aclose", None)
+        if close is not None:
+            await close()
+
+
+async def _change(driver: Driver, run: Run, number: int, attempt: int) -> None:
+    """Wait until the run changes, or a moment: the host may know of the end before it is committed."""
+    seq = driver.changes.seq(run.run_id)
+    if run.current(number, attempt) is not None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(AGAIN_SECONDS):
+                await driver.changes.wait(run.run_id, seq)

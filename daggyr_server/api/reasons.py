@@ -1,0 +1,145 @@
+"""Why a task is in the state it is in, in sentences for people: what `daggyr why` prints.
+
+Pure: a run, the machine and the task's attempts in, sentences out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from shlex import quote
+
+from daggyr.v1.task_pb2 import AttemptOutcome
+from daggyr_server.api.views import missing_host, state_of
+from daggyr_server.core.graph import Kind
+from daggyr_server.core.machine import Machine
+from daggyr_server.core.run import Run
+from daggyr_server.core.states import ENDED, MAX_LOSSES, Phase, State
+from daggyr_server.trackers.base import StoredAttempt
+
+MAX_NAMED = 5  # parents named in a sentence
+
+
+def reasons(run: Run, number: int, machine: Machine, stored: Sequence[StoredAttempt]) -> list[str]:
+    """At least one sentence."""
+    phase = Phase(run.phases[number])
+    sentences = {
+        Phase.BLOCKED: _blocked,
+        Phase.READY: _ready,
+        Phase.DELAYED: _delayed,
+        Phase.ASSIGNED: _assigned,
+        Phase.RUNNING: _running,
+    }.get(phase)
+    found = list(sentences(run, number, machine)) if sentences else list(_ended(run, number, phase))
+    found += _last_attempt(stored, run.losses.get(number, 0))
+    if run.killing and phase not in ENDED:
+        found.append(f"Run {run.run_id} was killed: nothing more of it is started.")
+    return found
+
+
+def _blocked(run: Run, number: int, machine: Machine) -> Iterator[str]:
+    parents = run.graph.parents(number)
+    missing = [parent for parent in parents if run.phases[parent] != Phase.COMPLETED]
+    yield f"It waits for {len(missing):,} of its {len(parents):,} parent{'s' * (len(parents) != 1)}: {_names(run, missing)}."
+    stuck = [parent for parent in missing if run.phases[parent] in (Phase.ERRORED, Phase.KILLED)]
+    if stuck:
+        yield f"It will not run unless {_names(run, stuck)} is retried: daggyr retry {run.run_id} --task {_quoted(run, stuck[0])}"
+    elif run.state not in (State.QUEUED, State.RUNNING):
+        yield f"Run {run.run_id} has ended ({run.state.name}): a task further up did not complete."
+
+
+def _ready(run: Run, number: int, machine: Machine) -> Iterator[str]:
+    policy = run.graph.policy(number)
+    needs = ", ".join(f"{name}={units}" for name, units in policy.needs) or "nothing"
+    missing = missing_host(policy.pool, policy.needs, machine)
+    if missing:
+        yield f"All its parents are COMPLETED; it waits for {missing}."
+    else:
+        pool = machine.pools[policy.pool]
+        yield f"All its parents are COMPLETED; it waits for its turn in the pool {policy.pool!r} and needs {needs}."
+        used = ", ".join(
+            f"{name} {min(sum(host.load.get(name, 0) for host in pool.hosts.values()), total)} of {total}"
+            for name, total in sorted(_totals(pool.hosts.values()).items())
+            if name in dict(policy.needs)
+        )
+        yield f"In use there: {used}."
+
+
+def _totals(hosts: object) -> dict[str, int]:
+    totals: dict[str, int] = {}
+    for host in hosts:  # type: ignore[attr-defined]
+        for name, units in host.resources.items():
+            totals[name] = totals.get(name, 0) + units
+    return totals
+
+
+def _delayed(run: Run, number: int, machine: Machine) -> Iterator[str]:
+    due = next(due for due, waiting in run.delayed if waiting == number)
+    retries = run.graph.policy(number).max_retries
+    yield f"It waits until {_time(due)} before retry {run.failures.get(number, 0)} of {retries}."
+
+
+def _assigned(run: Run, number: int, machine: Machine) -> Iterator[str]:
+    flight = run.in_flight[number]
+    yield f"Attempt {flight.attempt} was sent to {flight.host_name} at {_time(flight.assign_time)} and waits there for its turn."
+    yield from _out_of_reach(run, number, machine)
+
+
+def _running(run: Run, number: int, machine: Machine) -> Iterator[str]:
+    flight = run.in_flight[number]
+    since = _time(flight.start_time if flight.start_time is not None else flight.assign_time)
+    yield f"Attempt {flight.attempt} runs on {flight.host_name} since {since}."
+    if flight.stopping:
+        yield "It was asked to end."
+    yield from _out_of_reach(run, number, machine)
+
+
+def _out_of_reach(run: Run, number: int, machine: Machine) -> Iterator[str]:
+    flight = run.in_flight[number]
+    host = machine.pools[flight.pool].hosts.get(flight.host)
+    if host is not None and not host.open and not host.draining:
+        yield f"{flight.host_name} is out of reach; if it does not come back within its lease, the attempt runs elsewhere."
+
+
+def _ended(run: Run, number: int, phase: Phase) -> Iterator[str]:
+    if run.graph.kind(number) is not Kind.TASK:
+        yield f"It runs nothing: it is {'head' if run.graph.kind(number) is Kind.HEAD else 'tail'} of an expanded task."
+    yield {
+        Phase.COMPLETED: "It is COMPLETED.",
+        Phase.ERRORED: "It is ERRORED: no further attempt is made by itself.",
+        Phase.KILLED: "It is KILLED: a person asked for that.",
+    }[phase]
+    waiting = [child for child in run.graph.children(number) if state_of(run, child) is State.QUEUED]
+    if waiting and phase is not Phase.COMPLETED:
+        yield f"Waiting for it: {_names(run, waiting)}."
+
+
+def _last_attempt(stored: Sequence[StoredAttempt], losses: int) -> Iterator[str]:
+    if not stored:
+        return
+    last = stored[-1]
+    result = last.result
+    how = AttemptOutcome.Name(result.outcome)
+    if result.HasField("signal"):
+        how += f" by signal {result.signal}"
+    elif result.HasField("exit_code"):
+        how += f" with exit code {result.exit_code}"
+    when = f" at {_time(result.stop_time.ToNanoseconds() / 1e9)}" if result.HasField("stop_time") else ""
+    yield f"Attempt {last.attempt} ended as {how} on {last.host_name}{when}."
+    yield from (f"{note[:1].upper()}{note[1:]}." for note in result.notes)
+    if losses > MAX_LOSSES:
+        yield f"It was lost {losses} times, which is more than the {MAX_LOSSES} that are allowed."
+
+
+def _names(run: Run, numbers: Sequence[int]) -> str:
+    shown = ", ".join(f"{run.graph.task_id(number)} ({state_of(run, number).name})" for number in numbers[:MAX_NAMED])
+    return f"{shown} and {len(numbers) - MAX_NAMED:,} more" if len(numbers) > MAX_NAMED else shown
+
+
+def _quoted(run: Run, number: int) -> str:
+
+    return quote(run.graph.task_id(number))
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

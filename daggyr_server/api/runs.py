@@ -1,0 +1,445 @@
+"""The client's service: translates requests for the driver and its answers for the wire, and decides nothing.
+
+Registered on the listener by the entry point. Each method's errors stand in runs.proto.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import grpc
+
+from daggyr.v1.run_pb2 import RunSummary
+from daggyr.v1.run_pb2 import Task as TaskMessage
+from daggyr.v1.runs_pb2 import (
+    AGENT_STATE_CONNECTED,
+    AGENT_STATE_DISCONNECTED,
+    AGENT_STATE_DRAINING,
+    Agent,
+    DrainAgentRequest,
+    DrainAgentResponse,
+    ExplainTaskResponse,
+    GetRunRequest,
+    GetTaskRequest,
+    KillRunRequest,
+    ListAgentsRequest,
+    ListAgentsResponse,
+    ListPoolsRequest,
+    ListPoolsResponse,
+    ListRunsRequest,
+    ListRunsResponse,
+    ListTasksRequest,
+    ListTasksResponse,
+    Pool,
+    ReadOutputRequest,
+    ReadOutputResponse,
+    RetryRunRequest,
+    RunChange,
+    SubmitRunChunk,
+    SubmitRunRequest,
+    SubmitRunResponse,
+    TaskChange,
+    WatchRunRequest,
+)
+from daggyr.v1.runs_pb2_grpc import RunsServicer
+from daggyr.v1.task_pb2 import STDERR, STDOUT
+from daggyr_server.api import views
+from daggyr_server.api.output import read_output
+from daggyr_server.api.reasons import reasons
+from daggyr_server.core.graph import Addition, Kind
+from daggyr_server.core.machine import Reason
+from daggyr_server.core.run import Run
+from daggyr_server.core.states import STATE_OF, Phase, State
+from daggyr_server.driver import Closing, Driver, Refused
+from daggyr_server.executors.agent import AgentExecutor
+from daggyr_server.spec import (
+    PoolLimits,
+    RunSpec,
+    SpecificationError,
+    decode_json,
+    encode_json,
+    expand,
+    run_spec_from_message,
+)
+
+MAX_REQUEST_ID_BYTES = 128
+MAX_RUNS_A_PAGE = 1_000
+MAX_TASKS_A_PAGE = 10_000
+MAX_CHANGED_TASKS = 2_000  # in one RunChange
+WATCH_SECONDS = 0.1  # between two messages of a watch; what changes meanwhile goes together
+
+Context = grpc.aio.ServicerContext[Any, Any]
+_ENDED = (State.COMPLETED, State.ERRORED, State.KILLED)
+_TOLD = (Phase.ERRORED, Phase.KILLED)  # a change to these carries how the last attempt ended
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What the configuration lets clients submit."""
+
+    pools: Mapping[str, PoolLimits]
+    executors: Mapping[str, str]  # pool -> its executor's name
+    default_pool: str
+    max_bytes: int
+    max_tasks: int
+
+
+class RunsService(RunsServicer):
+    """See runs.proto."""
+
+    def __init__(self, driver: Driver, limits: Limits) -> None:
+        self._driver = driver
+        self._limits = limits
+
+    # -- submitting ---------------------------------------------------------------------------------------------------
+
+    async def SubmitRun(self, request: SubmitRunRequest, context: Context) -> SubmitRunResponse:
+        known = await self._known_request(request.request_id, context)
+        if known is not None:
+            return known
+
+        def read() -> tuple[RunSpec, bytes]:
+            spec = run_spec_from_message(request.spec)
+            return spec, encode_json(spec)
+
+        try:
+            spec, document = await asyncio.to_thread(read)
+        except SpecificationError as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        return await self._submit(request.request_id, spec, document, context)
+
+    async def SubmitRunStream(self, request_iterator: AsyncIterator[SubmitRunChunk], context: Context) -> SubmitRunResponse:
+        first = await anext(request_iterator, None)
+        if first is None or first.WhichOneof("chunk") != "header":
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first message carries the header")
+        header = first.header
+        known = await self._known_request(header.request_id, context)
+        if known is not None:
+            return known
+        pieces: list[bytes] = []
+        size = 0
+        async for chunk in request_iterator:
+            if chunk.WhichOneof("chunk") != "data":
+                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "after the header, messages carry data")
+            size += len(chunk.data)
+            if size > self._limits.max_bytes:
+                message = f"the specification is larger than {self._limits.max_bytes:,} bytes ([server] max_run_bytes)"
+                await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, message)
+            pieces.append(chunk.data)
+        document = b"".join(pieces)
+        pieces.clear()
+        try:
+            spec = await asyncio.to_thread(decode_json, document)
+        except SpecificationError as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        spec.tags.update(header.tags)
+        if header.pool:
+            spec.pool = header.pool
+        return await self._submit(header.request_id, spec, document, context)
+
+    async def _known_request(self, request_id: str, context: Context) -> SubmitRunResponse | None:
+        if not 0 < len(request_id.encode()) <= MAX_REQUEST_ID_BYTES:
+            message = f"a request_id has 1 to {MAX_REQUEST_ID_BYTES} bytes"
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, message)
+        known = self._driver.machine.requests.get(request_id)
+        return SubmitRunResponse(run_id=known) if known is not None else None
+
+    async def _submit(self, request_id: str, spec: RunSpec, document: bytes, context: Context) -> SubmitRunResponse:
+        limits = self._limits
+        try:
+            addition: Addition = await asyncio.to_thread(expand, spec, pools=limits.pools, default_pool=limits.default_pool)
+        except SpecificationError as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        tasks = sum(segment.size for segment in addition.segments)
+        if tasks > limits.max_tasks:
+            message = f"the run has {tasks:,} tasks; the most is {limits.max_tasks:,} ([server] max_run_tasks)"
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, message)
+        try:
+            run_id = await self._driver.submit(
+                request_id=request_id,
+                tags=spec.tags,
+                pool=spec.pool or limits.default_pool,
+                parameters={name: tuple(values) for name, values in spec.parameters.items()},
+                addition=addition,
+                document=document,
+            )
+        except Closing as error:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
+        return SubmitRunResponse(run_id=run_id)
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    async def ListRuns(self, request: ListRunsRequest, context: Context) -> ListRunsResponse:
+        runs = self._driver.machine.runs
+        before = await _token(request.page_token, context)
+        most = min(request.page_size or 100, MAX_RUNS_A_PAGE)
+        states = {State(state) for state in request.states if state}
+        tags = request.tags.items()
+        since = request.since.ToNanoseconds() / 1e9 if request.HasField("since") else None
+        until = request.until.ToNanoseconds() / 1e9 if request.HasField("until") else None
+        response = ListRunsResponse()
+        for run_id in reversed(runs):
+            run = runs[run_id]
+            if before is not None and run_id >= before:
+                continue
+            if states and run.state not in states:
+                continue
+            if not all(run.tags.get(name) == value for name, value in tags):
+                continue
+            if (since is not None and run.submit_time < since) or (until is not None and run.submit_time >= until):
+                continue
+            if len(response.runs) == most:
+                response.next_page_token = str(response.runs[-1].run_id)
+                break
+            response.runs.append(self._summary(run))
+        return response
+
+    async def GetRun(self, request: GetRunRequest, context: Context) -> RunSummary:
+        return self._summary(await self._run(request.run_id, context))
+
+    async def ListTasks(self, request: ListTasksRequest, context: Context) -> ListTasksResponse:
+        run = await self._run(request.run_id, context)
+        number = await _token(request.page_token, context) or 0
+        most = min(request.page_size or 1_000, MAX_TASKS_A_PAGE)
+        states = {State(state) for state in request.states if state}
+        wanted = [phase for phase in Phase if not states or STATE_OF[phase] in states]
+        response = ListTasksResponse(run_id=run.run_id)
+        while len(response.tasks) < most:
+            found = _next_in(run.phases, wanted, number)
+            if found is None:
+                return response
+            response.tasks.append(views.task_summary(run, found))
+            number = found + 1
+        if _next_in(run.phases, wanted, number) is not None:
+            response.next_page_token = str(number)
+        return response
+
+    async def GetTask(self, request: GetTaskRequest, context: Context) -> TaskMessage:
+        run = await self._run(request.run_id, context)
+        number = await self._number(run, request.task_id, context)
+        return views.task(run, number, await self._driver.tracker.attempts(run.run_id, number))
+
+    async def ExplainTask(self, request: GetTaskRequest, context: Context) -> ExplainTaskResponse:
+        run = await self._run(request.run_id, context)
+        number = await self._number(run, request.task_id, context)
+        stored = await self._driver.tracker.attempts(run.run_id, number)
+        return ExplainTaskResponse(
+            run_id=run.run_id,
+            state=int(views.state_of(run, number)),  # type: ignore[arg-type]
+            reasons=reasons(run, number, self._driver.machine, stored),
+        )
+
+    async def WatchRun(self, request: WatchRunRequest, context: Context) -> AsyncIterator[RunChange]:
+        run = await self._run(request.run_id, context)
+        changes = self._driver.changes
+        seq = request.change_seq
+        if not seq:
+            seq = changes.seq(run.run_id)
+            yield RunChange(run=self._summary(run))
+        while True:
+            ended = run.state in _ENDED
+            newest = changes.seq(run.run_id)
+            numbers = changes.after(run.run_id, seq)
+            if numbers is None:
+                message = f"changes of run {run.run_id} since {seq} are no longer kept: read the run again and watch from 0"
+                await context.abort(grpc.StatusCode.OUT_OF_RANGE, message)
+            if newest > seq or (ended and seq == request.change_seq):
+                summary = self._summary(run)
+                told = numbers if request.tasks else []
+                for start in range(0, max(1, len(told)), MAX_CHANGED_TASKS):
+                    part = told[start : start + MAX_CHANGED_TASKS]
+                    yield RunChange(run=summary, tasks=[await self._task_change(run, number) for number in part])
+                seq = newest
+            if ended and changes.seq(run.run_id) == seq:
+                return
+            await changes.wait(run.run_id, seq)
+            if run.state not in _ENDED:
+                await asyncio.sleep(WATCH_SECONDS)
+
+    async def _task_change(self, run: Run, number: int) -> TaskChange:
+        change = TaskChange(
+            task_id=run.graph.task_id(number),
+            task_number=number,
+            state=int(views.state_of(run, number)),  # type: ignore[arg-type]
+            attempt=run.attempts[number],
+        )
+        if run.phases[number] in _TOLD or run.failures.get(number):
+            stored = await self._driver.tracker.attempts(run.run_id, number)
+            if stored and stored[-1].attempt == change.attempt:
+                result = stored[-1].result
+                change.outcome = result.outcome
+                change.notes.extend(result.notes)
+                if result.HasField("exit_code"):
+                    change.exit_code = result.exit_code
+                if result.HasField("signal"):
+                    change.signal = result.signal
+        return change
+
+    async def ReadOutput(self, request: ReadOutputRequest, context: Context) -> AsyncIterator[ReadOutputResponse]:
+        run = await self._run(request.run_id, context)
+        number = await self._number(run, request.task_id, context)
+        stream = request.stream or STDOUT
+        if stream not in (STDOUT, STDERR):
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"there is no output stream {stream}")
+        if request.attempt > run.attempts[number]:
+            message = f"task {request.task_id!r} of run {run.run_id} has had {run.attempts[number]} attempts so far"
+            await context.abort(grpc.StatusCode.NOT_FOUND, message)
+        async for answer in read_output(
+            self._driver, run, number, request.attempt, stream, request.offset, follow=request.follow
+        ):
+            yield answer
+
+    # -- steering -----------------------------------------------------------------------------------------------------
+
+    async def KillRun(self, request: KillRunRequest, context: Context) -> RunSummary:
+        run = await self._run(request.run_id, context)
+        numbers = await self._named(run, request.tasks, context)
+        try:
+            await self._driver.kill(run.run_id, numbers)
+        except (Refused, Closing) as error:
+            await _abort(error, context)
+        return self._summary(run)
+
+    async def RetryRun(self, request: RetryRunRequest, context: Context) -> RunSummary:
+        run = await self._run(request.run_id, context)
+        numbers = await self._named(run, request.tasks, context)
+        if request.downstream and numbers is None:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "downstream of which task? Name one, or leave downstream out")
+        try:
+            await self._driver.retry(run.run_id, numbers, downstream=request.downstream)
+        except (Refused, Closing) as error:
+            await _abort(error, context)
+        return self._summary(run)
+
+    # -- pools and agents ---------------------------------------------------------------------------------------------
+
+    async def ListPools(self, request: ListPoolsRequest, context: Context) -> ListPoolsResponse:
+        response = ListPoolsResponse()
+        for name, pool in sorted(self._driver.machine.pools.items()):
+            entry = response.pools.add(name=name, executor=self._limits.executors[name], ready=pool.ready)
+            entry.is_default = name == self._limits.default_pool
+            for host in pool.hosts.values():
+                if host.open:
+                    entry.hosts += 1
+                    for resource, units in host.resources.items():
+                        entry.resources[resource] += units
+                        entry.used[resource] += min(units, host.load.get(resource, 0))
+        for run in self._driver.machine.runs.values():
+            for flight in run.in_flight.values():
+                if flight.start_time is not None:
+                    _of(response, flight.pool).running += 1
+        return response
+
+    async def ListAgents(self, request: ListAgentsRequest, context: Context) -> ListAgentsResponse:
+        response = ListAgentsResponse()
+        for pool, executor in sorted(self._driver.executors.items()):
+            if isinstance(executor, AgentExecutor):
+                for agent in executor.agents.values():
+                    response.agents.append(self._agent(pool, agent))
+        return response
+
+    def _agent(self, pool: str, agent: Any) -> Agent:
+        state = AGENT_STATE_DRAINING if agent.draining else AGENT_STATE_CONNECTED
+        entry = Agent(
+            name=agent.name,
+            agent_id=agent.agent_id,
+            pool=pool,
+            state=state if agent.session is not None else AGENT_STATE_DISCONNECTED,
+            resources=agent.resources,
+            version=agent.version,
+            connect_time=views.timestamp(agent.connect_time),
+            last_seen=views.timestamp(agent.last_seen),
+            address=agent.address,
+        )
+        host = self._driver.machine.pools[pool].hosts.get(agent.agent_id)
+        if host is not None:
+            for resource, units in host.load.items():
+                entry.used[resource] = min(units, host.resources.get(resource, 0))
+        for run in self._driver.machine.runs.values():
+            for flight in run.in_flight.values():
+                if flight.host == agent.agent_id:
+                    if flight.start_time is None:
+                        entry.waiting += 1
+                    else:
+                        entry.running += 1
+        if agent.heartbeat is not None:
+            entry.load_average = agent.heartbeat.load_average
+            entry.cpu_percent = agent.heartbeat.cpu_percent
+            entry.memory_available_bytes = agent.heartbeat.memory_available_bytes
+        return entry
+
+    async def DrainAgent(self, request: DrainAgentRequest, context: Context) -> DrainAgentResponse:
+        executors = [executor for executor in self._driver.executors.values() if isinstance(executor, AgentExecutor)]
+        if not any(executor.drain(request.name) for executor in executors):
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"there is no agent {request.name!r}; `daggyr agents` lists them")
+        agents = (await self.ListAgents(ListAgentsRequest(), context)).agents
+        return DrainAgentResponse(running=sum(agent.running for agent in agents if agent.name == request.name))
+
+    # -- finding ------------------------------------------------------------------------------------------------------
+
+    def _summary(self, run: Run) -> RunSummary:
+        return views.run_summary(run, self._driver.machine, self._driver.changes.seq(run.run_id))
+
+    async def _run(self, run_id: int, context: Context) -> Run:
+        runs = self._driver.machine.runs
+        if not run_id:
+            if not runs:
+                await context.abort(grpc.StatusCode.NOT_FOUND, "there are no runs yet")
+            return runs[next(reversed(runs))]
+        run = runs.get(run_id)
+        if run is None:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"there is no run {run_id}; `daggyr runs` lists them")
+        return run
+
+    async def _number(self, run: Run, task_id: str, context: Context) -> int:
+        number = run.graph.number_of(task_id)
+        if number is None:
+            message = f"run {run.run_id} has no task {task_id[:1024]!r}; `daggyr tasks {run.run_id}` lists them"
+            await context.abort(grpc.StatusCode.NOT_FOUND, message)
+        return number
+
+    async def _named(self, run: Run, names: Any, context: Context) -> tuple[int, ...] | None:
+        """The numbers that plain names mean, None for no names."""
+        if not names:
+            return None
+        numbers: list[int] = []
+        for name in names:
+            found = run.graph.named(name)
+            if found is None:
+                await self._number(run, name, context)
+            elif run.graph.kind(found[0]) is not Kind.TASK:
+                message = f"task {name!r} runs nothing: name the task that it belongs to, or one of its expansions"
+                await context.abort(grpc.StatusCode.FAILED_PRECONDITION, message)
+            else:
+                numbers += found
+        return tuple(dict.fromkeys(numbers))
+
+
+def _next_in(phases: bytearray, wanted: list[Phase], start: int) -> int | None:
+    """The first number from `start` on whose phase is wanted."""
+    if len(wanted) == len(Phase):
+        return start if start < len(phases) else None
+    found = [position for phase in wanted if (position := phases.find(int(phase), start)) >= 0]
+    return min(found) if found else None
+
+
+def _of(response: ListPoolsResponse, name: str) -> Pool:
+    return next(pool for pool in response.pools if pool.name == name)
+
+
+async def _token(token: str, context: Context) -> int | None:
+    if not token:
+        return None
+    if not token.isdecimal() or len(token) > 20:
+        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "this page token was not made by this server")
+    return int(token)
+
+
+async def _abort(error: Refused | Closing, context: Context) -> NoReturn:
+    if isinstance(error, Closing):
+        await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
+    code = grpc.StatusCode.NOT_FOUND if error.refusal.reason is Reason.NOT_FOUND else grpc.StatusCode.FAILED_PRECONDITION
+    await context.abort(code, str(error))

@@ -1,0 +1,91 @@
+"""What changed lately in each run, for clients that watch.
+
+The driver publishes a step's changed tasks once they are durable; watchers wait here and catch up at their own pace. A watcher
+that falls too far behind is told to read again instead of being waited for. Nothing here knows of clients or messages.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Mapping, Sequence
+
+KEPT_TASKS = 20_000  # changed tasks kept a run
+KEPT_ENDED = 1_000  # ended runs whose last changes are kept
+
+
+class _Log:
+    __slots__ = ("entries", "seq", "since", "tasks")
+
+    def __init__(self, seq: int) -> None:
+        self.seq = seq
+        self.since = seq  # changes after this one are kept
+        self.entries: deque[tuple[int, Sequence[int]]] = deque()
+        self.tasks = 0
+
+
+class Changes:
+    """Numbered changes by run. Numbers grow from change to change, and from one start of the coordinator to the next."""
+
+    def __init__(self, epoch: int) -> None:
+        self._first = epoch << 32
+        self._logs: dict[int, _Log] = {}
+        self._ended: deque[int] = deque()
+        self._waiters: dict[int, set[asyncio.Event]] = {}
+
+    def publish(self, changed: Mapping[int, Sequence[int]]) -> None:
+        """These tasks (or, if none, only the runs themselves) have changed."""
+        for run_id, numbers in changed.items():
+            log = self._logs.get(run_id)
+            if log is None:
+                log = self._logs[run_id] = _Log(self._first)
+            log.seq += 1
+            log.entries.append((log.seq, numbers))
+            log.tasks += len(numbers) + 1
+            while log.tasks > KEPT_TASKS and log.entries:
+                log.since, oldest = log.entries.popleft()
+                log.tasks -= len(oldest) + 1
+            for event in self._waiters.get(run_id, ()):
+                event.set()
+
+    def ended(self, run_id: int) -> None:
+        """A run has ended: in the end its changes are forgotten."""
+        self._ended.append(run_id)
+        if len(self._ended) > KEPT_ENDED:
+            oldest = self._logs.get(self._ended.popleft())
+            if oldest is not None:
+                oldest.entries.clear()
+                oldest.since, oldest.tasks = oldest.seq, 0
+
+    def seq(self, run_id: int) -> int:
+        """The number of the run's newest change."""
+        log = self._logs.get(run_id)
+        return log.seq if log is not None else self._first
+
+    def after(self, run_id: int, seq: int) -> list[int] | None:
+        """The tasks that changed after change `seq`, each once; None if changes since then are no longer kept."""
+        log = self._logs.get(run_id)
+        if log is None:
+            return [] if seq == self._first else None
+        if not log.since <= seq <= log.seq:
+            return None
+        found: dict[int, None] = {}
+        for entry_seq, numbers in reversed(log.entries):
+            if entry_seq <= seq:
+                break
+            found.update(dict.fromkeys(numbers))
+        return list(found)
+
+    async def wait(self, run_id: int, seq: int) -> None:
+        """Return once there is a change after `seq`."""
+        event = asyncio.Event()
+        waiters = self._waiters.setdefault(run_id, set())
+        waiters.add(event)
+        try:
+            while self.seq(run_id) <= seq:
+                event.clear()
+                await event.wait()
+        finally:
+            waiters.discard(event)
+            if not waiters:
+                self._waiters.pop(run_id, None)

@@ -1,0 +1,1 @@
+"""The command line `daggyr`; see README.md in this folder."""

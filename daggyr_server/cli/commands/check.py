@@ -1,0 +1,99 @@
+"""Commands that need no server: `validate` and `expand` look at a specification here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from daggyr.substitution import Filling
+from daggyr.v1.run_pb2 import Task, TaskSummary, TaskType
+from daggyr.v1.task_pb2 import TaskSpec, TaskTemplate
+from daggyr_server.cli import shapes, stdout, tables, words
+from daggyr_server.cli.document import json_document, name_of, spec_argument
+from daggyr_server.cli.faults import Refused
+from daggyr_server.cli.options import Settings, command, settings_object
+from daggyr_server.core.graph import Graph, Kind
+from daggyr_server.spec import SpecificationError, decode_json
+from daggyr_server.spec import expand as expand_spec
+
+_PAGE = 1000
+_NAMES = 1000  # of parents and children, as the server's answers
+
+
+@command("validate", example="daggyr validate flights.yaml")
+@spec_argument
+@settings_object
+def validate(settings: Settings, spec: str) -> int:
+    """Check SPEC without a server and without running anything; all faults are told together.
+
+    Pools are not checked: the server knows them.
+    """
+    try:
+        graph = _graph(spec)
+    except Refused as refused:
+        if settings.json:
+            stdout.document({"valid": False, "task_count": 0, "faults": refused.faults})
+        raise
+    if settings.json:
+        stdout.document({"valid": True, "task_count": graph.size, "faults": []})
+    else:
+        stdout.line(f"{name_of(spec)} is valid: {words.plural(graph.size, 'task')}")
+    return 0
+
+
+@command("expand", example="daggyr expand flights.yaml")
+@spec_argument
+@settings_object
+def expand(settings: Settings, spec: str) -> int:
+    """Show the tasks that SPEC becomes, without a server and without running anything."""
+    pages = _pages(_graph(spec))
+    if settings.json:
+        listing = stdout.JsonList()
+        for page in pages:
+            listing.page(map(shapes.expanded_task, page))
+        listing.end()
+        return 0
+    columns = tables.expanded_columns()
+    for page in pages:
+        columns.page(map(tables.expanded_row, page))
+    return 0
+
+
+def _graph(spec: str) -> Graph:
+    """The graph that `spec` becomes. Raises Refused, or Fault if it cannot be read."""
+    with json_document(spec) as document:
+        try:
+            addition = expand_spec(decode_json(document.read()))
+        except SpecificationError as error:
+            raise Refused(name_of(spec), str(error)) from None
+    graph = Graph()
+    graph.extend(addition)
+    return graph
+
+
+def _pages(graph: Graph) -> Iterator[list[Task]]:
+    for start in range(0, graph.size, _PAGE):
+        yield [_task(graph, number) for number in range(start, min(start + _PAGE, graph.size))]
+
+
+def _task(graph: Graph, number: int) -> Task:
+    """What a server would answer of the task before anything of it has run."""
+    parents, children = graph.parents(number), graph.children(number)
+    task = Task(
+        summary=TaskSummary(task_id=graph.task_id(number), task_number=number, task_type=TaskType.TASK_TYPE_STRUCTURAL),
+        parents=[graph.task_id(parent) for parent in parents[:_NAMES]],
+        children=[graph.task_id(child) for child in children[:_NAMES]],
+        parent_count=len(parents),
+        child_count=len(children),
+    )
+    if graph.kind(number) is not Kind.TASK:
+        return task
+    policy = graph.policy(number)
+    generates = policy.is_generator
+    task.summary.task_type = TaskType.TASK_TYPE_GENERATOR if generates else TaskType.TASK_TYPE_COMMAND
+    task.summary.pool = policy.pool
+    task.max_retries, task.priority = policy.max_retries, policy.priority
+    task.retry_delay.FromNanoseconds(round(policy.retry_delay * 1e9))
+    details = graph.details(number)
+    template = TaskTemplate(spec=TaskSpec.FromString(details.template), parameters=details.parameters)
+    task.details.CopyFrom(Filling(template).spec(details.values))
+    return task

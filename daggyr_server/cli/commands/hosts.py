@@ -1,0 +1,61 @@
+"""Commands about where tasks run: `pools`, `agents` and `agent drain`."""
+
+from __future__ import annotations
+
+import click
+
+from daggyr_server.cli import shapes, stdout, tables, words
+from daggyr_server.cli.connection import with_client
+from daggyr_server.cli.options import Settings, command, settings_object
+from daggyr_server.client import Client
+
+
+@command("pools", example="daggyr pools")
+@settings_object
+def pools(settings: Settings) -> int:
+    """List the server's pools: what they offer, what is in use, and how many tasks wait for capacity."""
+
+    async def work(client: Client) -> int:
+        found = await client.pools()
+        stdout.document([shapes.pool(pool) for pool in found]) if settings.json else tables.show_pools(found)
+        return 0
+
+    return with_client(settings, work)
+
+
+@command("agents", example="daggyr agents")
+@settings_object
+def agents(settings: Settings) -> int:
+    """List the agents that are connected, or were until a moment ago."""
+
+    async def work(client: Client) -> int:
+        found = await client.agents()
+        stdout.document([shapes.agent(agent) for agent in found]) if settings.json else tables.show_agents(found)
+        return 0
+
+    return with_client(settings, work)
+
+
+@click.group("agent")
+def agent() -> None:
+    """Steer an agent."""
+
+
+@command("drain", example="daggyr agent drain host1")
+@click.argument("name", metavar="NAME")
+@settings_object
+def drain(settings: Settings, name: str) -> int:
+    """Let the agent NAME take nothing new, finish what it runs, and leave."""
+
+    async def work(client: Client) -> int:
+        running = await client.drain_agent(name)
+        if settings.json:
+            stdout.document({"name": name, "running": running})
+        else:
+            stdout.line(f"agent {words.printable(name)} drains; {words.plural(running, 'task')} still to finish")
+        return 0
+
+    return with_client(settings, work)
+
+
+agent.add_command(drain)

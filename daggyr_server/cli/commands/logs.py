@@ -1,0 +1,71 @@
+"""`daggyr logs`: what tasks wrote; of one task as it is, of several with the task's name before each line."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+
+import click
+import grpc
+
+from daggyr.v1.run_pb2 import TaskType
+from daggyr.v1.task_pb2 import STDERR, STDOUT, OutputStream
+from daggyr_server.cli.connection import with_client
+from daggyr_server.cli.faults import Fault
+from daggyr_server.cli.follow_output import OutputFollower
+from daggyr_server.cli.options import Settings, command, run_argument, settings_object
+from daggyr_server.cli.outputs import show
+from daggyr_server.client import Client, ServerError
+
+
+@command("logs", example="daggyr logs last transform -f")
+@run_argument
+@click.argument("task_id", metavar="[TASK]", required=False)
+@click.option("-f", "--follow", is_flag=True, help="Go on until the task, or without TASK the run, has ended.")
+@click.option("--stderr", is_flag=True, help="Standard error instead of standard output.")
+@settings_object
+def logs(settings: Settings, run_id: int, task_id: str | None, follow: bool, stderr: bool) -> int:
+    """Print what a TASK of RUN wrote, byte for byte; without TASK, what all tasks wrote.
+
+    Of several tasks (all, or the expansions of TASK), each line begins with `task_id | `. It is the last attempt's output;
+    with -f, also that of attempts which begin meanwhile. Where output was too long to be kept, a line says how much is
+    missing. `--output` changes nothing here.
+    """
+    stream = STDERR if stderr else STDOUT
+
+    async def work(client: Client) -> int:
+        run = await client.run(run_id)
+        numbers = None if task_id is None else await _numbers(client, run.run_id, task_id)
+        if follow:
+            await OutputFollower(client, run.run_id, stream, numbers).until_ended()
+        elif task_id is not None and numbers is not None and len(numbers) == 1:
+            await show(client, run.run_id, task_id, 0, stream, prefixed=False)
+        else:
+            await _show_all(client, run.run_id, stream, numbers)
+        return 0
+
+    return with_client(settings, work)
+
+
+async def _numbers(client: Client, run_id: int, task_id: str) -> range:
+    """The numbers of the tasks that `task_id` means: its own, or those of its expansions, which lie between head and tail."""
+    task = await client.task(run_id, task_id)
+    number = task.summary.task_number
+    if task.summary.task_type != TaskType.TASK_TYPE_STRUCTURAL:
+        return range(number, number + 1)
+    try:
+        tail = await client.task(run_id, f"{task_id}.tail")
+    except ServerError as error:
+        if error.code is grpc.StatusCode.NOT_FOUND:
+            raise Fault(f"task {task_id} runs nothing: it is where an expanded task ends") from None
+        raise
+    return range(number + 1, tail.summary.task_number)
+
+
+async def _show_all(client: Client, run_id: int, stream: OutputStream, numbers: range | None) -> None:
+    async with aclosing(client.tasks(run_id)) as pages:
+        async for page in pages:
+            for task in page:
+                if numbers is not None and task.task_number >= numbers.stop:
+                    return
+                if task.attempt_count and (numbers is None or task.task_number in numbers):
+                    await show(client, run_id, task.task_id, 0, stream, prefixed=True)

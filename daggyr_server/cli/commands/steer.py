@@ -1,0 +1,48 @@
+"""Commands that change what a run does: `kill` and `retry`."""
+
+from __future__ import annotations
+
+import click
+
+from daggyr_server.cli import shapes, stdout, tables
+from daggyr_server.cli.connection import with_client
+from daggyr_server.cli.faults import Fault
+from daggyr_server.cli.options import Settings, command, run_argument, settings_object
+from daggyr_server.client import Client
+
+
+@command("kill", example="daggyr kill last transform")
+@run_argument
+@click.argument("tasks", metavar="[TASK]...", nargs=-1)
+@settings_object
+def kill(settings: Settings, run_id: int, tasks: tuple[str, ...]) -> int:
+    """Kill RUN, or only a TASK of it; of an expanded task, all its expansions.
+
+    Processes get SIGTERM, and SIGKILL ten seconds later. This returns once the order is durable, while they may still run:
+    `daggyr watch RUN` waits for their end.
+    """
+
+    async def work(client: Client) -> int:
+        run = await client.kill(run_id, tasks)
+        stdout.document(shapes.run(run)) if settings.json else tables.show_run(run)
+        return 0
+
+    return with_client(settings, work)
+
+
+@command("retry", example="daggyr retry last --task load --downstream")
+@run_argument
+@click.option("--task", "tasks", metavar="T", multiple=True, help="Only this task, COMPLETED or not; may be repeated.")
+@click.option("--downstream", is_flag=True, help="Also all that depends on the tasks named.")
+@settings_object
+def retry(settings: Settings, run_id: int, tasks: tuple[str, ...], downstream: bool) -> int:
+    """Run again what did not complete in RUN, which must have ended, under the same id."""
+    if downstream and not tasks:
+        raise Fault("--downstream goes with --task: without it, everything that did not complete runs again anyway")
+
+    async def work(client: Client) -> int:
+        run = await client.retry(run_id, tasks, downstream=downstream)
+        stdout.document(shapes.run(run)) if settings.json else tables.show_run(run)
+        return 0
+
+    return with_client(settings, work)

@@ -1,0 +1,82 @@
+"""From the shared options to a client: the address, the token and TLS, and what goes wrong with them.
+
+Commands that talk to a server call `with_client`; `daggyr run` brings a server of its own and uses `client_of`. The token
+of this user's own server is found by itself (daggyr.tokens). A token never appears in a message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+from daggyr.channel import DEFAULT_ADDRESS, AddressError, Tls
+from daggyr.tokens import TokenError, read_token, token_file
+from daggyr_server.cli.faults import Fault
+from daggyr_server.cli.options import Settings
+from daggyr_server.cli.server_faults import of_server
+from daggyr_server.cli.stdout import notice
+from daggyr_server.client import Client, ServerError
+
+Result = TypeVar("Result")
+
+
+def with_client(settings: Settings, work: Callable[[Client], Awaitable[Result]]) -> Result:
+    """What `work` returns, given a client of the server that the options name. Raises Fault for all that goes wrong.
+
+    On Ctrl-C, `work` is cancelled and KeyboardInterrupt leaves this function.
+    """
+
+    async def connected() -> Result:
+        address = settings.server or DEFAULT_ADDRESS
+        token, hint = _token(settings, address)
+        async with client_of(address, token=token, tls=_tls(settings), token_hint=hint) as client:
+            return await work(client)
+
+    return asyncio.run(connected())
+
+
+@asynccontextmanager
+async def client_of(
+    address: str, *, token: str | None = None, tls: Tls | None = None, token_hint: str = ""
+) -> AsyncIterator[Client]:
+    """A client whose errors leave the block as Faults."""
+    try:
+        async with Client(address, token=token, tls=tls, notice=lambda words: notice(f"daggyr: {words}")) as client:
+            yield client
+    except AddressError as error:
+        raise Fault(str(error)) from None
+    except ServerError as error:
+        raise of_server(error, address, tls=tls is not None, token_hint=token_hint) from None
+
+
+def _token(settings: Settings, address: str) -> tuple[str | None, str]:
+    """The token, if there is one, and what to do should the server not take it.
+
+    Without the user's own token file the server is asked all the same: it may not be running at all, and that is then the
+    better answer. A unix socket needs no token.
+    """
+    chosen = settings.token_file
+    if chosen is None and address.startswith("unix:"):
+        return None, "name the file that holds one with --token-file"
+    path = chosen or token_file("client", os.environ)
+    if chosen is None and not path.exists():
+        return None, (
+            f"looked for {path}, which is not there; copy client.token from the server's user on its host "
+            "(mode 0600) to there, or name it with --token-file or DAGGYR_TOKEN_FILE"
+        )
+    try:
+        token = read_token(path)
+    except TokenError as error:
+        raise Fault(str(error)) from None
+    return token, f"the one in {path} is not it; copy client.token from the server's host, or name another (--token-file)"
+
+
+def _tls(settings: Settings) -> Tls | None:
+    if (settings.tls_cert is None) != (settings.tls_key is None):
+        raise Fault("--tls-cert and --tls-key go together")
+    if not (settings.tls or settings.tls_ca or settings.tls_cert):
+        return None
+    return Tls(authority=settings.tls_ca, certificate=settings.tls_cert, key=settings.tls_key)

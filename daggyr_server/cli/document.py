@@ -1,0 +1,112 @@
+"""A specification from a file or standard input, as the JSON document that the server takes.
+
+JSON is passed on as it is, piece by piece, whatever its size; YAML is converted here, which needs it in memory. What
+cannot be read twice (a pipe) is spooled first, because a submission may have to be repeated. Used by run, submit, validate
+and expand. What stands in the document is `daggyr_server.spec`'s business.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import click
+import grpc
+
+from daggyr_server.cli.faults import Fault, Refused
+from daggyr_server.cli.stdout import notice
+from daggyr_server.cli.words import size
+from daggyr_server.client import Client, ServerError
+
+MAX_YAML_BYTES = 1024**3
+_SLOW_YAML_BYTES = 50_000_000
+_MEMORY_BYTES = 16 * 1024**2
+
+spec_argument = click.argument("spec", metavar="SPEC")
+
+
+def name_of(spec: str) -> str:
+    """How messages call the specification."""
+    return "the specification on standard input" if spec == "-" else spec
+
+
+@contextmanager
+def json_document(spec: str) -> Iterator[BinaryIO]:
+    """The specification `spec` (a path, or `-`) as a seekable JSON document at its start.
+
+    Raises Fault if it cannot be read, or is YAML that cannot be converted.
+    """
+    with ExitStack() as stack:
+        try:
+            source = stack.enter_context(_source(spec))
+            document = stack.enter_context(_seekable(source))
+            if _is_yaml(spec, document):
+                document = io.BytesIO(_from_yaml(_read(document, spec), spec))
+        except OSError as error:
+            raise Fault(f"cannot read {name_of(spec)}: {error.strerror}") from None
+        yield document
+
+
+async def submit(client: Client, spec: str, document: BinaryIO, tags: Mapping[str, str], pool: str) -> int:
+    """The id of the run that `document`, opened from `spec`, became. Raises Fault if it is refused, or ServerError."""
+    try:
+        return await client.submit_document(document, tags=tags, pool=pool)
+    except ServerError as error:
+        if error.code is grpc.StatusCode.INVALID_ARGUMENT:
+            raise Refused(name_of(spec), str(error)) from None
+        raise
+
+
+def _source(spec: str) -> AbstractContextManager[BinaryIO]:
+    if spec != "-":
+        return Path(spec).open("rb")
+    if sys.stdin is None:  # its descriptor was closed before the program began
+        raise Fault("standard input is closed: name a file instead of `-`")
+    return nullcontext(sys.stdin.buffer)
+
+
+def _read(document: BinaryIO, spec: str) -> bytes:
+    length = document.seek(0, io.SEEK_END)
+    document.seek(0)
+    if length > MAX_YAML_BYTES:
+        raise Fault(f"{name_of(spec)} is YAML of {size(length)}, more than {size(MAX_YAML_BYTES)}: write it as JSON")
+    if length > _SLOW_YAML_BYTES:
+        notice(f"daggyr: {name_of(spec)} is YAML of {size(length)}; as JSON it would load far faster")
+    return document.read()
+
+
+def _from_yaml(data: bytes, spec: str) -> bytes:
+    from daggyr_server.spec import SpecificationError, yaml_to_json
+
+    try:
+        return yaml_to_json(data)
+    except SpecificationError as error:
+        raise Refused(name_of(spec), str(error)) from None
+
+
+@contextmanager
+def _seekable(source: BinaryIO) -> Iterator[BinaryIO]:
+    if source.seekable():
+        yield source
+        return
+    with tempfile.SpooledTemporaryFile(max_size=_MEMORY_BYTES) as spool:
+        shutil.copyfileobj(source, spool)
+        spool.seek(0)
+        yield cast(BinaryIO, spool)
+
+
+def _is_yaml(spec: str, document: BinaryIO) -> bool:
+    """By the name's suffix; where that says nothing, whatever does not begin with `{` is YAML."""
+    suffix = Path(spec).suffix.lower()
+    if suffix in (".yaml", ".yml", ".json"):
+        return suffix != ".json"
+    beginning = document.read(4096)
+    document.seek(0)
+    return re.match(rb"(?:\xef\xbb\xbf)?\s*\{", beginning) is None

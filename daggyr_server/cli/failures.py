@@ -1,0 +1,64 @@
+"""What a person is told of tasks that did not complete: a line when it happens, a short report in the end.
+
+Lines come from a watch while the run goes on; the report is read from the server once the run has ended, with the last lines
+of each task's standard error. Both are bounded: a run with a million failures is told of in a few lines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from daggyr.v1.run_pb2 import RunSummary, State, Task
+from daggyr.v1.runs_pb2 import TaskChange
+from daggyr.v1.task_pb2 import STDERR
+from daggyr_server.cli import names, words
+from daggyr_server.cli.outputs import last_lines
+from daggyr_server.client import Client
+
+STATES = (State.STATE_ERRORED, State.STATE_KILLED)
+MAX_REPORTED = 10
+_LINES = 10
+
+
+def of_change(task: TaskChange) -> str:
+    """`task load ERRORED: FAILED, exit code 3`, with the executor's notes."""
+    exit_code = task.exit_code if task.HasField("exit_code") else None
+    signal = task.signal if task.HasField("signal") else None
+    return _line(task.task_id, task.state, names.ending(task.outcome, exit_code, signal), task.notes)
+
+
+def of_task(task: Task) -> str:
+    """The same of a task that was read."""
+    result = task.attempts[-1].result if task.attempts and task.attempts[-1].HasField("result") else None
+    if result is None:
+        return _line(task.summary.task_id, task.summary.state, "", ())
+    exit_code = result.exit_code if result.HasField("exit_code") else None
+    signal = result.signal if result.HasField("signal") else None
+    ending = names.ending(result.outcome, exit_code, signal)
+    return _line(task.summary.task_id, task.summary.state, ending, result.notes)
+
+
+def _line(task_id: str, state: int, ending: str, notes: Iterable[str]) -> str:
+    said = words.sentences(notes)
+    text = f"task {task_id} {names.state(state)}" + (f": {ending}" if ending else "") + (f" ({said})" if said else "")
+    return words.printable(text)
+
+
+async def report(client: Client, run: RunSummary) -> list[str]:
+    """Lines on the tasks of `run` that ERRORED or were KILLED, at most ten of them; none if there are none.
+
+    Raises ServerError.
+    """
+    count = sum(words.task_states(run).get(names.state(state), 0) for state in STATES)
+    if not count:
+        return []
+    lines: list[str] = []
+    for summary in await client.first_tasks(run.run_id, MAX_REPORTED, states=STATES):
+        task = await client.task(run.run_id, summary.task_id)
+        lines.append(of_task(task))
+        if task.attempts:
+            last = await last_lines(client, run.run_id, summary.task_id, task.attempts[-1], STDERR, _LINES)
+            lines += [f"  | {words.printable(line)}" for line in last]
+    if count > MAX_REPORTED:
+        lines.append(f"and {words.plural(count - MAX_REPORTED, 'more task')} that did not complete")
+    return lines

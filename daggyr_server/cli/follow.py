@@ -1,0 +1,101 @@
+"""Follows a run to its end: shows its progress, tells of tasks that fail, and hands back how it ended.
+
+`run`, `submit --watch` and `watch` share this. What is shown goes to standard error; results are the commands' business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+from itertools import islice
+
+from daggyr.v1.run_pb2 import RunSummary, State
+from daggyr.v1.runs_pb2 import TaskChange
+from daggyr_server.cli import failures, names, words
+from daggyr_server.cli.faults import RUN_FAILED
+from daggyr_server.cli.progress import TICK, View, closing, open_view
+from daggyr_server.cli.stdout import notice
+from daggyr_server.client import Client
+
+# Above this, a watch tells of the run only: naming each of a million tasks twice would cost the server more than it helps.
+_TOLD_TASKS = 50_000
+_FAILURE_LINES = 100
+_RUNNING_NAMES = 20
+
+
+async def follow(client: Client, run_id: int, *, accepted: bool) -> RunSummary:
+    """The run once it has ended, shown on standard error until then, with a report on what failed.
+
+    `accepted`: the caller has just submitted it. Raises ServerError.
+    """
+    run = await client.run(run_id)
+    with open_view() as view:
+        word = "accepted" if accepted else names.state(run.state)
+        view.say(f"run {run.run_id} {word}: {words.plural(words.total(run), 'task')}")
+        run = await _Follower(client, view).until_ended(run)
+    for line in await failures.report(client, run):
+        notice(line)
+    notice(closing(run))
+    return run
+
+
+def exit_code(run: RunSummary) -> int:
+    """0 if the run completed, 1 if it ended otherwise."""
+    return 0 if run.state == State.STATE_COMPLETED else RUN_FAILED
+
+
+class _Follower:
+    """Keeps track of which tasks run and which failed, from a watch."""
+
+    def __init__(self, client: Client, view: View) -> None:
+        self._client = client
+        self._view = view
+        self._running: dict[int, str] = {}
+        self._failed: set[int] = set()
+
+    async def until_ended(self, run: RunSummary) -> RunSummary:
+        told = words.total(run) <= _TOLD_TASKS
+        ticking = asyncio.create_task(self._tick())
+        try:
+            async with aclosing(self._client.watch(run.run_id, tasks=told)) as changes:
+                async for change in changes:
+                    run = change.run
+                    if change.missed and told:
+                        await self._read_again(run.run_id)
+                    for task in change.tasks:
+                        self._take(task)
+                    self._view.update(run, list(islice(reversed(self._running.values()), _RUNNING_NAMES)))
+        finally:
+            ticking.cancel()
+            await asyncio.gather(ticking, return_exceptions=True)
+        return run
+
+    async def _tick(self) -> None:
+        while True:
+            self._view.tick()
+            await asyncio.sleep(TICK)
+
+    async def _read_again(self, run_id: int) -> None:
+        tasks = await self._client.first_tasks(run_id, _RUNNING_NAMES, states=[State.STATE_RUNNING])
+        self._running = {task.task_number: task.task_id for task in tasks}
+        for summary in await self._client.first_tasks(run_id, _FAILURE_LINES, states=failures.STATES):
+            if self._is_news(summary.task_number):
+                self._view.say(failures.of_task(await self._client.task(run_id, summary.task_id)))
+
+    def _take(self, task: TaskChange) -> None:
+        if task.state == State.STATE_RUNNING:
+            self._running[task.task_number] = task.task_id
+        else:
+            self._running.pop(task.task_number, None)
+        if task.state in failures.STATES and self._is_news(task.task_number):
+            self._view.say(failures.of_change(task))
+
+    def _is_news(self, number: int) -> bool:
+        """Whether a failed task is to be told of: once each, and a bounded number of them."""
+        if number in self._failed or len(self._failed) > _FAILURE_LINES:
+            return False
+        self._failed.add(number)
+        if len(self._failed) > _FAILURE_LINES:
+            self._view.say("more tasks failed; they are not listed here")
+            return False
+        return True

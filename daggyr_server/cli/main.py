@@ -1,0 +1,107 @@
+"""The program `daggyr`: its commands by name, and how every command ends.
+
+`main` is the entry point. It loads only the command that was asked for, because a command line is typed often and must
+answer at once. All that can go wrong leaves a command as an exception and becomes one message on standard error and an exit
+code here: 0 the command worked, 1 the run ended otherwise, 2 bad usage, specification, run, task or token, 3 no server
+reached, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from typing import NoReturn
+
+import click
+
+from daggyr_server import __version__
+from daggyr_server.cli.options import Settings, shared_options
+
+# Name to module; the command is the module's attribute of that name. In the order of `--help`.
+_COMMANDS = {
+    "run": "run",
+    "submit": "submit",
+    "runs": "look",
+    "show": "look",
+    "tasks": "look",
+    "task": "look",
+    "why": "look",
+    "watch": "submit",
+    "logs": "logs",
+    "kill": "steer",
+    "retry": "steer",
+    "validate": "check",
+    "expand": "check",
+    "pools": "hosts",
+    "agents": "hosts",
+    "agent": "hosts",
+    "completion": "completion",
+}
+
+
+class _Program(click.Group):
+    """The commands, each imported when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        module = _COMMANDS.get(cmd_name)
+        if module is None:
+            return None
+        found: click.Command = getattr(import_module(f"daggyr_server.cli.commands.{module}"), cmd_name)
+        return found
+
+
+@click.command(
+    "daggyr",
+    cls=_Program,
+    params=shared_options(hidden=False),
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="RUN is a run's id, or `last`. Exit codes: 0 it worked (the run completed), 1 the run ended otherwise, 2 bad usage, "
+    "specification, run, task or token, 3 no server reached, 130 interrupted.",
+)
+@click.version_option(__version__, message="daggyr %(version)s")
+@click.pass_context
+def program(context: click.Context) -> None:
+    """Run graphs of commands.
+
+    `daggyr run SPEC` needs nothing else. The other commands talk to a server, which `daggyr-server` starts.
+    """
+    context.ensure_object(Settings)
+
+
+def main() -> NoReturn:
+    """Run the command that the arguments name, and exit."""
+    sys.exit(_exit_code())
+
+
+def _exit_code() -> int:
+    # What gRPC's core writes on its own account is not for people; errors come back from calls.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    from daggyr_server.cli.faults import INTERRUPTED, Fault
+    from daggyr_server.cli.stdout import Closed, notice
+
+    try:
+        code = program.main(prog_name="daggyr", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except click.exceptions.Exit as exit:
+        return exit.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except Fault as fault:
+        notice(f"daggyr: {fault}")
+        return fault.exit_code
+    except Closed:
+        return 0
+    except (KeyboardInterrupt, click.Abort):
+        return INTERRUPTED
+    except BrokenPipeError:  # click writes --help itself
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""What attempts wrote, read from the server: whole, or its last lines, with what was not kept marked in its place.
+
+Used by `task`, `logs` and the report on failed tasks. Everything here stays bytes until it is shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from daggyr.v1.run_pb2 import Attempt
+from daggyr.v1.task_pb2 import STDERR, OutputStream
+from daggyr_server.cli.stdout import write
+from daggyr_server.cli.words import printable
+from daggyr_server.client import Client
+
+# A generator's output is kept whole up to 64 MiB, everything else to 1 MiB.
+_MAX_BYTES = 80 * 1024**2
+_TAIL_BYTES = 8192
+_MAX_LINE_BYTES = 64 * 1024
+
+
+async def pieces(
+    client: Client, run_id: int, task_id: str, attempt: int, stream: OutputStream, *, follow: bool = False
+) -> AsyncGenerator[bytes, None]:
+    """What an attempt (0: the last) wrote; where bytes are missing, a line that says how many. Raises ServerError."""
+    at_line_start = True
+    output = client.output(run_id, task_id, attempt=attempt, stream=stream, follow=follow)
+    async with aclosing(output):
+        async for piece in output:
+            if piece.missing_bytes:
+                yield (b"" if at_line_start else b"\n") + f"[... {piece.missing_bytes} bytes not kept ...]\n".encode()
+                at_line_start = True
+            if piece.data:
+                yield piece.data
+                at_line_start = piece.data.endswith(b"\n")
+
+
+async def whole(client: Client, run_id: int, task_id: str, attempt: int, stream: OutputStream) -> bytes:
+    """The same in one piece, of 80 MiB at most. Raises ServerError."""
+    kept = bytearray()
+    async for data in pieces(client, run_id, task_id, attempt, stream):
+        kept += data[: _MAX_BYTES - len(kept)]
+    return bytes(kept)
+
+
+async def show(
+    client: Client, run_id: int, task_id: str, attempt: int, stream: OutputStream, *, prefixed: bool, follow: bool = False
+) -> None:
+    """Prints what an attempt (0: the last) wrote, as it comes; with `prefixed`, line by line behind `task_id | `.
+
+    Raises ServerError, or stdout.Closed.
+    """
+    output = pieces(client, run_id, task_id, attempt, stream, follow=follow)
+    async with aclosing(output):
+        if not prefixed:
+            async for data in output:
+                write(data)
+            return
+        lines = _PrefixedLines(task_id)
+        async for data in output:
+            lines.write(data)
+        lines.end()
+
+
+class _PrefixedLines:
+    """Writes whole lines only, so that those of several tasks do not get into each other. Very long ones are broken."""
+
+    def __init__(self, task_id: str) -> None:
+        self._prefix = f"{printable(task_id)} | ".encode()
+        self._begun = bytearray()
+
+    def write(self, data: bytes) -> None:
+        *lines, rest = data.split(b"\n")
+        if lines:
+            lines[0] = bytes(self._begun) + lines[0]
+            self._begun.clear()
+            write(b"".join(self._prefix + line + b"\n" for line in lines))
+        self._begun += rest
+        if len(self._begun) > _MAX_LINE_BYTES:
+            self.end()
+
+    def end(self) -> None:
+        if self._begun:
+            write(self._prefix + bytes(self._begun) + b"\n")
+            self._begun.clear()
+
+
+async def last_lines(client: Client, run_id: int, task_id: str, attempt: Attempt, stream: OutputStream, count: int) -> list[str]:
+    """At most `count` lines from the end of the last 8 KiB that `attempt` wrote. Raises ServerError."""
+    summary = attempt.result.stderr if stream == STDERR else attempt.result.stdout
+    offset = max(0, summary.size_bytes - _TAIL_BYTES)
+    tail = bytearray()
+    output = client.output(run_id, task_id, attempt=attempt.attempt, stream=stream, offset=offset)
+    async with aclosing(output):
+        async for piece in output:
+            tail += piece.data
+            del tail[:-_TAIL_BYTES]
+    lines = tail.decode("utf-8", "replace").splitlines()
+    return lines[-count:] if count else []

@@ -1,0 +1,85 @@
+"""How a run looks on standard error while it goes on: plain lines, or (`live`) a bar on a terminal.
+
+`follow` feeds a `View` with what it learns; a view decides what is worth showing and when. Views only print: they ask the
+server nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Self
+
+from daggyr.v1.run_pb2 import RunSummary
+from daggyr_server.cli import names, words
+from daggyr_server.cli.stdout import is_plain, notice
+
+TICK = 0.25  # seconds between two calls of View.tick
+_LINE_INTERVAL = 5.0  # seconds
+
+
+class View(ABC):
+    """What shows a run; a context manager around the time in which it does."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        return None
+
+    @abstractmethod
+    def say(self, text: str) -> None:
+        """A line that stays."""
+
+    @abstractmethod
+    def update(self, run: RunSummary, running: Sequence[str]) -> None:
+        """The run as it is now, and the names of some tasks that run."""
+
+    @abstractmethod
+    def tick(self) -> None:
+        """Called a few times a second, whether anything changed or not."""
+
+
+class PlainView(View):
+    """Lines for a file, a pipe or a log: a line on progress every few seconds at most, and only if something changed."""
+
+    def __init__(self, say: Callable[[str], None] = notice, clock: Callable[[], float] = time.monotonic) -> None:
+        self._say = say
+        self._clock = clock
+        self._told_at = clock()
+        self._told = self._latest = ""
+
+    def say(self, text: str) -> None:
+        self._say(text)
+
+    def update(self, run: RunSummary, running: Sequence[str]) -> None:
+        self._latest = (
+            f"run {run.run_id} {names.state(run.state)}: "
+            f"{words.ended(run):,} of {words.plural(words.total(run), 'task')} ended ({words.counts(run)})"
+        )
+        # What stands in the first update was said by whoever began to follow.
+        self._told = self._told or self._latest
+
+    def tick(self) -> None:
+        if self._latest != self._told and self._clock() - self._told_at >= _LINE_INTERVAL:
+            self._say(self._latest)
+            self._told, self._told_at = self._latest, self._clock()
+
+
+def open_view() -> View:
+    """The view that fits standard error; a terminal that cannot move its cursor gets lines."""
+    if is_plain(sys.stderr):
+        return PlainView()
+    from daggyr_server.cli.live import LiveView
+
+    return LiveView()
+
+
+def closing(run: RunSummary) -> str:
+    """`run 1 COMPLETED in 1.2 s: 7 COMPLETED`."""
+    state = names.state(run.state)
+    return f"run {run.run_id} {state} in {words.took(run, datetime.now(UTC))}: {words.counts(run)}"

@@ -1,0 +1,74 @@
+"""What a person reads when a call to the server does not work: which address, which option, what to start.
+
+`connection` turns every error of a client into a Fault with this. No token ever gets into a message.
+"""
+
+from __future__ import annotations
+
+import grpc
+
+from daggyr_server.cli.faults import NO_SERVER, Fault
+from daggyr_server.client import ServerError, Unreachable
+
+
+def of_server(error: ServerError, address: str, *, tls: bool, token_hint: str) -> Fault:
+    """The Fault that tells of `error`. `token_hint` says where the token came from, or was looked for."""
+    if isinstance(error, Unreachable):
+        return Fault(_unreachable(error, address, tls), NO_SERVER)
+    said = " ".join(str(error).split("\n"))
+    match error.code:
+        case grpc.StatusCode.UNAUTHENTICATED:
+            return Fault(f"the server at {address} wants a valid token: {token_hint}")
+        case grpc.StatusCode.PERMISSION_DENIED:
+            return Fault(f"this token may not do that ({said}): {token_hint}; it must be a client's token")
+        case grpc.StatusCode.INVALID_ARGUMENT if "\n" in str(error).strip():
+            return Fault(str(error).strip().replace("\n", "\n  "))
+        case grpc.StatusCode.RESOURCE_EXHAUSTED:
+            return Fault(f"larger than the server takes: {said}")
+        case (
+            grpc.StatusCode.NOT_FOUND
+            | grpc.StatusCode.INVALID_ARGUMENT
+            | grpc.StatusCode.FAILED_PRECONDITION
+            | grpc.StatusCode.ALREADY_EXISTS
+            | grpc.StatusCode.OUT_OF_RANGE
+            | grpc.StatusCode.ABORTED
+        ):
+            return Fault(said)
+        case grpc.StatusCode.UNIMPLEMENTED:
+            return Fault(f"the server at {address} does not know this call: is it a DaggyR server of this version?")
+        case _:
+            return Fault(f"the server at {address} failed ({error.code.name}): {said}", NO_SERVER)
+
+
+def _unreachable(error: Unreachable, address: str, tls: bool) -> str:
+    """Advice by what gRPC 1.85 says of a connection that was not made; its words, so each has a test."""
+    said = str(error)
+    if error.code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return f"the server at {address} did not answer in time: it may be overloaded; try again"
+    if "WRONG_VERSION_NUMBER" in said:
+        return f"the server at {address} does not speak TLS: leave out --tls and the other --tls options"
+    if "CERTIFICATE_VERIFY_FAILED" in said:
+        return f"the certificate of {address} is not trusted: name the authority that signed it with --tls-ca FILE"
+    if "Hostname Verification" in said:
+        return f"the certificate of {address} is for another name: give --server the name that is in the certificate"
+    if "security handshaker" in said:
+        return "the TLS files cannot be used: --tls-ca, --tls-cert and --tls-key take PEM files"
+    if "Socket closed" in said or "HTTP/2" in said or "connection reset" in said.lower():
+        hint = (
+            "if it asks for a client certificate, give --tls-cert and --tls-key"
+            if tls
+            else "if it uses TLS, add --tls (and --tls-ca FILE for an authority of your own)"
+        )
+        return f"{address} closed the connection: {hint}; if that is no DaggyR server, name another with --server"
+    return (
+        f"no server reached at {address} ({_reason(said)}): start one with `daggyr-server`, "
+        "or name another with --server or DAGGYR_SERVER"
+    )
+
+
+def _reason(said: str) -> str:
+    """The end of gRPC's sentence, which is the part for people."""
+    for known in ("Connection refused", "No such file or directory", "Permission denied", "Domain name not found"):
+        if known in said:
+            return known.lower()
+    return said.rpartition(": ")[2] or "no answer"

@@ -1,0 +1,197 @@
+"""The shapes of `--output json`: the contract's messages as plain values for json.dumps.
+
+Keys are in snake_case, integers are numbers, enums have no prefix, times are RFC 3339 in UTC, durations are seconds, output is
+text with U+FFFD for what is no UTF-8, and what is not there is null. Scripts rely on these shapes: keys are added, never
+renamed or taken away. Nothing here prints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+
+from daggyr.v1 import runs_pb2 as pb
+from daggyr.v1.run_pb2 import Attempt, RunSummary, Task, TaskSummary
+from daggyr.v1.task_pb2 import OutputSummary, TaskSpec
+from daggyr_server.cli import names, words
+
+Shape = dict[str, Any]
+
+
+def run(summary: RunSummary) -> Shape:
+    return {
+        "run_id": summary.run_id,
+        "state": names.state(summary.state),
+        "tags": dict(summary.tags),
+        "task_states": words.task_states(summary),
+        "submit_time": _time(summary, "submit_time"),
+        "start_time": _time(summary, "start_time"),
+        "stop_time": _time(summary, "stop_time"),
+        "pool": summary.pool,
+        "revision": summary.revision,
+        "change_seq": summary.change_seq,
+        "ready": summary.ready,
+        "delayed": summary.delayed,
+        "blocked": summary.blocked,
+        "notes": list(summary.notes),
+    }
+
+
+def change(run_now: RunSummary, tasks: Sequence[pb.TaskChange]) -> Shape:
+    """A line of `watch`: the run, and the tasks that changed since the line before."""
+    return {**run(run_now), "tasks": [_task_change(task) for task in tasks]}
+
+
+def _task_change(task: pb.TaskChange) -> Shape:
+    return {
+        "task_id": task.task_id,
+        "task_number": task.task_number,
+        "state": names.state(task.state),
+        "attempt": task.attempt,
+        "outcome": names.outcome(task.outcome) if task.outcome else None,
+        "exit_code": _optional(task, "exit_code"),
+        "signal": _optional(task, "signal"),
+        "notes": list(task.notes),
+    }
+
+
+def task_summary(summary: TaskSummary) -> Shape:
+    return {
+        "task_id": summary.task_id,
+        "task_number": summary.task_number,
+        "state": names.state(summary.state),
+        "task_type": names.task_type(summary.task_type),
+        "attempt_count": summary.attempt_count,
+        "pool": summary.pool,
+    }
+
+
+def task(whole: Task, outputs: Mapping[int, tuple[bytes, bytes]]) -> Shape:
+    """`outputs`: standard output and error by attempt."""
+    return {
+        **task_summary(whole.summary),
+        **definition(whole),
+        "attempts": [_attempt(each, *outputs.get(each.attempt, (b"", b""))) for each in whole.attempts],
+    }
+
+
+def expanded_task(whole: Task) -> Shape:
+    """An item of `expand`: what is known of a task before it is submitted."""
+    summary = whole.summary
+    return {
+        "task_id": summary.task_id,
+        "task_number": summary.task_number,
+        "task_type": names.task_type(summary.task_type),
+        "pool": summary.pool,
+        **definition(whole),
+    }
+
+
+def definition(whole: Task) -> Shape:
+    """What a task is, whatever became of it; `details` is null for a structural task."""
+    return {
+        "details": _details(whole.details) if whole.HasField("details") else None,
+        "max_retries": whole.max_retries,
+        "retry_delay": seconds(whole.retry_delay),
+        "priority": whole.priority,
+        "parents": list(whole.parents),
+        "children": list(whole.children),
+        "parent_count": whole.parent_count,
+        "child_count": whole.child_count,
+    }
+
+
+def _details(spec: TaskSpec) -> Shape:
+    return {
+        "command": list(spec.command),
+        "environment": dict(spec.environment),
+        "working_directory": spec.working_directory,
+        "stdin": _optional(spec, "stdin"),
+        "timeout": seconds(spec.timeout),
+        "resources": dict(spec.resources),
+    }
+
+
+def _attempt(attempt: Attempt, stdout: bytes, stderr: bytes) -> Shape:
+    result = attempt.result if attempt.HasField("result") else None
+    # The result knows the start best; while there is none, the coordinator does.
+    start = _time(result, "start_time") if result is not None else None
+    return {
+        "attempt": attempt.attempt,
+        "outcome": names.outcome(result.outcome) if result is not None else None,
+        "exit_code": _optional(result, "exit_code"),
+        "signal": _optional(result, "signal"),
+        "stdout": stdout.decode("utf-8", "replace"),
+        "stderr": stderr.decode("utf-8", "replace"),
+        "stdout_size": _output_size(result.stdout if result is not None else None),
+        "stderr_size": _output_size(result.stderr if result is not None else None),
+        "assign_time": _time(attempt, "assign_time"),
+        "start_time": start or _time(attempt, "start_time"),
+        "stop_time": _time(result, "stop_time"),
+        "cpu_seconds": _optional(result, "cpu_seconds"),
+        "max_rss_bytes": _optional(result, "max_rss_bytes"),
+        "host": attempt.host,
+        "placement": {
+            "host": attempt.placement.host,
+            "incarnation": attempt.placement.incarnation,
+            "submission": attempt.placement.submission,
+        },
+        "executor": list(result.notes) if result is not None else [],
+    }
+
+
+def _output_size(output: OutputSummary | None) -> Shape | None:
+    """How many bytes the task wrote, and how many of them were not kept."""
+    return None if output is None else {"size_bytes": output.size_bytes, "cut_bytes": output.cut_bytes}
+
+
+def pool(one: pb.Pool) -> Shape:
+    return {
+        "name": one.name,
+        "executor": one.executor,
+        "is_default": one.is_default,
+        "hosts": one.hosts,
+        "resources": dict(one.resources),
+        "used": dict(one.used),
+        "running": one.running,
+        "ready": one.ready,
+    }
+
+
+def agent(one: pb.Agent) -> Shape:
+    return {
+        "name": one.name,
+        "agent_id": one.agent_id,
+        "pool": one.pool,
+        "state": names.agent_state(one.state),
+        "resources": dict(one.resources),
+        "used": dict(one.used),
+        "running": one.running,
+        "waiting": one.waiting,
+        "version": one.version,
+        "connect_time": _time(one, "connect_time"),
+        "last_seen": _time(one, "last_seen"),
+        "load_average": one.load_average,
+        "cpu_percent": one.cpu_percent,
+        "memory_available_bytes": one.memory_available_bytes,
+        "address": one.address,
+    }
+
+
+def seconds(duration: Duration) -> float:
+    """A whole number where it is one."""
+    return duration.seconds + duration.nanos / 1e9 if duration.nanos else duration.seconds
+
+
+def _optional(message: Message | None, field: str) -> Any:
+    return getattr(message, field) if message is not None and message.HasField(field) else None
+
+
+def _time(message: Message | None, field: str) -> str | None:
+    if message is None or not message.HasField(field):
+        return None
+    text: str = getattr(message, field).ToJsonString()
+    return text

@@ -1,0 +1,179 @@
+"""How runs, tasks, pools and agents look to a person, on standard output.
+
+One function for each thing that commands show. The same things as JSON are in `shapes`.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+
+from daggyr.v1 import runs_pb2 as pb
+from daggyr.v1.run_pb2 import Attempt, RunSummary, Task, TaskSummary
+from daggyr_server.cli import names, words
+from daggyr_server.cli.shapes import seconds
+from daggyr_server.cli.stdout import Columns, Row, fields, line, paint
+
+_NAMES = 10  # of parents and children
+
+
+def run_columns() -> Columns:
+    return Columns("RUN", "STATE", "TASKS", "SUBMITTED", "TOOK", "TAGS", right=("RUN", "TASKS"))
+
+
+def run_row(run: RunSummary) -> Row:
+    return (
+        str(run.run_id),
+        names.state(run.state),
+        f"{words.ended(run):,}/{words.total(run):,}",
+        words.time(run.submit_time),
+        words.took(run, datetime.now(UTC)),
+        words.pairs(run.tags),
+    )
+
+
+def show_run(run: RunSummary) -> None:
+    state = names.state(run.state)
+    waiting = [(run.ready, "for capacity"), (run.delayed, "for a retry"), (run.blocked, "for other tasks")]
+    line(f"Run {run.run_id}  {paint(state, state)}")
+    fields(
+        [
+            ("tags", words.pairs(run.tags)),
+            ("pool", run.pool),
+            ("submitted", words.time(run.submit_time)),
+            ("started", words.time(run.start_time) if run.HasField("start_time") else ""),
+            ("ended", words.time(run.stop_time) if run.HasField("stop_time") else ""),
+            ("took", words.took(run, datetime.now(UTC))),
+            ("tasks", f"{words.total(run):,}: {words.counts(run)}"),
+            ("waiting", ", ".join(f"{count:,} {what}" for count, what in waiting if count)),
+            *(("note", note) for note in run.notes),
+        ]
+    )
+
+
+def task_columns() -> Columns:
+    return Columns("TASK", "STATE", "TYPE", "ATTEMPTS", "POOL", right=("ATTEMPTS",))
+
+
+def task_row(task: TaskSummary) -> Row:
+    return (
+        task.task_id,
+        names.state(task.state),
+        names.task_type(task.task_type).lower(),
+        str(task.attempt_count),
+        task.pool,
+    )
+
+
+def show_task(task: Task, tails: Iterable[tuple[str, Sequence[str], bool]]) -> None:
+    """`tails`: for each stream of the last attempt its name, its last lines, and whether there is more before them."""
+    summary = task.summary
+    state = names.state(summary.state)
+    line(f"Task {words.printable(summary.task_id)}  {paint(state, state)}")
+    fields([("type", names.task_type(summary.task_type).lower()), *_definition(task)])
+    if task.attempts:
+        line()
+        columns = Columns("ATTEMPT", "OUTCOME", "HOST", "STARTED", "TOOK", "CPU", "MEMORY", "NOTES", right=("ATTEMPT",))
+        columns.page(map(_attempt_row, task.attempts))
+    for name, lines, is_cut in tails:
+        if lines:
+            line()
+            line(paint(f"{name} of the last attempt" + (", its end:" if is_cut else ":"), "heading"))
+            for text in lines:
+                line(f"  {words.printable(text)}")
+
+
+def _definition(task: Task) -> list[tuple[str, str]]:
+    spec = task.details
+    delay = f", after {words.span(seconds(task.retry_delay))}, doubling" if seconds(task.retry_delay) else ""
+    return [
+        ("command", shlex.join(spec.command)),
+        ("environment", words.pairs(spec.environment)),
+        ("directory", spec.working_directory),
+        ("timeout", words.span(seconds(spec.timeout)) if seconds(spec.timeout) else ""),
+        ("resources", words.pairs(spec.resources)),
+        ("pool", task.summary.pool),
+        ("priority", str(task.priority) if task.priority else ""),
+        ("retries", f"{task.max_retries}{delay}" if task.max_retries else ""),
+        ("parents", _names(task.parents, task.parent_count)),
+        ("children", _names(task.children, task.child_count)),
+    ]
+
+
+def _names(names: Sequence[str], count: int, *, shown: int = _NAMES) -> str:
+    more = count - min(len(names), shown)
+    return ", ".join(names[:shown]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def _attempt_row(attempt: Attempt) -> Row:
+    result = attempt.result
+    if not attempt.HasField("result"):
+        start = words.time(attempt.start_time) if attempt.HasField("start_time") else ""
+        return (str(attempt.attempt), "running" if start else "waiting", attempt.host, start, "", "", "", "")
+    took = ""
+    if result.HasField("start_time") and result.HasField("stop_time"):
+        took = words.span((words.moment(result.stop_time) - words.moment(result.start_time)).total_seconds())
+    exit_code = result.exit_code if result.HasField("exit_code") else None
+    signal = result.signal if result.HasField("signal") else None
+    return (
+        str(attempt.attempt),
+        names.ending(result.outcome, exit_code, signal),
+        attempt.host,
+        words.time(result.start_time) if result.HasField("start_time") else "",
+        took,
+        words.span(result.cpu_seconds) if result.HasField("cpu_seconds") else "",
+        words.size(result.max_rss_bytes) if result.HasField("max_rss_bytes") else "",
+        words.sentences(result.notes),
+    )
+
+
+def expanded_columns() -> Columns:
+    return Columns("TASK", "TYPE", "PARENTS", "COMMAND")
+
+
+def expanded_row(task: Task) -> Row:
+    return (
+        task.summary.task_id,
+        names.task_type(task.summary.task_type).lower(),
+        _names(task.parents, task.parent_count, shown=3),
+        shlex.join(task.details.command),
+    )
+
+
+def show_pools(pools: Iterable[pb.Pool]) -> None:
+    columns = Columns("POOL", "EXECUTOR", "HOSTS", "RUNNING", "READY", "USED", right=("HOSTS", "RUNNING", "READY"))
+    columns.page(
+        (
+            pool.name + (" (default)" if pool.is_default else ""),
+            pool.executor,
+            str(pool.hosts),
+            f"{pool.running:,}",
+            f"{pool.ready:,}",
+            words.quantities(pool.used, pool.resources),
+        )
+        for pool in pools
+    )
+
+
+def show_agents(agents: Iterable[pb.Agent]) -> None:
+    columns = Columns(
+        "AGENT", "POOL", "STATE", "RUNNING", "USED", "LOAD", "CPU", "FREE MEMORY", "LAST SEEN", "ADDRESS", "VERSION",
+        right=("RUNNING", "LOAD", "CPU", "FREE MEMORY"),
+    )  # fmt: skip
+    columns.page(
+        (
+            agent.name,
+            agent.pool,
+            names.agent_state(agent.state).lower(),
+            str(agent.running),
+            words.quantities(agent.used, agent.resources),
+            f"{agent.load_average:.2f}",
+            f"{agent.cpu_percent:.0f}%",
+            words.size(agent.memory_available_bytes),
+            words.time(agent.last_seen) if agent.HasField("last_seen") else "",
+            agent.address,
+            agent.version,
+        )
+        for agent in agents
+    )

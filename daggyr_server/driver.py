@@ -1,0 +1,374 @@
+"""The loop round the core: events in, `Machine.handle`, commit, and only then act and answer.
+
+The API and the executors put what happens into one inbox; the loop takes all that waits (batches form by themselves, never by
+timer), commits the step's records in one tracker call, gives the commands to the executors, and answers. What arrives during
+a commit joins the next step. A task's walk:
+
+    submit      api calls `submit`; RunSubmitted goes in; the answer leaves after the commit of RunAdded
+    assign      the machine places it; AttemptsAssigned is committed; the pool's executor gets the assignment
+    fork        the executor's report of `started` goes in
+    report      its output and result go in; they are committed with what follows; then the report is called durable
+    acknowledge the executor may forget it
+
+Only this file calls `Machine.handle` and `Tracker.commit`. It knows no executor and no tracker by name, and no gRPC.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Hashable, Mapping, Sequence
+
+from daggyr.v1.task_pb2 import (
+    HOST_AVAILABLE,
+    HOST_DRAINING,
+    HOST_GONE,
+    AttemptKey,
+    AttemptResult,
+    AttemptUpdate,
+    Host,
+)
+from daggyr.v1.task_pb2 import LOST as LOST_OUTCOME
+from daggyr_server.assignments import assignment_batches
+from daggyr_server.changes import Changes
+from daggyr_server.core.commands import Key, RecallAttempts, StartAttempts, StopAttempts
+from daggyr_server.core.events import (
+    AttemptEnded,
+    AttemptStarted,
+    Event,
+    HostChanged,
+    HostGone,
+    KillAsked,
+    RetryAsked,
+    RunSubmitted,
+)
+from daggyr_server.core.graph import Addition
+from daggyr_server.core.machine import Machine, Refusal, Step
+from daggyr_server.core.records import OutputKept, Record, RunMoved
+from daggyr_server.core.states import Outcome, State
+from daggyr_server.executors.base import Executor
+from daggyr_server.generators import Generators
+from daggyr_server.trackers.base import Tracker, TrackerError
+
+log = logging.getLogger(__name__)
+
+MAX_UPDATES_A_STEP = 8_192  # more wait for the next one, so that answers do not
+_OUTCOMES = {int(outcome): outcome for outcome in Outcome}
+_ENDED = (State.COMPLETED, State.ERRORED, State.KILLED)
+
+
+class _Reported:
+    """A batch of updates from a pool's executor, as it waits in the inbox."""
+
+    __slots__ = ("durable", "host", "pool", "updates")
+
+    def __init__(self, pool: str, host: str, updates: Sequence[AttemptUpdate], durable: Callable[[], None]) -> None:
+        self.pool = pool
+        self.host = host
+        self.updates = updates
+        self.durable = durable
+
+
+class PoolReports:
+    """The driver's ear for one pool; see executors.base.Reports."""
+
+    def __init__(self, pool: str, put: Callable[[Event | _Reported], None]) -> None:
+        self._pool = pool
+        self._put = put
+
+    def host(self, host: Host) -> None:
+        if host.state == HOST_GONE:
+            result = AttemptResult(outcome=LOST_OUTCOME, notes=[f"its host {host.name} went away"])
+            self._put(HostGone(pool=self._pool, host=host.host, result=result))
+            return
+        self._put(
+            HostChanged(
+                pool=self._pool,
+                host=host.host,
+                name=host.name,
+                resources=dict(host.resources),
+                open=host.state == HOST_AVAILABLE,
+                ahead=host.takes_ahead,
+                draining=host.state == HOST_DRAINING,
+            )
+        )
+
+    def updates(self, host: str, updates: Sequence[AttemptUpdate], durable: Callable[[], None]) -> None:
+        self._put(_Reported(self._pool, host, updates, durable))
+
+
+class Driver:
+    """Owns the machine. All methods belong to one event loop."""
+
+    def __init__(
+        self, machine: Machine, tracker: Tracker, changes: Changes, generators: Generators, clock: Callable[[], float]
+    ) -> None:
+        self.machine = machine
+        self.tracker = tracker
+        self.changes = changes
+        self.executors: dict[str, Executor] = {}
+        self._generators = generators
+        self._clock = clock
+        self._now = 0.0
+        self._inbox: deque[Event | _Reported] = deque()
+        self._wake = asyncio.Event()
+        self._waiting: dict[Hashable, asyncio.Future[int | None]] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._ready: dict[str, int] = {}
+
+    # -- life ---------------------------------------------------------------------------------------------------------
+
+    def reports(self, pool: str) -> PoolReports:
+        """The ear to give to the executor of `pool`."""
+        return PoolReports(pool, self._put)
+
+    async def start(self, executors: Mapping[str, Executor]) -> None:
+        """Open the executors, by pool, and begin to work. Raises ExecutorError, with all of them closed again."""
+        self.executors = dict(executors)
+        try:
+            for executor in self.executors.values():
+                await executor.open()
+        except BaseException:
+            await self._close_executors()
+            raise
+        self._task = asyncio.create_task(self._loop(), name="driver")
+
+    async def close(self) -> None:
+        """Commit what has come in, let go of the executors and the tracker. Safe to call twice."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        await self._close_executors()
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(Closing("the server is going away"))
+                future.exception()  # seen: whoever asked may have gone as well
+        self._waiting.clear()
+        await self.tracker.close()
+
+    async def ended(self) -> None:
+        """Return, or raise what went wrong, when the loop has ended; it only does if something is wrong or `close` was called."""
+        if self._task is not None:
+            await asyncio.shield(self._task)
+
+    async def _close_executors(self) -> None:
+        for executor in self.executors.values():
+            await executor.close()
+
+    # -- what the API asks --------------------------------------------------------------------------------------------
+
+    async def submit(
+        self,
+        *,
+        request_id: str,
+        tags: Mapping[str, str],
+        pool: str,
+        parameters: Mapping[str, tuple[str, ...]],
+        addition: Addition,
+        document: bytes,
+    ) -> int:
+        """Take a run; returns its id once it is durable. Raises Closing."""
+        ticket = object()
+        answer = await self._ask(
+            ticket,
+            RunSubmitted(
+                ticket=ticket,
+                request_id=request_id,
+                tags=tags,
+                pool=pool,
+                parameters=parameters,
+                addition=addition,
+                document=document,
+            ),
+        )
+        assert answer is not None
+        return answer
+
+    async def kill(self, run_id: int, numbers: tuple[int, ...] | None) -> None:
+        """End a run, or some of its tasks; returns once that is durable. Raises Refused, Closing."""
+        ticket = object()
+        await self._ask(ticket, KillAsked(ticket=ticket, run_id=run_id, numbers=numbers))
+
+    async def retry(self, run_id: int, numbers: tuple[int, ...] | None, *, downstream: bool) -> None:
+        """Queue tasks again; returns once that is durable. Raises Refused, Closing."""
+        ticket = object()
+        await self._ask(ticket, RetryAsked(ticket=ticket, run_id=run_id, numbers=numbers, downstream=downstream))
+
+    async def _ask(self, ticket: object, event: Event) -> int | None:
+        if self._task is None:
+            raise Closing("the server is going away")
+        future: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
+        self._waiting[ticket] = future
+        self._put(event)
+        # A caller that goes away does not take its question back: it is answered to nobody.
+        return await asyncio.shield(future)
+
+    def _put(self, entry: Event | _Reported) -> None:
+        self._inbox.append(entry)
+        self._wake.set()
+
+    # -- the loop -----------------------------------------------------------------------------------------------------
+
+    async def _loop(self) -> None:
+        loop = asyncio.get_running_loop()
+        timer: asyncio.TimerHandle | None = None
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                if timer is not None:
+                    timer.cancel()
+                due = await self._step()
+                timer = loop.call_later(max(0.0, due - self._clock()), self._wake.set) if due is not None else None
+                # Between steps everybody else has a turn.
+                await asyncio.sleep(0)
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    async def _step(self) -> float | None:
+        # Wall clocks may be set back; the machine's time never goes back.
+        self._now = max(self._now, self._clock())
+        steps, kept, durables = self._take()
+        records: list[Record] = [*kept, *(record for step in steps for record in step.records)]
+        if records:
+            await self._commit(records)
+        for step in steps:
+            self._act(step)
+            self._answer(step)
+            self.changes.publish(step.changed)
+            for record in step.records:
+                if type(record) is RunMoved and record.state in _ENDED:
+                    self.changes.ended(record.run_id)
+        for durable in durables:
+            durable()
+        self._tell_demand()
+        if self._inbox:
+            self._wake.set()
+        return steps[-1].due
+
+    async def _commit(self, records: list[Record]) -> None:
+        """Nothing may go on while records are not durable: a tracker in trouble is asked again until it is not."""
+        delay = 0.1
+        while True:
+            try:
+                await self.tracker.commit(records)
+                return
+            except TrackerError as error:
+                log.error("nothing new is started until this is mended: %s", error)
+                await asyncio.sleep(delay)
+                delay = min(5.0, 2 * delay)
+
+    def _take(self) -> tuple[list[Step], list[OutputKept], list[Callable[[], None]]]:
+        """Turn what waits in the inbox into steps; more than one only where a generator's tasks depend on what came before."""
+        steps: list[Step] = []
+        events: list[Event] = []
+        kept: list[OutputKept] = []
+        durables: list[Callable[[], None]] = []
+        budget = MAX_UPDATES_A_STEP
+        inbox = self._inbox
+        while inbox and budget > 0:
+            entry = inbox.popleft()
+            if type(entry) is not _Reported:
+                events.append(entry)  # type: ignore[arg-type]
+                budget -= 1
+                continue
+            budget -= len(entry.updates)
+            durables.append(entry.durable)
+            for update in entry.updates:
+                self._translate(update, events, kept, steps)
+        steps.append(self.machine.handle(self._now, events))
+        return steps, kept, durables
+
+    def _translate(self, update: AttemptUpdate, events: list[Event], kept: list[OutputKept], steps: list[Step]) -> None:
+        key = update.key
+        run_id, number, attempt = key.run_id, key.task_number, key.attempt
+        kind = update.WhichOneof("update")
+        if kind == "finished":
+            result = update.finished
+            outcome = _OUTCOMES.get(result.outcome, Outcome.FAILED)  # an unknown outcome is no success
+            start, stop = result.start_time, result.stop_time
+            seconds = None
+            if start.seconds:
+                seconds = max(0.0, stop.seconds - start.seconds + (stop.nanos - start.nanos) / 1e9)
+            if self._generators and (run_id, number, attempt) in self._generators:
+                events.append(self._generated((run_id, number, attempt), outcome, seconds, result, events, steps))
+            else:
+                events.append(AttemptEnded(run_id, number, attempt, outcome, seconds, result))
+        elif kind == "started":
+            start = update.started.start_time
+            events.append(AttemptStarted(run_id, number, attempt, start.seconds + start.nanos / 1e9))
+        elif kind == "output":
+            run = self.machine.runs.get(run_id)
+            if run is not None and run.current(number, attempt) is not None:
+                chunk = update.output
+                kept.append(OutputKept(run_id, number, attempt, chunk.stream, chunk.offset, chunk.data))
+                self._generators.keep((run_id, number, attempt), chunk)
+
+    def _generated(
+        self, key: Key, outcome: Outcome, seconds: float | None, result: AttemptResult, events: list[Event], steps: list[Step]
+    ) -> AttemptEnded:
+        run = self.machine.runs[key[0]]
+        if outcome is not Outcome.SUCCEEDED or run.current(key[1], key[2]) is None:
+            self._generators.forget(key)
+            return AttemptEnded(*key, outcome, seconds, result)
+        # The addition is made for the graph as it is: all that came before must be in it.
+        steps.append(self.machine.handle(self._now, events))
+        events.clear()
+        addition = self._generators.addition(key, run, result)
+        if isinstance(addition, str):
+            result.notes.append(addition)
+            return AttemptEnded(*key, outcome, seconds, result, refusal=addition)
+        return AttemptEnded(*key, outcome, seconds, result, addition=addition)
+
+    def _act(self, step: Step) -> None:
+        for command in step.commands:
+            executor = self.executors[command.pool]
+            if isinstance(command, StartAttempts):
+                graph = self.machine.runs[command.run_id].graph
+                if any(policy.is_generator for policy in graph.policies):
+                    for number, attempt in zip(command.numbers, command.attempts, strict=True):
+                        if graph.policy(number).is_generator:
+                            self._generators.begin((command.run_id, number, attempt))
+                for batch in assignment_batches(command, graph):
+                    executor.start(command.host, batch)
+            elif isinstance(command, StopAttempts):
+                executor.stop(command.host, _keys(command.keys))
+            elif isinstance(command, RecallAttempts):
+                executor.recall(command.host, _keys(command.keys))
+
+    def _answer(self, step: Step) -> None:
+        for ticket, answer in step.answers.items():
+            future = self._waiting.pop(ticket)
+            if future.done():
+                continue
+            if isinstance(answer, Refusal):
+                future.set_exception(Refused(answer))
+                future.exception()  # seen: whoever asked may have gone
+            else:
+                future.set_result(answer)
+
+    def _tell_demand(self) -> None:
+        for name, pool in self.machine.pools.items():
+            ready = pool.ready
+            if ready != self._ready.get(name, 0):
+                self._ready[name] = ready
+                self.executors[name].demand(ready)
+
+
+class Refused(Exception):
+    """What was asked cannot be granted; nothing has changed."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.message)
+        self.refusal = refusal
+
+
+class Closing(Exception):
+    """The server is going away; what was asked may or may not have been done."""
+
+
+def _keys(keys: Sequence[Key]) -> list[AttemptKey]:
+    return [AttemptKey(run_id=run_id, task_number=number, attempt=attempt) for run_id, number, attempt in keys]

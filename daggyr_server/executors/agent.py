@@ -1,0 +1,455 @@
+"""The agent executor: attempts run on agents that dial in and say which pool they join.
+
+It keeps, for each agent, the assignments that have no result yet, so that a broken connection loses nothing: what the agent
+never got is sent again, what it still has goes on, and what it should not have is ended. Without a session for longer than
+the lease, an agent is gone and its attempts are LOST. Sessions themselves are `agent_session.py`'s; this file never awaits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import grpc
+import msgspec
+from google.protobuf.duration_pb2 import Duration
+
+from daggyr.v1.agents_pb2 import (
+    AgentMessage,
+    Cancel,
+    CoordinatorMessage,
+    Drain,
+    Follow,
+    FollowedOutput,
+    Heartbeat,
+    Hello,
+    Recall,
+    UpdateBatch,
+    Welcome,
+)
+from daggyr.v1.task_pb2 import (
+    HOST_AVAILABLE,
+    HOST_DRAINING,
+    HOST_GONE,
+    HOST_PAUSED,
+    LOST,
+    Assignment,
+    AssignmentBatch,
+    AttemptKey,
+    AttemptResult,
+    AttemptUpdate,
+    Host,
+    HostState,
+    OutputChunk,
+    Placement,
+)
+from daggyr_server.executors.agent_session import Session, SessionRefused
+from daggyr_server.executors.base import Executor, Reports, Surroundings, forgotten
+
+log = logging.getLogger(__name__)
+
+_Key = tuple[int, int, int]
+MISSED_HEARTBEATS = 4  # then a session that says nothing is given up
+MAX_FOLLOWED = 64  # chunks of one follow that its reader has not taken; then it is asked for again later
+
+
+class AgentSettings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """An agent pool has no settings: agents bring their own."""
+
+
+@dataclass(slots=True, eq=False)
+class Agent:
+    """What is known of one agent. `held` is what it was sent and no result has come for."""
+
+    agent_id: str
+    name: str
+    incarnation: str
+    resources: dict[str, int]
+    version: str
+    held: dict[_Key, tuple[AssignmentBatch, Assignment]]
+    asked: dict[_Key, str] = field(default_factory=dict)  # of these: "stop" or "recall", to be said again after a break
+    session: Session | None = None
+    expected: int = 1  # the number of the next batch of updates
+    durable: int = 0  # batches up to this one are committed
+    draining: bool = False
+    gone: bool = False
+    lease: asyncio.TimerHandle | None = None
+    connect_time: float = 0.0  # seconds since the epoch
+    last_seen: float = 0.0  # seconds since the epoch
+    heard: float = 0.0  # seconds, monotonic
+    heartbeat: Heartbeat | None = None
+    address: str = ""
+
+
+class AgentExecutor(Executor):
+    """One pool of agents."""
+
+    Settings: ClassVar[type[msgspec.Struct]] = AgentSettings
+
+    def __init__(self, pool: str, settings: Any, reports: Reports, surroundings: Surroundings) -> None:
+        super().__init__(pool, settings, reports, surroundings)
+        self.agents: dict[str, Agent] = {}  # by agent id
+        self._follow_ids = itertools.count(1)
+        self._follows: dict[int, Followed] = {}
+        self._watch: asyncio.Task[None] | None = None
+        self._awaited: dict[str, set[_Key]] = {}  # agent id -> attempts of an earlier coordinator
+        self._lease_of_awaited: asyncio.TimerHandle | None = None
+
+    # -- the executor interface ---------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        self._watch = asyncio.create_task(self._watch_heartbeats(), name=f"heartbeats of {self.pool}")
+
+    async def close(self) -> None:
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            watch.cancel()
+            await asyncio.gather(watch, return_exceptions=True)
+        for agent in self.agents.values():
+            if agent.lease is not None:
+                agent.lease.cancel()
+            if agent.session is not None:
+                agent.session.end(grpc.StatusCode.UNAVAILABLE, "the coordinator is going away")
+        if self._lease_of_awaited is not None:
+            self._lease_of_awaited.cancel()
+        for followed in self._follows.values():
+            followed.end()
+
+    def start(self, host: str, batch: AssignmentBatch) -> None:
+        agent = self.agents.get(host)
+        if agent is None or agent.gone:
+            self._report_lost(host, [_key(assignment.key) for assignment in batch.assignments], "its agent went away")
+            return
+        held = agent.held
+        for assignment in batch.assignments:
+            held[_key(assignment.key)] = (batch, assignment)
+        if agent.session is not None:
+            agent.session.send(CoordinatorMessage(assign=batch))
+
+    def stop(self, host: str, keys: Sequence[AttemptKey]) -> None:
+        self._ask(host, keys, "stop")
+
+    def recall(self, host: str, keys: Sequence[AttemptKey]) -> None:
+        self._ask(host, keys, "recall")
+
+    def recover(self, placed: Sequence[tuple[AttemptKey, Placement]]) -> None:
+        for key, placement in placed:
+            self._awaited.setdefault(placement.host, set()).add(_key(key))
+        if self._awaited:
+            loop = asyncio.get_running_loop()
+            self._lease_of_awaited = loop.call_later(self.surroundings.lease, self._give_up_awaited)
+
+    async def follow(self, host: str, key: AttemptKey, stream: int, offset: int) -> AsyncIterator[OutputChunk]:
+        agent = self.agents.get(host)
+        while agent is not None and agent.session is not None and _key(key) in agent.held:
+            session, follow_id = agent.session, next(self._follow_ids)
+            followed = self._follows[follow_id] = Followed(session)
+            request = Follow(follow_id=follow_id, key=key, stream=stream, offset=offset)  # type: ignore[arg-type]
+            session.send(CoordinatorMessage(follow=request))
+            try:
+                async for chunk in followed.chunks():
+                    offset = chunk.offset + len(chunk.data)
+                    yield chunk
+            finally:
+                del self._follows[follow_id]
+                session.send(CoordinatorMessage(follow=Follow(follow_id=follow_id, stop=True)))
+            if not followed.overrun:
+                return
+
+    # -- what the API asks --------------------------------------------------------------------------------------------
+
+    def drain(self, name: str) -> bool:
+        """Let an agent finish and leave. Returns whether there is one of that name."""
+        for agent in self.agents.values():
+            if agent.name == name and not agent.gone:
+                agent.draining = True
+                if agent.session is not None:
+                    agent.session.send(CoordinatorMessage(drain=Drain()))
+                    self._offer(agent, HOST_DRAINING)
+                return True
+        return False
+
+    # -- what sessions tell -------------------------------------------------------------------------------------------
+
+    def connected(self, name: str) -> Agent | None:
+        """The connected agent of that name."""
+        return next((agent for agent in self.agents.values() if agent.name == name and agent.session is not None), None)
+
+    def moved(self, agent_id: str) -> None:
+        """An agent has joined another pool: here it is gone."""
+        agent = self.agents.get(agent_id)
+        if agent is not None:
+            if agent.session is not None:
+                agent.session.end(grpc.StatusCode.ABORTED, f"agent {agent.name!r} joined another pool")
+                agent.session = None
+            if agent.lease is not None:
+                agent.lease.cancel()
+            self._give_up(agent)
+
+    def welcome(self, hello: Hello, session: Session) -> Agent:
+        """Take an agent in. Raises SessionRefused."""
+        ours = self.surroundings
+        if hello.tracker_id == ours.tracker_id and hello.epoch > ours.epoch:
+            message = (
+                f"agent {hello.name!r} has seen a newer start of this coordinator: this one is out of date and should be ended"
+            )
+            raise SessionRefused(grpc.StatusCode.FAILED_PRECONDITION, message)
+        agent = self.agents.get(hello.agent_id)
+        again = agent is not None and agent.incarnation == hello.incarnation
+        if agent is None:
+            agent = Agent(hello.agent_id, hello.name, hello.incarnation, {}, hello.version, {})
+            self.agents[hello.agent_id] = agent
+        if agent.session is not None:
+            agent.session.end(grpc.StatusCode.ABORTED, f"agent {hello.name!r} opened a newer session")
+        if agent.lease is not None:
+            agent.lease.cancel()
+            agent.lease = None
+        if not again:
+            agent.incarnation, agent.expected = hello.incarnation, max(1, hello.first_unacknowledged)
+            agent.durable = agent.expected - 1
+        agent.name, agent.resources, agent.version = hello.name, dict(hello.resources), hello.version
+        agent.session, agent.address = session, session.address
+        agent.draining = (agent.draining and again) or hello.draining
+        agent.connect_time = agent.last_seen = time.time()
+        agent.heard = time.monotonic()
+        self._reconcile(agent, hello, session, again=again)
+        self._offer(agent, HOST_DRAINING if agent.draining else HOST_AVAILABLE)
+        if agent.draining and not hello.draining:
+            session.send(CoordinatorMessage(drain=Drain()))
+        log.info("agent %s %s pool %s", agent.name, "is back in" if again else "joined", self.pool)
+        return agent
+
+    def _reconcile(self, agent: Agent, hello: Hello, session: Session, *, again: bool) -> None:
+        """Agree with an agent on what it has: end what is not its own, send again what it never got, lose what it lost."""
+        same_tracker = hello.tracker_id == self.surroundings.tracker_id
+        held = {_key(key) for key in hello.held} if same_tracker else set()
+        theirs = held | {_key(key) for key in hello.ended} if same_tracker else set()
+        ours = agent.held
+        awaited = self._awaited.pop(agent.agent_id, set())
+        ours.update(dict.fromkeys(awaited & theirs, _PLACED_EARLIER))
+        session.send(
+            CoordinatorMessage(
+                welcome=Welcome(
+                    tracker_id=self.surroundings.tracker_id,
+                    epoch=self.surroundings.epoch,
+                    heartbeat_interval=_duration(self.surroundings.heartbeat),
+                    lease=_duration(self.surroundings.lease),
+                    end=[_message(key) for key in held - ours.keys()],
+                    next_sequence=agent.durable + 1,
+                )
+            )
+        )
+        lost = list(awaited - theirs)
+        missing = {key: ours[key] for key in ours.keys() - theirs if ours[key] is not _PLACED_EARLIER}
+        if again:
+            # What it never got. Sending again is safe in any case: an agent knows what it has.
+            for batch in _again(missing):
+                session.send(CoordinatorMessage(assign=batch))
+            for ask in ("stop", "recall"):
+                self._send_ask(session, ask, [_message(key) for key, asked in agent.asked.items() if asked == ask])
+        else:
+            for key in missing:
+                del ours[key]
+            lost += missing
+        self._report_lost(agent.agent_id, lost, "its agent was started again")
+
+    def said(self, agent: Agent, session: Session, message: AgentMessage) -> None:
+        """Take a message of a session."""
+        if agent.session is not session:
+            return
+        agent.heard = time.monotonic()
+        agent.last_seen = time.time()
+        kind = message.WhichOneof("message")
+        if kind == "updates":
+            self._updates(agent, session, message.updates)
+        elif kind == "heartbeat":
+            agent.heartbeat = message.heartbeat
+        elif kind == "followed":
+            followed = self._follows.get(message.followed.follow_id)
+            if followed is not None:
+                followed.put(message.followed)
+        elif kind == "hello":
+            session.end(grpc.StatusCode.INVALID_ARGUMENT, "a hello in the middle of a session")
+
+    def _updates(self, agent: Agent, session: Session, batch: UpdateBatch) -> None:
+        sequence = batch.sequence
+        if sequence < agent.expected:
+            session.acknowledge(agent.durable)
+            return
+        if sequence > agent.expected:
+            session.end(grpc.StatusCode.INVALID_ARGUMENT, f"batch {sequence} came where {agent.expected} was due")
+            return
+        agent.expected = sequence + 1
+        session.took()
+        held = agent.held
+        updates = []
+        for update in batch.updates:
+            key = update.key
+            triple = (key.run_id, key.task_number, key.attempt)
+            if triple in held:
+                updates.append(update)
+                if update.HasField("finished"):
+                    del held[triple]
+                    agent.asked.pop(triple, None)
+
+        incarnation = agent.incarnation
+
+        def durable() -> None:
+            session.durable()
+            if agent.incarnation != incarnation:
+                return  # its numbers began anew
+            agent.durable = max(agent.durable, sequence)
+            if agent.session is not None:
+                agent.session.acknowledge(agent.durable)
+
+        self.reports.updates(agent.agent_id, updates, durable)
+
+    def lost(self, agent: Agent, session: Session) -> None:
+        """A session ended, for whatever reason."""
+        for followed in self._follows.values():
+            if followed.session is session:
+                followed.end()
+        if agent.session is not session:
+            return  # the agent has a newer one
+        agent.session = None
+        agent.last_seen = time.time()
+        if agent.draining and not agent.held:
+            self._give_up(agent)
+            return
+        if self._watch is None:
+            return  # closing
+        self._offer(agent, HOST_PAUSED)
+        agent.lease = asyncio.get_running_loop().call_later(self.lease, self._give_up, agent)
+        log.info("agent %s is out of reach; its %d attempts are kept for %g s", agent.name, len(agent.held), self.lease)
+
+    @property
+    def lease(self) -> float:
+        """How long an agent may be out of reach, in seconds."""
+        return self.surroundings.lease
+
+    def _give_up(self, agent: Agent) -> None:
+        agent.gone = True
+        agent.lease = None
+        self.agents.pop(agent.agent_id, None)
+        if agent.held:
+            log.warning("agent %s is gone; its %d attempts are lost", agent.name, len(agent.held))
+        else:
+            log.info("agent %s is gone", agent.name)
+        self._offer(agent, HOST_GONE)
+
+    def _give_up_awaited(self) -> None:
+        for host, keys in self._awaited.items():
+            self._report_lost(host, keys, "its agent did not come back")
+        self._awaited.clear()
+
+    async def _watch_heartbeats(self) -> None:
+        """End sessions whose agent says nothing any more, though the connection still stands."""
+        while True:
+            await asyncio.sleep(self.surroundings.heartbeat)
+            silent = time.monotonic() - MISSED_HEARTBEATS * self.surroundings.heartbeat
+            for agent in self.agents.values():
+                if agent.session is not None and agent.heard < silent:
+                    agent.session.end(grpc.StatusCode.UNAVAILABLE, "no heartbeat came")
+
+    # -- telling ------------------------------------------------------------------------------------------------------
+
+    def _ask(self, host: str, keys: Sequence[AttemptKey], ask: str) -> None:
+        agent = self.agents.get(host)
+        if agent is None:
+            return
+        asked = [key for key in keys if _key(key) in agent.held]
+        agent.asked.update((_key(key), ask) for key in asked)
+        if agent.session is not None:
+            self._send_ask(agent.session, ask, asked)
+
+    def _send_ask(self, session: Session, ask: str, keys: Sequence[AttemptKey]) -> None:
+        if not keys:
+            return
+        if ask == "stop":
+            session.send(CoordinatorMessage(cancel=Cancel(keys=keys, grace=_duration(self.surroundings.grace))))
+        else:
+            session.send(CoordinatorMessage(recall=Recall(keys=keys)))
+
+    def _offer(self, agent: Agent, state: HostState) -> None:
+        self.reports.host(Host(host=agent.agent_id, name=agent.name, state=state, resources=agent.resources, takes_ahead=True))
+
+    def _report_lost(self, host: str, keys: Sequence[_Key] | set[_Key], why: str) -> None:
+        if keys:
+            updates = [
+                AttemptUpdate(key=_message(key), finished=AttemptResult(outcome=LOST, notes=[why])) for key in sorted(keys)
+            ]
+            self.reports.updates(host, updates, forgotten)
+
+
+class Followed:
+    """The output of one follow on its way from a session to whoever reads it; at most MAX_FOLLOWED chunks."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.overrun = False  # the reader was too slow: what it has not got must be asked for again
+        self._chunks: deque[OutputChunk] = deque()
+        self._ended = False
+        self._wake = asyncio.Event()
+
+    def put(self, followed: FollowedOutput) -> None:
+        """Take what an agent sent."""
+        if self._ended:
+            return
+        if followed.chunk.data:
+            if len(self._chunks) >= MAX_FOLLOWED:
+                self.overrun = True
+                self.end()
+                return
+            self._chunks.append(followed.chunk)
+        self._ended = self._ended or followed.end
+        self._wake.set()
+
+    def end(self) -> None:
+        """Nothing more comes."""
+        self._ended = True
+        self._wake.set()
+
+    async def chunks(self) -> AsyncIterator[OutputChunk]:
+        """What came, as it comes."""
+        while self._chunks or not self._ended:
+            if self._chunks:
+                yield self._chunks.popleft()
+            else:
+                self._wake.clear()
+                await self._wake.wait()
+
+
+# Stands for an assignment that an earlier coordinator sent: it cannot be sent again from here.
+_PLACED_EARLIER = (AssignmentBatch(), Assignment())
+
+
+def _key(key: AttemptKey) -> _Key:
+    return (key.run_id, key.task_number, key.attempt)
+
+
+def _message(key: _Key) -> AttemptKey:
+    return AttemptKey(run_id=key[0], task_number=key[1], attempt=key[2])
+
+
+def _duration(seconds: float) -> Duration:
+    duration = Duration()
+    duration.FromNanoseconds(int(seconds * 1e9))
+    return duration
+
+
+def _again(missing: Mapping[_Key, tuple[AssignmentBatch, Assignment]]) -> list[AssignmentBatch]:
+    """Batches with the assignments of `missing`, each with the templates of the batch that it was sent in."""
+    batches: dict[int, AssignmentBatch] = {}
+    for key in sorted(missing):
+        sent, assignment = missing[key]
+        batch = batches.get(id(sent))
+        if batch is None:
+            batch = batches[id(sent)] = AssignmentBatch(templates=sent.templates)
+        batch.assignments.append(assignment)
+    return list(batches.values())

@@ -1,0 +1,185 @@
+"""The coordinator's end of `Agents.Session`: one call of one agent, from hello to the end of the stream.
+
+The servicer checks a hello, finds the pool's executor and lets it take the agent in; then one task reads what the agent says and
+this call writes what the executor has for it. It decides nothing about attempts: that is `agent.py`. The local executor serves
+the same servicer on a socket of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Iterable
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from daggyr.channel import PROTOCOL_VERSION
+from daggyr.v1.agents_pb2 import Acknowledge, AgentMessage, CoordinatorMessage, Hello
+from daggyr.v1.agents_pb2_grpc import AgentsServicer
+
+if TYPE_CHECKING:
+    from daggyr_server.executors.agent import AgentExecutor
+
+log = logging.getLogger(__name__)
+
+HELLO_SECONDS = 10.0
+MAX_UNDURABLE = 32  # batches of updates taken from one agent and not yet durable; more wait in its connection
+
+
+class SessionRefused(Exception):
+    """An agent that is not taken in: the status to end its call with, and the words."""
+
+    def __init__(self, code: grpc.StatusCode, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Session:
+    """What is on its way to one connected agent. Bounded by the attempts that the machine lets a host have."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self._outgoing: deque[CoordinatorMessage] = deque()
+        self._acknowledge = 0
+        self._acknowledged = 0
+        self._wake = asyncio.Event()
+        self._room = asyncio.Event()
+        self._undurable = 0
+        self._ended: SessionRefused | None = None
+        self.open = True
+
+    def send(self, message: CoordinatorMessage) -> None:
+        """Queue a message; in order. Nothing happens after the end of the session."""
+        if self.open:
+            self._outgoing.append(message)
+            self._wake.set()
+
+    def acknowledge(self, sequence: int) -> None:
+        """Tell the agent that batches up to `sequence` are durable; only the newest of these is sent."""
+        self._acknowledge = max(self._acknowledge, sequence)
+        self._wake.set()
+
+    def took(self) -> None:
+        """A batch of updates came."""
+        self._undurable += 1
+
+    def durable(self) -> None:
+        """A batch that came has been committed."""
+        self._undurable -= 1
+        self._room.set()
+
+    def end(self, code: grpc.StatusCode, message: str) -> None:
+        """End the call with a status."""
+        self._ended = SessionRefused(code, message)
+        self._wake.set()
+
+    async def room(self) -> None:
+        """Return once another batch of updates may be taken."""
+        while self._undurable >= MAX_UNDURABLE:
+            self._room.clear()
+            await self._room.wait()
+
+    async def messages(self) -> AsyncIterator[CoordinatorMessage]:
+        """What to write, as it comes. Raises SessionRefused when `end` was called."""
+        while True:
+            if self._ended is not None:
+                raise self._ended
+            if self._outgoing:
+                yield self._outgoing.popleft()
+            elif self._acknowledge > self._acknowledged:
+                self._acknowledged = self._acknowledge
+                yield CoordinatorMessage(acknowledge=Acknowledge(sequence=self._acknowledge))
+            else:
+                self._wake.clear()
+                await self._wake.wait()
+
+
+class AgentSessions(AgentsServicer):
+    """The servicer, for the agent pools of one listener."""
+
+    def __init__(self, executors: Iterable[AgentExecutor]) -> None:
+        self._executors = {executor.pool: executor for executor in executors}
+
+    async def Session(self, request_iterator: AsyncIterator[AgentMessage], context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        """See agents.proto."""
+        try:
+            await self._serve(request_iterator, context)
+        except SessionRefused as refused:
+            await context.abort(refused.code, str(refused))
+
+    async def _serve(self, requests: AsyncIterator[AgentMessage], context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        hello = await _hello(requests)
+        executor = self._executors.get(hello.pool)
+        if executor is None:
+            pools = ", ".join(self._executors) or "none"
+            message = f"there is no pool {hello.pool!r} that agents can join (there are: {pools}): give the agent another --pool"
+            raise SessionRefused(grpc.StatusCode.NOT_FOUND, message)
+        self._check_name(hello, executor)
+        session = Session(context.peer())
+        agent = executor.welcome(hello, session)
+        reader = asyncio.create_task(_read(requests, executor, agent, session), name=f"agent {hello.name}")
+        writer = asyncio.create_task(_write(session, context), name=f"to agent {hello.name}")
+        try:
+            done, _ = await asyncio.wait((reader, writer), return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        except grpc.aio.AioRpcError as error:
+            log.info("agent %s: the connection broke: %s", hello.name, error.details())
+        except grpc.aio.UsageError:
+            log.info("agent %s: the connection broke", hello.name)
+        finally:
+            session.open = False
+            for task in (reader, writer):
+                task.cancel()
+            await asyncio.gather(reader, writer, return_exceptions=True)
+            executor.lost(agent, session)
+
+    def _check_name(self, hello: Hello, joined: AgentExecutor) -> None:
+        for executor in self._executors.values():
+            other = executor.connected(hello.name)
+            if other is not None and other.agent_id != hello.agent_id:
+                message = f"another agent called {hello.name!r} is connected from {other.address}: give this one another --name"
+                raise SessionRefused(grpc.StatusCode.ALREADY_EXISTS, message)
+        for executor in self._executors.values():
+            if executor is not joined:
+                executor.moved(hello.agent_id)
+
+
+async def _hello(requests: AsyncIterator[AgentMessage]) -> Hello:
+    invalid = grpc.StatusCode.INVALID_ARGUMENT
+    try:
+        async with asyncio.timeout(HELLO_SECONDS):
+            first = await anext(requests)
+    except (TimeoutError, StopAsyncIteration):
+        raise SessionRefused(invalid, "an agent says hello first") from None
+    if first.WhichOneof("message") != "hello":
+        raise SessionRefused(invalid, "an agent says hello first")
+    hello = first.hello
+    if hello.protocol_version != PROTOCOL_VERSION:
+        message = (
+            f"agent {hello.name!r} speaks protocol version {hello.protocol_version}, this coordinator {PROTOCOL_VERSION}: "
+            "install the same version of daggyr on both"
+        )
+        raise SessionRefused(grpc.StatusCode.FAILED_PRECONDITION, message)
+    missing = [field for field in ("agent_id", "incarnation", "name", "pool", "resources") if not getattr(hello, field)]
+    if missing:
+        raise SessionRefused(invalid, f"the hello has no {', '.join(missing)}")
+    if any(units < 0 for units in hello.resources.values()) or not hello.resources.get("cores"):
+        raise SessionRefused(invalid, f"agent {hello.name!r} offers no cores, or less than none of a resource")
+    return hello
+
+
+async def _read(requests: AsyncIterator[AgentMessage], executor: AgentExecutor, agent: Any, session: Session) -> None:
+    async for message in requests:
+        executor.said(agent, session, message)
+        await session.room()
+
+
+async def _write(session: Session, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+    messages = session.messages()
+    async with contextlib.aclosing(messages):  # type: ignore[type-var]
+        async for message in messages:
+            await context.write(message)

@@ -1,0 +1,211 @@
+"""`daggyr-server`: the coordinator as a program.
+
+Reads the configuration, opens the tracker, makes the machine, the executors and the listener, wires them together, and takes them
+apart again in the other order when it is told to end. Nothing is decided here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import click
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from daggyr.channel import AddressError
+from daggyr.tokens import TokenError, make_token, token_file
+from daggyr.v1 import agents_pb2, runs_pb2
+from daggyr.v1.agents_pb2_grpc import add_AgentsServicer_to_server
+from daggyr.v1.runs_pb2_grpc import add_RunsServicer_to_server
+from daggyr_server import __version__
+from daggyr_server.api.authentication import Tokens
+from daggyr_server.api.listener import Listener, ListenerError
+from daggyr_server.api.runs import Limits, RunsService
+from daggyr_server.changes import Changes
+from daggyr_server.config import Configuration, Server, load
+from daggyr_server.core.machine import Machine
+from daggyr_server.driver import Driver
+from daggyr_server.executors.agent import AgentExecutor
+from daggyr_server.executors.agent_session import AgentSessions
+from daggyr_server.executors.base import Executor, ExecutorError, SettingsError, Surroundings, find_executor
+from daggyr_server.generators import Generators
+from daggyr_server.settings import ConfigurationError, Fault
+from daggyr_server.spec import PoolLimits
+from daggyr_server.trackers.base import TrackerError, make_tracker
+
+log = logging.getLogger("daggyr_server")
+
+LEVELS = ("debug", "info", "warning", "error")
+STOP_SECONDS = 2.0  # for calls under way when the server ends
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--config", type=click.Path(path_type=Path), envvar="DAGGYR_CONFIG", help="TOML or JSON file.")
+@click.option(
+    "--listen", metavar="HOST:PORT", help="Where to listen. Port 0 takes a free one; unix:PATH is a socket.  [127.0.0.1:2503]"
+)
+@click.option("--tracker", metavar="TRACKER", help="Where to keep state.  [memory]")
+@click.option("--workers", type=click.IntRange(1, 65_536), help="Cores of the local pool.")
+@click.option("--ready-file", type=click.Path(path_type=Path), help="Write the address here once connections are accepted.")
+@click.option("--lifeline", type=int, metavar="FD", help="An inherited pipe: end when its other end closes.")
+@click.option("--log-level", type=click.Choice(LEVELS), default="info", show_default=True)
+@click.version_option(__version__)
+def main(
+    config: Path | None,
+    listen: str | None,
+    tracker: str | None,
+    workers: int | None,
+    ready_file: Path | None,
+    lifeline: int | None,
+    log_level: str,
+) -> None:
+    """Run a coordinator. It needs nothing but this:
+
+    \b
+        daggyr-server
+        daggyr-server --config server.toml --listen 0.0.0.0:2503
+    """
+    logging.basicConfig(
+        level=log_level.upper(), format="%(asctime)s %(levelname)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S", stream=sys.stderr
+    )
+    try:
+        configuration = load(config, listen=listen, tracker=tracker, workers=workers)
+        asyncio.run(_serve(configuration, ready_file, lifeline, log_level))
+    except (ConfigurationError, ExecutorError, ListenerError, TokenError, TrackerError, AddressError) as error:
+        click.echo(f"daggyr-server: {error}", err=True)
+        sys.exit(2)
+
+
+async def _serve(configuration: Configuration, ready_file: Path | None, lifeline: int | None, log_level: str) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    if lifeline is not None:
+        loop.add_reader(lifeline, stop.set)
+    async with coordinator(configuration, log_level) as (address, driver):
+        if ready_file is not None:
+            _write_ready(ready_file, address)
+        _greet(configuration, address)
+        stopping = asyncio.create_task(stop.wait())
+        failing = asyncio.create_task(driver.ended())
+        done, pending = await asyncio.wait((stopping, failing), return_when=asyncio.FIRST_COMPLETED)
+        for task in pending:
+            task.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)
+        if failing in done:
+            failing.result()
+        log.info("ending")
+    if lifeline is not None:
+        loop.remove_reader(lifeline)
+
+
+@contextlib.asynccontextmanager
+async def coordinator(configuration: Configuration, log_level: str = "info") -> AsyncIterator[tuple[str, Driver]]:
+    """A whole coordinator in this event loop: yields the real address and the driver once connections are accepted.
+
+    Raises what its parts raise if they cannot be used. When the context ends, everything it started has ended.
+    """
+    server = configuration.server
+    tracker = make_tracker(server.tracker)
+    opened = await tracker.open()
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(tracker.close)
+        surroundings = Surroundings(
+            tracker_id=opened.tracker_id,
+            epoch=opened.epoch,
+            lease=server.lease,
+            heartbeat=server.heartbeat,
+            grace=server.kill_grace,
+            log_level=log_level,
+        )
+        limits: dict[str, PoolLimits] = {}
+        machine = Machine(configuration.pools, next_run_id=opened.next_run_id)
+        driver = Driver(machine, tracker, Changes(opened.epoch), Generators(limits), time.time)
+        stack.push_async_callback(driver.close)
+        executors = _executors(configuration, driver, surroundings)
+        limits.update({name: PoolLimits(largest=executor.largest()) for name, executor in executors.items()})
+        listener = Listener(server.listen, tokens=_tokens(server), tls=server.tls)
+        service = RunsService(
+            driver,
+            Limits(
+                pools=limits,
+                executors={name: pool.executor for name, pool in configuration.pools.items()},
+                default_pool=configuration.default_pool,
+                max_bytes=server.max_run_bytes,
+                max_tasks=server.max_run_tasks,
+            ),
+        )
+        await _add_services(listener.server, service, executors)
+        await driver.start(executors)
+        # Ended before the driver is: calls under way have their answers, no new ones come.
+        stack.push_async_callback(listener.stop, STOP_SECONDS)
+        yield await listener.start(), driver
+
+
+def _executors(configuration: Configuration, driver: Driver, surroundings: Surroundings) -> dict[str, Executor]:
+    """The pools' executors, all faults of their settings together."""
+    faults: list[Fault] = []
+    executors: dict[str, Executor] = {}
+    for name, pool in configuration.pools.items():
+        kind = find_executor(pool.executor)
+        settings = pool.check(kind.Settings, faults)
+        if settings is not None:
+            try:
+                executors[name] = kind(name, settings, driver.reports(name), surroundings)
+            except SettingsError as error:
+                faults.append(Fault(f"pools.{name}", str(error)))
+    if faults:
+        raise ConfigurationError(faults, configuration.source)
+    return executors
+
+
+def _tokens(server: Server) -> Tokens | None:
+    if server.listen.startswith("unix:"):
+        return None
+    return Tokens(
+        client=make_token("client", server.client_token_file or token_file("client", os.environ)),
+        agent=make_token("agent", server.agent_token_file or token_file("agent", os.environ)),
+    )
+
+
+async def _add_services(server: grpc.aio.Server, runs: RunsService, executors: dict[str, Executor]) -> None:
+    # A local pool is one of agents too, but of its own only, on a socket of its own.
+    agents = [executor for executor in executors.values() if type(executor) is AgentExecutor]
+    add_RunsServicer_to_server(runs, server)
+    add_AgentsServicer_to_server(AgentSessions(agents), server)
+    names = [
+        runs_pb2.DESCRIPTOR.services_by_name["Runs"].full_name,
+        agents_pb2.DESCRIPTOR.services_by_name["Agents"].full_name,
+    ]
+    checks = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+    for name in ("", *names):
+        await checks.set(name, health_pb2.HealthCheckResponse.SERVING)
+    reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+
+
+def _write_ready(path: Path, address: str) -> None:
+    draft = path.with_name(f"{path.name}.{os.getpid()}")
+    draft.write_text(address + "\n", encoding="utf-8")
+    draft.replace(path)
+
+
+def _greet(configuration: Configuration, address: str) -> None:
+    pools = ", ".join(f"{name} ({pool.executor})" for name, pool in configuration.pools.items())
+    tracker = configuration.server.tracker.partition(":")[0]
+    keep = "; state is lost when it ends: --tracker sqlite:PATH keeps it" if tracker == "memory" else ""
+    log.info("listening on %s; pools: %s; tracker: %s%s", address, pools, tracker, keep)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,215 @@
+"""The careful check: all that is wrong with one decoded value, by the declarations in `document`.
+
+msgspec stops at the first fault and speaks of types; a person wants all faults, in the specification's words, each with
+what to do. `decode` comes here only for a document that msgspec refused or that needs a closer look. Both agree on what is
+valid because both read the same declarations (`msgspec.inspect`). Nothing here sees more than one value at a time.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from msgspec import inspect
+
+from daggyr_server.spec.document import Details, RunSpec, TaskDefinition
+from daggyr_server.spec.faults import Faults, nearest, quoted, shown
+
+# What other tools, and habit, call our keys.
+_OTHER_WORDS = {
+    "after": "parents",
+    "args": "command",
+    "cmd": "command",
+    "cwd": "working_directory",
+    "dependencies": "parents",
+    "depends_on": "parents",
+    "env": "environment",
+    "generator": "is_generator",
+    "input": "stdin",
+    "needs": "parents",
+    "retries": "max_retries",
+    "workdir": "working_directory",
+}
+
+
+def shape_of(declared: Any) -> inspect.Type:
+    """The shape that the checks take, of a declared type."""
+    return inspect.type_info(declared)
+
+
+def fields_of(declared: Any) -> dict[str, inspect.Field]:
+    """The keys of a declared structure."""
+    shape = shape_of(declared)
+    assert isinstance(shape, inspect.StructType)
+    return {field.encode_name: field for field in shape.fields}
+
+
+_DETAILS_KEYS = frozenset(fields_of(Details))
+_TASK_KEYS = frozenset(fields_of(TaskDefinition))
+_RUN_KEYS = frozenset(fields_of(RunSpec))
+
+
+class Check:
+    """Checks values that belong to one task, or (`task` None) to the run, and adds what is wrong to `faults`."""
+
+    def __init__(self, faults: Faults, task: str | None) -> None:
+        self._faults = faults
+        self._task = task
+
+    def value(self, value: Any, shape: inspect.Type, place: str) -> None:
+        """Check a decoded JSON value against a shape."""
+        extra: dict[str, Any] = {}
+        needed = ""
+        if isinstance(shape, inspect.Metadata):
+            extra = shape.extra or {}
+            needed = (shape.extra_json_schema or {}).get("description", "")
+            shape = shape.type
+        match shape:
+            case inspect.StructType():
+                self._structure(value, shape, place)
+            case inspect.DictType():
+                self._mapping(value, shape, place, needed or "an object")
+            case inspect.ListType():
+                self._list(value, shape, place, needed or "a list", extra)
+            case inspect.StrType():
+                self._text(value, shape, place, needed or "text", nul=bool(extra.get("nul")))
+            case inspect.IntType() | inspect.FloatType():
+                self._number(value, shape, place, needed)
+            case inspect.BoolType():
+                if not isinstance(value, bool):
+                    hint = "write true or false, without quotes" if isinstance(value, str) else "write true or false"
+                    self._wrong(value, "true or false", place, hint)
+            case inspect.UnionType():  # text, or a structure
+                one = next(kind for kind in shape.types if isinstance(kind, inspect.StructType) == isinstance(value, dict))
+                if not isinstance(value, dict | str):
+                    keys = fields_of(next(kind for kind in shape.types if isinstance(kind, inspect.StructType)).cls)
+                    self._wrong(value, f"a task's name, or an object with {' and '.join(map(quoted, keys))},", place)
+                else:
+                    self.value(value, one, place)
+            case _:
+                raise TypeError(f"no check for {shape}")
+
+    def keys(self, given: Iterable[str], fields: dict[str, inspect.Field], place: str) -> None:
+        """Check that all of `given` are keys of a structure, and all required ones are there."""
+        given = set(given)
+        for key in sorted(given - fields.keys()):
+            self._add(_at(place, key), "there is no such key", _key_hint(key, fields))
+        for key, field in fields.items():
+            if field.required and key not in given:
+                self._add(place, f"{quoted(key)} is missing", "every task has one" if key == "details" else "")
+
+    def _structure(self, value: Any, shape: inspect.StructType, place: str) -> None:
+        if not isinstance(value, dict):
+            self._wrong(value, f"an object with {' and '.join(quoted(f.name) for f in shape.fields if f.required)}", place)
+            return
+        fields = {field.encode_name: field for field in shape.fields}
+        self.keys(value, fields, place)
+        for key, inner in value.items():
+            if key in fields:
+                self.value(inner, fields[key].type, _at(place, key))
+
+    def _mapping(self, value: Any, shape: inspect.DictType, place: str, needed: str) -> None:
+        if not isinstance(value, dict):
+            self._wrong(value, needed, place)
+            return
+        if shape.min_length and len(value) < shape.min_length:
+            self._add(place, f"{needed} is needed, an empty one was given")
+        for key, inner in value.items():
+            self.value(key, shape.key_type, _at(place, key))
+            self.value(inner, shape.value_type, _at(place, key))
+
+    def _list(self, value: Any, shape: inspect.ListType, place: str, needed: str, extra: dict[str, Any]) -> None:
+        if not isinstance(value, list):
+            hint = ""
+            if isinstance(value, str):
+                example = json.dumps(["sh", "-c", shown(value)] if extra else [shown(value)])
+                hint = f"write {example}" if value else "write [] for none, or leave the key out"
+            self._wrong(value, needed, place, hint)
+            return
+        if shape.min_length and len(value) < shape.min_length:
+            self._add(place, f"{needed} is needed, an empty one was given")
+        for index, item in enumerate(value):
+            self.value(item, shape.item_type, f"{place}[{index}]")
+        if "first" in extra and value and value[0] == "":
+            self._add(f"{place}[0]", f"{extra['first']} is needed, an empty text was given")
+
+    def _text(self, value: Any, shape: inspect.StrType, place: str, needed: str, *, nul: bool) -> None:
+        if not isinstance(value, str):
+            hint = f"write it as text: {json.dumps(_literal(value))}" if isinstance(value, int | float) else ""
+            self._wrong(value, needed, place, hint)
+        elif "\0" in value and not nul:
+            self._add(place, "the text holds a NUL character, which no command or variable can hold", "leave it out")
+        elif (shape.min_length and len(value) < shape.min_length) or (shape.pattern and not re.search(shape.pattern, value)):
+            given = f"{quoted(value)} was given" if value else "an empty text was given"
+            self._add(place, f"{needed} is needed, {given}")
+
+    def _number(self, value: Any, shape: inspect.IntType | inspect.FloatType, place: str, needed: str) -> None:
+        whole = isinstance(shape, inspect.IntType)
+        needed = needed or ("a whole number" if whole else "a number")
+        if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+            hint = ""
+            if isinstance(value, str) and re.fullmatch(r"-?\d{1,18}" if whole else r"-?\d{1,18}(\.\d{1,18})?", value):
+                number = re.sub(r"^(-?)0+(?=\d)", r"\1", value)
+                hint = f"write it without quotes: {number}" if number == value else f"write {number}"
+            self._wrong(value, needed, place, hint)
+            return
+        least, most = shape.ge, shape.le
+        if (least is not None and value < least) or (most is not None and value > most):
+            self._add(place, f"{needed} from {least:,} to {most:,} is needed, {_literal(value)} was given")
+
+    def _wrong(self, value: Any, needed: str, place: str, hint: str = "") -> None:
+        if value is None:
+            hint = "leave the key out instead"
+        self._add(place, f"{needed} is needed, {_given(value)} was given", hint)
+
+    def _add(self, place: str, message: str, hint: str = "") -> None:
+        self._faults.add(place, message, hint, task=self._task)
+
+
+def _at(place: str, key: str) -> str:
+    return f"{place}.{shown(key)}" if place else shown(key)
+
+
+def _literal(value: float) -> str:
+    """A number or truth value as JSON writes it; a very long one is cut."""
+    if isinstance(value, int) and abs(value) >= 10**30:
+        return "a number of more than 30 digits"
+    return json.dumps(value)
+
+
+def _given(value: Any) -> str:
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return _literal(value)
+        case int() | float():
+            return f"the number {_literal(value)}"
+        case str():
+            return f'the text "{shown(value)}"' if value else "an empty text"
+        case list():
+            return "a list"
+        case _:
+            return "an object"
+
+
+def _key_hint(key: str, fields: dict[str, inspect.Field]) -> str:
+    """Where a key belongs that does not belong here."""
+    known = frozenset(fields)
+    if known == _DETAILS_KEYS and key in _TASK_KEYS:
+        return f"{quoted(key)} belongs beside `details`, not inside it"
+    if known == _TASK_KEYS and key in _DETAILS_KEYS:
+        return f"{quoted(key)} belongs inside `details`"
+    if known == _RUN_KEYS and key in _TASK_KEYS | _DETAILS_KEYS:
+        return f"{quoted(key)} belongs to a task, under `tasks`"
+    if known != _RUN_KEYS and key in _RUN_KEYS:
+        return f"{quoted(key)} belongs to the run, beside `tasks`"
+    word = key.replace("-", "_").lower()
+    if key == "whole_stdout_bytes":
+        return "the coordinator sets it for generators: write `is_generator` beside `details`"
+    other = _OTHER_WORDS.get(word)
+    if other in known:
+        return f"it is called {quoted(other or '')} here"
+    return nearest(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", key).lower(), sorted(known)) or f"there are {', '.join(map(quoted, sorted(known)))}"

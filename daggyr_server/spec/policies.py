@@ -1,0 +1,136 @@
+"""How tasks are scheduled and what they may use: definitions become the few distinct policies of a run.
+
+A million tasks mostly ask for the same, so that what follows from a definition's pool, resources, retries and timeout is
+worked out once for each combination, the part of the contract's TaskSpec that tells of it included. Pools are checked here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from google.protobuf.duration_pb2 import Duration
+
+from daggyr.v1.task_pb2 import TaskSpec
+from daggyr_server.core.graph import Policy
+from daggyr_server.spec.document import TaskDefinition
+from daggyr_server.spec.faults import Faults, listed, nearest, quoted, shown
+
+GENERATOR_STDOUT_BYTES = 64 * 1024 * 1024
+_MAX_KEPT = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class PoolLimits:
+    """What a pool can ever give to one task.
+
+    `largest` has the units of each resource on the host that has most of it; a resource that is not in it is never there.
+    None: hosts may come that have anything (agents, Slurm). `setting` names what to change, for people: "`workers` of
+    [pools.default]".
+    """
+
+    largest: Mapping[str, int] | None = None
+    setting: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Treatment:
+    """What follows from a definition's limits: the index of its policy, the end of its TaskSpec's serialisation, and what is
+    wrong with it (place inside the definition, message, hint)."""
+
+    policy: int
+    spec: bytes
+    faults: Sequence[tuple[str, str, str]] = ()
+
+
+@dataclass(slots=True)
+class Policies:
+    """The policies of a run, found and numbered as tasks ask for them."""
+
+    known: Sequence[Policy]  # those that the run has already
+    default_pool: str
+    pools: Mapping[str, PoolLimits] | None
+    added: list[Policy] = field(default_factory=list)
+    _index: dict[Policy, int] = field(default_factory=dict)
+    _treatments: dict[object, Treatment] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for index, policy in enumerate(self.known):
+            self._index.setdefault(policy, index)
+
+    def check_default(self, faults: Faults, *, given: bool) -> None:
+        """Add a fault if the default pool is none of the pools; `given`: the document names it."""
+        unknown = self._unknown(self.default_pool)
+        if unknown:
+            hint = "" if given else "the specification names no pool, so this is the default one"
+            faults.add("pool", unknown[1], hint or unknown[2])
+
+    def treatment(self, definition: TaskDefinition) -> Treatment:
+        """What follows from `definition`; its policy is added if it is new."""
+        resources = definition.details.resources
+        key = (
+            definition.pool,
+            tuple(resources.items()) if resources else (),
+            definition.details.timeout,
+            definition.is_generator,
+            definition.max_retries,
+            definition.retry_delay,
+            definition.priority,
+        )
+        found = self._treatments.get(key)
+        if found is None:
+            if len(self._treatments) >= _MAX_KEPT:
+                self._treatments.clear()
+            found = self._treatments[key] = self._treat(definition)
+        return found
+
+    def _treat(self, definition: TaskDefinition) -> Treatment:
+        resources = {"cores": 1, **(definition.details.resources or {})}
+        policy = Policy(
+            pool=definition.pool or self.default_pool,
+            needs=tuple(sorted((name, units) for name, units in resources.items() if units)),
+            priority=definition.priority or 0,
+            max_retries=definition.max_retries or 0,
+            retry_delay=definition.retry_delay or 0.0,
+            is_generator=bool(definition.is_generator),
+        )
+        index = self._index.get(policy)
+        if index is None:
+            index = self._index[policy] = len(self.known) + len(self.added)
+            self.added.append(policy)
+        timeout = None
+        if definition.details.timeout:
+            timeout = Duration()
+            timeout.FromNanoseconds(round(definition.details.timeout * 1e9))
+        spec = TaskSpec(
+            timeout=timeout,
+            resources=resources,
+            whole_stdout_bytes=GENERATOR_STDOUT_BYTES if policy.is_generator else 0,
+        )
+        return Treatment(index, spec.SerializeToString(deterministic=True), tuple(self._faults(policy, definition)))
+
+    def _faults(self, policy: Policy, definition: TaskDefinition) -> list[tuple[str, str, str]]:
+        if self.pools is None:
+            return []
+        unknown = self._unknown(policy.pool)
+        if unknown:
+            return [unknown] if definition.pool else []
+        limits = self.pools[policy.pool]
+        if limits.largest is None:
+            return []
+        change = f"change {limits.setting}, or ask for less" if limits.setting else "ask for less, or choose another pool"
+        faults = []
+        for name, units in policy.needs:
+            most = limits.largest.get(name, 0)
+            if units > most:
+                has = f"has no more than {most:,}" if most else "has none of it"
+                message = f"{units:,} of {quoted(name)} can never be had: no host of the pool {quoted(policy.pool)} {has}"
+                faults.append((f"details.resources.{shown(name)}", message, change))
+        return faults
+
+    def _unknown(self, pool: str) -> tuple[str, str, str] | None:
+        if self.pools is None or pool in self.pools:
+            return None
+        known = sorted(self.pools)
+        hint = nearest(pool, known) or (f"the pools are {listed(known)}" if known else "")
+        return "pool", f"there is no pool {quoted(pool)}", hint

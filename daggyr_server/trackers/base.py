@@ -1,0 +1,101 @@
+"""The tracker interface: where records become durable, and where history is read.
+
+The driver commits the records of each step here before it acts on them, and reads attempts and output for clients. A tracker
+knows nothing of scheduling and decides nothing. One conformance suite (tests/trackers) runs against all of them.
+
+To add one: subclass Tracker, and name the class in the entry point group `daggyr.trackers`; the entry's name is the part of
+the tracker's address before the colon.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+
+from daggyr.v1.task_pb2 import AttemptResult
+
+from daggyr_server.core.records import Record
+
+GROUP = "daggyr.trackers"
+
+
+class TrackerError(Exception):
+    """A tracker that cannot be used, or could not do what it was asked; the message says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What a tracker tells when it is opened."""
+
+    tracker_id: str  # random, made with the tracker; attempts of another tracker are nobody's here
+    epoch: int  # higher at each opening; every commit checks that it is still the highest
+    next_run_id: int  # no run, not even a deleted one, had this id or a higher one
+    durable: bool  # whether state outlives the process
+
+
+@dataclass(frozen=True, slots=True)
+class StoredAttempt:
+    """An attempt that ended. Times are seconds since the epoch."""
+
+    attempt: int
+    host: str
+    host_name: str
+    assign_time: float
+    result: AttemptResult
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A stretch of an attempt's output."""
+
+    offset: int  # bytes, in the stream as the task wrote it
+    data: bytes
+
+
+class Tracker(ABC):
+    """Keeps runs, attempts and output. Life: made with its address, `open`, any calls, `close`."""
+
+    def __init__(self, address: str) -> None:
+        """`address` as given to `--tracker`. Raises TrackerError if it is malformed."""
+        self.address = address
+
+    @abstractmethod
+    async def open(self) -> Opened:
+        """Begin. Raises TrackerError if it cannot be used, or another coordinator holds it."""
+
+    @abstractmethod
+    async def commit(self, records: Sequence[Record]) -> None:
+        """Make `records` durable, all of them or none, in order. Raises TrackerError; nothing is kept of them then."""
+
+    @abstractmethod
+    async def attempts(self, run_id: int, number: int) -> list[StoredAttempt]:
+        """The ended attempts of a task, oldest first; empty for tasks and runs that are not known."""
+
+    @abstractmethod
+    async def output(self, run_id: int, number: int, attempt: int, stream: int, offset: int, limit: int) -> list[Piece]:
+        """What was kept of an attempt's output from `offset` on, by offset, at most about `limit` bytes (one piece at least).
+
+        Gaps between pieces were not kept. Empty when nothing more is there.
+        """
+
+    @abstractmethod
+    async def document(self, run_id: int) -> bytes | None:
+        """The specification of a run as it came, or None for a run that is not known."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """End; all that was committed stays as durable as it is. Safe to call twice."""
+
+
+def make_tracker(address: str) -> Tracker:
+    """The tracker for an address such as `memory`. Raises TrackerError for an unknown kind, naming those that exist."""
+    kind = address.partition(":")[0]
+    found = {entry.name: entry for entry in entry_points(group=GROUP)}
+    if kind not in found:
+        raise TrackerError(f"there is no tracker {kind!r}; there are: {', '.join(sorted(found))}")
+    loaded = found[kind].load()
+    if not (isinstance(loaded, type) and issubclass(loaded, Tracker)):
+        raise TrackerError(f"the entry point {kind!r} of {GROUP} is not a Tracker")
+    return loaded(address)
