@@ -78,6 +78,10 @@ class Attempts:
         """The attempt's execution, if it runs."""
         return self._running.get(ident)
 
+    def waits(self, ident: Ident) -> bool:
+        """Whether the attempt is here and has not started."""
+        return ident in self._waiting
+
     def assign(self, batch: AssignmentBatch) -> None:
         """Take new attempts. One that is held, or whose result is not acknowledged, is the same as before: nothing changes."""
         templates = [Template(template) for template in batch.templates]

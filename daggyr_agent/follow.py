@@ -43,36 +43,47 @@ class Follows:
         self._outbox = outbox
         self._added = added
         self._follows: dict[int, _Followed] = {}
-        self._ready: deque[_Followed] = deque()  # to be read from next
+        self._ready: deque[_Followed] = deque()  # to be looked at, in turn
         self._idle: list[_Followed] = []  # had nothing new when last looked at
+        self._refused: deque[int] = deque(maxlen=MAX_FOLLOWS)
         self._timer: asyncio.TimerHandle | None = None
 
     def command(self, follow: Follow) -> None:
-        """Begin or stop a follow."""
+        """Begin or stop a follow. One too many, or of no stream, ends at once."""
         if follow.stop:
             self._follows.pop(follow.follow_id, None)
             return
         if follow.follow_id in self._follows:
             return
-        followed = _Followed(follow.follow_id, ident_of(follow.key), follow.stream, follow.offset)
-        if follow.stream in (STDOUT, STDERR) and len(self._follows) < MAX_FOLLOWS:
-            self._follows[follow.follow_id] = followed
+        if follow.stream not in (STDOUT, STDERR) or len(self._follows) >= MAX_FOLLOWS:
+            _log.warning("a follow was refused: its stream is %d, and %d are under way", follow.stream, len(self._follows))
+            self._refused.append(follow.follow_id)
         else:
-            _log.warning("a follow was refused: %d are under way", len(self._follows))
-        self._ready.append(followed)
+            followed = _Followed(follow.follow_id, ident_of(follow.key), follow.stream, follow.offset)
+            self._follows[follow.follow_id] = followed
+            self._ready.append(followed)
         self._added()
 
     def take(self) -> AgentMessage | None:
-        """The next piece to send, or None if nobody has anything new."""
+        """The next message to send, or None if nobody has anything new."""
+        if self._refused:
+            return AgentMessage(followed=FollowedOutput(follow_id=self._refused.popleft(), end=True))
         while self._ready:
             followed = self._ready.popleft()
-            known = self._follows.get(followed.follow_id)
-            if known is not followed:
-                if known is None and followed.stream in (STDOUT, STDERR) and followed.follow_id in self._follows:
-                    continue
-            message = self._message(followed)
-            if message is not None:
-                return message
+            if self._follows.get(followed.follow_id) is not followed:
+                continue  # stopped
+            offset, data, ended = self._read(followed)
+            if data:
+                followed.offset = offset + len(data)
+                self._ready.append(followed)
+                chunk = OutputChunk(stream=followed.stream, offset=offset, data=data)
+                return AgentMessage(followed=FollowedOutput(follow_id=followed.follow_id, chunk=chunk))
+            if ended:
+                del self._follows[followed.follow_id]
+                return AgentMessage(followed=FollowedOutput(follow_id=followed.follow_id, end=True))
+            self._idle.append(followed)
+        if self._idle and self._timer is None:
+            self._timer = self._loop.call_later(_INTERVAL, self._look_again)
         return None
 
     def close(self) -> None:
@@ -83,3 +94,25 @@ class Follows:
         self._follows.clear()
         self._ready.clear()
         self._idle.clear()
+
+    def _look_again(self) -> None:
+        self._timer = None
+        self._ready.extend(self._idle)
+        self._idle.clear()
+        self._added()
+
+    def _read(self, followed: _Followed) -> tuple[int, bytes, bool]:
+        """What is there at the follow's offset: where it begins, the bytes, and whether none will come after them."""
+        if execution := self._work.execution(followed.ident):
+            return *execution.capture.stream(followed.stream).read(followed.offset), False
+        if self._work.waits(followed.ident):
+            return followed.offset, b"", False
+        if finished := self._outbox.undelivered(followed.ident):
+            for kept in finished.outputs:
+                if kept.stream == followed.stream:
+                    offset, length = kept.extent.next_kept(followed.offset)
+                    try:
+                        return offset, kept.read(offset, length) if length else b"", True
+                    except OSError:
+                        break
+        return followed.offset, b"", True

@@ -36,6 +36,9 @@ class Noop:
     def execution(self, ident: Ident) -> Execution | None:
         return None
 
+    def waits(self, ident: Ident) -> bool:
+        return False
+
     def assign(self, batch: AssignmentBatch) -> None:
         now = timestamp(time.time_ns())
         if self._closed is not None:

@@ -90,25 +90,22 @@ class Scope:
 class Scopes:
     """Makes scopes: one for all tasks without parameters of their own, and one for each of the others."""
 
-    def __init__(self, parameters: Mapping[str, Sequence[str]], faults: Faults, *, place: str | None = "parameters") -> None:
-        """`parameters` are the run's; with `place` None they were checked before."""
-        self._faults = faults
-        self._run = {name: Values(texts) for name, texts in parameters.items()}
-        if place is not None:
-            self._check(self._run, place, None)
-        self._shared = Scope(self._run)
+    def __init__(self, parameters: Mapping[str, Sequence[str]]) -> None:
+        """`parameters` are the run's."""
+        self.run = {name: Values(texts) for name, texts in parameters.items()}
+        self._shared = Scope(self.run)
 
-    def scope(self, own: Mapping[str, Sequence[str]] | None, place: str, task: str) -> Scope:
-        """The scope of a task with these parameters of its own, whose definition stands at `place`."""
+    def scope(self, own: Mapping[str, Sequence[str]] | None) -> Scope:
+        """The scope of a task with these parameters of its own."""
         if not own:
             return self._shared
-        values = {name: Values(texts) for name, texts in own.items()}
-        self._check(values, f"{place}.parameters", task)
-        return Scope({**self._run, **values})
+        return Scope({**self.run, **{name: Values(texts) for name, texts in own.items()}})
 
-    def _check(self, parameters: Mapping[str, Values], place: str, task: str | None) -> None:
-        for name, values in parameters.items():
-            repeated = values.repeated()
-            if repeated:
-                message = f"the list has {listed(repeated)} more than once"
-                self._faults.add(f"{place}.{shown(name)}", message, "each value makes a task of its own", task=task)
+
+def check_values(parameters: Mapping[str, Values], place: str, faults: Faults, *, task: str | None = None) -> None:
+    """Add a fault for each list that holds a value twice: its tasks could not be told apart."""
+    for name, values in parameters.items():
+        repeated = values.repeated()
+        if repeated:
+            message = f"the list has {listed(repeated)} more than once"
+            faults.add(f"{place}.{shown(name)}", message, "each value makes a task of its own", task=task)
