@@ -19,7 +19,7 @@ from .outbox import Ident, ident_of
 class Order:
     """What to start: the texts as bytes, so that they do not depend on the agent's locale."""
 
-    command: Sequence[bytes]
+    command: list[bytes]
     environment: Mapping[bytes, bytes]
     working_directory: str
     stdin: str | None

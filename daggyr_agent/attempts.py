@@ -1,9 +1,9 @@
 """The agent's attempts: which wait, which run, and what the coordinator's words change about that.
 
-The session passes the coordinator's messages on; executions come back with results; everything to be told goes to the outbox. Attempts
-wait in the order in which they came and start in that order, each when its resources are free: a big one is not
-overtaken, because the coordinator has chosen the order. An attempt is held from its assignment to its result. Nothing here touches
-processes or the network.
+The session passes the coordinator's messages on; executions come back with results; everything to be told goes to the
+outbox. Attempts wait in the order in which they came and start in that order, each when its resources are free: a big one
+is not overtaken, because the coordinator has chosen the order. An attempt is held from its assignment to its result.
+Nothing here touches processes or the network.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 
-from daggyr.v1.agents_pb2 import AssignmentBatch
 from daggyr.v1.task_pb2 import (
     KILLED,
     LOST,
     REJECTED,
     RETURNED,
+    AssignmentBatch,
     AttemptKey,
     AttemptOutcome,
     AttemptResult,

@@ -207,7 +207,7 @@ class Captures:
 
 def _remove(path: str) -> None:
     with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)  # noqa: PTH108: thousands a second
+        os.unlink(path)  # noqa: PTH108
 
 
 _libc = ctypes.CDLL(None, use_errno=True)

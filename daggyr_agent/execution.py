@@ -5,7 +5,8 @@ of it is left. In between:
 
     runs        the process runs; its timeout may pass, and `end` may be called
     being ended SIGTERM went to the process group; SIGKILL follows when the grace period has passed
-    ended       the process is a zombie: the rest of its group gets SIGKILL while the zombie still holds the number, then it is reaped
+    ended       the process is a zombie: the rest of its group gets SIGKILL while the zombie still holds the group's number,
+                then it is reaped
     gone        descendants that had left the group are ended too (descendants.py); the result is made
 
 Nothing here knows of queues, of the coordinator, or of other attempts.

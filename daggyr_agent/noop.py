@@ -9,8 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
-from daggyr.v1.agents_pb2 import AssignmentBatch
-from daggyr.v1.task_pb2 import RETURNED, SUCCEEDED, AttemptKey, AttemptResult, AttemptUpdate
+from daggyr.v1.task_pb2 import RETURNED, SUCCEEDED, AssignmentBatch, AttemptKey, AttemptResult, AttemptUpdate
 
 from .execution import Execution, timestamp
 from .outbox import Ident, Outbox

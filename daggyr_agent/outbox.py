@@ -80,10 +80,11 @@ class Batch:
 
 
 class Outbox:
-    """Updates in order. `added` is called whenever there is something new to look at."""
+    """Updates in order. `added` is called when there is something new to send, `acknowledged` when less is left."""
 
-    def __init__(self, added: Callable[[], None]) -> None:
+    def __init__(self, added: Callable[[], None], acknowledged: Callable[[], None]) -> None:
         self._added = added
+        self._acknowledged = acknowledged
         self._waiting: deque[Item] = deque()
         self._under_way: deque[Batch] = deque()
         self._waiting_bytes = 0  # of output
@@ -124,6 +125,12 @@ class Outbox:
         self._waiting.extend(updates)
         self._added()
 
+    def ended_keys(self) -> list[AttemptKey]:
+        """The attempts whose results are not acknowledged."""
+        items = itertools.chain(itertools.chain.from_iterable(batch.items for batch in self._under_way), self._waiting)
+        updates = (item.update if isinstance(item, Finished) else item for item in items)
+        return [update.key for update in updates if isinstance(update, AttemptUpdate)]
+
     def under_way(self) -> list[Batch]:
         """The batches that are numbered and not acknowledged, to be sent again in a new session."""
         return list(self._under_way)
@@ -161,9 +168,15 @@ class Outbox:
         """Forget all batches up to this number, and remove their output: they are durable."""
         while self._under_way and self._under_way[0].sequence <= sequence:
             self._release(self._under_way.popleft().items)
-        self._next = max(self._next, sequence + 1)
+        self._acknowledged()
         if self._waiting:
             self._added()
+
+    def resume(self, next_sequence: int) -> None:
+        """Begin a session in which batches below this number are durable already."""
+        self.acknowledge(next_sequence - 1)
+        if not self._under_way:
+            self._next = max(self._next, next_sequence)
 
     def drop_all(self) -> None:
         """Forget everything that was not acknowledged: it was meant for another tracker.

@@ -59,7 +59,7 @@ class Launcher:
 
     def start(
         self,
-        command: Sequence[bytes],
+        command: list[bytes],
         environment: Mapping[bytes, bytes],
         *,
         working_directory: str,
@@ -160,9 +160,9 @@ def _look_up(program: bytes, path: bytes) -> bytes:
     """The program's path, as execvp(3) finds it: relative entries of PATH count from the task's folder."""
     found_but = None
     for folder in path.split(b":"):
-        candidate = os.path.join(folder or b".", program)  # noqa: PTH118: bytes
+        candidate = os.path.join(folder or b".", program)  # noqa: PTH118
         try:
-            status = os.stat(candidate)
+            status = os.stat(candidate)  # noqa: PTH116
         except (OSError, ValueError):
             continue
         if stat.S_ISREG(status.st_mode):
@@ -190,9 +190,7 @@ def _here() -> str:
     return "a folder that was removed"
 
 
-def _start_fault(
-    program: bytes, command: Sequence[bytes], environment: Mapping[bytes, bytes], error: OSError
-) -> Exception:
+def _start_fault(program: bytes, command: Sequence[bytes], environment: Mapping[bytes, bytes], error: OSError) -> Exception:
     shown = _shown(program)
     reason = error.strerror
     if error.errno in _HOST_ERRORS:
@@ -207,7 +205,7 @@ def _start_fault(
     if error.errno == errno.ENOEXEC:
         return StartRefusedError(f"{shown} is neither a binary for this host nor a script with a first line like #!/bin/sh")
     if error.errno == errno.EACCES:
-        if os.path.isdir(program):  # noqa: PTH112: bytes
+        if os.path.isdir(program):  # noqa: PTH112
             return StartRefusedError(f"{shown} is a folder, not a program")
         return StartRefusedError(f"{shown} is not executable: {reason}")
     return StartRefusedError(f"cannot start {shown}: {reason}")

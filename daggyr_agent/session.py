@@ -2,17 +2,15 @@
 
 `connection` opens sessions one after another. A session has three tasks of its own, which end with it: one reads and
 passes the coordinator's messages to the work, the outbox and the follows; one writes what they have to tell; one makes
-heartbeats. What outlives a session (the fence, the work, the outbox) is given to it.
+heartbeats. What outlives a session (the standing, the work, the outbox) is given to it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
 
 import grpc
 
@@ -26,57 +24,222 @@ from .outbox import Outbox
 from .usage import HostUsage
 from .work import Work
 
-WELCOME_SECONDS: Final = 30.0
-
+_WELCOME_SECONDS = 30.0
 _DEFAULT_HEARTBEAT = 5.0  # seconds, where a welcome names none
+_SHORTEST_HEARTBEAT = 0.05
 _LEAVE_SECONDS = 1.0
 
 _log = logging.getLogger(__name__)
 
-Call = Any  # grpc.aio.StreamStreamCall[AgentMessage, CoordinatorMessage]: generic in the stubs only
-
 
 class SessionError(Exception):
-    """A session that ended otherwise than by our leaving; `code` is the call's status, or None if it was ours to end it."""
+    """A session that ended otherwise than by leaving it; `code` is the call's status, None where the agent ended it."""
 
     def __init__(self, message: str, code: grpc.StatusCode | None = None) -> None:
         super().__init__(message)
         self.code = code
 
 
-@dataclass(slots=True)
-class Fence:
-    """Which coordinator this agent works for: that of the last welcome."""
-
-    tracker_id: str = ""
-    epoch: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """Who this agent is, for its hello."""
+@dataclass(slots=True, kw_only=True)
+class Standing:
+    """What the agent is to the coordinator, across sessions. The last four change."""
 
     agent_id: str
     incarnation: str
     name: str
     pool: str
     resources: Mapping[str, int]
+    tracker_id: str = ""  # of the last welcome, as is the epoch
+    epoch: int = 0
+    welcomed: bool = False
+    draining: bool = False
 
 
 class Session:
-    """A session on a call that was just opened; run it once."""
+    """A session on a call that was just opened; `run` it once."""
 
     def __init__(
         self,
-        call: Call,
-        identity: Identity,
-        fence: Fence,
+        call: grpc.aio.StreamStreamCall[AgentMessage, CoordinatorMessage],
+        *,
+        standing: Standing,
         work: Work,
         outbox: Outbox,
         usage: HostUsage,
-        *,
-        draining: bool,
-        on_welcome: Any,
-        on_drain: Any,
+        news: asyncio.Event,
+        drain: Callable[[], None],
+        on_welcome: Callable[[], None],
     ) -> None:
+        """`news` is set by whoever has something new to send; `drain` is called when the coordinator asks for it."""
+        self.welcomed = False
+        self._on_welcome = on_welcome
         self._call = call
+        self._standing = standing
+        self._work = work
+        self._outbox = outbox
+        self._usage = usage
+        self._news = news
+        self._drain = drain
+        self._follows = Follows(asyncio.get_running_loop(), work, outbox, news.set)
+        self._heartbeat: Heartbeat | None = None
+        self._follows_turn = False
+        self._leaving = False
+
+    def leave(self) -> None:
+        """Send what is due, then end the session; `run` returns soon after."""
+        self._leaving = True
+        self._news.set()
+
+    async def run(self) -> None:
+        """From hello to the end; returns after `leave`. Raises SessionError however else it ends."""
+        try:
+            interval = await self._open()
+            await self._converse(interval)
+        except grpc.aio.AioRpcError as error:
+            raise SessionError(error.details() or error.code().name, error.code()) from None
+        except asyncio.InvalidStateError:  # a write after the end: the status says why it ended
+            raise SessionError(await self._call.details() or "the session ended", await self._call.code()) from None
+        finally:
+            self._follows.close()
+            self._call.cancel()
+
+    async def _open(self) -> float:
+        """Say hello and hear the welcome; returns the heartbeat's interval in seconds."""
+        standing, work = self._standing, self._work
+        await self._call.write(
+            AgentMessage(
+                hello=Hello(
+                    protocol_version=PROTOCOL_VERSION,
+                    agent_id=standing.agent_id,
+                    incarnation=standing.incarnation,
+                    name=standing.name,
+                    pool=standing.pool,
+                    resources=standing.resources,
+                    tracker_id=standing.tracker_id,
+                    epoch=standing.epoch,
+                    held=work.held_keys(),
+                    running=work.running_keys(),
+                    first_unacknowledged=self._outbox.first_unacknowledged,
+                    version=__version__,
+                    draining=standing.draining,
+                    ended=self._outbox.ended_keys(),
+                )
+            )
+        )
+        try:
+            async with asyncio.timeout(_WELCOME_SECONDS):
+                message = await self._read()
+        except TimeoutError:
+            raise SessionError(f"the coordinator did not answer within {_WELCOME_SECONDS:g} s") from None
+        if message.WhichOneof("message") != "welcome":
+            raise SessionError("the coordinator did not begin with a welcome")
+        self._welcomed(message.welcome)
+        interval = message.welcome.heartbeat_interval
+        return max(_SHORTEST_HEARTBEAT, interval.seconds + interval.nanos / 1e9 or _DEFAULT_HEARTBEAT)
+
+    def _welcomed(self, welcome: Welcome) -> None:
+        """Compare the fence, then take up where the last session ended."""
+        standing = self._standing
+        if not welcome.tracker_id:
+            raise SessionError("the coordinator's welcome names no tracker")
+        if standing.tracker_id and welcome.tracker_id != standing.tracker_id:
+            _log.warning(
+                "the coordinator keeps its state elsewhere than before: %d attempts of the other one are ended",
+                self._work.waiting + self._work.running,
+            )
+            self._work.end_silently(None)
+            self._outbox.drop_all()
+        elif welcome.epoch < standing.epoch:
+            raise SessionError(
+                f"this coordinator is older (epoch {welcome.epoch}) than one that was here before (epoch {standing.epoch})"
+            )
+        standing.tracker_id, standing.epoch, standing.welcomed = welcome.tracker_id, welcome.epoch, True
+        self.welcomed = True
+        self._on_welcome()
+        self._outbox.resume(welcome.next_sequence)
+        self._work.end_silently(welcome.end)
+
+    async def _converse(self, interval: float) -> None:
+        """Read, write and beat until one of them ends."""
+        reading = asyncio.create_task(self._read_all())
+        writing = asyncio.create_task(self._write_all())
+        beating = asyncio.create_task(self._beat(interval))
+        tasks = (reading, writing, beating)
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if writing.done() and not writing.cancelled() and writing.exception() is None:
+                await asyncio.wait((reading,), timeout=_LEAVE_SECONDS)
+                return
+        finally:
+            for task in tasks:
+                task.cancel()
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+        # The reader's error is the call's status; a writer that fails knows less.
+        for result in results:
+            if isinstance(result, Exception):
+                raise result
+        raise SessionError("the session was cancelled")
+
+    async def _read(self) -> CoordinatorMessage:
+        message = await self._call.read()
+        if isinstance(message, CoordinatorMessage):
+            return message
+        if message is None:  # gRPC's word for bytes that cannot be decoded
+            raise SessionError("the coordinator sent what is no message of this protocol")
+        raise SessionError("the coordinator ended the session")
+
+    async def _read_all(self) -> None:
+        while True:
+            self._obey(await self._read())
+
+    def _obey(self, message: CoordinatorMessage) -> None:
+        match message.WhichOneof("message"):
+            case "assign":
+                self._work.assign(message.assign)
+            case "acknowledge":
+                self._outbox.acknowledge(message.acknowledge.sequence)
+            case "cancel":
+                cancel = message.cancel
+                grace = cancel.grace.seconds + cancel.grace.nanos / 1e9 if cancel.HasField("grace") else DEFAULT_GRACE
+                self._work.cancel(cancel.keys, grace)
+            case "recall":
+                self._work.recall(message.recall.keys)
+            case "follow":
+                self._follows.command(message.follow)
+            case "drain":
+                self._drain()
+            case other:
+                _log.warning("the coordinator sent a message that is unknown or out of place: %s", other)
+
+    async def _write_all(self) -> None:
+        """Write what is due, after the batches of earlier sessions; returns once left."""
+        for batch in self._outbox.under_way():
+            if batch.sequence >= self._outbox.first_unacknowledged:
+                await self._call.write(batch.message())
+        while True:
+            self._news.clear()
+            message = self._next_message()
+            if message is not None:
+                await self._call.write(message)
+            elif self._leaving:
+                await self._call.done_writing()
+                return
+            else:
+                await self._news.wait()
+
+    def _next_message(self) -> AgentMessage | None:
+        beat, self._heartbeat = self._heartbeat, None
+        if beat is not None:
+            return AgentMessage(heartbeat=beat)
+        self._follows_turn = not self._follows_turn  # neither can shut the other out
+        if self._follows_turn and (followed := self._follows.take()) is not None:
+            return followed
+        if (batch := self._outbox.take(short_of_work=self._work.short_of_work)) is not None:
+            return batch.message()
+        return None if self._follows_turn else self._follows.take()
+
+    async def _beat(self, interval: float) -> None:
+        while True:
+            self._heartbeat = self._usage.heartbeat(running=self._work.running, waiting=self._work.waiting)
+            self._news.set()
+            await asyncio.sleep(interval)

@@ -42,8 +42,7 @@ class StateFolder:
             except BlockingIOError:
                 holder = os.pread(self._lock, 32, 0).decode("ascii", "replace").strip() or "?"
                 raise StateError(
-                    f"the agent of process {holder} uses the state folder {path}: "
-                    "give this one another --name or --state-dir"
+                    f"the agent of process {holder} uses the state folder {path}: give this one another --name or --state-dir"
                 ) from None
             os.ftruncate(self._lock, 0)
             os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
@@ -85,4 +84,4 @@ def _clear(folder: Path) -> None:
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.split(".")[0].isdecimal():
-                os.unlink(entry.path)  # noqa: PTH108: one call a file
+                os.unlink(entry.path)  # noqa: PTH108

@@ -1,8 +1,8 @@
 """Looks at attempts while they run: keeps their output files small and notes their peak memory.
 
-Executions add themselves at their start and are dropped once they have ended. Each is looked at 10 ms after its start, then at doubling
-intervals up to half a second, sooner while it writes a lot. A look is two fstat(2) calls; the memory of a process, which
-costs more, is read at intervals that go on doubling up to 8 s. Short attempts end before their first look and cost nothing.
+Executions add themselves at their start and are dropped once they have ended. Each is looked at 10 ms after its start,
+then at doubling intervals up to half a second, sooner while it writes a lot. A look is two fstat(2) calls; the memory of a
+process, which costs more, is read at intervals that go on doubling up to 8 s. Short attempts end before their first look.
 """
 
 from __future__ import annotations
@@ -69,9 +69,7 @@ class Watch:
                 memory_when = now + memory_interval / 2
             interval = min(interval * 2, _LONGEST_INTERVAL)
             pause = _WRITING_INTERVAL if written - before > KEPT_BYTES else interval
-            heapq.heappush(
-                due, (now + pause, next(self._numbers), watched, interval, memory_when, memory_interval, written)
-            )
+            heapq.heappush(due, (now + pause, next(self._numbers), watched, interval, memory_when, memory_interval, written))
         if now >= self._next_tidy:
             self._next_tidy = now + _TIDY_INTERVAL
             self._tidy()

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol
 
-from daggyr.v1.agents_pb2 import AssignmentBatch
-from daggyr.v1.task_pb2 import AttemptKey
+from daggyr.v1.task_pb2 import AssignmentBatch, AttemptKey
 
 from .execution import Execution
 from .outbox import Ident

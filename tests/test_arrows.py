@@ -31,38 +31,26 @@ SETTINGS = "daggyr_server.settings"
 MAIN = "daggyr_server.main"
 DRIVER = frozenset(f"daggyr_server.{name}" for name in ("assignments", "changes", "driver", "generators"))
 
+WIRE = frozenset({"daggyr", "google.protobuf", "grpc"})
+SERVICES = frozenset({"grpc_health", "grpc_reflection"})
+BELOW_DRIVER = frozenset({CORE, SPEC, TRACKERS, EXECUTORS, *DRIVER})
+
 # Part to what it may import. The longest name that fits a module is its part; an import of a part is one of anything in it.
 ARROWS: dict[str, frozenset[str]] = {
-    "daggyr": frozenset({"google.protobuf", "grpc"}),
-    "daggyr_agent": frozenset({"daggyr", "click", "google.protobuf", "grpc", "msgspec", "psutil"}),
+    "daggyr": WIRE,
+    "daggyr_agent": WIRE | {"click", "msgspec", "psutil"},
     "daggyr_server": frozenset(),
     CORE: frozenset(),
     SPEC: frozenset({"daggyr", CORE, "google.protobuf", "msgspec", "yaml"}),
     TRACKERS: frozenset({"daggyr", CORE, "google.protobuf", "msgspec"}),
-    EXECUTORS: frozenset({"daggyr", "google.protobuf", "grpc", "msgspec", "psutil"}),
+    EXECUTORS: WIRE | {"msgspec", "psutil"},
     SETTINGS: frozenset({"msgspec"}),
     CONFIG: frozenset({"daggyr", SETTINGS, "msgspec"}),
-    **dict.fromkeys(DRIVER, frozenset({"daggyr", CORE, SPEC, TRACKERS, EXECUTORS, "google.protobuf", "msgspec", *DRIVER})),
-    API: frozenset({"daggyr", CORE, SPEC, CONFIG, "google.protobuf", "grpc", "grpc_health", "grpc_reflection", *DRIVER}),
-    CLIENT: frozenset({"daggyr", "google.protobuf", "grpc"}),
-    CLI: frozenset({"daggyr", CLIENT, SPEC, "daggyr_server.core.graph", "click", "google.protobuf", "grpc", "msgspec", "rich"}),
-    MAIN: frozenset(
-        {
-            "daggyr",
-            API,
-            CONFIG,
-            SETTINGS,
-            CORE,
-            SPEC,
-            TRACKERS,
-            EXECUTORS,
-            *DRIVER,
-            "click",
-            "grpc",
-            "grpc_health",
-            "grpc_reflection",
-        }
-    ),
+    **dict.fromkeys(DRIVER, frozenset({"daggyr", "google.protobuf", "msgspec"}) | BELOW_DRIVER),
+    API: WIRE | SERVICES | BELOW_DRIVER | {CONFIG},
+    CLIENT: WIRE,
+    CLI: WIRE | {CLIENT, SPEC, "daggyr_server.core.graph", "click", "msgspec", "rich"},
+    MAIN: WIRE | SERVICES | BELOW_DRIVER | {API, CONFIG, SETTINGS, "click"},
 }
 
 # The core is pure: nothing that waits, looks at the world, or rolls dice, though the standard library has it.
@@ -102,8 +90,16 @@ def imports(path: Path, module: str) -> Iterator[tuple[int, str]]:
                 parents = package.split(".")[: len(package.split(".")) - node.level + 1]
                 base = ".".join((*parents, *([base] if base else [])))
             yield from ((node.lineno, f"{base}.{alias.name}") for alias in node.names)
-        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("__import__", "importlib.import_module", "import_module"):
-            yield node.lineno, "an import by name"
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in ("__import__", "import_module"):
+            yield node.lineno, name_given(node.args[0]) if node.args else "?"
+
+
+def name_given(argument: ast.expr) -> str:
+    """The module that an import by name asks for: a whole text, or one that begins with a package; else `?`."""
+    first = argument.values[0] if isinstance(argument, ast.JoinedStr) and argument.values else argument
+    if not isinstance(first, ast.Constant) or not isinstance(first.value, str):
+        return "?"
+    return first.value if first is argument else first.value.rpartition(".")[0] or "?"
 
 
 def part_of(name: str) -> str | None:
@@ -161,6 +157,9 @@ def test_every_part_is_there() -> None:
         ("daggyr_server/core/run.py", "from ..driver import Driver"),
         ("daggyr_server/core/run.py", "def f():\n    if True:\n        import random"),
         ("daggyr_server/core/run.py", "__import__('os')"),
+        ("daggyr_server/cli/main.py", "import importlib\nimportlib.import_module('daggyr_server.driver')"),
+        ("daggyr_server/cli/main.py", "from importlib import import_module\nimport_module(f'daggyr_server.core.{1}')"),
+        ("daggyr_server/cli/main.py", "from importlib import import_module\nimport_module(name)"),
         ("daggyr_server/spec/check.py", "import grpc"),
         ("daggyr_server/spec/check.py", "from daggyr_server import driver"),
         ("daggyr_server/executors/local.py", "from daggyr_server.core import states"),
@@ -190,6 +189,7 @@ def test_a_broken_arrow_is_found(tmp_path: Path, file: str, text: str) -> None:
         ("daggyr_server/core/run.py", "import json, enum\nfrom daggyr_server.core.graph import Graph\nfrom . import graph"),
         ("daggyr_server/cli/main.py", "import click, rich.table\nfrom daggyr_server.core.graph import Graph"),
         ("daggyr_server/cli/main.py", "from daggyr_server import __version__, client"),
+        ("daggyr_server/cli/main.py", "from importlib import import_module\nimport_module(f'daggyr_server.cli.commands.{1}')"),
         ("daggyr_server/api/runs.py", "from daggyr_server.driver import Driver\nfrom daggyr_server.core.states import State"),
         ("daggyr_agent/main.py", "import psutil\nfrom daggyr.v1.agents_pb2 import Hello"),
     ],

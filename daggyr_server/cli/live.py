@@ -108,5 +108,5 @@ class _Bar(Progress):
             line.append(", " if index else "").append(f"{count:,} {name}", _STYLES[name])
         yield line
         if self.running:
-            names = ", ".join(map(words.printable, self.running[:_SHOWN_NAMES]))
-            yield Text(f"running: {names}", style="dim", no_wrap=True, overflow="ellipsis")
+            shown = ", ".join(map(words.printable, self.running[:_SHOWN_NAMES]))
+            yield Text(f"running: {shown}", style="dim", no_wrap=True, overflow="ellipsis")

@@ -1,19 +1,17 @@
 """Scheduling: which ready task goes to which host of its pool, and when.
 
-The machine tells a pool of hosts, of attempts that ended and of queues with ready tasks, then calls `place`, which pulls only what
-capacity allows. The rules:
+The machine tells a pool of hosts, of attempts that ended and of queues with ready tasks, then calls `place`, which pulls only
+what capacity allows. The rules:
 
-Equal shares   the run with the least in flight in this pool (counted in cores) goes first, the one served longest ago
-               among equals, and takes no more than brings it level with the next. A small run does not wait for a big one.
-Priority       within a run, higher first; among equals, what has been ready longest. Attempts of lower priority
-               that were sent ahead are recalled when a higher one finds no room.
-Sent ahead     a host that queues attempts by itself gets more than fits, so that its slots never wait for a round trip: as
-               much as it is expected to work off in AHEAD_SECONDS, nothing while durations are unknown.
-Reservation    a queue that was passed over for RESERVE_AFTER seconds by tasks that need less gets one host for its first task:
-               nothing else is put there that would keep it from fitting.
+Equal shares   the run with the least in flight in this pool (cores, by weight) goes first, the one served longest ago among
+               equals, and takes no more than brings it level with the next. A small run does not wait for a big one.
+Priority       within a run, higher first; among equals, what has been ready longest.
+Spreading      the emptiest host first, each an equal part.
+Sent ahead     by weight, as `host.py` says.
+Reservation    for a task that was passed over for long, as `reservations.py` says.
 
 Cost: a pool of five hundred full hosts is not searched for every task. Once a need found no room, only hosts where something
-ended since then are looked at again (`_fresh`, `_full_for`).
+changed since then are looked at again (`_fresh`, `_full_for`).
 
 Nothing here changes a task's state, and time comes in as an argument.
 """
@@ -21,74 +19,21 @@ Nothing here changes a task's state, and time comes in as an argument.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
+from daggyr_server.core.flight import Sent
+from daggyr_server.core.host import AHEAD_SECONDS, WHOLE, Host, Needs
 from daggyr_server.core.ready import ReadyQueue
+from daggyr_server.core.reservations import Reservations
 from daggyr_server.core.run import Run
-
-AHEAD_SECONDS = 0.1
-RESERVE_AFTER = 30.0  # seconds
-MAX_IN_FLIGHT = 6_000  # attempts a host, however little they need and however short they are
-_SHORTEST = 1e-5  # seconds; a mean below this would say nothing but how noisy clocks are
-
-Needs = tuple[tuple[str, int], ...]
-
-
-class Host:
-    """Somewhere to run attempts. `load` is what all attempts there need together, those sent ahead included."""
-
-    __slots__ = ("ahead", "draining", "host", "in_flight", "load", "name", "open", "reserved", "resources")
-
-    def __init__(self, host: str, name: str, resources: Mapping[str, int], *, ahead: bool) -> None:
-        self.host = host
-        self.name = name
-        self.resources = dict(resources)
-        self.ahead = ahead
-        self.open = True
-        self.draining = False
-        self.load: dict[str, int] = {}
-        self.in_flight = 0
-        self.reserved: ReadyQueue | None = None
-
-    def could_hold(self, needs: Needs) -> bool:
-        """Whether an attempt with `needs` fits when the host is empty."""
-        return all(self.resources.get(name, 0) >= units for name, units in needs)
-
-    def room(self, needs: Needs, queue: ReadyQueue, *, ahead: bool) -> int:
-        """How many more attempts with `needs` may be sent here now; with `ahead`, beyond what fits."""
-        room = MAX_IN_FLIGHT - self.in_flight
-        stretch = 1.0
-        held: Mapping[str, int] = {}
-        if self.reserved is not None and self.reserved is not queue:
-            held = dict(self.reserved.policy.needs)
-        elif ahead and self.ahead and queue.mean_seconds is not None and self.reserved is None:
-            stretch += AHEAD_SECONDS / max(queue.mean_seconds, _SHORTEST)
-        for name, units in needs:
-            total = self.resources.get(name, 0)
-            if total < units:
-                return 0
-            free = int(total * stretch) - self.load.get(name, 0) - held.get(name, 0)
-            room = min(room, free // units)
-        return max(room, 0)
-
-    def take(self, needs: Needs, count: int) -> None:
-        self.in_flight += count
-        for name, units in needs:
-            self.load[name] = self.load.get(name, 0) + units * count
-
-    def give(self, needs: Needs) -> None:
-        self.in_flight -= 1
-        for name, units in needs:
-            self.load[name] -= units
 
 
 class Placing(NamedTuple):
     """The scheduler's decision: these tasks of one queue go to this host."""
 
-    queue: ReadyQueue
-    host: Host
     numbers: list[int]
+    sent: Sent
 
 
 class Share:
@@ -99,31 +44,45 @@ class Share:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.queues: dict[int, ReadyQueue] = {}  # by policy index; those that may have ready tasks
-        self.usage = 0
+        self.usage = 0  # cores times weight, of all in flight
         self.in_flight = 0
         self.served = 0
 
 
-def cores_of(needs: Needs) -> int:
-    """What an attempt counts for in shares: its cores, at least 1."""
-    return max(1, dict(needs).get("cores", 1))
+class Round:
+    """What one round of placing has found out so far."""
+
+    def __init__(self) -> None:
+        self.roomy: dict[Needs, list[tuple[int, int, Host]]] = {}  # heaps of (-spare, order, host)
+        self.full: set[Needs] = set()  # found no room
+        self.stuck: dict[ReadyQueue, int] = {}  # found no room, at which turn
+        self.placed: dict[Needs, int] = {}  # the last turn that placed any
+        self.turn = 0
 
 
 class Pool:
-    """The hosts of one pool and the runs that have something to do there."""
+    """The hosts of one pool and the runs that have something to do there. Public attributes are for reading."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.hosts: dict[str, Host] = {}
         self.shares: dict[int, Share] = {}
+        self.reservations = Reservations()
+        self.look_again: float | None = None  # when to look for attempts that wait here while a host there idles
+        self.wanted: dict[Needs, int] = {}  # how many queues of the shares have these needs
         self._fresh: dict[str, Host] = {}  # where something changed since the last placing
         self._full_for: set[Needs] = set()  # needs for which no other host has room
         self._served = 0
 
     @property
     def ready(self) -> int:
-        """About how many tasks only wait for capacity here."""
+        """How many tasks only wait for capacity here."""
         return sum(len(queue) for share in self.shares.values() for queue in share.queues.values())
+
+    def due(self, now: float) -> float | None:
+        """When the pool is to be placed again, even if nothing happens."""
+        times = (self.reservations.due(now), self.look_again)
+        return min((time for time in times if time is not None), default=None)
 
     # -- what the machine tells ---------------------------------------------------------------------------------------
 
@@ -134,90 +93,111 @@ class Pool:
             known = self.hosts[host] = Host(host, name, resources, ahead=ahead)
         known.name, known.resources, known.ahead = name, dict(resources), ahead
         known.open, known.draining = open and not draining, draining
-        if not known.open:
-            known.reserved = None
+        if known.reserved is not None and not (known.open and known.could_hold(known.reserved.policy.needs)):
+            self.reservations.release(known)
         self._fresh[host] = known
 
     def remove_host(self, host: str) -> None:
-        """A host is gone; the machine ends what it had."""
-        self.hosts.pop(host, None)
-        self._fresh.pop(host, None)
+        """A host is gone; the machine has ended what it had."""
+        known = self.hosts.pop(host, None)
+        if known is not None:
+            self._fresh.pop(host, None)
+            self.reservations.release(known)
 
     def offer(self, queue: ReadyQueue) -> None:
         """A queue may have ready tasks."""
-        share = self._share(queue.run)
-        share.queues[queue.policy_index] = queue
+        share = self.shares.get(queue.run.run_id)
+        if share is None:
+            share = self.shares[queue.run.run_id] = Share(queue.run)
+        if queue.policy_index not in share.queues:
+            share.queues[queue.policy_index] = queue
+            self.wanted[queue.policy.needs] = self.wanted.get(queue.policy.needs, 0) + 1
 
-    def ended(self, run: Run, host: str, needs: Needs) -> None:
+    def ended(self, sent: Sent) -> None:
         """An attempt no longer uses its host."""
-        known = self.hosts.get(host)
-        if known is not None:
-            known.give(needs)
-            self._fresh[host] = known
-        share = self.shares.get(run.run_id)
-        if share is not None:
-            share.usage -= cores_of(needs)
-            share.in_flight -= 1
-            if not share.in_flight and not share.queues:
-                del self.shares[run.run_id]
+        queue, weight = sent.queue, sent.weight
+        host = self.hosts[sent.host]
+        host.give(queue.policy.needs, weight)
+        self._fresh[sent.host] = host
+        run_id = queue.run.run_id
+        share = self.shares[run_id]
+        share.usage -= queue.cores * weight
+        share.in_flight -= 1
+        if not share.in_flight and not share.queues:
+            del self.shares[run_id]
 
     def drop(self, run: Run) -> None:
         """A run takes nothing new from here, until its queues are offered again."""
         share = self.shares.get(run.run_id)
         if share is not None:
-            for queue in share.queues.values():
-                self._unreserve(queue)
-            share.queues.clear()
-            if not share.in_flight:
-                del self.shares[run.run_id]
+            for queue in list(share.queues.values()):
+                self._withdraw(share, queue)
 
-    def _share(self, run: Run) -> Share:
-        share = self.shares.get(run.run_id)
-        if share is None:
-            share = self.shares[run.run_id] = Share(run)
-        return share
+    def _withdraw(self, share: Share, queue: ReadyQueue) -> None:
+        del share.queues[queue.policy_index]
+        if not share.in_flight and not share.queues:
+            del self.shares[share.run.run_id]
+        needs = queue.policy.needs
+        self.wanted[needs] -= 1
+        if not self.wanted[needs]:
+            del self.wanted[needs]
+        self._served_or_gone(queue)
+
+    def _served_or_gone(self, queue: ReadyQueue) -> bool:
+        """Give up the queue's reservation. Returns whether that made room for others."""
+        host = self.reservations.drop(queue)
+        if host is None:
+            return False
+        self._fresh[host.host] = host
+        return True
 
     # -- placing ------------------------------------------------------------------------------------------------------
 
     def place(self, now: float) -> Iterator[Placing]:
         """Decide on all that fits now. Each Placing is carried out (the tasks leave READY) before the next is asked for."""
-        waiting = [(share.usage, share.served, run_id) for run_id, share in self.shares.items() if share.queues]
-        if not waiting or not self.hosts:
+        if not self.hosts:
             return
+        for queue, host in list(self.reservations.kept.items()):
+            share = self.shares[queue.run.run_id]
+            if not queue:
+                self._withdraw(share, queue)
+            elif host.room(queue.policy.needs, queue, WHOLE):
+                yield self._send(share, queue, host, 1, now)
+                self._served_or_gone(queue)
+        again = True
+        while again:
+            found = Round()
+            again = yield from self._round(found, now)
+        for queue, turn in found.stuck.items():
+            passed = self._passed_by(queue, turn, found.placed)
+            if passed:
+                self.reservations.passed_over(queue, passed, now)
+        self.reservations.make(self.hosts.values(), now)
+
+    def _round(self, found: Round, now: float) -> Iterator[Placing]:
+        """Serve the runs in turn until nothing fits. Returns whether room was made meanwhile for those that found none."""
+        waiting = [(share.usage, share.served, run_id) for run_id, share in self.shares.items() if share.queues]
         heapq.heapify(waiting)
-        stuck: dict[ReadyQueue, None] = {}
-        full: set[Needs] = set()
-        smallest: dict[Needs, None] = {}  # needs that were placed in this round
-        while waiting:
+        again = False
+        while waiting and not self.wanted.keys() <= found.full:
             usage, _, run_id = heapq.heappop(waiting)
             share = self.shares[run_id]
             level = waiting[0][0] - usage if waiting else None
-            placed = False
             for queue in self._in_order(share):
-                needs = queue.policy.needs
-                if needs in full and queue.passed_since is None:
-                    stuck[queue] = None
-                    continue
-                most = MAX_IN_FLIGHT if level is None else max(1, level // cores_of(needs))
-                for placing in self._find(queue, most):
-                    placed = True
-                    self._count(share, placing)
-                    yield placing
-                if placed:
-                    smallest[needs] = None
-                    queue.passed_since = None
-                    self._unreserve(queue)
+                found.turn += 1
+                before = share.usage
+                yield from self._serve(share, queue, level, found, now)
+                if share.usage > before:
+                    found.placed[queue.policy.needs] = found.turn
+                    again = self._served_or_gone(queue) or again
+                    self._served += 1
+                    share.served = self._served
+                    heapq.heappush(waiting, (share.usage, share.served, run_id))
                     break
-                full.add(needs)
-                stuck[queue] = None
-            if placed and share.queues:
-                self._served += 1
-                share.served = self._served
-                heapq.heappush(waiting, (share.usage, share.served, run_id))
-        for queue in stuck:
-            self._passed_over(queue, smallest, now)
-        self._full_for = {queue.policy.needs for queue in stuck if queue.head() is not None}
+                found.stuck.setdefault(queue, found.turn)
+        self._full_for = found.full
         self._fresh.clear()
+        return again
 
     def _in_order(self, share: Share) -> list[ReadyQueue]:
         """The run's queues with ready tasks, the one to serve first in front; empty ones are forgotten."""
@@ -225,62 +205,58 @@ class Pool:
         for index, queue in list(share.queues.items()):
             order = queue.head()
             if order is None:
-                del share.queues[index]
-                self._unreserve(queue)
+                self._withdraw(share, queue)
             else:
                 found.append((-queue.policy.priority, order, index))
         return [share.queues[index] for _, _, index in sorted(found)]
 
-    def _find(self, queue: ReadyQueue, most: int) -> Iterator[Placing]:
-        """Room for up to `most` tasks: first where they fit now, spread over the hosts, then ahead."""
-        needs = queue.policy.needs
-        hosts = self._fresh if needs in self._full_for else self.hosts
-        for ahead in (False, True):
-            rooms = [(host.room(needs, queue, ahead=ahead), host) for host in hosts.values() if host.open]
-            roomy = sorted((pair for pair in rooms if pair[0] > 0), key=lambda pair: -pair[0])
-            while roomy:
-                # Each host an equal part, the emptiest first, so that none gets all while others idle.
-                part = -(-min(most, len(queue)) // len(roomy))
-                left = []
-                for room, host in roomy:
-                    numbers = queue.take(min(room, part, most))
-                    if not numbers:
-                        return
-                    most -= len(numbers)
-                    host.take(needs, len(numbers))
-                    yield Placing(queue, host, numbers)
-                    if room > len(numbers):
-                        left.append((room - len(numbers), host))
-                roomy = left
+    def _serve(self, share: Share, queue: ReadyQueue, level: int | None, found: Round, now: float) -> Iterator[Placing]:
+        """Place the queue's tasks, until the run is `level` higher than it was or nothing fits."""
+        needs, cores = queue.policy.needs, queue.cores
+        if needs in found.full:
+            return
+        budget = None if level is None else max(level, cores * WHOLE)
+        roomy = found.roomy.get(needs)
+        if roomy is None:
+            hosts = self._fresh if needs in self._full_for else self.hosts
+            spares = ((host.spare(needs, queue), order, host) for order, host in enumerate(hosts.values()))
+            roomy = found.roomy[needs] = [(-spare, order, host) for spare, order, host in spares if spare]
+            heapq.heapify(roomy)
+        start = share.usage
+        while roomy and queue and (budget is None or share.usage - start < budget):
+            expected, order, host = roomy[0]
+            spare = host.spare(needs, queue)
+            if not spare:
+                heapq.heappop(roomy)
+            elif spare != -expected:
+                heapq.heapreplace(roomy, (-spare, order, host))
+            else:
+                weight = host.weight(queue)
+                most = len(queue)
+                if budget is not None:
+                    most = min(most, max(1, (budget - share.usage + start) // (cores * weight)))
+                part = -(-most // len(roomy))
+                yield self._send(share, queue, host, min(part, host.room(needs, queue, weight)), now)
+        if not roomy:
+            found.full.add(needs)
 
-    def _count(self, share: Share, placing: Placing) -> None:
-        share.in_flight += len(placing.numbers)
-        share.usage += cores_of(placing.queue.policy.needs) * len(placing.numbers)
+    def _send(self, share: Share, queue: ReadyQueue, host: Host, count: int, now: float) -> Placing:
+        weight = host.weight(queue)
+        numbers = queue.take(count)
+        host.take(queue.policy.needs, weight, len(numbers))
+        share.in_flight += len(numbers)
+        share.usage += queue.cores * weight * len(numbers)
+        if host.ahead and self.look_again is None and len(self.hosts) > 1:
+            self.look_again = now + 2 * AHEAD_SECONDS
+        return Placing(numbers, Sent(self.name, host.host, host.name, queue, weight, now))
 
-    # -- reservations -------------------------------------------------------------------------------------------------
-
-    def _passed_over(self, queue: ReadyQueue, placed: Mapping[Needs, None], now: float) -> None:
-        """Note that smaller tasks went before this queue's first; after RESERVE_AFTER, keep a host for it."""
+    def _passed_by(self, queue: ReadyQueue, turn: int, placed: Mapping[Needs, int]) -> Iterable[str]:
+        """The resources of which tasks that were placed after this queue's turn needed less than it."""
         needs = dict(queue.policy.needs)
-        if queue.passed_since is None:
-            smaller = any(any(units < needs.get(name, 0) for name, units in other) for other in placed)
-            if smaller:
-                queue.passed_since = now
-            return
-        if now - queue.passed_since < RESERVE_AFTER or any(host.reserved is queue for host in self.hosts.values()):
-            return
-        free = [
-            host for host in self.hosts.values() if host.open and host.reserved is None and host.could_hold(queue.policy.needs)
-        ]
-        if free:
-            least = min(free, key=lambda host: max(host.load.get(name, 0) / host.resources[name] for name in needs))
-            least.reserved = queue
-
-    def _unreserve(self, queue: ReadyQueue) -> None:
-        if queue.passed_since is None:
-            return
-        queue.passed_since = None
-        for host in self.hosts.values():
-            if host.reserved is queue:
-                host.reserved = None
-                self._fresh[host.host] = host
+        return {
+            name
+            for others, last in placed.items()
+            if last > turn
+            for name, units in others
+            if units < needs.get(name, 0)
+        }

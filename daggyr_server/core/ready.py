@@ -1,13 +1,14 @@
 """The tasks of one run that only wait for capacity, of one policy, in the order in which they became ready.
 
 The run pushes, the pool scheduler takes. Neighbouring numbers are kept as ranges, so that a million expansions that become
-ready together cost one entry. A task that stops being ready stays in here: whoever takes checks its phase, and what has
-moved on is passed over.
+ready together cost one entry. What is in here is READY and stands here once: whoever moves ready tasks elsewhere calls
+`keep_ready` in the same step.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from daggyr_server.core.graph import Policy
@@ -17,27 +18,28 @@ if TYPE_CHECKING:
     from daggyr_server.core.run import Run
 
 _READY = int(Phase.READY)
-_WEIGHT = 0.1  # of the newest duration in the mean
+_NEWEST = 0.1  # the newest duration's part in the mean
 
 
 class ReadyQueue:
-    """First in, first out. `passed_since` belongs to the scheduler; `mean_seconds` is what its attempts took of late."""
+    """First in, first out. `mean_seconds` is what its attempts took of late, `unstarted` how many could be recalled."""
 
-    __slots__ = ("_entries", "_size", "mean_seconds", "passed_since", "policy", "policy_index", "run")
+    __slots__ = ("_entries", "_size", "cores", "mean_seconds", "policy", "policy_index", "run", "unstarted")
 
     def __init__(self, run: Run, policy: Policy, policy_index: int) -> None:
         self.run = run
         self.policy = policy
         self.policy_index = policy_index
-        self.passed_since: float | None = None
-        self.mean_seconds: float | None = None  # None until an attempt ended
+        self.cores = max(1, dict(policy.needs).get("cores", 1))  # what an attempt counts for in the run's share
+        self.mean_seconds: float | None = None  # None until an attempt has run
+        self.unstarted = 0  # attempts in flight that have not started and were not recalled
         self._size = 0
         self._entries: deque[list[int]] = deque()  # [first, beyond, order]
 
     def push(self, first: int, beyond: int, order: int) -> bool:
         """Add the numbers from `first` to before `beyond`; `order` grows from push to push within a run.
 
-        Returns whether the queue had no entries before.
+        Returns whether the queue was empty before.
         """
         entries = self._entries
         self._size += beyond - first
@@ -52,45 +54,52 @@ class ReadyQueue:
         return True
 
     def head(self) -> int | None:
-        """The order of the task that waits longest, or None if no task is ready."""
-        entries, phases = self._entries, self.run.phases
-        while entries:
-            entry = entries[0]
-            if phases[entry[0]] == _READY:
-                return entry[2]
-            entry[0] += 1
-            self._size -= 1
-            if entry[0] == entry[1]:
-                entries.popleft()
-        return None
+        """The order of the task that waits longest, or None if there is none."""
+        return self._entries[0][2] if self._entries else None
 
     def __len__(self) -> int:
-        """How many tasks are in here, those that moved on meanwhile included."""
         return self._size
 
-    def lasted(self, seconds: float) -> None:
-        """An attempt of this queue took this long."""
-        mean = self.mean_seconds
-        self.mean_seconds = seconds if mean is None else mean + _WEIGHT * (seconds - mean)
-
-    def first(self) -> int:
-        """The number of the task that waits longest; only after `head` found one."""
-        return self._entries[0][0]
+    def __iter__(self) -> Iterator[int]:
+        for first, beyond, _ in self._entries:
+            yield from range(first, beyond)
 
     def take(self, most: int) -> list[int]:
-        """Remove and return at most `most` tasks that are ready, longest waiting first."""
-        entries, phases = self._entries, self.run.phases
+        """Remove and return at most `most` tasks, longest waiting first."""
+        entries = self._entries
         taken: list[int] = []
         while entries and most > 0:
             entry = entries[0]
             first, beyond = entry[0], entry[1]
             until = min(beyond, first + most)
-            found = [number for number in range(first, until) if phases[number] == _READY]
-            taken += found
-            most -= len(found)
-            self._size -= until - first
+            taken += range(first, until)
+            most -= until - first
             if until == beyond:
                 entries.popleft()
             else:
                 entry[0] = until
+        self._size -= len(taken)
         return taken
+
+    def keep_ready(self) -> None:
+        """Forget those that are no longer READY. Linear, but fast where ranges are whole: people ask, machines do not."""
+        phases = self.run.phases
+        kept: deque[list[int]] = deque()
+        for entry in self._entries:
+            first, beyond, order = entry
+            if phases.count(_READY, first, beyond) == beyond - first:
+                kept.append(entry)
+                continue
+            for number in range(first, beyond):
+                if phases[number] == _READY:
+                    if kept and kept[-1][1] == number and kept[-1][2] == order:
+                        kept[-1][1] = number + 1
+                    else:
+                        kept.append([number, number + 1, order])
+        self._entries = kept
+        self._size = sum(beyond - first for first, beyond, _ in kept)
+
+    def lasted(self, seconds: float) -> None:
+        """An attempt of this queue took this long."""
+        mean = self.mean_seconds
+        self.mean_seconds = seconds if mean is None else mean + _NEWEST * (seconds - mean)

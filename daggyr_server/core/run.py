@@ -1,86 +1,29 @@
-"""The state machine of one run: the only place that changes the state of tasks and runs.
+"""The state machine of one run: with `tasks.py`, the only place that changes the state of tasks and runs.
 
-Per-task state lies in flat arrays by task number, and an object exists only for an attempt in flight. The machine tells a
-run what happened; the run moves its tasks (by the tables in `states.py`), offers what became ready to the scheduler's queues
-and notes what has to be recorded. It never decides where a task runs and never looks at a clock.
+The machine tells a run what happened to its attempts and what people ask; the run moves its tasks by the tables in `states.py`
+and notes which tasks changed and how it moved itself. An object exists only for an attempt in flight. It never decides where a
+task runs and never looks at a clock.
 """
 
 from __future__ import annotations
 
-import heapq
-from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from daggyr_server.core.graph import Addition, ExpandedSegment, Graph, PlainSegment
+from daggyr_server.core.flight import InFlight as InFlight
+from daggyr_server.core.flight import Sent
+from daggyr_server.core.graph import Addition
 from daggyr_server.core.ready import ReadyQueue
-from daggyr_server.core.states import (
-    ENDED,
-    FOLLOWS,
-    IN_FLIGHT,
-    MAX_LOSSES,
-    STATE_OF,
-    TRANSITIONS,
-    Follows,
-    Outcome,
-    Phase,
-    State,
-)
+from daggyr_server.core.states import FOLLOWS, MAX_LOSSES, STATE_OF, Follows, Outcome, Phase, State
+from daggyr_server.core.tasks import IllegalTransition, Tasks
 
-_BLOCKED, _READY, _DELAYED = int(Phase.BLOCKED), int(Phase.READY), int(Phase.DELAYED)
-_ASSIGNED, _RUNNING, _COMPLETED = int(Phase.ASSIGNED), int(Phase.RUNNING), int(Phase.COMPLETED)
+_READY, _ASSIGNED, _RUNNING = int(Phase.READY), int(Phase.ASSIGNED), int(Phase.RUNNING)
 _ERRORED, _KILLED = int(Phase.ERRORED), int(Phase.KILLED)
-_LEGAL = bytes(
-    Phase(after) in TRANSITIONS[Phase(before)] if before < len(Phase) and after < len(Phase) else 0
-    for before in range(8)
-    for after in range(8)
-)
+_STATES = tuple(STATE_OF[phase] for phase in Phase)
 MAX_DELAY = 86_400.0  # seconds; a doubling delay stops growing here
 
 
-class IllegalTransition(Exception):
-    """A fault of ours: something asked for a transition that the table does not have. Nothing was changed."""
-
-
-class InFlight:
-    """An attempt that a host has."""
-
-    __slots__ = (
-        "assign_time",
-        "attempt",
-        "host",
-        "host_name",
-        "needs",
-        "policy_index",
-        "pool",
-        "recalled",
-        "start_time",
-        "stopping",
-    )
-
-    def __init__(
-        self,
-        pool: str,
-        host: str,
-        host_name: str,
-        policy_index: int,
-        needs: tuple[tuple[str, int], ...],
-        attempt: int,
-        now: float,
-    ) -> None:
-        self.pool = pool
-        self.host = host
-        self.host_name = host_name
-        self.policy_index = policy_index
-        self.needs = needs
-        self.attempt = attempt
-        self.assign_time = now
-        self.start_time: float | None = None
-        self.stopping = False
-        self.recalled = False
-
-
-class Run:
-    """One run. Public attributes are for reading; `offer` is called with each queue that got its first ready task."""
+class Run(Tasks):
+    """One run. Public attributes are for reading."""
 
     def __init__(
         self,
@@ -92,136 +35,46 @@ class Run:
         submit_time: float,
         offer: Callable[[ReadyQueue], None],
     ) -> None:
+        super().__init__(offer)
         self.run_id = run_id
         self.tags = dict(tags)
         self.pool = pool
         self.parameters = parameters
         self.submit_time = submit_time
-        self.start_time: float | None = None
+        self.start_time: float | None = None  # of its first attempt that ran
         self.stop_time: float | None = None
         self.state = State.QUEUED
+        self.moves: list[tuple[State, float]] = []  # since the machine last took them
         self.killing = False  # a person asked for the end of the run
-        self.revision = 0
-        self.graph = Graph()
-        self.phases = bytearray()
-        self.waiting: array[int] = array("I")  # parents that are not COMPLETED
-        self.attempts: array[int] = array("I")  # the number of the last attempt
-        self.counts = [0] * len(Phase)
+        self.ranked = False  # some tasks have a higher priority than others
         self.failures: dict[int, int] = {}  # retries used
         self.losses: dict[int, int] = {}
         self.in_flight: dict[int, InFlight] = {}
-        self.delayed: list[tuple[float, int]] = []  # a heap; entries of tasks that moved on are passed over
-        self.unstarted: dict[int, int] = {}  # policy index -> attempts that could be recalled
-        self.queues: list[ReadyQueue] = []  # by policy index
-        self.changed: list[int] = []  # tasks whose state clients see changed, since the machine last took it
-        self._offer = offer
-        self._order = 0
-
-    # -- growing ------------------------------------------------------------------------------------------------------
 
     def extend(self, addition: Addition) -> None:
-        """Take new tasks, made for this run's graph as it is; those whose parents are all COMPLETED become ready."""
-        start = self.graph.size
-        self.graph.extend(addition)
-        for index in range(len(self.queues), len(self.graph.policies)):
-            self.queues.append(ReadyQueue(self, self.graph.policies[index], index))
-        size = self.graph.size
-        self.phases += bytes(size - start)
-        self.counts[_BLOCKED] += size - start
-        self.attempts.frombytes(bytes(4 * (size - start)))
-        self.waiting += self.graph.indegrees(start)
-        for segment in addition.segments:
-            if isinstance(segment, PlainSegment):
-                self._wait_for_new(segment.child_numbers, start)
-            else:
-                self._wait_for_new(segment.tail_children, start)
-        for parent, child in addition.edges:
-            if self.phases[parent] == _COMPLETED:
-                self.waiting[child] -= 1
-        self.revision += 1
-        self._release(number for number in range(start, size) if not self.waiting[number])
+        """Take new tasks, made for this run's graph as it is; those that wait for nobody become ready.
 
-    def _wait_for_new(self, children: Iterable[int], start: int) -> None:
-        for child in children:
-            if child < start:
-                self.waiting[child] += 1
-
-    # -- moving tasks -------------------------------------------------------------------------------------------------
-
-    def _move(self, number: int, phase: int) -> None:
-        before = self.phases[number]
-        if not _LEGAL[before << 3 | phase]:
-            raise IllegalTransition(f"run {self.run_id} task {number}: {Phase(before).name} -> {Phase(phase).name}")
-        self.phases[number] = phase
-        self.counts[before] -= 1
-        self.counts[phase] += 1
-
-    def _push(self, number: int) -> None:
-        self._move(number, _READY)
-        self._order += 1
-        queue = self.queues[self.graph.policy_index(number)]
-        if queue.push(number, number + 1, self._order):
-            self._offer(queue)
-
-    def _release(self, numbers: Iterable[int]) -> None:
-        """Move BLOCKED tasks that wait for nobody on, through structural ones to what is behind them."""
-        graph, phases, waiting = self.graph, self.phases, self.waiting
-        stack: list[int] = []
-        for root in numbers:
-            stack.append(root)
-            while stack:
-                number = stack.pop()
-                if phases[number] != _BLOCKED:
-                    continue
-                segment = graph.segment_of(number)
-                if isinstance(segment, ExpandedSegment):
-                    if number == segment.base and self._release_all(segment):
-                        continue
-                    if number == segment.base or number == segment.tail:
-                        self._move(number, _COMPLETED)
-                        self.changed.append(number)
-                        for child in graph.children(number):
-                            waiting[child] -= 1
-                            if not waiting[child]:
-                                stack.append(child)
-                        continue
-                self._push(number)
-
-    def _release_all(self, segment: ExpandedSegment) -> bool:
-        """Complete a head and make all its expansions ready at once, if nothing else concerns any of them."""
-        first, beyond = segment.first, segment.tail
-        if segment.match_parents or segment.base in self.graph.added_children or self.graph.added_children:
-            return False
-        if self.phases.count(_BLOCKED, first, beyond) != segment.count:
-            return False
-        if self.waiting[first:beyond] != array("I", [1]) * segment.count:
-            return False
-        self._move(segment.base, _COMPLETED)
-        self.changed.append(segment.base)
-        self.waiting[first:beyond] = array("I", bytes(4 * segment.count))
-        self.phases[first:beyond] = bytes([_READY]) * segment.count
-        self.counts[_BLOCKED] -= segment.count
-        self.counts[_READY] += segment.count
-        self._order += 1
-        queue = self.queues[segment.policy]
-        if queue.push(first, beyond, self._order):
-            self._offer(queue)
-        return True
+        Raises StaleAddition, with nothing changed, if the graph has grown since.
+        """
+        self._grow(addition, [ReadyQueue(self, policy, index) for index, policy in enumerate(addition.policies, len(self.queues))])
+        self.ranked = len({queue.policy.priority for queue in self.queues}) > 1
 
     # -- attempts -----------------------------------------------------------------------------------------------------
 
-    def assign(self, numbers: Sequence[int], queue: ReadyQueue, host: str, host_name: str, now: float) -> list[int]:
+    def assign(self, numbers: Sequence[int], sent: Sent) -> list[int]:
         """Move READY tasks of one queue to a host. Returns the numbers of their new attempts."""
-        policy = queue.policy
-        attempts, in_flight = self.attempts, self.in_flight
-        index, pool, needs = queue.policy_index, policy.pool, policy.needs
+        phases, attempts, in_flight = self.phases, self.attempts, self.in_flight
         made = []
         for number in numbers:
-            self._move(number, _ASSIGNED)
+            if phases[number] != _READY:
+                raise IllegalTransition(f"task {number}: {Phase(phases[number]).name} -> ASSIGNED")
+            phases[number] = _ASSIGNED
             attempt = attempts[number] = attempts[number] + 1
-            in_flight[number] = InFlight(pool, host, host_name, index, needs, attempt, now)
+            in_flight[number] = InFlight(attempt, sent)
             made.append(attempt)
-        self.unstarted[index] = self.unstarted.get(index, 0) + len(made)
+        self.counts[_READY] -= len(made)
+        self.counts[_ASSIGNED] += len(made)
+        sent.queue.unstarted += len(made)
         return made
 
     def current(self, number: int, attempt: int) -> InFlight | None:
@@ -229,29 +82,20 @@ class Run:
         flight = self.in_flight.get(number)
         return flight if flight is not None and flight.attempt == attempt else None
 
-    def started(self, number: int, flight: InFlight, start_time: float) -> None:
+    def started(self, number: int, flight: InFlight, start_time: float, now: float) -> None:
         """A current attempt has a process; saying so again changes nothing."""
         if flight.start_time is not None:
             return
         flight.start_time = start_time
-        self._no_longer_unstarted(flight)
+        if not flight.recalled:
+            flight.sent.queue.unstarted -= 1
         self._move(number, _RUNNING)
         self.changed.append(number)
-        self._begin(start_time)
-
-    def _begin(self, start_time: float) -> None:
-        if self.state is State.QUEUED:
-            self.state = State.RUNNING
-            if self.start_time is None:
-                self.start_time = start_time
-
-    def _no_longer_unstarted(self, flight: InFlight) -> None:
-        if not flight.recalled:
-            self.unstarted[flight.policy_index] -= 1
+        self._begin(min(start_time, now))
 
     def recall(self, flight: InFlight) -> None:
         """Note that an attempt that has not started was asked back."""
-        self._no_longer_unstarted(flight)
+        flight.sent.queue.unstarted -= 1
         flight.recalled = True
 
     def ended(
@@ -260,148 +104,110 @@ class Run:
         flight: InFlight,
         outcome: Outcome,
         now: float,
+        seconds: float | None,
         addition: Addition | None,
         refusal: str | None,
     ) -> State:
-        """A current attempt has ended: the table says how its task goes on. Returns the task's state from now on."""
-        del self.in_flight[number]
-        if flight.start_time is None:
-            self._no_longer_unstarted(flight)
-            if outcome is not Outcome.RETURNED:
-                self._begin(now)
+        """A current attempt has ended: the table says how its task goes on. Returns the task's state from now on.
+
+        Raises StaleAddition, with nothing changed, if the graph has grown since the addition was made.
+        """
         follows = FOLLOWS[outcome]
         if follows is Follows.COMPLETE and refusal is not None:
             follows = Follows.ERROR
+        if follows is Follows.COMPLETE and addition is not None:
+            self.extend(addition)
+        del self.in_flight[number]
+        if flight.start_time is None:
+            if not flight.recalled:
+                flight.sent.queue.unstarted -= 1
+            if seconds is not None:
+                self._begin(now - seconds)
         if follows is Follows.COMPLETE:
-            if addition is not None:
-                self.extend(addition)
             self._complete(number)
         elif follows is Follows.ERROR:
             self._move(number, _ERRORED)
-        elif follows is Follows.KILL:
+        elif follows is Follows.KILL or flight.stopping:
+            # It was asked to end, and did: how does not matter.
             self._move(number, _KILLED)
-        elif follows is Follows.GIVE_BACK:
-            self._again(number, flight)
+        elif follows is Follows.RETRY:
+            self._retry(number, flight.sent.queue, now)
         elif follows is Follows.REQUEUE:
             self.losses[number] = lost = self.losses.get(number, 0) + 1
             if lost > MAX_LOSSES:
                 self._move(number, _ERRORED)
             else:
-                self._again(number, flight)
+                self._queue_again(number)
         else:
-            self._retry(number, flight, now)
-        if outcome is not Outcome.RETURNED or flight.start_time is not None:
+            self._queue_again(number)
+        if outcome is not Outcome.RETURNED or flight.start_time is not None or flight.stopping:
             self.changed.append(number)
-        return STATE_OF[Phase(self.phases[number])]
+        return _STATES[self.phases[number]]
 
-    def _again(self, number: int, flight: InFlight) -> None:
-        # A task that a person asked to end, and whose host went away meanwhile, has what the person asked for.
-        if flight.stopping:
-            self._move(number, _KILLED)
-        else:
-            self._push(number)
-
-    def _retry(self, number: int, flight: InFlight, now: float) -> None:
+    def _retry(self, number: int, queue: ReadyQueue, now: float) -> None:
         used = self.failures.get(number, 0)
-        policy = self.graph.policies[flight.policy_index]
-        if flight.stopping:
-            self._move(number, _KILLED)
-        elif used >= policy.max_retries:
+        policy = queue.policy
+        if used >= policy.max_retries:
             self._move(number, _ERRORED)
+            return
+        self.failures[number] = used + 1
+        if policy.retry_delay > 0:
+            self._delay(number, now + min(MAX_DELAY, policy.retry_delay * 2.0 ** min(used, 64)))
         else:
-            self.failures[number] = used + 1
-            if policy.retry_delay > 0:
-                self._move(number, _DELAYED)
-                due = now + min(MAX_DELAY, policy.retry_delay * 2.0 ** min(used, 64))
-                heapq.heappush(self.delayed, (due, number))
-            else:
-                self._push(number)
-
-    def _complete(self, number: int) -> None:
-        self._move(number, _COMPLETED)
-        waiting = self.waiting
-        freed = []
-        for child in self.graph.children(number):
-            waiting[child] -= 1
-            if not waiting[child]:
-                freed.append(child)
-        if freed:
-            self._release(freed)
-
-    def due(self, now: float) -> None:
-        """Make ready what has waited for its retry's delay."""
-        while self.delayed and self.delayed[0][0] <= now:
-            _, number = heapq.heappop(self.delayed)
-            if self.phases[number] == _DELAYED:
-                self._push(number)
+            self._queue_again(number)
 
     # -- what people ask ----------------------------------------------------------------------------------------------
 
-    def kill_waiting(self, numbers: Iterable[int]) -> list[int]:
-        """Move those of `numbers` that only wait, and are no structural tasks, to KILLED. Returns which moved."""
-        moved = []
-        for number in numbers:
-            if self.phases[number] in (_BLOCKED, _READY, _DELAYED) and not self.graph.kind(number):
-                self._move(number, _KILLED)
-                moved.append(number)
-        self.changed += moved
-        return moved
+    def reset(self, numbers: Iterable[int], now: float) -> list[int]:
+        """Queue ended tasks again with fresh budgets, and the run itself if it has ended.
 
-    def reset(self, numbers: Iterable[int]) -> list[int]:
-        """Queue ended tasks again with fresh budgets; what waits for a task that is no longer COMPLETED waits again.
-
-        Returns the numbers that moved. The caller has made sure that none is in flight.
+        The caller has made sure that none is in flight. Returns the numbers that moved.
         """
-        graph, phases, waiting = self.graph, self.phases, self.waiting
-        moved = [number for number in numbers if Phase(phases[number]) in ENDED]
-        for number in moved:
+        numbers = list(numbers)
+        if self.has_ended:
+            self._become(State.QUEUED, now)
+            self.stop_time, self.killing = None, False
+            self.failures.clear()
+            self.losses.clear()
+            delayed, self.delayed = self.delayed, []
+            for _, number in sorted(delayed):
+                self._push(number)
+        for number in numbers:
             self.failures.pop(number, None)
             self.losses.pop(number, None)
-            if phases[number] == _COMPLETED:
-                for child in graph.children(number):
-                    waiting[child] += 1
-                    if phases[child] in (_READY, _DELAYED):
-                        self._move(child, _BLOCKED)
-            self._move(number, _BLOCKED)
-        self.changed += moved
-        self.state, self.stop_time, self.killing = State.QUEUED, None, False
-        if self.in_flight:
-            self.state = State.RUNNING
-        self._release([number for number in moved if not waiting[number]])
-        return moved
-
-    def descendants(self, numbers: Iterable[int]) -> list[int]:
-        """`numbers` and all that depends on them, ascending."""
-        seen = set(numbers)
-        stack = list(seen)
-        while stack:
-            for child in self.graph.children(stack.pop()):
-                if child not in seen:
-                    seen.add(child)
-                    stack.append(child)
-        return sorted(seen)
+        return self._reopen(numbers)
 
     # -- the run itself -----------------------------------------------------------------------------------------------
 
-    def in_phases(self, phases: Iterable[Phase]) -> int:
-        """How many tasks are in any of `phases`."""
-        return sum(self.counts[phase] for phase in phases)
+    def _become(self, state: State, time: float) -> None:
+        self.state = state
+        self.moves.append((state, time))
+
+    def _begin(self, time: float) -> None:
+        if self.state is State.QUEUED:
+            time = max(time, self.submit_time)  # hosts have clocks of their own
+            self._become(State.RUNNING, time)
+            if self.start_time is None:
+                self.start_time = time
 
     @property
-    def ended_state(self) -> State | None:
-        """The state in which the run ends now, or None while something can still go on."""
-        if self.state not in (State.QUEUED, State.RUNNING) or self.in_phases(IN_FLIGHT):
-            return None
-        if not self.killing and self.counts[_READY] + self.counts[_DELAYED]:
-            return None
+    def has_ended(self) -> bool:
+        return self.state is not State.QUEUED and self.state is not State.RUNNING
+
+    def settle(self, now: float) -> None:
+        """End the run if nothing is left that could go on."""
+        counts = self.counts
+        if self.has_ended or self.in_flight or (not self.killing and counts[Phase.READY] + counts[Phase.DELAYED]):
+            return
+        self._become(self.final_state, now)
+        self.stop_time = now
+
+    @property
+    def final_state(self) -> State:
+        """The state in which the run ends if nothing more happens."""
         if self.killing or self.counts[_KILLED]:
             return State.KILLED
         return State.ERRORED if self.counts[_ERRORED] else State.COMPLETED
-
-    def end(self, state: State, now: float) -> None:
-        """The run has ended in `state`, which `ended_state` gave."""
-        self.state = state
-        self.stop_time = now
 
     def task_states(self) -> dict[State, int]:
         """How many tasks are in each state; only states that occur. Constant time."""

@@ -27,9 +27,13 @@ An attempt is one execution. Its outcome alone decides how the task goes on (FOL
     RETURNED   it never started: again, and not counted.
 
 Asking for the end of a task that only waits makes it KILLED when the task was named; when its run is killed it stays QUEUED
-and the run takes nothing new. A run is RUNNING from its first started attempt until nothing is left that could go on:
-tasks that wait for a task which ended otherwise stay QUEUED for good. Then it is KILLED if a person killed anything, else
-ERRORED if any task is, else COMPLETED. A retry puts a run that has ended back to QUEUED.
+and the run takes nothing new. Asking for a task again makes it BLOCKED, and READY in the same step if it waits for nobody. What
+waits only, and whose parent is no longer COMPLETED, is BLOCKED again; an attempt in flight goes on, and its task is BLOCKED if it has
+to be repeated. A structural task is COMPLETED exactly while all its parents are.
+
+A run is RUNNING from its first started attempt until nothing is left that could go on: tasks that wait for a task which ended
+otherwise stay QUEUED for good. Then it is KILLED if a person killed anything, else ERRORED if any task is, else COMPLETED. A
+retry puts a run that has ended back to QUEUED, and gives all that did not complete fresh budgets of retries and losses.
 """
 
 from __future__ import annotations
@@ -114,11 +118,11 @@ TRANSITIONS: dict[Phase, frozenset[Phase]] = {
     Phase.BLOCKED: frozenset({Phase.READY, Phase.COMPLETED, Phase.KILLED}),
     Phase.READY: frozenset({Phase.ASSIGNED, Phase.BLOCKED, Phase.KILLED}),
     Phase.DELAYED: frozenset({Phase.READY, Phase.BLOCKED, Phase.KILLED}),
-    Phase.ASSIGNED: frozenset({Phase.RUNNING, Phase.READY, Phase.DELAYED, Phase.COMPLETED, Phase.ERRORED, Phase.KILLED}),
-    Phase.RUNNING: frozenset({Phase.READY, Phase.DELAYED, Phase.COMPLETED, Phase.ERRORED, Phase.KILLED}),
-    Phase.COMPLETED: frozenset({Phase.BLOCKED, Phase.READY}),  # a person asks for it again
-    Phase.ERRORED: frozenset({Phase.BLOCKED, Phase.READY}),
-    Phase.KILLED: frozenset({Phase.BLOCKED, Phase.READY}),
+    Phase.ASSIGNED: frozenset(Phase) - {Phase.ASSIGNED},
+    Phase.RUNNING: frozenset(Phase) - {Phase.ASSIGNED, Phase.RUNNING},
+    Phase.COMPLETED: frozenset({Phase.BLOCKED}),  # a person asks for it again
+    Phase.ERRORED: frozenset({Phase.BLOCKED}),
+    Phase.KILLED: frozenset({Phase.BLOCKED}),
 }
 
 WAITING = frozenset({Phase.BLOCKED, Phase.READY, Phase.DELAYED})

@@ -68,16 +68,15 @@ class LocalExecutor(AgentExecutor):
     async def _keep_running(self, folder: Path) -> None:
         crashes = 0
         while crashes < MAX_CRASHES:
-            ours, theirs = os.pipe()
-            self._lifeline = theirs
+            inherited, self._lifeline = os.pipe()
             try:
                 process = await asyncio.create_subprocess_exec(
-                    *self._command(folder, ours), stdin=asyncio.subprocess.DEVNULL, pass_fds=(ours,)
+                    *self._command(folder, inherited), stdin=asyncio.subprocess.DEVNULL, pass_fds=(inherited,)
                 )
             except OSError as error:
                 raise ExecutorError(f"cannot start the local agent: {error}") from error
             finally:
-                os.close(ours)
+                os.close(inherited)
             joined = False
             try:
                 code = await process.wait()
@@ -93,7 +92,7 @@ class LocalExecutor(AgentExecutor):
         log.critical("the local agent of pool %s does not start: nothing runs in this pool", self.pool)
 
     def _command(self, folder: Path, lifeline: int) -> list[str]:
-        command = [sys.executable, "-m", "daggyr_agent.main", "--coordinator", f"unix:{folder}/agent.sock"]
+        command = [sys.executable, "-m", "daggyr_agent", "--coordinator", f"unix:{folder}/agent.sock"]
         command += ["--name", f"local-{self.pool}", "--pool", self.pool, "--state-dir", str(folder / "agent")]
         for name, units in self._resources.items():
             command += ["--resource", f"{name}={units}"]

@@ -212,4 +212,7 @@ def _key_hint(key: str, fields: dict[str, inspect.Field]) -> str:
     other = _OTHER_WORDS.get(word)
     if other in known:
         return f"it is called {quoted(other or '')} here"
-    return nearest(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", key).lower(), sorted(known)) or f"there are {', '.join(map(quoted, sorted(known)))}"
+    return (
+        nearest(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", key).lower(), sorted(known))
+        or f"there are {', '.join(map(quoted, sorted(known)))}"
+    )

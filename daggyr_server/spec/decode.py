@@ -88,7 +88,7 @@ def _proven(data: bytes, tasks: dict[str, Raw], header: RunSpec | None) -> bool:
         colons += _encode(header).count(b":")
     for batch in batches(tasks):
         definitions = decode_batch(batch)
-        if not all([definition.details.command[0] for definition in definitions]):
+        if not all(definition.details.command[0] for definition in definitions):
             return False
         colons += _encode(definitions).count(b":")
     return colons == data.count(b":")
@@ -97,14 +97,13 @@ def _proven(data: bytes, tasks: dict[str, Raw], header: RunSpec | None) -> bool:
 class Survey:
     """A document that is not known to be well formed, looked at piece by piece.
 
-    `spec` is what could be read, None if that is nothing; in it, the tasks named in `unsound` are stand-ins that keep what
-    could be read of their edges. With `unsound` None, the run's own parameters could not be read, so that nothing is known
-    of how tasks are multiplied.
+    `spec` is what could be read, None if that is nothing. Of the tasks in `unsound` not all could be read: they are
+    stand-ins that keep what is known of their edges, or the run's parameters are not known.
     """
 
     def __init__(self, data: bytes, faults: Faults, *, generated: bool) -> None:
         self.spec: RunSpec | None = None
-        self.unsound: set[str] | None = set()
+        self.unsound: set[str] = set()
         self._faults = faults
         self._generated = generated
         top = self._read(data)
@@ -123,8 +122,10 @@ class Survey:
         if not generated and not tasks:
             faults.add("tasks", "there is no task", "a run has one task at least")
         root = "" if generated else "tasks."
-        sound = {name: self._task(name, raw, f"{root}{shown(name)}") for name, raw in tasks.items()}
-        self.spec = RunSpec(tasks=sound, **header)
+        readable = {name: self._task(name, raw, f"{root}{shown(name)}") for name, raw in tasks.items()}
+        if "parameters" in top and "parameters" not in header:
+            self.unsound.update(tasks)
+        self.spec = RunSpec(tasks=readable, **header)
 
     def _read(self, data: bytes) -> dict[str, Raw] | None:
         try:
@@ -181,8 +182,6 @@ class Survey:
             Check(self._faults, None).value(value, _RUN_FIELDS[key].type, key)
         if self._faults.count == before:
             return value
-        if key == "parameters":
-            self.unsound = None
         return None
 
     def _task(self, name: str, raw: Raw, place: str) -> Raw:
@@ -196,15 +195,14 @@ class Survey:
             Check(self._faults, name).value(value, _TASK_SHAPE, place)
         if self._faults.count == before:
             return raw
-        if self.unsound is not None:
-            self.unsound.add(name)
+        self.unsound.add(name)
         stand_in: dict[str, Any] = {"details": {"command": ["-"]}}
         if isinstance(value, dict):
             for key in ("children", "parents"):
                 edges = value.get(key)
                 if isinstance(edges, list):
                     ends = (edge.get("task") if isinstance(edge, dict) else edge for edge in edges)
-                    stand_in[key] = [end for end in ends if isinstance(end, str)]
+                    stand_in[key] = [end if isinstance(end, str) else "" for end in ends]
         return Raw(_encode(stand_in))
 
 

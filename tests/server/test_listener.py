@@ -18,6 +18,13 @@ CLIENT = (f"Bearer {TOKENS.client}",)
 OK = (grpc.StatusCode.OK, "")
 
 
+def knows_localhost() -> bool:
+    try:
+        return bool(socket.getaddrinfo("localhost", None))
+    except socket.gaierror:
+        return False
+
+
 @pytest.fixture
 def private_folder(tmp_path: Path) -> Path:
     tmp_path.chmod(0o700)
@@ -48,6 +55,8 @@ async def test_port_0_gives_a_free_port_and_the_real_address() -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "localhost"])
 async def test_a_second_server_on_a_port_is_refused_and_the_first_goes_on(host: str) -> None:
+    if host == "localhost" and not knows_localhost():
+        pytest.skip("the name localhost means nothing here: /etc/hosts lacks it")
     async with serving("127.0.0.1:0") as address:
         with pytest.raises(ListenerError, match="another program listens there already"):
             async with serving(f"{host}:{address.rpartition(':')[2]}"):

@@ -1,0 +1,166 @@
+"""The agent as a whole: puts its parts together, and brings them to an end in the way that was asked for.
+
+`main` runs it once. It ends by drain (the coordinator asks: what runs is finished), by stop (SIGTERM or SIGINT: what runs is
+ended), by halt (a second signal, or the lifeline: everything is killed at once), or because the coordinator refused it.
+Whatever the way, no process of any attempt is left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import signal
+from collections.abc import Mapping
+
+from .attempts import Attempts
+from .capture import Captures
+from .cgroup import ControlGroup, OomKills
+from .config import Config
+from .connection import Connection
+from .descendants import Descendants, become_subreaper
+from .execution import DEFAULT_GRACE, Host
+from .exits import Exits
+from .noop import Noop
+from .outbox import Outbox
+from .process import Launcher
+from .resources import Ledger
+from .session import Standing
+from .state import StateFolder
+from .usage import PeakMemory
+from .watch import Watch
+from .work import Work
+
+_DELIVERY_SECONDS = 5.0  # for the last results of an agent that was stopped
+_HALT_SECONDS = 5.0  # for killed processes to be gone; only one that waits for a device takes longer than an instant
+
+_log = logging.getLogger(__name__)
+
+
+class Agent:
+    """To be made and run in one event loop, in the main thread: processes start and end there."""
+
+    def __init__(self, config: Config, state: StateFolder, environment: Mapping[bytes, bytes]) -> None:
+        """Raises OSError if this system lacks what agents need (Linux 5.3: pidfd_open(2))."""
+        become_subreaper()
+        loop = asyncio.get_running_loop()
+        self._loop = loop
+        self._config = config
+        self._news = asyncio.Event()
+        self._progress = asyncio.Event()  # fewer attempts are held, or less is undelivered
+        self._halted = asyncio.Event()
+        self._finishing: asyncio.Task[None] | None = None
+        self._stopping = False
+        self._outbox = Outbox(self._news.set, self._progress.set)
+        self._exits = Exits(loop)
+        self._descendants = Descendants(self._exits)
+        self._captures = Captures(state.output)
+        self._launcher = Launcher(environment)
+        self._watch = Watch(loop, self._descendants.tidy)
+        host = Host(
+            loop=loop,
+            launcher=self._launcher,
+            exits=self._exits,
+            captures=self._captures,
+            descendants=self._descendants,
+            watch=self._watch,
+            oom_kills=OomKills(ControlGroup()),
+            peaks=PeakMemory(),
+        )
+        self._work: Work = (
+            Noop(self._outbox) if config.noop else Attempts(host, Ledger(config.resources), self._outbox, self._progress.set)
+        )
+        self._standing = Standing(
+            agent_id=state.agent_id,
+            incarnation=secrets.token_hex(8),
+            name=config.name,
+            pool=config.pool,
+            resources=config.resources,
+        )
+        self._connection = Connection(config, self._standing, self._work, self._outbox, self._news, self.drain)
+
+    async def run(self) -> None:
+        """Work until drained, stopped or halted. Raises RefusedError."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self.stop)
+        if self._config.lifeline is not None:
+            os.set_inheritable(self._config.lifeline, False)
+            self._loop.add_reader(self._config.lifeline, self._feel_lifeline, self._config.lifeline)
+        connection = asyncio.create_task(self._connection.run())
+        halted = asyncio.create_task(self._halted.wait())
+        try:
+            await asyncio.wait((connection, halted), return_when=asyncio.FIRST_COMPLETED)
+            if connection.done():
+                connection.result()
+        finally:
+            await self._close(connection, halted)
+
+    def drain(self) -> None:
+        """Take nothing new, hand back what has not started, finish what runs, deliver it, leave."""
+        if self._finishing is None:
+            _log.info("draining: %d attempts are finished first", self._work.running)
+            self._standing.draining = True
+            self._work.close("the agent is draining")
+            self._finishing = asyncio.create_task(self._finish(None))
+
+    def stop(self) -> None:
+        """End what runs, hand back what has not started, deliver, leave; the second time, halt."""
+        if self._stopping:
+            self.halt("asked a second time")
+            return
+        self._stopping = True
+        _log.info("stopping: %d attempts are ended", self._work.running)
+        if self._finishing is not None:
+            self._finishing.cancel()
+        self._work.stop(DEFAULT_GRACE)
+        self._finishing = asyncio.create_task(self._finish(_DELIVERY_SECONDS))
+
+    def halt(self, reason: str) -> None:
+        """Kill everything and leave at once."""
+        if not self._halted.is_set():
+            _log.info("leaving at once: %s", reason)
+            self._kill_all()
+            self._halted.set()
+
+    async def _finish(self, delivery_seconds: float | None) -> None:
+        """Leave once nothing is held and, within the given time if there is one, everything is delivered."""
+        while self._work.running or self._work.waiting:
+            self._progress.clear()
+            await self._progress.wait()
+        try:
+            async with asyncio.timeout(delivery_seconds):
+                while not self._outbox.empty:
+                    self._progress.clear()
+                    await self._progress.wait()
+        except TimeoutError:
+            _log.warning("no coordinator took the last results within %g s", delivery_seconds)
+        self._connection.leave()
+
+    def _feel_lifeline(self, descriptor: int) -> None:
+        try:
+            alive = bool(os.read(descriptor, 4096))
+        except BlockingIOError:
+            alive = True
+        except OSError:
+            alive = False
+        if not alive:
+            self._loop.remove_reader(descriptor)
+            self.halt("the lifeline was cut")
+
+    def _kill_all(self) -> None:
+        self._watch.close()
+        self._exits.close()
+        if not self._descendants.end_everything(_HALT_SECONDS):
+            _log.error("some processes did not end within %g s of SIGKILL", _HALT_SECONDS)
+
+    async def _close(self, *tasks: asyncio.Task[object]) -> None:
+        if not self._halted.is_set():
+            self._kill_all()
+        pending = [task for task in (*tasks, self._finishing) if task is not None]
+        for task in pending:
+            task.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)
+        self._descendants.close()
+        self._captures.close()
+        self._launcher.close()

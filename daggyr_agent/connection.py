@@ -1,0 +1,170 @@
+"""Keeps the agent connected: opens sessions one after another, with a pause that grows, and tells refusals from absences.
+
+The agent runs one Connection for its life. A coordinator that is not there is waited for, for ever; one that refuses the
+agent ends it only before the first welcome, because later it has attempts and results that are worth waiting for. Work goes on
+meanwhile, whatever happens here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+from collections.abc import Callable
+
+import grpc
+
+from daggyr.channel import AddressError, open_channel, token_metadata
+from daggyr.tokens import TokenError, read_token, token_file
+from daggyr.v1.agents_pb2_grpc import AgentsStub
+
+from .config import Config
+from .outbox import Outbox
+from .session import Session, SessionError, Standing
+from .usage import HostUsage
+from .work import Work
+
+_SHORTEST_PAUSE = 0.1  # seconds
+_LONGEST_PAUSE = 5.0
+
+_REFUSALS = frozenset(
+    {
+        grpc.StatusCode.UNAUTHENTICATED,
+        grpc.StatusCode.PERMISSION_DENIED,
+        grpc.StatusCode.FAILED_PRECONDITION,
+        grpc.StatusCode.INVALID_ARGUMENT,
+        grpc.StatusCode.NOT_FOUND,
+        grpc.StatusCode.ALREADY_EXISTS,
+        grpc.StatusCode.UNIMPLEMENTED,  # a server, but not a coordinator
+    }
+)
+
+_log = logging.getLogger(__name__)
+
+
+class RefusedError(Exception):
+    """The coordinator will not have this agent, or the agent cannot even ask; the message is one line for a user."""
+
+
+class Connection:
+    """Sessions with one coordinator."""
+
+    def __init__(
+        self,
+        config: Config,
+        standing: Standing,
+        work: Work,
+        outbox: Outbox,
+        news: asyncio.Event,
+        drain: Callable[[], None],
+    ) -> None:
+        """`news` and `drain` are the session's."""
+        self._config = config
+        self._standing = standing
+        self._work = work
+        self._outbox = outbox
+        self._news = news
+        self._drain = drain
+        self._usage = HostUsage()
+        self._session: Session | None = None
+        self._leaving = asyncio.Event()
+        self._said = ""
+
+    def leave(self) -> None:
+        """End the session in order, open no other; `run` returns soon after."""
+        self._leaving.set()
+        if self._session is not None:
+            self._session.leave()
+
+    async def run(self) -> None:
+        """Keep a session open until `leave`. Raises RefusedError."""
+        pause = _SHORTEST_PAUSE
+        while not self._leaving.is_set():
+            welcomed = await self._one_session()
+            pause = _SHORTEST_PAUSE if welcomed else min(pause * 2, _LONGEST_PAUSE)
+            if not self._leaving.is_set():
+                try:
+                    async with asyncio.timeout(pause * random.uniform(0.5, 1.0)):
+                        await self._leaving.wait()
+                except TimeoutError:
+                    pass
+
+    async def _one_session(self) -> bool:
+        """One session, or the attempt at one; tells whether it was welcomed. Raises RefusedError."""
+        token = None
+        try:
+            token = self._token()
+            # A channel of its own for each: a channel that has failed waits by a clock of its own before it tries again.
+            channel = open_channel(self._config.coordinator, tls=self._config.tls)
+        except (TokenError, AddressError) as error:
+            if not self._standing.welcomed:
+                raise RefusedError(str(error)) from None
+            self._say(logging.ERROR, str(error))
+            return False
+        try:
+            session = self._session = Session(
+                AgentsStub(channel).Session(metadata=token_metadata(token)),
+                standing=self._standing,
+                work=self._work,
+                outbox=self._outbox,
+                usage=self._usage,
+                news=self._news,
+                drain=self._drain,
+                on_welcome=self._welcomed,
+            )
+            try:
+                await session.run()
+            except SessionError as error:
+                self._judge(error, token)
+            return session.welcomed
+        finally:
+            self._session = None
+            await channel.close()
+
+    def _token(self) -> str | None:
+        """Read each time, so that a new token is found. A socket's own permissions are enough, unless a file is named."""
+        if self._config.token_file is not None:
+            return read_token(self._config.token_file)
+        path = token_file("agent", os.environ)
+        if self._config.coordinator.startswith("unix:") or not path.exists():
+            return None
+        return read_token(path)
+
+    def _welcomed(self) -> None:
+        self._say(logging.INFO, f"connected to {self._config.coordinator} as {self._standing.name}")
+
+    def _judge(self, error: SessionError, token: str | None) -> None:
+        """Say why a session ended, or raise RefusedError if there shall be no other."""
+        address = self._config.coordinator
+        if error.code is grpc.StatusCode.ABORTED:
+            raise RefusedError(f"{address} ended this agent: {error}")
+        if error.code in _REFUSALS:
+            if not self._standing.welcomed and not self._token_is_new(error, token):
+                raise RefusedError(f"{address} refused this agent: {error}{_hint(error, token)}")
+            self._say(logging.ERROR, f"{address} refused this agent, which goes on and tries again: {error}")
+        elif self._standing.welcomed:
+            self._say(logging.WARNING, f"no session with {address}, the agent goes on and tries again: {error}")
+        else:
+            self._say(logging.INFO, f"waiting for a coordinator at {address}: {error}")
+
+    def _token_is_new(self, error: SessionError, token: str | None) -> bool:
+        """Whether the server made its token only after this agent had looked for it."""
+        if error.code is not grpc.StatusCode.UNAUTHENTICATED:
+            return False
+        try:
+            return self._token() != token
+        except TokenError:
+            return False
+
+    def _say(self, level: int, words: str) -> None:
+        """Log, but not the same again and again."""
+        if words != self._said:
+            self._said = words
+            _log.log(level, "%s", words)
+
+
+def _hint(error: SessionError, token: str | None) -> str:
+    if error.code is grpc.StatusCode.UNAUTHENTICATED and token is None:
+        return f" (there is no {token_file('agent', os.environ)}: name a copy of the server's agent.token with --token-file)"
+    return ""

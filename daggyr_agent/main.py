@@ -1,0 +1,52 @@
+"""The program `daggyr-agent`: arguments in, exit code out.
+
+Exit codes: 0 after it was stopped, drained or its lifeline was cut; 2 for bad usage, or when the coordinator refused it at
+its first start or another agent of the same id took its place. Logs and errors go to stderr, errors as one line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import sys
+
+from .agent import Agent
+from .config import Config, UsageError, read_config
+from .connection import RefusedError
+from .state import StateError, StateFolder
+
+_GC_THRESHOLD = 50_000  # attempts come and go in cycles of none; the default looks for them every few hundred
+
+
+def main() -> None:
+    """Run the agent with the command line's arguments; leaves by SystemExit."""
+    try:
+        config = read_config(sys.argv[1:], os.environ)
+        logging.basicConfig(
+            level=config.log_level.upper(), format="%(asctime)s daggyr-agent %(levelname)s %(message)s", stream=sys.stderr
+        )
+        state = StateFolder(config.state_dir)
+    except (UsageError, StateError) as error:
+        sys.exit(_fault(error))
+    try:
+        asyncio.run(_run(config, state))
+    except RefusedError as error:
+        sys.exit(_fault(error))
+    except OSError as error:
+        sys.exit(_fault(f"this system cannot run an agent: {error}"))
+    finally:
+        state.close()
+    sys.exit(0)
+
+
+async def _run(config: Config, state: StateFolder) -> None:
+    gc.freeze()
+    gc.set_threshold(_GC_THRESHOLD)
+    await Agent(config, state, os.environb).run()
+
+
+def _fault(error: object) -> int:
+    print(f"daggyr-agent: {error}".replace("\n", " "), file=sys.stderr)
+    return 2

@@ -1,0 +1,206 @@
+"""The tasks of one document on their way into a graph: read once, numbered, their edges resolved, their names checked.
+
+`expand` uses it for a whole run, `generated` for what a generator printed; the steps are the same but for what lies outside
+of the document. Tasks that are not multiplied go into one PlainSegment, each other one into an ExpandedSegment behind it,
+whatever the number of its combinations. All that is wrong is added to `faults`; only if nothing was, are `segments` of use.
+
+A task is its place in the document here (0 for the first); `numbers` has its number in the graph.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+from daggyr_server.core.graph import MAX_NUMBER, ExpandedSegment, MatchRule, PlainSegment, Segment
+from daggyr_server.spec.cycles import find_cycle, path
+from daggyr_server.spec.document import RunSpec
+from daggyr_server.spec.faults import Faults, quoted, shown
+from daggyr_server.spec.links import Links, Match, Outside, Rows
+from daggyr_server.spec.matching import Side, relate
+from daggyr_server.spec.names import above, ambiguous_name, common_name, name_in
+from daggyr_server.spec.templates import Expansion, Templates
+
+
+class Assembly:
+    """Made of a document in one pass; then `resolve` and `check_names`, then `segments`."""
+
+    def __init__(
+        self,
+        spec: RunSpec,
+        templates: Templates,
+        *,
+        base: int = 0,
+        root: str = "tasks.",
+        outside: Outside | None = None,
+        unsound: Collection[str] = (),
+    ) -> None:
+        """`base` is the first task's number, `root` how places of tasks begin in faults. `unsound` names tasks of which
+        not all could be read: nothing is said of how they are matched."""
+        self.names = list(spec.tasks)
+        self.faults: Faults = templates.faults
+        self._spec = spec
+        self._templates = templates
+        self._base = base
+        self._root = root
+        self._unsound = unsound
+        self._details: list[bytes] = []
+        self._policies = array("I")
+        self._multiplied: dict[int, tuple[Expansion, bytes, int]] = {}
+        self._links = Links(dict(zip(self.names, range(len(self.names)), strict=True)), self.faults, outside, unsound)
+        self._read()
+        self.expanded: dict[int, ExpandedSegment] = {}
+        self.numbers = self._number()
+        self.rows: Rows
+        self._rules: list[tuple[Match, MatchRule]] = []
+        self._matched: dict[int, list[int]] = {}  # the edges that are rules
+
+    def place(self, task: int) -> str:
+        """Where a task's definition stands."""
+        return f"{self._root}{shown(self.names[task])}"
+
+    def side(self, task: int) -> Side:
+        """A task as a `match` sees it."""
+        segment = self.expanded.get(task)
+        if segment is not None:
+            return Side.of(segment)
+        name = self.names[task]
+        replaced = self._templates.replaced(self._spec.definition(name))
+        values = {key: choices.texts for key, choices in zip(replaced.parameters, replaced.values, strict=True)}
+        return Side(name, self.numbers[task], values)
+
+    def _read(self) -> None:
+        template, link = self._templates.template, self._links.add
+        for task, (name, definition) in enumerate(self._spec.definitions()):
+            place = f"{self._root}{shown(name)}"
+            details, policy, expansion = template(name, definition, place)
+            link(name, definition, place)
+            if expansion is None:
+                self._details.append(details)
+                self._policies.append(policy)
+            else:
+                self._multiplied[task] = expansion, details, policy
+
+    def _number(self) -> Sequence[int]:
+        plain, base = self._base, self._base + len(self._details)
+        for task, (expansion, details, policy) in self._multiplied.items():
+            values = tuple(choices.texts for choices in expansion.values)
+            segment = ExpandedSegment(base, self.names[task], expansion.parameters, values, details, policy)
+            self.expanded[task] = segment
+            base += segment.size
+        self.fits = base <= MAX_NUMBER
+        if not self.fits:
+            message = f"the run would have {base:,} tasks, expansions included; it holds at most {MAX_NUMBER:,}"
+            self.faults.add(self._root.rstrip("."), message)
+        if not self.expanded or not self.fits:
+            return range(plain, plain + len(self.names))
+        numbers = array("I", bytes(4 * len(self.names)))
+        for task in range(len(self.names)):
+            if task in self.expanded:
+                numbers[task] = self.expanded[task].base
+            else:
+                numbers[task] = plain
+                plain += 1
+        return numbers
+
+    def resolve(self) -> None:
+        """Turn every `match` into a rule or a plain edge; `children` then has all edges of the document."""
+        for match in self._links.matches:
+            names = {self.names[match.parent], self.names[match.child]}
+            if not self.fits or not names.isdisjoint(self._unsound):
+                self._links.add_plain(match)
+                continue
+            before = self.faults.count
+            rule = relate(self.side(match.parent), self.side(match.child), match.names, self.faults, match.place)
+            if rule is not None:
+                self._rules.append((match, rule))
+            elif self.faults.count == before:
+                self._links.add_plain(match)
+        self.rows = self._links.rows()
+        # A plain edge between the same tasks says more than the match: the child waits for all of the parent.
+        plain = {parent: frozenset(self.rows.children(parent)) for parent in {match.parent for match, _ in self._rules}}
+        self._rules = [(match, rule) for match, rule in self._rules if match.child not in plain[match.parent]]
+        for match, _ in self._rules:
+            self._matched.setdefault(match.parent, []).append(match.child)
+
+    def check_names(self) -> None:
+        """Add a fault for each task whose name, or an expansion's or tail's, another task of the document has as well."""
+        if not self.expanded:
+            return
+        by_name = {segment.name: segment for segment in self.expanded.values()}
+        for task, name in enumerate(self.names):
+            if "." not in name:
+                continue
+            for segment in above(name, by_name):
+                if name_in(name, segment):
+                    self._clash(task, name, segment.name)
+                elif task in self.expanded:
+                    tail = f"{name}.tail"
+                    common = tail if name_in(tail, segment) else common_name(self.expanded[task], segment)
+                    if common:
+                        self._clash(task, common, segment.name)
+        for task, (expansion, _, _) in self._multiplied.items():
+            following = zip(expansion.parameters[1:], expansion.values, strict=False)
+            pairs = [
+                (index, short, long)
+                for index, (name, values) in enumerate(following)
+                for short, long in values.confusable(f".{name}:")
+            ]
+            common = ambiguous_name(self.expanded[task], pairs) if pairs else None
+            if common:
+                message = f"two of its expansions would be called {quoted(common)}"
+                self.faults.add(self.place(task), message, "choose other values", task=self.names[task])
+
+    def children(self, task: int) -> Sequence[int]:
+        """The tasks of the document that wait for a task, or, by a `match`, for some of its expansions."""
+        plain = self.rows.children(task)
+        return [*plain, *self._matched[task]] if task in self._matched else plain
+
+    def check_cycles(self) -> None:
+        """Add a fault if tasks of the document wait for each other. (With `match` too: each expansion of a child waits for
+        some expansion of its parent, so one can be followed back for ever.)"""
+        if self.rows.forward and all(parent < child for parent, children in self._matched.items() for child in children):
+            return
+        cycle = find_cycle(len(self.names), self.children)
+        if cycle is not None:
+            self.refuse_cycle(cycle, self.names.__getitem__)
+
+    def refuse_cycle(self, cycle: Sequence[int], name: Callable[[int], str]) -> None:
+        """Add the fault for a cycle of vertices; the first one is a task of the document."""
+        message = f"tasks wait for each other: {path(cycle, name)}"
+        self.faults.add(self.place(cycle[0]), message, "leave one of these edges out", task=self.names[cycle[0]])
+
+    def _clash(self, task: int, common: str, other: str) -> None:
+        message = f"the name {quoted(common)} would also be that of a task that {quoted(other)} expands to"
+        self.faults.add(self.place(task), message, "rename one of the two", task=self.names[task])
+
+    def segments(self, beyond: Mapping[int, Sequence[int]] | None = None) -> list[Segment]:
+        """All tasks as segments, in the order of their numbers.
+
+        `beyond` has numbers outside of the document that wait for a task (or all of its expansions).
+        """
+        for match, rule in self._rules:
+            self.expanded[match.parent].match_children.append(rule)
+            if match.child in self.expanded:
+                self.expanded[match.child].match_parents.append(rule)
+        if not self.expanded and not self._base and not beyond:
+            return [
+                PlainSegment(0, self.names, self._details, self._policies, self.rows.offsets, self.rows.targets),
+            ]
+        beyond = beyond or {}
+        names: list[str] = []
+        offsets, targets = array("I", [0]), array("I")
+        for task, name in enumerate(self.names):
+            children = (self.numbers[child] for child in self.rows.children(task))
+            segment = self.expanded.get(task)
+            edges = segment.tail_children if segment is not None else targets
+            edges.extend(children)
+            edges.extend(beyond.get(task, ()))
+            if segment is None:
+                names.append(name)
+                offsets.append(len(targets))
+        segments: list[Segment] = []
+        if names:
+            segments.append(PlainSegment(self._base, names, self._details, self._policies, offsets, targets))
+        segments += self.expanded.values()
+        return segments

@@ -1,0 +1,52 @@
+"""Expands a run specification into the addition that makes its graph.
+
+The driver calls `expand` for a submitted run, the CLI for `validate` and `expand`; `decode` asks for the faults that it
+would find. The result is as large as the document, whatever the number of combinations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from daggyr_server.core.graph import Addition
+from daggyr_server.spec.assembly import Assembly
+from daggyr_server.spec.document import RunSpec
+from daggyr_server.spec.faults import Faults
+from daggyr_server.spec.parameters import Scopes, check_values
+from daggyr_server.spec.policies import Policies, PoolLimits
+from daggyr_server.spec.templates import Templates
+
+
+def expand(spec: RunSpec, *, pools: Mapping[str, PoolLimits] | None = None, default_pool: str) -> Addition:
+    """What makes the graph of `spec`: for an empty Graph, with all its policies and segments.
+
+    `pools` are those that there are, with what they can ever give (None: nothing is known of pools); `default_pool` is for
+    tasks of a specification that names none. Raises SpecificationError with all faults; then nothing was made.
+    """
+    faults = Faults()
+    assembly, policies = _assembled(spec, faults, pools, default_pool, ())
+    faults.refuse_if_any()
+    return Addition(policies=policies.added, segments=assembly.segments())
+
+
+def find_faults(spec: RunSpec, faults: Faults, *, unsound: Collection[str]) -> None:
+    """Add what `expand` would find wrong with `spec`, of whose tasks in `unsound` not all could be read."""
+    _assembled(spec, faults, None, "", unsound)
+
+
+def _assembled(
+    spec: RunSpec,
+    faults: Faults,
+    pools: Mapping[str, PoolLimits] | None,
+    default_pool: str,
+    unsound: Collection[str],
+) -> tuple[Assembly, Policies]:
+    scopes = Scopes(spec.parameters or {})
+    check_values(scopes.run, "parameters", faults)
+    policies = Policies((), spec.pool or default_pool, pools)
+    policies.check_default(faults, given=bool(spec.pool))
+    assembly = Assembly(spec, Templates(scopes, policies, faults), unsound=unsound)
+    assembly.resolve()
+    assembly.check_names()
+    assembly.check_cycles()
+    return assembly, policies

@@ -1,0 +1,61 @@
+"""What a generator printed becomes an addition to its run's graph.
+
+The tasks are expanded with the run's parameters as a specification's are. What is different is what lies outside of the
+document (`existing`): parents may be any task of the run, children only descendants of the generator, tasks without parents
+get the generator, tasks without children get the generator's children. The driver calls this when a generator has succeeded,
+and extends the graph itself, in one commit with the generator's completion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from daggyr_server.core.graph import Addition, Graph
+from daggyr_server.spec.assembly import Assembly
+from daggyr_server.spec.decode import decode_tasks
+from daggyr_server.spec.document import RunSpec
+from daggyr_server.spec.existing import Existing
+from daggyr_server.spec.faults import Faults
+from daggyr_server.spec.parameters import Scopes
+from daggyr_server.spec.policies import Policies, PoolLimits
+from daggyr_server.spec.templates import Templates
+
+
+def expand_generated(
+    document: bytes,
+    *,
+    run_parameters: Mapping[str, Sequence[str]],
+    graph: Graph,
+    generator: int,
+    pools: Mapping[str, PoolLimits] | None,
+    default_pool: str,
+) -> Addition:
+    """The tasks in `document`, a JSON object of task definitions, as an addition to `graph` as it is now.
+
+    `generator` is the number of the task that printed it; `default_pool` is for tasks that name no pool. Of the policies
+    that the graph has already, equal ones are used again. Raises SpecificationError with all faults; `graph` is never
+    changed.
+    """
+    tasks = decode_tasks(document)
+    if not tasks:
+        return Addition()
+    faults = Faults()
+    policies = Policies(graph.policies, default_pool, pools)
+    policies.check_default(faults, given=False)
+    existing = Existing(graph, generator, list(tasks), faults)
+    assembly = Assembly(
+        RunSpec(tasks=tasks),
+        Templates(Scopes(run_parameters), policies, faults),
+        base=graph.size,
+        root="",
+        outside=existing,
+    )
+    assembly.resolve()
+    assembly.check_names()
+    existing.check_names(assembly)
+    existing.connect(assembly)
+    assembly.check_cycles()
+    if not faults.count:
+        existing.check_cycles(assembly)
+    faults.refuse_if_any()
+    return Addition(policies=policies.added, segments=assembly.segments(existing.children), edges=existing.edges)

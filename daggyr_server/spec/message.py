@@ -1,0 +1,65 @@
+"""Typed specifications (daggyr.v1.RunSpec), as programs submit them: turned into the document that says the same.
+
+So one way alone decides what is valid, and the faults of both are the same. `api` calls this for SubmitRun. A message holds
+4 MiB at most, so that the way round through JSON costs little.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from google.protobuf.duration_pb2 import Duration
+
+from daggyr.v1 import run_pb2
+from daggyr_server.spec.decode import decode_json
+from daggyr_server.spec.document import RunSpec
+
+
+def run_spec_from_message(message: run_pb2.RunSpec) -> RunSpec:
+    """The specification in a message; empty fields count as not given. Raises SpecificationError as `decode_json` does."""
+    document = _given(
+        tags=dict(message.tags),
+        parameters={name: list(values.values) for name, values in message.parameters.items()},
+        pool=message.pool,
+    )
+    document["tasks"] = {name: _definition(task) for name, task in message.tasks.items()}
+    return decode_json(msgspec.json.encode(document))
+
+
+def _definition(task: run_pb2.TaskDefinition) -> dict[str, Any]:
+    definition = _given(
+        children=list(task.children),
+        parents=[
+            {"task": parent.task, "match": list(parent.match)} if parent.match else parent.task for parent in task.parents
+        ],
+        parameters={name: list(values.values) for name, values in task.parameters.items()},
+        is_generator=task.is_generator,
+        max_retries=task.max_retries,
+        retry_delay=_seconds(task.retry_delay),
+        pool=task.pool,
+        priority=task.priority,
+    )
+    if task.HasField("details"):
+        details = task.details
+        definition["details"] = {
+            "command": list(details.command),
+            **_given(
+                environment=dict(details.environment),
+                working_directory=details.working_directory,
+                timeout=_seconds(details.timeout),
+                resources=dict(details.resources),
+                whole_stdout_bytes=details.whole_stdout_bytes,  # the coordinator's business: refused as an unknown key
+            ),
+        }
+        if details.HasField("stdin"):
+            definition["details"]["stdin"] = details.stdin
+    return definition
+
+
+def _given(**fields: Any) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value}
+
+
+def _seconds(duration: Duration) -> float:
+    return duration.seconds + duration.nanos / 1e9

@@ -1,0 +1,284 @@
+"""The other side of an agent's session, for tests: a real gRPC server that does what a test tells it, and writes down what
+the agent says.
+
+It keeps to the contract by itself where a test does not care (welcome, acknowledge at once) and leaves it where a test
+does: refuse, welcome as somebody else, drop the stream, acknowledge nothing. It decides nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+from google.protobuf.duration_pb2 import Duration
+
+from daggyr.channel import MAX_MESSAGE_BYTES
+from daggyr.v1.agents_pb2 import (
+    Acknowledge,
+    AgentMessage,
+    Cancel,
+    CoordinatorMessage,
+    Drain,
+    Follow,
+    FollowedOutput,
+    Hello,
+    Recall,
+    UpdateBatch,
+    Welcome,
+)
+from daggyr.v1.agents_pb2_grpc import AgentsServicer, add_AgentsServicer_to_server
+from daggyr.v1.task_pb2 import (
+    STDERR,
+    STDOUT,
+    Assignment,
+    AssignmentBatch,
+    AttemptKey,
+    AttemptResult,
+    OutputStream,
+    TaskSpec,
+    TaskTemplate,
+)
+
+DEADLINE = 30.0  # seconds; only a test that fails waits this long
+
+Ident = tuple[int, int, int]
+
+
+@dataclass
+class Told:
+    """What the agent told of one attempt."""
+
+    started: int = 0
+    results: list[AttemptResult] = field(default_factory=list)
+    written: dict[OutputStream, dict[int, bytes]] = field(default_factory=lambda: {STDOUT: {}, STDERR: {}})
+
+    @property
+    def result(self) -> AttemptResult:
+        assert len(self.results) == 1, self.results
+        return self.results[0]
+
+    def output(self, stream: OutputStream = STDOUT) -> bytes:
+        """What came of a stream, put together in the order of the offsets; a gap is left out."""
+        return b"".join(data for _, data in sorted(self.written[stream].items()))
+
+
+class Session:
+    """One session as the coordinator sees it."""
+
+    def __init__(self, hello: Hello, context: grpc.aio.ServicerContext[AgentMessage, CoordinatorMessage]) -> None:
+        self.hello = hello
+        self.metadata = dict(context.invocation_metadata() or ())
+        self.batches: list[UpdateBatch] = []
+        self.heartbeats = 0
+        self.ended = asyncio.Event()
+        self.dropped = asyncio.Event()
+        self._context = context
+        self._writing = asyncio.Lock()
+
+    async def send(self, **message: object) -> None:
+        """Send a CoordinatorMessage with this one field."""
+        async with self._writing:
+            await self._context.write(CoordinatorMessage(**message))  # type: ignore[arg-type]
+
+    async def assign(self, *attempts: tuple[AttemptKey, TaskSpec], task_id: str = "task") -> None:
+        """Each with a template of its own."""
+        await self.send(
+            assign=AssignmentBatch(
+                templates=[TaskTemplate(spec=spec) for _, spec in attempts],
+                assignments=[
+                    Assignment(key=key, task_id=task_id, template=index) for index, (key, _) in enumerate(attempts)
+                ],
+            )
+        )
+
+    async def cancel(self, *keys: AttemptKey, grace: float | None = None) -> None:
+        await self.send(cancel=Cancel(keys=keys, grace=None if grace is None else duration(grace)))
+
+    async def recall(self, *keys: AttemptKey) -> None:
+        await self.send(recall=Recall(keys=keys))
+
+    async def follow(self, follow_id: int, key: AttemptKey, stream: OutputStream = STDOUT, offset: int = 0) -> None:
+        await self.send(follow=Follow(follow_id=follow_id, key=key, stream=stream, offset=offset))
+
+    async def drain(self) -> None:
+        await self.send(drain=Drain())
+
+    async def acknowledge(self, sequence: int) -> None:
+        await self.send(acknowledge=Acknowledge(sequence=sequence))
+
+    def drop(self) -> None:
+        """End the stream from this side."""
+        self.dropped.set()
+
+
+class Coordinator(AgentsServicer):
+    """The server; `settings` below may be changed at any time and count from the next session, or message, on."""
+
+    def __init__(self) -> None:
+        self.tracker_id = "tracker-1"
+        self.epoch = 1
+        self.end: Sequence[AttemptKey] = ()
+        self.next_sequence = 0
+        self.heartbeat_interval = 1.0
+        self.acknowledging = True
+        self.refusal: tuple[grpc.StatusCode, str] | None = None
+        self.token: str | None = None
+        self.sessions: list[Session] = []
+        self.refused: list[Hello] = []
+        self.told: dict[Ident, Told] = {}
+        self.followed: dict[int, list[FollowedOutput]] = {}
+        self._changed = asyncio.Condition()
+        self._server: grpc.aio.Server | None = None
+
+    async def start(self, address: str, credentials: grpc.ServerCredentials | None = None) -> str:
+        """Listen on `address`; returns it, with the port that was chosen for port 0."""
+        limits = [("grpc.max_receive_message_length", MAX_MESSAGE_BYTES), ("grpc.so_reuseport", 0)]
+        server = self._server = grpc.aio.server(options=limits)
+        add_AgentsServicer_to_server(self, server)  # type: ignore[no-untyped-call]
+        if credentials is None:
+            port = server.add_insecure_port(address)
+        else:
+            port = server.add_secure_port(address, credentials)
+        await server.start()
+        return address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
+
+    async def stop(self) -> None:
+        """End all sessions and close the port."""
+        if self._server is not None:
+            for session in self.sessions:
+                session.drop()
+            await self._server.stop(0.5)
+            self._server = None
+
+    async def until(self, condition: Callable[[], object], seconds: float = DEADLINE) -> None:
+        """Wait until something the agent said makes `condition` true."""
+        async with asyncio.timeout(seconds), self._changed:
+            await self._changed.wait_for(lambda: bool(condition()))
+
+    async def session(self, number: int = 1) -> Session:
+        """The agent's first, second, ... session, as soon as it is welcomed."""
+        await self.until(lambda: len(self.sessions) >= number)
+        return self.sessions[number - 1]
+
+    async def results(self, *keys: AttemptKey) -> list[AttemptResult]:
+        """The results of these attempts, as soon as all have come."""
+        await self.until(lambda: all(self.of(key).results for key in keys))
+        return [self.of(key).result for key in keys]
+
+    async def result(self, key: AttemptKey) -> AttemptResult:
+        return (await self.results(key))[0]
+
+    async def start_of(self, key: AttemptKey) -> None:
+        """Wait until the agent told that the attempt has started."""
+        await self.until(lambda: self.of(key).started)
+
+    def of(self, key: AttemptKey) -> Told:
+        return self.told.setdefault((key.run_id, key.task_number, key.attempt), Told())
+
+    async def Session(
+        self, request_iterator: object, context: grpc.aio.ServicerContext[AgentMessage, CoordinatorMessage]
+    ) -> None:
+        first = await context.read()
+        assert first.WhichOneof("message") == "hello"
+        if self.token is not None and dict(context.invocation_metadata() or ()).get("authorization") != f"Bearer {self.token}":
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "this token opens nothing here")
+        if self.refusal is not None:
+            self.refused.append(first.hello)
+            await self._notify()
+            await context.abort(*self.refusal)
+        session = Session(first.hello, context)
+        await session.send(
+            welcome=Welcome(
+                tracker_id=self.tracker_id,
+                epoch=self.epoch,
+                heartbeat_interval=duration(self.heartbeat_interval),
+                lease=duration(60),
+                end=self.end,
+                next_sequence=self.next_sequence,
+            )
+        )
+        self.sessions.append(session)
+        await self._notify()
+        reading = asyncio.create_task(self._read(session, context))
+        dropping = asyncio.create_task(session.dropped.wait())
+        try:
+            await asyncio.wait((reading, dropping), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (reading, dropping):
+                task.cancel()
+            await asyncio.gather(reading, dropping, return_exceptions=True)
+            session.ended.set()
+            await self._notify()
+
+    async def _read(
+        self, session: Session, context: grpc.aio.ServicerContext[AgentMessage, CoordinatorMessage]
+    ) -> None:
+        while isinstance(message := await context.read(), AgentMessage):
+            match message.WhichOneof("message"):
+                case "updates":
+                    session.batches.append(message.updates)
+                    self._write_down(message.updates)
+                    if self.acknowledging:
+                        await session.acknowledge(message.updates.sequence)
+                case "heartbeat":
+                    session.heartbeats += 1
+                case "followed":
+                    self.followed.setdefault(message.followed.follow_id, []).append(message.followed)
+            await self._notify()
+
+    def _write_down(self, batch: UpdateBatch) -> None:
+        for update in batch.updates:
+            told = self.of(update.key)
+            match update.WhichOneof("update"):
+                case "started":
+                    told.started += 1
+                case "output":
+                    told.written[update.output.stream][update.output.offset] = update.output.data
+                case "finished":
+                    told.results.append(update.finished)
+
+    async def _notify(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+
+def duration(seconds: float) -> Duration:
+    return Duration(seconds=int(seconds), nanos=int(seconds % 1 * 1e9))
+
+
+def key(task_number: int = 0, *, run_id: int = 1, attempt: int = 1) -> AttemptKey:
+    return AttemptKey(run_id=run_id, task_number=task_number, attempt=attempt)
+
+
+def spec(
+    *command: str,
+    environment: Mapping[str, str] | None = None,
+    working_directory: str | Path = "",
+    stdin: str | None = None,
+    timeout: float = 0,
+    resources: Mapping[str, int] | None = None,
+    whole_stdout_bytes: int = 0,
+) -> TaskSpec:
+    return TaskSpec(
+        command=command,
+        environment=environment,
+        working_directory=str(working_directory),
+        stdin=stdin,
+        timeout=duration(timeout) if timeout else None,
+        resources={"cores": 1} if resources is None else resources,
+        whole_stdout_bytes=whole_stdout_bytes,
+    )
+
+
+def python(source: str, *arguments: str, **details: object) -> TaskSpec:
+    """A task of a line of Python, by the interpreter that runs the tests."""
+    import sys
+
+    return spec(sys.executable, "-I", "-S", "-c", source, *arguments, **details)  # type: ignore[arg-type]
+
+
+def idents(keys: Iterable[AttemptKey]) -> set[Ident]:
+    return {(key.run_id, key.task_number, key.attempt) for key in keys}

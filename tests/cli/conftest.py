@@ -1,0 +1,119 @@
+"""A scripted server with a token, and the real program `daggyr` as a process that talks to it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scripted_server import TOKEN, ScriptedServer
+
+PROGRAM = Path(sys.executable).with_name("daggyr")
+DEADLINE = 30.0  # seconds for any one process
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a process ended, and what it said."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+class Process:
+    """`daggyr`, running."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+
+    async def ended(self, stdin: bytes | None = None) -> Ended:
+        out, err = await asyncio.wait_for(self.process.communicate(stdin), DEADLINE)
+        assert self.process.returncode is not None
+        ended = Ended(self.process.returncode, out.decode("utf-8", "surrogateescape"), err.decode())
+        assert "Traceback" not in ended.err
+        return ended
+
+    async def line(self) -> str:
+        """The next line of standard output."""
+        assert self.process.stdout is not None
+        return (await asyncio.wait_for(self.process.stdout.readline(), DEADLINE)).decode()
+
+    async def error_line(self) -> str:
+        """The next line of standard error."""
+        assert self.process.stderr is not None
+        return (await asyncio.wait_for(self.process.stderr.readline(), DEADLINE)).decode()
+
+    def interrupt(self) -> None:
+        self.process.send_signal(signal.SIGINT)
+
+
+Start = Callable[..., Awaitable[Process]]
+Daggyr = Callable[..., Awaitable[Ended]]
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[ScriptedServer]:
+    scripted = ScriptedServer()
+    await scripted.start()
+    yield scripted
+    await scripted.stop()
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """A user with a token of their own, and nothing of this user's DAGGYR_*."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("DAGGYR_", "XDG_"))}
+    state = tmp_path / "state"
+    token = state / "daggyr" / "client.token"
+    token.parent.mkdir(parents=True, mode=0o700)
+    token.touch(mode=0o600)
+    token.write_text(TOKEN + "\n")
+    return {**inherited, "XDG_STATE_HOME": str(state), "TZ": "UTC", "LC_ALL": "C.UTF-8", "PYTHONWARNINGS": "error"}
+
+
+@pytest.fixture
+async def start(environment: dict[str, str], tmp_path: Path) -> AsyncIterator[Start]:
+    """Starts `daggyr` with arguments in tmp_path; what still runs in the end is killed."""
+    processes: list[asyncio.subprocess.Process] = []
+
+    async def begin(*arguments: str, env: dict[str, str] | None = None) -> Process:
+        process = await asyncio.create_subprocess_exec(
+            PROGRAM,
+            *arguments,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env={**environment, **(env or {})},
+            cwd=tmp_path,
+        )
+        processes.append(process)
+        return Process(process)
+
+    yield begin
+    for process in processes:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+@pytest.fixture
+def daggyr(start: Start, server: ScriptedServer) -> Daggyr:
+    """Runs `daggyr` against the scripted server to its end."""
+
+    async def run(*arguments: str, stdin: bytes | None = None, env: dict[str, str] | None = None) -> Ended:
+        chosen = {"DAGGYR_SERVER": f"127.0.0.1:{server.port}", **(env or {})}
+        return await (await start(*arguments, env=chosen)).ended(stdin)
+
+    return run

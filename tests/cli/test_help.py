@@ -1,0 +1,99 @@
+"""Every command documents itself: help, an example that parses, and a place in the README."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+from conftest import Daggyr, Start
+
+import daggyr_server
+from daggyr_server.cli.main import program
+from daggyr_server.cli.options import Command
+
+README = Path(daggyr_server.__file__).parent / "cli" / "README.md"
+# Design section 6, without the commands of another issue.
+EXPECTED = {
+    "run", "submit", "runs", "show", "tasks", "task", "why", "watch", "logs", "kill", "retry", "validate", "expand",
+    "pools", "agents", "agent drain", "completion",
+}  # fmt: skip
+
+
+def commands(group: click.Group = program, prefix: str = "") -> Iterator[tuple[str, click.Command]]:
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{prefix}{name} ")
+        else:
+            yield f"{prefix}{name}", command
+
+
+COMMANDS = dict(commands())
+
+
+def test_the_commands_are_those_of_the_design() -> None:
+    assert set(COMMANDS) == EXPECTED
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_has_help_and_one_example_that_parses(name: str) -> None:
+    command = COMMANDS[name]
+    assert isinstance(command, Command)
+    assert command.help
+    assert command.get_short_help_str()
+    for parameter in command.params:
+        if isinstance(parameter, click.Option) and not parameter.hidden:
+            assert parameter.help, f"{name} {parameter.opts[0]} says nothing of itself"
+    found = re.search(rf"\bdaggyr {name}\b([^)|]*)", command.example)
+    assert found, "the example shows another command"
+    assert command.make_context(name, shlex.split(found[1])).params is not None
+    text = command.get_help(click.Context(command, info_name=f"daggyr {name}"))
+    assert text.count("Example:") == 1
+    assert command.example in text
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_readme_tells_of_every_command(name: str) -> None:
+    assert f"`daggyr {name}" in README.read_text()
+
+
+async def test_help_of_the_program_and_of_a_command(start: Start) -> None:
+    ended = await (await start("--help")).ended()
+    assert ended.code == 0
+    assert all(f"  {name.split()[0]} " in ended.out for name in EXPECTED)
+    ended = await (await start("agent", "drain", "--help")).ended()
+    assert ended.code == 0
+    assert "Usage: daggyr agent drain" in ended.out
+    assert "daggyr agent drain host1" in ended.out
+
+
+async def test_version(start: Start) -> None:
+    ended = await (await start("--version")).ended()
+    assert (ended.code, ended.out) == (0, f"daggyr {daggyr_server.__version__}\n")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+async def test_completion_prints_a_script(start: Start, shell: str) -> None:
+    ended = await (await start("completion", shell)).ended()
+    assert ended.code == 0
+    assert "_DAGGYR_COMPLETE" in ended.out
+
+
+async def test_completion_completes_commands_and_options(start: Start) -> None:
+    words = {"_DAGGYR_COMPLETE": "bash_complete", "COMP_WORDS": "daggyr wa", "COMP_CWORD": "1"}
+    assert (await (await start(env=words)).ended()).out == "plain,watch\n"
+    words = {"_DAGGYR_COMPLETE": "bash_complete", "COMP_WORDS": "daggyr retry last --dow", "COMP_CWORD": "3"}
+    assert (await (await start(env=words)).ended()).out == "plain,--downstream\n"
+
+
+async def test_version_does_not_load_the_network(daggyr: Daggyr, start: Start) -> None:
+    ended = await (await start("--version", env={"PYTHONPROFILEIMPORTTIME": "1"})).ended()
+    loaded = {line.rpartition("|")[2].strip() for line in ended.err.splitlines()}
+    assert "click" in loaded
+    assert not loaded & {"grpc", "asyncio", "rich", "google.protobuf"}

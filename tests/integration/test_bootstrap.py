@@ -1,0 +1,149 @@
+"""`deploy/bootstrap` on a small checkout that needs nothing from the network: when it makes, updates and leaves alone.
+
+The checkout's build backend is its own, of a few lines, so that the real venv and pip do the rest.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+BOOTSTRAP = Path(__file__).resolve().parent.parent.parent / "deploy" / "bootstrap"
+
+PYPROJECT = """
+[build-system]
+requires = []
+build-backend = "backend"
+backend-path = ["."]
+
+[project]
+name = "small"
+version = "1"
+
+[project.optional-dependencies]
+test = []
+check = []
+"""
+
+BACKEND = """
+import pathlib, zipfile
+
+def build_editable(folder, config_settings=None, metadata_directory=None):
+    for proto in pathlib.Path("protos").glob("*.proto"):
+        if "nonsense" in proto.read_text():
+            raise SystemExit("the compiler refuses " + proto.name)
+        proto.with_name(proto.stem + "_pb2.py").touch()
+    extras = "Provides-Extra: test\\nProvides-Extra: check\\n"
+    with zipfile.ZipFile(pathlib.Path(folder, "small-1-py3-none-any.whl"), "w") as wheel:
+        wheel.writestr("small.pth", str(pathlib.Path.cwd()))
+        wheel.writestr("small-1.dist-info/METADATA", "Metadata-Version: 2.1\\nName: small\\nVersion: 1\\n" + extras)
+        wheel.writestr("small-1.dist-info/WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
+        wheel.writestr("small-1.dist-info/RECORD", "")
+    return "small-1-py3-none-any.whl"
+"""
+
+
+class Checkout:
+    """A folder with a bootstrap, a project and a `.proto`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        (root / "deploy").mkdir(parents=True)
+        (root / "protos").mkdir()
+        shutil.copy(BOOTSTRAP, root / "deploy" / "bootstrap")
+        self.pyproject = root / "pyproject.toml"
+        self.pyproject.write_text(PYPROJECT)
+        (root / "backend.py").write_text(BACKEND)
+        self.proto = root / "protos" / "task.proto"
+        self.proto.write_text("first")
+        self.stamp = root / ".venv" / "bootstrap.stamp"
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start it in another folder than its own, without an index to download from."""
+        environment = {**os.environ, "PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull}
+        environment.pop("PIP_FIND_LINKS", None)
+        return subprocess.Popen(
+            [self.root / "deploy" / "bootstrap", *arguments],
+            cwd=self.root.parent,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *arguments: str) -> tuple[int, str, str]:
+        """Exit code, standard output and standard error."""
+        with self.start(*arguments) as process:
+            stdout, stderr = process.communicate(timeout=120)
+        return process.returncode, stdout, stderr
+
+
+def test_it_makes_updates_and_leaves_alone(tmp_path: Path) -> None:
+    checkout = Checkout(tmp_path / "a checkout")
+    python = "import sys; print(sys.prefix); sys.exit(7)"
+    code, stdout, stderr = checkout.run("python", "-c", python)
+    assert (code, stdout.strip()) == (7, str(checkout.root / ".venv"))
+    assert stderr.splitlines() == [f"bootstrap: making {checkout.root}/.venv, which takes a minute"]
+
+    stamped = checkout.stamp.stat().st_mtime_ns
+    assert checkout.run("pwd") == (0, f"{tmp_path}\n", "")
+    assert checkout.run() == (0, "", "")
+    assert checkout.stamp.stat().st_mtime_ns == stamped
+
+    kept = checkout.root / ".venv" / "kept"
+    kept.touch()
+    up_to_date = f"bootstrap: bringing {checkout.root}/.venv up to date\n"
+    checkout.proto.write_text("second")
+    assert checkout.run() == (0, "", up_to_date)
+    (checkout.root / "protos" / "task_pb2.py").unlink()
+    assert checkout.run() == (0, "", up_to_date)
+    assert checkout.run("--extra", "test", "true") == (0, "", up_to_date)
+    assert checkout.run("--extra=check") == (0, "", up_to_date)
+    assert checkout.run("--extra", "check", "--extra", "test") == (0, "", "")
+    assert kept.exists()
+
+    # Made anew after a change of pyproject.toml, and once more after that failed half way.
+    checkout.pyproject.write_text(PYPROJECT + "# changed\n")
+    checkout.proto.write_text("nonsense")
+    code, stdout, stderr = checkout.run("echo", "never")
+    assert (code, stdout) == (1, "")
+    assert "the compiler refuses task.proto" in stderr
+    assert "bootstrap: this failed: " in stderr
+    assert not kept.exists()
+    assert not checkout.stamp.exists()
+
+    # Of two at once, one makes it and the other waits for that.
+    checkout.proto.write_text("better")
+    with checkout.start("echo", "one") as one, checkout.start("echo", "two") as two:
+        ends = [process.communicate(timeout=120) for process in (one, two)]
+    assert [process.returncode for process in (one, two)] == [0, 0]
+    assert [stdout for stdout, _ in ends] == ["one\n", "two\n"]
+    assert sum(stderr.count("making") for _, stderr in ends) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("--extra", "nosuch", "true"), "pyproject.toml has no extra 'nosuch'"),
+        (("--extra",), "--extra needs a name"),
+        (("--extra", "a;b"), "small letters, digits and hyphens"),
+        (("--nothing",), "there is no option --nothing"),
+    ],
+)
+def test_wrong_usage_is_told_before_anything_is_made(tmp_path: Path, arguments: tuple[str, ...], reason: str) -> None:
+    checkout = Checkout(tmp_path / "checkout")
+    code, _, stderr = checkout.run(*arguments)
+    assert code == 1
+    assert reason in stderr
+    assert not (checkout.root / ".venv").exists()
+
+
+def test_help_says_how_it_is_used(tmp_path: Path) -> None:
+    code, stdout, _ = Checkout(tmp_path / "checkout").run("--help")
+    assert code == 0
+    assert "deploy/bootstrap [--extra NAME]... [COMMAND [ARGUMENT]...]" in stdout
