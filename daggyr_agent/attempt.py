@@ -15,7 +15,7 @@ from daggyr.v1.task_pb2 import Assignment, AttemptKey, TaskSpec, TaskTemplate
 from .outbox import Ident, ident_of
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Order:
     """What to start: the texts as bytes, so that they do not depend on the agent's locale."""
 

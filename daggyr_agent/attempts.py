@@ -64,9 +64,9 @@ class Attempts:
         return len(self._running)
 
     @property
-    def short_of_work(self) -> bool:
-        """Whether nothing waits for the attempts that run to end."""
-        return not self._waiting
+    def ahead(self) -> int:
+        """How many attempts wait for those that run to end."""
+        return len(self._waiting)
 
     def held_keys(self) -> list[AttemptKey]:
         return [*(attempt.key for attempt in self._waiting.values()), *self.running_keys()]
@@ -139,6 +139,24 @@ class Attempts:
         self._changed()
         self._start()
 
+    def runs(self, execution: Execution) -> None:
+        """For executions, as are the next two: it is not a short one."""
+        attempt = execution.attempt
+        self._outbox.started(attempt.ident, attempt.key, AttemptStarted(start_time=timestamp(execution.started_ns)))
+
+    def gone(self, execution: Execution) -> None:
+        self._ledger.give_back(execution.attempt.template.demand)
+        self._start()
+
+    def finished(self, execution: Execution, result: AttemptResult | None, outputs: tuple[Kept, ...]) -> None:
+        attempt = execution.attempt
+        del self._running[attempt.ident]
+        if result is not None:
+            self._outbox.finished(attempt.ident, attempt.key, result, outputs, ahead=len(self._waiting))
+            if execution.ending is not None:
+                self._outbox.hurry()
+        self._changed()
+
     def _start(self) -> None:
         """Start what waits, in order, as far as resources allow."""
         if self._next_start is not None:
@@ -156,7 +174,7 @@ class Attempts:
             budget -= 1
             del self._waiting[ident]
             try:
-                execution = Execution(self._host, attempt, self._done)
+                self._running[ident] = Execution(self._host, attempt, self)
             except StartRefusedError as refusal:
                 self._ledger.give_back(attempt.template.demand)
                 self._never_started(attempt, REJECTED, str(refusal))
@@ -166,23 +184,10 @@ class Attempts:
                 self._never_started(attempt, LOST, str(error))
                 self._next_start = self._host.loop.call_later(_PAUSE, self._start_more)
                 return
-            else:
-                self._running[ident] = execution
-                started = AttemptStarted(start_time=timestamp(execution.started_ns))
-                self._outbox.started(ident, attempt.key, started)
 
     def _start_more(self) -> None:
         self._next_start = None
         self._start()
-
-    def _done(self, execution: Execution, result: AttemptResult, outputs: tuple[Kept, ...]) -> None:
-        attempt = execution.attempt
-        del self._running[attempt.ident]
-        self._ledger.give_back(attempt.template.demand)
-        self._start()  # first, so that the processor has work while the result is told
-        if execution.ending is not Ending.SILENT:
-            self._outbox.finished(attempt.ident, attempt.key, result, outputs)
-        self._changed()
 
     def _never_started(self, attempt: Attempt, outcome: AttemptOutcome, note: str = "") -> None:
         result = AttemptResult(outcome=outcome, stop_time=timestamp(time.time_ns()), notes=[note] if note else [])

@@ -33,7 +33,7 @@ _BLOCK = 4096
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Extent:
     """Which part of a stream of `size` bytes is kept: the first `head` and the last `tail` bytes, or all of it."""
 

@@ -87,14 +87,18 @@ class Descendants:
         family = self._leaders[leader] = Family(leader, identity, born)
         return family
 
-    def ended(self, family: Family, gone: Callable[[], None]) -> bool:
-        """The leader has ended, its group got SIGKILL, and it was reaped.
+    def alone(self) -> bool:
+        """Whether the agent has no children but leaders that were not reaped: then nobody is left behind by those that ended."""
+        return self._count() == len(self._leaders)
+
+    def ended(self, family: Family, gone: Callable[[], None], *, alone: bool) -> bool:
+        """The leader was reaped; `alone` was said after its end, or else its group got SIGKILL.
 
         True if nobody of the family is left, which is usual. Otherwise all of it is being ended, and `gone` will be called
         from the event loop once that is done.
         """
         del self._leaders[family.leader]
-        if self._count() == len(self._leaders):
+        if alone:
             return True
         family.gone = gone
         self._ending.append(family)

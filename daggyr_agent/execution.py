@@ -1,7 +1,7 @@
 """One attempt from its process's start to its result: the life of an execution.
 
-`attempts` makes an Execution when the attempt's turn has come, and is called back once with the result, when no process
-of it is left. In between:
+`attempts` makes an Execution when the attempt's turn has come and is called back as it goes on (see `Listener`), last with
+the result, when no process of it is left. In between:
 
     runs        the process runs; its timeout may pass, and `end` may be called
     being ended SIGTERM went to the process group; SIGKILL follows when the grace period has passed
@@ -17,12 +17,12 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from daggyr.v1.task_pb2 import STDOUT, AttemptResult
+from daggyr.v1.task_pb2 import STDOUT, AttemptResult, OutputStream
 
 from .attempt import Attempt
 from .capture import Capture, Captures, Kept
@@ -51,6 +51,19 @@ class Host:
     peaks: PeakMemory
 
 
+class Listener(Protocol):
+    """Who is told how an execution goes on; each method is called once at most, in this order."""
+
+    def runs(self, execution: Execution) -> None:
+        """It has run for some milliseconds: not a short attempt."""
+
+    def gone(self, execution: Execution) -> None:
+        """No process of it is left; its resources are free. The result comes soon."""
+
+    def finished(self, execution: Execution, result: AttemptResult | None, outputs: tuple[Kept, ...]) -> None:
+        """The result; None if its ending is SILENT."""
+
+
 def timestamp(nanoseconds: int) -> Timestamp:
     seconds, nanos = divmod(nanoseconds, 1_000_000_000)
     return Timestamp(seconds=seconds, nanos=nanos)
@@ -60,13 +73,14 @@ class Execution:
     """An attempt that has a process, or had one a moment ago."""
 
     __slots__ = (
-        "_done",
         "_end",
         "_ended_ns",
         "_family",
+        "_given_back",
         "_host",
         "_kill_at",
         "_kill_timer",
+        "_listener",
         "_oom_kills",
         "_timeout_timer",
         "attempt",
@@ -77,20 +91,18 @@ class Execution:
         "started_ns",
     )
 
-    def __init__(self, host: Host, attempt: Attempt, done: Callable[[Execution, AttemptResult, tuple[Kept, ...]], None]) -> None:
-        """Start the attempt's process. `done` is called once, after the last process of the attempt.
-
-        Raises StartRefusedError or HostError; then nothing runs and `done` is never called.
-        """
+    def __init__(self, host: Host, attempt: Attempt, listener: Listener) -> None:
+        """Start the attempt's process. Raises StartRefusedError or HostError; then nothing runs, and nobody is told."""
         self.attempt = attempt
         self.ending: Ending | None = None
         self.looked_peak = 0
         self._host = host
-        self._done = done
+        self._listener = listener
         self._kill_at = 0.0
         self._kill_timer: asyncio.TimerHandle | None = None
         self._timeout_timer: asyncio.TimerHandle | None = None
         self._end: End | None = None
+        self._given_back = False
         self._ended_ns = 0
         try:
             order = attempt.order()
@@ -154,15 +166,29 @@ class Execution:
         self._kill_at = kill_at
         self._kill_timer = self._host.loop.call_at(kill_at, signal_group, self.pid, signal.SIGKILL)
 
+    def read(self, stream: OutputStream, offset: int) -> tuple[int, bytes]:
+        """For `follow`: what can be read at or after `offset` now, and where it begins; empty if there is nothing new."""
+        if self._given_back:
+            return offset, b""
+        return self.capture.stream(stream).read(offset)
+
+    def outlived_first_look(self) -> None:
+        """For `watch`."""
+        if self.ending is not Ending.SILENT:
+            self._listener.runs(self)
+
     def _ended(self) -> None:
         pid, self.pid = self.pid, 0
-        signal_group(pid, signal.SIGKILL)
+        descendants = self._host.descendants
+        alone = descendants.alone()
+        if not alone:
+            signal_group(pid, signal.SIGKILL)
         self._end = reap(pid)
         self._ended_ns = time.time_ns()
         for timer in (self._kill_timer, self._timeout_timer):
             if timer is not None:
                 timer.cancel()
-        if self._host.descendants.ended(self._family, self._gone):
+        if descendants.ended(self._family, self._gone, alone=alone):
             self._finish(clean=True)
 
     def _gone(self) -> None:
@@ -173,7 +199,21 @@ class Execution:
         assert end is not None
         if self.ending is Ending.SILENT:
             host.captures.drop(self.capture)
-            self._done(self, AttemptResult(), ())
+            self._listener.gone(self)
+            self._listener.finished(self, None, ())
+            return
+        outputs = host.captures.give_back(self.capture, reusable=clean)
+        self._given_back = True
+        self._listener.gone(self)
+        # Later, so that other slots are filled first: their processors have nothing to do until then.
+        host.loop.call_soon(self._tell, end, outputs)
+
+    def _tell(self, end: End, outputs: tuple[Kept, ...]) -> None:
+        host = self._host
+        if self.ending is Ending.SILENT:  # said in between
+            for kept in outputs:
+                kept.release()
+            self._listener.finished(self, None, ())
             return
         outcome, notes = judge(
             exit_code=end.exit_code,
@@ -186,7 +226,6 @@ class Execution:
             f"process {pid} of this attempt still runs: it has changed its user, and the agent may not end it"
             for pid in self._family.survivors
         ]
-        outputs = host.captures.give_back(self.capture, reusable=clean)
         result = AttemptResult(
             outcome=outcome,
             exit_code=end.exit_code,
@@ -199,4 +238,4 @@ class Execution:
         )
         for kept in outputs:
             (result.stdout if kept.stream == STDOUT else result.stderr).CopyFrom(kept.extent.summary())
-        self._done(self, result, outputs)
+        self._listener.finished(self, result, outputs)

@@ -13,6 +13,7 @@ import select
 from collections.abc import Callable
 
 _AT_ONCE = 256
+_ROUNDS = 4  # starting a process takes long enough for others to end meanwhile; then the rest of the event loop has its turn
 
 
 class Exits:
@@ -46,9 +47,13 @@ class Exits:
         self._epoll.close()
 
     def _ended(self) -> None:
-        for descriptor, _ in self._epoll.poll(0, _AT_ONCE):
-            ended = self._watched.pop(descriptor)
-            # A child between fork and exec may still hold a copy of it: closing alone would leave it registered.
-            self._epoll.unregister(descriptor)
-            os.close(descriptor)
-            ended()
+        for _ in range(_ROUNDS):
+            events = self._epoll.poll(0, _AT_ONCE)
+            if not events:
+                return
+            for descriptor, _ in events:
+                ended = self._watched.pop(descriptor)
+                # A child between fork and exec may still hold a copy of it: closing alone would leave it registered.
+                self._epoll.unregister(descriptor)
+                os.close(descriptor)
+                ended()

@@ -104,7 +104,7 @@ class Follows:
     def _read(self, followed: _Followed) -> tuple[int, bytes, bool]:
         """What is there at the follow's offset: where it begins, the bytes, and whether none will come after them."""
         if execution := self._work.execution(followed.ident):
-            return *execution.capture.stream(followed.stream).read(followed.offset), False
+            return *execution.read(followed.stream, followed.offset), False
         if self._work.waits(followed.ident):
             return followed.offset, b"", False
         if finished := self._outbox.undelivered(followed.ident):

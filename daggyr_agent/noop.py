@@ -20,7 +20,7 @@ class Noop:
 
     waiting = 0
     running = 0
-    short_of_work = False  # results may gather for as long as the coordinator is busy with those before
+    ahead = 0
 
     def __init__(self, outbox: Outbox) -> None:
         self._outbox = outbox

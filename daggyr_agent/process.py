@@ -37,7 +37,7 @@ class HostError(Exception):
     """This host cannot start anything now (processes, descriptors or disk are used up); the message says what."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class End:
     """How a process ended: one of `exit_code` and `signal` is set. CPU seconds include descendants it waited for."""
 

@@ -234,12 +234,12 @@ class Session:
         self._follows_turn = not self._follows_turn  # neither can shut the other out
         if self._follows_turn and (followed := self._follows.take()) is not None:
             return followed
-        if (batch := self._outbox.take(short_of_work=self._work.short_of_work)) is not None:
+        if (batch := self._outbox.take(self._work.ahead)) is not None:
             return batch.message()
         return None if self._follows_turn else self._follows.take()
 
     async def _beat(self, interval: float) -> None:
         while True:
             self._heartbeat = self._usage.heartbeat(running=self._work.running, waiting=self._work.waiting)
-            self._news.set()
+            self._outbox.hurry()
             await asyncio.sleep(interval)

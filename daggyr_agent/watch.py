@@ -2,7 +2,8 @@
 
 Executions add themselves at their start and are dropped once they have ended. Each is looked at 10 ms after its start,
 then at doubling intervals up to half a second, sooner while it writes a lot. A look is two fstat(2) calls; the memory of a
-process, which costs more, is read at intervals that go on doubling up to 8 s. Short attempts end before their first look.
+process, which costs more, is read at intervals that go on doubling up to 8 s. Short attempts end before their first look;
+one that does not is told of as started then.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ class Watched(Protocol):
     pid: int  # 0 once it has ended
     capture: Capture
     looked_peak: int  # bytes; set here
+
+    def outlived_first_look(self) -> None:
+        """Called once."""
 
 
 class Watch:
@@ -67,6 +71,8 @@ class Watch:
                 watched.looked_peak = max(watched.looked_peak, resident_peak(watched.pid))
                 memory_interval = min(memory_interval * 2, _LONGEST_MEMORY_INTERVAL)
                 memory_when = now + memory_interval / 2
+            if interval == _FIRST_LOOK:
+                watched.outlived_first_look()
             interval = min(interval * 2, _LONGEST_INTERVAL)
             pause = _WRITING_INTERVAL if written - before > KEPT_BYTES else interval
             heapq.heappush(due, (now + pause, next(self._numbers), watched, interval, memory_when, memory_interval, written))

@@ -170,8 +170,13 @@ class Client:
 
     async def first_tasks(self, run_id: int, limit: int, *, states: Iterable[State] = ()) -> Sequence[TaskSummary]:
         """The first `limit` (at most 10,000) of a run's tasks in any of `states`."""
+        found: list[TaskSummary] = []
         async with aclosing(self.tasks(run_id, states=states, page_size=limit)) as pages:
-            return await anext(pages)
+            async for page in pages:  # a server may give less than was asked for
+                found += page
+                if len(found) >= limit:
+                    break
+        return found[:limit]
 
     async def task(self, run_id: int, task_id: str) -> Task:
         """One task with its attempts. NOT_FOUND: no such run or task."""

@@ -133,11 +133,9 @@ class RunsService(RunsServicer):
         pieces.clear()
         try:
             spec = await asyncio.to_thread(decode_json, document)
+            spec = spec.with_overrides(tags=header.tags, pool=header.pool)
         except SpecificationError as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
-        spec.tags.update(header.tags)
-        if header.pool:
-            spec.pool = header.pool
         return await self._submit(header.request_id, spec, document, context)
 
     async def _known_request(self, request_id: str, context: Context) -> SubmitRunResponse | None:
@@ -160,9 +158,9 @@ class RunsService(RunsServicer):
         try:
             run_id = await self._driver.submit(
                 request_id=request_id,
-                tags=spec.tags,
+                tags=spec.tags or {},
                 pool=spec.pool or limits.default_pool,
-                parameters={name: tuple(values) for name, values in spec.parameters.items()},
+                parameters=spec.run_parameters(),
                 addition=addition,
                 document=document,
             )

@@ -52,13 +52,11 @@ async def report(client: Client, run: RunSummary) -> list[str]:
     count = sum(words.task_states(run).get(names.state(state), 0) for state in STATES)
     if not count:
         return []
-    lines: list[str] = []
+    lines = [f"{words.plural(count, 'task')} did not complete" + (", for instance:" if count > MAX_REPORTED else ":")]
     for summary in await client.first_tasks(run.run_id, MAX_REPORTED, states=STATES):
         task = await client.task(run.run_id, summary.task_id)
-        lines.append(of_task(task))
+        lines.append(f"  {of_task(task)}")
         if task.attempts:
             last = await last_lines(client, run.run_id, summary.task_id, task.attempts[-1], STDERR, _LINES)
-            lines += [f"  | {words.printable(line)}" for line in last]
-    if count > MAX_REPORTED:
-        lines.append(f"and {words.plural(count - MAX_REPORTED, 'more task')} that did not complete")
+            lines += [f"    | {words.printable(line)}" for line in last]
     return lines

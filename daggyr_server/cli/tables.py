@@ -14,6 +14,7 @@ from daggyr.v1.run_pb2 import Attempt, RunSummary, Task, TaskSummary
 from daggyr_server.cli import names, words
 from daggyr_server.cli.shapes import seconds
 from daggyr_server.cli.stdout import Columns, Row, fields, line, paint
+from daggyr_server.client import ENDED
 
 _NAMES = 10  # of parents and children
 
@@ -46,7 +47,7 @@ def show_run(run: RunSummary) -> None:
             ("ended", words.time(run.stop_time) if run.HasField("stop_time") else ""),
             ("took", words.took(run, datetime.now(UTC))),
             ("tasks", f"{words.total(run):,}: {words.counts(run)}"),
-            ("waiting", ", ".join(f"{count:,} {what}" for count, what in waiting if count)),
+            ("waiting", ", ".join(f"{count:,} {what}" for count, what in waiting if count and run.state not in ENDED)),
             *(("note", note) for note in run.notes),
         ]
     )

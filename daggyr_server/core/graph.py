@@ -352,9 +352,9 @@ class Graph:
         return (segment for segment in self.segments if isinstance(segment, ExpandedSegment))
 
     def indegrees(self, start: int = 0) -> array[int]:
-        """How many parents each task from number `start` on has; `start` is 0 or the base of a segment.
+        """How many parents each task from number `start` on has; `start` is 0 or this graph's size before an `extend`.
 
-        The cost is that of the segments from `start` on: edges from earlier ones lead there by `added_children` only.
+        Costs what came since then: edges from earlier tasks lead there by `added_children` only.
         """
         degrees = array("I", bytes(4 * (self.size - start)))
 

@@ -1,12 +1,12 @@
 """A host of a pool: what it has, what attempts there need of it, and how many more may be sent.
 
-An attempt of a queue that is known to be short counts for a part of its units only, so that a host that queues attempts by itself
-gets more than fits and its slots never wait for a round trip. The part is its weight, in WHOLE parts: with a mean of m seconds,
-m / (m + AHEAD_SECONDS), which fills a host with what runs and AHEAD_SECONDS of work behind it. Attempts of unknown length, those that
-take LONG or more, and all on hosts that queue nothing count whole: they are firm.
+An attempt of a queue that is known to be short counts for a part of its units only, so that a host that queues attempts by
+itself gets more than fits and its slots never wait for a round trip. The part is its weight, of WHOLE: with a mean of m seconds
+m / (m + AHEAD_SECONDS), which fills a host with what runs and AHEAD_SECONDS of work behind it. Attempts of unknown length, those
+that take LONG or more, and all on hosts that queue nothing count whole: they are firm.
 
-New attempts fit if they could run beside the firm ones and the host is not full by weight. So a long task never waits behind long
-ones, and is never kept out by a stream of short ones that takes each crumb as it comes free.
+More fit if they could run beside the firm ones and the host is not full by weight. So nothing is sent to wait behind long
+attempts, and a long one is not kept out by a stream of short ones that takes each crumb as it comes free.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ Nothing here changes a task's state, and time comes in as an argument.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from daggyr_server.core.flight import Sent
@@ -68,6 +68,7 @@ class Pool:
         self.hosts: dict[str, Host] = {}
         self.shares: dict[int, Share] = {}
         self.reservations = Reservations()
+        self.due: float | None = None  # place again then, even if nothing happens
         self.look_again: float | None = None  # when to look for attempts that wait here while a host there idles
         self.wanted: dict[Needs, int] = {}  # how many queues of the shares have these needs
         self._fresh: dict[str, Host] = {}  # where something changed since the last placing
@@ -78,11 +79,6 @@ class Pool:
     def ready(self) -> int:
         """How many tasks only wait for capacity here."""
         return sum(len(queue) for share in self.shares.values() for queue in share.queues.values())
-
-    def due(self, now: float) -> float | None:
-        """When the pool is to be placed again, even if nothing happens."""
-        times = (self.reservations.due(now), self.look_again)
-        return min((time for time in times if time is not None), default=None)
 
     # -- what the machine tells ---------------------------------------------------------------------------------------
 
@@ -174,7 +170,12 @@ class Pool:
                 self.reservations.passed_over(queue, passed, now)
         self.reservations.make(self.hosts.values(), now)
 
-    def _round(self, found: Round, now: float) -> Iterator[Placing]:
+    def note_due(self, now: float) -> None:
+        """All is placed for now: note in `due` when to place again."""
+        times = (self.reservations.due(now), self.look_again)
+        self.due = min((time for time in times if time is not None), default=None)
+
+    def _round(self, found: Round, now: float) -> Generator[Placing, None, bool]:
         """Serve the runs in turn until nothing fits. Returns whether room was made meanwhile for those that found none."""
         waiting = [(share.usage, share.served, run_id) for run_id, share in self.shares.items() if share.queues]
         heapq.heapify(waiting)
@@ -253,10 +254,4 @@ class Pool:
     def _passed_by(self, queue: ReadyQueue, turn: int, placed: Mapping[Needs, int]) -> Iterable[str]:
         """The resources of which tasks that were placed after this queue's turn needed less than it."""
         needs = dict(queue.policy.needs)
-        return {
-            name
-            for others, last in placed.items()
-            if last > turn
-            for name, units in others
-            if units < needs.get(name, 0)
-        }
+        return {name for others, last in placed.items() if last > turn for name, units in others if units < needs.get(name, 0)}

@@ -1,8 +1,8 @@
 """Which queues were passed over by smaller tasks, and which hosts are kept for them.
 
-A queue is passed over when tasks that need less of something were placed after it had found no room, though it was its turn. After
+A queue is passed over when it was its turn, it found no room, and tasks that need less of something were placed behind it. After
 RESERVE_AFTER seconds of that one host is kept for its first task: nothing else is put there that would keep it from fitting. A
-host is only chosen if what the task lacks there is what the smaller tasks use as well: a host whose only GPU is taken for hours is
+host is only chosen if what the task lacks there is what the smaller tasks use as well: one whose only GPU is taken for hours is
 not emptied meanwhile.
 
 The pool alone calls this. It decides nothing about who is placed where.

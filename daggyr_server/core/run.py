@@ -56,7 +56,9 @@ class Run(Tasks):
 
         Raises StaleAddition, with nothing changed, if the graph has grown since.
         """
-        self._grow(addition, [ReadyQueue(self, policy, index) for index, policy in enumerate(addition.policies, len(self.queues))])
+        self._grow(
+            addition, [ReadyQueue(self, policy, index) for index, policy in enumerate(addition.policies, len(self.queues))]
+        )
         self.ranked = len({queue.policy.priority for queue in self.queues}) > 1
 
     # -- attempts -----------------------------------------------------------------------------------------------------

@@ -28,8 +28,8 @@ An attempt is one execution. Its outcome alone decides how the task goes on (FOL
 
 Asking for the end of a task that only waits makes it KILLED when the task was named; when its run is killed it stays QUEUED
 and the run takes nothing new. Asking for a task again makes it BLOCKED, and READY in the same step if it waits for nobody. What
-waits only, and whose parent is no longer COMPLETED, is BLOCKED again; an attempt in flight goes on, and its task is BLOCKED if it has
-to be repeated. A structural task is COMPLETED exactly while all its parents are.
+was READY or DELAYED behind it is BLOCKED again; an attempt in flight there goes on, and its task is BLOCKED if it has to be
+repeated. A structural task is COMPLETED exactly while all its parents are.
 
 A run is RUNNING from its first started attempt until nothing is left that could go on: tasks that wait for a task which ended
 otherwise stay QUEUED for good. Then it is KILLED if a person killed anything, else ERRORED if any task is, else COMPLETED. A

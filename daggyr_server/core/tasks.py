@@ -207,7 +207,7 @@ class Tasks:
             for child in graph.children(number):
                 waiting[child] += 1
                 phase = phases[child]
-                if phase == _READY or phase == _DELAYED:
+                if phase in (_READY, _DELAYED):
                     self._move(child, _BLOCKED)
                 elif phase == _COMPLETED and graph.kind(child):
                     stack.append(child)

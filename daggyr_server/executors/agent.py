@@ -56,6 +56,7 @@ log = logging.getLogger(__name__)
 
 _Key = tuple[int, int, int]
 MISSED_HEARTBEATS = 4  # then a session that says nothing is given up
+LATE_BATCHES = 16  # durable batches of updates that a busy agent is not told of before its next heartbeat
 MAX_FOLLOWED = 64  # chunks of one follow that its reader has not taken; then it is asked for again later
 
 
@@ -270,6 +271,7 @@ class AgentExecutor(Executor):
             self._updates(agent, session, message.updates)
         elif kind == "heartbeat":
             agent.heartbeat = message.heartbeat
+            session.acknowledge(agent.durable)
         elif kind == "followed":
             followed = self._follows.get(message.followed.follow_id)
             if followed is not None:
@@ -305,7 +307,8 @@ class AgentExecutor(Executor):
             if agent.incarnation != incarnation:
                 return  # its numbers began anew
             agent.durable = max(agent.durable, sequence)
-            if agent.session is not None:
+            # An agent with work to do can wait for this word; a message for each of its own would cost more than it says.
+            if agent.session is not None and (not agent.held or agent.session.unacknowledged(agent.durable) >= LATE_BATCHES):
                 agent.session.acknowledge(agent.durable)
 
         self.reports.updates(agent.agent_id, updates, durable)

@@ -62,6 +62,10 @@ class Session:
         self._acknowledge = max(self._acknowledge, sequence)
         self._wake.set()
 
+    def unacknowledged(self, sequence: int) -> int:
+        """How many batches up to `sequence` the agent was not told of."""
+        return sequence - self._acknowledge
+
     def took(self) -> None:
         """A batch of updates came."""
         self._undurable += 1

@@ -4,8 +4,7 @@ Everything that crosses this line is a message of the task contract (daggyr/v1/t
 other's place; one conformance suite (tests/executors) runs against all of them. The driver calls an executor only after the
 commit that holds what it asks for; an executor tells the driver through `Reports` and never touches the machine or a tracker.
 
-One executor object serves one pool. To add one: subclass Executor, and name the class in the entry point group
-`daggyr.executors`; the entry's name is what a pool's `executor` setting says.
+One executor object serves one pool. README.md in this folder shows how to add one.
 """
 
 from __future__ import annotations
@@ -125,13 +124,27 @@ class ExecutorError(Exception):
 
 
 def find_executor(kind: str) -> type[Executor]:
-    """The executor class that an entry point calls `kind`. Raises ExecutorError, naming those that exist."""
+    """The executor class that an entry point calls `kind`.
+
+    Raises ExecutorError for an unknown kind, naming those that exist, and for a kind whose entry point is no executor.
+    """
     found = {entry.name: entry for entry in entry_points(group=GROUP)}
     if kind not in found:
         raise ExecutorError(f"there is no executor {kind!r}; there are: {', '.join(sorted(found))}")
-    loaded = found[kind].load()
+    entry = found[kind]
+    where = f"{entry.value}, the entry point {kind!r} of {GROUP},"
+    try:
+        loaded = entry.load()
+    except Exception as error:  # whatever the module of another package does at its import
+        raise ExecutorError(f"{where} cannot be loaded: {type(error).__name__}: {error}") from error
     if not (isinstance(loaded, type) and issubclass(loaded, Executor)):
-        raise ExecutorError(f"the entry point {kind!r} of {GROUP} is not an Executor")
+        raise ExecutorError(f"{where} is not a subclass of daggyr_server.executors.base.Executor")
+    settings = getattr(loaded, "Settings", None)
+    missing = sorted(loaded.__abstractmethods__)
+    if not (isinstance(settings, type) and issubclass(settings, msgspec.Struct)):
+        missing.append("Settings (a msgspec.Struct)")
+    if missing:
+        raise ExecutorError(f"{where} is not complete, it lacks: {', '.join(missing)}")
     return loaded
 
 

@@ -1,10 +1,17 @@
-"""Run specifications: decoded, checked and expanded into what makes a graph. Pure: no asyncio, gRPC, files or clock."""
+"""Run specifications: decoded, checked and expanded into what makes a graph. Pure: no asyncio, gRPC, files or clock.
+
+`decode_json` (or `run_spec_from_message`) gives a RunSpec, `expand` the Addition that makes its graph; `expand_generated`
+does both for what a generator printed. Faults of input leave as SpecificationError, all together.
+"""
 
 from daggyr_server.spec.decode import decode_json
 from daggyr_server.spec.document import Details, ParentReference, RunSpec, TaskDefinition, encode_json
 from daggyr_server.spec.expand import expand
 from daggyr_server.spec.faults import Fault, SpecificationError
+from daggyr_server.spec.generated import expand_generated
+from daggyr_server.spec.message import run_spec_from_message
 from daggyr_server.spec.policies import PoolLimits
+from daggyr_server.spec.yaml_text import yaml_to_json
 
 __all__ = [
     "Details",
@@ -17,4 +24,7 @@ __all__ = [
     "decode_json",
     "encode_json",
     "expand",
+    "expand_generated",
+    "run_spec_from_message",
+    "yaml_to_json",
 ]

@@ -19,7 +19,8 @@ from daggyr_server.spec.faults import Faults, quoted, shown
 from daggyr_server.spec.links import Links, Match, Outside, Rows
 from daggyr_server.spec.matching import Side, relate
 from daggyr_server.spec.names import above, ambiguous_name, common_name, name_in
-from daggyr_server.spec.templates import Expansion, Templates
+from daggyr_server.spec.parameters import Expansion
+from daggyr_server.spec.templates import Templates
 
 
 class Assembly:
@@ -66,7 +67,7 @@ class Assembly:
             return Side.of(segment)
         name = self.names[task]
         replaced = self._templates.replaced(self._spec.definition(name))
-        values = {key: choices.texts for key, choices in zip(replaced.parameters, replaced.values, strict=True)}
+        values = {key: choices.texts for key, choices in replaced.pairs()} if replaced else {}
         return Side(name, self.numbers[task], values)
 
     def _read(self) -> None:
@@ -89,7 +90,7 @@ class Assembly:
             self.expanded[task] = segment
             base += segment.size
         self.fits = base <= MAX_NUMBER
-        if not self.fits:
+        if not self.fits and all(segment.size <= MAX_NUMBER for segment in self.expanded.values()):  # else told already
             message = f"the run would have {base:,} tasks, expansions included; it holds at most {MAX_NUMBER:,}"
             self.faults.add(self._root.rstrip("."), message)
         if not self.expanded or not self.fits:

@@ -1,8 +1,8 @@
 """The careful check: all that is wrong with one decoded value, by the declarations in `document`.
 
 msgspec stops at the first fault and speaks of types; a person wants all faults, in the specification's words, each with
-what to do. `decode` comes here only for a document that msgspec refused or that needs a closer look. Both agree on what is
-valid because both read the same declarations (`msgspec.inspect`). Nothing here sees more than one value at a time.
+what to do. `survey` comes here for what msgspec refused or what needs a closer look. Both agree on what is valid because
+both read the same declarations (`msgspec.inspect`). Nothing here sees more than one value at a time.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from msgspec import inspect
 
 from daggyr_server.spec.document import Details, RunSpec, TaskDefinition
-from daggyr_server.spec.faults import Faults, nearest, quoted, shown
+from daggyr_server.spec.faults import Faults, listed, nearest, quoted, shown
 
 # What other tools, and habit, call our keys.
 _OTHER_WORDS = {
@@ -74,7 +74,7 @@ class Check:
             case inspect.ListType():
                 self._list(value, shape, place, needed or "a list", extra)
             case inspect.StrType():
-                self._text(value, shape, place, needed or "text", nul=bool(extra.get("nul")))
+                self._text(value, shape, place, needed or "text", extra)
             case inspect.IntType() | inspect.FloatType():
                 self._number(value, shape, place, needed)
             case inspect.BoolType():
@@ -112,7 +112,7 @@ class Check:
 
     def _mapping(self, value: Any, shape: inspect.DictType, place: str, needed: str) -> None:
         if not isinstance(value, dict):
-            self._wrong(value, needed, place)
+            self._wrong(value, needed, place, "write {} for none, or leave the key out" if value == "" else "")
             return
         if shape.min_length and len(value) < shape.min_length:
             self._add(place, f"{needed} is needed, an empty one was given")
@@ -124,8 +124,9 @@ class Check:
         if not isinstance(value, list):
             hint = ""
             if isinstance(value, str):
-                example = json.dumps(["sh", "-c", shown(value)] if extra else [shown(value)])
-                hint = f"write {example}" if value else "write [] for none, or leave the key out"
+                words = ["sh", "-c", shown(value)] if extra else [shown(value)]
+                none = "" if shape.min_length else "write [] for none, or leave the key out"
+                hint = f"write {json.dumps(words)}" if value else none
             self._wrong(value, needed, place, hint)
             return
         if shape.min_length and len(value) < shape.min_length:
@@ -135,13 +136,13 @@ class Check:
         if "first" in extra and value and value[0] == "":
             self._add(f"{place}[0]", f"{extra['first']} is needed, an empty text was given")
 
-    def _text(self, value: Any, shape: inspect.StrType, place: str, needed: str, *, nul: bool) -> None:
+    def _text(self, value: Any, shape: inspect.StrType, place: str, needed: str, extra: dict[str, Any]) -> None:
         if not isinstance(value, str):
             hint = f"write it as text: {json.dumps(_literal(value))}" if isinstance(value, int | float) else ""
             self._wrong(value, needed, place, hint)
-        elif "\0" in value and not nul:
+        elif "\0" in value and "nul" not in extra:
             self._add(place, "the text holds a NUL character, which no command or variable can hold", "leave it out")
-        elif (shape.min_length and len(value) < shape.min_length) or (shape.pattern and not re.search(shape.pattern, value)):
+        elif len(value) < (shape.min_length or 0) or ("without" in extra and extra["without"] in value):
             given = f"{quoted(value)} was given" if value else "an empty text was given"
             self._add(place, f"{needed} is needed, {given}")
 
@@ -169,7 +170,8 @@ class Check:
 
 
 def _at(place: str, key: str) -> str:
-    return f"{place}.{shown(key)}" if place else shown(key)
+    key = shown(key) or '""'
+    return f"{place}.{key}" if place else key
 
 
 def _literal(value: float) -> str:
@@ -212,7 +214,5 @@ def _key_hint(key: str, fields: dict[str, inspect.Field]) -> str:
     other = _OTHER_WORDS.get(word)
     if other in known:
         return f"it is called {quoted(other or '')} here"
-    return (
-        nearest(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", key).lower(), sorted(known))
-        or f"there are {', '.join(map(quoted, sorted(known)))}"
-    )
+    snake_case = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", key).lower()
+    return nearest(snake_case, sorted(known)) or f"the keys here are {listed(sorted(known), most=len(known))}"

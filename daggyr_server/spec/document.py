@@ -33,12 +33,14 @@ Command = Annotated[
     list[str],
     Meta(min_length=1, description="a list of the program and its arguments", extra={"first": "a program's name"}),
 ]
-# An environment's strings are NAME=VALUE (environ(7)), so a name cannot hold `=`.
+# An environment's strings are NAME=VALUE (environ(7)), so a name cannot hold `=`. Told by `extra`, because a pattern would
+# cost half of the time of decoding.
 VariableName = Annotated[
-    str, Meta(pattern=r"\A[^=]+\Z", description="the name of an environment variable: not empty, without `=`")
+    str,
+    Meta(min_length=1, description="the name of an environment variable (not empty, without `=`)", extra={"without": "="}),
 ]
 ResourceName = Annotated[str, Meta(min_length=1, description="the name of a resource")]
-ParameterName = Annotated[str, Meta(min_length=1, description="the name of a parameter, which is not empty")]
+ParameterName = Annotated[str, Meta(min_length=1, description="the name of a parameter (not empty)")]
 Parameters = dict[ParameterName, Annotated[list[str], Meta(min_length=1, description="a list of one value at least")]]
 PoolName = Annotated[str, Meta(min_length=1, description="the name of a pool")]
 TaskNames = Annotated[list[str], Meta(description="a list of task names")]
@@ -135,6 +137,11 @@ def batches(tasks: Mapping[str, Raw]) -> Iterator[dict[str, Raw]]:
 def decode_batch(batch: Mapping[str, Raw]) -> list[TaskDefinition]:
     """The definitions of a batch. Raises msgspec.DecodeError or UnicodeDecodeError if one of them is wrong."""
     return _batch_decoder.decode(b"[" + b",".join(batch.values()) + b"]")
+
+
+def is_sound(details: Details) -> bool:
+    """Whether decoded details keep the rules that `extra` tells of (but for NUL characters)."""
+    return details.command[0] != "" and not (details.environment and "=" in "".join(details.environment))
 
 
 def name_fault(name: str) -> str | None:

@@ -106,7 +106,7 @@ class Existing:
             self._faults.add(place, message, hint, task=self._names[task])
         self.children = {task: list(dict.fromkeys(children)) for task, children in self.children.items()}
         edges = dict.fromkeys((parent, assembly.numbers[task]) for parent, task in self._parents)
-        for segment, match in self._matches:
+        for segment, match in self._matches if assembly.fits else ():
             edges.update(dict.fromkeys(self._matched(assembly, segment, match)))
 
         parented = bytearray(len(self._names))
@@ -127,9 +127,7 @@ class Existing:
             return
         if after:
             self.children.update((task, after) for task in leaves)
-        edges.update(
-            dict.fromkeys((self._generator, assembly.numbers[task]) for task, has in enumerate(parented) if not has)
-        )
+        edges.update(dict.fromkeys((self._generator, assembly.numbers[task]) for task, has in enumerate(parented) if not has))
         self.edges = list(edges)
 
     def _matched(self, assembly: Assembly, segment: ExpandedSegment, match: Match) -> Iterator[tuple[int, int]]:

@@ -70,9 +70,8 @@ class Links:
         before = len(self._targets)
         if definition.children:
             try:
-                self._targets.extend(map(self.index.__getitem__, definition.children))
+                self._targets.fromlist(list(map(self.index.__getitem__, definition.children)))
             except KeyError:
-                del self._targets[before:]
                 self._add_children(name, task, definition.children, place)
         self._counts.append(len(self._targets) - before)
         if definition.parents:

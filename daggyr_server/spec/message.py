@@ -30,9 +30,7 @@ def run_spec_from_message(message: run_pb2.RunSpec) -> RunSpec:
 def _definition(task: run_pb2.TaskDefinition) -> dict[str, Any]:
     definition = _given(
         children=list(task.children),
-        parents=[
-            {"task": parent.task, "match": list(parent.match)} if parent.match else parent.task for parent in task.parents
-        ],
+        parents=[{"task": parent.task, "match": list(parent.match)} if parent.match else parent.task for parent in task.parents],
         parameters={name: list(values.values) for name, values in task.parameters.items()},
         is_generator=task.is_generator,
         max_retries=task.max_retries,

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
 
 from daggyr.substitution import Substitution
-from daggyr_server.spec.document import Details, has_control_characters
+from daggyr_server.spec.document import has_control_characters
 from daggyr_server.spec.faults import Faults, listed, shown
 
 
@@ -67,24 +69,44 @@ class Values:
                 dot = text.find(".", dot + 1)
 
 
+@dataclass(frozen=True, slots=True)
+class Expansion:
+    """The parameters that are replaced in a task, sorted by name, and how many combinations of their values there are."""
+
+    parameters: tuple[str, ...]
+    values: tuple[Values, ...]
+    count: int
+
+    def pairs(self) -> zip[tuple[str, Values]]:
+        """Names with their values."""
+        return zip(self.parameters, self.values, strict=True)
+
+
 class Scope:
     """The parameters that are in force for a task: the run's, with the task's own over them."""
 
     def __init__(self, parameters: Mapping[str, Values]) -> None:
         self.parameters = parameters
         self._substitution = Substitution(tuple(parameters))
+        self._expansions: dict[frozenset[str], Expansion | None] = {frozenset(): None}
 
-    def occurring(self, details: Details) -> tuple[str, ...]:
-        """The names that are replaced somewhere in `details`, sorted."""
-        if not self.parameters:
-            return ()
-        texts = [*details.command, *(details.environment or {}).values()]
-        texts += [text for text in (details.working_directory, details.stdin) if text]
-        return tuple(sorted(self._substitution.occurring(texts)))
+    def expansion(self, texts: Sequence[str]) -> Expansion | None:
+        """The parameters that are replaced in any of `texts`; None if there are none."""
+        # One text instead of many, because most tasks have several: no name holds a NUL character.
+        names = frozenset(self._substitution.occurring(("\0".join(texts),)))
+        if names not in self._expansions:
+            ordered = tuple(sorted(names))
+            values = tuple(self.parameters[name] for name in ordered)
+            self._expansions[names] = Expansion(ordered, values, prod(map(len, values)))
+        return self._expansions[names]
 
-    def apply(self, text: str, values: Mapping[str, str]) -> str:
-        """`text` with the names in `values` replaced; no other name of this scope occurs in it."""
-        return self._substitution.apply(text, values)
+    def filled(self, texts: Sequence[str], expansion: Expansion) -> list[str]:
+        """`texts` with the only combination of values in place of the names that are replaced in them."""
+        values = {name: choices.texts[0] for name, choices in expansion.pairs()}
+        apply = self._substitution.apply
+        parts = apply("\0".join(texts), values).split("\0")
+        # Standard input alone may hold NUL characters of its own.
+        return parts if len(parts) == len(texts) else [apply(text, values) for text in texts]
 
 
 class Scopes:

@@ -21,8 +21,9 @@ def repeated_keys(document: str) -> list[tuple[Path, str]]:
     `document` is JSON that another parser found to be well formed. At most _MAX_FOUND are found.
     Raises RecursionError for a document that is nested too deeply.
     """
+    reader = _Reader()
     # Numbers are passed over: converting one of a million digits would take minutes.
-    found = json.loads(document, object_pairs_hook=_repeats, parse_int=_nothing, parse_float=_nothing)
+    found = json.loads(document, object_pairs_hook=reader.take, parse_int=_nothing, parse_float=_nothing)
     return _within(found)[:_MAX_FOUND]
 
 
@@ -30,19 +31,28 @@ class _Repeats(list[tuple[Path, str]]):
     """What was found inside an object, in place of the object."""
 
 
-def _repeats(pairs: list[tuple[str, Any]]) -> _Repeats | None:
-    found = _Repeats()
-    if len(dict(pairs)) != len(pairs):
+class _Reader:
+    """Sees each object of a document once those inside it are complete."""
+
+    def __init__(self) -> None:
+        self._found = False  # anything, so far: until then, no object needs to be looked into
+
+    def take(self, pairs: list[tuple[str, Any]]) -> _Repeats | None:
+        """An object's keys and values; what comes back takes the object's place."""
+        if len(dict(pairs)) != len(pairs):
+            self._found = True
+        elif not self._found:
+            return None
+        repeats = _Repeats()
         seen: set[str] = set()
-        for key, _ in pairs:
+        for key, value in pairs:
             if key in seen:
-                found.append(((), key))
+                repeats.append(((), key))
             seen.add(key)
-    for key, value in pairs:
-        if value.__class__ is _Repeats or value.__class__ is list:
-            found += [((key, *path), inner) for path, inner in _within(value)]
-    del found[_MAX_FOUND:]
-    return found or None
+            if value.__class__ is _Repeats or value.__class__ is list:
+                repeats += [((key, *path), inner) for path, inner in _within(value)]
+        del repeats[_MAX_FOUND:]
+        return repeats or None
 
 
 def _within(value: Any) -> list[tuple[Path, str]]:

@@ -7,29 +7,17 @@ bytes. Nothing here makes an object for a combination.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import prod
 
 from daggyr.v1.task_pb2 import TaskSpec
 from daggyr_server.core.graph import MAX_NUMBER, MAX_TASK_ID_BYTES
 from daggyr_server.spec.document import Details, TaskDefinition, has_control_characters
 from daggyr_server.spec.faults import Faults, quoted, shown
-from daggyr_server.spec.parameters import Scope, Scopes, Values, check_values
+from daggyr_server.spec.parameters import Expansion, Scopes, check_values
 from daggyr_server.spec.policies import Policies
 
 _MAX_KEPT = 1_000
-
-
-@dataclass(frozen=True, slots=True)
-class Expansion:
-    """The parameters that are replaced in a task, sorted by name, and how many combinations of their values there are."""
-
-    parameters: tuple[str, ...]
-    values: tuple[Values, ...]
-
-    @property
-    def count(self) -> int:
-        return prod(map(len, self.values))
 
 
 @dataclass(slots=True)
@@ -54,33 +42,30 @@ class Templates:
         if definition.parameters:
             own = {key: scope.parameters[key] for key in definition.parameters}
             check_values(own, f"{place}.parameters", self.faults, task=name)
-        expansion = None
-        names = scope.occurring(details)
-        if names:
-            expansion = _expansion(scope, names)
+        texts = _texts(details)
+        expansion = scope.expansion(texts) if scope.parameters else None
+        if expansion is not None:
             if expansion.count == 1:
-                details, expansion = _filled(details, scope, expansion), None
+                texts, expansion = scope.filled(texts, expansion), None
             else:
                 self._check_names(name, expansion, place)
-        spec = _serialised(details) + treatment.spec
-        if len(self._kept) < _MAX_KEPT:
-            spec = self._kept.setdefault(spec, spec)
-        else:
-            spec = self._kept.get(spec, spec)
-        return spec, treatment.policy, expansion
+        spec = _serialised(details, texts) + treatment.spec
+        kept = self._kept.get(spec)
+        if kept is None and len(self._kept) < _MAX_KEPT:
+            self._kept[spec] = spec
+        return kept or spec, treatment.policy, expansion
 
-    def replaced(self, definition: TaskDefinition) -> Expansion:
-        """The parameters that are replaced in a task, whether they multiply it or not."""
-        scope = self.scopes.scope(definition.parameters or None)
-        return _expansion(scope, scope.occurring(definition.details))
+    def replaced(self, definition: TaskDefinition) -> Expansion | None:
+        """The parameters that are replaced in a task, whether they multiply it or not; None if there are none."""
+        return self.scopes.scope(definition.parameters or None).expansion(_texts(definition.details))
 
     def _check_names(self, name: str, expansion: Expansion, place: str) -> None:
         """Values become part of the expansions' names, so they must be fit for that."""
         if expansion.count > MAX_NUMBER - 2:
-            radices = " x ".join(f"{len(values):,} of {quoted(key)}" for key, values in _pairs(expansion))
+            radices = " x ".join(f"{len(values):,} of {quoted(key)}" for key, values in expansion.pairs())
             self.faults.add(place, f"the combinations ({radices}) are more than a run can hold", task=name)
         length = len(name.encode())
-        for key, values in _pairs(expansion):
+        for key, values in expansion.pairs():
             length += len(key.encode()) + 2 + values.longest
             if values.controls or has_control_characters(key):
                 message = f"the values of {quoted(key)} become part of task names, and hold control characters"
@@ -90,32 +75,26 @@ class Templates:
             self.faults.add(place, f"{message} are longer than {MAX_TASK_ID_BYTES:,} bytes", "use shorter values", task=name)
 
 
-def _pairs(expansion: Expansion) -> zip[tuple[str, Values]]:
-    return zip(expansion.parameters, expansion.values, strict=True)
+def _texts(details: Details) -> list[str]:
+    """The texts in which parameters are replaced, in the order in which `_serialised` takes them."""
+    texts = [*details.command, *details.environment.values()] if details.environment else list(details.command)
+    if isinstance(details.working_directory, str):
+        texts.append(details.working_directory)
+    if isinstance(details.stdin, str):
+        texts.append(details.stdin)
+    return texts
 
 
-def _expansion(scope: Scope, names: tuple[str, ...]) -> Expansion:
-    return Expansion(names, tuple(scope.parameters[name] for name in names))
-
-
-def _filled(details: Details, scope: Scope, expansion: Expansion) -> Details:
-    """`details` with the only combination of values in place."""
-    values = {name: choices.texts[0] for name, choices in _pairs(expansion)}
-    apply = scope.apply
-    return Details(
-        command=[apply(word, values) for word in details.command],
-        environment={name: apply(text, values) for name, text in (details.environment or {}).items()},
-        working_directory=apply(details.working_directory or "", values),
-        stdin=apply(details.stdin, values) if isinstance(details.stdin, str) else details.stdin,
-    )
-
-
-def _serialised(details: Details) -> bytes:
-    """The first fields of a TaskSpec, in front of those that its treatment has: the halves of a message may be joined
-    (protobuf.dev, "Encoding", last one wins and fields concatenate)."""
-    return TaskSpec(
-        command=details.command,
-        environment=details.environment or None,
-        working_directory=details.working_directory or "",
-        stdin=details.stdin if isinstance(details.stdin, str) else None,
-    ).SerializeToString(deterministic=True)
+def _serialised(details: Details, texts: Sequence[str]) -> bytes:
+    """The first fields of a TaskSpec, with `texts` in their places; its treatment has those behind them. Pieces of a message
+    may be joined (protobuf.dev, Encoding, "Last One Wins")."""
+    words = len(details.command)
+    if details.environment:
+        spec = TaskSpec(command=texts[:words], environment=dict(zip(details.environment, texts[words:], strict=False)))
+    else:
+        spec = TaskSpec(command=texts[:words])
+    if isinstance(details.stdin, str):
+        spec.stdin = texts[-1]
+    if isinstance(details.working_directory, str):
+        spec.working_directory = texts[words + len(details.environment or ())]
+    return spec.SerializeToString(deterministic=True)

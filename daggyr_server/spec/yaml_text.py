@@ -1,15 +1,17 @@
 """YAML documents as JSON: scalars are text, and the specification says which of them are numbers or truth values.
 
 So `no`, dates and `012` stay what they are where text belongs, quotes or not. Repeated keys are refused; anchors, aliases
-and merge keys (`<<`) work, within a bound on what aliases add, so that a small document cannot become a huge one. The CLI
-calls this; servers take JSON only. What the document says is for `decode` to judge: only what YAML itself gets wrong is a
-fault here, each with line and column.
+and merge keys (`<<`, yaml.org/type/merge) work, within a bound on what aliases add, so that a small document cannot become
+a huge one. The CLI calls this; servers take JSON only. What the document says is for `decode` to judge: only what is wrong
+as YAML is a fault here, with its line and column.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -18,35 +20,190 @@ from msgspec import inspect
 
 from daggyr_server.spec.check import shape_of
 from daggyr_server.spec.document import RunSpec, TaskDefinition
-from daggyr_server.spec.faults import Fault, Faults, SpecificationError, quoted, shown
+from daggyr_server.spec.faults import Faults, quoted, shown
 
-MAX_ALIASED_BYTES = 64 * 1024 * 1024
+MAX_ALIASED_BYTES = 16 * 1024 * 1024
 _MAX_DEPTH = 100
 
-# The C parser is ten times faster, and missing where PyYAML was built without libyaml.
-_Loader: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
-
 # JSON's numbers (RFC 8259), so that what stands in the document is what arrives. YAML's other ways to write numbers stay
-# text, and are refused with a hint.
+# text, and are refused with a hint where a number belongs.
 _NUMBER = re.compile(r"-?(?:0|[1-9]\d{0,30})(?P<real>(?:\.\d{1,30})?(?:[eE][+-]?\d{1,3})?)")
 _TRUTH = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 _TAGS = {None, "!", *(f"tag:yaml.org,2002:{kind}" for kind in ("bool", "float", "int", "map", "seq", "str"))}
-_MERGE = object()  # stands for a plain `<<`
+
+_RUN_SHAPE = shape_of(RunSpec)
+_TASK_SHAPE = shape_of(TaskDefinition)
 
 
 def yaml_to_json(data: bytes) -> bytes:
-    """The JSON document that says what a YAML document (YAML 1.1, UTF-8 or UTF-16) says.
+    """The JSON document that says what a YAML document (YAML 1.1; UTF-8, or UTF-16 with a byte order mark) says.
 
-    Raises SpecificationError for what is no YAML, repeated keys, keys that are no text, tags, several documents, aliases of
-    what they are part of, and aliases that add more than MAX_ALIASED_BYTES.
+    Raises SpecificationError for what is no YAML, repeated keys, keys that are not text, tags, more than one document,
+    aliases of nothing or of what they are part of, and aliases that add more than MAX_ALIASED_BYTES.
     """
+    faults = Faults()
+    document = b""
     try:
-        value = _Tree(_events(data)).value()
-        return msgspec.json.encode(_typed(value, _RUN_SHAPE))
+        tree = _Tree(faults)
+        for event in _events(data):
+            tree.take(event)
+        document = msgspec.json.encode(_typed(tree.root, _RUN_SHAPE))
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
         what = ", ".join(part for part in (error.context, error.problem) if part)
-        raise SpecificationError([Fault(None, _position(mark) if mark else "", f"the document is no YAML: {what}")]) from None
+        faults.add(_position(error.problem_mark or error.context_mark), f"the document is no YAML: {what}")
     except (yaml.YAMLError, UnicodeError) as error:
-        what = shown(" ".join(str(error).split()))
-        raise SpecificationError([Fault(None, "", f"the document is no YAML: {what}", "save it as UTF-8")]) from None
+        faults.add("", f"the document is no YAML: {shown(' '.join(str(error).split()))}", "save it as UTF-8")
+    faults.refuse_if_any()
+    return document
+
+
+def _events(data: bytes) -> Iterator[Any]:
+    # The C parser is ten times faster, and missing where PyYAML was built without libyaml.
+    loader: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
+    return yaml.parse(data, Loader=loader)
+
+
+@dataclass(slots=True)
+class _Frame:
+    """A list or mapping that is being read."""
+
+    value: Any
+    anchor: str | None
+    key: str | None = None  # of a mapping: the key whose value comes next
+    merging: bool = False  # that key is `<<`
+    merged: list[Any] = field(default_factory=list)
+    size: int = 2  # bytes as JSON, roughly
+
+
+class _Tree:
+    """Builds the document's value from events, without recursion; aliased values are shared."""
+
+    def __init__(self, faults: Faults) -> None:
+        self.root: Any = None
+        self._faults = faults
+        self._stack: list[_Frame] = []
+        self._anchors: dict[str, tuple[Any, int] | None] = {}  # None: still being read
+        self._aliased = 0
+        self._documents = 0
+
+    def take(self, event: Any) -> None:
+        """The next event. Raises yaml.MarkedYAMLError for what makes the rest of the document unusable."""
+        match event:
+            case yaml.ScalarEvent():
+                self._check_tag(event)
+                merging = event.value == "<<" and event.implicit[0]
+                self._close(event.value, len(event.value) + 3, event.anchor, event, merging=merging)
+            case yaml.AliasEvent():
+                self._alias(event)
+            case yaml.SequenceStartEvent() | yaml.MappingStartEvent():
+                self._check_tag(event)
+                if len(self._stack) >= _MAX_DEPTH:
+                    raise _unusable(event, "nested too deeply")
+                if event.anchor is not None:
+                    self._anchors[event.anchor] = None
+                self._stack.append(_Frame([] if isinstance(event, yaml.SequenceStartEvent) else {}, event.anchor))
+            case yaml.SequenceEndEvent() | yaml.MappingEndEvent():
+                frame = self._stack.pop()
+                for source in frame.merged:
+                    for key, value in source.items():
+                        frame.value.setdefault(key, value)
+                self._close(frame.value, frame.size, frame.anchor, event)
+            case yaml.DocumentStartEvent():
+                self._documents += 1
+                if self._documents == 2:
+                    self._fault(event, "a second document begins here", "a file holds one specification")
+
+    def _close(self, value: Any, size: int, anchor: str | None, event: Any, *, merging: bool = False) -> None:
+        """A value is complete: it goes into the list or mapping around it."""
+        if anchor is not None:
+            self._anchors[anchor] = value, size
+        if not self._stack:
+            if self._documents == 1:
+                self.root = value
+            return
+        frame = self._stack[-1]
+        frame.size += size
+        if isinstance(frame.value, list):
+            frame.value.append(value)
+        elif frame.key is None:
+            self._open_key(frame, value, event, merging)
+        else:
+            self._set(frame, frame.key, value, event)
+            frame.key = None
+
+    def _open_key(self, frame: _Frame, key: Any, event: Any, merging: bool) -> None:
+        if not isinstance(key, str):
+            self._fault(event, "a key is a list or an object", "keys are text")
+            key = ""
+        elif key in frame.value or (merging and frame.merged):
+            self._fault(event, f"the key {quoted(key)} stands more than once here", "all but one would be lost")
+        frame.key, frame.merging = key, merging
+
+    def _set(self, frame: _Frame, key: str, value: Any, event: Any) -> None:
+        if not frame.merging:
+            frame.value[key] = value
+            return
+        sources = value if isinstance(value, list) else [value]
+        if all(isinstance(source, dict) for source in sources):
+            frame.merged += sources
+        else:
+            self._fault(event, "`<<` takes mappings only", "write aliases of mappings behind it")
+
+    def _alias(self, event: Any) -> None:
+        if event.anchor not in self._anchors:
+            raise _unusable(event, f"there is no anchor {quoted(event.anchor)}")
+        target = self._anchors[event.anchor]
+        if target is None:
+            raise _unusable(event, f"the alias {quoted(event.anchor)} is part of what it stands for")
+        value, size = target
+        self._aliased += size
+        if self._aliased > MAX_ALIASED_BYTES:
+            raise _unusable(event, f"aliases stand for more than {MAX_ALIASED_BYTES:,} bytes")
+        self._close(value, size, None, event)
+
+    def _check_tag(self, event: Any) -> None:
+        if event.tag not in _TAGS:
+            self._fault(event, f"the tag {quoted(event.tag)} means nothing here", "leave it out")
+
+    def _fault(self, event: Any, message: str, hint: str) -> None:
+        self._faults.add(_position(event.start_mark), message, hint)
+
+
+def _unusable(event: Any, problem: str) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
+
+
+def _typed(value: Any, shape: inspect.Type | None) -> Any:
+    """`value` with numbers and truth values where `shape` has them; what does not fit stays as it is."""
+    if isinstance(shape, inspect.Metadata):
+        shape = shape.type
+    match shape:
+        case inspect.RawType():
+            return _typed(value, _TASK_SHAPE)
+        case inspect.UnionType():
+            return _typed(value, next(kind for kind in shape.types if isinstance(kind, inspect.StructType)))
+        case inspect.StructType() if isinstance(value, dict):
+            shapes = {field.encode_name: field.type for field in shape.fields}
+            return {key: _typed(inner, shapes.get(key)) for key, inner in value.items()}
+        case inspect.DictType() if isinstance(value, dict):
+            return {key: _typed(inner, shape.value_type) for key, inner in value.items()}
+        case inspect.ListType() if isinstance(value, list):
+            return [_typed(item, shape.item_type) for item in value]
+        case inspect.BoolType() if isinstance(value, str):
+            return _TRUTH.get(value, value)
+        case inspect.IntType() | inspect.FloatType() if isinstance(value, str):
+            return _number(value)
+        case _:
+            return value
+
+
+def _number(text: str) -> float | str:
+    written = _NUMBER.fullmatch(text)
+    if written is None:
+        return text
+    number = float(text) if written["real"] else int(text)
+    return text if math.isinf(number) else number
+
+
+def _position(mark: Any) -> str:
+    return f"line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""

@@ -3,8 +3,7 @@
 The driver commits the records of each step here before it acts on them, and reads attempts and output for clients. A tracker
 knows nothing of scheduling and decides nothing. One conformance suite (tests/trackers) runs against all of them.
 
-To add one: subclass Tracker, and name the class in the entry point group `daggyr.trackers`; the entry's name is the part of
-the tracker's address before the colon.
+README.md in this folder shows how to add one.
 """
 
 from __future__ import annotations
@@ -37,12 +36,12 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class StoredAttempt:
-    """An attempt that ended. Times are seconds since the epoch."""
+    """An attempt that ended. Times, the result's too, are kept to the microsecond at least."""
 
     attempt: int
     host: str
     host_name: str
-    assign_time: float
+    assign_time: float  # seconds since the epoch
     result: AttemptResult
 
 
@@ -63,11 +62,15 @@ class Tracker(ABC):
 
     @abstractmethod
     async def open(self) -> Opened:
-        """Begin. Raises TrackerError if it cannot be used, or another coordinator holds it."""
+        """Begin; called once. Raises TrackerError if it cannot be used, or another coordinator holds it."""
 
     @abstractmethod
     async def commit(self, records: Sequence[Record]) -> None:
-        """Make `records` durable, all of them or none, in order. Raises TrackerError; nothing is kept of them then."""
+        """Make `records` durable, all of them or none, in order; when this returns, they are.
+
+        Output that was kept already (same attempt, stream and offset) is harmless. Raises TrackerError, also when another
+        coordinator has opened the tracker since; nothing is kept of the records then.
+        """
 
     @abstractmethod
     async def attempts(self, run_id: int, number: int) -> list[StoredAttempt]:
@@ -75,9 +78,10 @@ class Tracker(ABC):
 
     @abstractmethod
     async def output(self, run_id: int, number: int, attempt: int, stream: int, offset: int, limit: int) -> list[Piece]:
-        """What was kept of an attempt's output from `offset` on, by offset, at most about `limit` bytes (one piece at least).
+        """What was kept of an attempt's output from `offset` on, in order and without overlaps.
 
-        Gaps between pieces were not kept. Empty when nothing more is there.
+        At most `limit` bytes, at least 1; more only if the first piece is larger: there is always one piece at least, until
+        nothing more is there. A gap before a piece was not kept. All numbers are bytes, in the stream as the task wrote it.
         """
 
     @abstractmethod
@@ -90,12 +94,23 @@ class Tracker(ABC):
 
 
 def make_tracker(address: str) -> Tracker:
-    """The tracker for an address such as `memory`. Raises TrackerError for an unknown kind, naming those that exist."""
+    """The tracker for an address such as `memory`.
+
+    Raises TrackerError for an unknown kind, naming those that exist, and for a kind whose entry point is no tracker. What follows
+    the kind is shown in no error of this function: it may hold a password.
+    """
     kind = address.partition(":")[0]
     found = {entry.name: entry for entry in entry_points(group=GROUP)}
     if kind not in found:
         raise TrackerError(f"there is no tracker {kind!r}; there are: {', '.join(sorted(found))}")
-    loaded = found[kind].load()
+    entry = found[kind]
+    where = f"{entry.value}, the entry point {kind!r} of {GROUP},"
+    try:
+        loaded = entry.load()
+    except Exception as error:  # whatever the module of another package does at its import
+        raise TrackerError(f"{where} cannot be loaded: {type(error).__name__}: {error}") from error
     if not (isinstance(loaded, type) and issubclass(loaded, Tracker)):
-        raise TrackerError(f"the entry point {kind!r} of {GROUP} is not a Tracker")
+        raise TrackerError(f"{where} is not a subclass of daggyr_server.trackers.base.Tracker")
+    if missing := sorted(loaded.__abstractmethods__):
+        raise TrackerError(f"{where} is not complete, it lacks: {', '.join(missing)}")
     return loaded(address)

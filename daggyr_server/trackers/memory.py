@@ -1,99 +1,142 @@
 """The tracker that forgets: everything in this process's memory, for as long as it lives. The default.
 
-Sized for runs of millions of tasks: ended attempts lie in parallel arrays (about 50 bytes each), and an object exists only for
-a result that has more to tell than numbers. Output is bounded over all runs together; the oldest goes first, and readers see
-that it is missing by the sizes in the results.
+Sized for runs of millions of tasks: ended attempts lie in parallel arrays (about 60 bytes each), and an object exists only for
+a result that has more to tell than numbers. Output is bounded over all runs together; the oldest streams go first and whole, and
+readers see that they are missing by the sizes in the results.
 """
 
 from __future__ import annotations
 
+import math
 import secrets
 from array import array
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from daggyr.v1.task_pb2 import AttemptResult
-
 from daggyr_server.core.records import AttemptRecorded, OutputKept, Record, RunAdded
 from daggyr_server.trackers.base import Opened, Piece, StoredAttempt, Tracker, TrackerError
 
 MAX_OUTPUT_BYTES = 256 * 1024 * 1024
-_PIECE_COST = 200  # bytes that keeping one piece costs beside its data
-_ABSENT = -(2**31)
-_NONE = 2**32 - 1
+# What keeping a stream, and each piece of it, costs beside the data, in bytes (measured: tests/trackers).
+_STREAM_COST = 300
+_PIECE_COST = 120
+_NONE = 2**32 - 1  # no number, no position
+_NO_EXIT_CODE = -(2**31)
+_MAX_SECONDS = 253_402_300_800  # the year 10000, where a Timestamp ends
+
+
+class _Numbers(NamedTuple):
+    """A result that an AttemptLog's arrays hold whole, times to the microsecond."""
+
+    exit_code: int = _NO_EXIT_CODE
+    start: float = math.nan  # seconds since the epoch; NaN where absent
+    stop: float = math.nan
+    cpu_microseconds: int = _NONE
+    max_rss: int = 0  # bytes, and 1; 0 where absent
+
+
+_NOTHING = _Numbers()
 
 
 class AttemptLog:
     """The ended attempts of one run in parallel arrays, linked backwards by task."""
 
     def __init__(self) -> None:
-        self.attempts = array("I")
-        self.outcomes = array("B")
-        self.exit_codes = array("i")
-        self.hosts = array("I")
-        self.times = array("d")  # assign, start, stop of each; 0.0 where absent
-        self.cpu_seconds = array("f")
-        self.max_rss = array("Q")
-        self.earlier = array("I")  # position of the task's attempt before
-        self.last = array("I")  # by task number: position of its last attempt
-        self.more: dict[int, bytes] = {}  # position -> the whole result, serialised, where the arrays do not hold it all
-        self.host_names: list[tuple[str, str]] = []
+        self._attempts = array("I")
+        self._outcomes = array("B")
+        self._exit_codes = array("i")
+        self._hosts = array("I")
+        self._times = array("d")  # assign, start, stop of each
+        self._cpu_microseconds = array("I")
+        self._max_rss = array("Q")
+        self._earlier = array("I")  # position of the task's attempt before
+        self._last = array("I")  # by task number: position of its last attempt
+        self._whole: dict[int, bytes] = {}  # position -> the result, serialised, where the arrays cannot hold it
+        self._host_names: list[tuple[str, str]] = []
         self._host_index: dict[tuple[str, str], int] = {}
 
     def add(self, record: AttemptRecorded) -> None:
-        result: AttemptResult = record.result
-        position = len(self.attempts)
+        """Append an attempt."""
+        position = len(self._attempts)
         number = record.number
-        if number >= len(self.last):
-            self.last.extend([_NONE] * (max(number + 1, 2 * len(self.last)) - len(self.last)))
-        self.earlier.append(self.last[number])
-        self.last[number] = position
-        self.attempts.append(record.attempt)
-        self.outcomes.append(record.outcome)
+        if number >= len(self._last):
+            self._last.extend(array("I", (_NONE,)) * (max(number + 1, 2 * len(self._last)) - len(self._last)))
         host = (record.host, record.host_name)
         index = self._host_index.get(host)
         if index is None:
-            index = self._host_index[host] = len(self.host_names)
-            self.host_names.append(host)
-        self.hosts.append(index)
-        start, stop = result.start_time, result.stop_time
-        self.times.append(record.assign_time)
-        self.times.append(start.seconds + start.nanos / 1e9)
-        self.times.append(stop.seconds + stop.nanos / 1e9)
-        # Proto3 optional fields: absent is not zero.
-        self.exit_codes.append(result.exit_code if result.HasField("exit_code") else _ABSENT)
-        self.cpu_seconds.append(result.cpu_seconds if result.HasField("cpu_seconds") else -1.0)
-        self.max_rss.append(result.max_rss_bytes + 1 if result.HasField("max_rss_bytes") else 0)
-        if result.HasField("signal") or result.notes or result.stdout.size_bytes or result.stderr.size_bytes:
-            self.more[position] = result.SerializeToString()
+            index = self._host_index[host] = len(self._host_names)
+            self._host_names.append(host)
+        numbers = _numbers(record.result)
+        if numbers is None:
+            self._whole[position] = record.result.SerializeToString()
+            numbers = _NOTHING
+        self._earlier.append(self._last[number])
+        self._last[number] = position
+        self._attempts.append(record.attempt)
+        self._outcomes.append(record.outcome)
+        self._hosts.append(index)
+        self._times.extend((record.assign_time, numbers.start, numbers.stop))
+        self._exit_codes.append(numbers.exit_code)
+        self._cpu_microseconds.append(numbers.cpu_microseconds)
+        self._max_rss.append(numbers.max_rss)
 
     def of(self, number: int) -> list[StoredAttempt]:
         """A task's attempts, oldest first."""
         found = []
-        position = self.last[number] if number < len(self.last) else _NONE
+        position = self._last[number] if number < len(self._last) else _NONE
         while position != _NONE:
             found.append(self._at(position))
-            position = self.earlier[position]
+            position = self._earlier[position]
         return found[::-1]
 
     def _at(self, position: int) -> StoredAttempt:
-        host, host_name = self.host_names[self.hosts[position]]
-        assign, start, stop = self.times[3 * position : 3 * position + 3]
-        whole = self.more.get(position)
+        host, host_name = self._host_names[self._hosts[position]]
+        assign, start, stop = self._times[3 * position : 3 * position + 3]
+        whole = self._whole.get(position)
         if whole is not None:
             result = AttemptResult.FromString(whole)
         else:
-            result = AttemptResult(outcome=self.outcomes[position])  # type: ignore[arg-type]
-            if self.exit_codes[position] != _ABSENT:
-                result.exit_code = self.exit_codes[position]
-            for field, seconds in ((result.start_time, start), (result.stop_time, stop)):
-                if seconds:
-                    field.FromNanoseconds(round(seconds * 1e9))
-            if self.cpu_seconds[position] >= 0:
-                result.cpu_seconds = round(self.cpu_seconds[position], 6)
-            if self.max_rss[position]:
-                result.max_rss_bytes = self.max_rss[position] - 1
-        return StoredAttempt(self.attempts[position], host, host_name, assign, result)
+            result = AttemptResult(outcome=self._outcomes[position])  # type: ignore[arg-type]
+            if self._exit_codes[position] != _NO_EXIT_CODE:
+                result.exit_code = self._exit_codes[position]
+            if not math.isnan(start):
+                result.start_time.FromMicroseconds(round(start * 1e6))
+            if not math.isnan(stop):
+                result.stop_time.FromMicroseconds(round(stop * 1e6))
+            if self._cpu_microseconds[position] != _NONE:
+                result.cpu_seconds = self._cpu_microseconds[position] / 1e6
+            if self._max_rss[position]:
+                result.max_rss_bytes = self._max_rss[position] - 1
+        return StoredAttempt(self._attempts[position], host, host_name, assign, result)
+
+
+def _numbers(result: AttemptResult) -> _Numbers | None:
+    """The result as numbers, or None if it has more to tell, or a number that no array could take. Absent is not zero."""
+    if result.notes or result.HasField("signal") or result.HasField("stdout") or result.HasField("stderr"):
+        return None
+    exit_code, start, stop, cpu_microseconds, max_rss = _NOTHING
+    if result.HasField("exit_code"):
+        exit_code = result.exit_code
+        if exit_code == _NO_EXIT_CODE:
+            return None
+    if result.HasField("start_time"):
+        start = result.start_time.seconds + result.start_time.nanos / 1e9
+        if not 0 <= start < _MAX_SECONDS:
+            return None
+    if result.HasField("stop_time"):
+        stop = result.stop_time.seconds + result.stop_time.nanos / 1e9
+        if not 0 <= stop < _MAX_SECONDS:
+            return None
+    if result.HasField("cpu_seconds"):
+        if not 0 <= result.cpu_seconds < 4_294:
+            return None
+        cpu_microseconds = round(result.cpu_seconds * 1e6)
+    if result.HasField("max_rss_bytes"):
+        max_rss = result.max_rss_bytes + 1
+        if max_rss >= 2**64:
+            return None
+    return _Numbers(exit_code, start, stop, cpu_microseconds, max_rss)
 
 
 class MemoryTracker(Tracker):
@@ -131,15 +174,22 @@ class MemoryTracker(Tracker):
         self._logs[record.run_id].add(record)
 
     def _output_kept(self, record: OutputKept) -> None:
-        pieces = self._output.setdefault(record[:4], {})
+        stream = record[:4]
+        pieces = self._output.get(stream)
+        if pieces is None:
+            pieces = self._output[stream] = {}
+            self._output_bytes += _STREAM_COST
         before = pieces.get(record.offset)
-        if before is not None and len(before) >= len(record.data):
+        if before is None:
+            self._output_bytes += _PIECE_COST + len(record.data)
+        elif len(before) < len(record.data):
+            self._output_bytes += len(record.data) - len(before)
+        else:
             return
-        self._output_bytes += len(record.data) - len(before) if before is not None else len(record.data) + _PIECE_COST
         pieces[record.offset] = record.data
         while self._output_bytes > MAX_OUTPUT_BYTES:
-            oldest = next(iter(self._output))
-            self._output_bytes -= sum(len(data) + _PIECE_COST for data in self._output.pop(oldest).values())
+            dropped = self._output.pop(next(iter(self._output)))
+            self._output_bytes -= _STREAM_COST + sum(_PIECE_COST + len(data) for data in dropped.values())
 
     async def attempts(self, run_id: int, number: int) -> list[StoredAttempt]:
         log = self._logs.get(run_id)
@@ -149,14 +199,15 @@ class MemoryTracker(Tracker):
         found: list[Piece] = []
         pieces = self._output.get((run_id, number, attempt, stream), {})
         for start in sorted(pieces):
-            data = pieces[start]
-            if start + len(data) <= offset:
-                continue
-            if limit <= 0:
-                break
             skipped = max(0, offset - start)
-            found.append(Piece(start + skipped, data[skipped:]))
-            limit -= len(data) - skipped
+            data = pieces[start][skipped:] if skipped else pieces[start]
+            if not data:
+                continue  # an earlier piece told it already, or nobody asked for it
+            if found and len(data) > limit:
+                break
+            found.append(Piece(start + skipped, data))
+            limit -= len(data)
+            offset = start + skipped + len(data)
         return found
 
     async def document(self, run_id: int) -> bytes | None:

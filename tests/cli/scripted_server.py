@@ -30,6 +30,7 @@ QUEUED, RUNNING, COMPLETED, ERRORED, KILLED = (
     State.STATE_KILLED,
 )
 _ENDED = (COMPLETED, ERRORED, KILLED)
+_OUTCOMES = {COMPLETED: AttemptOutcome.SUCCEEDED, KILLED: AttemptOutcome.KILLED}
 
 
 @dataclass
@@ -62,7 +63,7 @@ class ScriptedRun:
         self.changed = asyncio.Condition()
         self.add(*names)
 
-    def add(self, *names: str, task_type: int = TaskType.TASK_TYPE_COMMAND) -> None:
+    def add(self, *names: str, task_type: TaskType = TaskType.TASK_TYPE_COMMAND) -> None:
         for name in names:
             summary = TaskSummary(task_id=name, task_number=len(self.tasks), state=QUEUED, task_type=task_type)
             task = Task(summary=summary)
@@ -94,12 +95,12 @@ class ScriptedRun:
             self.changed.notify_all()
 
     async def finish(
-        self, name: str, state: int = COMPLETED, *, exit_code: int = 0, notes: tuple[str, ...] = (), again: bool = False
+        self, name: str, state: State = COMPLETED, *, exit_code: int = 0, notes: tuple[str, ...] = (), again: bool = False
     ) -> None:
         """The attempt of `name` ends; `again`: the task is QUEUED for a retry."""
         async with self.changed:
             scripted = self.tasks[name]
-            outcome = {COMPLETED: AttemptOutcome.SUCCEEDED, KILLED: AttemptOutcome.KILLED}.get(state, AttemptOutcome.FAILED)
+            outcome = _OUTCOMES.get(state, AttemptOutcome.FAILED)
             number = scripted.task.attempts[-1].attempt
             result = AttemptResult(outcome=outcome, exit_code=exit_code, notes=notes, cpu_seconds=0.25)
             result.max_rss_bytes = 3 * 1024 * 1024
@@ -112,7 +113,7 @@ class ScriptedRun:
             scripted.task.attempts[-1].result.CopyFrom(result)
             self._set(scripted, QUEUED if again else state)
 
-    async def end(self, state: int = COMPLETED) -> None:
+    async def end(self, state: State = COMPLETED) -> None:
         async with self.changed:
             self.summary.state = state
             self.summary.stop_time.CopyFrom(stamp(1_700_000_160))
@@ -154,7 +155,7 @@ class ScriptedRun:
                 found.append(change)
         return found
 
-    def _set(self, scripted: ScriptedTask, state: int) -> None:
+    def _set(self, scripted: ScriptedTask, state: State) -> None:
         scripted.summary.state = state
         self.summary.change_seq += 1
         scripted.changed = self.summary.change_seq
@@ -314,13 +315,12 @@ class ScriptedServer(RunsServicer):
                 offset = end
             sent = len(pieces)
             async with run.changed:
-                if not request.follow or attempt.HasField("result"):
-                    if len(scripted.output.get((number, request.stream), [])) == sent:
+                if len(scripted.output.get((number, request.stream), [])) == sent:
+                    if not request.follow or attempt.HasField("result"):
                         return
-                    continue
-                await run.changed.wait()
-                if statuses := self.broken.pop("ReadOutput.later", None):
-                    await context.abort(*statuses[0])
+                    await run.changed.wait()
+            if statuses := self.broken.pop("ReadOutput.later", None):
+                await context.abort(*statuses[0])
 
     async def KillRun(self, request: pb.KillRunRequest, context: Any) -> RunSummary:
         await self._admit("KillRun", request, context)

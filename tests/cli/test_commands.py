@@ -11,7 +11,7 @@ from conftest import Daggyr, Start
 from scripted_server import COMPLETED, ERRORED, KILLED, TOKEN, ScriptedRun, ScriptedServer, stamp
 
 from daggyr.v1 import runs_pb2 as pb
-from daggyr.v1.run_pb2 import TaskType
+from daggyr.v1.run_pb2 import State, TaskType
 from daggyr.v1.task_pb2 import STDERR
 
 SPEC = {"tasks": {"a": {"details": {"command": ["true"]}}, "b": {"details": {"command": ["true"]}}}}
@@ -379,7 +379,7 @@ async def test_submit_watch_as_json_is_the_run(daggyr: Daggyr, server: ScriptedS
 
 
 @pytest.mark.parametrize(("state", "code"), [(COMPLETED, 0), (ERRORED, 1), (KILLED, 1)])
-async def test_watch_exits_with_the_end_of_the_run(daggyr: Daggyr, server: ScriptedServer, state: int, code: int) -> None:
+async def test_watch_exits_with_the_end_of_the_run(daggyr: Daggyr, server: ScriptedServer, state: State, code: int) -> None:
     await server.new_run("a").end(state)
     assert (await daggyr("watch", "last")).code == code
     assert (await daggyr("--output", "json", "watch", "1")).code == code

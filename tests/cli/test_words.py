@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import click
 import pytest
 
-from daggyr.v1.run_pb2 import RunSummary
+from daggyr.v1.run_pb2 import RunSummary, State
 from daggyr_server.cli import names, words
 from daggyr_server.cli.options import RUN, TAG, WHEN
 from daggyr_server.cli.progress import PlainView
@@ -102,7 +102,7 @@ def test_plain_progress_is_a_line_every_five_seconds_if_something_changed() -> N
     view = PlainView(said.append, lambda: now)
 
     def run(completed: int) -> RunSummary:
-        return RunSummary(run_id=1, state=2, task_states={"COMPLETED": completed, "QUEUED": 9 - completed})
+        return RunSummary(run_id=1, state=State.STATE_RUNNING, task_states={"COMPLETED": completed, "QUEUED": 9 - completed})
 
     view.update(run(0), [])
     now = 6.0

@@ -62,7 +62,7 @@ def _graph(spec: str) -> Graph:
     """The graph that `spec` becomes. Raises Refused, or Fault if it cannot be read."""
     with json_document(spec) as document:
         try:
-            addition = expand_spec(decode_json(document.read()))
+            addition = expand_spec(decode_json(document.read()), default_pool="default")
         except SpecificationError as error:
             raise Refused(name_of(spec), str(error)) from None
     graph = Graph()

@@ -1,0 +1,195 @@
+"""The invariants of the core, as a function: `check(machine)` between calls of `Machine.handle` passes or says what is wrong.
+
+Tests call it after every step. It walks every edge and every attempt, so it is for graphs and pools that a test makes; it changes
+nothing, and no program calls it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Container, Mapping
+
+from daggyr_server.core.graph import Kind
+from daggyr_server.core.host import MAX_IN_FLIGHT, WHOLE, Host
+from daggyr_server.core.machine import Machine
+from daggyr_server.core.pool import Pool, Share
+from daggyr_server.core.run import Run
+from daggyr_server.core.states import STATE_OF, Phase, State
+
+
+class BrokenInvariant(AssertionError):
+    """A fault of the core; the message says which rule does not hold, and where."""
+
+
+def check(machine: Machine, shrunk: Container[str] = ()) -> None:
+    """Raises BrokenInvariant. `shrunk`: hosts that have lost resources while attempts used them."""
+    for run in machine.runs.values():
+        _check_tasks(run)
+        _check_attempts(machine, run)
+        _check_queues(machine, run)
+        _check_end(run)
+    for pool in machine.pools.values():
+        _check_shares(machine, pool)
+        _check_hosts(machine, pool, shrunk)
+        _check_reservations(pool)
+
+
+def _hold(rule: bool, message: str) -> None:
+    if not rule:
+        raise BrokenInvariant(message)
+
+
+def _check_tasks(run: Run) -> None:
+    """Phases, their counts, and what each task waits for."""
+    graph, size = run.graph, run.graph.size
+    lengths = {len(run.phases), len(run.waiting), len(run.attempts), size}
+    _hold(lengths == {size}, f"run {run.run_id}: its arrays differ in length: {lengths}")
+    phases = [Phase(phase) for phase in run.phases]
+    counts = Counter(phases)
+    _hold(run.counts == [counts[phase] for phase in Phase], f"run {run.run_id}: {run.counts} counted, but there are {counts}")
+    delayed = sorted(number for _, number in run.delayed)
+    _hold(delayed == _in(phases, Phase.DELAYED), f"run {run.run_id}: {delayed} wait for a delay, which is not what is DELAYED")
+    for number, phase in enumerate(phases):
+        where = f"run {run.run_id} task {number} ({phase.name})"
+        missing = sum(phases[parent] is not Phase.COMPLETED for parent in graph.parents(number))
+        waiting = run.waiting[number]
+        _hold(waiting == missing, f"{where}: waits for {waiting}, but {missing} parents are not COMPLETED")
+        if phase in (Phase.READY, Phase.DELAYED):
+            _hold(not missing, f"{where}: {missing} parents are not COMPLETED")
+        if phase is Phase.BLOCKED:
+            _hold(missing > 0, f"{where}: waits for nobody")
+        if graph.kind(number) is not Kind.TASK:
+            expected = Phase.BLOCKED if missing else Phase.COMPLETED
+            _hold(phase is expected, f"{where}: it is structural and should be {expected.name}")
+            _hold(not run.attempts[number], f"{where}: it is structural and was attempted")
+
+
+def _check_attempts(machine: Machine, run: Run) -> None:
+    """What is in flight, against phases, attempt numbers and the counts of what can be recalled."""
+    phases = [Phase(phase) for phase in run.phases]
+    started = {number: flight.start_time is not None for number, flight in run.in_flight.items()}
+    flying = {number: phase is Phase.RUNNING for number, phase in enumerate(phases) if phase in (Phase.ASSIGNED, Phase.RUNNING)}
+    _hold(started == flying, f"run {run.run_id}: in flight (and started) {started}, but ASSIGNED (and RUNNING) {flying}")
+    unstarted: Counter[int] = Counter()
+    for number, flight in run.in_flight.items():
+        where = f"run {run.run_id} task {number} attempt {flight.attempt}"
+        _hold(flight.attempt == run.attempts[number], f"{where}: the task's last attempt is {run.attempts[number]}")
+        queue = run.queues[run.graph.policy_index(number)]
+        _hold(flight.sent.queue is queue, f"{where}: it belongs to another queue")
+        _hold(flight.pool == queue.policy.pool, f"{where}: it is in the pool {flight.pool}")
+        _hold(flight.host in machine.pools[flight.pool].hosts, f"{where}: its host {flight.host} is gone")
+        unstarted[queue.policy_index] += flight.start_time is None and not flight.recalled
+        if run.killing:
+            _hold(flight.stopping or flight.recalled, f"{where}: its run is killed, and it was not told")
+    for queue in run.queues:
+        found = unstarted[queue.policy_index]
+        where = f"run {run.run_id} queue {queue.policy_index}"
+        _hold(queue.unstarted == found, f"{where}: {queue.unstarted} counted as unstarted, but {found} are")
+
+
+def _check_queues(machine: Machine, run: Run) -> None:
+    """Every READY task stands in its queue once, and the queue is offered to its pool."""
+    for queue in run.queues:
+        where = f"run {run.run_id} queue {queue.policy_index}"
+        ready = [
+            number
+            for number in _in([Phase(phase) for phase in run.phases], Phase.READY)
+            if run.graph.policy_index(number) == queue.policy_index
+        ]
+        _hold(sorted(queue) == ready, f"{where}: it holds {sorted(queue)}, but READY are {ready}")
+        _hold(len(queue) == len(ready), f"{where}: it counts {len(queue)}, but READY are {ready}")
+        share = machine.pools[queue.policy.pool].shares.get(run.run_id)
+        offered = share is not None and share.queues.get(queue.policy_index) is queue
+        if run.killing:
+            _hold(not offered, f"{where}: its run is killed, and it is offered")
+        elif ready:
+            _hold(offered, f"{where}: it has ready tasks, and is not offered")
+
+
+def _check_end(run: Run) -> None:
+    """The state of the run, as the essay in states.py has it."""
+    counts = {phase: run.counts[phase] for phase in Phase}
+    where = f"run {run.run_id} ({run.state.name}, {counts})"
+    going = bool(run.in_flight) or (not run.killing and bool(counts[Phase.READY] + counts[Phase.DELAYED]))
+    _hold(going is not run.has_ended, f"{where}: {'something' if going else 'nothing'} can still go on")
+    _hold((run.stop_time is not None) is run.has_ended, f"{where}: it stopped at {run.stop_time}")
+    _hold(not run.changed and not run.moves, f"{where}: changes were not told")
+    if counts[Phase.RUNNING]:
+        _hold(run.state is State.RUNNING, f"{where}: a task of it runs")
+    if run.has_ended:
+        errored = State.ERRORED if counts[Phase.ERRORED] else State.COMPLETED
+        state = State.KILLED if run.killing or counts[Phase.KILLED] else errored
+        _hold(run.state is state, f"{where}: it should be {state.name}")
+    told = Counter[State]()
+    for phase, count in counts.items():
+        told[STATE_OF[phase]] += count
+    _hold(run.task_states() == +told, f"{where}: it tells {run.task_states()}")
+
+
+def _check_shares(machine: Machine, pool: Pool) -> None:
+    wanted: Counter[object] = Counter()
+    for run in machine.runs.values():
+        flights = [flight for flight in run.in_flight.values() if flight.pool == pool.name]
+        share = pool.shares.get(run.run_id)
+        where = f"pool {pool.name} run {run.run_id}"
+        if share is None:
+            _hold(not flights, f"{where}: attempts in flight have no share")
+            continue
+        _check_share(share, f"{where}")
+        usage = sum(flight.sent.weight * flight.sent.queue.cores for flight in flights)
+        _hold(share.in_flight == len(flights), f"{where}: {share.in_flight} counted in flight, but {len(flights)} are")
+        _hold(share.usage == usage, f"{where}: it is charged for {share.usage}, but uses {usage}")
+        wanted.update(queue.policy.needs for queue in share.queues.values())
+    _hold(pool.shares.keys() <= machine.runs.keys(), f"pool {pool.name}: shares of runs that are not there")
+    _hold(pool.wanted == wanted, f"pool {pool.name}: {pool.wanted} wanted, but {wanted} are")
+
+
+def _check_share(share: Share, where: str) -> None:
+    _hold(bool(share.queues or share.in_flight), f"{where}: its share holds nothing and is still there")
+
+
+def _check_hosts(machine: Machine, pool: Pool, shrunk: Container[str]) -> None:
+    """What each host is charged with, and that it is not too much."""
+    flights = [flight for run in machine.runs.values() for flight in run.in_flight.values() if flight.pool == pool.name]
+    for host in pool.hosts.values():
+        where = f"pool {pool.name} host {host.host}"
+        units: Counter[str] = Counter()
+        firm: Counter[str] = Counter()
+        weighed: Counter[str] = Counter()
+        here = [flight.sent for flight in flights if flight.host == host.host]
+        for sent in here:
+            for name, each in sent.queue.policy.needs:
+                units[name] += each
+                weighed[name] += each * sent.weight
+                firm[name] += each * (sent.weight == WHOLE)
+        _hold(host.in_flight == len(here), f"{where}: {host.in_flight} counted in flight, but {len(here)} are")
+        _hold(host.in_flight <= MAX_IN_FLIGHT, f"{where}: {host.in_flight} in flight")
+        charged = {name: (use.units, use.firm, use.weighed) for name, use in host.uses.items() if use.units}
+        real = {name: (units[name], firm[name], weighed[name]) for name in units}
+        _hold(charged == real, f"{where}: charged with {charged}, but {real} are used")
+        if host.host not in shrunk:
+            largest = {name: max(dict(sent.queue.policy.needs).get(name, 0) * sent.weight for sent in here) for name in units}
+            _check_load(host, largest, where)
+
+
+def _check_load(host: Host, largest: Mapping[str, int], where: str) -> None:
+    """Firm attempts always fit together; without sending ahead, all do; with it, only the last may reach over the limit."""
+    for name, largest_one in largest.items():
+        use, total = host.uses[name], host.resources.get(name, 0)
+        _hold(use.firm <= total, f"{where}: firm attempts need {use.firm} {name} of {total}")
+        if not host.ahead:
+            _hold(use.units <= total, f"{where}: attempts need {use.units} {name} of {total}")
+        _hold(use.weighed < total * WHOLE + largest_one, f"{where}: {use.weighed / WHOLE} {name} by weight, of {total}")
+
+
+def _check_reservations(pool: Pool) -> None:
+    kept = {host.reserved: host for host in pool.hosts.values() if host.reserved is not None}
+    _hold(kept == pool.reservations.kept, f"pool {pool.name}: hosts and reservations do not agree")
+    for queue, host in kept.items():
+        where = f"pool {pool.name} host {host.host}"
+        _hold(host.open and host.could_hold(queue.policy.needs), f"{where}: kept for a task that it cannot take")
+        _hold(bool(queue), f"{where}: kept for nothing")
+
+
+def _in(phases: list[Phase], phase: Phase) -> list[int]:
+    return [number for number, found in enumerate(phases) if found is phase]

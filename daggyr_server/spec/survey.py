@@ -1,0 +1,171 @@
+"""The careful reading of a document that msgspec refused, or that needs a closer look: piece by piece, with all faults.
+
+What is well formed is passed over as fast as msgspec reads it; `check` is asked about the rest. What could be read is kept,
+so that expansion can look for faults in it as well. Used by `decode` alone.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+from daggyr_server.spec.check import Check, fields_of, shape_of
+from daggyr_server.spec.document import RunSpec, TaskDefinition, batches, decode_batch, is_sound, name_fault
+from daggyr_server.spec.faults import Faults, shown
+from daggyr_server.spec.repeated import repeated_keys
+
+# ValueError: of text that is not UTF-8, and of numbers of thousands of digits.
+UNREADABLE = (msgspec.DecodeError, ValueError, RecursionError)
+
+_TASK_SHAPE = shape_of(TaskDefinition)
+_RUN_FIELDS = fields_of(RunSpec)
+
+
+class Survey:
+    """Looks at a document and adds what is wrong to `faults`.
+
+    `spec` is what could be read, None if that is nothing. Of the tasks in `unsound` not all could be read: they are
+    stand-ins that keep what is known of their edges, or the run's parameters are not known.
+    """
+
+    def __init__(self, data: bytes, faults: Faults, *, generated: bool) -> None:
+        """`generated`: the document is an object of tasks, as generators print, not a run's."""
+        self.spec: RunSpec | None = None
+        self.unsound: set[str] = set()
+        self._faults = faults
+        self._above: tuple[str, ...] = () if generated else ("tasks",)
+        top = self._top(data)
+        if top is None:
+            return
+        header: dict[str, Any] = {}
+        tasks: dict[str, Raw] | None = top
+        if not generated:
+            Check(faults, None).keys(top, _RUN_FIELDS, "")
+            for key in ("tags", "parameters", "pool"):
+                if key in top:
+                    self._header(key, top[key], header)
+            tasks = self._objects(top["tasks"], "tasks") if "tasks" in top else None
+            if tasks == {}:
+                faults.add("tasks", "there is no task", "a run has one task at least")
+        if tasks is None:
+            return
+        readable = self._tasks(tasks)
+        if not generated and "parameters" in top and "parameters" not in header:
+            self.unsound.update(readable)
+        self.spec = RunSpec(tasks=readable, **header)
+
+    def _top(self, data: bytes) -> dict[str, Raw] | None:
+        """The values of the document's own object; None if it cannot be taken apart."""
+        if not data.strip():
+            self._faults.add("", "the document is empty")
+            return None
+        try:
+            text = data.decode()
+        except UnicodeDecodeError as error:
+            self._faults.add(_position(data, error.start), "the document is not UTF-8", "save it as UTF-8")
+            return None
+        try:
+            msgspec.json.decode(data, type=Raw)
+            repeated = repeated_keys(text)
+        except msgspec.DecodeError as error:
+            found = re.search(r"\(byte (\d+)\)", str(error))
+            what = re.sub(r"^JSON is malformed: | \(byte \d+\)$", "", str(error))
+            position = _position(data, int(found[1]) if found else len(data))
+            self._faults.add(position, f"the document is no JSON: {what[:1].lower()}{what[1:]}")
+            return None
+        except RecursionError:
+            self._faults.add("", "the document is nested too deeply")
+            return None
+        level = len(self._above)
+        for path, key in repeated:
+            names = (*path, key)
+            task = names[level] if names[:level] == self._above and len(names) > level else None
+            place = ".".join(map(shown, names)).replace(".[", "[")
+            what = "a task of this name stands" if path == self._above else "this key stands"
+            self._faults.add(place, f"{what} more than once", "all but one would be lost", task=task)
+        return self._objects(data, "")
+
+    def _objects(self, raw: Raw | bytes, place: str) -> dict[str, Raw] | None:
+        """The values of an object by their keys; None, and a fault, if `raw` is no such thing."""
+        try:
+            return msgspec.json.decode(raw, type=dict[str, Raw])
+        except msgspec.ValidationError:
+            tasks = self._above == ((place,) if place else ())
+            hint = "tasks stand in it by their names" if tasks else "it holds `tasks`"
+            self._faults.add(place, "an object (in braces) is needed", hint)
+        except UNREADABLE as error:
+            self._faults.add(place, f"a name cannot be read: {error}")
+        return None
+
+    def _header(self, key: str, raw: Raw, header: dict[str, Any]) -> None:
+        """Keep the value of one of the run's own keys, if it is as it should be."""
+        before = self._faults.count
+        try:
+            value = msgspec.json.decode(raw)
+        except UNREADABLE as error:
+            self._faults.add(key, f"the value cannot be read: {error}")
+            return
+        Check(self._faults, None).value(value, _RUN_FIELDS[key].type, key)
+        if self._faults.count == before:
+            header[key] = value
+
+    def _tasks(self, tasks: dict[str, Raw]) -> dict[str, Raw]:
+        """`tasks` with stand-ins for those that have faults."""
+        readable: dict[str, Raw] = {}
+        for batch in batches(tasks):
+            if _refusal(batch) is None and not any(map(name_fault, batch)):
+                readable.update(batch)
+                continue
+            for name, raw in batch.items():
+                readable[name] = self._task(name, raw, ".".join([*self._above, shown(name)]))
+        return readable
+
+    def _task(self, name: str, raw: Raw, place: str) -> Raw:
+        """`raw`, or what stands in for a definition that has faults."""
+        before = self._faults.count
+        wrong = name_fault(name)
+        if wrong:
+            self._faults.add(place, wrong, task=name)
+        value = None
+        refusal = _refusal({name: raw})
+        if refusal is not None:
+            try:
+                value = msgspec.json.decode(raw)
+                checked = self._faults.count
+                Check(self._faults, name).value(value, _TASK_SHAPE, place)
+                if self._faults.count == checked and refusal:
+                    self._faults.add(place, refusal, task=name)
+            except UNREADABLE as error:
+                self._faults.add(place, f"a value cannot be read: {error}", task=name)
+        if self._faults.count == before:
+            return raw
+        self.unsound.add(name)
+        stand_in: dict[str, Any] = {"details": {"command": ["-"]}}
+        if isinstance(value, dict):
+            for key in ("children", "parents"):
+                edges = value.get(key)
+                if isinstance(edges, list):
+                    ends = (edge.get("task") if isinstance(edge, dict) else edge for edge in edges)
+                    stand_in[key] = [end if isinstance(end, str) else "" for end in ends]
+        return Raw(msgspec.json.encode(stand_in))
+
+
+def _refusal(batch: dict[str, Raw]) -> str | None:
+    """Why msgspec refuses a definition in `batch`; empty if it does not, but a closer look is needed; None if all is well."""
+    try:
+        definitions = decode_batch(batch)
+    except UNREADABLE as error:
+        return str(error)
+    sound = all(is_sound(definition.details) for definition in definitions)
+    return None if sound and not any(b"\\u0000" in bytes(raw) for raw in batch.values()) else ""
+
+
+def _position(data: bytes, offset: int) -> str:
+    """Where a byte of the document is, for a person."""
+    before = data[:offset]
+    start = before.rfind(b"\n") + 1
+    line, column = before.count(b"\n") + 1, len(before[start:].decode(errors="replace")) + 1
+    return f"line {line}, column {column}"

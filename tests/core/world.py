@@ -1,0 +1,293 @@
+"""The machine, a clock, and hosts that obey its commands: what the core's tests drive.
+
+`World.tell` puts events into the machine, checks all invariants and takes note of the step's commands as an executor would; tests
+say how attempts go, or let `World.run` do it on the simulated clock. Every record and command is kept. Tasks go by their names.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from daggyr_server.core.check import check
+from daggyr_server.core.commands import Key, RecallAttempts, StartAttempts, StopAttempts
+from daggyr_server.core.events import (
+    AttemptEnded,
+    AttemptStarted,
+    Event,
+    HostChanged,
+    HostGone,
+    KillAsked,
+    RetryAsked,
+    RunSubmitted,
+)
+from daggyr_server.core.graph import Addition
+from daggyr_server.core.machine import Machine, Refusal, Step
+from daggyr_server.core.records import Record
+from daggyr_server.core.run import Run
+from daggyr_server.core.states import Outcome, Phase, State
+from daggyr_server.spec import decode_json, expand, expand_generated
+
+Tasks = Mapping[str, Mapping[str, Any]]
+
+
+def task(*children: str, details: Mapping[str, Any] | None = None, **fields: Any) -> dict[str, Any]:
+    """A task of a specification; `resources` may be given beside the other fields."""
+    inside = {"command": ["true"], **(details or {})}
+    for name in ("resources", "environment"):
+        if name in fields:
+            inside[name] = fields.pop(name)
+    return {"details": inside, "children": list(children), **fields}
+
+
+def expanded(parameter: str, *children: str, **fields: Any) -> dict[str, Any]:
+    """A task whose command holds `parameter`."""
+    return task(*children, details={"command": ["echo", parameter]}, **fields)
+
+
+@dataclass
+class SimulatedHost:
+    """Starts attempts in the order in which they came, as far as its resources allow."""
+
+    resources: dict[str, int]
+    ahead: bool
+    waiting: deque[Key] = field(default_factory=deque)
+    running: dict[Key, tuple[tuple[str, int], ...]] = field(default_factory=dict)
+
+
+class World:
+    def __init__(self, *pools: str, checked: bool = True) -> None:
+        self.machine = Machine(pools or ("main",))
+        self.now = 1_000.0
+        self.due: float | None = None
+        self.records: list[Record] = []
+        self.commands: list[StartAttempts | StopAttempts | RecallAttempts] = []
+        self.sent: dict[Key, str] = {}  # every attempt that was ever sent, and where
+        self.hosts: dict[str, SimulatedHost] = {}
+        self.shrunk: set[str] = set()
+        self.lasts: Callable[[Key], float] = lambda key: 1.0  # seconds that an attempt takes in `run`
+        self.ends: list[tuple[float, int, Key]] = []
+        self.checked = checked
+        self._tickets = 0
+
+    # -- events in, commands out --------------------------------------------------------------------------------------
+
+    def tell(self, *events: Event) -> Step:
+        """One step of the machine. Checks everything, and that no attempt is ever sent twice."""
+        step = self.machine.handle(self.now, events)
+        if self.checked:
+            check(self.machine, self.shrunk)
+        self.records += step.records
+        self.commands += step.commands
+        self.due = step.due
+        assert self.due is None or self.due > self.now, "the machine asks to be called again at once"
+        for command in step.commands:
+            if isinstance(command, StartAttempts):
+                for number, attempt in zip(command.numbers, command.attempts, strict=True):
+                    key = (command.run_id, number, attempt)
+                    assert key not in self.sent, f"{key} is sent a second time"
+                    self.sent[key] = command.host
+        return step
+
+    def wait(self, seconds: float) -> Step:
+        """Let time pass; the machine is called whenever it asked for that."""
+        until = self.now + seconds
+        while self.due is not None and self.due <= until:
+            self.now = self.due
+            self.tell()
+        self.now = until
+        return self.tell()
+
+    def host(
+        self,
+        name: str = "h",
+        *,
+        pool: str = "main",
+        ahead: bool = False,
+        open: bool = True,
+        draining: bool = False,
+        resources: Mapping[str, int] | None = None,
+        cores: int = 1,
+    ) -> Step:
+        """A host comes, or changes."""
+        has = {"cores": cores, **(resources or {})}
+        known = self.hosts.get(name)
+        if known is None:
+            self.hosts[name] = SimulatedHost(has, ahead)
+        else:
+            if any(has.get(resource, 0) < units for resource, units in known.resources.items()):
+                self.shrunk.add(name)
+            known.resources, known.ahead = has, ahead
+        return self.tell(HostChanged(pool=pool, host=name, name=name, resources=has, open=open, ahead=ahead, draining=draining))
+
+    def lose(self, name: str, *, pool: str = "main") -> Step:
+        """A host goes for good."""
+        del self.hosts[name]
+        self.ends = [end for end in self.ends if self.sent[end[2]] != name]
+        heapq.heapify(self.ends)
+        return self.tell(HostGone(pool=pool, host=name, result="its host went away"))
+
+    def submit(self, tasks: Tasks, *, request_id: str | None = None, pool: str = "main", **fields: Any) -> int:
+        """Submit a run; returns its id."""
+        document = json.dumps({"tasks": tasks, **fields}).encode()
+        return self.submit_addition(expand(decode_json(document), default_pool=pool), request_id=request_id, pool=pool, **fields)
+
+    def submit_addition(self, addition: Addition, *, request_id: str | None = None, pool: str = "main", **fields: Any) -> int:
+        answer = self.ask(
+            lambda ticket: RunSubmitted(
+                ticket=ticket,
+                request_id=f"request {ticket}" if request_id is None else request_id,
+                tags=fields.get("tags", {}),
+                pool=pool,
+                parameters={name: tuple(values) for name, values in fields.get("parameters", {}).items()},
+                addition=addition,
+                document=b"",
+            )
+        )
+        assert isinstance(answer, int), answer
+        return answer
+
+    def ask(self, event: Callable[[int], Event]) -> int | Refusal | None:
+        """Put a question to the machine under a new ticket; returns the answer."""
+        self._tickets += 1
+        return self.tell(event(self._tickets)).answers[self._tickets]
+
+    def kill(self, run_id: int, *names: str) -> Refusal | None:
+        numbers = self.numbers(run_id, names)
+        answer = self.ask(lambda ticket: KillAsked(ticket=ticket, run_id=run_id, numbers=numbers))
+        assert answer is None or isinstance(answer, Refusal)
+        return answer
+
+    def retry(self, run_id: int, *names: str, downstream: bool = False) -> Refusal | None:
+        numbers = self.numbers(run_id, names)
+        answer = self.ask(lambda ticket: RetryAsked(ticket=ticket, run_id=run_id, numbers=numbers, downstream=downstream))
+        assert answer is None or isinstance(answer, Refusal)
+        return answer
+
+    def numbers(self, run_id: int, names: Iterable[str]) -> tuple[int, ...] | None:
+        """What names given to a command mean."""
+        graph = self.machine.runs[run_id].graph
+        return tuple(number for name in names for number in graph.named(name) or ()) or None
+
+    # -- attempts -----------------------------------------------------------------------------------------------------
+
+    def key(self, run_id: int, name: str) -> Key:
+        """The current or last attempt of a task."""
+        run = self.machine.runs[run_id]
+        number = run.graph.number_of(name)
+        assert number is not None, name
+        return run_id, number, run.attempts[number]
+
+    def start(self, run_id: int, *names: str) -> Step:
+        """The current attempts of these tasks have a process."""
+        return self.tell(*(AttemptStarted(*self.key(run_id, name), self.now) for name in names))
+
+    def end(self, run_id: int, *names: str, outcome: Outcome = Outcome.SUCCEEDED, seconds: float | None = 1.0) -> Step:
+        """The current attempts of these tasks end."""
+        return self.tell(*(AttemptEnded(*self.key(run_id, name), outcome, seconds, "result") for name in names))
+
+    def generated(self, run_id: int, name: str, tasks: Tasks) -> Addition:
+        """What a generator that has printed `tasks` adds to its run as it is."""
+        run = self.machine.runs[run_id]
+        return expand_generated(
+            json.dumps(tasks).encode(),
+            run_parameters=run.parameters,
+            graph=run.graph,
+            generator=self.key(run_id, name)[1],
+            pools=None,
+            default_pool=run.pool,
+        )
+
+    def generate(self, run_id: int, name: str, tasks: Tasks) -> Step:
+        """A generator SUCCEEDS and has printed `tasks`."""
+        addition = self.generated(run_id, name, tasks)
+        return self.tell(AttemptEnded(*self.key(run_id, name), Outcome.SUCCEEDED, 1.0, "result", addition))
+
+    # -- simulated hosts ----------------------------------------------------------------------------------------------
+
+    def obey(self) -> list[Event]:
+        """Carry out the commands so far on the simulated hosts, start what fits, and return what the hosts tell at once."""
+        told: list[Event] = []
+        for command in self.commands:
+            host = self.hosts.get(command.host)
+            if host is None:
+                continue
+            if isinstance(command, StartAttempts):
+                host.waiting += [(command.run_id, *pair) for pair in zip(command.numbers, command.attempts, strict=True)]
+            elif isinstance(command, RecallAttempts):
+                told += [AttemptEnded(*key, Outcome.RETURNED, None, None) for key in command.keys if key in host.waiting]
+                keys = set(command.keys)
+                host.waiting = deque(key for key in host.waiting if key not in keys)
+            else:
+                for key in command.keys:
+                    if key in host.waiting:
+                        host.waiting.remove(key)
+                        told.append(AttemptEnded(*key, Outcome.KILLED, None, None))
+                    elif key in host.running:
+                        del host.running[key]
+                        told.append(AttemptEnded(*key, Outcome.KILLED, 0.0, "killed"))
+        self.commands.clear()
+        for host in self.hosts.values():
+            self._start_what_fits(host, told)
+        return told
+
+    def _start_what_fits(self, host: SimulatedHost, told: list[Event]) -> None:
+        while host.waiting:
+            key = host.waiting[0]
+            needs = self.machine.runs[key[0]].graph.policy(key[1]).needs
+            used = {name: sum(dict(other).get(name, 0) for other in host.running.values()) for name, _ in needs}
+            if any(used[name] + units > host.resources.get(name, 0) for name, units in needs):
+                return
+            host.waiting.popleft()
+            host.running[key] = needs
+            heapq.heappush(self.ends, (self.now + self.lasts(key), len(self.sent) + len(host.running), key))
+            told.append(AttemptStarted(*key, self.now))
+
+    def run(self, until: Callable[[], bool] = lambda: False, *, most: float = 1e9) -> None:
+        """Let the hosts work, every attempt succeeding after `lasts`, until nothing happens any more, or `until` holds."""
+        limit = self.now + most
+        told = self.obey()
+        while not until():
+            if told:
+                self.tell(*told)
+            elif (times := [time for time in (self.due, self.ends[0][0] if self.ends else None) if time is not None]) and min(
+                times
+            ) <= limit:
+                self.now = max(self.now, min(times))
+                self.tell(*self._finished())
+            else:
+                return
+            told = self.obey()
+        if told:
+            self.tell(*told)
+
+    def _finished(self) -> list[Event]:
+        finished: list[Event] = []
+        while self.ends and self.ends[0][0] <= self.now:
+            _, _, key = heapq.heappop(self.ends)
+            host = self.hosts[self.sent[key]]
+            if host.running.pop(key, None) is not None:
+                finished.append(AttemptEnded(*key, Outcome.SUCCEEDED, self.lasts(key), "result"))
+        return finished
+
+    # -- what there is to see -----------------------------------------------------------------------------------------
+
+    def of(self, run_id: int) -> Run:
+        return self.machine.runs[run_id]
+
+    def phase(self, run_id: int, name: str) -> Phase:
+        return Phase(self.of(run_id).phases[self.key(run_id, name)[1]])
+
+    def phases(self, run_id: int) -> dict[str, Phase]:
+        graph = self.of(run_id).graph
+        return {graph.task_id(number): Phase(phase) for number, phase in enumerate(self.of(run_id).phases)}
+
+    def state(self, run_id: int) -> State:
+        return self.of(run_id).state
+
+    def attempts(self, run_id: int, name: str) -> int:
+        return self.key(run_id, name)[2]

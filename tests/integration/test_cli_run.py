@@ -1,0 +1,363 @@
+"""`daggyr` with the real server: a run from its specification to its exit code, and everything gone afterwards.
+
+However the command ends (by itself, Ctrl-C once or twice, killed), neither its server nor a task outlives it, and its folder
+is removed wherever the command still could.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+BIN = Path(sys.executable).parent
+DEADLINE = 60.0  # seconds for any one thing
+
+Spec = dict[str, object]
+
+
+def command(*words: str, **more: object) -> dict[str, object]:
+    return {"details": {"command": list(words)}, **more}
+
+
+def shell(script: str, **more: object) -> dict[str, object]:
+    return command("sh", "-c", script, **more)
+
+
+def until(condition: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} never came"
+        time.sleep(0.01)
+
+
+def is_gone(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+class Home:
+    """A user's folders and environment, and the programs started in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.temporary = folder / "tmp"
+        self.temporary.mkdir()
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("DAGGYR_", "XDG_"))}
+        self.environment = {**kept, "XDG_STATE_HOME": str(folder / "state"), "TMPDIR": str(self.temporary)}
+        self.started: list[subprocess.Popen[str]] = []
+
+    def start(self, *arguments: str, program: str = "daggyr", **variables: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [BIN / program, *arguments],
+            cwd=self.folder,
+            env={**self.environment, **variables},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.started.append(process)
+        return process
+
+    def daggyr(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        return self.ended(self.start(*arguments, **variables))
+
+    def ended(self, process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
+        out, err = process.communicate(timeout=DEADLINE)
+        assert "Traceback" not in err, err
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def spec(self, **tasks: dict[str, object]) -> str:
+        (self.folder / "spec.json").write_text(json.dumps({"tasks": tasks}))
+        return "spec.json"
+
+    def noop(self) -> str:
+        """A configuration whose tasks are answered without a process."""
+        (self.folder / "noop.toml").write_text("[pools.default]\nexecutor = 'noop'\n")
+        return "noop.toml"
+
+    def pid(self, name: str) -> int:
+        """What a task wrote into the file `name`, once it has."""
+        path = self.folder / name
+        until(lambda: path.exists() and path.read_text().endswith("\n"), name)
+        return int(path.read_text())
+
+    def close(self) -> None:
+        for process in self.started:
+            if process.poll() is None:
+                process.kill()
+            with contextlib.suppress(ValueError):  # what was read to its end is closed
+                process.communicate()
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Home]:
+    made = Home(tmp_path)
+    yield made
+    made.close()
+
+
+def test_the_original_run(home: Home) -> None:
+    spec = {
+        "tags": {"abc": "def"},
+        "parameters": {"{{DATE}}": ["2022-01-01", "2022-01-02"]},
+        "tasks": {"a": {"details": {"command": ["echo", "{{DATE}}"], "environment": {"TEST_ENV": "{{DATE}}"}}}},
+    }
+    (home.folder / "spec.json").write_text(json.dumps(spec))
+    ended = home.daggyr("--output", "json", "run", "spec.json")
+    assert ended.returncode == 0
+    run = json.loads(ended.stdout)
+    assert (run["run_id"], run["state"], run["tags"]) == (1, "COMPLETED", {"abc": "def"})
+    assert run["task_states"] == {"COMPLETED": 4}
+    names = [task["task_id"] for task in run["tasks"]]
+    assert names == ["a", "a.{{DATE}}:2022-01-01", "a.{{DATE}}:2022-01-02", "a.tail"]
+    assert {task["state"] for task in run["tasks"]} == {"COMPLETED"}
+    assert ended.stderr.splitlines()[0] == "run 1 accepted: 4 tasks"
+    assert list(home.temporary.iterdir()) == []
+
+
+def test_tasks_start_where_the_command_did_and_get_its_environment(home: Home) -> None:
+    """Less what is the program's own business."""
+    spec = home.spec(a=shell("{ pwd; env; } > seen"))
+    assert home.daggyr("run", spec, MINE="here").returncode == 0
+    seen = (home.folder / "seen").read_text().splitlines()
+    assert seen[0] == str(home.folder)
+    assert "MINE=here" in seen
+    assert "DAGGYR_TASK_ID=a" in seen
+    assert not [line for line in seen if line.startswith("GRPC_VERBOSITY")]
+
+
+def test_a_folder_full_of_namesakes_is_harmless(home: Home) -> None:
+    """Modules of the user's folder must not stand in for the server's."""
+    for name in ("daggyr_server.py", "grpc.py", "json.py"):
+        (home.folder / name).write_text("raise SystemExit('wrong module')\n")
+    ended = home.daggyr("run", "--config", home.noop(), home.spec(a=command("true")))
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_yaml_tags_and_workers(home: Home) -> None:
+    (home.folder / "spec.yaml").write_text(
+        "tags: {env: prod, kept: no}\n"
+        "tasks:\n"
+        "  two: {details: {command: [test, -f, one], resources: {cores: 2}}, parents: [one]}\n"
+        "  one: {details: {command: [touch, one]}}\n"
+    )
+    ended = home.daggyr("--output", "json", "run", "--workers", "2", "--tag", "env=test", "spec.yaml")
+    assert (ended.returncode, json.loads(ended.stdout)["tags"]) == (0, {"env": "test", "kept": "no"})
+
+
+def test_a_failure_is_1_and_shows_what_the_task_said(home: Home) -> None:
+    spec = home.spec(
+        bad=shell("echo working; echo 'no such table' >&2; exit 3", children=["after"]),
+        after=command("true"),
+        missing=command("no-such-program-anywhere"),
+    )
+    ended = home.daggyr("run", spec)
+    assert ended.returncode == 1
+    assert re.search(r"2 tasks did not complete:\n  task bad ERRORED: FAILED, exit code 3\n    \| no such table\n", ended.stderr)
+    assert "task missing ERRORED: REJECTED" in ended.stderr
+    assert "Run 1  ERRORED" in ended.stdout
+    assert "3: 1 QUEUED, 2 ERRORED" in ended.stdout
+
+
+def test_a_refused_specification_is_2_with_all_its_faults(home: Home) -> None:
+    ended = home.daggyr("run", home.spec(a=command("true", chidlren=[]), b=command("true", parents=["nowhere"])))
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith("daggyr: spec.json is refused:\n")
+    assert "chidlren" in ended.stderr
+    assert "nowhere" in ended.stderr
+    assert list(home.temporary.iterdir()) == []
+
+
+def test_a_server_that_does_not_start_is_2_with_its_own_words(home: Home) -> None:
+    (home.folder / "bad.toml").write_text("[server]\nlistne = '0.0.0.0:1'\n")
+    ended = home.daggyr("run", "--config", "bad.toml", home.spec(a=command("true")))
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("daggyr: the server did not start")
+    assert "listne" in ended.stderr
+    assert list(home.temporary.iterdir()) == []
+
+
+def test_a_long_temporary_folder_leaves_room_for_a_socket(home: Home) -> None:
+    long = home.folder / ("x" * 120)
+    long.mkdir()
+    ended = home.daggyr("run", "--config", home.noop(), home.spec(a=command("true")), TMPDIR=str(long))
+    assert (ended.returncode, list(long.iterdir())) == (0, []), ended.stderr
+
+
+def test_ctrl_c_kills_the_run_and_says_what_was(home: Home) -> None:
+    process = home.start(
+        "--output", "json", "run", home.spec(a=shell("echo $$ > pid; exec sleep 1000", children=["b"]), b=command("true"))
+    )
+    task = home.pid("pid")
+    server = psutil.Process(process.pid).children()[0].pid
+    process.send_signal(signal.SIGINT)
+    ended = home.ended(process)
+    assert ended.returncode == 130
+    run = json.loads(ended.stdout)
+    assert (run["state"], run["task_states"]) == ("KILLED", {"QUEUED": 1, "KILLED": 1})
+    assert "killing run 1" in ended.stderr
+    assert is_gone(task)
+    assert is_gone(server)
+    assert list(home.temporary.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_other_ways_to_ask_for_the_end(home: Home, number: signal.Signals) -> None:
+    process = home.start("run", home.spec(a=shell("echo $$ > pid; exec sleep 1000")))
+    task = home.pid("pid")
+    process.send_signal(number)
+    assert home.ended(process).returncode == 130
+    assert is_gone(task)
+
+
+def test_ctrl_c_twice_ends_everything_at_once(home: Home) -> None:
+    """Within the ten seconds that a task which ignores SIGTERM has."""
+    process = home.start("run", home.spec(a=shell("trap '' TERM; echo $$ > pid; while :; do sleep 1000; done")))
+    task = home.pid("pid")
+    server = psutil.Process(process.pid).children()[0].pid
+    assert process.stderr is not None
+    process.send_signal(signal.SIGINT)
+    while "killing run 1" not in process.stderr.readline():
+        pass
+    before = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    ended = home.ended(process)
+    assert (ended.returncode, ended.stdout) == (130, "")
+    assert time.monotonic() - before < 8
+    assert is_gone(server)
+    until(lambda: is_gone(task), "the end of the task")
+
+
+def test_when_the_command_is_killed_nothing_is_left_running(home: Home) -> None:
+    process = home.start("run", home.spec(a=shell("echo $$ > pid; exec sleep 1000")))
+    task = home.pid("pid")
+    server = psutil.Process(process.pid).children()[0].pid
+    process.kill()
+    process.wait()
+    until(lambda: is_gone(task) and is_gone(server), "the end of the server and the task")
+
+
+def test_a_server_that_dies_is_3(home: Home) -> None:
+    process = home.start("run", home.spec(a=shell("echo $$ > pid; exec sleep 1000")))
+    task = home.pid("pid")
+    psutil.Process(process.pid).children()[0].kill()
+    ended = home.ended(process)
+    assert ended.returncode == 3
+    assert "daggyr: the server ended unexpectedly (signal 9)" in ended.stderr
+    until(lambda: is_gone(task), "the end of the task")
+    # What the server itself had made, it could not remove any more.
+    assert [path.name for path in home.temporary.iterdir() if not path.name.startswith("daggyr-local-")] == []
+
+
+def test_a_live_run_on_a_terminal(home: Home) -> None:
+    ours, theirs = pty.openpty()
+    spec = home.spec(a=shell("while ! test -f go; do sleep 0.02; done"), b=shell("exit 4"))
+    process = subprocess.Popen(
+        [BIN / "daggyr", "run", spec],
+        cwd=home.folder,
+        env={**home.environment, "TERM": "xterm-256color"},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    seen = ""
+    try:
+        with contextlib.suppress(OSError):  # EIO: the terminal is closed at their end (pty(7))
+            while data := os.read(ours, 65536):
+                seen += data.decode()
+                if "running: a" in seen and "1 of 2" in re.sub(r"\x1b\[[0-9;]*m", "", seen):
+                    (home.folder / "go").touch()
+        assert process.wait(DEADLINE) == 1
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+    assert "task b ERRORED: FAILED, exit code 4" in seen
+    assert "━" in seen
+    assert "2 of 2" in re.sub(r"\x1b\[[0-9;]*m", "", seen)
+    assert "Traceback" not in seen
+
+
+@pytest.fixture
+def server(home: Home) -> str:
+    """The address of a server of this user."""
+    ready = home.folder / "ready"
+    process = home.start("--listen", "127.0.0.1:0", "--ready-file", str(ready), "--log-level", "error", program="daggyr-server")
+    until(lambda: (ready.exists() and ready.read_text().strip()) or process.poll() is not None, "the server")
+    return ready.read_text().strip()
+
+
+def test_a_line_is_seen_while_its_task_still_sleeps(home: Home, server: str) -> None:
+    assert home.daggyr("--server", server, "submit", home.spec(a=shell("echo first; sleep 1000"))).stdout == "1\n"
+    process = home.start("--server", server, "logs", "last", "a", "-f")
+    assert process.stdout is not None
+    assert process.stdout.readline() == "first\n"
+    shown = json.loads(home.daggyr("--server", server, "--output", "json", "task", "1", "a").stdout)
+    assert (shown["state"], shown["attempts"][0]["outcome"]) == ("RUNNING", None)
+    assert home.daggyr("--server", server, "kill", "last").returncode == 0
+    assert home.ended(process).returncode == 0
+    assert home.daggyr("--server", server, "watch", "1").returncode == 1
+
+
+def test_the_commands_on_a_server(home: Home, server: str) -> None:
+    """Each once, in the order in which a person would use them."""
+    base = ("--server", server, "--output", "json")
+
+    def answer(*arguments: str, code: int = 0) -> object:
+        ended = home.daggyr(*base, *arguments)
+        assert ended.returncode == code, ended.stderr
+        return json.loads(ended.stdout)
+
+    spec = home.spec(a=shell("echo out; echo err >&2; test -f fixed"), b=command("true", parents=["a"]))
+    run = answer("submit", "--watch", "--tag", "k=v", spec, code=1)
+    assert isinstance(run, dict)
+    assert (run["state"], run["task_states"]) == ("ERRORED", {"QUEUED": 1, "ERRORED": 1})
+    assert answer("show", "last") == run
+    runs = answer("runs", "--tag", "k=v", "--state", "errored", "--since", "1h")
+    assert isinstance(runs, list)
+    assert [one["run_id"] for one in runs] == [1]
+    assert answer("runs", "--until", "1h") == []
+    task = answer("task", "1", "a")
+    assert isinstance(task, dict)
+    assert (task["attempts"][0]["stdout"], task["attempts"][0]["stderr"]) == ("out\n", "err\n")
+    why = answer("why", "1", "b")
+    assert isinstance(why, dict)
+    assert why["state"] == "QUEUED"
+    assert why["reasons"]
+    (home.folder / "fixed").touch()
+    assert isinstance(answer("retry", "last"), dict)
+    assert home.daggyr(*base, "watch", "1").returncode == 0
+    tasks = answer("tasks", "1")
+    assert isinstance(tasks, list)
+    assert [(one["task_id"], one["state"], one["attempt_count"]) for one in tasks] == [
+        ("a", "COMPLETED", 2),
+        ("b", "COMPLETED", 1),
+    ]
+    pools = answer("pools")
+    assert isinstance(pools, list)
+    assert [pool["name"] for pool in pools if pool["is_default"]] == ["default"]
+    assert isinstance(answer("agents"), list)
+    assert home.daggyr("--server", server, "logs", "1").stdout == "a | out\n"
+    ended = home.daggyr("--server", server, "agent", "drain", "nobody")
+    assert ended.returncode == 2
+    for arguments in (["show", "9"], ["task", "1", "x"], ["logs", "1", "x"], ["kill", "1"], ["why", "1", "x"]):
+        ended = home.daggyr("--server", server, *arguments)
+        assert (ended.returncode, ended.stdout) == (2, ""), arguments
+        assert ended.stderr.startswith("daggyr: ")
+        assert len(ended.stderr.splitlines()) == 1

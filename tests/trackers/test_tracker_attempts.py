@@ -1,0 +1,159 @@
+"""Attempts that ended: what was recorded comes back, field by field."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tracker_kinds import KINDS, TrackerKind
+from tracker_records import DAY, recorded, run_added
+
+from daggyr.v1.task_pb2 import AttemptOutcome, AttemptResult, OutputSummary
+from daggyr_server.trackers.base import Tracker
+
+OUTCOMES = [outcome for outcome in AttemptOutcome.values() if outcome != AttemptOutcome.ATTEMPT_OUTCOME_UNSPECIFIED]
+
+
+def time_at(microseconds: int) -> Timestamp:
+    timestamp = Timestamp()
+    timestamp.FromMicroseconds(microseconds)
+    return timestamp
+
+
+def check_same(stored: AttemptResult, given: AttemptResult) -> None:
+    """Equal in all fields and in which are there; CPU seconds to the microsecond, as times are."""
+    assert stored.HasField("cpu_seconds") == given.HasField("cpu_seconds")
+    assert stored.cpu_seconds == pytest.approx(given.cpu_seconds, abs=1e-6)
+    stored.ClearField("cpu_seconds")
+    rest = AttemptResult()
+    rest.CopyFrom(given)
+    rest.ClearField("cpu_seconds")
+    assert stored == rest
+
+
+async def check_comes_back(tracker: Tracker, given: AttemptResult) -> None:
+    await tracker.commit([recorded(given)])
+    (stored,) = await tracker.attempts(1, 0)
+    check_same(stored.result, given)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"exit_code": 0},
+        {"exit_code": 3},
+        {"exit_code": -1},
+        {"exit_code": -(2**31)},
+        {"exit_code": 2**31 - 1},
+        {"signal": 9},
+        {"signal": 0},
+        {"cpu_seconds": 0.0},
+        {"cpu_seconds": 0.000001},
+        {"cpu_seconds": 123_456.789012},
+        {"max_rss_bytes": 0},
+        {"max_rss_bytes": 2**64 - 1},
+        {"notes": [""]},
+        {"notes": ["no such program: 'x'", "späť\n\x01"]},
+        {"stdout": OutputSummary()},
+        {"stderr": OutputSummary(size_bytes=5)},
+        {"stdout": OutputSummary(size_bytes=2**63, cut_offset=524_288, cut_bytes=2**63 - 2**20)},
+        {"start_time": time_at(0)},
+        {"start_time": time_at(1)},
+        {"start_time": time_at(DAY * 1_000_000 + 1), "stop_time": time_at(DAY * 1_000_000 + 999_999)},
+        {"stop_time": time_at(253_402_300_799_999_999)},
+        {"start_time": Timestamp(seconds=2**62)},
+        {"cpu_seconds": float("inf")},
+    ],
+    ids=str,
+)
+async def test_absent_is_not_zero(tracker: Tracker, fields: dict[str, object]) -> None:
+    await tracker.commit([run_added()])
+    await check_comes_back(tracker, AttemptResult(outcome=AttemptOutcome.FAILED, **fields))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("outcome", OUTCOMES, ids=AttemptOutcome.Name)
+async def test_every_outcome_comes_back(tracker: Tracker, outcome: AttemptOutcome) -> None:
+    await tracker.commit([run_added()])
+    await check_comes_back(tracker, AttemptResult(outcome=outcome))
+
+
+TIMES = st.none() | st.integers(0, 253_402_300_799_999_999).map(time_at)
+SUMMARIES = st.none() | st.builds(
+    OutputSummary, size_bytes=st.integers(0, 2**40), cut_offset=st.integers(0, 2**20), cut_bytes=st.integers(0, 2**40)
+)
+RESULTS = st.builds(
+    AttemptResult,
+    outcome=st.sampled_from(OUTCOMES),
+    exit_code=st.none() | st.integers(-(2**31), 2**31 - 1),
+    signal=st.none() | st.integers(0, 64),
+    start_time=TIMES,
+    stop_time=TIMES,
+    cpu_seconds=st.none() | st.floats(0, 1e7),
+    max_rss_bytes=st.none() | st.integers(0, 2**64 - 1),
+    notes=st.lists(st.text(max_size=20), max_size=2),
+    stdout=SUMMARIES,
+    stderr=SUMMARIES,
+)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_any_results_come_back(kind: TrackerKind, tmp_path_factory: pytest.TempPathFactory) -> None:
+    async def keep(results: list[AttemptResult], folder: Path) -> None:
+        tracker = kind.make(kind.address(folder))
+        await tracker.open()
+        try:
+            # Three tasks, their attempts interleaved.
+            await tracker.commit([run_added(), *(recorded(result, number=i % 3, attempt=i // 3 + 1) for i, result in enumerate(results))])
+            for number in range(3):
+                stored = await tracker.attempts(1, number)
+                assert [entry.attempt for entry in stored] == [i + 1 for i in range(len(stored))]
+                for entry, given in zip(stored, results[number::3], strict=True):
+                    check_same(entry.result, given)
+        finally:
+            await tracker.close()
+
+    @settings(max_examples=60, deadline=None, database=None)
+    @given(st.lists(RESULTS, max_size=8))
+    def property_(results: list[AttemptResult]) -> None:
+        asyncio.run(keep(results, tmp_path_factory.mktemp("tracker")))
+
+    property_()
+
+
+async def test_attempts_of_a_task_come_oldest_first_with_their_hosts(tracker: Tracker) -> None:
+    lost = AttemptResult(outcome=AttemptOutcome.LOST, notes=["its agent went away"])
+    await tracker.commit([run_added(), recorded(lost, attempt=1, host="h1", host_name="one", assign_time=DAY + 0.000001)])
+    await tracker.commit(
+        [
+            recorded(AttemptResult(outcome=AttemptOutcome.RETURNED), attempt=2, host="h2", host_name="two"),
+            recorded(number=7, attempt=1, host="h1", host_name="renamed"),
+            recorded(AttemptResult(outcome=AttemptOutcome.SUCCEEDED, exit_code=0), attempt=3, host="h2", host_name="two"),
+        ]
+    )
+    stored = await tracker.attempts(1, 0)
+    assert [(entry.attempt, entry.host, entry.host_name, entry.result.outcome) for entry in stored] == [
+        (1, "h1", "one", AttemptOutcome.LOST),
+        (2, "h2", "two", AttemptOutcome.RETURNED),
+        (3, "h2", "two", AttemptOutcome.SUCCEEDED),
+    ]
+    assert stored[0].assign_time == pytest.approx(DAY + 0.000001, abs=5e-7)
+    assert [entry.host_name for entry in await tracker.attempts(1, 7)] == ["renamed"]
+
+
+async def test_tasks_and_runs_that_are_not_known_have_no_attempts(tracker: Tracker) -> None:
+    assert await tracker.attempts(1, 0) == []
+    await tracker.commit([run_added(), recorded(number=5)])
+    assert [await tracker.attempts(1, number) for number in (0, 4, 6, 2**32 - 1)] == [[], [], [], []]
+    assert await tracker.attempts(2, 5) == []
+
+
+async def test_runs_are_kept_apart(tracker: Tracker) -> None:
+    await tracker.commit([run_added(1), run_added(2)])
+    await tracker.commit([recorded(run_id=2, attempt=4), recorded(run_id=1, attempt=9)])
+    assert [entry.attempt for entry in await tracker.attempts(1, 0)] == [9]
+    assert [entry.attempt for entry in await tracker.attempts(2, 0)] == [4]
