@@ -192,4 +192,5 @@ class Attempts:
     def _never_started(self, attempt: Attempt, outcome: AttemptOutcome, note: str = "") -> None:
         result = AttemptResult(outcome=outcome, stop_time=timestamp(time.time_ns()), notes=[note] if note else [])
         self._outbox.finished(attempt.ident, attempt.key, result)
+        self._outbox.hurry()
         self._changed()

@@ -10,8 +10,8 @@ behind, and is looked at:
   that one;
 - else it has scrubbed its environment, and may belong to any attempt that started before it did.
 
-What belongs to an attempt that still runs is left alone (it may be at work for it). What belongs to one that has ended, or
-could belong only to such, gets SIGKILL and is waited for; its own children become ours then and are looked at in turn; the
+What belongs to an attempt that still runs is left alone (it may be at work for it). What belongs to any other, or could
+belong only to such, gets SIGKILL and is waited for; its own children become ours then and are looked at in turn; the
 attempt has ended only when nobody of it is left. All of these are our children until we reap them, so no stranger can have their
 number. Nothing here knows what an attempt does.
 """
@@ -166,9 +166,7 @@ class Descendants:
         if identity is not None:
             if any(family.identity == identity for family in self._leaders.values()):
                 return None
-            named = [family for family in self._ending if family.identity == identity]
-            if named:
-                return named
+            return [family for family in self._ending if family.identity == identity]
         if any(family.born <= born for family in self._leaders.values()):
             return None
         return list(self._ending)

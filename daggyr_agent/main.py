@@ -27,6 +27,7 @@ def main() -> None:
         logging.basicConfig(
             level=config.log_level.upper(), format="%(asctime)s daggyr-agent %(levelname)s %(message)s", stream=sys.stderr
         )
+        logging.getLogger("grpc").setLevel(logging.CRITICAL)  # it logs faults of the network with a traceback; we name them
         state = StateFolder(config.state_dir)
     except (UsageError, StateError) as error:
         sys.exit(_fault(error))

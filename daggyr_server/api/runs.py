@@ -49,6 +49,7 @@ from daggyr.v1.task_pb2 import STDERR, STDOUT
 from daggyr_server.api import views
 from daggyr_server.api.output import read_output
 from daggyr_server.api.reasons import reasons
+from daggyr_server.api.statuses import fitting, of_specification
 from daggyr_server.core.graph import Addition, Kind
 from daggyr_server.core.machine import Reason
 from daggyr_server.core.run import Run
@@ -108,7 +109,7 @@ class RunsService(RunsServicer):
         try:
             spec, document = await asyncio.to_thread(read)
         except SpecificationError as error:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, of_specification(error))
         return await self._submit(request.request_id, spec, document, context)
 
     async def SubmitRunStream(self, request_iterator: AsyncIterator[SubmitRunChunk], context: Context) -> SubmitRunResponse:
@@ -132,10 +133,13 @@ class RunsService(RunsServicer):
         document = b"".join(pieces)
         pieces.clear()
         try:
-            spec = await asyncio.to_thread(decode_json, document)
+            limits = self._limits
+            spec = await asyncio.to_thread(
+                decode_json, document, pool=header.pool, pools=limits.pools, default_pool=limits.default_pool
+            )
             spec = spec.with_overrides(tags=header.tags, pool=header.pool)
         except SpecificationError as error:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, of_specification(error))
         return await self._submit(header.request_id, spec, document, context)
 
     async def _known_request(self, request_id: str, context: Context) -> SubmitRunResponse | None:
@@ -150,7 +154,7 @@ class RunsService(RunsServicer):
         try:
             addition: Addition = await asyncio.to_thread(expand, spec, pools=limits.pools, default_pool=limits.default_pool)
         except SpecificationError as error:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, of_specification(error))
         tasks = sum(segment.size for segment in addition.segments)
         if tasks > limits.max_tasks:
             message = f"the run has {tasks:,} tasks; the most is {limits.max_tasks:,} ([server] max_run_tasks)"
@@ -284,7 +288,7 @@ class RunsService(RunsServicer):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"there is no output stream {stream}")
         if request.attempt > run.attempts[number]:
             message = f"task {request.task_id!r} of run {run.run_id} has had {run.attempts[number]} attempts so far"
-            await context.abort(grpc.StatusCode.NOT_FOUND, message)
+            await context.abort(grpc.StatusCode.NOT_FOUND, fitting(message))
         async for answer in read_output(
             self._driver, run, number, request.attempt, stream, request.offset, follow=request.follow
         ):
@@ -372,7 +376,8 @@ class RunsService(RunsServicer):
     async def DrainAgent(self, request: DrainAgentRequest, context: Context) -> DrainAgentResponse:
         executors = [executor for executor in self._driver.executors.values() if isinstance(executor, AgentExecutor)]
         if not any(executor.drain(request.name) for executor in executors):
-            await context.abort(grpc.StatusCode.NOT_FOUND, f"there is no agent {request.name!r}; `daggyr agents` lists them")
+            message = f"there is no agent {request.name[:1024]!r}; `daggyr agents` lists them"
+            await context.abort(grpc.StatusCode.NOT_FOUND, fitting(message))
         agents = (await self.ListAgents(ListAgentsRequest(), context)).agents
         return DrainAgentResponse(running=sum(agent.running for agent in agents if agent.name == request.name))
 
@@ -396,7 +401,7 @@ class RunsService(RunsServicer):
         number = run.graph.number_of(task_id)
         if number is None:
             message = f"run {run.run_id} has no task {task_id[:1024]!r}; `daggyr tasks {run.run_id}` lists them"
-            await context.abort(grpc.StatusCode.NOT_FOUND, message)
+            await context.abort(grpc.StatusCode.NOT_FOUND, fitting(message))
         return number
 
     async def _named(self, run: Run, names: Any, context: Context) -> tuple[int, ...] | None:
@@ -410,7 +415,7 @@ class RunsService(RunsServicer):
                 await self._number(run, name, context)
             elif run.graph.kind(found[0]) is not Kind.TASK:
                 message = f"task {name!r} runs nothing: name the task that it belongs to, or one of its expansions"
-                await context.abort(grpc.StatusCode.FAILED_PRECONDITION, message)
+                await context.abort(grpc.StatusCode.FAILED_PRECONDITION, fitting(message))
             else:
                 numbers += found
         return tuple(dict.fromkeys(numbers))

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from itertools import islice
 
 from daggyr_server.core.run import Run
-from daggyr_server.core.states import ENDED, Phase
+from daggyr_server.core.states import ENDED, Phase, State
 
 _NAMED = 3  # tasks named in a sentence
 
@@ -40,10 +40,11 @@ def retry_refused(run: Run, named: Sequence[int] | None, numbers: Sequence[int])
     grown = [number for number in numbers if phases[number] == Phase.COMPLETED and _is_generator(run, number)]
     if grown:
         return f"{_named(run, grown)} is a generator whose tasks are part of the run already: submit a new run instead"
+    if named is None:
+        # What was killed when all its work was done already is COMPLETED after a retry.
+        return f"nothing to retry: run {run.run_id} is COMPLETED" if run.state is State.COMPLETED else None
     if all(phases[number] not in ENDED for number in numbers) and not run.counts[Phase.READY] + run.counts[Phase.DELAYED]:
-        if unended:
-            return f"{_named(run, unended)} waits for tasks that did not complete: retry those"
-        return f"nothing to retry: run {run.run_id} is {run.state.name}"
+        return f"{_named(run, unended)} waits for tasks that did not complete: retry those"
     return None
 
 

@@ -12,7 +12,7 @@ from collections.abc import Container, Mapping
 from daggyr_server.core.graph import Kind
 from daggyr_server.core.host import MAX_IN_FLIGHT, WHOLE, Host
 from daggyr_server.core.machine import Machine
-from daggyr_server.core.pool import Pool, Share
+from daggyr_server.core.pool import Pool
 from daggyr_server.core.run import Run
 from daggyr_server.core.states import STATE_OF, Phase, State
 
@@ -135,17 +135,17 @@ def _check_shares(machine: Machine, pool: Pool) -> None:
         if share is None:
             _hold(not flights, f"{where}: attempts in flight have no share")
             continue
-        _check_share(share, f"{where}")
+        _hold(bool(share.queues or share.in_flight), f"{where}: its share holds nothing and is still there")
+        lined_up = share.entry in pool.line or run.run_id in pool.moved
+        _hold(lined_up or not share.queues, f"{where}: it waits, but not in line")
+        _hold(not run.ranked or run.run_id in pool.ranked, f"{where}: its priorities are not looked at")
         usage = sum(flight.sent.weight * flight.sent.queue.cores for flight in flights)
         _hold(share.in_flight == len(flights), f"{where}: {share.in_flight} counted in flight, but {len(flights)} are")
         _hold(share.usage == usage, f"{where}: it is charged for {share.usage}, but uses {usage}")
         wanted.update(queue.policy.needs for queue in share.queues.values())
     _hold(pool.shares.keys() <= machine.runs.keys(), f"pool {pool.name}: shares of runs that are not there")
+    _hold(pool.ranked.keys() <= pool.shares.keys(), f"pool {pool.name}: it ranks runs that are not there")
     _hold(pool.wanted == wanted, f"pool {pool.name}: {pool.wanted} wanted, but {wanted} are")
-
-
-def _check_share(share: Share, where: str) -> None:
-    _hold(bool(share.queues or share.in_flight), f"{where}: its share holds nothing and is still there")
 
 
 def _check_hosts(machine: Machine, pool: Pool, shrunk: Container[str]) -> None:

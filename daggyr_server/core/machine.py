@@ -295,9 +295,8 @@ class Machine:
             attempts = run.assign(numbers, sent)
             step.records.append(AttemptsAssigned(run.run_id, sent.host, sent.host_name, numbers, attempts, now))
             step.commands.append(StartAttempts(pool.name, sent.host, run.run_id, numbers, attempts))
-        for share in pool.shares.values():
-            if share.run.ranked:
-                self._recall(share.run, recall.for_priority(pool, share.run))
+        for share in pool.ranked.values():
+            self._recall(share.run, recall.for_priority(pool, share))
         if pool.look_again is not None and pool.look_again <= now:
             for run, flights in recall.for_idle_hosts(pool, now):
                 self._recall(run, flights)

@@ -3,8 +3,8 @@
 The machine tells a pool of hosts, of attempts that ended and of queues with ready tasks, then calls `place`, which pulls only
 what capacity allows. The rules:
 
-Equal shares   the run with the least in flight in this pool (cores, by weight) goes first, the one served longest ago among
-               equals, and takes no more than brings it level with the next. A small run does not wait for a big one.
+Equal shares   the run with the least in flight goes first, as `shares.py` says, and takes no more than brings it level with
+               the next. A small run does not wait for a big one.
 Priority       within a run, higher first; among equals, what has been ready longest.
 Spreading      the emptiest host first, each an equal part.
 Sent ahead     by weight, as `host.py` says.
@@ -27,6 +27,7 @@ from daggyr_server.core.host import AHEAD_SECONDS, WHOLE, Host, Needs
 from daggyr_server.core.ready import ReadyQueue
 from daggyr_server.core.reservations import Reservations
 from daggyr_server.core.run import Run
+from daggyr_server.core.shares import Share, Shares
 
 
 class Placing(NamedTuple):
@@ -34,19 +35,6 @@ class Placing(NamedTuple):
 
     numbers: list[int]
     sent: Sent
-
-
-class Share:
-    """What one run has in a pool."""
-
-    __slots__ = ("in_flight", "queues", "run", "served", "usage")
-
-    def __init__(self, run: Run) -> None:
-        self.run = run
-        self.queues: dict[int, ReadyQueue] = {}  # by policy index; those that may have ready tasks
-        self.usage = 0  # cores times weight, of all in flight
-        self.in_flight = 0
-        self.served = 0
 
 
 class Round:
@@ -66,19 +54,17 @@ class Pool:
     def __init__(self, name: str) -> None:
         self.name = name
         self.hosts: dict[str, Host] = {}
-        self.shares: dict[int, Share] = {}
+        self.shares = Shares()
         self.reservations = Reservations()
         self.due: float | None = None  # place again then, even if nothing happens
-        self.look_again: float | None = None  # when to look for attempts that wait here while a host there idles
-        self.wanted: dict[Needs, int] = {}  # how many queues of the shares have these needs
+        self.look_again: float | None = None  # when to look for attempts that wait while a host idles
         self._fresh: dict[str, Host] = {}  # where something changed since the last placing
         self._full_for: set[Needs] = set()  # needs for which no other host has room
-        self._served = 0
 
     @property
     def ready(self) -> int:
         """How many tasks only wait for capacity here."""
-        return sum(len(queue) for share in self.shares.values() for queue in share.queues.values())
+        return self.shares.ready
 
     # -- what the machine tells ---------------------------------------------------------------------------------------
 
@@ -92,6 +78,8 @@ class Pool:
         if known.reserved is not None and not (known.open and known.could_hold(known.reserved.policy.needs)):
             self.reservations.release(known)
         self._fresh[host] = known
+        if len(self.hosts) > 1:
+            self.look_again = 0.0
 
     def remove_host(self, host: str) -> None:
         """A host is gone; the machine has ended what it had."""
@@ -102,41 +90,23 @@ class Pool:
 
     def offer(self, queue: ReadyQueue) -> None:
         """A queue may have ready tasks."""
-        share = self.shares.get(queue.run.run_id)
-        if share is None:
-            share = self.shares[queue.run.run_id] = Share(queue.run)
-        if queue.policy_index not in share.queues:
-            share.queues[queue.policy_index] = queue
-            self.wanted[queue.policy.needs] = self.wanted.get(queue.policy.needs, 0) + 1
+        self.shares.add(queue)
 
     def ended(self, sent: Sent) -> None:
         """An attempt no longer uses its host."""
-        queue, weight = sent.queue, sent.weight
-        host = self.hosts[sent.host]
-        host.give(queue.policy.needs, weight)
-        self._fresh[sent.host] = host
-        run_id = queue.run.run_id
-        share = self.shares[run_id]
-        share.usage -= queue.cores * weight
-        share.in_flight -= 1
-        if not share.in_flight and not share.queues:
-            del self.shares[run_id]
+        host = self._fresh[sent.host] = self.hosts[sent.host]
+        host.give(sent.queue.policy.needs, sent.weight)
+        self.shares.charge(sent.queue, sent.weight, -1)
 
     def drop(self, run: Run) -> None:
         """A run takes nothing new from here, until its queues are offered again."""
-        share = self.shares.get(run.run_id)
+        share = self.shares.by_run.get(run.run_id)
         if share is not None:
             for queue in list(share.queues.values()):
                 self._withdraw(share, queue)
 
     def _withdraw(self, share: Share, queue: ReadyQueue) -> None:
-        del share.queues[queue.policy_index]
-        if not share.in_flight and not share.queues:
-            del self.shares[share.run.run_id]
-        needs = queue.policy.needs
-        self.wanted[needs] -= 1
-        if not self.wanted[needs]:
-            del self.wanted[needs]
+        self.shares.withdraw(share, queue)
         self._served_or_gone(queue)
 
     def _served_or_gone(self, queue: ReadyQueue) -> bool:
@@ -154,11 +124,10 @@ class Pool:
         if not self.hosts:
             return
         for queue, host in list(self.reservations.kept.items()):
-            share = self.shares[queue.run.run_id]
             if not queue:
-                self._withdraw(share, queue)
+                self._withdraw(self.shares.by_run[queue.run.run_id], queue)
             elif host.room(queue.policy.needs, queue, WHOLE):
-                yield self._send(share, queue, host, 1, now)
+                yield self._send(queue, host, 1, now)
                 self._served_or_gone(queue)
         again = True
         while again:
@@ -177,13 +146,13 @@ class Pool:
 
     def _round(self, found: Round, now: float) -> Generator[Placing, None, bool]:
         """Serve the runs in turn until nothing fits. Returns whether room was made meanwhile for those that found none."""
-        waiting = [(share.usage, share.served, run_id) for run_id, share in self.shares.items() if share.queues]
-        heapq.heapify(waiting)
-        again = False
-        while waiting and not self.wanted.keys() <= found.full:
-            usage, _, run_id = heapq.heappop(waiting)
-            share = self.shares[run_id]
-            level = waiting[0][0] - usage if waiting else None
+        shares, again = self.shares, False
+        shares.line_up()
+        stuck: list[Share] = []
+        while not shares.wanted.keys() <= found.full and (share := shares.first()) is not None:
+            shares.step_out(share)
+            follower = shares.first()
+            level = follower.usage - share.usage if follower is not None else None
             for queue in self._in_order(share):
                 found.turn += 1
                 before = share.usage
@@ -191,9 +160,8 @@ class Pool:
                 if share.usage > before:
                     found.placed[queue.policy.needs] = found.turn
                     again = self._served_or_gone(queue) or again
-                    self._served += 1
-                    share.served = self._served
-                    heapq.heappush(waiting, (share.usage, share.served, run_id))
+                    shares.serve(share)
+                    shares.line_up()
                     break
                 found.stuck.setdefault(queue, found.turn)
         self._full_for = found.full
@@ -237,16 +205,15 @@ class Pool:
                 if budget is not None:
                     most = min(most, max(1, (budget - share.usage + start) // (cores * weight)))
                 part = -(-most // len(roomy))
-                yield self._send(share, queue, host, min(part, host.room(needs, queue, weight)), now)
+                yield self._send(queue, host, min(part, host.room(needs, queue, weight)), now)
         if not roomy:
             found.full.add(needs)
 
-    def _send(self, share: Share, queue: ReadyQueue, host: Host, count: int, now: float) -> Placing:
+    def _send(self, queue: ReadyQueue, host: Host, count: int, now: float) -> Placing:
         weight = host.weight(queue)
         numbers = queue.take(count)
         host.take(queue.policy.needs, weight, len(numbers))
-        share.in_flight += len(numbers)
-        share.usage += queue.cores * weight * len(numbers)
+        self.shares.charge(queue, weight, len(numbers))
         if host.ahead and self.look_again is None and len(self.hosts) > 1:
             self.look_again = now + 2 * AHEAD_SECONDS
         return Placing(numbers, Sent(self.name, host.host, host.name, queue, weight, now))

@@ -15,7 +15,7 @@ from itertools import islice
 
 from daggyr_server.core.flight import InFlight
 from daggyr_server.core.host import AHEAD_SECONDS, WHOLE
-from daggyr_server.core.pool import Pool
+from daggyr_server.core.pool import Pool, Share
 from daggyr_server.core.ready import ReadyQueue
 from daggyr_server.core.run import Run
 
@@ -35,13 +35,11 @@ def for_drain(pool: Pool, host: str) -> Iterator[tuple[Run, Flights]]:
         yield share.run, [pair for pair in unstarted(share.run) if pair[1].host == host and pair[1].pool == pool.name]
 
 
-def for_priority(pool: Pool, run: Run) -> Flights:
-    """What keeps tasks of higher priority waiting that found no room."""
-    if not run.ranked or run.killing:
-        return []
+def for_priority(pool: Pool, share: Share) -> Flights:
+    """What keeps tasks of a run waiting that have a higher priority and found no room."""
     found: Flights = []
-    for queue in pool.shares[run.run_id].queues.values():
-        rivals = [rival for rival in run.queues if rival.unstarted and rival.policy.priority < queue.policy.priority]
+    for queue in share.queues.values():
+        rivals = [rival for rival in share.run.queues if rival.unstarted and rival.policy.priority < queue.policy.priority]
         if queue and rivals:
             found += _in_the_way(pool, queue)
     return list(dict(found).items())

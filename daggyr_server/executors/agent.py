@@ -11,8 +11,7 @@ import asyncio
 import itertools
 import logging
 import time
-from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -26,7 +25,6 @@ from daggyr.v1.agents_pb2 import (
     CoordinatorMessage,
     Drain,
     Follow,
-    FollowedOutput,
     Heartbeat,
     Hello,
     Recall,
@@ -51,13 +49,13 @@ from daggyr.v1.task_pb2 import (
 )
 from daggyr_server.executors.agent_session import Session, SessionRefused
 from daggyr_server.executors.base import Executor, Reports, Surroundings, forgotten
+from daggyr_server.executors.followed import Followed
 
 log = logging.getLogger(__name__)
 
 _Key = tuple[int, int, int]
 MISSED_HEARTBEATS = 4  # then a session that says nothing is given up
 LATE_BATCHES = 16  # durable batches of updates that a busy agent is not told of before its next heartbeat
-MAX_FOLLOWED = 64  # chunks of one follow that its reader has not taken; then it is asked for again later
 
 
 class AgentSettings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -71,15 +69,16 @@ class Agent:
     agent_id: str
     name: str
     incarnation: str
-    resources: dict[str, int]
-    version: str
-    held: dict[_Key, tuple[AssignmentBatch, Assignment]]
+    resources: dict[str, int] = field(default_factory=dict)
+    version: str = ""
+    held: dict[_Key, tuple[AssignmentBatch, Assignment]] = field(default_factory=dict)
     asked: dict[_Key, str] = field(default_factory=dict)  # of these: "stop" or "recall", to be said again after a break
     session: Session | None = None
     expected: int = 1  # the number of the next batch of updates
     durable: int = 0  # batches up to this one are committed
     draining: bool = False
     gone: bool = False
+    awaited: bool = False  # it is known from an earlier coordinator only, and has not come back yet
     lease: asyncio.TimerHandle | None = None
     connect_time: float = 0.0  # seconds since the epoch
     last_seen: float = 0.0  # seconds since the epoch
@@ -93,14 +92,17 @@ class AgentExecutor(Executor):
 
     Settings: ClassVar[type[msgspec.Struct]] = AgentSettings
 
+    @property
+    def joined_as(self) -> str:
+        """The name by which agents join this pool."""
+        return self.pool
+
     def __init__(self, pool: str, settings: Any, reports: Reports, surroundings: Surroundings) -> None:
         super().__init__(pool, settings, reports, surroundings)
         self.agents: dict[str, Agent] = {}  # by agent id
         self._follow_ids = itertools.count(1)
         self._follows: dict[int, Followed] = {}
         self._watch: asyncio.Task[None] | None = None
-        self._awaited: dict[str, set[_Key]] = {}  # agent id -> attempts of an earlier coordinator
-        self._lease_of_awaited: asyncio.TimerHandle | None = None
 
     # -- the executor interface ---------------------------------------------------------------------------------------
 
@@ -117,8 +119,6 @@ class AgentExecutor(Executor):
                 agent.lease.cancel()
             if agent.session is not None:
                 agent.session.end(grpc.StatusCode.UNAVAILABLE, "the coordinator is going away")
-        if self._lease_of_awaited is not None:
-            self._lease_of_awaited.cancel()
         for followed in self._follows.values():
             followed.end()
 
@@ -128,9 +128,15 @@ class AgentExecutor(Executor):
             self._report_lost(host, [_key(assignment.key) for assignment in batch.assignments], "its agent went away")
             return
         held = agent.held
+        new = {}
         for assignment in batch.assignments:
-            held[_key(assignment.key)] = (batch, assignment)
-        if agent.session is not None:
+            key = _key(assignment.key)
+            if key not in held:
+                new[key] = (batch, assignment)
+        held.update(new)
+        if len(new) < len(batch.assignments):
+            batch = AssignmentBatch(templates=batch.templates, assignments=[assignment for _, assignment in new.values()])
+        if new and agent.session is not None:
             agent.session.send(CoordinatorMessage(assign=batch))
 
     def stop(self, host: str, keys: Sequence[AttemptKey]) -> None:
@@ -141,10 +147,11 @@ class AgentExecutor(Executor):
 
     def recover(self, placed: Sequence[tuple[AttemptKey, Placement]]) -> None:
         for key, placement in placed:
-            self._awaited.setdefault(placement.host, set()).add(_key(key))
-        if self._awaited:
-            loop = asyncio.get_running_loop()
-            self._lease_of_awaited = loop.call_later(self.surroundings.lease, self._give_up_awaited)
+            agent = self.agents.get(placement.host)
+            if agent is None:
+                agent = self.agents[placement.host] = Agent(placement.host, placement.host, placement.incarnation, awaited=True)
+                agent.lease = asyncio.get_running_loop().call_later(self.lease, self._give_up, agent)
+            agent.held.setdefault(_key(key), _PLACED_EARLIER)
 
     async def follow(self, host: str, key: AttemptKey, stream: int, offset: int) -> AsyncIterator[OutputChunk]:
         agent = self.agents.get(host)
@@ -166,15 +173,15 @@ class AgentExecutor(Executor):
     # -- what the API asks --------------------------------------------------------------------------------------------
 
     def drain(self, name: str) -> bool:
-        """Let an agent finish and leave. Returns whether there is one of that name."""
-        for agent in self.agents.values():
-            if agent.name == name and not agent.gone:
-                agent.draining = True
-                if agent.session is not None:
-                    agent.session.send(CoordinatorMessage(drain=Drain()))
-                    self._offer(agent, HOST_DRAINING)
-                return True
-        return False
+        """Let an agent finish and leave. Returns whether there is one of that name; a connected one goes first."""
+        agent = self.connected(name) or next((agent for agent in self.agents.values() if agent.name == name), None)
+        if agent is None:
+            return False
+        agent.draining = True
+        if agent.session is not None:
+            agent.session.send(CoordinatorMessage(drain=Drain()))
+            self._offer(agent, HOST_DRAINING)
+        return True
 
     # -- what sessions tell -------------------------------------------------------------------------------------------
 
@@ -202,15 +209,22 @@ class AgentExecutor(Executor):
             )
             raise SessionRefused(grpc.StatusCode.FAILED_PRECONDITION, message)
         agent = self.agents.get(hello.agent_id)
-        again = agent is not None and agent.incarnation == hello.incarnation
+        # Its numbers go on, and it may still be sent what it never got, unless one of the two has begun anew: the agent by a
+        # start, or by a welcome of another tracker in between, this side by its own start.
+        again = (
+            agent is not None
+            and not agent.awaited
+            and agent.incarnation == hello.incarnation
+            and hello.tracker_id in ("", ours.tracker_id)
+        )
         if agent is None:
-            agent = Agent(hello.agent_id, hello.name, hello.incarnation, {}, hello.version, {})
-            self.agents[hello.agent_id] = agent
+            agent = self.agents[hello.agent_id] = Agent(hello.agent_id, hello.name, hello.incarnation)
         if agent.session is not None:
             agent.session.end(grpc.StatusCode.ABORTED, f"agent {hello.name!r} opened a newer session")
         if agent.lease is not None:
             agent.lease.cancel()
             agent.lease = None
+        agent.awaited = False
         if not again:
             agent.incarnation, agent.expected = hello.incarnation, max(1, hello.first_unacknowledged)
             agent.durable = agent.expected - 1
@@ -232,8 +246,6 @@ class AgentExecutor(Executor):
         held = {_key(key) for key in hello.held} if same_tracker else set()
         theirs = held | {_key(key) for key in hello.ended} if same_tracker else set()
         ours = agent.held
-        awaited = self._awaited.pop(agent.agent_id, set())
-        ours.update(dict.fromkeys(awaited & theirs, _PLACED_EARLIER))
         session.send(
             CoordinatorMessage(
                 welcome=Welcome(
@@ -246,19 +258,18 @@ class AgentExecutor(Executor):
                 )
             )
         )
-        lost = list(awaited - theirs)
-        missing = {key: ours[key] for key in ours.keys() - theirs if ours[key] is not _PLACED_EARLIER}
-        if again:
-            # What it never got. Sending again is safe in any case: an agent knows what it has.
-            for batch in _again(missing):
-                session.send(CoordinatorMessage(assign=batch))
-            for ask in ("stop", "recall"):
-                self._send_ask(session, ask, [_message(key) for key, asked in agent.asked.items() if asked == ask])
-        else:
-            for key in missing:
-                del ours[key]
-            lost += missing
+        missing = {key: ours[key] for key in sorted(ours.keys() - theirs)}
+        # What it never got is sent again; that is safe in any case, an agent knows what it has. Of the rest nobody knows more.
+        never_got = {key: sent for key, sent in missing.items() if again and sent is not _PLACED_EARLIER}
+        for batch in _again(never_got):
+            session.send(CoordinatorMessage(assign=batch))
+        lost = missing.keys() - never_got.keys()
+        for key in lost:
+            del ours[key]
+            agent.asked.pop(key, None)
         self._report_lost(agent.agent_id, lost, "its agent was started again")
+        for ask in ("stop", "recall"):
+            self._send_ask(session, ask, [_message(key) for key, asked in agent.asked.items() if asked == ask])
 
     def said(self, agent: Agent, session: Session, message: AgentMessage) -> None:
         """Take a message of a session."""
@@ -274,7 +285,7 @@ class AgentExecutor(Executor):
             session.acknowledge(agent.durable)
         elif kind == "followed":
             followed = self._follows.get(message.followed.follow_id)
-            if followed is not None:
+            if followed is not None and followed.session is session:
                 followed.put(message.followed)
         elif kind == "hello":
             session.end(grpc.StatusCode.INVALID_ARGUMENT, "a hello in the middle of a session")
@@ -340,16 +351,14 @@ class AgentExecutor(Executor):
         agent.gone = True
         agent.lease = None
         self.agents.pop(agent.agent_id, None)
+        if agent.awaited:  # it was never offered as a host
+            self._report_lost(agent.agent_id, agent.held.keys(), "its agent did not come back")
+            return
         if agent.held:
             log.warning("agent %s is gone; its %d attempts are lost", agent.name, len(agent.held))
         else:
             log.info("agent %s is gone", agent.name)
         self._offer(agent, HOST_GONE)
-
-    def _give_up_awaited(self) -> None:
-        for host, keys in self._awaited.items():
-            self._report_lost(host, keys, "its agent did not come back")
-        self._awaited.clear()
 
     async def _watch_heartbeats(self) -> None:
         """End sessions whose agent says nothing any more, though the connection still stands."""
@@ -367,7 +376,9 @@ class AgentExecutor(Executor):
         if agent is None:
             return
         asked = [key for key in keys if _key(key) in agent.held]
-        agent.asked.update((_key(key), ask) for key in asked)
+        for key in asked:
+            if ask == "stop" or agent.asked.get(_key(key)) != "stop":
+                agent.asked[_key(key)] = ask
         if agent.session is not None:
             self._send_ask(agent.session, ask, asked)
 
@@ -382,50 +393,12 @@ class AgentExecutor(Executor):
     def _offer(self, agent: Agent, state: HostState) -> None:
         self.reports.host(Host(host=agent.agent_id, name=agent.name, state=state, resources=agent.resources, takes_ahead=True))
 
-    def _report_lost(self, host: str, keys: Sequence[_Key] | set[_Key], why: str) -> None:
+    def _report_lost(self, host: str, keys: Collection[_Key], why: str) -> None:
         if keys:
             updates = [
                 AttemptUpdate(key=_message(key), finished=AttemptResult(outcome=LOST, notes=[why])) for key in sorted(keys)
             ]
             self.reports.updates(host, updates, forgotten)
-
-
-class Followed:
-    """The output of one follow on its way from a session to whoever reads it; at most MAX_FOLLOWED chunks."""
-
-    def __init__(self, session: Session) -> None:
-        self.session = session
-        self.overrun = False  # the reader was too slow: what it has not got must be asked for again
-        self._chunks: deque[OutputChunk] = deque()
-        self._ended = False
-        self._wake = asyncio.Event()
-
-    def put(self, followed: FollowedOutput) -> None:
-        """Take what an agent sent."""
-        if self._ended:
-            return
-        if followed.chunk.data:
-            if len(self._chunks) >= MAX_FOLLOWED:
-                self.overrun = True
-                self.end()
-                return
-            self._chunks.append(followed.chunk)
-        self._ended = self._ended or followed.end
-        self._wake.set()
-
-    def end(self) -> None:
-        """Nothing more comes."""
-        self._ended = True
-        self._wake.set()
-
-    async def chunks(self) -> AsyncIterator[OutputChunk]:
-        """What came, as it comes."""
-        while self._chunks or not self._ended:
-            if self._chunks:
-                yield self._chunks.popleft()
-            else:
-                self._wake.clear()
-                await self._wake.wait()
 
 
 # Stands for an assignment that an earlier coordinator sent: it cannot be sent again from here.
@@ -449,8 +422,7 @@ def _duration(seconds: float) -> Duration:
 def _again(missing: Mapping[_Key, tuple[AssignmentBatch, Assignment]]) -> list[AssignmentBatch]:
     """Batches with the assignments of `missing`, each with the templates of the batch that it was sent in."""
     batches: dict[int, AssignmentBatch] = {}
-    for key in sorted(missing):
-        sent, assignment = missing[key]
+    for sent, assignment in missing.values():
         batch = batches.get(id(sent))
         if batch is None:
             batch = batches[id(sent)] = AssignmentBatch(templates=sent.templates)

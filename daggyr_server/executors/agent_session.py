@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 HELLO_SECONDS = 10.0
+MAX_WORD = 200  # characters of an agent's name or id
 MAX_UNDURABLE = 32  # batches of updates taken from one agent and not yet durable; more wait in its connection
 
 
@@ -48,7 +49,7 @@ class Session:
         self._wake = asyncio.Event()
         self._room = asyncio.Event()
         self._undurable = 0
-        self._ended: SessionRefused | None = None
+        self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.open = True
 
     def send(self, message: CoordinatorMessage) -> None:
@@ -76,9 +77,14 @@ class Session:
         self._room.set()
 
     def end(self, code: grpc.StatusCode, message: str) -> None:
-        """End the call with a status."""
-        self._ended = SessionRefused(code, message)
-        self._wake.set()
+        """End the call with a status, without what waits to be written. The first end counts."""
+        if not self._ended.done():
+            self._ended.set_exception(SessionRefused(code, message))
+            self._ended.exception()  # seen: the call may have ended by itself
+
+    async def over(self) -> None:
+        """Raises SessionRefused once `end` was called; returns never."""
+        await asyncio.shield(self._ended)
 
     async def room(self) -> None:
         """Return once another batch of updates may be taken."""
@@ -87,10 +93,8 @@ class Session:
             await self._room.wait()
 
     async def messages(self) -> AsyncIterator[CoordinatorMessage]:
-        """What to write, as it comes. Raises SessionRefused when `end` was called."""
+        """What to write, as it comes."""
         while True:
-            if self._ended is not None:
-                raise self._ended
             if self._outgoing:
                 yield self._outgoing.popleft()
             elif self._acknowledge > self._acknowledged:
@@ -105,7 +109,7 @@ class AgentSessions(AgentsServicer):
     """The servicer, for the agent pools of one listener."""
 
     def __init__(self, executors: Iterable[AgentExecutor]) -> None:
-        self._executors = {executor.pool: executor for executor in executors}
+        self._executors = {executor.joined_as: executor for executor in executors}
 
     async def Session(self, request_iterator: AsyncIterator[AgentMessage], context: grpc.aio.ServicerContext[Any, Any]) -> None:
         """See agents.proto."""
@@ -126,8 +130,11 @@ class AgentSessions(AgentsServicer):
         agent = executor.welcome(hello, session)
         reader = asyncio.create_task(_read(requests, executor, agent, session), name=f"agent {hello.name}")
         writer = asyncio.create_task(_write(session, context), name=f"to agent {hello.name}")
+        # Beside the writer, not in it: whoever is to be cut off because it takes nothing any more blocks the writer.
+        over = asyncio.create_task(session.over(), name=f"end of agent {hello.name}")
+        tasks = (reader, writer, over)
         try:
-            done, _ = await asyncio.wait((reader, writer), return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
         except grpc.aio.AioRpcError as error:
@@ -136,9 +143,9 @@ class AgentSessions(AgentsServicer):
             log.info("agent %s: the connection broke", hello.name)
         finally:
             session.open = False
-            for task in (reader, writer):
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(reader, writer, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
             executor.lost(agent, session)
 
     def _check_name(self, hello: Hello, joined: AgentExecutor) -> None:
@@ -171,6 +178,8 @@ async def _hello(requests: AsyncIterator[AgentMessage]) -> Hello:
     missing = [field for field in ("agent_id", "incarnation", "name", "pool", "resources") if not getattr(hello, field)]
     if missing:
         raise SessionRefused(invalid, f"the hello has no {', '.join(missing)}")
+    if any(len(word) > MAX_WORD or not word.isprintable() for word in (hello.agent_id, hello.incarnation, hello.name)):
+        raise SessionRefused(invalid, f"an agent's id, incarnation and name have at most {MAX_WORD} printable characters each")
     if any(units < 0 for units in hello.resources.values()) or not hello.resources.get("cores"):
         raise SessionRefused(invalid, f"agent {hello.name!r} offers no cores, or less than none of a resource")
     return hello

@@ -80,7 +80,7 @@ class Executor(ABC):
 
     @abstractmethod
     def start(self, host: str, batch: AssignmentBatch) -> None:
-        """Carry out attempts on a host that was offered. Idempotent on the key: one that is known is not started again.
+        """Carry out attempts on a host that was offered. Idempotent on the key: one that has no result yet is not started again.
 
         An attempt that cannot be started ends as REJECTED, one whose host is no longer there as LOST, through `Reports`.
         """
@@ -102,9 +102,10 @@ class Executor(ABC):
 
     @abstractmethod
     def follow(self, host: str, key: AttemptKey, stream: int, offset: int) -> AsyncIterator[OutputChunk]:
-        """Output of an attempt that runs, from `offset` on, as it comes; ends when the attempt ends or is not there.
+        """Output of an attempt that runs, from `offset` (bytes) on, as it comes.
 
-        The caller closes the iterator when it has had enough.
+        Ends when the attempt has ended, is not there, or cannot be reached for now. A gap was not kept. The caller closes the
+        iterator when it has had enough.
         """
 
     def demand(self, ready: int) -> None:  # noqa: B027

@@ -13,7 +13,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,14 +23,18 @@ import psutil
 
 from daggyr.channel import CHANNEL_OPTIONS
 from daggyr.v1.agents_pb2_grpc import add_AgentsServicer_to_server
+from daggyr.v1.task_pb2 import LOST, AttemptKey, AttemptResult, AttemptUpdate, Placement
 from daggyr_server.executors.agent import AgentExecutor
 from daggyr_server.executors.agent_session import AgentSessions
-from daggyr_server.executors.base import ExecutorError, Reports, Surroundings
+from daggyr_server.executors.base import ExecutorError, Reports, Surroundings, forgotten
 
 log = logging.getLogger(__name__)
 
-MAX_CRASHES = 5  # in a row, without having joined in between
+SHORTEST_PAUSE = 0.1  # seconds before a child that ended is started again; doubling while none joins
+LONGEST_PAUSE = 30.0
 END_SECONDS = 10.0  # for the child to end what it runs
+_NAME = "local"  # the child's, and that of the pool it joins: on its socket there is no other
+_MAX_FOLDER_BYTES = 90  # a socket's path must fit sockaddr_un (unix(7): 108 bytes with the NUL)
 
 
 class LocalSettings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -51,58 +55,73 @@ class LocalExecutor(AgentExecutor):
         self._folder: Path | None = None
         self._server: grpc.aio.Server | None = None
         self._child: asyncio.Task[None] | None = None
-        self._lifeline: int | None = None
+
+    @property
+    def joined_as(self) -> str:
+        return _NAME  # a pool's name may have spaces and slashes, an agent's pool may not
 
     def largest(self) -> Mapping[str, int]:
         return self._resources
 
+    def recover(self, placed: Sequence[tuple[AttemptKey, Placement]]) -> None:
+        for key, placement in placed:
+            result = AttemptResult(outcome=LOST, notes=["it ran below a coordinator that has ended, and ended with it"])
+            self.reports.updates(placement.host, [AttemptUpdate(key=key, finished=result)], forgotten)
+
     async def open(self) -> None:
         await super().open()
-        self._folder = Path(tempfile.mkdtemp(prefix="daggyr-local-"))
         self._server = grpc.aio.server(options=CHANNEL_OPTIONS)
         add_AgentsServicer_to_server(AgentSessions([self]), self._server)
-        self._server.add_insecure_port(f"unix:{self._folder}/agent.sock")
+        try:
+            self._folder = _private_folder()
+            self._server.add_insecure_port(f"unix:{self._folder}/agent.sock")
+        except (OSError, RuntimeError) as error:
+            where = self._folder or tempfile.gettempdir()
+            raise ExecutorError(
+                f"pool {self.pool}: cannot make a socket in {where} (set TMPDIR to choose another): {error}"
+            ) from error
         await self._server.start()
         self._child = asyncio.create_task(self._keep_running(self._folder), name=f"local agent of {self.pool}")
 
     async def _keep_running(self, folder: Path) -> None:
-        crashes = 0
-        while crashes < MAX_CRASHES:
-            inherited, self._lifeline = os.pipe()
+        pause = SHORTEST_PAUSE
+        while True:
             try:
-                process = await asyncio.create_subprocess_exec(
-                    *self._command(folder, inherited), stdin=asyncio.subprocess.DEVNULL, pass_fds=(inherited,)
-                )
+                ended = await self._run_child(folder)
             except OSError as error:
-                raise ExecutorError(f"cannot start the local agent: {error}") from error
-            finally:
-                os.close(inherited)
-            joined = False
-            try:
-                code = await process.wait()
-                joined = bool(self.agents)
-            finally:
-                self._cut()
-                if process.returncode is None:
-                    await _end(process)
+                ended = f"cannot be started: {error.strerror}"
+            joined = bool(self.agents)
             for agent_id in list(self.agents):
                 self.moved(agent_id)
-            crashes = 1 if joined else crashes + 1
-            log.error("the local agent of pool %s ended with %d; it is started again", self.pool, code)
-        log.critical("the local agent of pool %s does not start: nothing runs in this pool", self.pool)
+            pause = SHORTEST_PAUSE if joined else min(2 * pause, LONGEST_PAUSE)
+            log.error("the local agent of pool %s %s; it is started again in %g s", self.pool, ended, pause)
+            await asyncio.sleep(pause)
+
+    async def _run_child(self, folder: Path) -> str:
+        """Start the agent and wait for its end; returns how it ended. Cancelled, it ends the agent. Raises OSError."""
+        ours, theirs = os.pipe()
+        with os.fdopen(theirs, "wb", buffering=0) as lifeline:
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    *self._command(folder, ours), stdin=asyncio.subprocess.DEVNULL, pass_fds=(ours,)
+                )
+            finally:
+                os.close(ours)
+            try:
+                code = await process.wait()
+            finally:
+                lifeline.close()  # with it go the child, if it is there, and all it runs
+                if process.returncode is None:
+                    await _end(process)
+        return f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
 
     def _command(self, folder: Path, lifeline: int) -> list[str]:
-        command = [sys.executable, "-m", "daggyr_agent", "--coordinator", f"unix:{folder}/agent.sock"]
-        command += ["--name", f"local-{self.pool}", "--pool", self.pool, "--state-dir", str(folder / "agent")]
+        # -P: a file in the folder where the coordinator was started must not stand in for a module.
+        command = [sys.executable, "-P", "-m", "daggyr_agent", "--coordinator", f"unix:{folder}/agent.sock"]
+        command += ["--name", _NAME, "--pool", _NAME, "--state-dir", str(folder / "agent")]
         for name, units in self._resources.items():
             command += ["--resource", f"{name}={units}"]
         return [*command, "--lifeline", str(lifeline), "--log-level", self.surroundings.log_level]
-
-    def _cut(self) -> None:
-        """Let the child, and all it runs, die."""
-        lifeline, self._lifeline = self._lifeline, None
-        if lifeline is not None:
-            os.close(lifeline)
 
     async def close(self) -> None:
         child, self._child = self._child, None
@@ -116,6 +135,15 @@ class LocalExecutor(AgentExecutor):
         folder, self._folder = self._folder, None
         if folder is not None:
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+
+
+def _private_folder() -> Path:
+    """A new folder of mode 0700 whose path leaves room for a socket's name. Raises OSError."""
+    folder = Path(tempfile.mkdtemp(prefix="daggyr-local-"))
+    if len(os.fsencode(folder)) <= _MAX_FOLDER_BYTES:
+        return folder
+    folder.rmdir()
+    return Path(tempfile.mkdtemp(prefix="daggyr-local-", dir="/tmp"))
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from daggyr_server.core.graph import MAX_NUMBER, ExpandedSegment, MatchRule, PlainSegment, Segment
 from daggyr_server.spec.cycles import find_cycle, path
 from daggyr_server.spec.document import RunSpec
-from daggyr_server.spec.faults import Faults, quoted, shown
+from daggyr_server.spec.faults import Faults, at, quoted
 from daggyr_server.spec.links import Links, Match, Outside, Rows
 from daggyr_server.spec.matching import Side, relate
 from daggyr_server.spec.names import above, ambiguous_name, common_name, name_in
@@ -32,11 +32,11 @@ class Assembly:
         templates: Templates,
         *,
         base: int = 0,
-        root: str = "tasks.",
+        root: str = "tasks",
         outside: Outside | None = None,
         unsound: Collection[str] = (),
     ) -> None:
-        """`base` is the first task's number, `root` how places of tasks begin in faults. `unsound` names tasks of which
+        """`base` is the first task's number, `root` the place that has the tasks. `unsound` names tasks of which
         not all could be read: nothing is said of how they are matched."""
         self.names = list(spec.tasks)
         self.faults: Faults = templates.faults
@@ -58,7 +58,7 @@ class Assembly:
 
     def place(self, task: int) -> str:
         """Where a task's definition stands."""
-        return f"{self._root}{shown(self.names[task])}"
+        return at(self._root, self.names[task])
 
     def side(self, task: int) -> Side:
         """A task as a `match` sees it."""
@@ -73,7 +73,7 @@ class Assembly:
     def _read(self) -> None:
         template, link = self._templates.template, self._links.add
         for task, (name, definition) in enumerate(self._spec.definitions()):
-            place = f"{self._root}{shown(name)}"
+            place = at(self._root, name)
             details, policy, expansion = template(name, definition, place)
             link(name, definition, place)
             if expansion is None:
@@ -92,7 +92,7 @@ class Assembly:
         self.fits = base <= MAX_NUMBER
         if not self.fits and all(segment.size <= MAX_NUMBER for segment in self.expanded.values()):  # else told already
             message = f"the run would have {base:,} tasks, expansions included; it holds at most {MAX_NUMBER:,}"
-            self.faults.add(self._root.rstrip("."), message)
+            self.faults.add(self._root, message)
         if not self.expanded or not self.fits:
             return range(plain, plain + len(self.names))
         numbers = array("I", bytes(4 * len(self.names)))

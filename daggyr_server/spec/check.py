@@ -15,7 +15,7 @@ from typing import Any
 from msgspec import inspect
 
 from daggyr_server.spec.document import Details, RunSpec, TaskDefinition
-from daggyr_server.spec.faults import Faults, listed, nearest, quoted, shown
+from daggyr_server.spec.faults import Faults, at, listed, nearest, quoted, shown
 
 # What other tools, and habit, call our keys.
 _OTHER_WORDS = {
@@ -95,7 +95,7 @@ class Check:
         """Check that all of `given` are keys of a structure, and all required ones are there."""
         given = set(given)
         for key in sorted(given - fields.keys()):
-            self._add(_at(place, key), "there is no such key", _key_hint(key, fields))
+            self._add(at(place, key), "there is no such key", _key_hint(key, fields))
         for key, field in fields.items():
             if field.required and key not in given:
                 self._add(place, f"{quoted(key)} is missing", "every task has one" if key == "details" else "")
@@ -108,7 +108,7 @@ class Check:
         self.keys(value, fields, place)
         for key, inner in value.items():
             if key in fields:
-                self.value(inner, fields[key].type, _at(place, key))
+                self.value(inner, fields[key].type, at(place, key))
 
     def _mapping(self, value: Any, shape: inspect.DictType, place: str, needed: str) -> None:
         if not isinstance(value, dict):
@@ -117,8 +117,8 @@ class Check:
         if shape.min_length and len(value) < shape.min_length:
             self._add(place, f"{needed} is needed, an empty one was given")
         for key, inner in value.items():
-            self.value(key, shape.key_type, _at(place, key))
-            self.value(inner, shape.value_type, _at(place, key))
+            self.value(key, shape.key_type, at(place, key))
+            self.value(inner, shape.value_type, at(place, key))
 
     def _list(self, value: Any, shape: inspect.ListType, place: str, needed: str, extra: dict[str, Any]) -> None:
         if not isinstance(value, list):
@@ -169,11 +169,6 @@ class Check:
         self._faults.add(place, message, hint, task=self._task)
 
 
-def _at(place: str, key: str) -> str:
-    key = shown(key) or '""'
-    return f"{place}.{key}" if place else key
-
-
 def _literal(value: float) -> str:
     """A number or truth value as JSON writes it; a very long one is cut."""
     if isinstance(value, int) and abs(value) >= 10**30:
@@ -208,11 +203,12 @@ def _key_hint(key: str, fields: dict[str, inspect.Field]) -> str:
         return f"{quoted(key)} belongs to a task, under `tasks`"
     if known != _RUN_KEYS and key in _RUN_KEYS:
         return f"{quoted(key)} belongs to the run, beside `tasks`"
-    word = key.replace("-", "_").lower()
     if key == "whole_stdout_bytes":
         return "the coordinator sets it for generators: write `is_generator` beside `details`"
-    other = _OTHER_WORDS.get(word)
-    if other in known:
-        return f"it is called {quoted(other or '')} here"
+    other = _OTHER_WORDS.get(key.replace("-", "_").lower())
+    if other is not None and other in known:
+        return f"it is called {quoted(other)} here"
+    if other is not None and known in (_TASK_KEYS, _DETAILS_KEYS):
+        return f"it is called {quoted(other)}, and belongs {'inside' if known == _TASK_KEYS else 'beside'} `details`"
     snake_case = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", key).lower()
     return nearest(snake_case, sorted(known)) or f"the keys here are {listed(sorted(known), most=len(known))}"

@@ -9,6 +9,7 @@ could be read, so that a person sees all at once.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TypeVar
 
 import msgspec
@@ -17,6 +18,7 @@ from msgspec import Raw
 from daggyr_server.spec.document import RunSpec, batches, decode_batch, has_control_characters, is_sound, name_fault
 from daggyr_server.spec.expand import find_faults
 from daggyr_server.spec.faults import Fault, Faults, SpecificationError
+from daggyr_server.spec.policies import PoolLimits
 from daggyr_server.spec.survey import UNREADABLE, Survey
 
 T = TypeVar("T")
@@ -25,11 +27,12 @@ T = TypeVar("T")
 _CLOSER_LOOK = (b"\\u0000", b"\\u003a", b"\\u003A")
 
 
-def decode_json(data: bytes) -> RunSpec:
+def decode_json(data: bytes, *, pool: str = "", pools: Mapping[str, PoolLimits] | None = None, default_pool: str = "") -> RunSpec:
     """The run specification in a JSON document (UTF-8).
 
     What concerns several tasks at once, and pools, is left to `expand`. Raises SpecificationError with all faults, also with
-    those that `expand` would find in the rest of the document (but for pools, which are not known here).
+    those that `expand` would find in the rest of the document. For these it takes what `expand` takes, and `pool`, which
+    goes over the document's own unless it is empty.
     """
     try:
         spec = _run_decoder.decode(data)
@@ -40,7 +43,8 @@ def decode_json(data: bytes) -> RunSpec:
     faults = Faults()
     survey = Survey(data, faults, generated=False)
     if survey.spec is not None and faults.count:
-        find_faults(survey.spec, faults, unsound=survey.unsound)
+        rest = msgspec.structs.replace(survey.spec, pool=pool) if pool else survey.spec
+        find_faults(rest, faults, unsound=survey.unsound, pools=pools, default_pool=default_pool)
     faults.refuse_if_any()
     return _accepted(data, _run_decoder)
 

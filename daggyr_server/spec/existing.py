@@ -64,24 +64,28 @@ class Existing:
 
     def check_names(self, assembly: Assembly) -> None:
         """Add a fault for each name of a new task, expansion or tail that the run has already."""
+        for task, name in sorted(set(self._clashes(assembly))):
+            message = f"the run has a task {quoted(name)} already"
+            self._faults.add(assembly.place(task), message, "give the generated task another name", task=self._names[task])
+
+    def _clashes(self, assembly: Assembly) -> Iterator[tuple[int, str]]:
+        """New tasks, and the names that they share with the run's."""
         new = {segment.name: segment for segment in assembly.expanded.values()}
         old = {segment.name: segment for segment in self._graph.expanded()}
         tasks = {segment.name: task for task, segment in assembly.expanded.items()}
         for task, name in enumerate(self._names):
             for wanted in (name, f"{name}.tail") if name in new else (name,):
                 if self._graph.number_of(wanted) is not None:
-                    self._clash(assembly, task, wanted)
+                    yield task, wanted
         if not new:
             return
         for name in self._dotted():
-            for segment in above(name, new):
-                if name_in(name, segment):
-                    self._clash(assembly, tasks[segment.name], name)
+            yield from ((tasks[segment.name], name) for segment in above(name, new) if name_in(name, segment))
         for one, others in [*((segment, old) for segment in new.values()), *((segment, new) for segment in old.values())]:
             for other in above(one.name, others):
                 common = common_name(one, other)
                 if common is not None:
-                    self._clash(assembly, tasks[one.name if others is old else other.name], common)
+                    yield tasks[one.name if others is old else other.name], common
 
     def _dotted(self) -> Iterator[str]:
         """Names of existing tasks, heads and tails that could be those of a new task's expansions."""
@@ -90,10 +94,6 @@ class Existing:
                 yield from (name for name in segment.names if "." in name)
             else:
                 yield from (segment.name, f"{segment.name}.tail")
-
-    def _clash(self, assembly: Assembly, task: int, name: str) -> None:
-        message = f"the run has a task {quoted(name)} already"
-        self._faults.add(assembly.place(task), message, "give the generated task another name", task=self._names[task])
 
     def connect(self, assembly: Assembly) -> None:
         """Settle all edges between existing and new tasks, the generator's own included."""

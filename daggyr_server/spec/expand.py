@@ -29,9 +29,11 @@ def expand(spec: RunSpec, *, pools: Mapping[str, PoolLimits] | None = None, defa
     return Addition(policies=policies.added, segments=assembly.segments())
 
 
-def find_faults(spec: RunSpec, faults: Faults, *, unsound: Collection[str]) -> None:
+def find_faults(
+    spec: RunSpec, faults: Faults, *, unsound: Collection[str], pools: Mapping[str, PoolLimits] | None, default_pool: str
+) -> None:
     """Add what `expand` would find wrong with `spec`, of whose tasks in `unsound` not all could be read."""
-    _assembled(spec, faults, None, "", unsound)
+    _assembled(spec, faults, pools, default_pool, unsound)
 
 
 def _assembled(

@@ -93,6 +93,12 @@ def quoted(text: str) -> str:
     return f"`{shown(text)}`"
 
 
+def at(place: str, key: str) -> str:
+    """The place of a key inside the object at `place` (empty: the document)."""
+    key = shown(key) or '""'
+    return f"{place}.{key}" if place else key
+
+
 def listed(texts: Collection[str], most: int = 5) -> str:
     """A few of `texts` as names in a sentence, and how many more there are."""
     names = [quoted(text) for text, _ in zip(texts, range(most), strict=False)]

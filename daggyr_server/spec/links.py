@@ -124,10 +124,13 @@ class Links:
                 parent = reference
             else:
                 parent, names = reference.task, tuple(sorted(set(reference.match or ())))
-                if names and matched.setdefault(parent, names) != names:
-                    message = f"the parent {quoted(parent)} has another `match` already"
-                    self.faults.add(here, message, "name all parameters in one", task=name)
+                if names and parent in matched:
+                    if names != matched[parent]:
+                        message = f"the parent {quoted(parent)} has another `match` already"
+                        self.faults.add(here, message, "name all parameters in one", task=name)
                     continue
+                if names:
+                    matched[parent] = names
             number = self.index.get(parent)
             if number is None:
                 if self.outside is None or not self.outside.parent(parent, task, names, here):

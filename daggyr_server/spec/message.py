@@ -19,11 +19,12 @@ from daggyr_server.spec.document import RunSpec
 def run_spec_from_message(message: run_pb2.RunSpec) -> RunSpec:
     """The specification in a message; empty fields count as not given. Raises SpecificationError as `decode_json` does."""
     document = _given(
-        tags=dict(message.tags),
-        parameters={name: list(values.values) for name, values in message.parameters.items()},
+        tags=dict(sorted(message.tags.items())),
+        parameters={name: list(values.values) for name, values in sorted(message.parameters.items())},
         pool=message.pool,
     )
-    document["tasks"] = {name: _definition(task) for name, task in message.tasks.items()}
+    # Maps of messages have no order; runs have one.
+    document["tasks"] = {name: _definition(task) for name, task in sorted(message.tasks.items())}
     return decode_json(msgspec.json.encode(document))
 
 
@@ -31,7 +32,7 @@ def _definition(task: run_pb2.TaskDefinition) -> dict[str, Any]:
     definition = _given(
         children=list(task.children),
         parents=[{"task": parent.task, "match": list(parent.match)} if parent.match else parent.task for parent in task.parents],
-        parameters={name: list(values.values) for name, values in task.parameters.items()},
+        parameters={name: list(values.values) for name, values in sorted(task.parameters.items())},
         is_generator=task.is_generator,
         max_retries=task.max_retries,
         retry_delay=_seconds(task.retry_delay),
@@ -43,10 +44,10 @@ def _definition(task: run_pb2.TaskDefinition) -> dict[str, Any]:
         definition["details"] = {
             "command": list(details.command),
             **_given(
-                environment=dict(details.environment),
+                environment=dict(sorted(details.environment.items())),
                 working_directory=details.working_directory,
                 timeout=_seconds(details.timeout),
-                resources=dict(details.resources),
+                resources=dict(sorted(details.resources.items())),
                 whole_stdout_bytes=details.whole_stdout_bytes,  # the coordinator's business: refused as an unknown key
             ),
         }

@@ -13,7 +13,7 @@ from math import prod
 
 from daggyr.substitution import Substitution
 from daggyr_server.spec.document import has_control_characters
-from daggyr_server.spec.faults import Faults, listed, shown
+from daggyr_server.spec.faults import Faults, at, listed
 
 
 class Values:
@@ -130,4 +130,4 @@ def check_values(parameters: Mapping[str, Values], place: str, faults: Faults, *
         repeated = values.repeated()
         if repeated:
             message = f"the list has {listed(repeated)} more than once"
-            faults.add(f"{place}.{shown(name)}", message, "each value makes a task of its own", task=task)
+            faults.add(at(place, name), message, "each value makes a task of its own", task=task)

@@ -14,7 +14,7 @@ from google.protobuf.duration_pb2 import Duration
 from daggyr.v1.task_pb2 import TaskSpec
 from daggyr_server.core.graph import Policy
 from daggyr_server.spec.document import TaskDefinition
-from daggyr_server.spec.faults import Faults, listed, nearest, quoted, shown
+from daggyr_server.spec.faults import Faults, at, listed, nearest, quoted
 
 GENERATOR_STDOUT_BYTES = 64 * 1024 * 1024
 _MAX_KEPT = 10_000
@@ -123,9 +123,9 @@ class Policies:
         for name, units in policy.needs:
             most = limits.largest.get(name, 0)
             if units > most:
-                has = f"has no more than {most:,}" if most else "has none of it"
-                message = f"{units:,} of {quoted(name)} can never be had: no host of the pool {quoted(policy.pool)} {has}"
-                faults.append((f"details.resources.{shown(name)}", message, change))
+                has = f"has {most:,} at most" if most else "has none"
+                message = f"{units:,} of {quoted(name)} can never be had: a host of the pool {quoted(policy.pool)} {has}"
+                faults.append((at("details.resources", name), message, change))
         return faults
 
     def _unknown(self, pool: str) -> tuple[str, str, str] | None:

@@ -18,8 +18,8 @@ Path = tuple[str, ...]
 def repeated_keys(document: str) -> list[tuple[Path, str]]:
     """The keys that stand more than once in one object, each with the keys (and `[index]` of lists) that lead to it.
 
-    `document` is JSON that another parser found to be well formed. At most _MAX_FOUND are found.
-    Raises RecursionError for a document that is nested too deeply.
+    At most _MAX_FOUND are found. Raises json.JSONDecodeError for what is no JSON, RecursionError for a document that is nested
+    too deeply.
     """
     reader = _Reader()
     # Numbers are passed over: converting one of a million digits would take minutes.

@@ -6,7 +6,7 @@ so that expansion can look for faults in it as well. Used by `decode` alone.
 
 from __future__ import annotations
 
-import re
+import json
 from typing import Any
 
 import msgspec
@@ -14,7 +14,7 @@ from msgspec import Raw
 
 from daggyr_server.spec.check import Check, fields_of, shape_of
 from daggyr_server.spec.document import RunSpec, TaskDefinition, batches, decode_batch, is_sound, name_fault
-from daggyr_server.spec.faults import Faults, shown
+from daggyr_server.spec.faults import Faults, at, shown
 from daggyr_server.spec.repeated import repeated_keys
 
 # ValueError: of text that is not UTF-8, and of numbers of thousands of digits.
@@ -68,13 +68,15 @@ class Survey:
             self._faults.add(_position(data, error.start), "the document is not UTF-8", "save it as UTF-8")
             return None
         try:
-            msgspec.json.decode(data, type=Raw)
             repeated = repeated_keys(text)
-        except msgspec.DecodeError as error:
-            found = re.search(r"\(byte (\d+)\)", str(error))
-            what = re.sub(r"^JSON is malformed: | \(byte \d+\)$", "", str(error))
-            position = _position(data, int(found[1]) if found else len(data))
-            self._faults.add(position, f"the document is no JSON: {what[:1].lower()}{what[1:]}")
+            msgspec.json.decode(data, type=Raw)
+        except json.JSONDecodeError as error:
+            what = f"{error.msg[:1].lower()}{error.msg[1:]}"
+            self._faults.add(f"line {error.lineno}, column {error.colno}", f"the document is no JSON: {what}")
+            return None
+        except msgspec.DecodeError:  # the standard library's decoder lets this pass
+            hint = r"`NaN` and `Infinity` are no numbers, and a half of a surrogate pair (`\ud800`) is no character"
+            self._faults.add("", "the document is no JSON (RFC 8259)", hint)
             return None
         except RecursionError:
             self._faults.add("", "the document is nested too deeply")
@@ -120,7 +122,7 @@ class Survey:
                 readable.update(batch)
                 continue
             for name, raw in batch.items():
-                readable[name] = self._task(name, raw, ".".join([*self._above, shown(name)]))
+                readable[name] = self._task(name, raw, at(".".join(self._above), name))
         return readable
 
     def _task(self, name: str, raw: Raw, place: str) -> Raw:

@@ -69,6 +69,7 @@ class _Frame:
 
     value: Any
     anchor: str | None
+    mark: Any  # where it begins
     key: str | None = None  # of a mapping: the key whose value comes next
     merging: bool = False  # that key is `<<`
     merged: list[Any] = field(default_factory=list)
@@ -92,7 +93,7 @@ class _Tree:
             case yaml.ScalarEvent():
                 self._check_tag(event)
                 merging = event.value == "<<" and event.implicit[0]
-                self._close(event.value, len(event.value) + 3, event.anchor, event, merging=merging)
+                self._close(event.value, len(event.value) + 3, event.anchor, event.start_mark, merging=merging)
             case yaml.AliasEvent():
                 self._alias(event)
             case yaml.SequenceStartEvent() | yaml.MappingStartEvent():
@@ -101,19 +102,20 @@ class _Tree:
                     raise _unusable(event, "nested too deeply")
                 if event.anchor is not None:
                     self._anchors[event.anchor] = None
-                self._stack.append(_Frame([] if isinstance(event, yaml.SequenceStartEvent) else {}, event.anchor))
+                value: Any = [] if isinstance(event, yaml.SequenceStartEvent) else {}
+                self._stack.append(_Frame(value, event.anchor, event.start_mark))
             case yaml.SequenceEndEvent() | yaml.MappingEndEvent():
                 frame = self._stack.pop()
                 for source in frame.merged:
                     for key, value in source.items():
                         frame.value.setdefault(key, value)
-                self._close(frame.value, frame.size, frame.anchor, event)
+                self._close(frame.value, frame.size, frame.anchor, frame.mark)
             case yaml.DocumentStartEvent():
                 self._documents += 1
                 if self._documents == 2:
-                    self._fault(event, "a second document begins here", "a file holds one specification")
+                    self._fault(event.start_mark, "a second document begins here", "a file holds one specification")
 
-    def _close(self, value: Any, size: int, anchor: str | None, event: Any, *, merging: bool = False) -> None:
+    def _close(self, value: Any, size: int, anchor: str | None, mark: Any, *, merging: bool = False) -> None:
         """A value is complete: it goes into the list or mapping around it."""
         if anchor is not None:
             self._anchors[anchor] = value, size
@@ -126,20 +128,20 @@ class _Tree:
         if isinstance(frame.value, list):
             frame.value.append(value)
         elif frame.key is None:
-            self._open_key(frame, value, event, merging)
+            self._open_key(frame, value, mark, merging)
         else:
-            self._set(frame, frame.key, value, event)
+            self._set(frame, frame.key, value, mark)
             frame.key = None
 
-    def _open_key(self, frame: _Frame, key: Any, event: Any, merging: bool) -> None:
+    def _open_key(self, frame: _Frame, key: Any, mark: Any, merging: bool) -> None:
         if not isinstance(key, str):
-            self._fault(event, "a key is a list or an object", "keys are text")
+            self._fault(mark, "a key is a list or an object", "keys are text")
             key = ""
         elif key in frame.value or (merging and frame.merged):
-            self._fault(event, f"the key {quoted(key)} stands more than once here", "all but one would be lost")
+            self._fault(mark, f"the key {quoted(key)} stands more than once here", "all but one would be lost")
         frame.key, frame.merging = key, merging
 
-    def _set(self, frame: _Frame, key: str, value: Any, event: Any) -> None:
+    def _set(self, frame: _Frame, key: str, value: Any, mark: Any) -> None:
         if not frame.merging:
             frame.value[key] = value
             return
@@ -147,7 +149,7 @@ class _Tree:
         if all(isinstance(source, dict) for source in sources):
             frame.merged += sources
         else:
-            self._fault(event, "`<<` takes mappings only", "write aliases of mappings behind it")
+            self._fault(mark, "`<<` takes mappings only", "write aliases of mappings behind it")
 
     def _alias(self, event: Any) -> None:
         if event.anchor not in self._anchors:
@@ -159,14 +161,14 @@ class _Tree:
         self._aliased += size
         if self._aliased > MAX_ALIASED_BYTES:
             raise _unusable(event, f"aliases stand for more than {MAX_ALIASED_BYTES:,} bytes")
-        self._close(value, size, None, event)
+        self._close(value, size, None, event.start_mark)
 
     def _check_tag(self, event: Any) -> None:
         if event.tag not in _TAGS:
-            self._fault(event, f"the tag {quoted(event.tag)} means nothing here", "leave it out")
+            self._fault(event.start_mark, f"the tag {quoted(event.tag)} means nothing here", "leave it out")
 
-    def _fault(self, event: Any, message: str, hint: str) -> None:
-        self._faults.add(_position(event.start_mark), message, hint)
+    def _fault(self, mark: Any, message: str, hint: str) -> None:
+        self._faults.add(_position(mark), message, hint)
 
 
 def _unusable(event: Any, problem: str) -> yaml.MarkedYAMLError:

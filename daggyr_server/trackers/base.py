@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 
 from daggyr.v1.task_pb2 import AttemptResult
-
 from daggyr_server.core.records import Record
 
 GROUP = "daggyr.trackers"

@@ -8,6 +8,7 @@ does: refuse, welcome as somebody else, drop the stream, acknowledge nothing. It
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,12 +25,12 @@ from daggyr.v1.agents_pb2 import (
     Drain,
     Follow,
     FollowedOutput,
+    Heartbeat,
     Hello,
     Recall,
     UpdateBatch,
     Welcome,
 )
-from daggyr.v1.agents_pb2_grpc import AgentsServicer, add_AgentsServicer_to_server
 from daggyr.v1.task_pb2 import (
     STDERR,
     STDOUT,
@@ -73,6 +74,7 @@ class Session:
         self.metadata = dict(context.invocation_metadata() or ())
         self.batches: list[UpdateBatch] = []
         self.heartbeats = 0
+        self.heartbeat: Heartbeat | None = None  # the last
         self.ended = asyncio.Event()
         self.dropped = asyncio.Event()
         self._context = context
@@ -80,17 +82,18 @@ class Session:
 
     async def send(self, **message: object) -> None:
         """Send a CoordinatorMessage with this one field."""
-        async with self._writing:
-            await self._context.write(CoordinatorMessage(**message))  # type: ignore[arg-type]
+        await self._write(CoordinatorMessage(**message))  # type: ignore[arg-type]
+
+    async def send_bytes(self, content: bytes) -> None:
+        """Send what need not be a message."""
+        await self._write(content)
 
     async def assign(self, *attempts: tuple[AttemptKey, TaskSpec], task_id: str = "task") -> None:
         """Each with a template of its own."""
         await self.send(
             assign=AssignmentBatch(
                 templates=[TaskTemplate(spec=spec) for _, spec in attempts],
-                assignments=[
-                    Assignment(key=key, task_id=task_id, template=index) for index, (key, _) in enumerate(attempts)
-                ],
+                assignments=[Assignment(key=key, task_id=task_id, template=index) for index, (key, _) in enumerate(attempts)],
             )
         )
 
@@ -113,8 +116,12 @@ class Session:
         """End the stream from this side."""
         self.dropped.set()
 
+    async def _write(self, message: CoordinatorMessage | bytes) -> None:
+        async with self._writing:
+            await self._context.write(message)
 
-class Coordinator(AgentsServicer):
+
+class Coordinator:
     """The server; `settings` below may be changed at any time and count from the next session, or message, on."""
 
     def __init__(self) -> None:
@@ -137,11 +144,9 @@ class Coordinator(AgentsServicer):
         """Listen on `address`; returns it, with the port that was chosen for port 0."""
         limits = [("grpc.max_receive_message_length", MAX_MESSAGE_BYTES), ("grpc.so_reuseport", 0)]
         server = self._server = grpc.aio.server(options=limits)
-        add_AgentsServicer_to_server(self, server)  # type: ignore[no-untyped-call]
-        if credentials is None:
-            port = server.add_insecure_port(address)
-        else:
-            port = server.add_secure_port(address, credentials)
+        handler = grpc.stream_stream_rpc_method_handler(self.Session, AgentMessage.FromString, _serialized)
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("daggyr.v1.Agents", {"Session": handler}),))
+        port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
         await server.start()
         return address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
 
@@ -158,10 +163,14 @@ class Coordinator(AgentsServicer):
         async with asyncio.timeout(seconds), self._changed:
             await self._changed.wait_for(lambda: bool(condition()))
 
-    async def session(self, number: int = 1) -> Session:
-        """The agent's first, second, ... session, as soon as it is welcomed."""
-        await self.until(lambda: len(self.sessions) >= number)
-        return self.sessions[number - 1]
+    async def session(self, number: int = 1, name: str = "agent") -> Session:
+        """The first, second, ... session of the agent of that name, as soon as it is welcomed."""
+
+        def sessions() -> list[Session]:
+            return [session for session in self.sessions if session.hello.name == name]
+
+        await self.until(lambda: len(sessions()) >= number)
+        return sessions()[number - 1]
 
     async def results(self, *keys: AttemptKey) -> list[AttemptResult]:
         """The results of these attempts, as soon as all have come."""
@@ -177,6 +186,10 @@ class Coordinator(AgentsServicer):
 
     def of(self, key: AttemptKey) -> Told:
         return self.told.setdefault((key.run_id, key.task_number, key.attempt), Told())
+
+    def followed_bytes(self, follow_id: int) -> bytes:
+        """What came for a follow so far."""
+        return b"".join(message.chunk.data for message in self.followed.get(follow_id, ()))
 
     async def Session(
         self, request_iterator: object, context: grpc.aio.ServicerContext[AgentMessage, CoordinatorMessage]
@@ -213,9 +226,7 @@ class Coordinator(AgentsServicer):
             session.ended.set()
             await self._notify()
 
-    async def _read(
-        self, session: Session, context: grpc.aio.ServicerContext[AgentMessage, CoordinatorMessage]
-    ) -> None:
+    async def _read(self, session: Session, context: grpc.aio.ServicerContext[AgentMessage, CoordinatorMessage]) -> None:
         while isinstance(message := await context.read(), AgentMessage):
             match message.WhichOneof("message"):
                 case "updates":
@@ -225,6 +236,7 @@ class Coordinator(AgentsServicer):
                         await session.acknowledge(message.updates.sequence)
                 case "heartbeat":
                     session.heartbeats += 1
+                    session.heartbeat = message.heartbeat
                 case "followed":
                     self.followed.setdefault(message.followed.follow_id, []).append(message.followed)
             await self._notify()
@@ -243,6 +255,10 @@ class Coordinator(AgentsServicer):
     async def _notify(self) -> None:
         async with self._changed:
             self._changed.notify_all()
+
+
+def _serialized(message: CoordinatorMessage | bytes) -> bytes:
+    return message if isinstance(message, bytes) else message.SerializeToString()
 
 
 def duration(seconds: float) -> Duration:
@@ -275,8 +291,6 @@ def spec(
 
 def python(source: str, *arguments: str, **details: object) -> TaskSpec:
     """A task of a line of Python, by the interpreter that runs the tests."""
-    import sys
-
     return spec(sys.executable, "-I", "-S", "-c", source, *arguments, **details)  # type: ignore[arg-type]
 
 

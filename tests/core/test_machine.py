@@ -483,6 +483,16 @@ def test_a_tail_waits_again_for_a_retried_expansion() -> None:
     assert world.attempts(run_id, "z") == 1
 
 
+def test_a_run_that_was_killed_with_all_its_work_done_completes_when_it_is_retried(world: World) -> None:
+    run_id = world.submit({"a": task()})
+    world.kill(run_id)
+    world.end(run_id, "a")
+    assert world.state(run_id) is State.KILLED
+    assert world.retry(run_id) is None
+    assert world.state(run_id) is State.COMPLETED
+    assert world.attempts(run_id, "a") == 1
+
+
 def test_retries_that_are_refused(world: World) -> None:
     run_id = world.submit({"a": task("b"), "b": task("c"), "c": task()})
     not_now = lambda message: Refusal(Reason.NOT_NOW, message)  # noqa: E731

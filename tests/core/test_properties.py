@@ -16,7 +16,7 @@ from world import World, expanded, task
 
 from daggyr_server.core.commands import Key
 from daggyr_server.core.events import AttemptEnded, AttemptStarted, Event
-from daggyr_server.core.states import Outcome, State
+from daggyr_server.core.states import ENDED, Outcome, State
 
 HOSTS = ("h1", "h2", "h3")
 VALUES = ("1", "2", "3")
@@ -133,18 +133,30 @@ class Anything(RuleBasedStateMachine):
         step = self.world.tell(AttemptStarted(*key, self.world.now), AttemptEnded(*key, outcome, 1.0, None))
         assert not step.records and not step.commands and not step.changed
 
-    @rule(data=st.data(), whole=st.booleans())
-    def kill(self, data: st.DataObject, whole: bool) -> None:
-        run_id = data.draw(st.sampled_from(sorted(self.world.machine.runs)))
-        self.world.kill(run_id, *([] if whole else self.names(data, run_id)))
+    @rule(data=st.data(), whole=st.sampled_from([False, False, False, True]), anything=st.sampled_from([False, False, True]))
+    def kill(self, data: st.DataObject, whole: bool, anything: bool) -> None:
+        run_id = self.run_id(data, ended=False)
+        self.world.kill(run_id, *([] if whole else self.names(data, run_id, ended=False, anything=anything)))
 
-    @rule(data=st.data(), whole=st.booleans(), downstream=st.booleans())
-    def retry(self, data: st.DataObject, whole: bool, downstream: bool) -> None:
-        run_id = data.draw(st.sampled_from(sorted(self.world.machine.runs)))
-        self.world.retry(run_id, *([] if whole else self.names(data, run_id)), downstream=downstream)
+    @rule(data=st.data(), whole=st.booleans(), downstream=st.booleans(), anything=st.sampled_from([False, False, True]))
+    def retry(self, data: st.DataObject, whole: bool, downstream: bool, anything: bool) -> None:
+        run_id = self.run_id(data, ended=whole)
+        names = [] if whole else self.names(data, run_id, ended=True, anything=anything)
+        self.world.retry(run_id, *names, downstream=downstream)
 
-    def names(self, data: st.DataObject, run_id: int) -> list[str]:
-        return data.draw(st.lists(st.sampled_from(sorted(self.world.phases(run_id))), min_size=1, max_size=3))
+    def run_id(self, data: st.DataObject, *, ended: bool) -> int:
+        """Of a run of which something can be asked, if there is one."""
+        runs = self.world.machine.runs
+        fitting = [run_id for run_id, run in runs.items() if run.has_ended is ended]
+        return data.draw(st.sampled_from(fitting or sorted(runs)))
+
+    def names(self, data: st.DataObject, run_id: int, *, ended: bool, anything: bool) -> list[str]:
+        """Of tasks of which something can be asked, or of any."""
+        phases = self.world.phases(run_id)
+        fitting = [name for name, phase in phases.items() if (phase in ENDED) is ended]
+        return data.draw(
+            st.lists(st.sampled_from(sorted(phases) if anything or not fitting else fitting), min_size=1, max_size=3)
+        )
 
     @rule(seconds=st.sampled_from([0.05, 0.3, 1.0, 40.0]))
     def wait(self, seconds: float) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 import json
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +26,7 @@ from daggyr_server.core.events import (
     RunSubmitted,
 )
 from daggyr_server.core.graph import Addition
+from daggyr_server.core.host import Needs
 from daggyr_server.core.machine import Machine, Refusal, Step
 from daggyr_server.core.records import Record
 from daggyr_server.core.run import Run
@@ -56,7 +57,21 @@ class SimulatedHost:
     resources: dict[str, int]
     ahead: bool
     waiting: deque[Key] = field(default_factory=deque)
-    running: dict[Key, tuple[tuple[str, int], ...]] = field(default_factory=dict)
+    running: set[Key] = field(default_factory=set)
+    used: Counter[str] = field(default_factory=Counter)
+
+    def fits(self, needs: Needs) -> bool:
+        return all(self.used[name] + units <= self.resources.get(name, 0) for name, units in needs)
+
+    def begin(self, key: Key, needs: Needs) -> None:
+        self.running.add(key)
+        for name, units in needs:
+            self.used[name] += units
+
+    def finish(self, key: Key, needs: Needs) -> None:
+        self.running.remove(key)
+        for name, units in needs:
+            self.used[name] -= units
 
 
 class World:
@@ -228,7 +243,7 @@ class World:
                         host.waiting.remove(key)
                         told.append(AttemptEnded(*key, Outcome.KILLED, None, None))
                     elif key in host.running:
-                        del host.running[key]
+                        host.finish(key, self.needs(key))
                         told.append(AttemptEnded(*key, Outcome.KILLED, 0.0, "killed"))
         self.commands.clear()
         for host in self.hosts.values():
@@ -236,16 +251,14 @@ class World:
         return told
 
     def _start_what_fits(self, host: SimulatedHost, told: list[Event]) -> None:
-        while host.waiting:
-            key = host.waiting[0]
-            needs = self.machine.runs[key[0]].graph.policy(key[1]).needs
-            used = {name: sum(dict(other).get(name, 0) for other in host.running.values()) for name, _ in needs}
-            if any(used[name] + units > host.resources.get(name, 0) for name, units in needs):
-                return
-            host.waiting.popleft()
-            host.running[key] = needs
+        while host.waiting and host.fits(self.needs(host.waiting[0])):
+            key = host.waiting.popleft()
+            host.begin(key, self.needs(key))
             heapq.heappush(self.ends, (self.now + self.lasts(key), len(self.sent) + len(host.running), key))
             told.append(AttemptStarted(*key, self.now))
+
+    def needs(self, key: Key) -> Needs:
+        return self.machine.runs[key[0]].graph.policy(key[1]).needs
 
     def run(self, until: Callable[[], bool] = lambda: False, *, most: float = 1e9) -> None:
         """Let the hosts work, every attempt succeeding after `lasts`, until nothing happens any more, or `until` holds."""
@@ -270,7 +283,8 @@ class World:
         while self.ends and self.ends[0][0] <= self.now:
             _, _, key = heapq.heappop(self.ends)
             host = self.hosts[self.sent[key]]
-            if host.running.pop(key, None) is not None:
+            if key in host.running:
+                host.finish(key, self.needs(key))
                 finished.append(AttemptEnded(*key, Outcome.SUCCEEDED, self.lasts(key), "result"))
         return finished
 

@@ -108,7 +108,9 @@ def test_any_results_come_back(kind: TrackerKind, tmp_path_factory: pytest.TempP
         await tracker.open()
         try:
             # Three tasks, their attempts interleaved.
-            await tracker.commit([run_added(), *(recorded(result, number=i % 3, attempt=i // 3 + 1) for i, result in enumerate(results))])
+            await tracker.commit(
+                [run_added(), *(recorded(result, number=i % 3, attempt=i // 3 + 1) for i, result in enumerate(results))]
+            )
             for number in range(3):
                 stored = await tracker.attempts(1, number)
                 assert [entry.attempt for entry in stored] == [i + 1 for i in range(len(stored))]

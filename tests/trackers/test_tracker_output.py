@@ -72,7 +72,13 @@ async def test_any_bytes_come_back(tracker: Tracker) -> None:
 
 async def test_pages_hold_at_most_the_limit_but_one_piece(tracker: Tracker) -> None:
     await tracker.commit([kept(10 * i, b"0123456789") for i in range(10)])
-    assert [[piece.offset for piece in page] for page in await pages(tracker, 25)] == [[0, 10], [20, 30], [40, 50], [60, 70], [80, 90]]
+    assert [[piece.offset for piece in page] for page in await pages(tracker, 25)] == [
+        [0, 10],
+        [20, 30],
+        [40, 50],
+        [60, 70],
+        [80, 90],
+    ]
     assert [[len(piece.data) for piece in page] for page in await pages(tracker, 1)] == [[10]] * 10
     assert [sum(len(piece.data) for piece in page) for page in await pages(tracker, 1_000)] == [100]
 
@@ -116,9 +122,7 @@ def test_any_pieces_of_a_stream_read_as_that_stream(kind: TrackerKind, tmp_path_
         assert read == {i: stream[i] for i in written}
 
     @settings(max_examples=80, deadline=None, database=None)
-    @given(
-        st.lists(st.tuples(st.integers(0, 63), st.integers(0, 20)), max_size=12), st.integers(1, 40), st.integers(0, 70)
-    )
+    @given(st.lists(st.tuples(st.integers(0, 63), st.integers(0, 20)), max_size=12), st.integers(1, 40), st.integers(0, 70))
     def property_(stretches: list[tuple[int, int]], limit: int, begin: int) -> None:
         asyncio.run(keep(stretches, limit, begin, tmp_path_factory.mktemp("tracker")))
 

@@ -35,9 +35,7 @@ def recorded(
     return AttemptRecorded(run_id, number, attempt, outcome, host, host_name, assign_time, result, state)
 
 
-def kept(
-    offset: int, data: bytes, *, run_id: int = 1, number: int = 0, attempt: int = 1, stream: int = STDOUT
-) -> OutputKept:
+def kept(offset: int, data: bytes, *, run_id: int = 1, number: int = 0, attempt: int = 1, stream: int = STDOUT) -> OutputKept:
     return OutputKept(run_id, number, attempt, stream, offset, data)
 
 

@@ -1,0 +1,294 @@
+"""The agent's pure parts by themselves: outcomes, what is kept of output, batches, resources, control groups."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scripted_coordinator import idents, key
+
+from daggyr.v1.task_pb2 import (
+    FAILED,
+    KILLED,
+    LOST,
+    OOM_KILLED,
+    SUCCEEDED,
+    TIMED_OUT,
+    AttemptOutcome,
+    AttemptResult,
+    AttemptStarted,
+)
+from daggyr_agent.capture import CHUNK_BYTES, KEPT_BYTES, Captures, Extent
+from daggyr_agent.cgroup import ControlGroup
+from daggyr_agent.outbox import MAX_BYTES, MAX_UNDER_WAY, MAX_UPDATES, Batch, Outbox, ident_of
+from daggyr_agent.outcomes import Ending, judge
+from daggyr_agent.resources import Ledger
+from daggyr_agent.usage import PeakMemory, resident_peak
+
+KILL = int(signal.SIGKILL)
+
+
+@pytest.mark.parametrize("ending", [None, *Ending])
+def test_exit_code_0_has_succeeded_whoever_asked_for_the_end(ending: Ending | None) -> None:
+    outcome, _ = judge(exit_code=0, number=None, ending=ending, timeout=1, oom_kills=None)
+    assert outcome == SUCCEEDED
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "number", "ending", "oom_kills", "outcome", "words"),
+    [
+        (1, None, None, None, FAILED, ""),
+        (None, int(signal.SIGSEGV), None, None, FAILED, "SIGSEGV"),
+        (None, 40, None, None, FAILED, "signal 40"),
+        (None, KILL, None, None, FAILED, "another process, or the kernel"),
+        (None, KILL, None, 0, FAILED, "another process"),
+        (None, KILL, None, 1, OOM_KILLED, "OOM killer"),
+        (None, int(signal.SIGTERM), None, 1, FAILED, "SIGTERM"),
+        (None, KILL, Ending.KILL, 1, KILLED, ""),
+        (143, None, Ending.KILL, None, KILLED, ""),
+        (None, KILL, Ending.TIMEOUT, None, TIMED_OUT, "timeout of 1.5 s"),
+        (1, None, Ending.STOP, None, LOST, "the agent was stopped"),
+    ],
+)
+def test_outcomes(
+    exit_code: int | None, number: int | None, ending: Ending | None, oom_kills: int | None, outcome: AttemptOutcome, words: str
+) -> None:
+    judged, notes = judge(exit_code=exit_code, number=number, ending=ending, timeout=1.5, oom_kills=oom_kills)
+    assert judged == outcome
+    assert words in " ".join(notes)
+    assert bool(words) == bool(notes)
+
+
+@given(
+    st.integers(0, 5 * KEPT_BYTES),
+    st.integers(0, KEPT_BYTES // 2),
+    st.integers(0, KEPT_BYTES // 2),
+    st.integers(0, 6 * KEPT_BYTES),
+)
+def test_pieces_are_all_that_is_kept_in_order(size: int, head: int, tail: int, start: int) -> None:
+    extent = Extent(size, head, tail) if head + tail < size else Extent(size, size, 0)
+    pieces = list(extent.pieces())
+    assert all(0 < length <= CHUNK_BYTES for _, length in pieces)
+    assert sum(length for _, length in pieces) == size - extent.cut
+    covered = 0
+    for offset, length in pieces:
+        assert offset == covered or (offset, covered) == (extent.head + extent.cut, extent.head)
+        covered = offset + length
+    assert covered == size or (not tail and covered == extent.head)
+    offset, length = extent.next_kept(start)
+    assert offset >= start and (length == 0 or offset + length <= size)
+    assert not (extent.cut and length and extent.head <= offset < extent.head + extent.cut)
+
+
+def outbox() -> tuple[Outbox, list[str]]:
+    called: list[str] = []
+    return Outbox(lambda: called.append("added"), lambda: called.append("acknowledged")), called
+
+
+def finish(box: Outbox, number: int, *, ahead: int = 0, note: str = "") -> None:
+    attempt = key(number)
+    result = AttemptResult(outcome=SUCCEEDED, notes=[note] if note else [])
+    box.finished(ident_of(attempt), attempt, result, ahead=ahead)
+
+
+def told(batch: Batch | None) -> list[tuple[int, str | None]]:
+    assert batch is not None
+    updates = batch.message().updates.updates
+    return [(update.key.task_number, update.WhichOneof("update")) for update in updates]
+
+
+def test_start_is_not_told_when_the_result_is_in_the_same_batch() -> None:
+    box, _ = outbox()
+    for number in (1, 2):
+        box.started(ident_of(key(number)), key(number), AttemptStarted())
+    finish(box, 1)
+    assert told(box.take(0)) == [(2, "started"), (1, "finished")]
+    finish(box, 2)
+    assert told(box.take(0)) == [(2, "finished")]
+
+
+def test_results_gather_while_there_is_work_ahead() -> None:
+    box, called = outbox()
+    finish(box, 1, ahead=80)
+    assert box.take(80) is None
+    assert not called
+    for number in range(2, 11):
+        finish(box, number, ahead=80)
+    assert called == ["added"]
+    assert len(told(box.take(80))) == 10
+    finish(box, 11, ahead=80)
+    assert box.take(80) is None
+    assert told(box.take(0)) == [(11, "finished")]
+
+
+def test_a_start_takes_what_waits_with_it() -> None:
+    box, called = outbox()
+    finish(box, 1, ahead=1000)
+    box.started(ident_of(key(2)), key(2), AttemptStarted())
+    assert called
+    assert told(box.take(1000)) == [(1, "finished"), (2, "started")]
+    finish(box, 3, ahead=1000)
+    assert box.take(1000) is None
+
+
+def test_batches_are_bounded_and_numbered_and_stay_until_acknowledged() -> None:
+    box, called = outbox()
+    for number in range(MAX_UPDATES * 3):
+        finish(box, number)
+    batches = [box.take(0) for _ in range(4)]
+    assert [batch and batch.sequence for batch in batches] == [1, 2, 3, None]
+    assert all(len(told(batch)) == MAX_UPDATES for batch in batches[:3])
+    assert box.under_way() == batches[:3]
+    assert len(box.ended_keys()) == MAX_UPDATES * 3
+    box.acknowledge(2)
+    assert "acknowledged" in called
+    assert box.first_unacknowledged == 3
+    assert box.undelivered(ident_of(key(0))) is None
+    assert box.undelivered(ident_of(key(MAX_UPDATES * 2))) is not None
+    assert not box.empty
+    box.acknowledge(3)
+    assert box.empty and box.first_unacknowledged == 4
+
+
+def test_no_more_batches_than_the_bound_are_under_way() -> None:
+    box, _ = outbox()
+    for number in range(MAX_UNDER_WAY):
+        finish(box, number)
+        assert box.take(0) is not None
+    finish(box, MAX_UNDER_WAY)
+    assert box.take(0) is None
+    box.acknowledge(1)
+    assert told(box.take(0)) == [(MAX_UNDER_WAY, "finished")]
+
+
+def test_long_texts_count_as_bytes() -> None:
+    box, _ = outbox()
+    for number in range(5):
+        finish(box, number, note="x" * (MAX_BYTES // 2))
+    sizes = []
+    while (batch := box.take(0)) is not None:
+        sizes.append(batch.message().ByteSize())
+    assert len(sizes) == 3 and max(sizes) < 2 * MAX_BYTES
+
+
+def test_large_output_goes_in_several_messages_from_its_files(tmp_path: Path) -> None:
+    box, _ = outbox()
+    captures = Captures(tmp_path)
+    for number in range(3):
+        capture = captures.take(0)
+        for stream in (capture.stdout, capture.stderr):
+            with open(stream.path, "wb") as file:
+                file.write(bytes([number]) * KEPT_BYTES)
+        attempt = key(number)
+        box.finished(ident_of(attempt), attempt, AttemptResult(), captures.give_back(capture, reusable=True))
+    full = box.take(1_000_000)
+    assert full is not None  # although there is work ahead
+    messages = [full.message()]
+    while (batch := box.take(0)) is not None:
+        messages.append(batch.message())
+    updates = [update for message in messages for update in message.updates.updates]
+    assert max(message.ByteSize() for message in messages) < 2 * MAX_BYTES
+    for number in range(3):
+        own = [update for update in updates if update.key.task_number == number]
+        assert own[-1].HasField("finished")
+        assert b"".join(update.output.data for update in own[:-1]) == bytes([number]) * 2 * KEPT_BYTES
+    assert len(list(tmp_path.iterdir())) == 6
+    box.acknowledge(messages[-1].updates.sequence)
+    assert not list(tmp_path.iterdir())
+
+
+def test_dropping_everything_uses_the_numbers_again() -> None:
+    box, _ = outbox()
+    for number in range(3):
+        finish(box, number)
+        box.take(0)
+    finish(box, 3)
+    box.acknowledge(1)
+    box.drop_all()
+    assert box.empty and not box.ended_keys()
+    finish(box, 4)
+    batch = box.take(0)
+    assert batch is not None and batch.sequence == 2
+    assert idents(update.key for update in batch.message().updates.updates) == {(1, 4, 1)}
+
+
+def test_session_may_begin_at_a_higher_number() -> None:
+    box, _ = outbox()
+    box.resume(7)
+    finish(box, 1)
+    batch = box.take(0)
+    assert batch is not None and batch.sequence == 7
+    box.resume(0)
+    assert box.under_way() == [batch]
+
+
+@given(st.lists(st.dictionaries(st.sampled_from("abc"), st.integers(0, 5)), max_size=20))
+def test_ledger_never_gives_more_than_there_is(demands: list[dict[str, int]]) -> None:
+    total = {"a": 4, "b": 9}
+    ledger = Ledger(total)
+    taken: list[dict[str, int]] = []
+    for demand in demands:
+        fits = all(units <= total.get(name, 0) - sum(other.get(name, 0) for other in taken) for name, units in demand.items())
+        assert ledger.take(demand) == fits
+        if fits:
+            taken.append(demand)
+        elif taken:
+            ledger.give_back(taken.pop(0))
+    assert (ledger.shortage({"a": 4, "c": 0})) is None
+    assert ledger.shortage({"a": 5, "c": 1}) == "the task needs 5 of a where this agent has 4 and 1 of c where this agent has 0"
+
+
+def group(tmp_path: Path, membership: str, files: dict[str, str]) -> ControlGroup:
+    (tmp_path / "cgroup").write_text(membership)
+    mount = tmp_path / "mount"
+    mount.mkdir()
+    for name, text in files.items():
+        (mount / name).parent.mkdir(parents=True, exist_ok=True)
+        (mount / name).write_text(text)
+    return ControlGroup(tmp_path / "cgroup", mount)
+
+
+def test_control_group_version_2(tmp_path: Path) -> None:
+    files = {
+        "cgroup.controllers": "memory",
+        "a/b/memory.max": "max\n",
+        "a/memory.max": "1048576\n",
+        "a/b/memory.events": "low 0\nhigh 0\nmax 3\noom 2\noom_kill 5\n",
+    }
+    read = group(tmp_path, "0::/a/b\n", files)
+    assert (read.memory_limit(), read.oom_kills()) == (1 << 20, 5)
+
+
+def test_control_group_version_1_beside_an_empty_version_2(tmp_path: Path) -> None:
+    files = {
+        "memory/a/memory.limit_in_bytes": "9223372036854771712\n",
+        "memory/memory.limit_in_bytes": "4096\n",
+        "memory/a/memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 7\n",
+        "unified/cgroup.procs": "",
+    }
+    read = group(tmp_path, "4:cpu,memory:/a\n1:cpuset:/\n0::/\n", files)
+    assert (read.memory_limit(), read.oom_kills()) == (4096, 7)
+
+
+def test_control_group_of_a_container_with_the_hosts_path(tmp_path: Path) -> None:
+    read = group(tmp_path, "0::/docker/1234\n", {"cgroup.controllers": "", "memory.max": "5000\n"})
+    assert read.memory_limit() == 5000
+
+
+@pytest.mark.parametrize("membership", ["", "0::/\n", "nonsense\n", "0::/../../etc\n"])
+def test_no_control_group_to_read(tmp_path: Path, membership: str) -> None:
+    read = group(tmp_path, membership, {})
+    assert (read.memory_limit(), read.oom_kills()) == (None, None)
+
+
+def test_peak_memory_is_told_only_where_it_is_known() -> None:
+    peaks = PeakMemory()
+    own = resident_peak("self")
+    assert own > 1 << 20
+    assert peaks.of(own // 2, 0) is None
+    assert peaks.of(own, 12345) == 12345
+    assert peaks.of(10 * own, 12345) == 10 * own
+    assert resident_peak(2**22 + 1) == 0

@@ -1,0 +1,418 @@
+"""The session: hello, refusals, reconnecting, resending, fencing, following, heartbeats."""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+
+import grpc
+import pytest
+from conftest import AgentProcess, StartAgent, eventually
+from scripted_coordinator import STDERR, STDOUT, Coordinator, idents, key, spec
+from server.certificates import Authority
+
+from daggyr.tokens import make_token
+from daggyr.v1.agents_pb2 import Follow
+from daggyr.v1.task_pb2 import SUCCEEDED, Assignment, AssignmentBatch, TaskTemplate
+
+
+async def test_hello_says_who_it_is(start_agent: StartAgent, address: str, coordinator: Coordinator) -> None:
+    start_agent(address, "--pool", "farm", "--resource", "gpus=3", "--resource", "memory_mb=100", name="größe")
+    hello = (await coordinator.session(name="größe")).hello
+    assert (hello.protocol_version, hello.pool) == (1, "farm")
+    assert dict(hello.resources) == {"cores": 2, "gpus": 3, "memory_mb": 100}
+    assert (hello.tracker_id, hello.epoch, hello.first_unacknowledged, hello.draining) == ("", 0, 1, False)
+    assert hello.agent_id and hello.incarnation and hello.version
+    assert not hello.held and not hello.running and not hello.ended
+
+
+async def test_id_stays_and_incarnation_changes(
+    agent: AgentProcess, start_agent: StartAgent, address: str, coordinator: Coordinator
+) -> None:
+    first = await coordinator.session()
+    agent.end()
+    start_agent(address)
+    second = await coordinator.session(2)
+    assert first.hello.agent_id == second.hello.agent_id
+    assert first.hello.incarnation != second.hello.incarnation
+
+
+async def test_heartbeats_come_in_the_interval_of_the_welcome(
+    coordinator: Coordinator, address: str, agent: AgentProcess
+) -> None:
+    coordinator.heartbeat_interval = 0.05
+    session = await coordinator.session()
+    await session.assign((key(0), spec("sleep", "600", resources={"cores": 2})), (key(1), spec("true")))
+    await coordinator.until(lambda: session.heartbeat is not None and session.heartbeat.running == 1)
+    await coordinator.until(lambda: session.heartbeats >= 5)
+    assert session.heartbeat is not None
+    assert session.heartbeat.waiting == 1
+    assert session.heartbeat.memory_available_bytes > 1 << 20
+    assert 0 <= session.heartbeat.cpu_percent <= 100
+
+
+async def test_assignment_that_comes_again_changes_nothing(agent: AgentProcess, coordinator: Coordinator) -> None:
+    session = await coordinator.session()
+    coordinator.acknowledging = False
+    task = spec("sh", "-c", "echo run >> ledger; until [ -e go ]; do sleep 0.01; done", resources={"cores": 2})
+    waiting = spec("sh", "-c", "echo run >> ledger")
+    for _ in range(3):
+        await session.assign((key(0), task), (key(1), waiting), (key(1), waiting))
+    await coordinator.start_of(key(0))
+    await session.assign((key(0), task))
+    (agent.home / "go").touch()
+    await coordinator.results(key(0), key(1))
+    # Ended, but not acknowledged: the coordinator may not know of it.
+    await session.assign((key(0), task), (key(1), waiting), (key(2), spec("true")))
+    await coordinator.result(key(2))
+    assert (agent.home / "ledger").read_text() == "run\nrun\n"
+    assert len(coordinator.of(key(0)).results) == len(coordinator.of(key(1)).results) == 1
+
+
+async def test_agent_goes_on_while_disconnected_and_delivers_with_the_same_numbers(
+    agent: AgentProcess, coordinator: Coordinator, address: str
+) -> None:
+    first = await coordinator.session()
+    coordinator.acknowledging = False
+    big = spec("sh", "-c", "head -c 700000 /dev/zero; echo the end")
+    await first.assign((key(0), big))
+    await coordinator.result(key(0))
+    before = [batch.SerializeToString() for batch in first.batches]
+    await first.assign((key(1), spec("sh", "-c", "until [ -e go ]; do sleep 0.01; done", resources={"cores": 2})))
+    await first.assign((key(2), spec("sh", "-c", "touch done; echo done")), (key(3), spec("sleep", "600")))
+    await coordinator.start_of(key(1))
+    await coordinator.stop()
+    (agent.home / "go").touch()
+    await eventually((agent.home / "done").exists, "the agent worked without its coordinator")
+    told_before, coordinator.told = coordinator.told, {}
+    await coordinator.start(address)
+    second = await coordinator.session(2)
+    assert second.hello.first_unacknowledged == 1
+    assert second.hello.incarnation == first.hello.incarnation
+    assert (second.hello.tracker_id, second.hello.epoch) == ("tracker-1", 1)
+    assert idents(second.hello.held) == idents(second.hello.running) == {(1, 3, 1)}
+    assert {(1, 0, 1), (1, 2, 1)} <= idents(second.hello.ended)
+    await coordinator.results(key(0), key(1), key(2))
+    assert [batch.SerializeToString() for batch in second.batches][: len(before)] == before
+    assert [batch.sequence for batch in second.batches] == list(range(1, len(second.batches) + 1))
+    assert coordinator.of(key(0)).output() == told_before[1, 0, 1].output()
+    assert coordinator.of(key(2)).output() == b"done\n"
+    assert list((agent.state / "output").iterdir())
+    await second.acknowledge(second.batches[-1].sequence)
+    await second.cancel(key(3))
+    await coordinator.result(key(3))
+
+
+async def test_dropped_stream_is_opened_again_at_once(agent: AgentProcess, coordinator: Coordinator) -> None:
+    first = await coordinator.session()
+    await first.assign((key(), spec("sh", "-c", "until [ -e go ]; do sleep 0.01; done")))
+    await coordinator.start_of(key())
+    first.drop()
+    second = await coordinator.session(2)
+    assert idents(second.hello.held) == {(1, 0, 1)}
+    (agent.home / "go").touch()
+    assert (await coordinator.result(key())).outcome == SUCCEEDED
+    assert coordinator.of(key()).started == 1
+
+
+async def test_batches_that_are_durable_are_not_sent_again(agent: AgentProcess, coordinator: Coordinator) -> None:
+    first = await coordinator.session()
+    coordinator.acknowledging = False
+    await first.assign((key(0), spec("echo", "zero")))
+    await coordinator.result(key(0))
+    durable = first.batches[-1].sequence
+    await first.assign((key(1), spec("echo", "one")))
+    await coordinator.result(key(1))
+    coordinator.next_sequence = durable + 1
+    coordinator.told.clear()
+    first.drop()
+    second = await coordinator.session(2)
+    await coordinator.result(key(1))
+    assert second.batches[0].sequence == durable + 1
+    assert not coordinator.of(key(0)).results
+
+
+async def test_welcome_ends_what_is_no_longer_the_agents(agent: AgentProcess, coordinator: Coordinator) -> None:
+    first = await coordinator.session()
+    await first.assign((key(0), spec("sh", "-c", "trap '' TERM; sleep 600; sleep 600")), (key(1), spec("sleep", "600")))
+    await first.assign((key(2), spec("touch", "started")))
+    await coordinator.start_of(key(0))
+    await coordinator.start_of(key(1))
+    coordinator.end = [key(0), key(2)]
+    first.drop()
+    second = await coordinator.session(2)
+    await second.assign((key(3), spec("sh", "-c", "ls")))
+    await coordinator.result(key(3))
+    assert b"started" not in coordinator.of(key(3)).output()
+    await second.cancel(key(1))
+    await coordinator.result(key(1))
+    assert not agent.tasks()
+    assert not coordinator.of(key(0)).results and not coordinator.of(key(2)).results
+
+
+async def test_attempts_of_another_tracker_are_ended_and_never_told_of(agent: AgentProcess, coordinator: Coordinator) -> None:
+    first = await coordinator.session()
+    coordinator.acknowledging = False
+    await first.assign((key(0), spec("echo", "undelivered")), (key(1), spec("sh", "-c", "trap '' TERM; sleep 600; sleep 600")))
+    await coordinator.result(key(0))
+    await coordinator.start_of(key(1))
+    coordinator.told.clear()
+    coordinator.tracker_id, coordinator.epoch = "tracker-2", 1
+    first.drop()
+    second = await coordinator.session(2)
+    await second.assign((key(1, run_id=2), spec("echo", "new")))
+    await coordinator.result(key(1, run_id=2))
+    await eventually(lambda: not agent.tasks(), "the other tracker's attempts were ended")
+    assert set(coordinator.told) == {(2, 1, 1)}
+    # The numbers go on where the hello said, so that this tracker sees no gap.
+    assert second.batches[0].sequence == second.hello.first_unacknowledged
+    assert len(list((agent.state / "output").iterdir())) == 1
+
+
+async def test_older_coordinator_of_the_same_tracker_is_left_alone(agent: AgentProcess, coordinator: Coordinator) -> None:
+    coordinator.epoch = 5
+    first = await coordinator.session()
+    await first.assign((key(), spec("sh", "-c", "until [ -e go ]; do sleep 0.01; done")))
+    await coordinator.start_of(key())
+    coordinator.epoch = 4
+    first.drop()
+    older = await coordinator.session(2)
+    await older.ended.wait()
+    assert not older.batches
+    await eventually(lambda: "older (epoch 4)" in agent.log, "the agent said why it left")
+    coordinator.epoch = 6
+    await coordinator.until(
+        lambda: any(session.hello.epoch == 5 and not session.ended.is_set() for session in coordinator.sessions[2:])
+    )
+    (agent.home / "go").touch()
+    assert (await coordinator.result(key())).outcome == SUCCEEDED
+
+
+REFUSALS = [
+    (grpc.StatusCode.UNAUTHENTICATED, "this token opens nothing"),
+    (grpc.StatusCode.PERMISSION_DENIED, "a client's token"),
+    (grpc.StatusCode.FAILED_PRECONDITION, "protocol version 2 is spoken here"),
+    (grpc.StatusCode.INVALID_ARGUMENT, "a hello without cores"),
+    (grpc.StatusCode.NOT_FOUND, "no such pool: farm"),
+    (grpc.StatusCode.ALREADY_EXISTS, "another agent is called so"),
+]
+
+
+@pytest.mark.parametrize("refusal", REFUSALS, ids=lambda refusal: refusal[0].name)
+async def test_refusal_at_the_first_start_is_one_line_and_code_2(
+    agent: AgentProcess, coordinator: Coordinator, refusal: tuple[grpc.StatusCode, str]
+) -> None:
+    coordinator.refusal = refusal
+    assert await agent.exit_code() == 2
+    [line] = [line for line in agent.log.splitlines() if " INFO " not in line]
+    assert line.startswith("daggyr-agent: ") and refusal[1] in line
+
+
+@pytest.mark.parametrize("refusal", REFUSALS[:1] + REFUSALS[-1:], ids=lambda refusal: refusal[0].name)
+async def test_refusal_after_a_welcome_is_waited_out(
+    agent: AgentProcess, coordinator: Coordinator, refusal: tuple[grpc.StatusCode, str]
+) -> None:
+    first = await coordinator.session()
+    coordinator.refusal = refusal
+    first.drop()
+    await coordinator.until(lambda: len(coordinator.refused) >= 3)
+    coordinator.refusal = None
+    await coordinator.session(2)
+    assert agent.log.count(refusal[1]) == 1
+
+
+async def test_agent_leaves_for_its_newer_self(agent: AgentProcess, coordinator: Coordinator) -> None:
+    first = await coordinator.session()
+    await first.assign((key(), spec("sleep", "600")))
+    await coordinator.start_of(key())
+    coordinator.refusal = (grpc.StatusCode.ABORTED, "a newer session of this agent")
+    first.drop()
+    assert await agent.exit_code() == 2
+    assert "a newer session of this agent" in agent.log
+    assert not agent.tasks()
+
+
+async def test_coordinator_that_is_not_there_yet_is_waited_for(
+    start_agent: StartAgent, coordinator: Coordinator, folder: Path
+) -> None:
+    agent = start_agent(f"unix:{folder}/later.sock")
+    await eventually(lambda: "waiting for a coordinator" in agent.log, "the agent said that it waits")
+    await coordinator.start(f"unix:{folder}/later.sock")
+    await coordinator.session()
+    await eventually(lambda: "connected to" in agent.log, "the agent said that it is connected")
+    assert agent.log.count("waiting for") == 1
+
+
+async def test_what_is_no_message_ends_the_session_and_not_the_agent(agent: AgentProcess, coordinator: Coordinator) -> None:
+    first = await coordinator.session()
+    await first.send_bytes(b"\xff\xff\xff\xff this is no protobuf")
+    second = await coordinator.session(2)
+    await second.assign((key(), spec("true")))
+    assert (await coordinator.result(key())).outcome == SUCCEEDED
+    assert "no message of this protocol" in agent.log
+    assert "Traceback" not in agent.log
+
+
+# -- tokens and TLS
+
+
+async def test_token_goes_with_the_call(start_agent: StartAgent, coordinator: Coordinator, folder: Path) -> None:
+    """From the file named, or else the user's own; and not to a socket, which needs none."""
+    coordinator.token = token = make_token("agent", folder / "token")
+    address = await coordinator.start("127.0.0.1:0")
+    agent = start_agent(address, "--token-file", str(folder / "token"), name="named")
+    session = await coordinator.session(name="named")
+    assert token not in " ".join(agent.command)
+    assert session.metadata["authorization"] == f"Bearer {token}"
+    make_token("agent", folder / "xdg/daggyr/agent.token")
+    coordinator.token = None
+    start_agent(address, name="own")
+    own = (await coordinator.session(name="own")).metadata["authorization"]
+    assert own == "Bearer " + (folder / "xdg/daggyr/agent.token").read_text().strip()
+    assert token not in agent.log
+
+
+async def test_socket_needs_no_token(start_agent: StartAgent, coordinator: Coordinator, address: str, folder: Path) -> None:
+    make_token("agent", folder / "xdg/daggyr/agent.token")
+    start_agent(address)
+    assert "authorization" not in (await coordinator.session()).metadata
+
+
+async def test_missing_token_is_explained(start_agent: StartAgent, coordinator: Coordinator) -> None:
+    coordinator.token = secrets.token_hex()
+    agent = start_agent(await coordinator.start("127.0.0.1:0"))
+    assert await agent.exit_code() == 2
+    assert "--token-file" in agent.log
+
+
+@pytest.mark.parametrize("text", ["two words", ""])
+async def test_token_file_that_holds_no_token_is_refused(start_agent: StartAgent, folder: Path, text: str) -> None:
+    path = folder / "token"
+    path.touch(mode=0o600)
+    path.write_text(text)
+    agent = start_agent("127.0.0.1:1", "--token-file", str(path))
+    assert await agent.exit_code() == 2
+    assert str(path) in agent.log and "Traceback" not in agent.log
+
+
+async def test_tls_with_certificates_on_both_sides(start_agent: StartAgent, coordinator: Coordinator, folder: Path) -> None:
+    authority = Authority(folder, "authority")
+    server, client = authority.sign("server"), authority.sign("client")
+    credentials = grpc.ssl_server_credentials(
+        [(server.key.read_bytes(), server.certificate.read_bytes())], authority.certificate.read_bytes(), True
+    )
+    address = await coordinator.start("127.0.0.1:0", credentials)
+    trust = ("--tls-ca", str(authority.certificate))
+    start_agent(address, *trust, "--tls-cert", str(client.certificate), "--tls-key", str(client.key), name="trusted")
+    session = await coordinator.session(name="trusted")
+    await session.assign((key(), spec("true")))
+    assert (await coordinator.result(key())).outcome == SUCCEEDED
+    stranger = start_agent(address, *trust, name="stranger")
+    await eventually(lambda: "waiting for a coordinator" in stranger.log, "an agent without certificate does not get in")
+
+
+async def test_unreadable_tls_file_is_refused(start_agent: StartAgent, folder: Path) -> None:
+    agent = start_agent("localhost:1", "--tls-ca", str(folder / "missing.pem"))
+    assert await agent.exit_code() == 2
+    assert "missing.pem" in agent.log and "Traceback" not in agent.log
+
+
+# -- following
+
+
+async def test_follow_shows_what_a_running_attempt_writes(agent: AgentProcess, coordinator: Coordinator) -> None:
+    session = await coordinator.session()
+    script = "echo one; until [ -e go ]; do sleep 0.01; done; echo two; until [ -e end ]; do sleep 0.01; done; echo three >&2"
+    await session.assign((key(), spec("sh", "-c", script)))
+    await session.follow(1, key())
+    await session.follow(2, key(), stream=STDERR)
+    await session.follow(3, key(), offset=2)
+    await coordinator.until(lambda: coordinator.followed_bytes(1) == b"one\n" and coordinator.followed_bytes(3) == b"e\n")
+    (agent.home / "go").touch()
+    await coordinator.until(lambda: coordinator.followed_bytes(1) == b"one\ntwo\n")
+    assert not coordinator.of(key()).results
+    (agent.home / "end").touch()
+    await coordinator.until(lambda: all(coordinator.followed.get(n) and coordinator.followed[n][-1].end for n in (1, 2, 3)))
+    assert [coordinator.followed_bytes(n) for n in (1, 2, 3)] in (
+        [b"one\ntwo\n", b"three\n", b"e\ntwo\n"],
+        [b"one\ntwo\n", b"", b"e\ntwo\n"],  # the end may have been acknowledged before the last look
+    )
+
+
+async def test_follow_of_what_is_not_acknowledged_and_of_what_is_not_here(agent: AgentProcess, coordinator: Coordinator) -> None:
+    session = await coordinator.session()
+    coordinator.acknowledging = False
+    await session.assign((key(), spec("sh", "-c", "head -c 3000000 /dev/zero; echo the end")))
+    await coordinator.result(key())
+    await session.follow(1, key())
+    await session.follow(2, key(99))
+    await session.send(follow=Follow(follow_id=3, key=key()))
+    for number in (1, 2, 3):
+        await coordinator.until(lambda n=number: coordinator.followed.get(n) and coordinator.followed[n][-1].end)
+    assert coordinator.followed_bytes(1) == coordinator.of(key()).output(STDOUT)
+    assert [message.chunk.offset for message in coordinator.followed[1][:-1]] == [
+        0, 1 << 18, 3_000_008 - (1 << 19), 3_000_008 - (1 << 18)
+    ]  # fmt: skip
+    assert [len(coordinator.followed[n]) for n in (2, 3)] == [1, 1]
+
+
+async def test_follow_of_a_fast_writer_passes_over_what_is_cut_and_stops_when_told(
+    agent: AgentProcess, coordinator: Coordinator
+) -> None:
+    session = await coordinator.session()
+    await session.assign((key(), spec("yes")))
+    await session.follow(1, key())
+    await coordinator.until(lambda: len(coordinator.followed.get(1, ())) >= 20)
+    chunks = [message.chunk for message in coordinator.followed[1]]
+    assert all(set(chunk.data) <= set(b"y\n") for chunk in chunks)
+    ends = [chunk.offset + len(chunk.data) for chunk in chunks]
+    assert all(chunk.offset >= end for chunk, end in zip(chunks[1:], ends, strict=False))
+    assert any(chunk.offset > end for chunk, end in zip(chunks[1:], ends, strict=False))
+    await session.send(follow=Follow(follow_id=1, stop=True))
+    await session.cancel(key())
+    await coordinator.result(key())
+    assert not coordinator.followed[1][-1].end
+
+
+async def test_follow_of_an_attempt_that_waits_begins_when_it_starts(agent: AgentProcess, coordinator: Coordinator) -> None:
+    session = await coordinator.session()
+    await session.assign(
+        (key(0), spec("sh", "-c", "until [ -e go ]; do sleep 0.01; done", resources={"cores": 2})),
+        (key(1), spec("sh", "-c", "echo begun; until [ -e end ]; do sleep 0.01; done")),
+    )
+    await session.follow(1, key(1))
+    await coordinator.start_of(key(0))
+    (agent.home / "go").touch()
+    await coordinator.until(lambda: coordinator.followed_bytes(1) == b"begun\n")
+    (agent.home / "end").touch()
+    await coordinator.result(key(1))
+
+
+# -- the no-op worker
+
+
+async def test_noop_answers_without_starting_anything(start_agent: StartAgent, address: str, coordinator: Coordinator) -> None:
+    agent = start_agent(address, "--noop")
+    session = await coordinator.session()
+    keys = [key(n) for n in range(2000)]
+    template = TaskTemplate(spec=spec("touch", "started", resources={"cores": 100}))
+    await session.send(assign=AssignmentBatch(templates=[template], assignments=[Assignment(key=k, task_id="t") for k in keys]))
+    results = await coordinator.results(*keys)
+    assert {(result.outcome, result.exit_code) for result in results} == {(SUCCEEDED, 0)}
+    assert all(result.HasField("start_time") and result.HasField("stop_time") for result in results)
+    assert max(len(batch.updates) for batch in session.batches) == 512
+    assert not (agent.home / "started").exists()
+
+
+async def test_noop_resends_what_was_not_acknowledged(start_agent: StartAgent, address: str, coordinator: Coordinator) -> None:
+    start_agent(address, "--noop")
+    first = await coordinator.session()
+    coordinator.acknowledging = False
+    await first.assign((key(), spec("true")))
+    await coordinator.result(key())
+    coordinator.told.clear()
+    first.drop()
+    second = await coordinator.session(2)
+    assert idents(second.hello.ended) == {(1, 0, 1)}
+    await coordinator.result(key())
+    assert [batch.SerializeToString() for batch in second.batches] == [batch.SerializeToString() for batch in first.batches]

@@ -1,0 +1,130 @@
+"""The command line and the configuration file: what they mean, and what is said of their faults."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import PROGRAM, StartAgent
+from scripted_coordinator import Coordinator
+
+from daggyr_agent.config import UsageError, read_config
+
+NOWHERE = ("--coordinator", "unix:/nowhere")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "no coordinator: write --coordinator HOST:2503"),
+        (["--coordinator", "host"], "'host' is no address: write HOST:PORT"),
+        (["--coordinator", "::1:2503"], "[::1]:2503"),
+        ([*NOWHERE, "--frobnicate"], "--frobnicate"),
+        ([*NOWHERE, "--resource", "cores"], "write NAME=UNITS"),
+        ([*NOWHERE, "--resource", "cores=two"], "resource cores: 'two' is no whole number"),
+        ([*NOWHERE, "--resource", "cores=-1"], "resource cores: '-1' is no whole number"),
+        ([*NOWHERE, "--resource", "cores=0"], "at least 1"),
+        ([*NOWHERE, "--resource", "gpus=1", "--resource", "gpus=2"], "resource gpus is given twice"),
+        ([*NOWHERE, "--resource", f"bytes={2**63}"], "is not between 0 and"),
+        ([*NOWHERE, "--resource", "=3"], "resource '': write one word"),
+        ([*NOWHERE, "--name", "a/b"], "cannot name a folder"),
+        ([*NOWHERE, "--name", ".."], "cannot name a folder"),
+        ([*NOWHERE, "--name", "ü" * 150], "cannot name a folder"),
+        ([*NOWHERE, "--pool", "two words"], "pool 'two words': write one word"),
+        ([*NOWHERE, "--log-level", "loud"], "log_level 'loud': there are debug, info, warning, error"),
+        ([*NOWHERE, "--tls-cert", "cert.pem"], "tls_cert and tls_key go together"),
+        ([*NOWHERE, "--lifeline", "pipe"], "'pipe' is no number of a file descriptor"),
+        ([*NOWHERE, "--lifeline", "987654"], "no such file descriptor"),
+        ([*NOWHERE, "--lifeline", "9" * 30], "is no number of a file descriptor"),
+        ([*NOWHERE, "--config", "/no/such/file.toml"], "cannot read the configuration /no/such/file.toml"),
+    ],
+)
+def test_fault_of_usage_is_one_line(arguments: list[str], words: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        read_config(arguments, os.environ)
+    assert words in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("coordinator = ", "is no TOML"),
+        ("coordinator = 3", "coordinator must be a string"),
+        ("noop = 1", "noop must be true or false"),
+        ("[pools.default]", "unknown setting 'pools'; there are coordinator, name,"),
+        ("resource = 3", "resource: write a table"),
+        ("resource = {cores = 1.5}", "resource cores: 1.5 is no whole number"),
+        ("resource = {cores = true}", "resource cores: True is no whole number"),
+    ],
+)
+def test_fault_of_the_file_names_it(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "agent.toml"
+    path.write_text(text)
+    with pytest.raises(UsageError) as raised:
+        read_config(["--config", str(path), *NOWHERE], os.environ)
+    assert words in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_command_line_goes_over_the_file_over_defaults(tmp_path: Path) -> None:
+    path = tmp_path / "agent.toml"
+    path.write_text(
+        'coordinator = "host:1"\nname = "file"\npool = "file"\nstate-dir = "/s"\nnoop = true\n[resource]\ngpus = 2\ncores = 7\n'
+    )
+    config = read_config(["--config", str(path), "--name", "line", "--resource", "cores=9"], {})
+    assert (config.coordinator, config.name, config.pool, config.state_dir) == ("host:1", "line", "file", Path("/s"))
+    assert config.noop is True
+    assert dict(config.resources).items() >= {"gpus": 2, "cores": 9}.items()
+    assert config.resources["memory_mb"] > 0
+
+
+def test_defaults(tmp_path: Path) -> None:
+    config = read_config(["--coordinator", "host:2503"], {"XDG_STATE_HOME": str(tmp_path)})
+    assert config.name == os.uname().nodename
+    assert (config.pool, config.noop, config.tls, config.token_file, config.lifeline) == ("default", False, None, None, None)
+    assert config.resources["cores"] == len(os.sched_getaffinity(0))
+    assert 0 < config.resources["memory_mb"] <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20
+    assert config.state_dir == tmp_path / "daggyr/agents" / config.name
+
+
+def test_socket_is_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert read_config(["--coordinator", "unix:agent.sock"], {}).coordinator == f"unix:{tmp_path}/agent.sock"
+
+
+def test_program_says_a_fault_on_stderr_with_code_2() -> None:
+    ended = subprocess.run([PROGRAM, "--frobnicate"], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith("daggyr-agent: ") and ended.stderr.count("\n") == 1
+
+
+def test_help_and_version_go_to_stdout() -> None:
+    helped = subprocess.run([PROGRAM, "--help"], capture_output=True, text=True, check=False)
+    assert helped.returncode == 0 and "--coordinator" in helped.stdout and "Example:" in helped.stdout
+    told = subprocess.run([PROGRAM, "--version"], capture_output=True, text=True, check=False)
+    assert told.returncode == 0 and told.stdout.startswith("daggyr-agent ")
+
+
+async def test_second_agent_in_a_state_folder_is_refused(start_agent: StartAgent, address: str, coordinator: Coordinator) -> None:
+    first = start_agent(address)
+    await coordinator.session()
+    second = start_agent(address)
+    assert await second.exit_code() == 2
+    [line] = second.log.splitlines()
+    assert f"process {first.pid} uses the state folder {first.state}" in line and "--state-dir" in line
+    assert len(coordinator.sessions) == 1
+
+
+@pytest.mark.parametrize("what", ["file", "missing parent of a file", "id"])
+async def test_state_folder_that_cannot_be_used_is_refused(start_agent: StartAgent, folder: Path, what: str) -> None:
+    (folder / "file").touch()
+    (folder / "state").mkdir()
+    (folder / "state/agent-id").write_text("\n")
+    path = {"file": folder / "file", "missing parent of a file": folder / "file/state", "id": folder / "state"}[what]
+    agent = start_agent("unix:/nowhere", "--state-dir", str(path))
+    assert await agent.exit_code() == 2
+    [line] = agent.log.splitlines()
+    assert str(path) in line

@@ -1,0 +1,112 @@
+"""An agent that a test plays itself: a raw client of `Agents.Session` that says exactly what it is told to say.
+
+For what a real agent would never do (a wrong version, batches out of order, silence) and for what must be seen message by
+message (acknowledgements, welcomes).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import grpc
+from executor_harness import DEADLINE
+
+from daggyr.channel import open_channel
+from daggyr.v1.agents_pb2 import AgentMessage, CoordinatorMessage, Hello, UpdateBatch, Welcome
+from daggyr.v1.agents_pb2_grpc import AgentsStub
+from daggyr.v1.task_pb2 import AttemptKey, AttemptOutcome, AttemptResult, AttemptUpdate
+
+
+def hello(**changes: Any) -> Hello:
+    """A hello of a first session that nothing is wrong with, but for `changes`."""
+    given: dict[str, Any] = {
+        "protocol_version": 1,
+        "agent_id": "agent-1",
+        "incarnation": "incarnation-1",
+        "name": "by-hand",
+        "pool": "pool",
+        "resources": {"cores": 2},
+        "first_unacknowledged": 1,
+        "version": "0",
+    }
+    return Hello(**{**given, **changes})
+
+
+class Hand:
+    """One session from the agent's end."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._call = AgentsStub(channel).Session()
+
+    async def say(self, **message: Any) -> None:
+        """Write an AgentMessage with this one field."""
+        await asyncio.wait_for(self._call.write(AgentMessage(**message)), DEADLINE)
+
+    async def hears(self, kind: str) -> Any:
+        """The next message, which has to be of this kind."""
+        message = await asyncio.wait_for(self._call.read(), DEADLINE)
+        assert isinstance(message, CoordinatorMessage), await self.status()
+        assert message.WhichOneof("message") == kind, message
+        return getattr(message, kind)
+
+    async def joins(self, **changes: Any) -> Welcome:
+        """Hello and welcome."""
+        await self.say(hello=hello(**changes))
+        welcome = await self.hears("welcome")
+        assert isinstance(welcome, Welcome)
+        return welcome
+
+    async def tells(self, sequence: int, *updates: AttemptUpdate) -> None:
+        await self.say(updates=UpdateBatch(sequence=sequence, updates=updates))
+
+    async def acknowledged(self, sequence: int) -> None:
+        """Hear acknowledgements until this one; a heartbeat asks for it, as a real agent's would."""
+        heard = 0
+        while heard < sequence:
+            await self.say(heartbeat={})
+            heard = (await self.hears("acknowledge")).sequence
+        assert heard == sequence
+
+    def done(self) -> Any:
+        """Half-close: nothing more will be said."""
+        return self._call.done_writing()
+
+    def cut(self) -> None:
+        """End the call as a broken connection would."""
+        self._call.cancel()
+
+    async def status(self) -> tuple[grpc.StatusCode, str]:
+        """How the call ends, once it does, whatever comes before."""
+        with contextlib.suppress(grpc.aio.AioRpcError, asyncio.CancelledError):
+            async with asyncio.timeout(DEADLINE):
+                while await self._call.read() is not grpc.aio.EOF:
+                    pass
+        return await self._call.code(), await self._call.details() or ""
+
+    async def status_unread(self) -> grpc.StatusCode:
+        """The same for somebody who reads nothing."""
+        return await asyncio.wait_for(self._call.code(), DEADLINE)
+
+
+@contextlib.asynccontextmanager
+async def hand(socket: Path) -> AsyncIterator[Hand]:
+    """A session on a connection of its own; it is cut in the end."""
+    channel = open_channel(f"unix:{socket}")
+    made = Hand(channel)
+    try:
+        yield made
+    finally:
+        made.cut()
+        await channel.close()
+
+
+def finished(key: AttemptKey, outcome: AttemptOutcome = AttemptOutcome.SUCCEEDED) -> AttemptUpdate:
+    return AttemptUpdate(key=key, finished=AttemptResult(outcome=outcome))
+
+
+def idents(keys: Sequence[AttemptKey]) -> set[tuple[int, int, int]]:
+    return {(key.run_id, key.task_number, key.attempt) for key in keys}

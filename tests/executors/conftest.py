@@ -1,0 +1,55 @@
+"""One executor of each kind for the whole suite: `any_executor` of all kinds, `executor` of those that run processes.
+
+Cases of the suite share it, as the runs of a coordinator do, and so must not disturb each other. Those that break something make
+their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from executor_harness import Harness
+from executor_kinds import KINDS, RUNNING_KINDS, ExecutorKind
+
+
+@pytest.fixture(scope="session", params=KINDS, ids=lambda kind: kind.name)
+def any_kind(request: pytest.FixtureRequest) -> ExecutorKind:
+    found = request.param
+    assert isinstance(found, ExecutorKind)
+    return found
+
+
+@pytest.fixture(scope="session", params=RUNNING_KINDS, ids=lambda kind: kind.name)
+def kind(request: pytest.FixtureRequest) -> ExecutorKind:
+    found = request.param
+    assert isinstance(found, ExecutorKind)
+    return found
+
+
+@pytest.fixture(scope="session")
+def home(kind: ExecutorKind, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the tasks of `executor` start."""
+    return _home(tmp_path_factory)
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def any_executor(any_kind: ExecutorKind, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Harness]:
+    async with any_kind.begin(_home(tmp_path_factory)) as harness:
+        yield harness
+    assert harness.ear.faults == []
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def executor(kind: ExecutorKind, home: Path) -> AsyncIterator[Harness]:
+    async with kind.begin(home) as harness:
+        yield harness
+    assert harness.ear.faults == []
+
+
+def _home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("executor") / "home"
+    home.mkdir()
+    return home

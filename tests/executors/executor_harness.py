@@ -1,0 +1,300 @@
+"""Plays the driver for one executor: gives assignments, hears what is reported, and holds it to the contract.
+
+Tests ask it in the words of the field: `give` attempts, wait for their `result`, read their `output`. It decides nothing. What an
+executor must never tell (a second result, output after the result, another's attempt) is written down in `Ear.faults`, and
+the fixtures that make a harness look there in the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from google.protobuf.duration_pb2 import Duration
+
+from daggyr.v1.task_pb2 import (
+    HOST_AVAILABLE,
+    HOST_GONE,
+    STDERR,
+    STDOUT,
+    Assignment,
+    AssignmentBatch,
+    AttemptKey,
+    AttemptOutcome,
+    AttemptResult,
+    AttemptUpdate,
+    Host,
+    HostState,
+    OutputStream,
+    TaskSpec,
+    TaskTemplate,
+)
+from daggyr_server.executors.base import Executor, Surroundings
+
+DEADLINE = 30.0  # seconds; only a test that fails waits this long
+MAX_CHUNK = 256 * 1024
+GRACE = 0.5  # seconds from SIGTERM to SIGKILL in these tests
+Ident = tuple[int, int, int]
+
+
+def surroundings(**changes: Any) -> Surroundings:
+    """A coordinator's, with times for tests: a grace of half a second, and a lease and a heartbeat that never matter."""
+    given: dict[str, Any] = {"tracker_id": "tracker-1", "epoch": 1, "lease": 60.0, "heartbeat": 5.0, "grace": GRACE}
+    return Surroundings(**{**given, **changes})
+
+
+def ident(key: AttemptKey) -> Ident:
+    return key.run_id, key.task_number, key.attempt
+
+
+def spec(
+    *command: str,
+    environment: Mapping[str, str] | None = None,
+    working_directory: str | Path = "",
+    stdin: str | None = None,
+    timeout: float = 0,
+    resources: Mapping[str, int] | None = None,
+    whole_stdout_bytes: int = 0,
+) -> TaskSpec:
+    """What to execute; one core unless told."""
+    made = TaskSpec(
+        command=command,
+        environment=environment,
+        working_directory=str(working_directory),
+        stdin=stdin,
+        resources={"cores": 1} if resources is None else resources,
+        whole_stdout_bytes=whole_stdout_bytes,
+    )
+    if timeout:
+        made.timeout.CopyFrom(Duration(seconds=int(timeout), nanos=round(timeout % 1 * 1e9)))
+    return made
+
+
+def shell(script: str, *arguments: str, **details: Any) -> TaskSpec:
+    """A task of a few lines of POSIX shell; its arguments are $1, $2, ..."""
+    return spec("/bin/sh", "-c", script, "sh", *arguments, **details)
+
+
+def python(source: str, *arguments: str, **details: Any) -> TaskSpec:
+    """A task of a few lines of Python, by the interpreter that runs the tests."""
+    return spec(sys.executable, "-I", "-S", "-c", source, *arguments, **details)
+
+
+async def eventually(condition: Callable[[], object], seconds: float = DEADLINE) -> None:
+    """Wait for something that nobody tells of, such as a file or the end of a process."""
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def runs(pid: int) -> bool:
+    """Whether the process is there and no zombie (proc_pid_stat(5))."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+async def pid_in(path: Path) -> int:
+    """The process id that a task writes into a file, as soon as it is there."""
+
+    def written() -> str:
+        return path.read_text(encoding="utf-8") if path.exists() else ""
+
+    await eventually(lambda: written().endswith("\n"))
+    return int(written())
+
+
+@dataclass
+class Told:
+    """What was told of one attempt."""
+
+    host: str = ""
+    starts: int = 0
+    results: list[AttemptResult] = field(default_factory=list)
+    pieces: dict[OutputStream, dict[int, bytes]] = field(default_factory=lambda: {STDOUT: {}, STDERR: {}})
+
+    @property
+    def result(self) -> AttemptResult:
+        (result,) = self.results
+        return result
+
+    @property
+    def outcome(self) -> str:
+        return AttemptOutcome.Name(self.result.outcome)
+
+    @property
+    def notes(self) -> str:
+        return "\n".join(self.result.notes)
+
+    def output(self, stream: OutputStream = STDOUT) -> bytes:
+        """What came of a stream, in order; what was cut is left out."""
+        data = bytearray()
+        end = 0
+        for offset, piece in sorted(self.pieces[stream].items()):
+            data += piece[max(0, end - offset) :]
+            end = max(end, offset + len(piece))
+        return bytes(data)
+
+    @property
+    def text(self) -> str:
+        return self.output().decode()
+
+
+class Ear:
+    """The driver's ear (executors.base.Reports). Everything is durable at once, unless `holding`."""
+
+    def __init__(self) -> None:
+        self.hosts: dict[str, Host] = {}  # as last told, those that are gone too
+        self.states: list[tuple[str, HostState]] = []
+        self.told: dict[Ident, Told] = {}
+        self.faults: list[str] = []
+        self.holding = False
+        self.held: list[Callable[[], None]] = []
+        self._changed = asyncio.Event()
+
+    def host(self, host: Host) -> None:
+        self.hosts[host.host] = host
+        self.states.append((host.host, host.state))
+        self._notify()
+
+    def updates(self, host: str, updates: Sequence[AttemptUpdate], durable: Callable[[], None]) -> None:
+        for update in updates:
+            self._hear(host, update)
+        if self.holding:
+            self.held.append(durable)
+        else:
+            durable()
+        self._notify()
+
+    def release(self) -> None:
+        """Everything is durable, from now on at once."""
+        self.holding = False
+        held, self.held = self.held, []
+        for durable in held:
+            durable()
+
+    def of(self, key: AttemptKey) -> Told:
+        return self.told.setdefault(ident(key), Told())
+
+    async def until(self, condition: Callable[[], object], seconds: float = DEADLINE) -> None:
+        """Wait until something that is told makes `condition` true."""
+        async with asyncio.timeout(seconds):
+            while not condition():
+                await self._changed.wait()
+
+    def _notify(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    def _hear(self, host: str, update: AttemptUpdate) -> None:
+        key = ident(update.key)
+        told = self.told.get(key)
+        if told is None:
+            self.faults.append(f"{key} was never given to this executor: {update}")
+            return
+        if told.results:
+            self.faults.append(f"{key} has ended, and yet: {update}")
+        if told.host and told.host != host:
+            self.faults.append(f"{key} was given to {told.host}, and {host} tells of it")
+        kind = update.WhichOneof("update")
+        if kind == "started":
+            told.starts += 1
+            if told.starts > 1 or not update.started.start_time.seconds:
+                self.faults.append(f"{key} started twice, or at no time")
+        elif kind == "output":
+            chunk = update.output
+            if not 0 < len(chunk.data) <= MAX_CHUNK or chunk.stream not in (STDOUT, STDERR):
+                self.faults.append(f"{key} has a chunk of {len(chunk.data)} bytes of stream {chunk.stream}")
+            told.pieces.setdefault(chunk.stream, {})[chunk.offset] = chunk.data
+        elif kind == "finished":
+            told.results.append(update.finished)
+        else:
+            self.faults.append(f"{key} has an empty update")
+
+
+class Harness:
+    """One executor that was opened, and the driver's side of it."""
+
+    _run_ids = itertools.count(1)  # as with a tracker: none is used again
+
+    def __init__(self, executor: Executor, ear: Ear) -> None:
+        self.executor = executor
+        self.ear = ear
+
+    async def host(self) -> str:
+        """The host that takes attempts, as soon as there is one."""
+        await self.ear.until(self.available)
+        return self.available()[0]
+
+    def available(self) -> list[str]:
+        return [host.host for host in self.ear.hosts.values() if host.state == HOST_AVAILABLE]
+
+    def is_gone(self, host: str) -> bool:
+        return self.ear.hosts[host].state == HOST_GONE
+
+    def batch(self, *specs: TaskSpec) -> AssignmentBatch:
+        """A new run's tasks, each with a template of its own."""
+        run_id = next(self._run_ids)
+        return AssignmentBatch(
+            templates=[TaskTemplate(spec=spec) for spec in specs],
+            assignments=[
+                Assignment(
+                    key=AttemptKey(run_id=run_id, task_number=number, attempt=1), task_id=f"task-{number}", template=number
+                )
+                for number in range(len(specs))
+            ],
+        )
+
+    def start(self, host: str, batch: AssignmentBatch) -> list[AttemptKey]:
+        """Give a batch to a host; returns its keys."""
+        for assignment in batch.assignments:
+            self.ear.of(assignment.key).host = host
+        self.executor.start(host, batch)
+        return [assignment.key for assignment in batch.assignments]
+
+    async def give(self, *specs: TaskSpec) -> list[AttemptKey]:
+        """Give new attempts to the host that takes them."""
+        return self.start(await self.host(), self.batch(*specs))
+
+    async def give_one(self, spec: TaskSpec) -> AttemptKey:
+        (key,) = await self.give(spec)
+        return key
+
+    async def ended(self, keys: Iterable[AttemptKey]) -> list[Told]:
+        """What was told of these, as soon as all have a result."""
+        told = [self.ear.of(key) for key in keys]
+        await self.ear.until(lambda: all(one.results for one in told))
+        return told
+
+    async def ends(self, key: AttemptKey) -> Told:
+        (told,) = await self.ended([key])
+        return told
+
+    async def run(self, *specs: TaskSpec) -> list[Told]:
+        return await self.ended(await self.give(*specs))
+
+    async def run_one(self, spec: TaskSpec) -> Told:
+        (told,) = await self.run(spec)
+        return told
+
+    async def started(self, key: AttemptKey) -> None:
+        """Wait until the attempt's start was told; its task has to run for a while."""
+        await self.ear.until(lambda: self.ear.of(key).starts)
+
+    def stop(self, *keys: AttemptKey) -> None:
+        self.executor.stop(self.ear.of(keys[0]).host, keys)
+
+    def recall(self, *keys: AttemptKey) -> None:
+        self.executor.recall(self.ear.of(keys[0]).host, keys)
+
+    async def followed(self, key: AttemptKey, stream: OutputStream = STDOUT, offset: int = 0) -> list[tuple[int, bytes]]:
+        """All that a follow yields, to its end."""
+        async with asyncio.timeout(DEADLINE):
+            chunks = self.executor.follow(self.ear.of(key).host, key, stream, offset)
+            return [(chunk.offset, chunk.data) async for chunk in chunks]

@@ -1,0 +1,159 @@
+"""Which executors the conformance suite runs against, each through its real wire, and what each says of itself.
+
+`begin` makes an executor whose host offers CORES cores and whose tasks start in the folder it is given, opens it, and closes it
+in the end. A new executor adds one entry to KINDS.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import readme_examples
+from executor_harness import DEADLINE, Ear, Harness, surroundings
+
+from daggyr.v1.agents_pb2_grpc import add_AgentsServicer_to_server
+from daggyr_server.api.listener import Listener
+from daggyr_server.executors.agent import AgentExecutor
+from daggyr_server.executors.agent_session import AgentSessions
+from daggyr_server.executors.base import Executor, Surroundings, find_executor
+
+CORES = 2
+# The daemon's environment: its own DAGGYR_* are no task's business.
+ENVIRONMENT = {"INHERITED": "from the daemon", "DAGGYR_SERVER": "nobody's", "DAGGYR_TASK_ID": "nobody's"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExecutorKind:
+    """One executor and what it can do."""
+
+    name: str
+    begin: Callable[[Path], AbstractAsyncContextManager[Harness]]
+    runs_processes: bool  # tasks are executed, with all that follows: output, signals, folders, files
+    tells_usage: bool = False  # CPU seconds and peak memory are in the results
+
+
+@contextlib.asynccontextmanager
+async def opened(
+    kind: type[Executor], around: Surroundings | None = None, *, pool: str = "pool", **settings: Any
+) -> AsyncIterator[Harness]:
+    """An executor, opened here and closed in the end, behind a harness."""
+    ear = Ear()
+    executor = kind(pool, kind.Settings(**settings), ear, around or surroundings())
+    try:
+        await executor.open()
+        yield Harness(executor, ear)
+    finally:
+        await executor.close()
+
+
+@contextlib.asynccontextmanager
+async def serving(socket: Path, *executors: AgentExecutor) -> AsyncIterator[None]:
+    """The listener of a coordinator with these agent pools."""
+    listener = Listener(f"unix:{socket}", tokens=None)
+    add_AgentsServicer_to_server(AgentSessions(executors), listener.server)
+    await listener.start()
+    try:
+        yield
+    finally:
+        await listener.stop(0)
+
+
+class AgentProcess:
+    """A real `daggyr-agent`."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    async def ended(self) -> int:
+        """Its exit code, once it has ended."""
+        return await asyncio.wait_for(self.process.wait(), DEADLINE)
+
+
+@contextlib.asynccontextmanager
+async def agent(
+    socket: Path,
+    state: Path,
+    home: Path,
+    *,
+    name: str = "one",
+    pool: str = "pool",
+    resources: Mapping[str, int] | None = None,
+) -> AsyncIterator[AgentProcess]:
+    """An agent that dials in at a socket, from the folder `home`; it is ended with SIGTERM if it still runs."""
+    command = [sys.executable, "-P", "-m", "daggyr_agent", "--coordinator", f"unix:{socket}", "--state-dir", str(state)]
+    command += ["--name", name, "--pool", pool, "--log-level", "warning"]
+    for resource, units in (resources or {"cores": CORES, "memory_mb": 1_000}).items():
+        command += ["--resource", f"{resource}={units}"]
+    process = await asyncio.create_subprocess_exec(*command, cwd=home, env={**os.environ, **ENVIRONMENT})
+    try:
+        yield AgentProcess(process)
+    finally:
+        if process.returncode is None:
+            process.terminate()
+            try:
+                await asyncio.wait_for(process.wait(), DEADLINE)
+            finally:
+                if process.returncode is None:
+                    process.kill()
+                    await process.wait()
+
+
+@contextlib.asynccontextmanager
+async def _local(home: Path) -> AsyncIterator[Harness]:
+    with pytest.MonkeyPatch.context() as patch, contextlib.chdir(home):
+        for name, value in ENVIRONMENT.items():
+            patch.setenv(name, value)
+        async with contextlib.AsyncExitStack() as stack:
+            harness = await stack.enter_async_context(opened(find_executor("local"), workers=CORES))
+            await harness.host()
+            patch.undo()
+            closing = stack.pop_all()
+    async with closing:
+        yield harness
+
+
+@contextlib.asynccontextmanager
+async def _agent(home: Path) -> AsyncIterator[Harness]:
+    folder = home.parent
+    (folder / "wire").mkdir(mode=0o700)
+    socket = folder / "wire/socket"
+    async with opened(find_executor("agent")) as harness:
+        assert isinstance(harness.executor, AgentExecutor)
+        async with serving(socket, harness.executor), agent(socket, folder / "state", home):
+            await harness.host()
+            yield harness
+
+
+@contextlib.asynccontextmanager
+async def _noop(home: Path) -> AsyncIterator[Harness]:
+    async with opened(find_executor("noop"), workers=CORES) as harness:
+        yield harness
+
+
+@contextlib.asynccontextmanager
+async def _dry(home: Path) -> AsyncIterator[Harness]:
+    kind = readme_examples.module(readme_examples.EXECUTORS, "daggyr_dry").DryExecutor
+    async with opened(kind, workers=CORES) as harness:
+        yield harness
+
+
+KINDS = (
+    ExecutorKind(name="local", begin=_local, runs_processes=True, tells_usage=True),
+    ExecutorKind(name="agent", begin=_agent, runs_processes=True, tells_usage=True),
+    ExecutorKind(name="noop", begin=_noop, runs_processes=False),
+    ExecutorKind(name="dry", begin=_dry, runs_processes=False),  # the README's example
+)
+RUNNING_KINDS = tuple(kind for kind in KINDS if kind.runs_processes)

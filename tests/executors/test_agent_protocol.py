@@ -1,0 +1,523 @@
+"""`Agents.Session` word by word, against an agent that is played by hand: whom it lets in, what it counts, whom it cuts off."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import grpc
+import pytest
+from agent_by_hand import Hand, finished, hand, hello, idents
+from executor_harness import DEADLINE, Harness, ident, spec, surroundings
+from executor_kinds import opened, serving
+
+from daggyr.channel import MAX_MESSAGE_BYTES, open_channel
+from daggyr.v1.agents_pb2 import FollowedOutput
+from daggyr.v1.task_pb2 import (
+    HOST_AVAILABLE,
+    HOST_DRAINING,
+    HOST_GONE,
+    HOST_PAUSED,
+    STDOUT,
+    AttemptKey,
+    AttemptStarted,
+    AttemptUpdate,
+    OutputChunk,
+)
+from daggyr_server.executors.agent import AgentExecutor
+from daggyr_server.executors.agent_session import MAX_UNDURABLE, MAX_WORD
+from daggyr_server.executors.followed import MAX_FOLLOWED
+
+TASK = spec("/bin/true")
+
+
+class Wire:
+    """Two pools of agents, `pool` and `other`, behind one listener."""
+
+    def __init__(self, socket: Path, stack: AsyncExitStack) -> None:
+        self.socket = socket
+        self._stack = stack
+        self.pool: Harness
+        self.other: Harness
+
+    async def open(self, **around: object) -> None:
+        self.pool = await self._stack.enter_async_context(opened(AgentExecutor, surroundings(**around)))
+        self.other = await self._stack.enter_async_context(opened(AgentExecutor, surroundings(**around), pool="other"))
+        executors = [harness.executor for harness in (self.pool, self.other) if isinstance(harness.executor, AgentExecutor)]
+        await self._stack.enter_async_context(serving(self.socket, *executors))
+
+    async def hand(self) -> Hand:
+        return await self._stack.enter_async_context(hand(self.socket))
+
+    async def joined(self, **changes: object) -> Hand:
+        made = await self.hand()
+        await made.joins(**changes)
+        return made
+
+    async def state(self, state: int, agent_id: str = "agent-1") -> None:
+        """Wait until the host is in this state."""
+        hosts = self.pool.ear.hosts
+        await self.pool.ear.until(lambda: agent_id in hosts and hosts[agent_id].state == state)
+
+
+@pytest.fixture
+async def bare_wire(tmp_path: Path) -> AsyncIterator[Wire]:
+    """To be opened by the test."""
+    async with AsyncExitStack() as stack:
+        (tmp_path / "wire").mkdir(mode=0o700)
+        wire = Wire(tmp_path / "wire/socket", stack)
+        yield wire
+        assert wire.pool.ear.faults == []
+
+
+@pytest.fixture
+async def wire(bare_wire: Wire) -> Wire:
+    await bare_wire.open()
+    return bare_wire
+
+
+class TestHello:
+    async def test_TheWelcomeCarriesTheFence(self, wire: Wire) -> None:
+        welcome = await (await wire.hand()).joins()
+        assert (welcome.tracker_id, welcome.epoch, welcome.next_sequence) == ("tracker-1", 1, 1)
+        assert (welcome.heartbeat_interval.ToMilliseconds(), welcome.lease.ToMilliseconds()) == (5_000, 60_000)
+        assert list(welcome.end) == []
+
+    async def test_TheHostIsOfferedWithItsResources(self, wire: Wire) -> None:
+        await wire.joined(resources={"cores": 4, "gpus": 1})
+        host = wire.pool.ear.hosts["agent-1"]
+        assert (host.state, host.name, dict(host.resources), host.takes_ahead) == (
+            HOST_AVAILABLE,
+            "by-hand",
+            {"cores": 4, "gpus": 1},
+            True,
+        )
+        assert wire.other.ear.hosts == {}
+
+    @pytest.mark.parametrize(
+        ("changes", "code", "words"),
+        [
+            ({"protocol_version": 2}, grpc.StatusCode.FAILED_PRECONDITION, "version 2, this coordinator 1: install"),
+            ({"protocol_version": 0}, grpc.StatusCode.FAILED_PRECONDITION, "version 0"),
+            ({"agent_id": ""}, grpc.StatusCode.INVALID_ARGUMENT, "no agent_id"),
+            ({"incarnation": ""}, grpc.StatusCode.INVALID_ARGUMENT, "no incarnation"),
+            ({"name": "", "pool": ""}, grpc.StatusCode.INVALID_ARGUMENT, "no name, pool"),
+            ({"resources": {}}, grpc.StatusCode.INVALID_ARGUMENT, "no resources"),
+            ({"resources": {"gpus": 1}}, grpc.StatusCode.INVALID_ARGUMENT, "no cores"),
+            ({"resources": {"cores": 0}}, grpc.StatusCode.INVALID_ARGUMENT, "no cores"),
+            ({"resources": {"cores": 1, "gpus": -1}}, grpc.StatusCode.INVALID_ARGUMENT, "less than none"),
+            ({"name": "two\nlines"}, grpc.StatusCode.INVALID_ARGUMENT, "printable"),
+            ({"agent_id": "x" * (MAX_WORD + 1)}, grpc.StatusCode.INVALID_ARGUMENT, f"at most {MAX_WORD}"),
+            ({"pool": "nowhere"}, grpc.StatusCode.NOT_FOUND, "no pool 'nowhere'.*there are: pool, other.*--pool"),
+            ({"tracker_id": "tracker-1", "epoch": 2}, grpc.StatusCode.FAILED_PRECONDITION, "newer start"),
+        ],
+        ids=str,
+    )
+    async def test_AFaultyHelloIsRefused(self, wire: Wire, changes: dict[str, object], code: grpc.StatusCode, words: str) -> None:
+        agent = await wire.hand()
+        await agent.say(hello=hello(**changes))
+        found, said = await agent.status()
+        assert found is code
+        assert re.search(words, said), said
+        assert wire.pool.ear.hosts == {}
+        await wire.joined()  # and the next one is let in
+
+    async def test_AnotherTrackersEpochIsNothingToCompare(self, wire: Wire) -> None:
+        await wire.joined(tracker_id="tracker-2", epoch=9)
+
+    async def test_SomethingElseThanHelloFirstIsRefused(self, wire: Wire) -> None:
+        agent = await wire.hand()
+        await agent.say(heartbeat={})
+        assert (await agent.status())[0] is grpc.StatusCode.INVALID_ARGUMENT
+
+    async def test_NothingAtAllIsRefused(self, wire: Wire) -> None:
+        agent = await wire.hand()
+        await agent.done()
+        assert (await agent.status())[0] is grpc.StatusCode.INVALID_ARGUMENT
+
+    @pytest.mark.parametrize("before", [[], [hello().SerializeToString()]], ids=["first", "later"])
+    async def test_WhatIsNoMessageIsRefused(self, wire: Wire, before: list[bytes]) -> None:
+        before = [b"\x0a" + bytes([len(data)]) + data for data in before]  # AgentMessage.hello, field 1
+        channel = open_channel(f"unix:{wire.socket}")
+        try:
+            call = channel.stream_stream("/daggyr.v1.Agents/Session")(iter([*before, b"\xff\xff no protobuf"]))
+            assert await asyncio.wait_for(call.code(), DEADLINE) is grpc.StatusCode.INVALID_ARGUMENT
+        finally:
+            await channel.close()
+        await wire.joined(incarnation="incarnation-2")
+
+    async def test_ASecondHelloEndsTheSession(self, wire: Wire) -> None:
+        agent = await wire.joined()
+        await agent.say(hello=hello())
+        assert (await agent.status())[0] is grpc.StatusCode.INVALID_ARGUMENT
+
+
+class TestTwoAgents:
+    async def test_AnotherAgentOfTheSameNameIsRefused(self, wire: Wire) -> None:
+        first = await wire.joined()
+        for pool in ("pool", "other"):
+            second = await wire.hand()
+            await second.say(hello=hello(agent_id="agent-2", pool=pool))
+            code, words = await second.status()
+            assert code is grpc.StatusCode.ALREADY_EXISTS
+            assert "'by-hand' is connected" in words and "--name" in words
+        await first.say(heartbeat={})
+        first.cut()
+        await wire.state(HOST_PAUSED)
+        await wire.joined(agent_id="agent-2")
+
+    async def test_TheSameAgentReplacesItsOlderSession(self, wire: Wire) -> None:
+        older = await wire.joined()
+        newer = await wire.joined()
+        assert (await older.status())[0] is grpc.StatusCode.ABORTED
+        (key,) = wire.pool.start("agent-1", wire.pool.batch(TASK))
+        await newer.hears("assign")
+        await newer.tells(1, finished(key))
+        assert (await wire.pool.ends(key)).outcome == "SUCCEEDED"
+        assert wire.pool.ear.states == [("agent-1", HOST_AVAILABLE)] * 2
+
+    async def test_AnAgentThatMovesToAnotherPoolIsGoneHere(self, wire: Wire) -> None:
+        older = await wire.joined()
+        (key,) = wire.pool.start("agent-1", wire.pool.batch(TASK))
+        await older.hears("assign")
+        welcome = await (await wire.hand()).joins(pool="other", tracker_id="tracker-1", epoch=1, held=[key])
+        assert idents(welcome.end) == {ident(key)}
+        assert (await older.status())[0] is grpc.StatusCode.ABORTED
+        assert wire.pool.is_gone("agent-1")
+        assert wire.other.available() == ["agent-1"]
+
+
+class TestUpdates:
+    async def test_TheyAreAcknowledgedOnceDurable(self, wire: Wire) -> None:
+        agent = await wire.joined()
+        first, second = wire.pool.start("agent-1", wire.pool.batch(TASK, TASK))
+        assignments = (await agent.hears("assign")).assignments
+        assert idents([assignment.key for assignment in assignments]) == {ident(first), ident(second)}
+        wire.pool.ear.holding = True
+        await agent.tells(1, finished(first))
+        await agent.tells(2, finished(second))
+        await wire.pool.ended([first, second])
+        await agent.say(heartbeat={})
+        wire.pool.recall(AttemptKey(run_id=2**40))
+        agent.cut()
+        await wire.state(HOST_PAUSED)
+        again = await wire.hand()
+        welcome = await again.joins(tracker_id="tracker-1", epoch=1, ended=[first, second])
+        assert welcome.next_sequence == 1, "nothing is durable yet"
+        wire.pool.ear.release()
+        await again.acknowledged(2)
+
+    async def test_ABatchThatCameTwiceCountsOnce(self, wire: Wire) -> None:
+        agent = await wire.joined()
+        (key,) = wire.pool.start("agent-1", wire.pool.batch(TASK))
+        await agent.hears("assign")
+        await agent.tells(1, finished(key))
+        await agent.tells(1, finished(key))
+        await agent.acknowledged(1)
+        assert len(wire.pool.ear.of(key).results) == 1
+
+    @pytest.mark.parametrize("sequence", [2, 7])
+    async def test_AGapEndsTheSessionAndChangesNothing(self, wire: Wire, sequence: int) -> None:
+        agent = await wire.joined()
+        (key,) = wire.pool.start("agent-1", wire.pool.batch(TASK))
+        await agent.hears("assign")
+        await agent.tells(sequence, finished(key))
+        code, words = await agent.status()
+        assert code is grpc.StatusCode.INVALID_ARGUMENT
+        assert f"batch {sequence} came where 1 was due" in words
+        assert wire.pool.ear.of(key).results == []
+
+    async def test_AnothersAttemptsAreNotItsToTell(self, wire: Wire) -> None:
+        theirs = await wire.joined(agent_id="agent-2", name="two")
+        (key,) = wire.pool.start("agent-2", wire.pool.batch(TASK))
+        await theirs.hears("assign")
+        agent = await wire.joined()
+        await agent.tells(1, finished(key), finished(AttemptKey(run_id=99, task_number=1, attempt=1)))
+        await agent.acknowledged(1)
+        assert wire.pool.ear.of(key).results == []
+        await theirs.tells(1, finished(key))
+        assert (await wire.pool.ends(key)).outcome == "SUCCEEDED"
+
+    async def test_NothingFollowsAResult(self, wire: Wire) -> None:
+        agent = await wire.joined()
+        (key,) = wire.pool.start("agent-1", wire.pool.batch(TASK))
+        await agent.hears("assign")
+        late = AttemptUpdate(key=key, output=OutputChunk(stream=STDOUT, data=b"late"))
+        await agent.tells(1, finished(key), late, finished(key))
+        await agent.tells(2, late)
+        await agent.acknowledged(2)
+        assert wire.pool.ear.of(key).output() == b""  # the fixture looks for what the ear found
+
+    async def test_MoreThanTheTrackerKeepsUpWithWaitsInTheConnection(self, wire: Wire) -> None:
+        agent = await wire.joined()
+        count = MAX_UNDURABLE + 8
+        keys = wire.pool.start("agent-1", wire.pool.batch(*[TASK] * count))
+        await agent.hears("assign")
+        wire.pool.ear.holding = True
+        for number, key in enumerate(keys, 1):
+            await agent.tells(number, finished(key))
+        await wire.pool.ear.until(lambda: len(wire.pool.ear.held) == MAX_UNDURABLE)
+        await (await wire.joined(agent_id="agent-2", name="two")).say(heartbeat={})  # others are not held up
+        assert len(wire.pool.ear.held) == MAX_UNDURABLE
+        wire.pool.ear.release()
+        assert {told.outcome for told in await wire.pool.ended(keys)} == {"SUCCEEDED"}
+        await agent.acknowledged(count)
+
+
+class TestAfterABreak:
+    """What an agent says that it has, and what the coordinator makes of it."""
+
+    async def test_WhatItNeverGotIsSentAgainOnce(self, wire: Wire) -> None:
+        agent = await wire.joined()
+        batch = wire.pool.batch(TASK, TASK, TASK)
+        held, never_got, ended = wire.pool.start("agent-1", batch)
+        agent.cut()
+        await wire.state(HOST_PAUSED)
+        while_cut = wire.pool.start("agent-1", wire.pool.batch(spec("/bin/false")))
+        again = await wire.hand()
+        welcome = await again.joins(tracker_id="tracker-1", epoch=1, held=[held], ended=[ended])
+        assert list(welcome.end) == []
+        sent = [await again.hears("assign"), await again.hears("assign")]
+        assert [idents([a.key for a in one.assignments]) for one in sent] == [{ident(never_got)}, {ident(while_cut[0])}]
+        (assignment,) = sent[0].assignments
+        assert list(sent[0].templates[assignment.template].spec.command) == ["/bin/true"]
+        (assignment,) = sent[1].assignments
+        assert list(sent[1].templates[assignment.template].spec.command) == ["/bin/false"]
+
+    async def test_BeforeItHeardTheWelcomeNothingIsLost(self, wire: Wire) -> None:
+        agent = await wire.joined()
+        (key,) = wire.pool.start("agent-1", wire.pool.batch(TASK))
+        agent.cut()
+        await wire.state(HOST_PAUSED)
+        again = await wire.joined()  # its hello names no tracker, as at the first time
+        assert idents([a.key for a in (await again.hears("assign")).assignments]) == {ident(key)}
+
+    async def test_AfterItsOwnRestartAllIsLost(self, wire: Wire) -> None:
+        agent = await wire.joined()
+        keys = wire.pool.start("agent-1", wire.pool.batch(TASK, TASK))
+        await agent.hears("assign")
+        again = await wire.hand()
+        welcome = await again.joins(incarnation="incarnation-2")
+        assert welcome.next_sequence == 1
+        assert {(told.outcome, told.notes) for told in await wire.pool.ended(keys)} == {("LOST", "its agent was started again")}
+        (key,) = wire.pool.start("agent-1", wire.pool.batch(TASK))
+        assert idents([a.key for a in (await again.hears("assign")).assignments]) == {ident(key)}
+
+    async def test_WhatIsNotItsOwnIsEnded(self, wire: Wire) -> None:
+        stranger = AttemptKey(run_id=77, task_number=0, attempt=3)
+        welcome = await (await wire.hand()).joins(tracker_id="tracker-1", epoch=1, held=[stranger], first_unacknowledged=5)
+        assert idents(welcome.end) == {ident(stranger)}
+        assert welcome.next_sequence == 5
+
+    async def test_AnotherTrackersAttemptsAreNobodysHere(self, wire: Wire) -> None:
+        """An agent that comes from another tracker: numbers that are equal by chance are not the same attempts."""
+        agent = await wire.joined()
+        keys = wire.pool.start("agent-1", wire.pool.batch(TASK, TASK))
+        await agent.hears("assign")
+        agent.cut()
+        await wire.state(HOST_PAUSED)
+        again = await wire.hand()
+        # Meanwhile it was with another coordinator, whose run has the same number, and its batches went on from there.
+        await again.joins(tracker_id="tracker-2", epoch=1, held=[keys[0]], ended=[keys[1]], first_unacknowledged=4)
+        assert {told.outcome for told in await wire.pool.ended(keys)} == {"LOST"}
+        (key,) = wire.pool.start("agent-1", wire.pool.batch(TASK))
+        await again.hears("assign")
+        await again.tells(4, finished(key))
+        assert (await wire.pool.ends(key)).outcome == "SUCCEEDED"
+
+    @pytest.mark.parametrize(("asks", "heard"), [("s", "cancel"), ("r", "recall"), ("sr", "cancel"), ("rs", "cancel")])
+    async def test_WhatWasAskedMeanwhileIsSaidAgain(self, wire: Wire, asks: str, heard: str) -> None:
+        agent = await wire.joined()
+        asked, other = wire.pool.start("agent-1", wire.pool.batch(TASK, TASK))
+        await agent.hears("assign")
+        agent.cut()
+        await wire.state(HOST_PAUSED)
+        for ask in asks:
+            (wire.pool.stop if ask == "s" else wire.pool.recall)(asked)
+        again = await wire.hand()
+        await again.joins(tracker_id="tracker-1", epoch=1, held=[asked, other])
+        message = await again.hears(heard)
+        assert idents(message.keys) == {ident(asked)}
+        if heard == "cancel":
+            assert message.grace.ToMilliseconds() == 500
+
+    async def test_WhatHasEndedIsNotAskedFor(self, wire: Wire) -> None:
+        agent = await wire.joined()
+        (key,) = wire.pool.start("agent-1", wire.pool.batch(TASK))
+        await agent.hears("assign")
+        wire.pool.stop(key)
+        await agent.hears("cancel")
+        await agent.tells(1, finished(key))
+        await wire.pool.ends(key)
+        again = await wire.hand()
+        await again.joins(tracker_id="tracker-1", epoch=1)
+        wire.pool.stop(key)
+        await again.tells(2)
+        await again.acknowledged(2)  # and nothing else was heard
+
+
+class TestLease:
+    async def test_AnAgentThatStaysAwayIsGoneAndItsWordChangesNothing(self, bare_wire: Wire) -> None:
+        wire = bare_wire
+        await wire.open(lease=0.2, heartbeat=0.1)
+        agent = await wire.joined()
+        running, ended = wire.pool.start("agent-1", wire.pool.batch(TASK, TASK))
+        await agent.hears("assign")
+        agent.cut()
+        await wire.state(HOST_GONE)
+        assert [state for _, state in wire.pool.ear.states] == [HOST_AVAILABLE, HOST_PAUSED, HOST_GONE]
+        again = await wire.hand()
+        welcome = await again.joins(tracker_id="tracker-1", epoch=1, held=[running], ended=[ended], first_unacknowledged=3)
+        assert idents(welcome.end) == {ident(running)}
+        await again.tells(3, finished(ended))
+        await again.acknowledged(3)
+        assert wire.pool.ear.of(ended).results == []
+        assert wire.pool.available() == ["agent-1"]
+
+    async def test_WhatIsStartedOnAHostThatIsGoneIsLost(self, wire: Wire) -> None:
+        keys = wire.pool.start("nobody", wire.pool.batch(TASK, TASK))
+        assert {told.outcome for told in await wire.pool.ended(keys)} == {"LOST"}
+
+    async def test_AnAgentThatComesBackInTimeKeepsWhatItHas(self, bare_wire: Wire) -> None:
+        wire = bare_wire
+        await wire.open(lease=0.5, heartbeat=0.2)
+        agent = await wire.joined()
+        (key,) = wire.pool.start("agent-1", wire.pool.batch(TASK))
+        agent.cut()
+        await wire.state(HOST_PAUSED)
+        again = await wire.joined(tracker_id="tracker-1", epoch=1, held=[key])
+        async with asyncio.timeout(DEADLINE):
+            for _ in range(8):  # until long after the lease would have ended
+                await again.say(heartbeat={})
+                await asyncio.sleep(0.1)
+        await again.tells(1, finished(key))
+        assert (await wire.pool.ends(key)).outcome == "SUCCEEDED"
+
+    async def test_AnAgentThatFallsSilentIsCutOff(self, bare_wire: Wire) -> None:
+        wire = bare_wire
+        await wire.open(heartbeat=0.05)
+        agent = await wire.joined()
+        await wire.state(HOST_PAUSED)
+        code, words = await agent.status()
+        assert (code, words) == (grpc.StatusCode.UNAVAILABLE, "no heartbeat came")
+
+    async def test_AnAgentThatReadsNothingIsCutOffToo(self, bare_wire: Wire) -> None:
+        """Though what it is sent fills the connection, so that the coordinator's writer waits."""
+        wire = bare_wire
+        await wire.open(heartbeat=0.2)
+        await wire.joined()
+        for _ in range(20):
+            wire.pool.start("agent-1", wire.pool.batch(spec("/bin/true", stdin="x" * (MAX_MESSAGE_BYTES // 2))))
+        await wire.state(HOST_PAUSED)
+
+
+class TestDrain:
+    async def test_DrainIsSaidAndTheHostTakesNothingNew(self, wire: Wire) -> None:
+        executor = wire.pool.executor
+        assert isinstance(executor, AgentExecutor)
+        agent = await wire.joined()
+        (key,) = wire.pool.start("agent-1", wire.pool.batch(TASK))
+        await agent.hears("assign")
+        assert executor.drain("by-hand")
+        assert not executor.drain("nobody")
+        await agent.hears("drain")
+        await wire.state(HOST_DRAINING)
+        await agent.tells(1, finished(key))
+        await wire.pool.ends(key)
+        await agent.done()
+        await wire.state(HOST_GONE)
+
+    async def test_DrainAskedWhileItIsAwayIsSaidWhenItIsBack(self, wire: Wire) -> None:
+        executor = wire.pool.executor
+        assert isinstance(executor, AgentExecutor)
+        agent = await wire.joined()
+        (key,) = wire.pool.start("agent-1", wire.pool.batch(TASK))
+        agent.cut()
+        await wire.state(HOST_PAUSED)
+        assert executor.drain("by-hand")
+        again = await wire.joined(tracker_id="tracker-1", epoch=1, held=[key])
+        await again.hears("drain")
+        await wire.state(HOST_DRAINING)
+
+    async def test_OfTwoOfOneNameTheConnectedOneIsDrained(self, wire: Wire) -> None:
+        executor = wire.pool.executor
+        assert isinstance(executor, AgentExecutor)
+        away = await wire.joined()
+        away.cut()
+        await wire.state(HOST_PAUSED)
+        here = await wire.joined(agent_id="agent-2")
+        assert executor.drain("by-hand")
+        await here.hears("drain")
+        await wire.state(HOST_DRAINING, "agent-2")
+
+    async def test_AnAgentThatDrainsByItselfTakesNothing(self, wire: Wire) -> None:
+        await wire.joined(draining=True)
+        assert wire.pool.ear.hosts["agent-1"].state == HOST_DRAINING
+
+
+class TestFollow:
+    async def test_AReaderThatIsTooSlowAsksAgainAndMissesNothing(self, wire: Wire) -> None:
+        agent = await wire.joined()
+        (key,) = wire.pool.start("agent-1", wire.pool.batch(TASK))
+        await agent.hears("assign")
+        chunks = wire.pool.executor.follow("agent-1", key, STDOUT, 0)
+        reading = asyncio.ensure_future(anext(chunks))
+        follow = await agent.hears("follow")
+        count = 3 * MAX_FOLLOWED
+        for number in range(count):
+            chunk = OutputChunk(stream=STDOUT, offset=10 * number, data=b"0123456789")
+            await agent.say(followed=FollowedOutput(follow_id=follow.follow_id, chunk=chunk))
+        await agent.tells(1, AttemptUpdate(key=key, started=AttemptStarted(start_time={"seconds": 1})))
+        await wire.pool.started(key)  # so all chunks have come
+        got = [(await reading).offset]
+        while len(got) < count:
+            reading = asyncio.ensure_future(anext(chunks))
+            hearing = asyncio.ensure_future(agent.hears("follow"))
+            await asyncio.wait((reading, hearing), return_when=asyncio.FIRST_COMPLETED)
+            if reading.done():
+                hearing.cancel()
+                got.append((await reading).offset)
+                continue
+            stopped, asked = hearing.result(), await agent.hears("follow")
+            assert stopped.stop and stopped.follow_id == follow.follow_id
+            assert (asked.offset, ident(asked.key)) == (10 * len(got), ident(key))
+            follow = asked
+            for number in range(len(got), min(count, len(got) + MAX_FOLLOWED)):
+                chunk = OutputChunk(stream=STDOUT, offset=10 * number, data=b"0123456789")
+                await agent.say(followed=FollowedOutput(follow_id=follow.follow_id, chunk=chunk))
+            got.append((await reading).offset)
+        assert got == [10 * number for number in range(count)]
+        await chunks.aclose()  # type: ignore[attr-defined]
+
+    async def test_ABreakEndsIt(self, wire: Wire) -> None:
+        agent = await wire.joined()
+        (key,) = wire.pool.start("agent-1", wire.pool.batch(TASK))
+        await agent.hears("assign")
+        following = asyncio.create_task(wire.pool.followed(key))
+        await agent.hears("follow")
+        agent.cut()
+        assert await following == []
+
+    async def test_AnotherAgentsWordsDoNotGetIn(self, wire: Wire) -> None:
+        agent, other = await wire.joined(), await wire.joined(agent_id="agent-2", name="two")
+        (key,) = wire.pool.start("agent-1", wire.pool.batch(TASK))
+        await agent.hears("assign")
+        following = asyncio.create_task(wire.pool.followed(key))
+        follow = await agent.hears("follow")
+        forged = FollowedOutput(follow_id=follow.follow_id, chunk=OutputChunk(stream=STDOUT, data=b"forged"), end=True)
+        await other.say(followed=forged)
+        await other.tells(1)
+        await other.acknowledged(1)
+        real = FollowedOutput(follow_id=follow.follow_id, chunk=OutputChunk(stream=STDOUT, data=b"real"), end=True)
+        await agent.say(followed=real)
+        assert await following == [(0, b"real")]
+
+
+async def test_ClosingSaysSoToAgents(wire: Wire) -> None:
+    agent = await wire.joined()
+    await wire.pool.executor.close()
+    assert await agent.status() == (grpc.StatusCode.UNAVAILABLE, "the coordinator is going away")
+    await wire.pool.executor.close()

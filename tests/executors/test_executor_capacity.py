@@ -1,0 +1,94 @@
+"""The suite's fourth part: what is sent ahead waits for resources, starts in order, and can be had back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from executor_harness import Harness, shell, spec
+from executor_kinds import CORES
+
+from daggyr.v1.task_pb2 import AssignmentBatch
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+# Says when it begins and ends, and takes long enough for another to begin meanwhile, were it allowed to.
+COUNTED = 'echo + >> "$1/log"; sleep 0.05; echo - >> "$1/log"'
+WAITING = 'echo . >> "$1/started"; until [ -e "$1/gate" ]; do sleep 0.02; done'
+
+
+def most_at_once(log: Path) -> int:
+    """The most tasks that ran at the same time."""
+    most = now = 0
+    for line in log.read_text().split():
+        now += 1 if line == "+" else -1
+        most = max(most, now)
+    return most
+
+
+async def test_ResourcesAreNotOversubscribed(executor: Harness, tmp_path: Path) -> None:
+    told = await executor.run(*[shell(COUNTED, str(tmp_path))] * 12)
+    assert {one.outcome for one in told} == {"SUCCEEDED"}
+    assert most_at_once(tmp_path / "log") == CORES, "all slots are used, and no more"
+
+
+async def test_OneThatNeedsAllRunsAlone(executor: Harness, tmp_path: Path) -> None:
+    small = shell(COUNTED, str(tmp_path))
+    whole = shell(
+        'echo + >> "$1/log"; echo + >> "$1/log"; sleep 0.05; echo - >> "$1/log"; echo - >> "$1/log"',
+        str(tmp_path),
+        resources={"cores": CORES},
+    )
+    told = await executor.run(small, whole, small, small, whole, small)
+    assert {one.outcome for one in told} == {"SUCCEEDED"}
+    assert most_at_once(tmp_path / "log") == CORES
+
+
+async def test_OtherResourcesCountToo(executor: Harness, tmp_path: Path) -> None:
+    memory = executor.ear.hosts[await executor.host()].resources["memory_mb"]
+    told = await executor.run(*[shell(COUNTED, str(tmp_path), resources={"cores": 1, "memory_mb": memory // 2 + 1})] * 4)
+    assert {one.outcome for one in told} == {"SUCCEEDED"}
+    assert most_at_once(tmp_path / "log") == 1
+
+
+async def test_TheyStartInTheOrderInWhichTheyCame(executor: Harness, tmp_path: Path) -> None:
+    each = [shell('echo $DAGGYR_TASK_ID >> "$1/log"', str(tmp_path), resources={"cores": CORES})] * 20
+    await executor.run(*each)
+    assert (tmp_path / "log").read_text().split() == [f"task-{number}" for number in range(20)]
+
+
+async def test_RecallReturnsWhatHasNotStarted(executor: Harness, tmp_path: Path) -> None:
+    keys = await executor.give(*[shell(WAITING, str(tmp_path))] * (CORES + 3))
+    for key in keys[:CORES]:
+        await executor.started(key)
+    executor.recall(*keys)
+    returned = await executor.ended(keys[CORES:])
+    assert [told.outcome for told in returned] == ["RETURNED"] * 3
+    assert not any(told.result.HasField("start_time") or told.starts for told in returned)
+    assert [executor.ear.of(key).results for key in keys[:CORES]] == [[]] * CORES, "those that have started go on"
+    (tmp_path / "gate").touch()
+    assert {told.outcome for told in await executor.ended(keys[:CORES])} == {"SUCCEEDED"}
+    assert (tmp_path / "started").read_text() == ".\n" * CORES
+
+
+async def test_StartIsIdempotent(executor: Harness, tmp_path: Path) -> None:
+    """The same batch again, while some of it runs and some of it waits, starts nothing again."""
+    host = await executor.host()
+    batch = executor.batch(*[shell(WAITING, str(tmp_path))] * (CORES + 2))
+    keys = executor.start(host, batch)
+    executor.start(host, batch)
+    for key in keys[:CORES]:
+        await executor.started(key)
+    executor.start(host, batch)
+    with_more = AssignmentBatch()
+    with_more.CopyFrom(batch)
+    new = executor.batch(spec("/bin/echo", "new"))
+    with_more.templates.extend(new.templates)
+    with_more.assignments.extend(new.assignments)
+    with_more.assignments[-1].template = len(batch.templates)
+    keys = executor.start(host, with_more)
+    (tmp_path / "gate").touch()
+    told = await executor.ended(keys)  # the fixture would find a second result, and a second start
+    assert {one.outcome for one in told} == {"SUCCEEDED"}
+    assert told[-1].text == "new\n"
+    assert (tmp_path / "started").read_text() == ".\n" * (CORES + 2)

@@ -1,0 +1,235 @@
+"""The suite's first part: attempts start, end, and are told of; with what environment, folder, input and values."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from executor_harness import Harness, python, shell, spec
+from executor_kinds import CORES, ENVIRONMENT, ExecutorKind
+
+from daggyr.v1.task_pb2 import Assignment, AssignmentBatch, AttemptKey, TaskTemplate
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+class TestEvery:
+    """Executors of all kinds."""
+
+    async def test_HostOffered(self, any_executor: Harness) -> None:
+        host = any_executor.ear.hosts[await any_executor.host()]
+        assert host.name
+        assert host.resources["cores"] == CORES
+        largest = any_executor.executor.largest()
+        assert largest is None or dict(largest) == dict(host.resources)
+
+    async def test_StartWaitSucceeded(self, any_executor: Harness) -> None:
+        before = time.time_ns()
+        told = await any_executor.run_one(spec("/bin/true"))
+        result = told.result
+        assert told.outcome == "SUCCEEDED"
+        assert result.exit_code == 0 and result.HasField("exit_code")
+        assert not result.HasField("signal")
+        assert list(result.notes) == []
+        assert before <= result.start_time.ToNanoseconds() <= result.stop_time.ToNanoseconds() <= time.time_ns()
+
+    async def test_StartManyWaitAll(self, any_executor: Harness) -> None:
+        assert [told.outcome for told in await any_executor.run(*[spec("/bin/true")] * 300)] == ["SUCCEEDED"] * 300
+
+    async def test_StopAndRecallOfWhatIsUnknownArePassedOver(self, any_executor: Harness) -> None:
+        keys = [AttemptKey(run_id=2**40, task_number=7, attempt=1)]
+        host = await any_executor.host()
+        any_executor.executor.stop(host, keys)
+        any_executor.executor.recall(host, keys)
+        assert (await any_executor.run_one(spec("/bin/true"))).outcome == "SUCCEEDED"
+        any_executor.stop(*await any_executor.give(spec("/bin/true")))
+
+    async def test_FollowOfWhatIsUnknownEnds(self, any_executor: Harness) -> None:
+        key = AttemptKey(run_id=2**40, task_number=7, attempt=1)
+        any_executor.ear.of(key).host = await any_executor.host()
+        assert await any_executor.followed(key) == []
+
+    async def test_DemandIsHeard(self, any_executor: Harness) -> None:
+        any_executor.executor.demand(10)
+        any_executor.executor.demand(0)
+
+
+class TestResults:
+    """What a process did."""
+
+    async def test_StartWaitFailed(self, executor: Harness) -> None:
+        told = await executor.run_one(shell("exit 3"))
+        assert told.outcome == "FAILED"
+        assert told.result.exit_code == 3
+        assert not told.result.HasField("signal")
+
+    async def test_StartWaitSignalled(self, executor: Harness) -> None:
+        told = await executor.run_one(shell("kill -TERM $$"))
+        assert told.outcome == "FAILED", "a signal that nobody here sent"
+        assert told.result.signal == 15
+        assert not told.result.HasField("exit_code")
+        assert "SIGTERM" in told.notes
+
+    async def test_UsageIsTold(self, kind: ExecutorKind, executor: Harness) -> None:
+        if not kind.tells_usage:
+            pytest.skip(f"{kind.name} declares that it tells no usage")
+        told = await executor.run_one(
+            python("import time\nkept = b'x' * 100_000_000\nwhile time.process_time() < 0.2: pass\ntime.sleep(0.1)")
+        )
+        assert told.outcome == "SUCCEEDED"
+        assert 0.2 <= told.result.cpu_seconds < 20
+        assert 100_000_000 <= told.result.max_rss_bytes < 1_000_000_000
+
+    async def test_StartedIsToldWhileItRuns(self, executor: Harness, tmp_path: Path) -> None:
+        gate = tmp_path / "gate"
+        key = await executor.give_one(shell('until [ -e "$1" ]; do sleep 0.02; done', str(gate)))
+        await executor.started(key)
+        assert executor.ear.of(key).results == []
+        gate.touch()
+        assert (await executor.ends(key)).outcome == "SUCCEEDED"
+
+
+class TestEnvironment:
+    """What a process is given."""
+
+    async def test_ItsOwnIsExact(self, executor: Harness) -> None:
+        own = {
+            "QUOTES": "a 'b' \"c\" `d`",
+            "LINES": "one\ntwo\n",
+            "DOLLAR": "$HOME ${X} $(id) \\",
+            "TEXT": "größer ✓ 日本",
+            "EMPTY": "",
+        }
+        source = "import os, sys\nfor name in sys.argv[1:]: os.write(1, os.environb[name.encode()] + b'\\0')"
+        told = await executor.run_one(python(source, *own, environment=own))
+        assert told.output().decode().split("\0") == [*own.values(), ""]
+
+    async def test_TheAttemptIsNamed(self, executor: Harness) -> None:
+        host = await executor.host()
+        batch = executor.batch(shell('echo "$DAGGYR_RUN_ID|$DAGGYR_TASK_ID|$DAGGYR_ATTEMPT"'))
+        (assignment,) = batch.assignments
+        assignment.key.attempt = 7
+        assignment.task_id = "join.{{MONTH}}:01 'quoted' $X"
+        (key,) = executor.start(host, batch)
+        assert (await executor.ends(key)).text == f"{key.run_id}|{assignment.task_id}|7\n"
+
+    async def test_TheTasksOwnWins(self, executor: Harness) -> None:
+        told = await executor.run_one(
+            shell("echo $DAGGYR_TASK_ID $INHERITED", environment={"DAGGYR_TASK_ID": "mine", "INHERITED": "too"})
+        )
+        assert told.text == "mine too\n"
+
+    async def test_TheDaemonsIsInheritedButNotItsDAGGYR(self, executor: Harness) -> None:
+        told = await executor.run_one(shell("env"))
+        found = dict(line.split("=", 1) for line in told.text.splitlines() if "=" in line)
+        assert found["INHERITED"] == ENVIRONMENT["INHERITED"]
+        assert {name for name in found if name.startswith("DAGGYR_")} == {"DAGGYR_RUN_ID", "DAGGYR_TASK_ID", "DAGGYR_ATTEMPT"}
+
+    async def test_TheProgramIsLookedUpInTheTasksPath(self, executor: Harness, tmp_path: Path) -> None:
+        program = tmp_path / "of-the-task"
+        program.write_text("#!/bin/sh\necho found\n")
+        program.chmod(0o755)
+        assert (await executor.run_one(spec("of-the-task", environment={"PATH": str(tmp_path)}))).text == "found\n"
+
+    async def test_ArgumentsAreNotInterpreted(self, executor: Harness) -> None:
+        words = ["", " ", "*", "$HOME", "a\nb", "'\"", "-n", "日本"]
+        told = await executor.run_one(python("import sys\nsys.stdout.buffer.write('\\0'.join(sys.argv[1:]).encode())", *words))
+        assert told.text.split("\0") == words
+
+
+class TestFolders:
+    async def test_ItStartsWhereTheDaemonDid(self, executor: Harness, home: Path) -> None:
+        assert (await executor.run_one(shell("pwd"))).text == f"{home}\n"
+
+    async def test_AFolderCountsFromThere(self, executor: Harness, home: Path) -> None:
+        (home / "below").mkdir(exist_ok=True)
+        assert (await executor.run_one(shell("pwd", working_directory="below"))).text == f"{home / 'below'}\n"
+
+    async def test_AnAbsoluteFolder(self, executor: Harness, tmp_path: Path) -> None:
+        assert (await executor.run_one(shell("pwd", working_directory=tmp_path))).text == f"{tmp_path}\n"
+
+
+class TestStdin:
+    async def test_AbsentIsDevNull(self, executor: Harness) -> None:
+        assert (await executor.run_one(shell("readlink /proc/self/fd/0; cat"))).text == "/dev/null\n"
+
+    @pytest.mark.parametrize("text", ["", "größer\n", "x" * 1_000_000], ids=["empty", "text", "large"])
+    async def test_GivenTextIsReadWhole(self, executor: Harness, text: str) -> None:
+        told = await executor.run_one(
+            python("import sys\ndata = sys.stdin.buffer.read()\nprint(len(data), hash(data) and data[:20])", stdin=text)
+        )
+        data = text.encode()
+        assert told.text == f"{len(data)} {hash(data) and data[:20]}\n"
+
+    async def test_ItNeedNotBeRead(self, executor: Harness) -> None:
+        assert (await executor.run_one(spec("/bin/true", stdin="x" * 1_000_000))).outcome == "SUCCEEDED"
+
+
+class TestTemplates:
+    async def test_ValuesTakeTheirPlaces(self, executor: Harness, tmp_path: Path) -> None:
+        for folder in ("one", "two"):
+            (tmp_path / folder).mkdir()
+        template = TaskTemplate(
+            spec=shell(
+                'read -r line; echo "$1 $VALUE $line"; pwd',
+                "{{A}}{{AB}}{{B}}",
+                environment={"VALUE": "{{B}}", "{{A}}": "names are not searched"},
+                working_directory=f"{tmp_path}/{{{{A}}}}",
+                stdin="{{A}} in\n",
+            ),
+            parameters=["{{A}}", "{{B}}", "{{AB}}"],
+        )
+        host = await executor.host()
+        batch = executor.batch(spec("/bin/echo", "without"))
+        batch.templates.append(template)
+        run_id = batch.assignments[0].key.run_id
+        for number, values in enumerate((["one", "{{A}}", "$X"], ["two", "'", "\\"]), 1):
+            batch.assignments.append(
+                Assignment(key=AttemptKey(run_id=run_id, task_number=number, attempt=1), task_id="t", template=1, values=values)
+            )
+        told = await executor.ended(executor.start(host, batch))
+        assert [one.text for one in told] == [
+            "without\n",
+            f"one$X{{{{A}}}} {{{{A}}}} one in\n{tmp_path}/one\n",
+            f"two\\' ' two in\n{tmp_path}/two\n",
+        ]
+
+    async def test_ValuesThatDoNotFitAreRejected(self, executor: Harness) -> None:
+        host = await executor.host()
+        key = executor.batch(spec("x")).assignments[0].key
+        template = TaskTemplate(spec=spec("/bin/echo", "{{A}}"), parameters=["{{A}}"])
+        batch = AssignmentBatch(templates=[template], assignments=[Assignment(key=key, task_id="t", values=["1", "2"])])
+        executor.start(host, batch)
+        executor.ear.of(key).host = host
+        assert (await executor.ends(key)).outcome == "REJECTED"
+
+
+class TestRejected:
+    """What cannot be started: REJECTED with a note that names it; it never started."""
+
+    @pytest.mark.parametrize(
+        ("task", "named"),
+        [
+            pytest.param(spec("no-such-program-anywhere"), "no-such-program-anywhere", id="no such program"),
+            pytest.param(spec("/no/such/program"), "/no/such/program", id="no such path"),
+            pytest.param(spec("/etc/passwd"), "/etc/passwd", id="not executable"),
+            pytest.param(spec("/bin"), "/bin", id="a folder"),
+            pytest.param(spec("/bin/true", working_directory="/no/such/folder"), "/no/such/folder", id="no such folder"),
+            pytest.param(spec("/bin/true", working_directory="/etc/passwd"), "/etc/passwd", id="no folder"),
+            pytest.param(spec("/bin/true", resources={"cores": 1, "unicorns": 2}), "2 of unicorns", id="no such resource"),
+            pytest.param(spec("/bin/true", "x" * 200_000), "too long", id="argument too long"),
+            pytest.param(spec("/bin/echo", "a\0b"), "NUL|null", id="a NUL"),
+        ],
+    )
+    async def test_StartRejected(self, executor: Harness, task: object, named: str) -> None:
+        told = await executor.run_one(task)  # type: ignore[arg-type]
+        assert told.outcome == "REJECTED"
+        assert any(word in told.notes for word in named.split("|")), told.notes
+        assert not told.result.HasField("start_time")
+        assert not told.result.HasField("exit_code")
+        assert told.starts == 0
+
+    async def test_OthersGoOn(self, executor: Harness) -> None:
+        told = await executor.run(spec("/bin/true"), spec("no-such-program-anywhere"), spec("/bin/true"))
+        assert [one.outcome for one in told] == ["SUCCEEDED", "REJECTED", "SUCCEEDED"]

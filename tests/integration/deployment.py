@@ -1,0 +1,365 @@
+"""One user with a server, agents and commands, all of them the real programs, for the tests of this folder.
+
+Everything lies under one folder: `work`, where all programs and therefore tasks start; `state`, with the tokens; `tmp`. Each program's
+standard error goes to a file of its own. `close` ends what was started, by pid, and fails if a process of any kind is left, if a
+program left files in `tmp`, or if one of them printed a traceback. Tasks that are to be held until the test says so use a `Gate`.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psutil
+
+from daggyr.tokens import read_token
+from daggyr_server.client import Client
+
+BIN = Path(sys.executable).parent
+DEADLINE = 60.0  # seconds for any one thing to happen; nothing here takes a tenth of that
+MARK = "INTEGRATION_TEST"  # a variable that all that is started inherits
+
+Task = dict[str, Any]
+Value = TypeVar("Value")
+
+
+def task(*command: str, **keys: Any) -> Task:
+    """A task's definition; keys of `details` and keys beside it alike."""
+    details = ("environment", "working_directory", "stdin", "timeout", "resources")
+    inner = {key: keys.pop(key) for key in details if key in keys}
+    return {"details": {"command": list(command), **inner}, **keys}
+
+
+def shell(script: str, **keys: Any) -> Task:
+    """A task that is a shell script."""
+    return task("sh", "-c", script, **keys)
+
+
+def until(value: Callable[[], Value], what: str) -> Value:
+    """The first value of `value` that is true. Fails with `what` if none comes."""
+    deadline = time.monotonic() + DEADLINE
+    while not (found := value()):
+        assert time.monotonic() < deadline, f"this never came: {what}"
+        time.sleep(0.01)
+    return found
+
+
+def is_gone(pid: int) -> bool:
+    """Whether a process has ended, reaped or not."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A command that has ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """Standard output as one JSON document."""
+        return json.loads(self.out)
+
+    @property
+    def lines(self) -> list[Any]:
+        """Standard output as a JSON document a line."""
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Holds a task: its script contains `hold`, and goes on once the test calls `open`."""
+
+    folder: Path
+    name: str
+
+    @property
+    def hold(self) -> str:
+        """A piece of shell script: says that it is there, then reads a line from a fifo."""
+        return f"echo $$ > {self.name}.pid; read line < {self.name}.gate"
+
+    def reached(self) -> int:
+        """The pid of a task that is there, once it is."""
+        path = self.folder / f"{self.name}.pid"
+        until(lambda: path.exists() and path.read_text().endswith("\n"), f"a task at the gate {self.name}")
+        return int(path.read_text())
+
+    def open(self) -> None:
+        """Let one task go on; waits for it to be there."""
+
+        def opened() -> int | None:
+            try:
+                return os.open(self.folder / f"{self.name}.gate", os.O_WRONLY | os.O_NONBLOCK)
+            except OSError as error:
+                if error.errno != errno.ENXIO:  # nobody reads yet (fifo(7))
+                    raise
+                return None
+
+        descriptor = until(opened, f"a reader at the gate {self.name}")
+        os.write(descriptor, b"\n")
+        os.close(descriptor)
+
+
+@dataclass
+class Program:
+    """A daemon that was started."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def said(self) -> str:
+        """What it wrote to standard error so far."""
+        return self.log.read_text(errors="replace")
+
+    def wait(self) -> int:
+        """Its exit code, once it has ended by itself."""
+        return self.process.wait(DEADLINE)
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Send a signal, and return the exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        return self.wait()
+
+
+@dataclass
+class Deployment:
+    """See above. `folder` is new and empty."""
+
+    folder: Path
+    address: str = ""
+    programs: list[Program] = field(default_factory=list)
+    commands: list[subprocess.Popen[str]] = field(default_factory=list)
+    killed: bool = False  # a program was killed, so that it could not remove its files
+
+    def __post_init__(self) -> None:
+        self.work, self.state, self.temporary = (self.folder / name for name in ("work", "state", "tmp"))
+        for path in (self.work, self.temporary):
+            path.mkdir(parents=True)
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("DAGGYR_", "XDG_"))}
+        self.environment = {
+            **kept,
+            "PATH": f"{BIN}{os.pathsep}{kept.get('PATH', os.defpath)}",
+            "XDG_STATE_HOME": str(self.state),
+            "TMPDIR": str(self.temporary),
+            MARK: str(self.folder),
+        }
+
+    # -- daemons ------------------------------------------------------------------------------------------------------
+
+    def start_server(self, *options: str, config: str = "", listen: str = "127.0.0.1:0") -> Program:
+        """Start `daggyr-server` and wait until it takes connections; commands use it from now on. `config` is TOML."""
+        ready = self.folder / f"ready-{len(self.programs)}"
+        if config:
+            (self.folder / "server.toml").write_text(config)
+            options = (*options, "--config", str(self.folder / "server.toml"))
+        program = self.start("daggyr-server", "--listen", listen, "--ready-file", str(ready), *options)
+        until(lambda: ready.exists() or program.process.poll() is not None, "the server")
+        assert ready.exists(), program.said()
+        self.address = ready.read_text().strip()
+        return program
+
+    def start_agent(self, name: str, *options: str, coordinator: str = "", wait: bool = True) -> Program:
+        """Start `daggyr-agent` and wait until it has joined; by default, it joins the pool `farm` with one core."""
+        program = self.start(
+            "daggyr-agent",
+            *("--coordinator", coordinator or self.address, "--name", name, "--pool", "farm"),
+            *(options if any(option.startswith("cores=") for option in options) else (*options, "--resource", "cores=1")),
+            name=name,
+        )
+        if wait:
+            until(
+                lambda: program.process.poll() is not None or "connected to " in program.said(),
+                f"the agent {name}",
+            )
+            assert program.process.poll() is None, program.said()
+        return program
+
+    def start(self, executable: str, *arguments: str, name: str = "", **variables: str) -> Program:
+        """Start a daemon."""
+        log = self.folder / f"{len(self.programs)}-{name or executable}.log"
+        with log.open("wb") as stderr:
+            process = subprocess.Popen(
+                [BIN / executable, *arguments],
+                cwd=self.work,
+                env={**self.environment, **variables},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=stderr,
+            )
+        self.programs.append(Program(name or executable, process, log))
+        return self.programs[-1]
+
+    # -- commands -----------------------------------------------------------------------------------------------------
+
+    def command(self, *arguments: str, input: str | None = None, **variables: str) -> subprocess.Popen[str]:
+        """Start `daggyr` and return at once."""
+        server = {"DAGGYR_SERVER": self.address} if self.address else {}
+        process = subprocess.Popen(
+            [BIN / "daggyr", *arguments],
+            cwd=self.work,
+            env={**self.environment, **server, **variables},
+            stdin=subprocess.DEVNULL if input is None else subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.commands.append(process)
+        return process
+
+    def daggyr(self, *arguments: str, input: str | None = None, **variables: str) -> Ended:
+        """Run `daggyr` to its end."""
+        return self.ended(self.command(*arguments, input=input, **variables), input)
+
+    def ended(self, process: subprocess.Popen[str], input: str | None = None) -> Ended:
+        """A command, once it has ended."""
+        out, err = process.communicate(input, timeout=DEADLINE)
+        assert "Traceback" not in err, err
+        return Ended(process.returncode, out, err)
+
+    def bytes(self, *arguments: str) -> bytes:
+        """What `daggyr` writes to standard output, as it is; it ends with 0."""
+        environment = {**self.environment, "DAGGYR_SERVER": self.address}
+        ended = subprocess.run(
+            [BIN / "daggyr", *arguments], cwd=self.work, env=environment, capture_output=True, timeout=DEADLINE, check=True
+        )
+        return ended.stdout
+
+    def json(self, *arguments: str, code: int = 0) -> Any:
+        """What `daggyr --output json` prints; it ends with `code`."""
+        ended = self.daggyr("--output", "json", *arguments)
+        assert ended.code == code, ended.err
+        return ended.json
+
+    def spec(self, tasks: Mapping[str, Task], **keys: Any) -> str:
+        """The path of a specification with these tasks, and other keys of a run."""
+        path = self.folder / f"spec-{len(list(self.folder.glob('spec-*')))}.json"
+        path.write_text(json.dumps({"tasks": tasks, **keys}))
+        return str(path)
+
+    def submit(self, tasks: Mapping[str, Task], **keys: Any) -> int:
+        """Submit a run; returns its id."""
+        ended = self.daggyr("submit", self.spec(tasks, **keys))
+        assert ended.code == 0, ended.err
+        return int(ended.out)
+
+    def watch(self, run_id: int, code: int = 0) -> Any:
+        """The run, once it has ended; `code` is what `watch` then exits with."""
+        ended = self.daggyr("watch", str(run_id))
+        assert ended.code == code, ended.err + self.logs()
+        return self.json("show", str(run_id))
+
+    def complete(self, tasks: Mapping[str, Task], code: int = 0, **keys: Any) -> Any:
+        """Submit a run and return it once it has ended."""
+        ended = self.daggyr("--output", "json", "submit", "--watch", self.spec(tasks, **keys))
+        assert ended.code == code, ended.err + self.logs()
+        return ended.json
+
+    def task(self, run_id: int, task_id: str) -> Any:
+        """A task with its attempts, as JSON."""
+        return self.json("task", str(run_id), task_id)
+
+    def why(self, run_id: int, task_id: str) -> str:
+        """What `why` says of a task."""
+        return " ".join(self.json("why", str(run_id), task_id)["reasons"])
+
+    def states(self, run_id: int) -> dict[str, str]:
+        """The states of a run's tasks."""
+        return {each["task_id"]: each["state"] for each in self.json("tasks", str(run_id))}
+
+    def attempts(self, run_id: int) -> dict[str, int]:
+        """How many attempts a run's tasks had."""
+        return {each["task_id"]: each["attempt_count"] for each in self.json("tasks", str(run_id))}
+
+    def goes_on(self) -> None:
+        """Fails unless the server takes a run and brings it to its end."""
+        assert self.complete({"goes_on": task("true")})["state"] == "COMPLETED"
+
+    # -- what else tests need -----------------------------------------------------------------------------------------
+
+    def gate(self, name: str = "held") -> Gate:
+        """A new gate in the folder where tasks start."""
+        os.mkfifo(self.work / f"{name}.gate")
+        return Gate(self.work, name)
+
+    def read(self, name: str) -> str:
+        """A file that tasks wrote; empty if there is none."""
+        path = self.work / name
+        return path.read_text() if path.exists() else ""
+
+    def token(self, role: str = "client") -> str:
+        """The token that the server made."""
+        return read_token(self.state / "daggyr" / f"{role}.token")
+
+    def client(self) -> Client:
+        """A client of the server; to be made in an event loop."""
+        return Client(self.address, token=self.token())
+
+    def logs(self) -> str:
+        """What all daemons wrote to standard error."""
+        return "".join(f"\n--- {program.name} ({program.pid})\n{program.said()}" for program in self.programs)
+
+    # -- the end ------------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """End everything, agents before the server, and fail if something was left behind."""
+        for command in self.commands:
+            if command.poll() is None:
+                command.kill()
+            if command.stdout is not None and not command.stdout.closed:
+                command.communicate()
+        stubborn = []
+        for program in sorted(self.programs, key=lambda each: each.name == "daggyr-server"):
+            if program.process.poll() is None:
+                program.process.terminate()
+        for program in self.programs:
+            try:
+                program.process.wait(20)
+            except subprocess.TimeoutExpired:
+                stubborn.append(program.name)
+                program.process.kill()
+                program.process.wait()
+        left = {process.pid: " ".join(process.cmdline()) for process in self.processes()}
+        for pid in left:
+            _kill(pid)
+        assert not stubborn, f"these did not end within 20 s of SIGTERM: {stubborn}{self.logs()}"
+        assert not left, f"processes that were left: {left}"
+        assert "Traceback" not in self.logs(), self.logs()
+        if not self.killed:
+            assert not (files := list(self.temporary.iterdir())), f"files that were left: {files}"
+
+    def processes(self) -> Iterable[psutil.Process]:
+        """All processes that come from here and still run, whatever became of their parents."""
+        mark = f"{MARK}={self.folder}".encode()
+        for process in psutil.process_iter():
+            try:
+                if mark in Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0") and not is_gone(process.pid):
+                    yield process
+            except OSError:
+                continue
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
