@@ -6,7 +6,7 @@ what capacity allows. The rules:
 Equal shares   the run with the least in flight goes first, as `shares.py` says, and takes no more than brings it level with
                the next. A small run does not wait for a big one.
 Priority       within a run, higher first; among equals, what has been ready longest.
-Spreading      the emptiest host first, each an equal part.
+Spreading      the host with the most empty slots first, each an equal part.
 Sent ahead     by weight, as `host.py` says.
 Reservation    for a task that was passed over for long, as `reservations.py` says.
 
@@ -41,7 +41,7 @@ class Round:
     """What one round of placing has found out so far."""
 
     def __init__(self) -> None:
-        self.roomy: dict[Needs, list[tuple[int, int, Host]]] = {}  # heaps of (-spare, order, host)
+        self.roomy: dict[Needs, list[tuple[int, int, int, Host]]] = {}  # heaps of (-idle, -spare, order, host)
         self.full: set[Needs] = set()  # found no room
         self.stuck: dict[ReadyQueue, int] = {}  # found no room, at which turn
         self.placed: dict[Needs, int] = {}  # the last turn that placed any
@@ -148,7 +148,6 @@ class Pool:
         """Serve the runs in turn until nothing fits. Returns whether room was made meanwhile for those that found none."""
         shares, again = self.shares, False
         shares.line_up()
-        stuck: list[Share] = []
         while not shares.wanted.keys() <= found.full and (share := shares.first()) is not None:
             shares.step_out(share)
             follower = shares.first()
@@ -161,7 +160,6 @@ class Pool:
                     found.placed[queue.policy.needs] = found.turn
                     again = self._served_or_gone(queue) or again
                     shares.serve(share)
-                    shares.line_up()
                     break
                 found.stuck.setdefault(queue, found.turn)
         self._full_for = found.full
@@ -188,17 +186,22 @@ class Pool:
         roomy = found.roomy.get(needs)
         if roomy is None:
             hosts = self._fresh if needs in self._full_for else self.hosts
-            spares = ((host.spare(needs, queue), order, host) for order, host in enumerate(hosts.values()))
-            roomy = found.roomy[needs] = [(-spare, order, host) for spare, order, host in spares if spare]
+            heap = [
+                (-idle, -spare, order, host)
+                for order, host in enumerate(hosts.values())
+                for idle, spare in (host.free(needs, queue),)
+                if spare
+            ]
+            roomy = found.roomy[needs] = heap
             heapq.heapify(roomy)
         start = share.usage
         while roomy and queue and (budget is None or share.usage - start < budget):
-            expected, order, host = roomy[0]
-            spare = host.spare(needs, queue)
+            *known, order, host = roomy[0]
+            idle, spare = host.free(needs, queue)
             if not spare:
                 heapq.heappop(roomy)
-            elif spare != -expected:
-                heapq.heapreplace(roomy, (-spare, order, host))
+            elif known != [-idle, -spare]:
+                heapq.heapreplace(roomy, (-idle, -spare, order, host))
             else:
                 weight = host.weight(queue)
                 most = len(queue)

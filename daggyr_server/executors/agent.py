@@ -11,7 +11,7 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -36,10 +36,13 @@ from daggyr.v1.task_pb2 import (
     HOST_DRAINING,
     HOST_GONE,
     HOST_PAUSED,
+    KILLED,
     LOST,
+    RETURNED,
     Assignment,
     AssignmentBatch,
     AttemptKey,
+    AttemptOutcome,
     AttemptResult,
     AttemptUpdate,
     Host,
@@ -125,7 +128,7 @@ class AgentExecutor(Executor):
     def start(self, host: str, batch: AssignmentBatch) -> None:
         agent = self.agents.get(host)
         if agent is None or agent.gone:
-            self._report_lost(host, [_key(assignment.key) for assignment in batch.assignments], "its agent went away")
+            self._report(host, [_key(assignment.key) for assignment in batch.assignments], LOST, "its agent went away")
             return
         held = agent.held
         new = {}
@@ -258,18 +261,20 @@ class AgentExecutor(Executor):
                 )
             )
         )
-        missing = {key: ours[key] for key in sorted(ours.keys() - theirs)}
+        for ask in ("recall", "stop"):  # recalled first: what is stopped makes room for what waits
+            self._send_ask(session, ask, [_message(key) for key, asked in agent.asked.items() if asked == ask and key in theirs])
         # What it never got is sent again; that is safe in any case, an agent knows what it has. Of the rest nobody knows more.
-        never_got = {key: sent for key, sent in missing.items() if again and sent is not _PLACED_EARLIER}
+        never_got = {}
+        for key in sorted(ours.keys() - theirs):
+            asked = agent.asked.pop(key, None)
+            if not again or ours[key] is _PLACED_EARLIER:
+                self._end_here(agent, key, LOST, "its agent was started again")
+            elif asked is not None:
+                self._end_here(agent, key, KILLED if asked == "stop" else RETURNED)
+            else:
+                never_got[key] = ours[key]
         for batch in _again(never_got):
             session.send(CoordinatorMessage(assign=batch))
-        lost = missing.keys() - never_got.keys()
-        for key in lost:
-            del ours[key]
-            agent.asked.pop(key, None)
-        self._report_lost(agent.agent_id, lost, "its agent was started again")
-        for ask in ("stop", "recall"):
-            self._send_ask(session, ask, [_message(key) for key, asked in agent.asked.items() if asked == ask])
 
     def said(self, agent: Agent, session: Session, message: AgentMessage) -> None:
         """Take a message of a session."""
@@ -352,7 +357,7 @@ class AgentExecutor(Executor):
         agent.lease = None
         self.agents.pop(agent.agent_id, None)
         if agent.awaited:  # it was never offered as a host
-            self._report_lost(agent.agent_id, agent.held.keys(), "its agent did not come back")
+            self._report(agent.agent_id, agent.held, LOST, "its agent did not come back")
             return
         if agent.held:
             log.warning("agent %s is gone; its %d attempts are lost", agent.name, len(agent.held))
@@ -393,12 +398,15 @@ class AgentExecutor(Executor):
     def _offer(self, agent: Agent, state: HostState) -> None:
         self.reports.host(Host(host=agent.agent_id, name=agent.name, state=state, resources=agent.resources, takes_ahead=True))
 
-    def _report_lost(self, host: str, keys: Collection[_Key], why: str) -> None:
-        if keys:
-            updates = [
-                AttemptUpdate(key=_message(key), finished=AttemptResult(outcome=LOST, notes=[why])) for key in sorted(keys)
-            ]
-            self.reports.updates(host, updates, forgotten)
+    def _end_here(self, agent: Agent, key: _Key, outcome: AttemptOutcome, *notes: str) -> None:
+        """Tell the end of an attempt that the agent will tell nothing of."""
+        del agent.held[key]
+        self._report(agent.agent_id, [key], outcome, *notes)
+
+    def _report(self, host: str, keys: Iterable[_Key], outcome: AttemptOutcome, *notes: str) -> None:
+        result = AttemptResult(outcome=outcome, notes=notes)
+        result.stop_time.FromNanoseconds(time.time_ns())
+        self.reports.updates(host, [AttemptUpdate(key=_message(key), finished=result) for key in keys], forgotten)
 
 
 # Stands for an assignment that an earlier coordinator sent: it cannot be sent again from here.

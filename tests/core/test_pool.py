@@ -339,13 +339,13 @@ def test_full_hosts_are_not_searched_for_every_task(monkeypatch: pytest.MonkeyPa
         world.host(f"h{index}", cores=2)
     runs = [world.submit(many(2_000)) for _ in range(3)]
     looked = Counter[str]()
-    spare = Host.spare
+    free = Host.free
 
-    def counted(host: Host, *args: Any) -> int:
+    def counted(host: Host, *args: Any) -> tuple[int, int]:
         looked[host.host] += 1
-        return spare(host, *args)
+        return free(host, *args)
 
-    monkeypatch.setattr(Host, "spare", counted)
+    monkeypatch.setattr(Host, "free", counted)
     for _ in range(100):
         end_first(world, runs[0])
     assert sum(looked.values()) < 1_000
@@ -488,6 +488,27 @@ def test_an_idle_host_gets_what_waits_on_another() -> None:
     assert len(told) == len(set(told)) and not {key[1] for key in told} & set(waiting[:2])
     world.end(run_id, *(world.of(run_id).graph.task_id(number) for number in waiting[:2]), outcome=Outcome.RETURNED, seconds=None)
     assert in_flight(world, run_id)["idle"] == 2
+
+
+def test_what_was_recalled_for_an_idle_host_goes_there() -> None:
+    """However much the busy one seems to have left: its attempts take longer than those before them."""
+    world = World()
+    world.host("busy", cores=8, ahead=True)
+    run_id = world.submit(many(60))
+    known_to_last(world, run_id, 0.01)
+    end_first(world, run_id, 8, seconds=0.01)
+    graph = world.of(run_id).graph
+    world.start(run_id, *map(graph.task_id, list(world.of(run_id).in_flight)[:8]))
+    world.host("idle", cores=2, ahead=True)
+    for _ in range(20):
+        world.commands.clear()
+        world.wait(2 * AHEAD_SECONDS)
+        keys = [key for command in world.commands if isinstance(command, RecallAttempts) for key in command.keys]
+        names = [graph.task_id(number) for _, number, _ in keys]
+        world.end(run_id, *names, outcome=Outcome.RETURNED, seconds=None)
+        assert {world.of(run_id).in_flight[number].host for _, number, _ in keys} <= {"idle"}
+        world.start(run_id, *names)
+    assert max(world.of(run_id).attempts) == 2
 
 
 def test_nothing_is_recalled_for_an_idle_host_before_its_time_or_from_one_that_idles_itself() -> None:
