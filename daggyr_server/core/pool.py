@@ -40,7 +40,8 @@ class Placing(NamedTuple):
 class Round:
     """What one round of placing has found out so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, fresh: dict[str, Host]) -> None:
+        self.fresh = fresh  # where something changed since the round before
         self.roomy: dict[Needs, list[tuple[int, int, int, Host]]] = {}  # heaps of (-idle, -spare, order, host)
         self.full: set[Needs] = set()  # found no room
         self.stuck: dict[ReadyQueue, int] = {}  # found no room, at which turn
@@ -58,7 +59,7 @@ class Pool:
         self.reservations = Reservations()
         self.due: float | None = None  # place again then, even if nothing happens
         self.look_again: float | None = None  # when to look for attempts that wait while a host idles
-        self._fresh: dict[str, Host] = {}  # where something changed since the last placing
+        self._fresh: dict[str, Host] = {}  # where something changed since the last round
         self._full_for: set[Needs] = set()  # needs for which no other host has room
 
     @property
@@ -131,7 +132,8 @@ class Pool:
                 self._served_or_gone(queue)
         again = True
         while again:
-            found = Round()
+            found = Round(self._fresh)
+            self._fresh = {}
             again = yield from self._round(found, now)
         for queue, turn in found.stuck.items():
             passed = self._passed_by(queue, turn, found.placed)
@@ -163,7 +165,6 @@ class Pool:
                     break
                 found.stuck.setdefault(queue, found.turn)
         self._full_for = found.full
-        self._fresh.clear()
         return again
 
     def _in_order(self, share: Share) -> list[ReadyQueue]:
@@ -185,7 +186,7 @@ class Pool:
         budget = None if level is None else max(level, cores * WHOLE)
         roomy = found.roomy.get(needs)
         if roomy is None:
-            hosts = self._fresh if needs in self._full_for else self.hosts
+            hosts = found.fresh if needs in self._full_for else self.hosts
             heap = [
                 (-idle, -spare, order, host)
                 for order, host in enumerate(hosts.values())
@@ -198,17 +199,18 @@ class Pool:
         while roomy and queue and (budget is None or share.usage - start < budget):
             *known, order, host = roomy[0]
             idle, spare = host.free(needs, queue)
-            if not spare:
+            weight = host.weight(queue)
+            room = host.room(needs, queue, weight)
+            if not room:
                 heapq.heappop(roomy)
             elif known != [-idle, -spare]:
                 heapq.heapreplace(roomy, (-idle, -spare, order, host))
             else:
-                weight = host.weight(queue)
                 most = len(queue)
                 if budget is not None:
                     most = min(most, max(1, (budget - share.usage + start) // (cores * weight)))
                 part = -(-most // len(roomy))
-                yield self._send(queue, host, min(part, host.room(needs, queue, weight)), now)
+                yield self._send(queue, host, min(part, room), now)
         if not roomy:
             found.full.add(needs)
 

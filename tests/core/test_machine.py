@@ -365,6 +365,14 @@ def test_kills_that_are_refused(world: World) -> None:
     assert world.state(run_id) is State.COMPLETED
 
 
+def test_a_kill_that_comes_with_the_last_result_comes_too_late(world: World) -> None:
+    run_id = world.submit({"a": task()})
+    ended = AttemptEnded(*world.key(run_id, "a"), Outcome.SUCCEEDED, 1.0, None)
+    step = world.tell(ended, KillAsked(ticket="kill", run_id=run_id))
+    assert step.answers == {"kill": Refusal(Reason.NOT_NOW, f"run {run_id} has ended already: it is COMPLETED")}
+    assert world.state(run_id) is State.COMPLETED
+
+
 # -- retrying ---------------------------------------------------------------------------------------------------------
 
 

@@ -76,6 +76,17 @@ def test_runs_get_equal_parts_of_what_comes_free() -> None:
     assert [in_flight(world, run_id)["h"] for run_id in (first, second, third)] == [4, 4, 4]
 
 
+def test_runs_take_turns_where_only_one_fits() -> None:
+    world = World()
+    world.host(cores=1)
+    runs = [world.submit(many(4)) for _ in range(3)]
+    served = []
+    for _ in range(12):
+        served += [run_id for run_id in runs if world.of(run_id).in_flight]
+        end_first(world, served[-1])
+    assert served == runs * 4
+
+
 def test_shares_count_cores() -> None:
     world = World()
     world.host(cores=12)
@@ -230,8 +241,20 @@ def test_nothing_is_sent_to_wait_behind_long_attempts() -> None:
     short = world.submit(many(1_000))
     known_to_last(world, long, 600.0)
     known_to_last(world, short, 0.001)
-    world.tell()
+    world.host(cores=4, ahead=True)  # nothing new, but the pool looks again
     assert in_flight(world, long) == {"h": 4} and not world.of(short).in_flight
+
+
+def test_short_tasks_are_not_sent_where_long_attempts_leave_no_room_for_them() -> None:
+    world = World()
+    world.host(cores=4, ahead=True)
+    long = world.submit(many(2))
+    short = world.submit(many(1_000, resources={"cores": 3}))
+    known_to_last(world, short, 0.001)
+    world.host(cores=4, ahead=True)  # nothing new, but the pool looks again
+    assert in_flight(world, long) == {"h": 2} and not world.of(short).in_flight
+    end_first(world, long)
+    assert in_flight(world, short)["h"] > 10
 
 
 # -- resources --------------------------------------------------------------------------------------------------------
@@ -425,6 +448,22 @@ def test_a_reservation_does_not_outlive_its_task() -> None:
             assert not kept_now and in_flight(world, small)[kept.host] == 4
         else:
             assert [host.host for host in kept_now.values()] in ([], [({"h0", "h1"} - {kept.host}).pop()])
+
+
+def test_what_a_reservation_held_is_taken_in_the_step_in_which_its_task_finds_another_host() -> None:
+    world = World()
+    world.host("kept", cores=4, resources={"x": 9})
+    world.host("gpus", cores=0, resources={"gpu": 9})
+    small = world.submit(many(200, resources={"x": 1}))
+    hog = expanded("N", parameters={"N": list("123456789")}, resources={"cores": 0, "gpu": 1})
+    big = world.submit({"big": task(resources={"cores": 4}), "gate": task("hog", resources={"cores": 0}), "hog": hog})
+    for _ in work(world, small, RESERVE_AFTER + 2):
+        pass
+    assert in_flight(world, small) == {"kept": 2}
+    world.end(big, "gate")  # from here on its run has more than the other, whose turn is first
+    world.host("other", cores=4)
+    assert world.of(big).in_flight[world.key(big, "big")[1]].host == "other"
+    assert in_flight(world, small) == {"kept": 4}
 
 
 def test_small_tasks_go_on_where_they_do_not_disturb_a_reservation() -> None:

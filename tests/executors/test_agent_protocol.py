@@ -7,6 +7,7 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -144,7 +145,8 @@ class TestHello:
         before = [b"\x0a" + bytes([len(data)]) + data for data in before]  # AgentMessage.hello, field 1
         channel = open_channel(f"unix:{wire.socket}")
         try:
-            call = channel.stream_stream("/daggyr.v1.Agents/Session")(iter([*before, b"\xff\xff no protobuf"]))
+            method: Any = channel.stream_stream("/daggyr.v1.Agents/Session")
+            call = method(iter([*before, b"\xff\xff no protobuf"]))
             with pytest.raises(grpc.aio.AioRpcError) as raised:
                 async with asyncio.timeout(DEADLINE):
                     async for _ in call:

@@ -192,7 +192,8 @@ def test_why_in_every_state(farm: Deployment) -> None:
     assert "it is head of an expanded task" in farm.why(done, "ok")
     # For people, the same in lines.
     lines = farm.daggyr("why", str(done), "ok.{{X}}:1").out.splitlines()
-    assert lines[0] == f"Task ok.{{{{X}}}}:1 of run {done} is COMPLETED."
+    assert lines[0].startswith(f"Task ok.{{{{X}}}}:1 of run {done} ")
+    assert "COMPLETED" in lines[0]
 
 
 def test_why_of_a_task_that_was_killed(local: Deployment) -> None:
