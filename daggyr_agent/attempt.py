@@ -21,7 +21,7 @@ class Order:
 
     command: list[bytes]
     environment: Mapping[bytes, bytes]
-    working_directory: str
+    working_directory: bytes
     stdin: str | None
 
 
@@ -85,6 +85,6 @@ def _order(spec: TaskSpec) -> Order:
     return Order(
         [word.encode() for word in spec.command],
         {name.encode(): value.encode() for name, value in spec.environment.items()},
-        spec.working_directory,
+        spec.working_directory.encode(),
         spec.stdin if spec.HasField("stdin") else None,
     )

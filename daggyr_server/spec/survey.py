@@ -10,10 +10,10 @@ import json
 from typing import Any
 
 import msgspec
-from msgspec import Raw
+from msgspec import Raw, inspect
 
 from daggyr_server.spec.check import Check, fields_of, shape_of
-from daggyr_server.spec.document import RunSpec, TaskDefinition, batches, decode_batch, is_sound, name_fault
+from daggyr_server.spec.document import Details, RunSpec, TaskDefinition, batches, decode_batch, is_sound, name_fault
 from daggyr_server.spec.faults import Faults, at, shown
 from daggyr_server.spec.repeated import repeated_keys
 
@@ -22,13 +22,15 @@ UNREADABLE = (msgspec.DecodeError, ValueError, RecursionError)
 
 _TASK_SHAPE = shape_of(TaskDefinition)
 _RUN_FIELDS = fields_of(RunSpec)
+_TASK_FIELDS = fields_of(TaskDefinition)
+_DETAILS_FIELDS = fields_of(Details)
 
 
 class Survey:
     """Looks at a document and adds what is wrong to `faults`.
 
     `spec` is what could be read, None if that is nothing. Of the tasks in `unsound` not all could be read: they are
-    stand-ins that keep what is known of their edges, or the run's parameters are not known.
+    stand-ins that keep what is known of their edges, pool and resources, or the run's parameters are not known.
     """
 
     def __init__(self, data: bytes, faults: Faults, *, generated: bool) -> None:
@@ -152,7 +154,19 @@ class Survey:
                 if isinstance(edges, list):
                     ends = (edge.get("task") if isinstance(edge, dict) else edge for edge in edges)
                     stand_in[key] = [end if isinstance(end, str) else "" for end in ends]
+            details = value.get("details")
+            if self._is_sound(value.get("pool"), _TASK_FIELDS["pool"].type):
+                stand_in["pool"] = value["pool"]
+            if isinstance(details, dict) and self._is_sound(details.get("resources"), _DETAILS_FIELDS["resources"].type):
+                stand_in["details"]["resources"] = details["resources"]
         return Raw(msgspec.json.encode(stand_in))
+
+    @staticmethod
+    def _is_sound(value: Any, shape: inspect.Type) -> bool:
+        """Whether a value of a task that has faults is not one of them."""
+        faults = Faults()
+        Check(faults, None).value(value, shape, "")
+        return not faults.count
 
 
 def _refusal(batch: dict[str, Raw]) -> str | None:

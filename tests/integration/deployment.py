@@ -45,13 +45,14 @@ def shell(script: str, **keys: Any) -> Task:
     return task("sh", "-c", script, **keys)
 
 
-def until(value: Callable[[], Value], what: str) -> Value:
+def until(value: Callable[[], Value | None], what: str) -> Value:
     """The first value of `value` that is true. Fails with `what` if none comes."""
     deadline = time.monotonic() + DEADLINE
-    while not (found := value()):
+    while True:
+        if found := value():
+            return found
         assert time.monotonic() < deadline, f"this never came: {what}"
         time.sleep(0.01)
-    return found
 
 
 def is_gone(pid: int) -> bool:

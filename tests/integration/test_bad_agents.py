@@ -121,7 +121,7 @@ async def test_rubbish_in_the_middle_of_a_session(farm: Deployment) -> None:
     """The session ends; what that agent was given is given to it again when it is back, or to nobody else meanwhile."""
     metadata = token_metadata(farm.token("agent"))
     async with open_channel(farm.address) as channel:
-        call = channel.stream_stream("/daggyr.v1.Agents/Session")(metadata=metadata)
+        call: Call = channel.stream_stream("/daggyr.v1.Agents/Session")(metadata=metadata)
         await call.write(hello().SerializeToString())
         await call.write(b"\xff\xff\xff\xff no protobuf")
         code, details = await refusal(call)

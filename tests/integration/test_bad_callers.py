@@ -10,6 +10,7 @@ import json
 import signal
 import socket
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -131,6 +132,7 @@ async def test_each_service_wants_its_own_role(standing: Deployment) -> None:
 
 async def test_messages_that_are_no_protobuf(standing: Deployment) -> None:
     metadata = token_metadata(standing.token())
+    channel: Any
     async with open_channel(standing.address) as channel:
         for method in UNARY:
             with pytest.raises(grpc.aio.AioRpcError) as refused:

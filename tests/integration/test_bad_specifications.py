@@ -147,7 +147,8 @@ def test_all_faults_come_together_and_nothing_runs(deployment: Deployment) -> No
             "sound": shell("touch ran"),
             "first": task("true", parents=["nowhere"], chidlren=[]),
             "second": {"details": {"command": [], "resources": {"cores": "two"}}},
-            "third": task("true", pool="nope", parents=["fourth"]),
+            "third": task("true", pool="nope", parents=["fourth"], timeout="long", resources={"gpus": 1}),
+            "greedy": task("true", retry_delay=-1, resources={"gpus": 1}),
             "fourth": task("true", parents=["third"]),
         },
         tagz={},
@@ -162,11 +163,14 @@ def test_all_faults_come_together_and_nothing_runs(deployment: Deployment) -> No
         "tasks.first.parents[0]",
         "tasks.second.details.command",
         "tasks.second.details.resources.cores",
+        "tasks.third.details.timeout",
         "tasks.third.pool",
         "tasks.third",
+        "tasks.greedy.retry_delay",
+        "tasks.greedy.details.resources.gpus",
     ):
         assert [fault for fault in faults if fault.startswith(f"  {place}: ")], (place, faults)
-    assert len(faults) == 7
+    assert len(faults) == 10
     assert deployment.read("ran") == ""
     assert not list(deployment.work.iterdir())
 
