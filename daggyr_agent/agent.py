@@ -21,7 +21,6 @@ from .config import Config
 from .connection import Connection
 from .descendants import Descendants, become_subreaper
 from .execution import DEFAULT_GRACE, Host
-from .exits import Exits
 from .noop import Noop
 from .outbox import Outbox
 from .process import Launcher
@@ -35,6 +34,8 @@ from .work import Work
 _DELIVERY_SECONDS = 5.0  # for the last results of an agent that was stopped
 _HALT_SECONDS = 5.0  # for killed processes to be gone; only one that waits for a device takes longer than an instant
 
+_TIDY_SECONDS = 1.0  # between two looks for orphans of running attempts that have ended
+
 _log = logging.getLogger(__name__)
 
 
@@ -44,6 +45,7 @@ class Agent:
     def __init__(self, config: Config, state: StateFolder, environment: Mapping[bytes, bytes]) -> None:
         """Raises OSError if this system lacks what agents need (Linux 5.3: pidfd_open(2))."""
         become_subreaper()
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # if it was left ignored, children would vanish unreaped (wait(2))
         loop = asyncio.get_running_loop()
         self._loop = loop
         self._config = config
@@ -53,15 +55,13 @@ class Agent:
         self._finishing: asyncio.Task[None] | None = None
         self._stopping = False
         self._outbox = Outbox(self._news.set, self._progress.set)
-        self._exits = Exits(loop)
-        self._descendants = Descendants(self._exits)
+        self._descendants = Descendants(loop)
         self._captures = Captures(state.output)
         self._launcher = Launcher(environment)
-        self._watch = Watch(loop, self._descendants.tidy)
-        host = Host(
+        self._watch = Watch(loop)
+        self._host = Host(
             loop=loop,
             launcher=self._launcher,
-            exits=self._exits,
             captures=self._captures,
             descendants=self._descendants,
             watch=self._watch,
@@ -69,8 +69,12 @@ class Agent:
             peaks=PeakMemory(),
         )
         self._work: Work = (
-            Noop(self._outbox) if config.noop else Attempts(host, Ledger(config.resources), self._outbox, self._progress.set)
+            Noop(self._outbox)
+            if config.noop
+            else Attempts(self._host, Ledger(config.resources), self._outbox, self._progress.set)
         )
+        self._watch.after_each_look(self._tidy)
+        self._tidied = 0.0
         self._standing = Standing(
             agent_id=state.agent_id,
             incarnation=secrets.token_hex(8),
@@ -141,6 +145,11 @@ class Agent:
             _log.warning("no coordinator took the last results within %g s", delivery_seconds)
         self._connection.leave()
 
+    def _tidy(self) -> None:
+        if self._loop.time() - self._tidied >= _TIDY_SECONDS:
+            self._tidied = self._loop.time()
+            self._descendants.tidy()
+
     def _feel_lifeline(self, descriptor: int) -> None:
         try:
             alive = bool(os.read(descriptor, 4096))
@@ -154,8 +163,10 @@ class Agent:
 
     def _kill_all(self) -> None:
         self._watch.close()
-        self._exits.close()
-        if not self._descendants.end_everything(_HALT_SECONDS):
+        host = self._host
+        with host.lock:
+            host.leaving = True
+        if not self._descendants.end_everything(_HALT_SECONDS, host.lock, lambda: host.starting):
             _log.error("some processes did not end within %g s of SIGKILL", _HALT_SECONDS)
 
     async def _close(self, *tasks: asyncio.Task[object]) -> None:

@@ -4,13 +4,20 @@ The session passes the coordinator's messages on; executions come back with resu
 outbox. Attempts wait in the order in which they came and start in that order, each when its resources are free: a big one
 is not overtaken, because the coordinator has chosen the order. An attempt is held from its assignment to its result.
 Nothing here touches processes or the network.
+
+All of it happens in the event loop but for one thing, `_next_after`, which the threads of `slots` call: if the attempt
+that comes next needs what the one that has ended needed, it takes its place at once, and the event loop hears of both
+later, together with others. The lock stands between that and everything else that touches what waits and runs.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 
 from daggyr.v1.task_pb2 import (
@@ -26,16 +33,15 @@ from daggyr.v1.task_pb2 import (
 )
 
 from .attempt import Attempt, Template
-from .capture import Kept
 from .execution import Execution, Host, timestamp
-from .outbox import Ident, Outbox, ident_of
+from .outbox import GATHERED, Ident, Outbox, ident_of
 from .outcomes import STOPPED_NOTE, Ending
-from .process import HostError, StartRefusedError
+from .process import HostError
 from .resources import Ledger
+from .slots import Slots
 
 MAX_WAITING = 50_000  # so that a hello that names them all stays well below the limit of a message
 
-_STARTS_AT_ONCE = 32  # then the event loop has its turn
 _PAUSE = 1.0  # seconds without starts, when the host could not start a process
 
 _log = logging.getLogger(__name__)
@@ -50,10 +56,15 @@ class Attempts:
         self._ledger = ledger
         self._outbox = outbox
         self._changed = changed
+        self._lock = threading.Lock()
         self._waiting: dict[Ident, Attempt] = {}
         self._running: dict[Ident, Execution] = {}
+        self._ended: deque[Execution] = deque()  # carried out; the event loop has not heard of them
+        self._collecting = False  # it will
         self._closed: str | None = None  # why nothing new is taken
-        self._next_start: asyncio.Handle | None = None
+        self._pause: asyncio.TimerHandle | None = None
+        self._slots = Slots(self._next_after)
+        host.watch.after_each_look(self._collect)
 
     @property
     def waiting(self) -> int:
@@ -69,10 +80,13 @@ class Attempts:
         return len(self._waiting)
 
     def held_keys(self) -> list[AttemptKey]:
-        return [*(attempt.key for attempt in self._waiting.values()), *self.running_keys()]
+        with self._lock:
+            waiting = [attempt.key for attempt in self._waiting.values()]
+        return [*waiting, *self.running_keys()]
 
     def running_keys(self) -> list[AttemptKey]:
-        return [execution.attempt.key for execution in self._running.values()]
+        with self._lock:
+            return [execution.attempt.key for execution in self._running.values()]
 
     def execution(self, ident: Ident) -> Execution | None:
         """The attempt's execution, if it runs."""
@@ -98,95 +112,127 @@ class Attempts:
             elif shortage := self._ledger.shortage(attempt.template.demand):
                 self._never_started(attempt, REJECTED, shortage)
             else:
-                self._waiting[ident] = attempt
+                with self._lock:
+                    self._waiting[ident] = attempt
         self._start()
 
     def cancel(self, keys: Iterable[AttemptKey], grace: float) -> None:
         """A person asked for the end of these; `grace` in seconds. Keys that are not here are passed over."""
-        for ident in map(ident_of, keys):
-            if attempt := self._waiting.pop(ident, None):
+        for attempt, execution in self._taken(keys):
+            if attempt is not None:
                 self._never_started(attempt, KILLED)
-            elif execution := self._running.get(ident):
+            elif execution is not None:
                 execution.end(Ending.KILL, grace)
         self._start()
 
     def recall(self, keys: Iterable[AttemptKey]) -> None:
         """Hand back those of these that wait."""
-        for ident in map(ident_of, keys):
-            if attempt := self._waiting.pop(ident, None):
+        for attempt, _ in self._taken(keys):
+            if attempt is not None:
                 self._never_started(attempt, RETURNED)
         self._start()
 
     def close(self, reason: str) -> None:
         """Hand back all that wait, now and from now on; what runs goes on."""
         self._closed = reason
-        while self._waiting:
-            self._never_started(self._waiting.pop(next(iter(self._waiting))), RETURNED, reason)
+        with self._lock:
+            waiting, self._waiting = self._waiting, {}
+        for attempt in waiting.values():
+            self._never_started(attempt, RETURNED, reason)
 
     def stop(self, grace: float) -> None:
         """Hand back all that wait, and end all that run; they are LOST unless they succeed."""
         self.close(STOPPED_NOTE)
-        for execution in list(self._running.values()):
+        with self._lock:
+            running = list(self._running.values())
+        for execution in running:
             execution.end(Ending.STOP, grace)
 
     def end_silently(self, keys: Iterable[AttemptKey] | None) -> None:
         """End these, or all, at once: they are no longer this agent's, and nobody is told."""
-        idents = [*self._waiting, *self._running] if keys is None else [ident_of(key) for key in keys]
-        for ident in idents:
-            self._waiting.pop(ident, None)
-            if execution := self._running.get(ident):
+        for _, execution in self._taken(self.held_keys() if keys is None else keys):
+            if execution is not None:
                 execution.end(Ending.SILENT, 0)
         self._changed()
         self._start()
 
-    def runs(self, execution: Execution) -> None:
-        """For executions, as are the next two: it is not a short one."""
-        attempt = execution.attempt
-        self._outbox.started(attempt.ident, attempt.key, AttemptStarted(start_time=timestamp(execution.started_ns)))
-
-    def gone(self, execution: Execution) -> None:
-        self._ledger.give_back(execution.attempt.template.demand)
-        self._start()
-
-    def finished(self, execution: Execution, result: AttemptResult | None, outputs: tuple[Kept, ...]) -> None:
-        attempt = execution.attempt
-        del self._running[attempt.ident]
-        if result is not None:
-            self._outbox.finished(attempt.ident, attempt.key, result, outputs, ahead=len(self._waiting))
-            if execution.ending is not None:
-                self._outbox.hurry()
-        self._changed()
+    def _taken(self, keys: Iterable[AttemptKey]) -> list[tuple[Attempt | None, Execution | None]]:
+        """Of each key that is here, what waited, which does so no longer, or its execution."""
+        found = []
+        for ident in map(ident_of, keys):
+            with self._lock:
+                attempt, execution = self._waiting.pop(ident, None), self._running.get(ident)
+            if attempt is not None or execution is not None:
+                found.append((attempt, execution))
+        return found
 
     def _start(self) -> None:
         """Start what waits, in order, as far as resources allow."""
-        if self._next_start is not None:
-            return
-        budget = _STARTS_AT_ONCE
-        while self._waiting:
-            ident = next(iter(self._waiting))
-            attempt = self._waiting[ident]
-            if not self._ledger.take(attempt.template.demand):
-                return
-            if not budget:
-                self._ledger.give_back(attempt.template.demand)
-                self._next_start = self._host.loop.call_soon(self._start_more)
-                return
-            budget -= 1
-            del self._waiting[ident]
+        while self._pause is None:
+            with self._lock:
+                ident = next(iter(self._waiting), None)
+                if ident is None or not self._ledger.take(self._waiting[ident].template.demand):
+                    return
+                execution = self._running[ident] = Execution(self._host, self._waiting.pop(ident), self._runs)
             try:
-                self._running[ident] = Execution(self._host, attempt, self)
-            except StartRefusedError as refusal:
-                self._ledger.give_back(attempt.template.demand)
-                self._never_started(attempt, REJECTED, str(refusal))
-            except HostError as error:
-                self._ledger.give_back(attempt.template.demand)
-                _log.warning("%s; nothing is started for %g s", error, _PAUSE)
-                self._never_started(attempt, LOST, str(error))
-                self._next_start = self._host.loop.call_later(_PAUSE, self._start_more)
-                return
+                self._slots.carry_out(execution)
+            except RuntimeError as error:
+                execution.fault = HostError(f"cannot start a thread: {error}")
+                self._finish(execution)
 
-    def _start_more(self) -> None:
-        self._next_start = None
+    def _next_after(self, execution: Execution) -> Execution | None:
+        """In a thread: this one was carried out; what takes its place. The event loop is told if that cannot wait."""
+        following = None
+        with self._lock:
+            if execution.is_over and not isinstance(execution.fault, HostError) and self._pause is None:
+                ident = next(iter(self._waiting), None)
+                if ident is not None and self._waiting[ident].template.demand == execution.attempt.template.demand:
+                    following = self._running[ident] = Execution(self._host, self._waiting.pop(ident), self._runs)
+                    execution.succeeded = True
+            self._ended.append(execution)
+            gathered = len(self._ended) * GATHERED >= len(self._waiting)
+            tell = not self._collecting and (gathered or following is None or execution.ending is not None)
+            self._collecting = self._collecting or tell
+        if tell:
+            with contextlib.suppress(RuntimeError):  # the event loop is closed: the agent has left
+                self._host.loop.call_soon_threadsafe(self._collect)
+        return following
+
+    def _collect(self) -> None:
+        """Hear of what was carried out."""
+        self._collecting = False
+        while self._ended:
+            self._ended.popleft().settle(self._finish)
+        self._start()
+
+    def _runs(self, execution: Execution) -> None:
+        attempt = execution.attempt
+        self._outbox.started(attempt.ident, attempt.key, AttemptStarted(start_time=timestamp(execution.started_ns)))
+
+    def _finish(self, execution: Execution) -> None:
+        """Nobody of this one is left: give back what it had, and tell."""
+        attempt, fault = execution.attempt, execution.fault
+        with self._lock:
+            del self._running[attempt.ident]
+        if not execution.succeeded:
+            self._ledger.give_back(attempt.template.demand)
+        if fault is None:
+            result, outputs = execution.result()
+            if result is not None:
+                self._outbox.finished(attempt.ident, attempt.key, result, outputs, ahead=len(self._waiting))
+                if execution.ending is not None:
+                    self._outbox.hurry()
+        elif execution.ending is not Ending.SILENT:
+            self._never_started(attempt, LOST if isinstance(fault, HostError) else REJECTED, str(fault))
+        if isinstance(fault, HostError) and self._pause is None:
+            _log.warning("%s; nothing is started for %g s", fault, _PAUSE)
+            self._pause = self._host.loop.call_later(_PAUSE, self._go_on)
+        self._changed()
+        if not execution.succeeded:
+            self._start()
+
+    def _go_on(self) -> None:
+        self._pause = None
         self._start()
 
     def _never_started(self, attempt: Attempt, outcome: AttemptOutcome, note: str = "") -> None:

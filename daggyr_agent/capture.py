@@ -1,9 +1,9 @@
 """The files that take what attempts write: made, kept small while a process writes, read for sending, removed.
 
 An execution takes a Capture (a file for each stream) at its start and gives it back at its end: as Kept output, which the
-outbox reads and releases once the result is acknowledged, or, if nothing was written and nobody is left who could write, for the
-next attempt. `watch` calls `trim` while a process writes, so that one that writes without end fills neither disk nor memory: the
-middle, which will not be kept, is punched out of the file (fallocate(2)).
+outbox reads and releases once the result is acknowledged, or, if nothing was written and nobody is left who could write, for
+the next attempt. `watch` calls `trim` while a process writes, so that one that writes without end fills neither disk nor
+memory: the middle, which will not be kept, is punched out of the file (fallocate(2)).
 
 A process writes through the file itself. One that opens its output anew and truncates it (`> /dev/stderr` in a shell)
 loses what it wrote before, as with any redirection into a file.
@@ -145,6 +145,10 @@ class Capture:
     stdout: Stream
     stderr: Stream
 
+    def is_empty(self) -> bool:
+        """Whether nothing was written."""
+        return not self.stdout.size() and not self.stderr.size()
+
     def trim(self) -> int:
         """Trim both; returns the bytes written so far."""
         return self.stdout.trim() + self.stderr.trim()
@@ -154,7 +158,7 @@ class Capture:
 
 
 class Captures:
-    """Gives out captures in a folder, in files named by numbers, and takes them back."""
+    """Gives out captures in a folder, in files named by numbers, and takes them back. `take` and `recycle` from any thread."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = str(folder)
@@ -163,9 +167,9 @@ class Captures:
 
     def take(self, whole_stdout_bytes: int) -> Capture:
         """A pair of empty files. `whole_stdout_bytes` > 0 keeps stdout whole up to that many bytes. Raises OSError."""
-        if self._spare:
+        try:
             capture = self._spare.pop()
-        else:
+        except IndexError:
             path = f"{self._folder}/{next(self._numbers)}"
             stdout = Stream(f"{path}.stdout")
             try:
@@ -177,19 +181,19 @@ class Captures:
         capture.stderr.reset(KEPT_BYTES)
         return capture
 
-    def give_back(self, capture: Capture, *, reusable: bool) -> tuple[Kept, ...]:
-        """Take the capture of an attempt that has ended; returns what it wrote, for the caller to release.
-
-        Empty files serve again if `reusable`: nobody is left who could still write to them.
-        """
-        out, err = capture.stdout.size(), capture.stderr.size()
-        if not out and not err and reusable and len(self._spare) < _MAX_SPARE:
+    def recycle(self, capture: Capture) -> None:
+        """Take back empty files to which nobody is left who could write: they serve again."""
+        if len(self._spare) < _MAX_SPARE:
             self._spare.append(capture)
-            return ()
+        else:
+            self.drop(capture)
+
+    def keep(self, capture: Capture) -> tuple[Kept, ...]:
+        """Take the capture of an attempt that has ended; returns what it wrote, for the caller to release."""
         kept = []
-        for number, stream, size in ((STDOUT, capture.stdout, out), (STDERR, capture.stderr, err)):
+        for number, stream in ((STDOUT, capture.stdout), (STDERR, capture.stderr)):
+            size = stream.trim()
             if size:
-                stream.trim()
                 kept.append(Kept(number, stream.path, stream.extent(size)))
             stream.close(remove=not size)
         return tuple(kept)

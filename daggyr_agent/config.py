@@ -173,7 +173,7 @@ def _coordinator(address: str) -> str:
         address = check_address(address)
     except AddressError as error:
         raise UsageError(f"coordinator: {error}") from None
-    # Starting a process changes the working directory for a moment: a socket must be found from anywhere.
+    # In full, for logs that are read elsewhere.
     return f"unix:{Path(address[5:]).absolute()}" if address.startswith("unix:") else address
 
 

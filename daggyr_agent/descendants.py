@@ -1,9 +1,9 @@
 """Finds and ends what an attempt leaves behind, so that no process outlives its attempt.
 
 The agent is a child subreaper (PR_SET_CHILD_SUBREAPER, prctl(2)): whatever loses its parent below it becomes its own child,
-in whatever process group or session it hides. Executions tell when a process starts and ends; at each end the agent's
-children are counted, which costs one read. Only if there are more than processes that should run, somebody was left
-behind, and is looked at:
+in whatever process group or session it hides. Such orphans become children of the main thread, which starts no process
+itself (`slots` does). So after each process's end one read says whether anybody was left behind: usually the main thread
+has no children. If it has, each is looked at:
 
 - its session is that of a process we started: it belongs to that attempt;
 - else its environment (/proc/PID/environ) names an attempt by DAGGYR_RUN_ID, DAGGYR_TASK_ID and DAGGYR_ATTEMPT: it belongs to
@@ -12,12 +12,13 @@ behind, and is looked at:
 
 What belongs to an attempt that still runs is left alone (it may be at work for it). What belongs to any other, or could
 belong only to such, gets SIGKILL and is waited for; its own children become ours then and are looked at in turn; the
-attempt has ended only when nobody of it is left. All of these are our children until we reap them, so no stranger can have their
-number. Nothing here knows what an attempt does.
+attempt has ended only when nobody of it is left. All of these are our children until we reap them, so no stranger can have
+their number. Nothing here knows what an attempt does.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ctypes
 import logging
@@ -27,10 +28,9 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import psutil
-
-from .exits import Exits
 
 _PR_SET_CHILD_SUBREAPER = 36
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -45,12 +45,12 @@ Identity = tuple[bytes, bytes, bytes]  # the values of _IDENTIFYING
 
 @dataclass(eq=False, slots=True)
 class Family:
-    """A process that we started, and all that came from it. `born` is in clock ticks since boot, as in proc_pid_stat(5)."""
+    """A process that we start, and all that comes from it."""
 
-    leader: int
     identity: Identity
-    born: int
-    gone: Callable[[], None] | None = None  # set once the leader has ended: to be called when nobody is left
+    born: int  # clock ticks since boot, as in proc_pid_stat(5); not after the process's own
+    leader: int = 0  # the process, once it was started
+    settled: Callable[[], None] | None = None  # to be called when nobody is left
     survivors: list[int] = field(default_factory=list)  # pids that we may not end
 
 
@@ -62,18 +62,13 @@ def become_subreaper() -> None:
         raise OSError(number, os.strerror(number))
 
 
-def clock_ticks() -> int:
-    """Now, as /proc counts the start of processes."""
-    return int(time.clock_gettime(time.CLOCK_BOOTTIME) * _TICKS)
-
-
 class Descendants:
-    """All families whose leader runs or who still have somebody."""
+    """All families of whom somebody may be left. `alone`, `family` and `gone` may be called from any thread."""
 
-    def __init__(self, exits: Exits) -> None:
-        """To be made in the main thread, which must be the one that starts processes: orphans come to it."""
-        self._exits = exits
-        self._leaders: dict[int, Family] = {}
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        """To be made in the main thread."""
+        self._loop = loop
+        self._running: dict[Family, None] = {}
         self._ending: list[Family] = []
         self._dying: dict[int, list[Family]] = {}  # strays that we killed, and who waits for them
         self._protected: set[int] = set()  # strays that we may not kill
@@ -82,92 +77,90 @@ class Descendants:
         except FileNotFoundError:  # a kernel without CONFIG_PROC_CHILDREN
             self._children = -1
 
-    def started(self, leader: int, identity: Identity, born: int) -> Family:
-        """Take note of a process that we started; `born` is the time just before."""
-        family = self._leaders[leader] = Family(leader, identity, born)
+    def family(self, identity: Identity) -> Family:
+        """Take note of a process that is about to be started."""
+        family = Family(identity, int(time.clock_gettime(time.CLOCK_BOOTTIME) * _TICKS))
+        self._running[family] = None
         return family
 
+    def gone(self, family: Family) -> None:
+        """The process has ended and nobody of it is left, or it was never started."""
+        del self._running[family]
+
     def alone(self) -> bool:
-        """Whether the agent has no children but leaders that were not reaped: then nobody is left behind by those that ended."""
-        return self._count() == len(self._leaders)
+        """Whether the agent has no children but the processes it started: then nobody was left behind by those that ended."""
+        return not self._read() if self._children >= 0 else not self._orphans()
 
-    def ended(self, family: Family, gone: Callable[[], None], *, alone: bool) -> bool:
-        """The leader was reaped; `alone` was said after its end, or else its group got SIGKILL.
-
-        True if nobody of the family is left, which is usual. Otherwise all of it is being ended, and `gone` will be called
-        from the event loop once that is done.
-        """
-        del self._leaders[family.leader]
-        if alone:
-            return True
-        family.gone = gone
+    def end(self, family: Family, settled: Callable[[], None]) -> None:
+        """End who is left of a family whose process was reaped; `settled` is called once nobody is, perhaps at once."""
+        del self._running[family]
+        family.settled = settled
         self._ending.append(family)
         self._sweep()
-        settled = self._settle()
-        for other in settled:
-            if other is not family and other.gone:
-                other.gone()
-        return family in settled
 
     def tidy(self) -> None:
         """Reap orphans of running attempts that have ended; to be called now and then."""
-        for pid in list(self._dying):
-            self._reap(pid)
-        if self._count() != len(self._leaders) + len(self._dying):
+        if not self.alone():
             self._sweep()
 
-    def end_everything(self, seconds: float) -> bool:
+    def end_everything(self, seconds: float, lock: threading.Lock, starting: Callable[[], int]) -> bool:
         """Kill and reap every child and what they leave, blocking for at most `seconds`; False if somebody is left.
 
-        Only for the end of the agent: nothing else of this class, and no watched exit, works afterwards.
+        `lock` is what others hold to reap; `starting` says how many processes are just being started. Only for the end of
+        the agent: nothing else of this class works afterwards.
         """
         deadline = time.monotonic() + seconds
-        while children := self._child_pids():
-            if time.monotonic() > deadline:
-                return False
-            for pid in children:
-                for kill in (os.killpg, os.kill):
-                    with contextlib.suppress(ProcessLookupError, PermissionError):
-                        kill(pid, signal.SIGKILL)
+        while time.monotonic() < deadline:
+            with lock:
+                expected = starting()
+                children = _all_children()
+                for pid in children:
+                    for kill in (os.killpg, os.kill):
+                        with contextlib.suppress(ProcessLookupError, PermissionError):
+                            kill(pid, signal.SIGKILL)
+            if not children and not expected:
+                return True
             time.sleep(0.001)
-            for pid in children:
-                _reaped(pid)
-        return True
+            with lock:
+                for pid in children:
+                    _reaped(pid)
+        return False
 
     def close(self) -> None:
         if self._children >= 0:
             os.close(self._children)
 
     def _sweep(self) -> None:
-        """Look at every child that is no leader: reap it, leave it or kill it."""
+        """Look at every orphan: reap it, leave it or kill it; then settle the families of whom nobody is left."""
         again = True
         while again:  # whoever is reaped has left us its children
             again = False
-            for pid in self._child_pids():
-                if pid in self._leaders or pid in self._dying:
-                    continue
+            for pid in self._orphans():
                 if _reaped(pid):
                     self._protected.discard(pid)
+                    self._dying.pop(pid, None)
                     again = True
-                elif pid not in self._protected:
+                elif pid not in self._dying and pid not in self._protected:
                     waiting = self._owners(pid)
                     if waiting is not None:
                         self._kill(pid, waiting)
+        self._settle()
 
     def _owners(self, pid: int) -> list[Family] | None:
         """Who waits for the end of a stray that has to end; None if it may belong to an attempt that runs."""
+        running = list(self._running)  # threads add to it
         session, born = _session_and_birth(pid)
-        if session in self._leaders:
+        if any(family.leader == session for family in running):
             return None
         for family in self._ending:
             if family.leader == session:
                 return [family]
         identity = _identity(pid)
         if identity is not None:
-            if any(family.identity == identity for family in self._leaders.values()):
+            if any(family.identity == identity for family in running):
                 return None
             return [family for family in self._ending if family.identity == identity]
-        if any(family.born <= born for family in self._leaders.values()):
+        if any(family.born <= born for family in running):
             return None
         return list(self._ending)
 
@@ -182,41 +175,46 @@ class Descendants:
             return
         self._dying[pid] = waiting
         with contextlib.suppress(OSError):  # out of descriptors: `tidy` will find it
-            self._exits.watch(pid, lambda: self._reap(pid))
+            descriptor = os.pidfd_open(pid)  # readable once the process has ended
+            self._loop.add_reader(descriptor, self._ended, descriptor)
 
-    def _reap(self, pid: int) -> None:
-        if pid not in self._dying or not _reaped(pid):
-            return
-        del self._dying[pid]
+    def _ended(self, descriptor: int) -> None:
+        self._loop.remove_reader(descriptor)
+        os.close(descriptor)
         self._sweep()
-        for family in self._settle():
-            if family.gone:
-                family.gone()
 
-    def _settle(self) -> list[Family]:
-        """Take those out of the ending families of whom nobody is left."""
+    def _settle(self) -> None:
         waiting = {id(family) for families in self._dying.values() for family in families}
         settled = [family for family in self._ending if id(family) not in waiting]
         if settled:
             self._ending = [family for family in self._ending if id(family) in waiting]
-        return settled
+        for family in settled:
+            if family.settled is not None:
+                family.settled()
 
-    def _count(self) -> int:
-        return self._read().count(b" ") if self._children >= 0 else len(self._child_pids())
-
-    def _child_pids(self) -> list[int]:
-        if self._children < 0:
-            return [child.pid for child in psutil.Process().children()]
-        return [int(word) for word in self._read().split()]
+    def _orphans(self) -> list[int]:
+        if self._children >= 0:
+            return [int(word) for word in self._read().split()]
+        leaders = {family.leader for family in list(self._running)}
+        return [pid for pid in _all_children() if pid not in leaders]
 
     def _read(self) -> bytes:
-        # The kernel may skip children while others are being reaped (proc_tid_children(5)): only we reap ours, and not now.
+        # The kernel may skip children while others are being reaped (proc_tid_children(5)): only we reap these, and not now.
         # It gives at most a page at a time.
         content = piece = os.pread(self._children, 65536, 0)
         while len(piece) > _PAGE // 2:
             piece = os.pread(self._children, 65536, len(content))
             content += piece
         return content
+
+
+def _all_children() -> list[int]:
+    """The children of all our threads."""
+    try:
+        files = [folder / "children" for folder in Path("/proc/self/task").iterdir()]
+        return [int(word) for file in files for word in file.read_bytes().split()]
+    except FileNotFoundError:
+        return [child.pid for child in psutil.Process().children()]
 
 
 def _reaped(pid: int) -> bool:

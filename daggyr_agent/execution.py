@@ -1,24 +1,27 @@
 """One attempt from its process's start to its result: the life of an execution.
 
-`attempts` makes an Execution when the attempt's turn has come and is called back as it goes on (see `Listener`), last with
-the result, when no process of it is left. In between:
+`attempts` makes one when the attempt's turn has come. Then, in order:
 
-    runs        the process runs; its timeout may pass, and `end` may be called
-    being ended SIGTERM went to the process group; SIGKILL follows when the grace period has passed
-    ended       the process is a zombie: the rest of its group gets SIGKILL while the zombie still holds the group's number,
-                then it is reaped
-    gone        descendants that had left the group are ended too (descendants.py); the result is made
+    carry_out   in a thread of `slots`: the process is started, waited for, and reaped. Once it has ended it is a zombie, and the
+                group's number is its own until it is reaped: if anybody but it is left, the group gets SIGKILL
+    settled     in the event loop: descendants that had left the group are ended too (descendants.py)
+    result      in the event loop: what is told of it
 
-Nothing here knows of queues, of the coordinator, or of other attempts.
+Meanwhile `end` may be called in the event loop, and `watch` looks: SIGTERM goes to the process group, and SIGKILL follows when
+the grace period has passed. The host's lock stands between signalling a process and reaping it. Nothing here knows
+of queues, of the coordinator, or of other attempts.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import signal
+import threading
 import time
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -27,41 +30,32 @@ from daggyr.v1.task_pb2 import STDOUT, AttemptResult, OutputStream
 from .attempt import Attempt
 from .capture import Capture, Captures, Kept
 from .cgroup import OomKills
-from .descendants import Descendants, clock_ticks
-from .exits import Exits
+from .descendants import Descendants, Family
 from .outcomes import Ending, judge
 from .process import End, HostError, Launcher, StartRefusedError, reap, signal_group
 from .usage import PeakMemory
 from .watch import Watch
 
+_log = logging.getLogger(__name__)
+
 DEFAULT_GRACE = 10.0  # seconds
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Host:
     """What of this host executions use."""
 
     loop: asyncio.AbstractEventLoop
     launcher: Launcher
-    exits: Exits
     captures: Captures
     descendants: Descendants
     watch: Watch
     oom_kills: OomKills
     peaks: PeakMemory
-
-
-class Listener(Protocol):
-    """Who is told how an execution goes on; each method is called once at most, in this order."""
-
-    def runs(self, execution: Execution) -> None:
-        """It has run for some milliseconds: not a short attempt."""
-
-    def gone(self, execution: Execution) -> None:
-        """No process of it is left; its resources are free. The result comes soon."""
-
-    def finished(self, execution: Execution, result: AttemptResult | None, outputs: tuple[Kept, ...]) -> None:
-        """The result; None if its ending is SILENT."""
+    # Held to signal, to reap, and to read or change these two:
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    starting: int = 0  # how many processes are just being started
+    leaving: bool = False  # none is started any more
 
 
 def timestamp(nanoseconds: int) -> Timestamp:
@@ -70,151 +64,205 @@ def timestamp(nanoseconds: int) -> Timestamp:
 
 
 class Execution:
-    """An attempt that has a process, or had one a moment ago."""
+    """An attempt that has a process, will have one in a moment, or had one."""
 
     __slots__ = (
+        "_capture",
         "_end",
         "_ended_ns",
         "_family",
-        "_given_back",
         "_host",
         "_kill_at",
         "_kill_timer",
-        "_listener",
         "_oom_kills",
-        "_timeout_timer",
+        "_runs",
+        "_signal",
         "attempt",
-        "capture",
+        "deadline",
         "ending",
+        "fault",
         "looked_peak",
         "pid",
         "started_ns",
+        "succeeded",
     )
 
-    def __init__(self, host: Host, attempt: Attempt, listener: Listener) -> None:
-        """Start the attempt's process. Raises StartRefusedError or HostError; then nothing runs, and nobody is told."""
+    def __init__(self, host: Host, attempt: Attempt, runs: Callable[[Execution], None]) -> None:
+        """`runs` is called in the event loop once the process has run for some milliseconds."""
         self.attempt = attempt
+        self.pid = 0  # of the process, while it can be signalled
+        self.started_ns = 0
+        self.deadline = float("inf")  # of the timeout, by the event loop's clock
+        self.looked_peak = 0  # bytes
         self.ending: Ending | None = None
-        self.looked_peak = 0
+        self.fault: StartRefusedError | HostError | None = None  # why it was not started
+        self.succeeded = False  # for `attempts`: its resources went to the next in its slot
         self._host = host
-        self._listener = listener
-        self._kill_at = 0.0
+        self._runs = runs
+        self._signal: signal.Signals | None = None  # asked for before there was a process
+        self._kill_at = float("inf")
         self._kill_timer: asyncio.TimerHandle | None = None
-        self._timeout_timer: asyncio.TimerHandle | None = None
+        self._capture: Capture | None = None
+        self._family: Family | None = None
         self._end: End | None = None
-        self._given_back = False
         self._ended_ns = 0
+        self._oom_kills: int | None = None
+
+    # -- in a thread of `slots`
+
+    def carry_out(self) -> None:
+        """Start the process, wait for its end and reap it; `fault` is set if it could not be started."""
+        try:
+            self._start()
+        except (StartRefusedError, HostError) as fault:
+            self.fault = fault
+            return
+        except Exception as error:
+            # A fault of ours; a thread that ended here would leave the attempt running for ever.
+            _log.exception("attempt %s could not be started", self.attempt.ident)
+            self.fault = HostError(f"a fault of the agent: {error}")
+            return
+        host, pid = self._host, self.pid
+        try:
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+            self._ended_ns = time.time_ns()
+            alone = host.descendants.alone()
+            capture = self._capture
+            again = alone and capture is not None and capture.is_empty()
+            with host.lock:
+                self.pid = 0
+                if not alone:
+                    signal_group(pid, signal.SIGKILL)
+                self._end = reap(pid)
+                if again:
+                    self._capture = None
+        except ChildProcessError:  # the agent is leaving, and has reaped everything itself
+            self.fault = HostError("the end of its process was missed")
+            return
+        if again and capture is not None:
+            host.captures.recycle(capture)
+        if alone and self._family is not None:
+            host.descendants.gone(self._family)
+            self._family = None
+
+    def _start(self) -> None:
+        host, attempt = self._host, self.attempt
         try:
             order = attempt.order()
         except ValueError as error:
             raise StartRefusedError(str(error)) from None
         try:
-            self.capture: Capture = host.captures.take(attempt.template.whole_stdout_bytes)
+            self._capture = capture = host.captures.take(attempt.template.whole_stdout_bytes)
         except OSError as error:
             raise HostError(f"cannot make files for the output: {error.strerror}") from None
-        born = clock_ticks()
+        environment = order.environment
+        self._oom_kills = host.oom_kills.so_far()
+        # Before the start, so that whatever comes from the process finds its family known.
+        family = self._family = host.descendants.family(
+            (environment[b"DAGGYR_RUN_ID"], environment[b"DAGGYR_TASK_ID"], environment[b"DAGGYR_ATTEMPT"])
+        )
         self.started_ns = time.time_ns()
+        if attempt.template.timeout > 0:
+            self.deadline = time.monotonic() + attempt.template.timeout
+        with host.lock:
+            leaving = host.leaving
+            host.starting += 1
         try:
-            self.pid = host.launcher.start(
+            if leaving:
+                raise HostError("the agent is leaving")
+            family.leader = self.pid = host.launcher.start(
                 order.command,
-                order.environment,
+                environment,
                 working_directory=order.working_directory,
                 stdin=order.stdin,
-                stdout=self.capture.stdout.descriptor,
-                stderr=self.capture.stderr.descriptor,
+                stdout=capture.stdout.descriptor,
+                stderr=capture.stderr.descriptor,
             )
         except (StartRefusedError, HostError):
-            host.captures.give_back(self.capture, reusable=True)
+            host.descendants.gone(family)
+            self._family = self._capture = None
+            host.captures.recycle(capture)
             raise
-        try:
-            host.exits.watch(self.pid, self._ended)
-        except OSError as error:
-            signal_group(self.pid, signal.SIGKILL)
-            reap(self.pid)
-            host.captures.drop(self.capture)
-            raise HostError(f"cannot watch a process: {error.strerror}") from None
-        environment = order.environment
-        self._family = host.descendants.started(
-            self.pid,
-            (environment[b"DAGGYR_RUN_ID"], environment[b"DAGGYR_TASK_ID"], environment[b"DAGGYR_ATTEMPT"]),
-            born,
-        )
-        self._oom_kills = host.oom_kills.so_far()
+        finally:
+            with host.lock:
+                host.starting -= 1
+                if self.pid and self._signal is not None:
+                    signal_group(self.pid, self._signal)
         host.watch.add(self)
-        if attempt.template.timeout > 0:
-            self._timeout_timer = host.loop.call_later(attempt.template.timeout, self.end, Ending.TIMEOUT, DEFAULT_GRACE)
+
+    # -- in the event loop
 
     def end(self, ending: Ending, grace: float) -> None:
         """Ask the process group to end, and make it after `grace` seconds (0: at once). A sooner end may be asked for later.
 
-        The first reason counts, but for SILENT, which always does.
+        The first reason counts, but for SILENT, which always does. A process that has ended by itself stays as it was.
         """
-        if ending is Ending.SILENT or (self.ending is None and self.pid):
-            self.ending = ending
-        if not self.pid:
-            return  # it has ended; only its descendants are waited for
-        if grace <= 0:
-            signal_group(self.pid, signal.SIGKILL)
-            return
-        kill_at = self._host.loop.time() + grace
-        if self._kill_timer is None:
-            signal_group(self.pid, signal.SIGTERM)
-        elif kill_at >= self._kill_at:
-            return
-        else:
-            self._kill_timer.cancel()
-        self._kill_at = kill_at
-        self._kill_timer = self._host.loop.call_at(kill_at, signal_group, self.pid, signal.SIGKILL)
+        host = self._host
+        with host.lock:
+            if ending is Ending.SILENT or (self.ending is None and self._end is None):
+                self.ending = ending
+            if self._end is not None:
+                return
+            if grace <= 0:
+                self._send(signal.SIGKILL)
+            elif self._kill_timer is None:
+                self._send(signal.SIGTERM)
+        kill_at = host.loop.time() + grace
+        if grace > 0 and kill_at < self._kill_at:
+            if self._kill_timer is not None:
+                self._kill_timer.cancel()
+            self._kill_at = kill_at
+            self._kill_timer = host.loop.call_at(kill_at, self._kill)
+
+    def _kill(self) -> None:
+        with self._host.lock:
+            self._send(signal.SIGKILL)
+
+    def _send(self, number: signal.Signals) -> None:
+        """Signal the group, or have it signalled as soon as there is one. With the lock held."""
+        if self.pid:
+            signal_group(self.pid, number)
+        elif self._signal is not signal.SIGKILL:
+            self._signal = number
+
+    def look(self, *, first: bool) -> int:
+        """For `watch`: keep the files small, see to the timeout; returns how much was written so far, in bytes."""
+        if first and self.ending is not Ending.SILENT:
+            self._runs(self)
+        if self._host.loop.time() >= self.deadline:
+            self.deadline = float("inf")
+            self.end(Ending.TIMEOUT, DEFAULT_GRACE)
+        with self._host.lock:
+            return self._capture.trim() if self._capture is not None else 0
 
     def read(self, stream: OutputStream, offset: int) -> tuple[int, bytes]:
         """For `follow`: what can be read at or after `offset` now, and where it begins; empty if there is nothing new."""
-        if self._given_back:
-            return offset, b""
-        return self.capture.stream(stream).read(offset)
+        with self._host.lock:
+            return self._capture.stream(stream).read(offset) if self._capture is not None else (offset, b"")
 
-    def outlived_first_look(self) -> None:
-        """For `watch`."""
-        if self.ending is not Ending.SILENT:
-            self._listener.runs(self)
+    def settle(self, settled: Callable[[Execution], None]) -> None:
+        """It was carried out: call `settled` once nobody of its descendants is left, which is usually now."""
+        if self._kill_timer is not None:
+            self._kill_timer.cancel()
+        if self._family is None:
+            settled(self)
+        else:
+            self._host.descendants.end(self._family, lambda: settled(self))
 
-    def _ended(self) -> None:
-        pid, self.pid = self.pid, 0
-        descendants = self._host.descendants
-        alone = descendants.alone()
-        if not alone:
-            signal_group(pid, signal.SIGKILL)
-        self._end = reap(pid)
-        self._ended_ns = time.time_ns()
-        for timer in (self._kill_timer, self._timeout_timer):
-            if timer is not None:
-                timer.cancel()
-        if descendants.ended(self._family, self._gone, alone=alone):
-            self._finish(clean=True)
+    @property
+    def is_over(self) -> bool:
+        """Whether it was carried out and nobody of it is left."""
+        return self._family is None and (self.fault is not None or self._end is not None)
 
-    def _gone(self) -> None:
-        self._finish(clean=False)
-
-    def _finish(self, *, clean: bool) -> None:
-        host, end = self._host, self._end
+    def result(self) -> tuple[AttemptResult | None, tuple[Kept, ...]]:
+        """The result, and what was written, for the caller to release; no result if the ending is SILENT. Once, when settled."""
+        host, end, capture = self._host, self._end, self._capture
         assert end is not None
+        self._capture = None
         if self.ending is Ending.SILENT:
-            host.captures.drop(self.capture)
-            self._listener.gone(self)
-            self._listener.finished(self, None, ())
-            return
-        outputs = host.captures.give_back(self.capture, reusable=clean)
-        self._given_back = True
-        self._listener.gone(self)
-        # Later, so that other slots are filled first: their processors have nothing to do until then.
-        host.loop.call_soon(self._tell, end, outputs)
-
-    def _tell(self, end: End, outputs: tuple[Kept, ...]) -> None:
-        host = self._host
-        if self.ending is Ending.SILENT:  # said in between
-            for kept in outputs:
-                kept.release()
-            self._listener.finished(self, None, ())
-            return
+            if capture is not None:
+                host.captures.drop(capture)
+            return None, ()
         outcome, notes = judge(
             exit_code=end.exit_code,
             number=end.signal,
@@ -222,10 +270,11 @@ class Execution:
             timeout=self.attempt.template.timeout,
             oom_kills=host.oom_kills.since(self._oom_kills) if end.signal == signal.SIGKILL else None,
         )
-        notes += [
-            f"process {pid} of this attempt still runs: it has changed its user, and the agent may not end it"
-            for pid in self._family.survivors
-        ]
+        if self._family is not None:
+            notes += [
+                f"process {pid} of this attempt still runs: it has changed its user, and the agent may not end it"
+                for pid in self._family.survivors
+            ]
         result = AttemptResult(
             outcome=outcome,
             exit_code=end.exit_code,
@@ -236,6 +285,7 @@ class Execution:
             max_rss_bytes=host.peaks.of(end.max_rss_bytes, self.looked_peak),
             notes=notes,
         )
+        outputs = host.captures.keep(capture) if capture is not None else ()
         for kept in outputs:
             (result.stdout if kept.stream == STDOUT else result.stderr).CopyFrom(kept.extent.summary())
-        self._listener.finished(self, result, outputs)
+        return result, outputs

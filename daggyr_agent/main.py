@@ -18,6 +18,7 @@ from .connection import RefusedError
 from .state import StateError, StateFolder
 
 _GC_THRESHOLD = 50_000  # attempts come and go in cycles of none; the default looks for them every few hundred
+_SWITCH_SECONDS = 0.0005  # how long a thread whose process has ended may wait for the interpreter; the default is ten times that
 
 
 def main() -> None:
@@ -31,6 +32,9 @@ def main() -> None:
         state = StateFolder(config.state_dir)
     except (UsageError, StateError) as error:
         sys.exit(_fault(error))
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass  # whatever was closed at our start must not become one of our files: children get their own there
+    os.close(descriptor)
     try:
         asyncio.run(_run(config, state))
     except RefusedError as error:
@@ -43,6 +47,7 @@ def main() -> None:
 
 
 async def _run(config: Config, state: StateFolder) -> None:
+    sys.setswitchinterval(_SWITCH_SECONDS)
     gc.freeze()
     gc.set_threshold(_GC_THRESHOLD)
     await Agent(config, state, os.environb).run()

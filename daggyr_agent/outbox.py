@@ -135,7 +135,7 @@ class Outbox:
 
     def hurry(self) -> None:
         """What waits is due now."""
-        self._urgent = True
+        self._urgent = bool(self._waiting)
         self._added()
 
     def ended_keys(self) -> list[AttemptKey]:

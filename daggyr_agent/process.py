@@ -104,8 +104,7 @@ class Launcher:
             if not name or b"=" in name:
                 raise StartRefusedError(f"no variable of the environment can be called {_shown(name)}")
             entries[name] = b"%b=%b" % (name, value)
-        words = [*command, *entries.values()]
-        if any(b"\0" in word for word in words) or b"\0" in working_directory:
+        if b"\0" in b"".join((*command, *environment, *environment.values(), working_directory)):
             raise StartRefusedError("the command or its environment holds a NUL character, which cannot be passed on")
         program = command[0]
         if b"/" not in program:
@@ -123,7 +122,7 @@ class Launcher:
                 (ctypes.c_char_p * (len(command) + 1))(*command),
                 (ctypes.c_char_p * (len(entries) + 1))(*entries.values()),
             )
-            if not working_directory and source == self._null:
+            if not working_directory and source == self._null and len(self._plain) < _MAX_PLAIN:
                 self._plain[stdout, stderr] = actions
             else:
                 _libc.posix_spawn_file_actions_destroy(actions)
@@ -131,7 +130,8 @@ class Launcher:
             if source != self._null:
                 os.close(source)
         if number:
-            raise _fault(number, program, working_directory, sum(len(word) + 1 for word in words))
+            size = sum(len(word) + 1 for word in (*command, *entries.values()))
+            raise _fault(number, program, working_directory, size)
         return pid.value
 
     def close(self) -> None:
@@ -143,8 +143,6 @@ class Launcher:
             kept = self._plain.get((stdout, stderr))
             if kept is not None:
                 return kept
-            if len(self._plain) >= _MAX_PLAIN:
-                self._plain = {}
         actions = ctypes.create_string_buffer(_STRUCTURE_BYTES)
         _check(_libc.posix_spawn_file_actions_init(actions))
         for target, descriptor in enumerate((stdin, stdout, stderr)):
@@ -253,13 +251,19 @@ def _check_folder(folder: bytes) -> None:
         return
     shown = _shown(folder)
     try:
-        os.close(os.open(os.path.join(folder, b"."), os.O_PATH | os.O_DIRECTORY))  # noqa: PTH118: needs leave to enter it
+        os.close(os.open(os.path.join(folder, b"."), os.O_PATH | os.O_DIRECTORY))  # noqa: PTH118
     except FileNotFoundError:
-        here = _shown(os.getcwdb())
-        raise StartRefusedError(f"no such folder: working_directory {shown} (relative ones count from {here})") from None
+        raise StartRefusedError(f"no such folder: working_directory {shown} (relative ones count from {_here()})") from None
     except OSError as error:
         kind = HostError if error.errno in _HOST_ERRORS else StartRefusedError
         raise kind(f"cannot enter working_directory {shown}: {error.strerror}") from None
+
+
+def _here() -> str:
+    try:
+        return _shown(os.getcwdb())  # noqa: PTH109
+    except FileNotFoundError:
+        return "a folder that was removed"
 
 
 def _shown(text: bytes) -> str:

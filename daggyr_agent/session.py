@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import grpc
 
 from daggyr.channel import PROTOCOL_VERSION
-from daggyr.v1.agents_pb2 import AgentMessage, CoordinatorMessage, Heartbeat, Hello, Welcome
+from daggyr.v1.agents_pb2 import AgentMessage, CoordinatorMessage, Goodbye, Heartbeat, Hello, Welcome
 
 from . import __version__
 from .execution import DEFAULT_GRACE
@@ -228,6 +228,7 @@ class Session:
             if message is not None:
                 await self._call.write(message)
             elif self._leaving:
+                await self._call.write(AgentMessage(goodbye=Goodbye()))
                 await self._call.done_writing()
                 return
             else:

@@ -1,83 +1,111 @@
-"""Looks at attempts while they run: keeps their output files small and notes their peak memory.
+"""Looks at attempts while they run: keeps their output files small, sees to their timeouts and notes their peak memory.
 
-Executions add themselves at their start and are dropped once they have ended. Each is looked at 10 ms after its start,
-then at doubling intervals up to half a second, sooner while it writes a lot. A look is two fstat(2) calls; the memory of a
-process, which costs more, is read at intervals that go on doubling up to 8 s. Short attempts end before their first look;
-one that does not is told of as started then.
+Executions add themselves when their process has started and are dropped once it has ended. Each is looked at 10 ms after its
+start, then at doubling intervals up to half a second, sooner while it writes a lot or its timeout is near. A look is two
+fstat(2) calls; the memory of a process, which costs more, is read at intervals that go on doubling up to 8 s. Short
+attempts end before their first look; one that does not is told of as started then.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import heapq
 import itertools
 from collections.abc import Callable
 from typing import Protocol
 
-from .capture import KEPT_BYTES, Capture
+from .capture import KEPT_BYTES
 from .usage import resident_peak
 
 _FIRST_LOOK = 0.01  # seconds
 _LONGEST_INTERVAL = 0.5
 _LONGEST_MEMORY_INTERVAL = 8.0
 _WRITING_INTERVAL = 0.05  # while more than is kept is written between two looks
-_TIDY_INTERVAL = 1.0
+_NEVER = float("inf")
 
 
 class Watched(Protocol):
     """What an attempt that runs shows."""
 
     pid: int  # 0 once it has ended
-    capture: Capture
+    deadline: float  # by the event loop's clock: it wants to be looked at then
     looked_peak: int  # bytes; set here
 
-    def outlived_first_look(self) -> None:
-        """Called once."""
+    def look(self, *, first: bool) -> int:
+        """Called at each look; returns the bytes written so far."""
 
 
 class Watch:
-    """One timer for all that runs; `tidy` is called every second while anything runs."""
+    """One timer for all that runs."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, tidy: Callable[[], None]) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._tidy = tidy
-        self._next_tidy = 0.0
+        self._looked: list[Callable[[], None]] = []
         self._numbers = itertools.count()
         # (when, tie-breaker, whom, interval, when to read the memory, its interval, bytes written at the last look)
         self._due: list[tuple[float, int, Watched, float, float, float, int]] = []
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = _NEVER
+
+    def after_each_look(self, call: Callable[[], None]) -> None:
+        """Call this whenever the timer has gone off: 10 ms after any start, and every half second while anything runs."""
+        self._looked.append(call)
 
     def add(self, watched: Watched) -> None:
-        """Look at it from now on until its pid is 0."""
+        """Look at it from now on until its pid is 0. From any thread."""
         when = self._loop.time() + _FIRST_LOOK
         heapq.heappush(self._due, (when, next(self._numbers), watched, _FIRST_LOOK, 0.0, _FIRST_LOOK, 0))
-        if self._timer is None:
-            self._timer = self._loop.call_at(when, self._look)
+        if when < self._timer_at - _FIRST_LOOK / 2:
+            with contextlib.suppress(RuntimeError):  # the event loop is closed: the agent has left
+                self._loop.call_soon_threadsafe(self._arm)
 
     def close(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
         self._due.clear()
 
+    def _arm(self) -> None:
+        if not self._due:
+            return
+        when = self._due[0][0]
+        if when < self._timer_at:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer_at = when
+            self._timer = self._loop.call_at(when, self._look)
+
     def _look(self) -> None:
+        self._timer_at = _NEVER  # who is added from here on arms the timer again
+        self._timer = None
         now = self._loop.time()
         due = self._due
-        while due and due[0][0] <= now:
-            _, _, watched, interval, memory_when, memory_interval, before = heapq.heappop(due)
+        while due:
+            entry = heapq.heappop(due)
+            when, _, watched, interval, memory_when, memory_interval, before = entry
+            if when > now:
+                heapq.heappush(due, entry)
+                break
             if not watched.pid:
                 continue
-            written = watched.capture.trim()
+            written = watched.look(first=interval == _FIRST_LOOK)
             if now >= memory_when:
-                watched.looked_peak = max(watched.looked_peak, resident_peak(watched.pid))
+                peak = resident_peak(watched.pid)
+                if watched.pid:  # still: the number was not another's
+                    watched.looked_peak = max(watched.looked_peak, peak)
                 memory_interval = min(memory_interval * 2, _LONGEST_MEMORY_INTERVAL)
                 memory_when = now + memory_interval / 2
-            if interval == _FIRST_LOOK:
-                watched.outlived_first_look()
             interval = min(interval * 2, _LONGEST_INTERVAL)
             pause = _WRITING_INTERVAL if written - before > KEPT_BYTES else interval
-            heapq.heappush(due, (now + pause, next(self._numbers), watched, interval, memory_when, memory_interval, written))
-        if now >= self._next_tidy:
-            self._next_tidy = now + _TIDY_INTERVAL
-            self._tidy()
-        # Not more often than every 10 ms, however many short attempts there are.
-        self._timer = self._loop.call_at(max(due[0][0], now + _FIRST_LOOK), self._look) if due else None
+            next_look = min(now + pause, max(watched.deadline, now + _FIRST_LOOK))
+            heapq.heappush(due, (next_look, next(self._numbers), watched, interval, memory_when, memory_interval, written))
+        for call in self._looked:
+            call()
+        if due:
+            # Not more often than every 10 ms, however many short attempts there are.
+            when = max(due[0][0], now + _FIRST_LOOK)
+            if when < self._timer_at:
+                if self._timer is not None:
+                    self._timer.cancel()
+                self._timer_at = when
+                self._timer = self._loop.call_at(when, self._look)

@@ -191,7 +191,7 @@ class AgentExecutor(Executor):
         if agent.lease is not None:
             agent.lease.cancel()
             agent.lease = None
-        agent.awaited = False
+        agent.awaited = agent.leaving = False
         if not again:
             agent.incarnation, agent.expected = hello.incarnation, max(1, hello.first_unacknowledged)
             agent.durable = agent.expected - 1
@@ -264,6 +264,8 @@ class AgentExecutor(Executor):
             followed = self._follows.get(message.followed.follow_id)
             if followed is not None and followed.session is session:
                 followed.put(message.followed)
+        elif kind == "goodbye":
+            agent.leaving = True
         elif kind == "hello":
             session.end(grpc.StatusCode.INVALID_ARGUMENT, "a hello in the middle of a session")
 
@@ -291,8 +293,8 @@ class AgentExecutor(Executor):
 
         self.reports.updates(agent.agent_id, updates, durable)
 
-    def lost(self, agent: Agent, session: Session, *, left: bool = False) -> None:
-        """A session ended, for whatever reason; `left`: because the agent wanted that."""
+    def lost(self, agent: Agent, session: Session) -> None:
+        """A session ended, for whatever reason."""
         for followed in self._follows.values():
             if followed.session is session:
                 followed.end()
@@ -300,7 +302,8 @@ class AgentExecutor(Executor):
             return  # the agent has a newer one
         agent.session = None
         agent.last_seen = time.time()
-        if (left or agent.draining) and not agent.held:
+        # What it told may not be durable yet; then it must be known again when it comes back.
+        if (agent.leaving or agent.draining) and not agent.held and agent.durable + 1 == agent.expected:
             self._give_up(agent)
             return
         if self._watch is None:

@@ -45,6 +45,7 @@ class Agent:
     expected: int = 1  # the number of the next batch of updates
     durable: int = 0  # batches up to this one are committed
     draining: bool = False
+    leaving: bool = False  # it said goodbye
     awaited: bool = False  # it is known from an earlier coordinator only, and has not come back yet
     lease: asyncio.TimerHandle | None = None
     connect_time: float = 0.0  # seconds since the epoch

@@ -49,7 +49,13 @@ class AgentProcess:
     """A started agent. `home` is the folder where it was started, `state` its state folder."""
 
     def __init__(
-        self, home: Path, state: Path, arguments: tuple[str, ...], environment: dict[str, str], pass_fds: tuple[int, ...]
+        self,
+        home: Path,
+        state: Path,
+        arguments: tuple[str, ...],
+        environment: dict[str, str],
+        pass_fds: tuple[int, ...],
+        prefix: tuple[str, ...],
     ):
         self.home = home
         self.state = state
@@ -57,7 +63,7 @@ class AgentProcess:
         self._log = home.parent / f"log-{self.mark}"
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
-                [PROGRAM, *arguments],
+                [*prefix, PROGRAM, *arguments],
                 cwd=home,
                 env={**environment, MARK: self.mark},
                 stdin=subprocess.DEVNULL,
@@ -150,6 +156,7 @@ def start_agent(folder: Path) -> Iterator[StartAgent]:
         cores: int | None = 2,
         environment: dict[str, str] | None = None,
         pass_fds: tuple[int, ...] = (),
+        prefix: tuple[str, ...] = (),
     ) -> AgentProcess:
         home = folder / f"home-{name}"
         home.mkdir(exist_ok=True)
@@ -161,6 +168,7 @@ def start_agent(folder: Path) -> Iterator[StartAgent]:
             ("--coordinator", address, "--name", name, "--state-dir", str(state), *more, *arguments),
             {**os.environ, "XDG_STATE_HOME": str(folder / "xdg"), **(environment or {})},
             pass_fds,
+            prefix,
         )
         agents.append(agent)
         return agent

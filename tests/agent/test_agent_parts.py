@@ -183,7 +183,7 @@ def test_large_output_goes_in_several_messages_from_its_files(tmp_path: Path) ->
             with open(stream.path, "wb") as file:
                 file.write(bytes([number]) * KEPT_BYTES)
         attempt = key(number)
-        box.finished(ident_of(attempt), attempt, AttemptResult(), captures.give_back(capture, reusable=True))
+        box.finished(ident_of(attempt), attempt, AttemptResult(), captures.keep(capture))
     full = box.take(1_000_000)
     assert full is not None  # although there is work ahead
     messages = [full.message()]

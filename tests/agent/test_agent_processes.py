@@ -141,20 +141,23 @@ async def test_standard_input(coordinator: Coordinator) -> None:
 
 
 async def test_process_begins_with_default_signals_and_three_descriptors_in_a_session_of_its_own(
-    coordinator: Coordinator,
+    start_agent: StartAgent, address: str, coordinator: Coordinator
 ) -> None:
-    session = await coordinator.session()
-    script = "grep -E '^Sig(Blk|Ign)' /proc/$$/status; ls /proc/$$/fd; ps -o pid=,pgid=,sid= -p $$"
-    await session.assign((key(), spec("sh", "-c", script)))
-    assert (await coordinator.result(key())).outcome == SUCCEEDED
-    words = coordinator.of(key()).output().decode().split()
-    names = dict(zip(words[:4:2], words[1:4:2], strict=True))
+    start_agent(address, name="other", prefix=("env", "--ignore-signal=HUP,CHLD,USR1"))
+    session = await coordinator.session(name="other")
+    await session.assign(
+        (key(0), spec("grep", "-E", "^Sig(Blk|Ign)", "/proc/self/status")),
+        (key(1), spec("ls", "/proc/self/fd")),
+        (key(2), spec("sh", "-c", "ps -o pid=,pgid=,sid= -p $$")),
+    )
+    await coordinator.results(*(key(n) for n in range(3)))
+    blocked, ignored = (int(line.split()[1], 16) for line in coordinator.of(key(0)).output().splitlines())
     of_the_c_library = 1 << 31 | 1 << 32  # signals 32 and 33 belong to it, and posix_spawn(3) leaves them ignored
-    assert int(names["SigBlk:"], 16) == 0
-    assert int(names["SigIgn:"], 16) & ~of_the_c_library == 0
-    assert words[4:7] == ["0", "1", "2"]
-    pid, group, session_id = words[-3:]
-    assert len(words) == 10 and pid == group == session_id
+    assert blocked == 0
+    assert ignored & ~of_the_c_library == 0
+    assert coordinator.of(key(1)).output().split() == [b"0", b"1", b"2", b"3"]  # the last is ls's own
+    pid, group, session_id = coordinator.of(key(2)).output().split()
+    assert pid == group == session_id
 
 
 async def test_program_is_looked_up_in_the_tasks_own_path(coordinator: Coordinator, tmp_path: Path) -> None:
@@ -195,10 +198,10 @@ def files(folder: Path) -> None:
         (spec("./lost"), "names an interpreter in its first line"),
         (spec("./folder"), "'./folder' is a folder, not a program"),
         (spec("./data/program"), "Not a directory"),
-        (spec("true", working_directory="missing"), "no such folder: working_directory 'missing' (relative ones count from /"),
+        (spec("true", working_directory="missing"), "no such folder: working_directory 'missing' (relative ones count from '/"),
         (spec("true", working_directory="data"), "cannot enter working_directory 'data': Not a directory"),
         (spec("true", "x" * 200_000), "too long for this host"),
-        (spec("true", environment={"A=B": "c"}), "cannot be passed on"),
+        (spec("true", environment={"A=B": "c"}), "no variable of the environment can be called 'A=B'"),
         (spec("true", "nul\0byte"), "cannot be passed on"),
         (spec("true", resources={"cores": 3}), "the task needs 3 of cores where this agent has 2"),
         (spec("true", resources={"cores": 1, "gpus": 1}), "the task needs 1 of gpus where this agent has 0"),
@@ -265,7 +268,10 @@ async def test_attempts_start_in_the_order_in_which_they_came(agent: AgentProces
     await session.assign(*((k, spec("true", resources={"cores": cores})) for k, cores in zip(keys, demands, strict=True)))
     results = await coordinator.results(*keys)
     starts = [result.start_time.ToNanoseconds() for result in results]
-    assert starts == sorted(starts)
+    # Those that run at the same time may overtake each other by a hair; those that need everything stay in their place.
+    for place, demand in enumerate(demands):
+        if demand == 2:
+            assert max(starts[:place], default=0) < starts[place] < min(starts[place + 1 :], default=1 << 63)
 
 
 async def test_memory_of_a_process_is_its_own_and_not_the_agents(coordinator: Coordinator) -> None:

@@ -90,7 +90,7 @@ def test_defaults(tmp_path: Path) -> None:
     assert config.state_dir == tmp_path / "daggyr/agents" / config.name
 
 
-def test_socket_is_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_path_of_a_socket_is_named_in_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert read_config(["--coordinator", "unix:agent.sock"], {}).coordinator == f"unix:{tmp_path}/agent.sock"
 

@@ -8,29 +8,26 @@ a `Gate`.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import psutil
+from waiting import DEADLINE, Gate, is_gone, until
 
 from daggyr.tokens import read_token
 from daggyr_server.client import Client
 
 BIN = Path(sys.executable).parent
-DEADLINE = 60.0  # seconds for any one thing to happen; nothing here takes a tenth of that
 MARK = "INTEGRATION_TEST"  # a variable that all that is started inherits
 
 Task = dict[str, Any]
-Value = TypeVar("Value")
 
 
 def task(*command: str, **keys: Any) -> Task:
@@ -43,24 +40,6 @@ def task(*command: str, **keys: Any) -> Task:
 def shell(script: str, **keys: Any) -> Task:
     """A task that is a shell script."""
     return task("sh", "-c", script, **keys)
-
-
-def until(value: Callable[[], Value | None], what: str) -> Value:
-    """The first value of `value` that is true. Fails with `what` if none comes."""
-    deadline = time.monotonic() + DEADLINE
-    while True:
-        if found := value():
-            return found
-        assert time.monotonic() < deadline, f"this never came: {what}"
-        time.sleep(0.01)
-
-
-def is_gone(pid: int) -> bool:
-    """Whether a process has ended, reaped or not."""
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
 
 
 @dataclass(frozen=True)
@@ -80,40 +59,6 @@ class Ended:
     def lines(self) -> list[Any]:
         """Standard output as a JSON document a line."""
         return [json.loads(line) for line in self.out.splitlines()]
-
-
-@dataclass(frozen=True)
-class Gate:
-    """Holds a task: its script contains `hold`, and goes on once the test calls `open`."""
-
-    folder: Path
-    name: str
-
-    @property
-    def hold(self) -> str:
-        """A piece of shell script: says that it is there, then reads a line from a fifo."""
-        return f"echo $$ > {self.name}.pid; read line < {self.name}.gate"
-
-    def reached(self) -> int:
-        """The pid of a task that is there, once it is."""
-        path = self.folder / f"{self.name}.pid"
-        until(lambda: path.exists() and path.read_text().endswith("\n"), f"a task at the gate {self.name}")
-        return int(path.read_text())
-
-    def open(self) -> None:
-        """Let one task go on; waits for it to be there."""
-
-        def opened() -> int | None:
-            try:
-                return os.open(self.folder / f"{self.name}.gate", os.O_WRONLY | os.O_NONBLOCK)
-            except OSError as error:
-                if error.errno != errno.ENXIO:  # nobody reads yet (fifo(7))
-                    raise
-                return None
-
-        descriptor = until(opened, f"a reader at the gate {self.name}")
-        os.write(descriptor, b"\n")
-        os.close(descriptor)
 
 
 @dataclass

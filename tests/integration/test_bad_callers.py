@@ -14,7 +14,8 @@ from typing import Any
 
 import grpc
 import pytest
-from deployment import Deployment, shell, task, until
+from deployment import Deployment, shell, task
+from waiting import until
 
 from daggyr.channel import open_channel, token_metadata
 from daggyr.v1 import runs_pb2

@@ -15,7 +15,8 @@ from typing import Any
 
 import psutil
 import pytest
-from deployment import Deployment, is_gone, shell, task, until
+from deployment import Deployment, shell, task
+from waiting import is_gone, until
 
 GENERATED = {"details": {"command": ["true"]}}
 

@@ -13,40 +13,15 @@ import pty
 import re
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
-
-BIN = Path(sys.executable).parent
-DEADLINE = 60.0  # seconds for any one thing
-
-Spec = dict[str, object]
-
-
-def command(*words: str, **more: object) -> dict[str, object]:
-    return {"details": {"command": list(words)}, **more}
-
-
-def shell(script: str, **more: object) -> dict[str, object]:
-    return command("sh", "-c", script, **more)
-
-
-def until(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < deadline, f"{what} never came"
-        time.sleep(0.01)
-
-
-def is_gone(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
+from deployment import BIN, shell
+from deployment import task as command
+from waiting import DEADLINE, is_gone, until
 
 
 class Home:

@@ -8,8 +8,9 @@ import time
 
 import psutil
 import pytest
-from deployment import Deployment, is_gone, shell, task, until
+from deployment import Deployment, shell, task
 from proxy import Proxy
+from waiting import is_gone, until
 
 LEDGER = 'echo "$DAGGYR_TASK_ID $DAGGYR_ATTEMPT" >> ledger'
 

@@ -9,7 +9,8 @@ from datetime import datetime
 from itertools import pairwise
 
 import pytest
-from deployment import Deployment, Task, shell, task, until
+from deployment import Deployment, Task, shell, task
+from waiting import until
 
 LEDGER = 'echo "$DAGGYR_TASK_ID" >> ledger'
 

@@ -9,7 +9,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from deployment import DEADLINE, Deployment, task, until
+from deployment import Deployment, task
+from waiting import DEADLINE, until
 
 AGENTS = 300
 TASKS = 3_000
