@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import MARK, AgentProcess, StartAgent, eventually
+from agent_program import MARK, AgentProcess, StartAgent, eventually
 from scripted_coordinator import Coordinator, key, python, spec
 
 from daggyr.v1.task_pb2 import FAILED, KILLED, LOST, RETURNED, SUCCEEDED

@@ -8,7 +8,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from conftest import AgentProcess, StartAgent, eventually
+from agent_program import AgentProcess, StartAgent, eventually
 from scripted_coordinator import Coordinator, key, python, spec
 
 from daggyr.v1.task_pb2 import STDERR, STDOUT, SUCCEEDED

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from conftest import AgentProcess, StartAgent, eventually
+from agent_program import AgentProcess, StartAgent, eventually
 from scripted_coordinator import Coordinator, idents, key, spec
 from server.certificates import Authority
 

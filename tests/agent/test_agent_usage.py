@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import PROGRAM, StartAgent
+from agent_program import PROGRAM, StartAgent
 from scripted_coordinator import Coordinator
 
 from daggyr_agent.config import UsageError, read_config
