@@ -9,12 +9,14 @@ README.md in this folder shows how to add one.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from array import array
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 
 from daggyr.v1.task_pb2 import AttemptResult
 from daggyr_server.core.records import Record
+from daggyr_server.core.states import State
 
 GROUP = "daggyr.trackers"
 
@@ -52,6 +54,79 @@ class Piece:
     data: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """A step in which a run's graph grew after it was submitted: what a generator printed, or an edit."""
+
+    revision: int
+    document: bytes
+    number: int | None  # of the generator; None: an edit
+    attempt: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRows:
+    """What is stored of a run's tasks that were attempted or moved; parallel arrays, by task number ascending.
+
+    Compact: a run may have millions. States are the core's `State`; a task whose attempt is in flight has the state that it
+    had before.
+    """
+
+    numbers: array[int]
+    states: bytearray
+    attempts: array[int]  # the number of the last attempt, in flight or ended
+    failures: array[int]  # attempts FAILED, TIMED_OUT or OOM_KILLED since the last move to QUEUED
+    losses: array[int]  # attempts LOST since then
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFlight:
+    """An attempt that was assigned and has not ended."""
+
+    number: int
+    attempt: int
+    host: str
+    host_name: str
+    assign_time: float
+
+
+@dataclass(frozen=True, slots=True)
+class RunRow:
+    """A run in a list. `task_states` is empty until it has ended."""
+
+    run_id: int
+    request_id: str
+    tags: Mapping[str, str]
+    pool: str
+    state: State
+    submit_time: float
+    start_time: float | None
+    stop_time: float | None
+    killing: bool
+    task_states: Mapping[State, int]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRun:
+    """All that is needed to go on with a run, or to show one that has ended."""
+
+    row: RunRow
+    document: bytes
+    growths: list[Growth]  # in order of revision
+    tasks: TaskRows
+    in_flight: list[StoredFlight]
+
+
+@dataclass(frozen=True, slots=True)
+class StateChange:
+    """One entry of a task's or run's history that no attempt tells."""
+
+    time: float
+    number: int | None  # None: the run
+    state: State
+    reason: str  # "kill", "retry", "mark", "edit", or "" for the run's own course
+
+
 class Tracker(ABC):
     """Keeps runs, attempts and output. Life: made with its address, `open`, any calls, `close`."""
 
@@ -86,6 +161,33 @@ class Tracker(ABC):
     @abstractmethod
     async def document(self, run_id: int) -> bytes | None:
         """The specification of a run as it came, or None for a run that is not known."""
+
+    @abstractmethod
+    async def unfinished(self) -> list[int]:
+        """The ids of the runs that are QUEUED or RUNNING, ascending."""
+
+    @abstractmethod
+    async def load(self, run_id: int) -> StoredRun | None:
+        """A run as its records left it; None for one that is not known."""
+
+    @abstractmethod
+    async def find_request(self, request_id: str) -> int | None:
+        """The run that was submitted with this request_id."""
+
+    @abstractmethod
+    async def rows(self, *, before: int | None, limit: int) -> list[RunRow]:
+        """Runs, newest first, with ids below `before`."""
+
+    @abstractmethod
+    async def history(self, run_id: int, number: int | None) -> list[StateChange]:
+        """State changes of a task (or, for None, of the run itself) that no attempt tells, oldest first."""
+
+    @abstractmethod
+    async def delete(self, run_id: int, limit: int) -> bool:
+        """Take away about `limit` rows of a run, the run itself with the last ones. Returns whether more are left.
+
+        A run that was begun to be deleted is not known any more to the other methods. Its id is never used again.
+        """
 
     @abstractmethod
     async def close(self) -> None:
