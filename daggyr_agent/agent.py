@@ -82,8 +82,9 @@ class Agent:
 
     async def run(self) -> None:
         """Work until drained, stopped or halted. Raises RefusedError."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._loop.add_signal_handler(number, self.stop)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup(1) means it
+                self._loop.add_signal_handler(number, self.stop)
         if self._config.lifeline is not None:
             os.set_inheritable(self._config.lifeline, False)
             self._loop.add_reader(self._config.lifeline, self._feel_lifeline, self._config.lifeline)
@@ -113,6 +114,9 @@ class Agent:
         _log.info("stopping: %d attempts are ended", self._work.running)
         if self._finishing is not None:
             self._finishing.cancel()
+        # Told first, or the coordinator would send back at once what is handed back to it.
+        self._standing.draining = True
+        self._connection.beat()
         self._work.stop(DEFAULT_GRACE)
         self._finishing = asyncio.create_task(self._finish(_DELIVERY_SECONDS))
 

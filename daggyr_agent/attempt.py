@@ -34,7 +34,7 @@ class Template:
         own = TaskTemplate()
         own.CopyFrom(template)
         spec = own.spec
-        self.demand: Mapping[str, int] = dict(spec.resources)
+        self.demand: Mapping[str, int] = {name: units for name, units in spec.resources.items() if units > 0}
         self.timeout = spec.timeout.seconds + spec.timeout.nanos / 1e9 if spec.HasField("timeout") else 0.0
         self.whole_stdout_bytes = spec.whole_stdout_bytes
         self._filling = Filling(own)

@@ -71,6 +71,11 @@ class Connection:
         self._leaving = asyncio.Event()
         self._said = ""
 
+    def beat(self) -> None:
+        """Tell the coordinator now how the agent is, if there is a session."""
+        if self._session is not None:
+            self._session.beat()
+
     def leave(self) -> None:
         """End the session in order, open no other; `run` returns soon after."""
         self._leaving.set()

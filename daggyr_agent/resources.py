@@ -26,7 +26,7 @@ def host_resources() -> dict[str, int]:
 
 
 class Ledger:
-    """Takes and gives back resources; never more are taken than there are."""
+    """Takes and gives back resources; never more are taken than there are. Demands are of one unit or more."""
 
     def __init__(self, total: Mapping[str, int]) -> None:
         self.total = dict(total)
@@ -48,12 +48,10 @@ class Ledger:
             if units > free.get(name, 0):
                 return False
         for name, units in demand.items():
-            if units:
-                free[name] -= units
+            free[name] -= units
         return True
 
     def give_back(self, demand: Mapping[str, int]) -> None:
         """Return what `take` took."""
         for name, units in demand.items():
-            if units:
-                self._free[name] += units
+            self._free[name] += units

@@ -85,6 +85,12 @@ class Session:
         self._follows_turn = False
         self._leaving = False
 
+    def beat(self) -> None:
+        """Send a heartbeat before anything else."""
+        self._heartbeat = self._usage.heartbeat(running=self._work.running, waiting=self._work.waiting)
+        self._heartbeat.draining = self._standing.draining
+        self._outbox.hurry()
+
     def leave(self) -> None:
         """Send what is due, then end the session; `run` returns soon after."""
         self._leaving = True
@@ -240,6 +246,5 @@ class Session:
 
     async def _beat(self, interval: float) -> None:
         while True:
-            self._heartbeat = self._usage.heartbeat(running=self._work.running, waiting=self._work.waiting)
-            self._outbox.hurry()
+            self.beat()
             await asyncio.sleep(interval)

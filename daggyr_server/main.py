@@ -131,9 +131,14 @@ async def coordinator(configuration: Configuration, log_level: str = "info") -> 
         limits: dict[str, PoolLimits] = {}
         machine = Machine(configuration.pools, next_run_id=opened.next_run_id)
         driver = Driver(machine, tracker, Changes(opened.epoch), Generators(limits), time.time)
-        stack.push_async_callback(driver.close)
+        stack.push_async_callback(driver.close)  # unless all goes well: then it ends together with the listener
         executors = _executors(configuration, driver, surroundings)
-        limits.update({name: PoolLimits(largest=executor.largest()) for name, executor in executors.items()})
+        limits.update(
+            {
+                name: PoolLimits(largest=executor.largest(), setting=f"`{executor.sized_by}` of [pools.{name}]")
+                for name, executor in executors.items()
+            }
+        )
         listener = Listener(server.listen, tokens=_tokens(server), tls=server.tls)
         service = RunsService(
             driver,
@@ -147,9 +152,13 @@ async def coordinator(configuration: Configuration, log_level: str = "info") -> 
         )
         await _add_services(listener.server, service, executors)
         await driver.start(executors)
-        # Ended before the driver is: calls under way have their answers, no new ones come.
-        stack.push_async_callback(listener.stop, STOP_SECONDS)
+        stack.push_async_callback(_stop, listener, driver)
         yield await listener.start(), driver
+
+
+async def _stop(listener: Listener, driver: Driver) -> None:
+    """End calls and driver together: agents' sessions end with the driver, and calls under way get their answers from it."""
+    await asyncio.gather(listener.stop(STOP_SECONDS), driver.close())
 
 
 def _executors(configuration: Configuration, driver: Driver, surroundings: Surroundings) -> dict[str, Executor]:

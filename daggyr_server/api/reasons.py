@@ -52,11 +52,12 @@ def _ready(run: Run, number: int, machine: Machine) -> Iterator[str]:
     policy = run.graph.policy(number)
     needs = ", ".join(f"{name}={units}" for name, units in policy.needs) or "nothing"
     missing = missing_host(policy.pool, policy.needs, machine)
+    it = "All its parents are COMPLETED; it" if run.graph.parents(number) else "It"
     if missing:
-        yield f"All its parents are COMPLETED; it waits for {missing}."
+        yield f"{it} waits for {missing}."
     else:
         pool = machine.pools[policy.pool]
-        yield f"All its parents are COMPLETED; it waits for its turn in the pool {policy.pool!r} and needs {needs}."
+        yield f"{it} waits for its turn in the pool {policy.pool!r} and needs {needs}."
         used = ", ".join(
             f"{name} {min(sum(host.load.get(name, 0) for host in pool.hosts.values()), total)} of {total}"
             for name, total in sorted(_totals(pool.hosts.values()).items())

@@ -253,6 +253,8 @@ class RunsService(RunsServicer):
                 told = numbers if request.tasks else []
                 for start in range(0, max(1, len(told)), MAX_CHANGED_TASKS):
                     part = told[start : start + MAX_CHANGED_TASKS]
+                    # Only with the last part has the watcher seen all up to the newest change.
+                    summary.change_seq = newest if start + MAX_CHANGED_TASKS >= len(told) else seq
                     yield RunChange(run=summary, tasks=[await self._task_change(run, number) for number in part])
                 seq = newest
             if ended and changes.seq(run.run_id) == seq:

@@ -22,6 +22,8 @@ from daggyr_server.client import ENDED, Client, ServerError
 
 _STREAMS = 32
 _QUEUE = 1000
+# A task that only waits may have an attempt that has not begun; one with an outcome waits for its retry.
+_STARTED = {State.STATE_RUNNING, *ENDED}
 
 
 class _Begun(NamedTuple):
@@ -81,7 +83,7 @@ class OutputFollower:
     async def _take(self, tasks: Iterable[TaskChange]) -> None:
         for task in tasks:
             if self._is_followed(task):
-                started = task.state == State.STATE_RUNNING or task.outcome not in (0, RETURNED)
+                started = task.state in _STARTED or task.outcome not in (0, RETURNED)
                 if task.attempt and started:
                     await self._begun.put(_Begun(task.task_number, task.task_id, task.attempt))
                 self._note_end(task)

@@ -6,11 +6,12 @@ nothing, and no program calls it.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Container, Mapping
 
 from daggyr_server.core.graph import Kind
-from daggyr_server.core.host import MAX_IN_FLIGHT, WHOLE, Host
+from daggyr_server.core.host import MAX_IN_FLIGHT, WHOLE, Host, Needs
 from daggyr_server.core.machine import Machine
 from daggyr_server.core.pool import Pool
 from daggyr_server.core.run import Run
@@ -27,6 +28,7 @@ def check(machine: Machine, shrunk: Container[str] = ()) -> None:
         _check_tasks(run)
         _check_attempts(machine, run)
         _check_queues(machine, run)
+        _check_delays(machine, run)
         _check_end(run)
     for pool in machine.pools.values():
         _check_shares(machine, pool)
@@ -47,8 +49,6 @@ def _check_tasks(run: Run) -> None:
     phases = [Phase(phase) for phase in run.phases]
     counts = Counter(phases)
     _hold(run.counts == [counts[phase] for phase in Phase], f"run {run.run_id}: {run.counts} counted, but there are {counts}")
-    delayed = sorted(number for _, number in run.delayed)
-    _hold(delayed == _in(phases, Phase.DELAYED), f"run {run.run_id}: {delayed} wait for a delay, which is not what is DELAYED")
     for number, phase in enumerate(phases):
         where = f"run {run.run_id} task {number} ({phase.name})"
         missing = sum(phases[parent] is not Phase.COMPLETED for parent in graph.parents(number))
@@ -98,12 +98,23 @@ def _check_queues(machine: Machine, run: Run) -> None:
         ]
         _hold(sorted(queue) == ready, f"{where}: it holds {sorted(queue)}, but READY are {ready}")
         _hold(len(queue) == len(ready), f"{where}: it counts {len(queue)}, but READY are {ready}")
-        share = machine.pools[queue.policy.pool].shares.get(run.run_id)
+        share = machine.pools[queue.policy.pool].shares.by_run.get(run.run_id)
         offered = share is not None and share.queues.get(queue.policy_index) is queue
         if run.killing:
             _hold(not offered, f"{where}: its run is killed, and it is offered")
         elif ready:
             _hold(offered, f"{where}: it has ready tasks, and is not offered")
+
+
+def _check_delays(machine: Machine, run: Run) -> None:
+    """Every DELAYED task has one time to wait for, and the machine wakes for the first."""
+    delayed = sorted(number for _, number in run.delayed)
+    expected = _in([Phase(phase) for phase in run.phases], Phase.DELAYED)
+    _hold(delayed == expected, f"run {run.run_id}: {delayed} wait for a time, but DELAYED are {expected}")
+    if run.delayed:
+        first, alarm = min(run.delayed)[0], machine.alarms.get(run.run_id, math.inf)
+        rings = alarm <= first and (alarm, run.run_id) in machine.delays
+        _hold(rings, f"run {run.run_id}: a task waits until {first}, and the machine wakes at {alarm}")
 
 
 def _check_end(run: Run) -> None:
@@ -127,25 +138,27 @@ def _check_end(run: Run) -> None:
 
 
 def _check_shares(machine: Machine, pool: Pool) -> None:
-    wanted: Counter[object] = Counter()
+    """What each run is charged with, and that all that wait stand in line."""
+    wanted: Counter[Needs] = Counter()
+    shares = pool.shares
     for run in machine.runs.values():
         flights = [flight for flight in run.in_flight.values() if flight.pool == pool.name]
-        share = pool.shares.get(run.run_id)
+        share = shares.by_run.get(run.run_id)
         where = f"pool {pool.name} run {run.run_id}"
         if share is None:
             _hold(not flights, f"{where}: attempts in flight have no share")
             continue
         _hold(bool(share.queues or share.in_flight), f"{where}: its share holds nothing and is still there")
-        lined_up = share.entry in pool.line or run.run_id in pool.moved
-        _hold(lined_up or not share.queues, f"{where}: it waits, but not in line")
-        _hold(not run.ranked or run.run_id in pool.ranked, f"{where}: its priorities are not looked at")
         usage = sum(flight.sent.weight * flight.sent.queue.cores for flight in flights)
         _hold(share.in_flight == len(flights), f"{where}: {share.in_flight} counted in flight, but {len(flights)} are")
         _hold(share.usage == usage, f"{where}: it is charged for {share.usage}, but uses {usage}")
+        in_line = share.place in shares.line or run.run_id in shares.moved
+        _hold(in_line or not share.queues, f"{where}: it waits, but not in line")
+        _hold(not (run.ranked and share.queues) or run.run_id in shares.ranked, f"{where}: its priorities are not looked at")
         wanted.update(queue.policy.needs for queue in share.queues.values())
-    _hold(pool.shares.keys() <= machine.runs.keys(), f"pool {pool.name}: shares of runs that are not there")
-    _hold(pool.ranked.keys() <= pool.shares.keys(), f"pool {pool.name}: it ranks runs that are not there")
-    _hold(pool.wanted == wanted, f"pool {pool.name}: {pool.wanted} wanted, but {wanted} are")
+    _hold(shares.by_run.keys() <= machine.runs.keys(), f"pool {pool.name}: shares of runs that are not there")
+    _hold(shares.ranked.keys() <= shares.by_run.keys(), f"pool {pool.name}: it ranks runs that have no share")
+    _hold(shares.wanted == wanted, f"pool {pool.name}: {shares.wanted} wanted, but {wanted} are")
 
 
 def _check_hosts(machine: Machine, pool: Pool, shrunk: Container[str]) -> None:

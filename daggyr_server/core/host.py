@@ -34,6 +34,9 @@ class Use:
         self.weighed = 0  # units times weight, of all
 
 
+NOTHING = Use()
+
+
 class Host:
     """Somewhere to run attempts. Public attributes are for reading, by others than the pool."""
 
@@ -66,30 +69,27 @@ class Host:
             return WHOLE
         return max(1, int(WHOLE * mean / (mean + AHEAD_SECONDS)))
 
-    def spare(self, needs: Needs, queue: ReadyQueue) -> int:
-        """How much stands free here for attempts of `queue`, by weight: WHOLE is room for one that counts whole.
+    def free(self, needs: Needs, queue: ReadyQueue) -> tuple[int, int]:
+        """How many attempts of `queue` would start here at once, and how much is free for them by weight, of WHOLE each.
 
-        0 if none could run beside the firm ones.
+        (0, 0) if none may be sent.
         """
-        if not self.open:
-            return 0
-        spare = (MAX_IN_FLIGHT - self.in_flight) * WHOLE
+        idle = MAX_IN_FLIGHT - self.in_flight if self.open else 0
+        spare = idle * WHOLE
         held = self._held(queue)
         for name, units in needs:
             total = self.resources.get(name, 0) - held.get(name, 0)
-            use = self.uses.get(name)
-            if use is None:
-                spare = min(spare, total * WHOLE // units if total >= units else 0)
-            elif use.firm + units > total:
-                return 0
-            else:
-                # Rounded up: what is free at all may be taken, however short of a slot it is.
-                spare = min(spare, -((use.weighed - total * WHOLE) // units))
-        return max(0, spare)
+            use = self.uses.get(name, NOTHING)
+            if use.firm + units > total:
+                return 0, 0
+            idle = min(idle, (total - use.units) // units)
+            # Rounded up: what is free at all may be taken, however short of a slot it is.
+            spare = min(spare, -((use.weighed - total * WHOLE) // units))
+        return (max(0, idle), spare) if spare > 0 else (0, 0)
 
     def room(self, needs: Needs, queue: ReadyQueue, weight: int) -> int:
         """How many attempts of `queue`, which count `weight` each, may be sent now."""
-        spare = self.spare(needs, queue)
+        _, spare = self.free(needs, queue)
         room = min(MAX_IN_FLIGHT - self.in_flight, -(-spare // weight))
         return min(room, self.slots(needs, queue)) if weight == WHOLE else room
 
@@ -98,19 +98,8 @@ class Host:
         held = self._held(queue)
         slots = MAX_IN_FLIGHT
         for name, units in needs:
-            use = self.uses.get(name)
-            firm = (use.firm if use is not None else 0) - (without or {}).get(name, 0)
+            firm = self.uses.get(name, NOTHING).firm - (without or {}).get(name, 0)
             slots = min(slots, (self.resources.get(name, 0) - held.get(name, 0) - firm) // units)
-        return max(0, slots)
-
-    def idle(self, needs: Needs) -> int:
-        """How many attempts with `needs` would start here at once."""
-        if not self.open or self.reserved is not None:
-            return 0
-        slots = MAX_IN_FLIGHT - self.in_flight
-        for name, units in needs:
-            use = self.uses.get(name)
-            slots = min(slots, (self.resources.get(name, 0) - (use.units if use is not None else 0)) // units)
         return max(0, slots)
 
     def _held(self, queue: ReadyQueue) -> Mapping[str, int]:

@@ -90,8 +90,8 @@ class Machine:
         self._step = Step()
         self._touched: dict[int, Run] = {}
         self._dirty: dict[str, None] = {}  # pools where something may fit now
-        self._delays: list[tuple[float, int]] = []  # a heap of (due, run id)
-        self._alarms: dict[int, float] = {}  # the earliest of each run in there
+        self.delays: list[tuple[float, int]] = []  # a heap of (due, run id)
+        self.alarms: dict[int, float] = {}  # the earliest of each run in there
         self._handlers: dict[type, Callable[[Any, float], None]] = {
             AttemptStarted: self._attempt_started,
             AttemptEnded: self._attempt_ended,
@@ -114,17 +114,17 @@ class Machine:
         self._dirty.clear()
         self._settle(now)
         dues = [pool.due for pool in self.pools.values() if pool.due is not None]
-        if self._delays:
-            dues.append(self._delays[0][0])
+        if self.delays:
+            dues.append(self.delays[0][0])
         step.due = min(dues, default=None)
         return step
 
     def _ring(self, now: float) -> None:
         """Wake what has waited for its time."""
-        while self._delays and self._delays[0][0] <= now:
-            due, run_id = heapq.heappop(self._delays)
-            if self._alarms.get(run_id) == due:
-                del self._alarms[run_id]
+        while self.delays and self.delays[0][0] <= now:
+            due, run_id = heapq.heappop(self.delays)
+            if self.alarms.get(run_id) == due:
+                del self.alarms[run_id]
                 run = self.runs[run_id]
                 run.due(now)
                 self._note_delay(run)
@@ -135,9 +135,9 @@ class Machine:
     def _note_delay(self, run: Run) -> None:
         if run.delayed:
             due = run.delayed[0][0]
-            if due < self._alarms.get(run.run_id, math.inf):
-                self._alarms[run.run_id] = due
-                heapq.heappush(self._delays, (due, run.run_id))
+            if due < self.alarms.get(run.run_id, math.inf):
+                self.alarms[run.run_id] = due
+                heapq.heappush(self.delays, (due, run.run_id))
 
     # -- attempts -----------------------------------------------------------------------------------------------------
 
@@ -228,6 +228,7 @@ class Machine:
             if moved:
                 self._step.records.append(TasksMoved(run.run_id, moved, State.KILLED, "kill", now))
             self._stop(run, [(number, run.in_flight[number]) for number in event.numbers if number in run.in_flight])
+        self._touched[run.run_id] = run
         # What was kept for the killed is free for others.
         self._dirty.update(dict.fromkeys(self.pools))
 
@@ -248,6 +249,7 @@ class Machine:
         for queue in run.queues:
             if queue:
                 self._offer(queue)
+        self._touched[run.run_id] = run
         self._dirty.update(dict.fromkeys(self.pools))
 
     def _asked_run(self, ticket: Hashable, run_id: int, now: float) -> Run | None:
@@ -256,7 +258,6 @@ class Machine:
             self._step.answers[ticket] = Refusal(Reason.NOT_FOUND, f"there is no run {run_id}")
             return None
         run.settle(now)
-        self._touched[run_id] = run
         return run
 
     def _refused(self, ticket: Hashable, message: str | None) -> bool:
@@ -277,7 +278,7 @@ class Machine:
         pool = self.pools[event.pool]
         lost = [
             AttemptEnded(run.run_id, number, flight.attempt, Outcome.LOST, None, event.result)
-            for run in [share.run for share in pool.shares.values() if share.in_flight]
+            for run in [share.run for share in pool.shares.by_run.values() if share.in_flight]
             for number, flight in run.in_flight.items()
             if flight.host == event.host and flight.pool == event.pool
         ]
@@ -295,7 +296,7 @@ class Machine:
             attempts = run.assign(numbers, sent)
             step.records.append(AttemptsAssigned(run.run_id, sent.host, sent.host_name, numbers, attempts, now))
             step.commands.append(StartAttempts(pool.name, sent.host, run.run_id, numbers, attempts))
-        for share in pool.ranked.values():
+        for share in pool.shares.ranked.values():
             self._recall(share.run, recall.for_priority(pool, share))
         if pool.look_again is not None and pool.look_again <= now:
             for run, flights in recall.for_idle_hosts(pool, now):

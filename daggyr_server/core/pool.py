@@ -6,7 +6,7 @@ what capacity allows. The rules:
 Equal shares   the run with the least in flight goes first, as `shares.py` says, and takes no more than brings it level with
                the next. A small run does not wait for a big one.
 Priority       within a run, higher first; among equals, what has been ready longest.
-Spreading      the emptiest host first, each an equal part.
+Spreading      the host with the most empty slots first, each an equal part.
 Sent ahead     by weight, as `host.py` says.
 Reservation    for a task that was passed over for long, as `reservations.py` says.
 
@@ -40,8 +40,9 @@ class Placing(NamedTuple):
 class Round:
     """What one round of placing has found out so far."""
 
-    def __init__(self) -> None:
-        self.roomy: dict[Needs, list[tuple[int, int, Host]]] = {}  # heaps of (-spare, order, host)
+    def __init__(self, fresh: dict[str, Host]) -> None:
+        self.fresh = fresh  # where something changed since the round before
+        self.roomy: dict[Needs, list[tuple[int, int, int, Host]]] = {}  # heaps of (-idle, -spare, order, host)
         self.full: set[Needs] = set()  # found no room
         self.stuck: dict[ReadyQueue, int] = {}  # found no room, at which turn
         self.placed: dict[Needs, int] = {}  # the last turn that placed any
@@ -58,7 +59,7 @@ class Pool:
         self.reservations = Reservations()
         self.due: float | None = None  # place again then, even if nothing happens
         self.look_again: float | None = None  # when to look for attempts that wait while a host idles
-        self._fresh: dict[str, Host] = {}  # where something changed since the last placing
+        self._fresh: dict[str, Host] = {}  # where something changed since the last round
         self._full_for: set[Needs] = set()  # needs for which no other host has room
 
     @property
@@ -131,7 +132,8 @@ class Pool:
                 self._served_or_gone(queue)
         again = True
         while again:
-            found = Round()
+            found = Round(self._fresh)
+            self._fresh = {}
             again = yield from self._round(found, now)
         for queue, turn in found.stuck.items():
             passed = self._passed_by(queue, turn, found.placed)
@@ -148,7 +150,6 @@ class Pool:
         """Serve the runs in turn until nothing fits. Returns whether room was made meanwhile for those that found none."""
         shares, again = self.shares, False
         shares.line_up()
-        stuck: list[Share] = []
         while not shares.wanted.keys() <= found.full and (share := shares.first()) is not None:
             shares.step_out(share)
             follower = shares.first()
@@ -161,11 +162,9 @@ class Pool:
                     found.placed[queue.policy.needs] = found.turn
                     again = self._served_or_gone(queue) or again
                     shares.serve(share)
-                    shares.line_up()
                     break
                 found.stuck.setdefault(queue, found.turn)
         self._full_for = found.full
-        self._fresh.clear()
         return again
 
     def _in_order(self, share: Share) -> list[ReadyQueue]:
@@ -187,25 +186,31 @@ class Pool:
         budget = None if level is None else max(level, cores * WHOLE)
         roomy = found.roomy.get(needs)
         if roomy is None:
-            hosts = self._fresh if needs in self._full_for else self.hosts
-            spares = ((host.spare(needs, queue), order, host) for order, host in enumerate(hosts.values()))
-            roomy = found.roomy[needs] = [(-spare, order, host) for spare, order, host in spares if spare]
+            hosts = found.fresh if needs in self._full_for else self.hosts
+            heap = [
+                (-idle, -spare, order, host)
+                for order, host in enumerate(hosts.values())
+                for idle, spare in (host.free(needs, queue),)
+                if spare
+            ]
+            roomy = found.roomy[needs] = heap
             heapq.heapify(roomy)
         start = share.usage
         while roomy and queue and (budget is None or share.usage - start < budget):
-            expected, order, host = roomy[0]
-            spare = host.spare(needs, queue)
-            if not spare:
+            *known, order, host = roomy[0]
+            idle, spare = host.free(needs, queue)
+            weight = host.weight(queue)
+            room = host.room(needs, queue, weight)
+            if not room:
                 heapq.heappop(roomy)
-            elif spare != -expected:
-                heapq.heapreplace(roomy, (-spare, order, host))
+            elif known != [-idle, -spare]:
+                heapq.heapreplace(roomy, (-idle, -spare, order, host))
             else:
-                weight = host.weight(queue)
                 most = len(queue)
                 if budget is not None:
                     most = min(most, max(1, (budget - share.usage + start) // (cores * weight)))
                 part = -(-most // len(roomy))
-                yield self._send(queue, host, min(part, host.room(needs, queue, weight)), now)
+                yield self._send(queue, host, min(part, room), now)
         if not roomy:
             found.full.add(needs)
 

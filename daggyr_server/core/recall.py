@@ -15,9 +15,10 @@ from itertools import islice
 
 from daggyr_server.core.flight import InFlight
 from daggyr_server.core.host import AHEAD_SECONDS, WHOLE
-from daggyr_server.core.pool import Pool, Share
+from daggyr_server.core.pool import Pool
 from daggyr_server.core.ready import ReadyQueue
 from daggyr_server.core.run import Run
+from daggyr_server.core.shares import Share
 
 Flights = list[tuple[int, InFlight]]  # task numbers and their attempts
 
@@ -31,7 +32,7 @@ def unstarted(run: Run) -> Flights:
 
 def for_drain(pool: Pool, host: str) -> Iterator[tuple[Run, Flights]]:
     """What waits on a host that is being drained."""
-    for share in pool.shares.values():
+    for share in pool.shares.by_run.values():
         yield share.run, [pair for pair in unstarted(share.run) if pair[1].host == host and pair[1].pool == pool.name]
 
 
@@ -80,12 +81,12 @@ def for_idle_hosts(pool: Pool, now: float) -> Iterator[tuple[Run, Flights]]:
     pool.look_again = None
     if len(pool.hosts) < 2:
         return
-    for share in pool.shares.values():
+    for share in pool.shares.by_run.values():
         for queue in share.run.queues:
             if not queue.unstarted or queue.policy.pool != pool.name:
                 continue
             pool.look_again = now + 2 * AHEAD_SECONDS
-            idle = 0 if queue else sum(host.idle(queue.policy.needs) for host in pool.hosts.values())
+            idle = 0 if queue else sum(host.free(queue.policy.needs, queue)[0] for host in pool.hosts.values())
             if idle:
                 waited = (
                     pair
@@ -93,6 +94,6 @@ def for_idle_hosts(pool: Pool, now: float) -> Iterator[tuple[Run, Flights]]:
                     if pair[1].sent.queue is queue
                     and pair[1].assign_time + 2 * AHEAD_SECONDS <= now
                     and pool.hosts[pair[1].host].ahead
-                    and not pool.hosts[pair[1].host].idle(queue.policy.needs)
+                    and not pool.hosts[pair[1].host].free(queue.policy.needs, queue)[0]
                 )
                 yield share.run, list(islice(waited, idle))

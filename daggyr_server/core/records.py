@@ -1,8 +1,8 @@
 """What must be durable before anything is done or told: the machine's first output, a tracker's only input.
 
 A step's records go to the tracker in one commit, in order; replaying a run's records gives the machine's state again, less
-what is only in flight. Times are seconds since the epoch. Trackers import this module and nothing else of the core but the
-states and graph.
+what is only in flight. Structural tasks are in no record: they are COMPLETED while all their parents are. Times are seconds
+since the epoch. Trackers import this module and nothing else of the core but the states and graph.
 """
 
 from __future__ import annotations

@@ -46,7 +46,6 @@ class Run(Tasks):
         self.state = State.QUEUED
         self.moves: list[tuple[State, float]] = []  # since the machine last took them
         self.killing = False  # a person asked for the end of the run
-        self.ranked = False  # some tasks have a higher priority than others
         self.failures: dict[int, int] = {}  # retries used
         self.losses: dict[int, int] = {}
         self.in_flight: dict[int, InFlight] = {}
@@ -59,7 +58,6 @@ class Run(Tasks):
         self._grow(
             addition, [ReadyQueue(self, policy, index) for index, policy in enumerate(addition.policies, len(self.queues))]
         )
-        self.ranked = len({queue.policy.priority for queue in self.queues}) > 1
 
     # -- attempts -----------------------------------------------------------------------------------------------------
 
@@ -123,7 +121,7 @@ class Run(Tasks):
         if flight.start_time is None:
             if not flight.recalled:
                 flight.sent.queue.unstarted -= 1
-            if seconds is not None:
+            if seconds is not None and self.state is State.QUEUED:
                 self._begin(now - seconds)
         if follows is Follows.COMPLETE:
             self._complete(number)

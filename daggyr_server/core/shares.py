@@ -1,8 +1,8 @@
 """What each run has in a pool, and whose turn it is: equal shares.
 
-The run with the least in flight goes first, counted in cores by weight (see `host.py`); among equals the one served longest ago. The
-line is kept from round to round, so that ten thousand runs that wait cost nothing while nothing happens to them. The pool alone
-calls this.
+The run with the least in flight goes first, counted in cores by weight (see `host.py`); among equals the one served longest ago.
+The line is kept from round to round, so that ten thousand runs that wait cost nothing while nothing happens to them. The pool
+alone calls this.
 """
 
 from __future__ import annotations
@@ -83,14 +83,17 @@ class Shares:
     def line_up(self) -> None:
         """Put those that have moved where they belong."""
         for share in self.moved.values():
-            place = (share.usage, share.served, share.run.run_id)
-            if share.queues and share.place != place:
-                share.place = place
-                heapq.heappush(self.line, place)
+            self._line_up(share)
         self.moved.clear()
         if len(self.line) > 2 * len(self.by_run) + 16:
             self.line = [share.place for share in self.by_run.values() if share.place is not None]
             heapq.heapify(self.line)
+
+    def _line_up(self, share: Share) -> None:
+        place = (share.usage, share.served, share.run.run_id)
+        if share.queues and share.place != place:
+            share.place = place
+            heapq.heappush(self.line, place)
 
     def first(self) -> Share | None:
         """The run whose turn it is, or None if none waits."""
@@ -108,9 +111,11 @@ class Shares:
         self.moved[share.run.run_id] = share
 
     def serve(self, share: Share) -> None:
-        """The run got something: among equals it is the last now."""
+        """The run got something: it lines up again at once, among equals behind the others."""
         self._served += 1
         share.served = self._served
+        self.moved.pop(share.run.run_id, None)
+        self._line_up(share)
 
     @property
     def ready(self) -> int:

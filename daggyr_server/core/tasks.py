@@ -39,6 +39,7 @@ class Tasks:
         self.counts = [0] * len(Phase)
         self.delayed: list[tuple[float, int]] = []  # a heap of (due, number): exactly what is DELAYED
         self.queues: list[ReadyQueue] = []  # by policy index
+        self.ranked = False  # some tasks have a higher priority than others
         self.changed: list[int] = []  # tasks whose state clients see changed, since the machine last took it
         self._offer = offer
         self._order = 0
@@ -57,6 +58,7 @@ class Tasks:
             size += segment.size
         self.graph.extend(addition)
         self.queues += queues
+        self.ranked = len({queue.policy.priority for queue in self.queues}) > 1
         self.revision += 1
         self.phases += bytes(size - start)
         self.counts[_BLOCKED] += size - start

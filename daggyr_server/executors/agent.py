@@ -11,8 +11,7 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any, ClassVar
 
 import grpc
@@ -25,7 +24,6 @@ from daggyr.v1.agents_pb2 import (
     CoordinatorMessage,
     Drain,
     Follow,
-    Heartbeat,
     Hello,
     Recall,
     UpdateBatch,
@@ -36,10 +34,12 @@ from daggyr.v1.task_pb2 import (
     HOST_DRAINING,
     HOST_GONE,
     HOST_PAUSED,
+    KILLED,
     LOST,
-    Assignment,
+    RETURNED,
     AssignmentBatch,
     AttemptKey,
+    AttemptOutcome,
     AttemptResult,
     AttemptUpdate,
     Host,
@@ -50,41 +50,16 @@ from daggyr.v1.task_pb2 import (
 from daggyr_server.executors.agent_session import Session, SessionRefused
 from daggyr_server.executors.base import Executor, Reports, Surroundings, forgotten
 from daggyr_server.executors.followed import Followed
+from daggyr_server.executors.known_agent import PLACED_EARLIER, Agent, Ask, Ident, ident_of, key_of
 
 log = logging.getLogger(__name__)
 
-_Key = tuple[int, int, int]
 MISSED_HEARTBEATS = 4  # then a session that says nothing is given up
 LATE_BATCHES = 16  # durable batches of updates that a busy agent is not told of before its next heartbeat
 
 
 class AgentSettings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """An agent pool has no settings: agents bring their own."""
-
-
-@dataclass(slots=True, eq=False)
-class Agent:
-    """What is known of one agent. `held` is what it was sent and no result has come for."""
-
-    agent_id: str
-    name: str
-    incarnation: str
-    resources: dict[str, int] = field(default_factory=dict)
-    version: str = ""
-    held: dict[_Key, tuple[AssignmentBatch, Assignment]] = field(default_factory=dict)
-    asked: dict[_Key, str] = field(default_factory=dict)  # of these: "stop" or "recall", to be said again after a break
-    session: Session | None = None
-    expected: int = 1  # the number of the next batch of updates
-    durable: int = 0  # batches up to this one are committed
-    draining: bool = False
-    gone: bool = False
-    awaited: bool = False  # it is known from an earlier coordinator only, and has not come back yet
-    lease: asyncio.TimerHandle | None = None
-    connect_time: float = 0.0  # seconds since the epoch
-    last_seen: float = 0.0  # seconds since the epoch
-    heard: float = 0.0  # seconds, monotonic
-    heartbeat: Heartbeat | None = None
-    address: str = ""
 
 
 class AgentExecutor(Executor):
@@ -124,20 +99,12 @@ class AgentExecutor(Executor):
 
     def start(self, host: str, batch: AssignmentBatch) -> None:
         agent = self.agents.get(host)
-        if agent is None or agent.gone:
-            self._report_lost(host, [_key(assignment.key) for assignment in batch.assignments], "its agent went away")
+        if agent is None:
+            self._report(host, [assignment.key for assignment in batch.assignments], LOST, "its agent went away")
             return
-        held = agent.held
-        new = {}
-        for assignment in batch.assignments:
-            key = _key(assignment.key)
-            if key not in held:
-                new[key] = (batch, assignment)
-        held.update(new)
-        if len(new) < len(batch.assignments):
-            batch = AssignmentBatch(templates=batch.templates, assignments=[assignment for _, assignment in new.values()])
-        if new and agent.session is not None:
-            agent.session.send(CoordinatorMessage(assign=batch))
+        new = agent.give(batch)
+        if new is not None and agent.session is not None:
+            agent.session.send(CoordinatorMessage(assign=new))
 
     def stop(self, host: str, keys: Sequence[AttemptKey]) -> None:
         self._ask(host, keys, "stop")
@@ -151,11 +118,11 @@ class AgentExecutor(Executor):
             if agent is None:
                 agent = self.agents[placement.host] = Agent(placement.host, placement.host, placement.incarnation, awaited=True)
                 agent.lease = asyncio.get_running_loop().call_later(self.lease, self._give_up, agent)
-            agent.held.setdefault(_key(key), _PLACED_EARLIER)
+            agent.held.setdefault(ident_of(key), PLACED_EARLIER)
 
     async def follow(self, host: str, key: AttemptKey, stream: int, offset: int) -> AsyncIterator[OutputChunk]:
         agent = self.agents.get(host)
-        while agent is not None and agent.session is not None and _key(key) in agent.held:
+        while agent is not None and agent.session is not None and ident_of(key) in agent.held:
             session, follow_id = agent.session, next(self._follow_ids)
             followed = self._follows[follow_id] = Followed(session)
             request = Follow(follow_id=follow_id, key=key, stream=stream, offset=offset)  # type: ignore[arg-type]
@@ -243,8 +210,8 @@ class AgentExecutor(Executor):
     def _reconcile(self, agent: Agent, hello: Hello, session: Session, *, again: bool) -> None:
         """Agree with an agent on what it has: end what is not its own, send again what it never got, lose what it lost."""
         same_tracker = hello.tracker_id == self.surroundings.tracker_id
-        held = {_key(key) for key in hello.held} if same_tracker else set()
-        theirs = held | {_key(key) for key in hello.ended} if same_tracker else set()
+        held = {ident_of(key) for key in hello.held} if same_tracker else set()
+        theirs = held | {ident_of(key) for key in hello.ended} if same_tracker else set()
         ours = agent.held
         session.send(
             CoordinatorMessage(
@@ -253,23 +220,30 @@ class AgentExecutor(Executor):
                     epoch=self.surroundings.epoch,
                     heartbeat_interval=_duration(self.surroundings.heartbeat),
                     lease=_duration(self.surroundings.lease),
-                    end=[_message(key) for key in held - ours.keys()],
+                    end=[key_of(ident) for ident in held - ours.keys()],
                     next_sequence=agent.durable + 1,
                 )
             )
         )
-        missing = {key: ours[key] for key in sorted(ours.keys() - theirs)}
+        # Recalled first: what is stopped makes room for what waits.
+        recalled, stopped = (
+            [key_of(ident) for ident, asked in agent.asked.items() if asked == ask and ident in theirs]
+            for ask in ("recall", "stop")
+        )
+        self._say(session, recalled, "recall")
+        self._say(session, stopped, "stop")
         # What it never got is sent again; that is safe in any case, an agent knows what it has. Of the rest nobody knows more.
-        never_got = {key: sent for key, sent in missing.items() if again and sent is not _PLACED_EARLIER}
-        for batch in _again(never_got):
+        never_got = []
+        for ident in sorted(ours.keys() - theirs):
+            ask = agent.asked.pop(ident, None)
+            if not again or ours[ident] is PLACED_EARLIER:
+                self._end_here(agent, ident, LOST, "its agent was started again")
+            elif ask is not None:
+                self._end_here(agent, ident, KILLED if ask == "stop" else RETURNED)
+            else:
+                never_got.append(ident)
+        for batch in agent.again(never_got):
             session.send(CoordinatorMessage(assign=batch))
-        lost = missing.keys() - never_got.keys()
-        for key in lost:
-            del ours[key]
-            agent.asked.pop(key, None)
-        self._report_lost(agent.agent_id, lost, "its agent was started again")
-        for ask in ("stop", "recall"):
-            self._send_ask(session, ask, [_message(key) for key, asked in agent.asked.items() if asked == ask])
 
     def said(self, agent: Agent, session: Session, message: AgentMessage) -> None:
         """Take a message of a session."""
@@ -283,6 +257,9 @@ class AgentExecutor(Executor):
         elif kind == "heartbeat":
             agent.heartbeat = message.heartbeat
             session.acknowledge(agent.durable)
+            if message.heartbeat.draining and not agent.draining:
+                agent.draining = True
+                self._offer(agent, HOST_DRAINING)
         elif kind == "followed":
             followed = self._follows.get(message.followed.follow_id)
             if followed is not None and followed.session is session:
@@ -300,17 +277,7 @@ class AgentExecutor(Executor):
             return
         agent.expected = sequence + 1
         session.took()
-        held = agent.held
-        updates = []
-        for update in batch.updates:
-            key = update.key
-            triple = (key.run_id, key.task_number, key.attempt)
-            if triple in held:
-                updates.append(update)
-                if update.HasField("finished"):
-                    del held[triple]
-                    agent.asked.pop(triple, None)
-
+        updates = agent.answered(batch.updates)
         incarnation = agent.incarnation
 
         def durable() -> None:
@@ -348,11 +315,10 @@ class AgentExecutor(Executor):
         return self.surroundings.lease
 
     def _give_up(self, agent: Agent) -> None:
-        agent.gone = True
         agent.lease = None
         self.agents.pop(agent.agent_id, None)
         if agent.awaited:  # it was never offered as a host
-            self._report_lost(agent.agent_id, agent.held.keys(), "its agent did not come back")
+            self._report(agent.agent_id, map(key_of, agent.held), LOST, "its agent did not come back")
             return
         if agent.held:
             log.warning("agent %s is gone; its %d attempts are lost", agent.name, len(agent.held))
@@ -371,18 +337,14 @@ class AgentExecutor(Executor):
 
     # -- telling ------------------------------------------------------------------------------------------------------
 
-    def _ask(self, host: str, keys: Sequence[AttemptKey], ask: str) -> None:
+    def _ask(self, host: str, keys: Sequence[AttemptKey], ask: Ask) -> None:
         agent = self.agents.get(host)
-        if agent is None:
-            return
-        asked = [key for key in keys if _key(key) in agent.held]
-        for key in asked:
-            if ask == "stop" or agent.asked.get(_key(key)) != "stop":
-                agent.asked[_key(key)] = ask
-        if agent.session is not None:
-            self._send_ask(agent.session, ask, asked)
+        if agent is not None:
+            asked = agent.ask(keys, ask)
+            if agent.session is not None:
+                self._say(agent.session, asked, ask)
 
-    def _send_ask(self, session: Session, ask: str, keys: Sequence[AttemptKey]) -> None:
+    def _say(self, session: Session, keys: Sequence[AttemptKey], ask: Ask) -> None:
         if not keys:
             return
         if ask == "stop":
@@ -393,38 +355,18 @@ class AgentExecutor(Executor):
     def _offer(self, agent: Agent, state: HostState) -> None:
         self.reports.host(Host(host=agent.agent_id, name=agent.name, state=state, resources=agent.resources, takes_ahead=True))
 
-    def _report_lost(self, host: str, keys: Collection[_Key], why: str) -> None:
-        if keys:
-            updates = [
-                AttemptUpdate(key=_message(key), finished=AttemptResult(outcome=LOST, notes=[why])) for key in sorted(keys)
-            ]
-            self.reports.updates(host, updates, forgotten)
+    def _end_here(self, agent: Agent, ident: Ident, outcome: AttemptOutcome, *notes: str) -> None:
+        """Tell the end of an attempt that the agent will tell nothing of."""
+        del agent.held[ident]
+        self._report(agent.agent_id, [key_of(ident)], outcome, *notes)
 
-
-# Stands for an assignment that an earlier coordinator sent: it cannot be sent again from here.
-_PLACED_EARLIER = (AssignmentBatch(), Assignment())
-
-
-def _key(key: AttemptKey) -> _Key:
-    return (key.run_id, key.task_number, key.attempt)
-
-
-def _message(key: _Key) -> AttemptKey:
-    return AttemptKey(run_id=key[0], task_number=key[1], attempt=key[2])
+    def _report(self, host: str, keys: Iterable[AttemptKey], outcome: AttemptOutcome, *notes: str) -> None:
+        result = AttemptResult(outcome=outcome, notes=notes)
+        result.stop_time.FromNanoseconds(time.time_ns())
+        self.reports.updates(host, [AttemptUpdate(key=key, finished=result) for key in keys], forgotten)
 
 
 def _duration(seconds: float) -> Duration:
     duration = Duration()
     duration.FromNanoseconds(int(seconds * 1e9))
     return duration
-
-
-def _again(missing: Mapping[_Key, tuple[AssignmentBatch, Assignment]]) -> list[AssignmentBatch]:
-    """Batches with the assignments of `missing`, each with the templates of the batch that it was sent in."""
-    batches: dict[int, AssignmentBatch] = {}
-    for sent, assignment in missing.values():
-        batch = batches.get(id(sent))
-        if batch is None:
-            batch = batches[id(sent)] = AssignmentBatch(templates=sent.templates)
-        batch.assignments.append(assignment)
-    return list(batches.values())

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 HELLO_SECONDS = 10.0
+WRITE_SECONDS = 1.0  # for the last message of a session to be written
 MAX_WORD = 200  # characters of an agent's name or id
 MAX_UNDURABLE = 32  # batches of updates taken from one agent and not yet durable; more wait in its connection
 
@@ -76,6 +77,11 @@ class Session:
         self._undurable -= 1
         self._room.set()
 
+    def close(self) -> None:
+        """The call ends: nothing more is taken, and the writer stops after the message that it writes."""
+        self.open = False
+        self._wake.set()
+
     def end(self, code: grpc.StatusCode, message: str) -> None:
         """End the call with a status, without what waits to be written. The first end counts."""
         if not self._ended.done():
@@ -93,8 +99,8 @@ class Session:
             await self._room.wait()
 
     async def messages(self) -> AsyncIterator[CoordinatorMessage]:
-        """What to write, as it comes."""
-        while True:
+        """What to write, as it comes, until `close`."""
+        while self.open:
             if self._outgoing:
                 yield self._outgoing.popleft()
             elif self._acknowledge > self._acknowledged:
@@ -142,11 +148,12 @@ class AgentSessions(AgentsServicer):
         except grpc.aio.UsageError:
             log.info("agent %s: the connection broke", hello.name)
         finally:
-            session.open = False
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            session.close()
             executor.lost(agent, session)
+            reader.cancel()
+            over.cancel()
+            await _let_finish(writer)
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     def _check_name(self, hello: Hello, joined: AgentExecutor) -> None:
         for executor in self._executors.values():
@@ -196,3 +203,15 @@ async def _write(session: Session, context: grpc.aio.ServicerContext[Any, Any]) 
     async with contextlib.aclosing(messages):  # type: ignore[type-var]
         async for message in messages:
             await context.write(message)
+
+
+async def _let_finish(writer: asyncio.Task[None]) -> None:
+    """Let the writer of a closed session come to the end of its message, or cancel it and the call.
+
+    A call cannot be given a status while a message is being written: gRPC fails, and the agent waits in vain. If it takes
+    nothing any more, it is not waited for either: a call whose handler is cancelled is reset without a status.
+    """
+    await asyncio.wait((writer,), timeout=WRITE_SECONDS)
+    if not writer.done():
+        writer.cancel()
+        raise asyncio.CancelledError

@@ -66,6 +66,7 @@ class Executor(ABC):
     """
 
     Settings: ClassVar[type[msgspec.Struct]]
+    sized_by: ClassVar[str] = "workers"  # the setting that says how much a host of the pool has, for messages
 
     def __init__(self, pool: str, settings: Any, reports: Reports, surroundings: Surroundings) -> None:
         """`settings` is a `Settings`. Raises SettingsError if they contradict each other."""

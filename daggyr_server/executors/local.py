@@ -23,10 +23,10 @@ import psutil
 
 from daggyr.channel import CHANNEL_OPTIONS
 from daggyr.v1.agents_pb2_grpc import add_AgentsServicer_to_server
-from daggyr.v1.task_pb2 import LOST, AttemptKey, AttemptResult, AttemptUpdate, Placement
+from daggyr.v1.task_pb2 import LOST, AttemptKey, Placement
 from daggyr_server.executors.agent import AgentExecutor
 from daggyr_server.executors.agent_session import AgentSessions
-from daggyr_server.executors.base import ExecutorError, Reports, Surroundings, forgotten
+from daggyr_server.executors.base import ExecutorError, Reports, Surroundings
 
 log = logging.getLogger(__name__)
 
@@ -65,8 +65,7 @@ class LocalExecutor(AgentExecutor):
 
     def recover(self, placed: Sequence[tuple[AttemptKey, Placement]]) -> None:
         for key, placement in placed:
-            result = AttemptResult(outcome=LOST, notes=["it ran below a coordinator that has ended, and ended with it"])
-            self.reports.updates(placement.host, [AttemptUpdate(key=key, finished=result)], forgotten)
+            self._report(placement.host, [key], LOST, "it ran below a coordinator that has ended, and ended with it")
 
     async def open(self) -> None:
         await super().open()

@@ -6,6 +6,7 @@ So one way alone decides what is valid, and the faults of both are the same. `ap
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -14,10 +15,13 @@ from google.protobuf.duration_pb2 import Duration
 from daggyr.v1 import run_pb2
 from daggyr_server.spec.decode import decode_json
 from daggyr_server.spec.document import RunSpec
+from daggyr_server.spec.policies import PoolLimits
 
 
-def run_spec_from_message(message: run_pb2.RunSpec) -> RunSpec:
-    """The specification in a message; empty fields count as not given. Raises SpecificationError as `decode_json` does."""
+def run_spec_from_message(
+    message: run_pb2.RunSpec, *, pools: Mapping[str, PoolLimits] | None = None, default_pool: str = ""
+) -> RunSpec:
+    """The specification in a message; empty fields count as not given. Takes and raises what `decode_json` does."""
     document = _given(
         tags=dict(sorted(message.tags.items())),
         parameters={name: list(values.values) for name, values in sorted(message.parameters.items())},
@@ -25,7 +29,7 @@ def run_spec_from_message(message: run_pb2.RunSpec) -> RunSpec:
     )
     # Maps of messages have no order; runs have one.
     document["tasks"] = {name: _definition(task) for name, task in sorted(message.tasks.items())}
-    return decode_json(msgspec.json.encode(document))
+    return decode_json(msgspec.json.encode(document), pools=pools, default_pool=default_pool)
 
 
 def _definition(task: run_pb2.TaskDefinition) -> dict[str, Any]:

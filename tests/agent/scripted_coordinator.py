@@ -118,7 +118,7 @@ class Session:
 
     async def _write(self, message: CoordinatorMessage | bytes) -> None:
         async with self._writing:
-            await self._context.write(message)
+            await self._context.write(message)  # type: ignore[arg-type]
 
 
 class Coordinator:
@@ -144,7 +144,7 @@ class Coordinator:
         """Listen on `address`; returns it, with the port that was chosen for port 0."""
         limits = [("grpc.max_receive_message_length", MAX_MESSAGE_BYTES), ("grpc.so_reuseport", 0)]
         server = self._server = grpc.aio.server(options=limits)
-        handler = grpc.stream_stream_rpc_method_handler(self.Session, AgentMessage.FromString, _serialized)
+        handler = grpc.stream_stream_rpc_method_handler(self.serve, AgentMessage.FromString, _serialized)
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("daggyr.v1.Agents", {"Session": handler}),))
         port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
         await server.start()
@@ -191,9 +191,11 @@ class Coordinator:
         """What came for a follow so far."""
         return b"".join(message.chunk.data for message in self.followed.get(follow_id, ()))
 
-    async def Session(
-        self, request_iterator: object, context: grpc.aio.ServicerContext[AgentMessage, CoordinatorMessage]
-    ) -> None:
+    async def end_of_follow(self, follow_id: int) -> None:
+        """Wait until the agent says that nothing more comes."""
+        await self.until(lambda: self.followed.get(follow_id) and self.followed[follow_id][-1].end)
+
+    async def serve(self, request_iterator: object, context: grpc.aio.ServicerContext[AgentMessage, CoordinatorMessage]) -> None:
         first = await context.read()
         assert first.WhichOneof("message") == "hello"
         if self.token is not None and dict(context.invocation_metadata() or ()).get("authorization") != f"Bearer {self.token}":

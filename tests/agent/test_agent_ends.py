@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import sys
 import time
 from pathlib import Path
 
@@ -285,4 +284,4 @@ async def test_cut_lifeline_ends_everything_at_once(start_agent: StartAgent, add
 async def test_these_tests_find_who_is_left(agent: AgentProcess) -> None:
     process = await asyncio.create_subprocess_exec("cat", env={MARK: agent.mark}, stdin=asyncio.subprocess.PIPE)
     await eventually(lambda: process.pid in agent.tasks(), "the process was found")
-    await process.communicate()
+    await process.communicate(b"")

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 from conftest import AgentProcess, StartAgent, eventually
-from scripted_coordinator import STDERR, Coordinator, key, python, spec
+from scripted_coordinator import Coordinator, key, python, spec
 
-from daggyr.v1.task_pb2 import SUCCEEDED
+from daggyr.v1.task_pb2 import STDERR, STDOUT, SUCCEEDED
 
 pytestmark = pytest.mark.usefixtures("agent")
 
@@ -42,7 +42,7 @@ async def test_a_mebibyte_is_kept_whole_and_comes_in_pieces(coordinator: Coordin
     assert (result.stdout.size_bytes, result.stdout.cut_bytes) == (MIB, 0)
     told = coordinator.of(key())
     assert told.output() == data
-    assert max(map(len, told.written[1].values())) <= 256 * 1024
+    assert max(map(len, told.written[STDOUT].values())) <= 256 * 1024
 
 
 async def test_of_more_the_first_and_the_last_half_mebibyte_are_kept(coordinator: Coordinator, tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ async def test_of_more_the_first_and_the_last_half_mebibyte_are_kept(coordinator
     summary = (await coordinator.result(key())).stdout
     assert (summary.size_bytes, summary.cut_offset, summary.cut_bytes) == (len(data), MIB // 2, len(data) - MIB)
     assert coordinator.of(key()).output() == data[: MIB // 2] + data[-MIB // 2 :]
-    offsets = coordinator.of(key()).written[1]
+    offsets = coordinator.of(key()).written[STDOUT]
     assert all(data[offset : offset + len(piece)] == piece for offset, piece in offsets.items())
 
 

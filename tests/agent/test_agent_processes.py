@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 from conftest import AgentProcess, StartAgent, eventually
-from scripted_coordinator import STDERR, Coordinator, key, python, spec
+from scripted_coordinator import Coordinator, key, python, spec
 
-from daggyr.v1.task_pb2 import FAILED, REJECTED, SUCCEEDED, TIMED_OUT, Assignment, AssignmentBatch, TaskTemplate
+from daggyr.v1.task_pb2 import FAILED, LOST, REJECTED, STDERR, SUCCEEDED, TIMED_OUT, Assignment, AssignmentBatch, TaskTemplate
 
 pytestmark = pytest.mark.usefixtures("agent")
 
@@ -306,8 +306,6 @@ async def test_many_attempts_at_once(coordinator: Coordinator, start_agent: Star
 
 
 async def test_agent_that_cannot_write_output_hands_attempts_to_others(agent: AgentProcess, coordinator: Coordinator) -> None:
-    from daggyr.v1.task_pb2 import LOST
-
     session = await coordinator.session()
     output = agent.state / "output"
     output.rmdir()

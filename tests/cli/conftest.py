@@ -1,66 +1,15 @@
-"""A scripted server with a token, and the real program `daggyr` as a process that talks to it."""
+"""A scripted server with a token, and the real program `daggyr` to talk to it."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
-import signal
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from daggyr_program import PROGRAM, Daggyr, Ended, Process, Start
 from scripted_server import TOKEN, ScriptedServer
-
-PROGRAM = Path(sys.executable).with_name("daggyr")
-DEADLINE = 30.0  # seconds for any one process
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a process ended, and what it said."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-class Process:
-    """`daggyr`, running."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self.process = process
-
-    async def ended(self, stdin: bytes | None = None) -> Ended:
-        out, err = await asyncio.wait_for(self.process.communicate(stdin), DEADLINE)
-        assert self.process.returncode is not None
-        ended = Ended(self.process.returncode, out.decode("utf-8", "surrogateescape"), err.decode())
-        assert "Traceback" not in ended.err
-        return ended
-
-    async def line(self) -> str:
-        """The next line of standard output."""
-        assert self.process.stdout is not None
-        return (await asyncio.wait_for(self.process.stdout.readline(), DEADLINE)).decode()
-
-    async def error_line(self) -> str:
-        """The next line of standard error."""
-        assert self.process.stderr is not None
-        return (await asyncio.wait_for(self.process.stderr.readline(), DEADLINE)).decode()
-
-    def interrupt(self) -> None:
-        self.process.send_signal(signal.SIGINT)
-
-
-Start = Callable[..., Awaitable[Process]]
-Daggyr = Callable[..., Awaitable[Ended]]
 
 
 @pytest.fixture

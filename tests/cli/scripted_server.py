@@ -82,7 +82,7 @@ class ScriptedRun:
             attempt.start_time.CopyFrom(stamp(1_700_000_100))
             scripted.task.attempts.append(attempt)
             scripted.summary.attempt_count += 1
-            self._set(scripted, RUNNING)
+            self.set(scripted, RUNNING)
             if not self.summary.HasField("start_time"):
                 self.summary.start_time.CopyFrom(stamp(1_700_000_100))
             self.summary.state = RUNNING
@@ -111,7 +111,7 @@ class ScriptedRun:
                 summary.size_bytes = sum(len(piece.data) + piece.missing for piece in pieces)
                 summary.cut_bytes = sum(piece.missing for piece in pieces)
             scripted.task.attempts[-1].result.CopyFrom(result)
-            self._set(scripted, QUEUED if again else state)
+            self.set(scripted, QUEUED if again else state)
 
     async def end(self, state: State = COMPLETED) -> None:
         async with self.changed:
@@ -125,7 +125,7 @@ class ScriptedRun:
         for name, scripted in self.tasks.items():
             if scripted.summary.task_type == TaskType.TASK_TYPE_STRUCTURAL:
                 async with self.changed:
-                    self._set(scripted, COMPLETED)
+                    self.set(scripted, COMPLETED)
             else:
                 await self.start(name)
                 await self.finish(name)
@@ -148,14 +148,16 @@ class ScriptedRun:
                 change = pb.TaskChange(task_id=summary.task_id, task_number=summary.task_number, state=summary.state)
                 if attempts:
                     change.attempt = attempts[-1].attempt
-                    if attempts[-1].HasField("result"):
+                    # How a task came to be COMPLETED is plain; the real server does not look it up either.
+                    if attempts[-1].HasField("result") and summary.state != COMPLETED:
                         change.outcome = attempts[-1].result.outcome
                         change.exit_code = attempts[-1].result.exit_code
                         change.notes.extend(attempts[-1].result.notes)
                 found.append(change)
         return found
 
-    def _set(self, scripted: ScriptedTask, state: State) -> None:
+    def set(self, scripted: ScriptedTask, state: State) -> None:
+        """Call it with `changed` held."""
         scripted.summary.state = state
         self.summary.change_seq += 1
         scripted.changed = self.summary.change_seq

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import Daggyr, Start
+from daggyr_program import Daggyr, Start
 from scripted_server import COMPLETED, ERRORED, KILLED, TOKEN, ScriptedRun, ScriptedServer, stamp
 
 from daggyr.v1 import runs_pb2 as pb
@@ -112,13 +112,17 @@ async def test_show(daggyr: Daggyr, failed: ScriptedRun) -> None:
     assert ended.code == 0
     assert "Run 1  ERRORED" in ended.out
     assert "5: 3 QUEUED, 1 COMPLETED, 1 ERRORED" in ended.out
-    assert "2 for other tasks" in ended.out
+    assert "for other tasks" not in ended.out, "an ended run waits for nothing"
     assert "waits for 64 cores, which no agent has" in ended.out
     assert "\x1b" not in ended.out
 
 
 async def test_a_run_that_has_not_started_has_no_times(daggyr: Daggyr, server: ScriptedServer) -> None:
-    server.new_run("a")
+    run = server.new_run("a")
+    run.summary.ready, run.summary.blocked = 1, 1234
+    shown = (await daggyr("show", "1")).out
+    assert "1 for capacity, 1,234 for other tasks" in shown
+    assert "started" not in shown
     shown = (await daggyr("--output", "json", "show", "1")).json
     assert (shown["start_time"], shown["stop_time"]) == (None, None)
 
@@ -206,7 +210,7 @@ async def test_why(daggyr: Daggyr, failed: ScriptedRun) -> None:
     reasons = ["It waits for task a, which is RUNNING.", "Then it needs 1 core in pool default."]
     shown = (await daggyr("--output", "json", "why", "last", "c")).json
     assert shown == {"run_id": 1, "task_id": "c", "state": "QUEUED", "reasons": reasons}
-    assert (await daggyr("why", "last", "c")).out.splitlines() == ["Task c of run 1 is QUEUED.", *reasons]
+    assert (await daggyr("why", "last", "c")).out.splitlines() == ["Task c of run 1 (QUEUED):", *reasons]
 
 
 async def test_kill_and_retry(daggyr: Daggyr, server: ScriptedServer) -> None:

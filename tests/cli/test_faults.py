@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 import grpc
 import pytest
-from conftest import PROGRAM, Daggyr, Ended, Start
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from daggyr_program import PROGRAM, Daggyr, Ended, Start
 from scripted_server import COMPLETED, ScriptedServer
 
 FULL = Path("/dev/full")

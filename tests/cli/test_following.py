@@ -15,10 +15,10 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import grpc
-from conftest import DEADLINE, PROGRAM, Daggyr, Process, Start
-from scripted_server import COMPLETED, ERRORED, ScriptedServer
+from daggyr_program import DEADLINE, PROGRAM, Daggyr, Process, Start
+from scripted_server import COMPLETED, ERRORED, Piece, ScriptedServer
 
-from daggyr.v1.task_pb2 import STDERR
+from daggyr.v1.task_pb2 import STDERR, STDOUT, AttemptOutcome
 
 SPEC = json.dumps({"tasks": {name: {"details": {"command": ["true"]}} for name in "abc"}}).encode()
 LOST = (grpc.StatusCode.UNAVAILABLE, "the server is going away")
@@ -175,6 +175,21 @@ async def test_logs_follow_of_a_run_follows_tasks_as_they_start(start: Start, se
     await run.end()
     ended = await process.ended()
     assert (ended.code, ended.out, ended.err) == (0, "a | no newline\n", "")
+
+
+async def test_logs_follow_shows_a_task_that_was_never_seen_running(start: Start, server: ScriptedServer) -> None:
+    run = server.new_run("a", "b")
+    process = await start("logs", "last", "-f", env=at(server))
+    await asyncio.wait_for(server.watching.wait(), DEADLINE)
+    async with run.changed:  # so that one change tells of all of it
+        task = run.tasks["b"]
+        attempt = task.task.attempts.add(attempt=1)
+        attempt.result.outcome = AttemptOutcome.SUCCEEDED
+        task.output[1, STDOUT] = [Piece(b"quick\n")]
+        run.set(task, COMPLETED)
+    assert await process.line() == "b | quick\n"
+    await run.end()
+    assert (await process.ended()).code == 0
 
 
 async def test_interrupting_logs_is_130(start: Start, server: ScriptedServer) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 import pytest
-from conftest import Daggyr, Start
+from daggyr_program import Daggyr, Start
 
 import daggyr_server
 from daggyr_server.cli.main import program

@@ -145,6 +145,19 @@ def test_delays_of_many_runs_are_kept_apart(world: World) -> None:
     assert world.due is None
 
 
+def test_delays_do_not_pile_up(world: World) -> None:
+    first = world.submit({"a": task(max_retries=1, retry_delay=10)})
+    world.end(first, "a", outcome=Outcome.FAILED)
+    second = world.submit({"t": expanded("N", parameters={"N": list(map(str, range(100)))}, max_retries=1, retry_delay=60)})
+    while world.of(second).in_flight:
+        names = [world.of(second).graph.task_id(number) for number in world.of(second).in_flight]
+        world.end(second, *names, outcome=Outcome.FAILED)
+    assert world.of(second).counts[Phase.DELAYED] == 100
+    assert len(world.machine.delays) == 2
+    world.wait(60)
+    assert not world.machine.delays
+
+
 def test_what_was_rejected_is_errored_at_once(world: World) -> None:
     run_id = world.submit({"a": task(max_retries=5)})
     world.end(run_id, "a", outcome=Outcome.REJECTED, seconds=None)
@@ -349,6 +362,14 @@ def test_kills_that_are_refused(world: World) -> None:
     world.end(run_id, "b")
     assert world.kill(run_id) == Refusal(Reason.NOT_NOW, f"run {run_id} has ended already: it is COMPLETED")
     assert world.kill(run_id, "a") == Refusal(Reason.NOT_NOW, f"run {run_id} has ended already: it is COMPLETED")
+    assert world.state(run_id) is State.COMPLETED
+
+
+def test_a_kill_that_comes_with_the_last_result_comes_too_late(world: World) -> None:
+    run_id = world.submit({"a": task()})
+    ended = AttemptEnded(*world.key(run_id, "a"), Outcome.SUCCEEDED, 1.0, None)
+    step = world.tell(ended, KillAsked(ticket="kill", run_id=run_id))
+    assert step.answers == {"kill": Refusal(Reason.NOT_NOW, f"run {run_id} has ended already: it is COMPLETED")}
     assert world.state(run_id) is State.COMPLETED
 
 

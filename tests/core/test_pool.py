@@ -76,6 +76,17 @@ def test_runs_get_equal_parts_of_what_comes_free() -> None:
     assert [in_flight(world, run_id)["h"] for run_id in (first, second, third)] == [4, 4, 4]
 
 
+def test_runs_take_turns_where_only_one_fits() -> None:
+    world = World()
+    world.host(cores=1)
+    runs = [world.submit(many(4)) for _ in range(3)]
+    served = []
+    for _ in range(12):
+        served += [run_id for run_id in runs if world.of(run_id).in_flight]
+        end_first(world, served[-1])
+    assert served == runs * 4
+
+
 def test_shares_count_cores() -> None:
     world = World()
     world.host(cores=12)
@@ -230,8 +241,20 @@ def test_nothing_is_sent_to_wait_behind_long_attempts() -> None:
     short = world.submit(many(1_000))
     known_to_last(world, long, 600.0)
     known_to_last(world, short, 0.001)
-    world.tell()
+    world.host(cores=4, ahead=True)  # nothing new, but the pool looks again
     assert in_flight(world, long) == {"h": 4} and not world.of(short).in_flight
+
+
+def test_short_tasks_are_not_sent_where_long_attempts_leave_no_room_for_them() -> None:
+    world = World()
+    world.host(cores=4, ahead=True)
+    long = world.submit(many(2))
+    short = world.submit(many(1_000, resources={"cores": 3}))
+    known_to_last(world, short, 0.001)
+    world.host(cores=4, ahead=True)  # nothing new, but the pool looks again
+    assert in_flight(world, long) == {"h": 2} and not world.of(short).in_flight
+    end_first(world, long)
+    assert in_flight(world, short)["h"] > 10
 
 
 # -- resources --------------------------------------------------------------------------------------------------------
@@ -339,13 +362,13 @@ def test_full_hosts_are_not_searched_for_every_task(monkeypatch: pytest.MonkeyPa
         world.host(f"h{index}", cores=2)
     runs = [world.submit(many(2_000)) for _ in range(3)]
     looked = Counter[str]()
-    spare = Host.spare
+    free = Host.free
 
-    def counted(host: Host, *args: Any) -> int:
+    def counted(host: Host, *args: Any) -> tuple[int, int]:
         looked[host.host] += 1
-        return spare(host, *args)
+        return free(host, *args)
 
-    monkeypatch.setattr(Host, "spare", counted)
+    monkeypatch.setattr(Host, "free", counted)
     for _ in range(100):
         end_first(world, runs[0])
     assert sum(looked.values()) < 1_000
@@ -427,6 +450,22 @@ def test_a_reservation_does_not_outlive_its_task() -> None:
             assert [host.host for host in kept_now.values()] in ([], [({"h0", "h1"} - {kept.host}).pop()])
 
 
+def test_what_a_reservation_held_is_taken_in_the_step_in_which_its_task_finds_another_host() -> None:
+    world = World()
+    world.host("kept", cores=4, resources={"x": 9})
+    world.host("gpus", cores=0, resources={"gpu": 9})
+    small = world.submit(many(200, resources={"x": 1}))
+    hog = expanded("N", parameters={"N": list("123456789")}, resources={"cores": 0, "gpu": 1})
+    big = world.submit({"big": task(resources={"cores": 4}), "gate": task("hog", resources={"cores": 0}), "hog": hog})
+    for _ in work(world, small, RESERVE_AFTER + 2):
+        pass
+    assert in_flight(world, small) == {"kept": 2}
+    world.end(big, "gate")  # from here on its run has more than the other, whose turn is first
+    world.host("other", cores=4)
+    assert world.of(big).in_flight[world.key(big, "big")[1]].host == "other"
+    assert in_flight(world, small) == {"kept": 4}
+
+
 def test_small_tasks_go_on_where_they_do_not_disturb_a_reservation() -> None:
     world = World()
     world.host(cores=6)
@@ -488,6 +527,27 @@ def test_an_idle_host_gets_what_waits_on_another() -> None:
     assert len(told) == len(set(told)) and not {key[1] for key in told} & set(waiting[:2])
     world.end(run_id, *(world.of(run_id).graph.task_id(number) for number in waiting[:2]), outcome=Outcome.RETURNED, seconds=None)
     assert in_flight(world, run_id)["idle"] == 2
+
+
+def test_what_was_recalled_for_an_idle_host_goes_there() -> None:
+    """However much the busy one seems to have left: its attempts take longer than those before them."""
+    world = World()
+    world.host("busy", cores=8, ahead=True)
+    run_id = world.submit(many(60))
+    known_to_last(world, run_id, 0.01)
+    end_first(world, run_id, 8, seconds=0.01)
+    graph = world.of(run_id).graph
+    world.start(run_id, *map(graph.task_id, list(world.of(run_id).in_flight)[:8]))
+    world.host("idle", cores=2, ahead=True)
+    for _ in range(20):
+        world.commands.clear()
+        world.wait(2 * AHEAD_SECONDS)
+        keys = [key for command in world.commands if isinstance(command, RecallAttempts) for key in command.keys]
+        names = [graph.task_id(number) for _, number, _ in keys]
+        world.end(run_id, *names, outcome=Outcome.RETURNED, seconds=None)
+        assert {world.of(run_id).in_flight[number].host for _, number, _ in keys} <= {"idle"}
+        world.start(run_id, *names)
+    assert max(world.of(run_id).attempts) == 2
 
 
 def test_nothing_is_recalled_for_an_idle_host_before_its_time_or_from_one_that_idles_itself() -> None:

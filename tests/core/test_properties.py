@@ -174,7 +174,7 @@ class Anything(RuleBasedStateMachine):
                     assert self.world.retry(run_id) is None
         self.drain()
         assert all(run.state is State.COMPLETED for run in self.world.machine.runs.values())
-        assert not any(pool.shares for pool in self.world.machine.pools.values())
+        assert not any(pool.shares.by_run for pool in self.world.machine.pools.values())
         self.assert_rebuilt()
 
     def drain(self) -> None:

@@ -41,17 +41,23 @@ class Hand:
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._call = AgentsStub(channel).Session()
+        self._acknowledged = 0
 
     async def say(self, **message: Any) -> None:
         """Write an AgentMessage with this one field."""
-        await asyncio.wait_for(self._call.write(AgentMessage(**message)), DEADLINE)
+        async with asyncio.timeout(DEADLINE):
+            await self._call.write(AgentMessage(**message))
 
     async def hears(self, kind: str) -> Any:
-        """The next message, which has to be of this kind."""
-        message = await asyncio.wait_for(self._call.read(), DEADLINE)
-        assert isinstance(message, CoordinatorMessage), await self.status()
-        assert message.WhichOneof("message") == kind, message
-        return getattr(message, kind)
+        """The next message, which has to be of this kind; acknowledgements in between are noted."""
+        while True:
+            async with asyncio.timeout(DEADLINE):
+                message = await self._call.read()
+            assert isinstance(message, CoordinatorMessage), await self.status()
+            self._acknowledged = max(self._acknowledged, message.acknowledge.sequence)
+            if message.WhichOneof("message") == kind:
+                return getattr(message, kind)
+            assert message.WhichOneof("message") == "acknowledge", message
 
     async def joins(self, **changes: Any) -> Welcome:
         """Hello and welcome."""
@@ -64,12 +70,11 @@ class Hand:
         await self.say(updates=UpdateBatch(sequence=sequence, updates=updates))
 
     async def acknowledged(self, sequence: int) -> None:
-        """Hear acknowledgements until this one; a heartbeat asks for it, as a real agent's would."""
-        heard = 0
-        while heard < sequence:
+        """Return once this batch is acknowledged, and none after it; a heartbeat asks for it, as a real agent's would."""
+        while self._acknowledged < sequence:
             await self.say(heartbeat={})
-            heard = (await self.hears("acknowledge")).sequence
-        assert heard == sequence
+            await self.hears("acknowledge")
+        assert self._acknowledged == sequence
 
     def done(self) -> Any:
         """Half-close: nothing more will be said."""
@@ -86,10 +91,6 @@ class Hand:
                 while await self._call.read() is not grpc.aio.EOF:
                     pass
         return await self._call.code(), await self._call.details() or ""
-
-    async def status_unread(self) -> grpc.StatusCode:
-        """The same for somebody who reads nothing."""
-        return await asyncio.wait_for(self._call.code(), DEADLINE)
 
 
 @contextlib.asynccontextmanager

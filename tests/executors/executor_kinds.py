@@ -79,7 +79,8 @@ class AgentProcess:
 
     async def ended(self) -> int:
         """Its exit code, once it has ended."""
-        return await asyncio.wait_for(self.process.wait(), DEADLINE)
+        async with asyncio.timeout(DEADLINE):
+            return await self.process.wait()
 
 
 @contextlib.asynccontextmanager
@@ -104,7 +105,8 @@ async def agent(
         if process.returncode is None:
             process.terminate()
             try:
-                await asyncio.wait_for(process.wait(), DEADLINE)
+                async with asyncio.timeout(DEADLINE):
+                    await process.wait()
             finally:
                 if process.returncode is None:
                     process.kill()

@@ -7,6 +7,7 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -64,13 +65,14 @@ class Wire:
 
 
 @pytest.fixture
-async def bare_wire(tmp_path: Path) -> AsyncIterator[Wire]:
-    """To be opened by the test."""
+async def bare_wire(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> AsyncIterator[Wire]:
+    """To be opened by the test. Nothing that an agent does may end in a traceback."""
     async with AsyncExitStack() as stack:
         (tmp_path / "wire").mkdir(mode=0o700)
         wire = Wire(tmp_path / "wire/socket", stack)
         yield wire
         assert wire.pool.ear.faults == []
+    assert [record.getMessage() for record in caplog.records if record.exc_info or record.levelname == "ERROR"] == []
 
 
 @pytest.fixture
@@ -143,8 +145,14 @@ class TestHello:
         before = [b"\x0a" + bytes([len(data)]) + data for data in before]  # AgentMessage.hello, field 1
         channel = open_channel(f"unix:{wire.socket}")
         try:
-            call = channel.stream_stream("/daggyr.v1.Agents/Session")(iter([*before, b"\xff\xff no protobuf"]))
-            assert await asyncio.wait_for(call.code(), DEADLINE) is grpc.StatusCode.INVALID_ARGUMENT
+            method: Any = channel.stream_stream("/daggyr.v1.Agents/Session")
+            call = method(iter([*before, b"\xff\xff no protobuf"]))
+            with pytest.raises(grpc.aio.AioRpcError) as raised:
+                async with asyncio.timeout(DEADLINE):
+                    async for _ in call:
+                        pass
+            assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+            assert "could not be read" in str(raised.value.details())
         finally:
             await channel.close()
         await wire.joined(incarnation="incarnation-2")
@@ -344,6 +352,18 @@ class TestAfterABreak:
         if heard == "cancel":
             assert message.grace.ToMilliseconds() == 500
 
+    @pytest.mark.parametrize(("ask", "outcome"), [("stop", "KILLED"), ("recall", "RETURNED")])
+    async def test_WhatItNeverGotAndWasAskedBackNeverStarts(self, wire: Wire, ask: str, outcome: str) -> None:
+        agent = await wire.joined()
+        agent.cut()
+        await wire.state(HOST_PAUSED)
+        (key,) = wire.pool.start("agent-1", wire.pool.batch(TASK))
+        getattr(wire.pool, ask)(key)
+        again = await wire.joined(tracker_id="tracker-1", epoch=1)
+        assert (await wire.pool.ends(key)).outcome == outcome
+        (new,) = wire.pool.start("agent-1", wire.pool.batch(TASK))
+        assert idents([a.key for a in (await again.hears("assign")).assignments]) == {ident(new)}
+
     async def test_WhatHasEndedIsNotAskedFor(self, wire: Wire) -> None:
         agent = await wire.joined()
         (key,) = wire.pool.start("agent-1", wire.pool.batch(TASK))
@@ -362,7 +382,7 @@ class TestAfterABreak:
 class TestLease:
     async def test_AnAgentThatStaysAwayIsGoneAndItsWordChangesNothing(self, bare_wire: Wire) -> None:
         wire = bare_wire
-        await wire.open(lease=0.2, heartbeat=0.1)
+        await wire.open(lease=0.2)
         agent = await wire.joined()
         running, ended = wire.pool.start("agent-1", wire.pool.batch(TASK, TASK))
         await agent.hears("assign")
@@ -383,18 +403,18 @@ class TestLease:
 
     async def test_AnAgentThatComesBackInTimeKeepsWhatItHas(self, bare_wire: Wire) -> None:
         wire = bare_wire
-        await wire.open(lease=0.5, heartbeat=0.2)
+        await wire.open(lease=2.0)
         agent = await wire.joined()
         (key,) = wire.pool.start("agent-1", wire.pool.batch(TASK))
         agent.cut()
         await wire.state(HOST_PAUSED)
         again = await wire.joined(tracker_id="tracker-1", epoch=1, held=[key])
-        async with asyncio.timeout(DEADLINE):
-            for _ in range(8):  # until long after the lease would have ended
-                await again.say(heartbeat={})
-                await asyncio.sleep(0.1)
+        # Another's lease begins after this one's: once that has ended, so would this one.
+        (await wire.joined(agent_id="agent-2", name="two")).cut()
+        await wire.state(HOST_GONE, "agent-2")
         await again.tells(1, finished(key))
         assert (await wire.pool.ends(key)).outcome == "SUCCEEDED"
+        assert wire.pool.available() == ["agent-1"]
 
     async def test_AnAgentThatFallsSilentIsCutOff(self, bare_wire: Wire) -> None:
         wire = bare_wire
@@ -463,34 +483,34 @@ class TestFollow:
         agent = await wire.joined()
         (key,) = wire.pool.start("agent-1", wire.pool.batch(TASK))
         await agent.hears("assign")
-        chunks = wire.pool.executor.follow("agent-1", key, STDOUT, 0)
-        reading = asyncio.ensure_future(anext(chunks))
-        follow = await agent.hears("follow")
-        count = 3 * MAX_FOLLOWED
-        for number in range(count):
-            chunk = OutputChunk(stream=STDOUT, offset=10 * number, data=b"0123456789")
-            await agent.say(followed=FollowedOutput(follow_id=follow.follow_id, chunk=chunk))
-        await agent.tells(1, AttemptUpdate(key=key, started=AttemptStarted(start_time={"seconds": 1})))
-        await wire.pool.started(key)  # so all chunks have come
-        got = [(await reading).offset]
-        while len(got) < count:
-            reading = asyncio.ensure_future(anext(chunks))
-            hearing = asyncio.ensure_future(agent.hears("follow"))
-            await asyncio.wait((reading, hearing), return_when=asyncio.FIRST_COMPLETED)
-            if reading.done():
-                hearing.cancel()
-                got.append((await reading).offset)
-                continue
-            stopped, asked = hearing.result(), await agent.hears("follow")
-            assert stopped.stop and stopped.follow_id == follow.follow_id
-            assert (asked.offset, ident(asked.key)) == (10 * len(got), ident(key))
-            follow = asked
-            for number in range(len(got), min(count, len(got) + MAX_FOLLOWED)):
-                chunk = OutputChunk(stream=STDOUT, offset=10 * number, data=b"0123456789")
-                await agent.say(followed=FollowedOutput(follow_id=follow.follow_id, chunk=chunk))
-            got.append((await reading).offset)
-        assert got == [10 * number for number in range(count)]
-        await chunks.aclose()  # type: ignore[attr-defined]
+        offsets = [10 * number for number in range(3 * MAX_FOLLOWED)]
+        asked: list[int] = []
+
+        async def answer() -> None:
+            """All there is from the offset on, at once, whenever it is asked for."""
+            while True:
+                follow = await agent.hears("follow")
+                if follow.stop:
+                    continue
+                asked.append(follow.offset)
+                for offset in offsets[follow.offset // 10 :]:
+                    chunk = OutputChunk(stream=STDOUT, offset=offset, data=b"0123456789")
+                    await agent.say(followed=FollowedOutput(follow_id=follow.follow_id, chunk=chunk))
+                await agent.say(followed=FollowedOutput(follow_id=follow.follow_id, end=True))
+                if asked == [0]:
+                    await agent.tells(1, AttemptUpdate(key=key, started=AttemptStarted(start_time={"seconds": 1})))
+
+        answering = asyncio.create_task(answer())
+        try:
+            chunks = wire.pool.executor.follow("agent-1", key, STDOUT, 0)
+            got = [(await anext(chunks)).offset]
+            await wire.pool.started(key)  # so everything came, and the reader has taken one chunk
+            got += [chunk.offset async for chunk in chunks]
+        finally:
+            answering.cancel()
+            await asyncio.gather(answering, return_exceptions=True)
+        assert got == offsets
+        assert len(asked) > 1 and asked == sorted(set(asked))
 
     async def test_ABreakEndsIt(self, wire: Wire) -> None:
         agent = await wire.joined()

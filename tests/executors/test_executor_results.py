@@ -156,11 +156,8 @@ class TestStdin:
 
     @pytest.mark.parametrize("text", ["", "größer\n", "x" * 1_000_000], ids=["empty", "text", "large"])
     async def test_GivenTextIsReadWhole(self, executor: Harness, text: str) -> None:
-        told = await executor.run_one(
-            python("import sys\ndata = sys.stdin.buffer.read()\nprint(len(data), hash(data) and data[:20])", stdin=text)
-        )
-        data = text.encode()
-        assert told.text == f"{len(data)} {hash(data) and data[:20]}\n"
+        told = await executor.run_one(python("import sys\nsys.stdout.buffer.write(sys.stdin.buffer.read())", stdin=text))
+        assert told.output() == text.encode()
 
     async def test_ItNeedNotBeRead(self, executor: Harness) -> None:
         assert (await executor.run_one(spec("/bin/true", stdin="x" * 1_000_000))).outcome == "SUCCEEDED"

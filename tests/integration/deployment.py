@@ -1,8 +1,9 @@
 """One user with a server, agents and commands, all of them the real programs, for the tests of this folder.
 
-Everything lies under one folder: `work`, where all programs and therefore tasks start; `state`, with the tokens; `tmp`. Each program's
-standard error goes to a file of its own. `close` ends what was started, by pid, and fails if a process of any kind is left, if a
-program left files in `tmp`, or if one of them printed a traceback. Tasks that are to be held until the test says so use a `Gate`.
+Everything lies under one folder: `work`, where all programs and therefore tasks start; `state`, with the tokens; `tmp`. Each
+daemon's standard error goes to a file of its own. `close` ends what was started, by pid, and fails if a process of any kind is
+left, if a daemon left files in `tmp`, or if one of them printed a traceback. Tasks that are to be held until the test says so use
+a `Gate`.
 """
 
 from __future__ import annotations
@@ -325,19 +326,14 @@ class Deployment:
         for command in self.commands:
             if command.poll() is None:
                 command.kill()
-            if command.stdout is not None and not command.stdout.closed:
-                command.communicate()
-        stubborn = []
-        for program in sorted(self.programs, key=lambda each: each.name == "daggyr-server"):
-            if program.process.poll() is None:
-                program.process.terminate()
-        for program in self.programs:
-            try:
-                program.process.wait(20)
-            except subprocess.TimeoutExpired:
-                stubborn.append(program.name)
-                program.process.kill()
-                program.process.wait()
+            command.wait()
+            for stream in (command.stdin, command.stdout, command.stderr):
+                if stream is not None:
+                    stream.close()
+        # Agents first: without a server, they wait for one to give their last results to.
+        servers = [program for program in self.programs if program.name == "daggyr-server"]
+        agents = [program for program in self.programs if program.name != "daggyr-server"]
+        stubborn = [*_end(agents), *_end(servers)]
         left = {process.pid: " ".join(process.cmdline()) for process in self.processes()}
         for pid in left:
             _kill(pid)
@@ -356,6 +352,22 @@ class Deployment:
                     yield process
             except OSError:
                 continue
+
+
+def _end(programs: list[Program]) -> list[str]:
+    """End these at once; returns the names of those that had to be killed."""
+    stubborn = []
+    for program in programs:
+        if program.process.poll() is None:
+            program.process.terminate()
+    for program in programs:
+        try:
+            program.process.wait(20)
+        except subprocess.TimeoutExpired:
+            stubborn.append(program.name)
+            program.process.kill()
+            program.process.wait()
+    return stubborn
 
 
 def _kill(pid: int) -> None:

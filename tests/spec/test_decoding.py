@@ -182,6 +182,11 @@ def test_all_faults_are_told_together_each_with_task_place_and_hint() -> None:
             "tasks.a.details.command[0]: the text holds a NUL character, which no command or variable can hold; leave it out",
         ),
         (
+            {"details": {"command": ["x"], "environment": {"A=B": "1"}}},
+            "tasks.a.details.environment.A=B: the name of an environment variable (not empty, without `=`) is needed, "
+            "`A=B` was given",
+        ),
+        (
             {"details": {"command": ["x"], "environment": {"A=B": "", "": "1", "OK": 1}}},
             "tasks.a.details.environment.A=B: the name of an environment variable (not empty, without `=`) is needed, "
             "`A=B` was given\n"

@@ -14,7 +14,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from daggyr.substitution import Substitution
+from daggyr.substitution import Filling, Substitution
 from daggyr.v1.task_pb2 import TaskSpec, TaskTemplate
 from daggyr_server.core.graph import Graph, Kind
 from daggyr_server.spec import decode_json, expand
@@ -39,8 +39,6 @@ def named_edges(graph: Graph) -> set[tuple[str, str]]:
 
 def executed(graph: Graph, number: int) -> TaskSpec:
     """What an executor would run for a task, its values filled in as executors do."""
-    from daggyr.substitution import Filling
-
     details = graph.details(number)
     template = TaskTemplate(spec=TaskSpec.FromString(details.template), parameters=details.parameters)
     return Filling(template).spec(details.values)
@@ -128,14 +126,15 @@ def structural(graph: Graph) -> set[str]:
 def specifications(draw: st.DrawFn) -> dict[str, Any]:
     """Valid specifications: parameters of the run and of tasks, edges from both ends and twice, matches of all kinds."""
     values = st.lists(st.sampled_from(["1", "2", "3"]), min_size=1, max_size=3, unique=True)
-    scope: dict[str, list[str]] = draw(st.dictionaries(st.sampled_from(PARAMETERS), values))
+    scope: dict[str, list[str]] = draw(st.dictionaries(st.sampled_from(PARAMETERS), values, min_size=1))
+    often = st.sampled_from([True, True, True, False])
     names = draw(st.permutations(["t", "t2", "u.v", "w", "x"]))[: draw(st.integers(1, 5))]
     tasks: dict[str, Any] = {}
     replaced: dict[str, dict[str, list[str]]] = {}
     for index, name in enumerate(names):
-        own: dict[str, list[str]] = draw(st.dictionaries(st.sampled_from(PARAMETERS), values, max_size=1))
+        own: dict[str, list[str]] = {} if draw(often) else draw(st.dictionaries(st.sampled_from(PARAMETERS), values))
         known = {**scope, **own}
-        words = draw(st.lists(st.sampled_from([*PARAMETERS, "{{AB}}", "x"]), max_size=3))
+        words = draw(st.lists(st.sampled_from([*sorted(known) * 2, *PARAMETERS, "{{AB}}", "x"]), min_size=1, max_size=3))
         environment = draw(st.dictionaries(st.sampled_from(["E", "{{A}}"]), st.sampled_from([*PARAMETERS, "y"]), max_size=1))
         used = {word for word in [*words, *environment.values()] if word in known}
         replaced[name] = {key: known[key] for key in used}
@@ -144,15 +143,15 @@ def specifications(draw: st.DrawFn) -> dict[str, Any]:
         task["details"].update({"environment": environment} if environment else {})
         earlier = names[:index]
         parents: list[Any] = []
-        for parent in draw(st.lists(st.sampled_from(earlier), max_size=3)) if earlier else []:
+        for parent in draw(st.lists(st.sampled_from(earlier), min_size=1, max_size=3)) if earlier and draw(often) else []:
             common = [key for key in used if set(known[key]) <= set(replaced[parent].get(key, ()))]
-            match = draw(st.lists(st.sampled_from(common), min_size=1)) if common and draw(st.booleans()) else []
+            match = draw(st.lists(st.sampled_from(common), min_size=1)) if common and draw(often) else []
             if any(isinstance(other, dict) and other["task"] == parent for other in parents):
                 match = []
             as_object = match or draw(st.booleans())
             parents.append({"task": parent, **({"match": match} if match else {})} if as_object else parent)
         task.update({"parents": parents} if parents else {})
-        for parent in draw(st.lists(st.sampled_from(earlier), max_size=2)) if earlier else []:
+        for parent in draw(st.lists(st.sampled_from(earlier), max_size=2)) if earlier and not draw(often) else []:
             tasks[parent].setdefault("children", []).append(name)
         tasks[name] = task
     shuffled = draw(st.permutations(list(tasks)))

@@ -149,7 +149,7 @@ def why(settings: Settings, run_id: int, task_id: str) -> int:
             reasons = list(answer.reasons)
             stdout.document({"run_id": answer.run_id, "task_id": task_id, "state": state, "reasons": reasons})
             return 0
-        stdout.line(f"Task {words.printable(task_id)} of run {answer.run_id} is {stdout.paint(state, state)}.")
+        stdout.line(f"Task {words.printable(task_id)} of run {answer.run_id} ({stdout.paint(state, state)}):")
         for reason in answer.reasons:
             stdout.line(words.printable(reason))
         return 0

@@ -1,0 +1,268 @@
+"""Callers that are wrong: unknown runs and tasks, wrong tokens, messages that are none, and clients that go away.
+
+Whatever they do, the server goes on: `standing` sees to that after each test.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import signal
+import socket
+from pathlib import Path
+
+import grpc
+import pytest
+from deployment import Deployment, shell, task, until
+
+from daggyr.channel import open_channel, token_metadata
+from daggyr.v1 import runs_pb2
+from daggyr.v1.agents_pb2_grpc import AgentsStub
+from daggyr.v1.runs_pb2_grpc import RunsStub
+from daggyr_server.client import Client, ServerError
+
+RUBBISH = b"\xff\xff\xff\xff no protobuf"
+UNARY = ("SubmitRun", "ListRuns", "GetRun", "ListTasks", "GetTask", "ExplainTask", "KillRun", "RetryRun", "DrainAgent")
+
+
+@pytest.mark.parametrize("address", ["port", "unix:/nowhere/daggyr.sock"])
+def test_no_server_is_reached(deployment: Deployment, address: str) -> None:
+    if address == "port":
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            address = f"127.0.0.1:{free.getsockname()[1]}"
+    ended = deployment.daggyr("--server", address, "runs")
+    assert (ended.code, ended.out) == (3, "")
+    assert ended.err.startswith(f"daggyr: no server reached at {address}")
+    assert "start one with `daggyr-server`" in ended.err
+
+
+@pytest.mark.parametrize("run", ["last", "7"])
+def test_an_unknown_run(standing: Deployment, run: str) -> None:
+    for arguments in (
+        ["show", run],
+        ["tasks", run],
+        ["task", run, "a"],
+        ["why", run, "a"],
+        ["watch", run],
+        ["logs", run],
+        ["logs", run, "a"],
+        ["kill", run],
+        ["retry", run],
+    ):
+        ended = standing.daggyr(*arguments)
+        assert (ended.code, ended.out) == (2, ""), arguments
+        assert ended.err == (
+            "daggyr: there are no runs yet\n" if run == "last" else "daggyr: there is no run 7; `daggyr runs` lists them\n"
+        )
+
+
+def test_an_unknown_task_and_what_cannot_be_asked_of_a_run(standing: Deployment) -> None:
+    standing.complete({"a": task("true"), "b": task("echo", "{{X}}")}, parameters={"{{X}}": ["1", "2"]})
+    for arguments in (["task", "1", "x"], ["why", "1", "x"], ["logs", "1", "x"], ["retry", "1", "--task", "x"]):
+        ended = standing.daggyr(*arguments)
+        assert (ended.code, ended.out) == (2, ""), arguments
+        assert ended.err == "daggyr: run 1 has no task 'x'; `daggyr tasks 1` lists them\n"
+    for arguments, words in (
+        (["kill", "1"], "has ended"),
+        (["kill", "1", "a"], "has ended"),
+        (["retry", "1", "--task", "b.tail"], "runs nothing"),
+        (["logs", "1", "b.tail"], "runs nothing"),
+        (["agent", "drain", "nobody"], "there is no agent 'nobody'"),
+        (["show", "0"], "no run"),
+        (["show", "-1"], ""),
+        (["task", "1", "x" * 100_000], "run 1 has no task"),
+    ):
+        ended = standing.daggyr(*arguments)
+        assert (ended.code, ended.out) == (2, ""), arguments
+        assert words in ended.err
+
+
+def test_tokens(standing: Deployment) -> None:
+    """A wrong one, none, another role's, one that others may read: exit 2, and the token is nowhere in what is said."""
+    client, agent = (standing.state / "daggyr" / f"{role}.token" for role in ("client", "agent"))
+    wrong = standing.folder / "wrong"
+    wrong.write_text("daggyr-client-" + "x" * 43 + "\n")
+    wrong.chmod(0o600)
+    open_to_others = standing.folder / "open"
+    open_to_others.write_text(client.read_text())
+    for path, words in (
+        (wrong, "wants a valid token"),
+        (agent, "it must be a client's token"),
+        (open_to_others, "may be read by others"),
+        (standing.folder / "none", "No such file"),
+    ):
+        ended = standing.daggyr("--token-file", str(path), "runs")
+        assert (ended.code, ended.out) == (2, "")
+        assert words in ended.err
+        assert len(ended.err.splitlines()) == 1
+        assert not path.exists() or path.read_text().strip() not in ended.err
+    ended = standing.daggyr("runs", XDG_STATE_HOME=str(standing.folder / "elsewhere"))
+    assert ended.code == 2
+    assert "wants a valid token" in ended.err
+    assert client.stat().st_mode & 0o777 == 0o600
+    assert standing.token() not in standing.logs()
+
+
+async def test_each_service_wants_its_own_role(standing: Deployment) -> None:
+    async with open_channel(standing.address) as channel:
+        runs, agents = RunsStub(channel), AgentsStub(channel)
+        for role, code in (
+            ("agent", grpc.StatusCode.PERMISSION_DENIED),
+            ("nobody", grpc.StatusCode.UNAUTHENTICATED),
+        ):
+            metadata = token_metadata(standing.token(role) if role == "agent" else None)
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await runs.ListRuns(runs_pb2.ListRunsRequest(), metadata=metadata)
+            assert refused.value.code() is code
+            assert "client token" in (refused.value.details() or "")
+        for role, code in (
+            ("client", grpc.StatusCode.PERMISSION_DENIED),
+            ("nobody", grpc.StatusCode.UNAUTHENTICATED),
+        ):
+            metadata = token_metadata(standing.token(role) if role == "client" else None)
+            session = agents.Session(metadata=metadata)
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                async for _ in session:
+                    pass
+            assert refused.value.code() is code
+            assert "agent token" in (refused.value.details() or "")
+
+
+async def test_messages_that_are_no_protobuf(standing: Deployment) -> None:
+    metadata = token_metadata(standing.token())
+    async with open_channel(standing.address) as channel:
+        for method in UNARY:
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await channel.unary_unary(f"/daggyr.v1.Runs/{method}")(RUBBISH, metadata=metadata)
+            assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT, method
+        for method in ("WatchRun", "ReadOutput"):
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                async for _ in channel.unary_stream(f"/daggyr.v1.Runs/{method}")(RUBBISH, metadata=metadata):
+                    pass
+            assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT, method
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await channel.stream_unary("/daggyr.v1.Runs/SubmitRunStream")(iter([RUBBISH]), metadata=metadata)
+        assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await channel.unary_unary("/daggyr.v1.Runs/NoSuchMethod")(b"", metadata=metadata)
+        assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await channel.unary_unary("/daggyr.v1.Runs/GetRun")(bytes(5 << 20), metadata=metadata)
+        assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_bytes_that_are_no_http(standing: Deployment) -> None:
+    host, _, port = standing.address.rpartition(":")
+    for data in (b"GET / HTTP/1.1\r\n\r\n", RUBBISH * 10_000, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + RUBBISH):
+        with socket.create_connection((host, int(port)), timeout=30) as connection:
+            connection.sendall(data)
+            connection.shutdown(socket.SHUT_WR)
+            try:
+                while connection.recv(65536):
+                    pass
+            except ConnectionResetError:
+                pass
+
+
+async def test_requests_that_make_no_sense(standing: Deployment) -> None:
+    metadata = token_metadata(standing.token())
+    async with open_channel(standing.address) as channel:
+        runs = RunsStub(channel)
+
+        async def refusal(*chunks: runs_pb2.SubmitRunChunk) -> grpc.StatusCode:
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await runs.SubmitRunStream(iter(chunks), metadata=metadata)
+            return refused.value.code()
+
+        header = runs_pb2.SubmitRunChunk(header=runs_pb2.SubmitRunHeader(request_id="x"))
+        data = runs_pb2.SubmitRunChunk(data=b"{}")
+        assert await refusal() is grpc.StatusCode.INVALID_ARGUMENT
+        assert await refusal(data) is grpc.StatusCode.INVALID_ARGUMENT
+        assert await refusal(header, header) is grpc.StatusCode.INVALID_ARGUMENT
+        assert await refusal(header) is grpc.StatusCode.INVALID_ARGUMENT
+        assert await refusal(runs_pb2.SubmitRunChunk(header=runs_pb2.SubmitRunHeader()), data) is (
+            grpc.StatusCode.INVALID_ARGUMENT
+        )
+        for method, request in (
+            (runs.SubmitRun, runs_pb2.SubmitRunRequest(request_id="y")),
+            (runs.ListRuns, runs_pb2.ListRunsRequest(page_token="rubbish")),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await method(request, metadata=metadata)
+            assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert standing.json("runs") == []
+
+
+async def test_a_submission_that_breaks_off_is_no_run(standing: Deployment) -> None:
+    document = json.dumps({"tasks": {"a": task("true")}}).encode()
+    async with open_channel(standing.address) as channel:
+        call = RunsStub(channel).SubmitRunStream(metadata=token_metadata(standing.token()))
+        await call.write(runs_pb2.SubmitRunChunk(header=runs_pb2.SubmitRunHeader(request_id="half")))
+        await call.write(runs_pb2.SubmitRunChunk(data=document[:-1]))
+        call.cancel()
+    async with standing.client() as client:
+        # The rest never comes; the same request, sent whole, is then the first run.
+        assert [list(page) async for page in client.runs()] == [[]]
+        assert await client.submit_document(io.BytesIO(document), request_id="half") == 1
+
+
+@pytest.mark.parametrize("arguments", [["--output", "json", "watch", "1"], ["logs", "1", "a", "-f"]])
+def test_a_client_that_goes_away_in_the_middle(standing: Deployment, arguments: list[str]) -> None:
+    gate = standing.gate()
+    standing.submit({"a": shell(f"echo first; {gate.hold}; echo second")})
+    gate.reached()
+    clients = [standing.command(*arguments) for _ in range(3)]
+    for client in clients:
+        assert client.stdout is not None
+        assert client.stdout.readline()
+        client.kill()
+        client.wait()
+    gate.open()
+    assert standing.watch(1)["state"] == "COMPLETED"
+    assert standing.task(1, "a")["attempts"][0]["stdout"] == "first\nsecond\n"
+
+
+def test_a_reader_that_closes_its_pipe(standing: Deployment) -> None:
+    """As `daggyr logs ... | head` does: no error, and nothing of it on the server."""
+    standing.complete({"a": shell("head -c 900000 /dev/zero")})
+    process = standing.command("logs", "1", "a")
+    assert process.stdout is not None
+    process.stdout.read(10)
+    process.stdout.close()
+    assert process.stderr is not None
+    said = process.stderr.read()
+    assert (process.wait(60), said) == (0, "")
+
+
+async def test_a_client_without_patience(standing: Deployment) -> None:
+    """The library says what went wrong, with gRPC's code."""
+    async with Client(standing.address, token="wrong") as client:
+        with pytest.raises(ServerError) as refused:
+            await client.run(0)
+        assert refused.value.code is grpc.StatusCode.UNAUTHENTICATED
+    async with standing.client() as client:
+        with pytest.raises(ServerError) as refused:
+            await client.run(3)
+        assert refused.value.code is grpc.StatusCode.NOT_FOUND
+
+
+def test_the_socket_of_another_user_and_of_a_dead_server(deployment: Deployment) -> None:
+    """A folder that others may enter is refused; a socket file that nobody listens at is replaced; one in use is not."""
+    public = deployment.folder / "public"
+    public.mkdir(mode=0o755)
+    program = deployment.start("daggyr-server", "--listen", f"unix:{public}/daggyr.sock")
+    assert program.wait() == 2
+    assert "others may enter" in program.said()
+    private = deployment.folder / "private"
+    path = Path(private / "daggyr.sock")
+    first = deployment.start_server("--workers", "1", listen=f"unix:{path}")
+    second = deployment.start("daggyr-server", "--listen", f"unix:{path}")
+    assert second.wait() == 2
+    assert "another program listens there already" in second.said()
+    deployment.goes_on()
+    deployment.killed = True
+    first.end(signal.SIGKILL)
+    until(path.exists, "the socket")
+    deployment.start_server("--workers", "1", listen=f"unix:{path}")
+    deployment.goes_on()

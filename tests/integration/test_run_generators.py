@@ -1,0 +1,116 @@
+"""Generators on a server: what they print becomes tasks of the run, in the right place of its graph."""
+
+from __future__ import annotations
+
+import json
+
+from deployment import Deployment, Task, shell, task
+
+LEDGER = 'echo "$DAGGYR_TASK_ID" >> ledger'
+
+
+def prints(deployment: Deployment, tasks: dict[str, Task], **keys: object) -> Task:
+    """A generator of these tasks."""
+    name = f"printed-{len(list(deployment.work.glob('printed-*')))}"
+    (deployment.work / name).write_text(json.dumps(tasks))
+    return task("cat", name, is_generator=True, **keys)
+
+
+def test_new_tasks_stand_between_the_generator_and_its_children(local: Deployment) -> None:
+    """Edges among the new ones, and to a descendant of the generator, are kept."""
+    new = {
+        "count": shell(LEDGER, children=["total"]),
+        "total": shell(LEDGER),
+        "early": shell(LEDGER, children=["last"]),
+    }
+    run = local.complete(
+        {
+            "plan": prints(local, new, children=["page"]),
+            "page": shell(LEDGER, children=["last"]),
+            "last": shell(LEDGER),
+        }
+    )
+    assert (run["state"], run["task_states"], run["revision"]) == ("COMPLETED", {"COMPLETED": 6}, 2)
+    order = local.read("ledger").split()
+    assert sorted(order) == ["count", "early", "last", "page", "total"]
+    assert order.index("count") < order.index("total") < order.index("page") < order.index("last")
+    assert order.index("early") < order.index("last")
+    types = {each["task_id"]: each["task_type"] for each in local.json("tasks", "1")}
+    assert types == {name: "GENERATOR" if name == "plan" else "COMMAND" for name in types}
+    assert local.task(1, "page")["parents"] == ["plan", "total"]
+    assert set(local.task(1, "count")["parents"]) == {"plan"}
+
+
+def test_new_tasks_are_expanded_with_the_runs_parameters(local: Deployment) -> None:
+    new = {
+        "part": shell(f"echo {{{{X}}}} > part-{{{{X}}}}; {LEDGER}"),
+        "sum": shell("cat part-* > sum", parents=["part"]),
+    }
+    run = local.complete(
+        {"plan": prints(local, new, children=["after"]), "after": shell("cp sum after")},
+        parameters={"{{X}}": ["1", "2", "3"]},
+    )
+    assert run["task_states"] == {"COMPLETED": 8}
+    assert local.read("after").split() == ["1", "2", "3"]
+    assert set(local.states(1)) >= {"part", "part.{{X}}:1", "part.{{X}}:3", "part.tail", "sum"}
+
+
+def test_an_expanded_generator_prints_once_for_each_value(local: Deployment) -> None:
+    """The tasks of both wait only for their own generator; the child waits for all."""
+    plan = shell(
+        """printf '{"made-{{X}}": {"details": {"command": ["sh", "-c", "echo {{X}} >> ledger"]}}}'""",
+        is_generator=True,
+        children=["after"],
+    )
+    run = local.complete({"plan": plan, "after": shell("cp ledger after")}, parameters={"{{X}}": ["1", "2"]})
+    assert (run["state"], run["revision"]) == ("COMPLETED", 3)
+    assert sorted(local.read("after").split()) == ["1", "2"]
+    assert local.task(1, "made-1")["parents"] == ["plan.{{X}}:1"]
+
+
+def test_a_generator_may_print_generators(local: Deployment) -> None:
+    inner = prints(local, {"inmost": shell(LEDGER)})
+    run = local.complete({"plan": prints(local, {"inner": inner}, children=["after"]), "after": shell(LEDGER)})
+    assert (run["state"], run["revision"]) == ("COMPLETED", 3)
+    assert local.read("ledger") == "inmost\nafter\n"
+
+
+def test_a_generator_that_fails_first_is_heard_the_second_time(local: Deployment) -> None:
+    """What a failed attempt printed is no part of it."""
+    new = json.dumps({"new": shell(LEDGER)})
+    (local.work / "new.json").write_text(new)
+    plan = shell('if [ "$DAGGYR_ATTEMPT" = 1 ]; then echo "{"; exit 1; fi; cat new.json', is_generator=True, max_retries=1)
+    assert local.complete({"plan": plan})["task_states"] == {"COMPLETED": 2}
+    assert local.read("ledger") == "new\n"
+
+
+def test_no_new_tasks_are_fine(local: Deployment) -> None:
+    assert local.complete({"plan": prints(local, {}, children=["b"]), "b": task("true")})["task_states"] == {"COMPLETED": 2}
+
+
+def test_more_tasks_than_a_message_holds(local: Deployment) -> None:
+    """Megabytes of tasks, whole, though of other output only one would be kept."""
+    new = {f"task-{number}": task("true", "x" * 1000, resources={"cores": 0}) for number in range(3000)}
+    config = """
+        [server]
+        default_pool = "default"
+        [pools.default]
+        executor = "noop"
+        [pools.here]
+        executor = "local"
+        workers = 1
+    """
+    local.programs[0].end()
+    local.start_server(config=config)
+    run = local.complete({"plan": prints(local, new, pool="here")})
+    assert (run["state"], run["task_states"]) == ("COMPLETED", {"COMPLETED": 3001})
+
+
+def test_a_generator_whose_tasks_are_there_is_not_done_again(local: Deployment) -> None:
+    local.complete({"plan": prints(local, {"new": shell(LEDGER)}), "other": task("true")})
+    ended = local.daggyr("retry", "1", "--task", "plan")
+    assert (ended.code, "submit a new run instead" in ended.err) == (2, True)
+    assert local.json("show", "1")["state"] == "COMPLETED"
+    assert local.daggyr("retry", "1", "--task", "new").code == 0
+    assert local.watch(1)["task_states"] == {"COMPLETED": 3}
+    assert local.read("ledger") == "new\nnew\n"

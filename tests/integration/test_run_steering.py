@@ -1,0 +1,205 @@
+"""What people do with runs and tasks: kill, retry, ask why; with what the processes then do."""
+
+from __future__ import annotations
+
+import pytest
+from deployment import Deployment, is_gone, shell, task, until
+
+LEDGER = 'echo "$DAGGYR_TASK_ID $DAGGYR_ATTEMPT" >> ledger'
+
+
+def test_killing_a_run_ends_what_runs_and_starts_nothing_more(local: Deployment) -> None:
+    gate = local.gate()
+    run_id = local.submit(
+        {
+            "done": shell(LEDGER, priority=1, resources={"cores": 2}),
+            "held": shell(f"{gate.hold}; {LEDGER}", parents=["done"]),
+            "after": shell(LEDGER, parents=["held"]),
+            "later": shell(LEDGER, parents=["after"]),
+        }
+    )
+    pid = gate.reached()
+    killed = local.json("kill", str(run_id))
+    assert killed["run_id"] == run_id
+    run = local.watch(run_id, code=1)
+    assert (run["state"], run["task_states"]) == ("KILLED", {"COMPLETED": 1, "KILLED": 1, "QUEUED": 2})
+    assert is_gone(pid)
+    assert local.read("ledger") == "done 1\n"
+    (attempt,) = local.task(run_id, "held")["attempts"]
+    assert (attempt["outcome"], attempt["exit_code"]) == ("KILLED", None)
+    assert "was killed" in local.why(run_id, "after")
+    # The same run goes on where it was, when somebody wants it to.
+    assert local.json("retry", "last")["state"] in ("QUEUED", "RUNNING")
+    gate.open()
+    assert local.watch(run_id)["task_states"] == {"COMPLETED": 4}
+    assert local.read("ledger") == "done 1\nheld 2\nafter 1\nlater 1\n"
+
+
+def test_killing_a_run_before_anything_runs(farm: Deployment) -> None:
+    """Nobody is there to run it; it ends at once, and an agent that comes later gets nothing of it."""
+    run_id = farm.submit({"a": shell(LEDGER), "b": shell(LEDGER, parents=["a"])})
+    assert farm.json("kill", "last")["state"] == "KILLED"
+    assert farm.watch(run_id, code=1)["task_states"] == {"QUEUED": 2}
+    farm.start_agent("one")
+    farm.goes_on()
+    assert farm.read("ledger") == ""
+
+
+def test_killing_a_task_leaves_the_rest_alone(local: Deployment) -> None:
+    """All expansions of a name, and none of what is beside them; never started again, whatever retries there are."""
+    one, two = local.gate("one"), local.gate("two")
+    run_id = local.submit(
+        {
+            "a": shell(
+                f'if [ "{{{{X}}}}" = 1 ]; then {one.hold}; else {two.hold}; fi', max_retries=5, resources={"memory_mb": 1}
+            ),
+            "after": shell(LEDGER, parents=["a"]),
+            "beside": shell(LEDGER, resources={"cores": 0}),
+        },
+        parameters={"{{X}}": ["1", "2"]},
+    )
+    pids = [one.reached(), two.reached()]
+    assert local.daggyr("kill", str(run_id), "a").code == 0
+    run = local.watch(run_id, code=1)
+    assert run["state"] == "KILLED"
+    states = local.states(run_id)
+    assert (states["a.{{X}}:1"], states["a.{{X}}:2"], states["after"], states["beside"]) == (
+        "KILLED",
+        "KILLED",
+        "QUEUED",
+        "COMPLETED",
+    )
+    assert all(map(is_gone, pids))
+    assert local.attempts(run_id)["a.{{X}}:1"] == 1
+
+
+def test_a_task_may_end_in_its_own_way_when_it_is_killed(local: Deployment) -> None:
+    """SIGTERM first: who ends with 0 has done its work."""
+    run_id = local.submit(
+        {
+            "good": shell("trap 'echo saved > saved; exit 0' TERM; echo > ready-1; while :; do sleep 0.01; done"),
+            "bad": shell("trap 'exit 4' TERM; echo > ready-2; while :; do sleep 0.01; done"),
+        }
+    )
+    until(lambda: local.read("ready-1") and local.read("ready-2"), "both tasks")
+    assert local.daggyr("kill", "last").code == 0
+    local.watch(run_id, code=1)
+    assert local.read("saved") == "saved\n"
+    assert local.states(run_id) == {"good": "COMPLETED", "bad": "KILLED"}
+
+
+def test_a_task_that_ignores_sigterm_is_killed_after_the_grace_period(deployment: Deployment) -> None:
+    deployment.start_server(config='[server]\nkill_grace = 0.2\n[pools.default]\nexecutor = "local"\n')
+    run_id = deployment.submit({"a": shell("trap '' TERM; echo $$ > pid; while :; do sleep 0.01; done")})
+    pid = int(until(lambda: deployment.read("pid"), "the task"))
+    assert deployment.daggyr("kill", "last").code == 0
+    assert deployment.watch(run_id, code=1)["state"] == "KILLED"
+    assert is_gone(pid)
+
+
+def test_retrying_a_run_repeats_only_what_did_not_complete(local: Deployment) -> None:
+    run_id = local.complete(
+        {
+            "a": shell(LEDGER),
+            "b": shell(f"{LEDGER}; test -f mended", parents=["a"], max_retries=1),
+            "c": shell(LEDGER, parents=["b"]),
+        },
+        code=1,
+    )["run_id"]
+    assert local.read("ledger").split("\n") == ["a 1", "b 1", "b 2", ""]
+    # With fresh budgets: two attempts more.
+    assert local.daggyr("retry", str(run_id)).code == 0
+    local.watch(run_id, code=1)
+    assert local.attempts(run_id) == {"a": 1, "b": 4, "c": 0}
+    (local.work / "mended").touch()
+    assert local.daggyr("retry", str(run_id)).code == 0
+    run = local.watch(run_id)
+    assert (run["run_id"], run["task_states"]) == (run_id, {"COMPLETED": 3})
+    assert local.read("ledger").split() == ["a", "1", "b", "1", "b", "2", "b", "3", "b", "4", "b", "5", "c", "1"]
+    assert [attempt["attempt"] for attempt in local.task(run_id, "b")["attempts"]] == [1, 2, 3, 4, 5]
+    # Nothing is left to repeat.
+    ended = local.daggyr("retry", str(run_id))
+    assert (ended.code, len(ended.err.splitlines())) == (2, 1)
+
+
+@pytest.mark.parametrize(("downstream", "again"), [(False, "b"), (True, "bcd")])
+def test_retrying_a_task_with_or_without_what_depends_on_it(local: Deployment, downstream: bool, again: str) -> None:
+    run_id = local.complete(
+        {
+            "a": shell(LEDGER, children=["b", "other"]),
+            "b": shell(LEDGER, children=["c"]),
+            "c": shell(LEDGER, children=["d"]),
+            "d": shell(LEDGER),
+            "other": shell(LEDGER),
+        }
+    )["run_id"]
+    options = ["--downstream"] if downstream else []
+    assert local.daggyr("retry", "last", "--task", "b", *options).code == 0
+    assert local.watch(run_id)["task_states"] == {"COMPLETED": 5}
+    second = [line for line in local.read("ledger").splitlines() if line.endswith(" 2")]
+    assert second == [f"{name} 2" for name in again]
+
+
+def test_a_run_is_not_retried_while_it_goes_on(local: Deployment) -> None:
+    gate = local.gate()
+    run_id = local.submit({"a": shell(gate.hold)})
+    gate.reached()
+    ended = local.daggyr("retry", str(run_id))
+    assert (ended.code, len(ended.err.splitlines())) == (2, 1)
+    gate.open()
+    assert local.watch(run_id)["state"] == "COMPLETED"
+    assert local.attempts(run_id) == {"a": 1}
+
+
+def test_why_in_every_state(farm: Deployment) -> None:
+    """What it says is about what is so now, and what to do."""
+    gate = farm.gate()
+    run_id = farm.submit(
+        {
+            "held": shell(f"{gate.hold}; exit 5", children=["after"]),
+            "after": task("true"),
+            "large": task("true", resources={"gpus": 2}),
+            "wide": task("true", resources={"cores": 2}),
+            "spread": task("echo", "{{X}}", parents=["after"]),
+            "again": shell("exit 6", max_retries=1, retry_delay=1000, priority=9),
+        },
+        parameters={"{{X}}": ["1", "2"]},
+    )
+    assert "waits for a host to join the pool 'farm'" in farm.why(run_id, "held")
+    assert "1 task waits for a host to join the pool 'farm'" in farm.json("show", str(run_id))["notes"]
+    farm.start_agent("one")
+    gate.reached()
+    assert "runs on one since" in farm.why(run_id, "held")
+    assert "waits for 1 of its 1 parent: held (RUNNING)" in farm.why(run_id, "after")
+    assert "waits for a host with cores=1, gpus=2" in farm.why(run_id, "large")
+    assert "waits for a host with cores=2" in farm.why(run_id, "wide")
+    assert "gpus=2" in " ".join(farm.json("show", str(run_id))["notes"])
+    delayed = farm.why(run_id, "again")
+    assert "before retry 1 of 1" in delayed
+    assert "FAILED with exit code 6 on one" in delayed
+    gate.open()
+    until(lambda: farm.states(run_id)["held"] == "ERRORED", "the end of the task")
+    assert "FAILED with exit code 5 on one" in farm.why(run_id, "held")
+    blocked = farm.why(run_id, "after")
+    assert f"daggyr retry {run_id} --task held" in blocked
+    assert "waits for 2 of its 2 parents: spread.{{X}}:1 (QUEUED), spread.{{X}}:2 (QUEUED)" in farm.why(run_id, "spread.tail")
+    assert farm.daggyr("kill", str(run_id)).code == 0
+    farm.watch(run_id, code=1)
+    assert "was killed" in farm.why(run_id, "large")
+    done = farm.complete({"ok": task("echo", "{{X}}")}, parameters={"{{X}}": ["1", "2"]})["run_id"]
+    assert "It is COMPLETED." in farm.why(done, "ok.{{X}}:1")
+    assert "SUCCEEDED with exit code 0 on one" in farm.why(done, "ok.{{X}}:1")
+    assert "it is head of an expanded task" in farm.why(done, "ok")
+    # For people, the same in lines.
+    lines = farm.daggyr("why", str(done), "ok.{{X}}:1").out.splitlines()
+    assert lines[0].startswith(f"Task ok.{{{{X}}}}:1 of run {done} ")
+    assert "COMPLETED" in lines[0]
+
+
+def test_why_of_a_task_that_was_killed(local: Deployment) -> None:
+    gate = local.gate()
+    run_id = local.submit({"a": shell(gate.hold)})
+    gate.reached()
+    assert local.daggyr("kill", str(run_id), "a").code == 0
+    local.watch(run_id, code=1)
+    assert "a person asked for that" in local.why(run_id, "a")
