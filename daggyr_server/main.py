@@ -130,7 +130,7 @@ async def coordinator(configuration: Configuration, log_level: str = "info") -> 
         )
         limits: dict[str, PoolLimits] = {}
         machine = Machine(configuration.pools, next_run_id=opened.next_run_id)
-        driver = Driver(machine, tracker, Changes(opened.epoch), Generators(limits), time.time)
+        driver = Driver(machine, tracker, Changes(opened.epoch), Generators(limits), time.time, durable=opened.durable)
         stack.push_async_callback(driver.close)  # unless all goes well: then it ends together with the listener
         executors = _executors(configuration, driver, surroundings)
         limits.update(

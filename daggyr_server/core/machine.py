@@ -34,6 +34,8 @@ from daggyr_server.core.events import (
     HostGone,
     KillAsked,
     RetryAsked,
+    RunRestored,
+    RunsForgotten,
     RunSubmitted,
 )
 from daggyr_server.core.flight import InFlight
@@ -45,6 +47,7 @@ from daggyr_server.core.records import (
     AttemptsAssigned,
     Record,
     RunAdded,
+    RunKillAsked,
     RunMoved,
     TasksGenerated,
     TasksMoved,
@@ -96,6 +99,8 @@ class Machine:
             AttemptStarted: self._attempt_started,
             AttemptEnded: self._attempt_ended,
             RunSubmitted: self._run_submitted,
+            RunRestored: self._run_restored,
+            RunsForgotten: self._runs_forgotten,
             KillAsked: self._kill_asked,
             RetryAsked: self._retry_asked,
             HostChanged: self._host_changed,
@@ -125,7 +130,9 @@ class Machine:
             due, run_id = heapq.heappop(self.delays)
             if self.alarms.get(run_id) == due:
                 del self.alarms[run_id]
-                run = self.runs[run_id]
+                run = self.runs.get(run_id)
+                if run is None:
+                    continue
                 run.due(now)
                 self._note_delay(run)
         for pool in self.pools.values():
@@ -203,6 +210,48 @@ class Machine:
         self._touched[run_id] = run
         self._step.answers[event.ticket] = run_id
 
+    def _run_restored(self, event: RunRestored, now: float) -> None:
+        run_id = event.run_id
+        if event.ticket is not None:
+            self._step.answers[event.ticket] = run_id
+        if run_id in self.runs:
+            return
+        for addition in event.additions:
+            for policy in addition.policies:  # one that was taken out of the configuration has no hosts, and waits for some
+                self.pools.setdefault(policy.pool, Pool(policy.pool))
+        run = Run(
+            run_id,
+            tags=event.tags,
+            pool=event.pool,
+            parameters=event.parameters,
+            submit_time=event.submit_time,
+            offer=lambda queue: None,
+        )
+        sent = run.restore(event)
+        self.runs[run_id] = run
+        self.requests[event.request_id] = run_id
+        self._next_run_id = max(self._next_run_id, run_id + 1)
+        run.revision = len(event.additions)
+        run.offers_to(self._offer)
+        if run.has_ended:
+            return
+        for one in sent:
+            self.pools[one.pool].adopt(one)
+        for queue in run.queues:
+            if queue:
+                self._offer(queue)
+        self._touched[run_id] = run
+
+    def _runs_forgotten(self, event: RunsForgotten, now: float) -> None:
+        for run_id in event.run_ids:
+            run = self.runs.get(run_id)
+            if run is not None and run.has_ended and not run.in_flight:
+                del self.runs[run_id]
+                self._touched.pop(run_id, None)
+        forgotten = {request_id for request_id, run_id in self.requests.items() if run_id not in self.runs}
+        for request_id in forgotten:
+            del self.requests[request_id]
+
     def _no_such_pool(self, addition: Addition) -> str | None:
         unknown = {policy.pool: None for policy in addition.policies if policy.pool not in self.pools}
         return f"there is no pool {', '.join(unknown)}; there are {', '.join(self.pools)}" if unknown else None
@@ -219,6 +268,7 @@ class Machine:
             return
         if event.numbers is None:
             run.killing = True
+            self._step.records.append(RunKillAsked(run.run_id, now))
             for pool in self.pools.values():
                 pool.drop(run)
             self._stop(run, [pair for pair in run.in_flight.items() if pair[1].start_time is not None])
@@ -226,7 +276,7 @@ class Machine:
         else:
             moved = run.kill_waiting(event.numbers)
             if moved:
-                self._step.records.append(TasksMoved(run.run_id, moved, State.KILLED, "kill", now))
+                self._step.records.append(_moved(run, moved, State.KILLED, "kill", now))
             self._stop(run, [(number, run.in_flight[number]) for number in event.numbers if number in run.in_flight])
         self._touched[run.run_id] = run
         # What was kept for the killed is free for others.
@@ -245,7 +295,7 @@ class Machine:
             return
         moved = [number for number in run.reset(numbers, now) if not run.graph.kind(number)]
         if moved:
-            self._step.records.append(TasksMoved(run.run_id, moved, State.QUEUED, "retry", now))
+            self._step.records.append(_moved(run, moved, State.QUEUED, "retry", now))
         for queue in run.queues:
             if queue:
                 self._offer(queue)
@@ -323,8 +373,15 @@ class Machine:
         step = self._step
         for run_id, run in self._touched.items():
             run.settle(now)
-            step.records += [RunMoved(run_id, state, time) for state, time in run.moves]
+            step.records += [
+                RunMoved(run_id, state, time, run.task_states() if state not in (State.QUEUED, State.RUNNING) else {})
+                for state, time in run.moves
+            ]
             run.moves.clear()
             step.changed[run_id] = run.changed
             run.changed = []
         self._touched.clear()
+
+
+def _moved(run: Run, numbers: Sequence[int], state: State, reason: str, now: float) -> TasksMoved:
+    return TasksMoved(run.run_id, numbers, [run.attempts[number] for number in numbers], state, reason, now)

@@ -82,6 +82,16 @@ class Pool:
         if len(self.hosts) > 1:
             self.look_again = 0.0
 
+    def adopt(self, sent: Sent) -> None:
+        """An attempt that was sent by an earlier coordinator counts here; its host, if it is not there yet, is expected."""
+        host = self.hosts.get(sent.host)
+        if host is None:
+            host = self.hosts[sent.host] = Host(sent.host, sent.host_name, {}, ahead=False)
+            host.open = False
+        host.take(sent.queue.policy.needs, sent.weight, 1)
+        self.shares.expect(sent.queue)
+        self.shares.charge(sent.queue, sent.weight, 1)
+
     def remove_host(self, host: str) -> None:
         """A host is gone; the machine has ended what it had."""
         known = self.hosts.pop(host, None)

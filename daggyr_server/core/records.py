@@ -117,4 +117,6 @@ class OutputKept(NamedTuple):
     data: bytes
 
 
-Record = RunAdded | RunMoved | RunKillAsked | RunEdited | TasksGenerated | AttemptsAssigned | AttemptRecorded | TasksMoved | OutputKept
+Record = (
+    RunAdded | RunMoved | RunKillAsked | RunEdited | TasksGenerated | AttemptsAssigned | AttemptRecorded | TasksMoved | OutputKept
+)

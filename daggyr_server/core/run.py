@@ -9,15 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from daggyr_server.core.events import Adopted, RunRestored
 from daggyr_server.core.flight import InFlight as InFlight
 from daggyr_server.core.flight import Sent
 from daggyr_server.core.graph import Addition
+from daggyr_server.core.host import WHOLE
 from daggyr_server.core.ready import ReadyQueue
-from daggyr_server.core.states import FOLLOWS, MAX_LOSSES, STATE_OF, Follows, Outcome, Phase, State
+from daggyr_server.core.states import ENDED, FOLLOWS, MAX_LOSSES, STATE_OF, Follows, Outcome, Phase, State
 from daggyr_server.core.tasks import IllegalTransition, Tasks
 
 _READY, _ASSIGNED, _RUNNING = int(Phase.READY), int(Phase.ASSIGNED), int(Phase.RUNNING)
 _ERRORED, _KILLED = int(Phase.ERRORED), int(Phase.KILLED)
+_PHASES = {int(state): int(phase) for phase, state in STATE_OF.items() if phase in ENDED}
 _STATES = tuple(STATE_OF[phase] for phase in Phase)
 MAX_DELAY = 86_400.0  # seconds; a doubling delay stops growing here
 
@@ -58,6 +61,37 @@ class Run(Tasks):
         self._grow(
             addition, [ReadyQueue(self, policy, index) for index, policy in enumerate(addition.policies, len(self.queues))]
         )
+
+    def restore(self, event: RunRestored) -> list[Sent]:
+        """Become what a tracker kept. Returns one Sent for each attempt that is in flight."""
+        for addition in event.additions:
+            self.extend(addition)
+        self.start_time, self.stop_time = event.start_time, event.stop_time
+        self.state, self.killing = event.state, event.killing
+        ended: list[int] = []
+        phases: list[int] = []
+        for number, state, attempt, failures, losses in zip(
+            event.numbers, event.states, event.attempts, event.failures, event.losses, strict=True
+        ):
+            self.attempts[number] = attempt
+            if failures:
+                self.failures[number] = failures
+            if losses:
+                self.losses[number] = losses
+            if state in _PHASES:
+                ended.append(number)
+                phases.append(_PHASES[state])
+        self._put_back(ended, phases, [adopted.number for adopted in event.adopted])
+        return [self._adopt(adopted) for adopted in event.adopted]
+
+    def _adopt(self, adopted: Adopted) -> Sent:
+        number = adopted.number
+        queue = self.queues[self.graph.policy_index(number)]
+        sent = Sent(queue.policy.pool, adopted.host, adopted.host_name, queue, WHOLE, adopted.assign_time)
+        self.attempts[number] = max(self.attempts[number], adopted.attempt)
+        self.in_flight[number] = InFlight(adopted.attempt, sent)
+        queue.unstarted += 1
+        return sent
 
     # -- attempts -----------------------------------------------------------------------------------------------------
 
