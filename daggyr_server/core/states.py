@@ -125,8 +125,6 @@ TRANSITIONS: dict[Phase, frozenset[Phase]] = {
     Phase.KILLED: frozenset({Phase.BLOCKED}),
 }
 
-WAITING = frozenset({Phase.BLOCKED, Phase.READY, Phase.DELAYED})
-IN_FLIGHT = frozenset({Phase.ASSIGNED, Phase.RUNNING})
 ENDED = frozenset({Phase.COMPLETED, Phase.ERRORED, Phase.KILLED})
 
 MAX_LOSSES = 10

@@ -28,9 +28,9 @@ trap 'exit 129' HUP
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-# The server writes its address into the ready file once it accepts connections.
+# Port 0 is any free one. The server writes its address into the ready file once it accepts connections.
 ready=$XDG_STATE_HOME/address
-daggyr-server --config coordinator.toml --ready-file "$ready" &
+daggyr-server --config coordinator.toml --listen 127.0.0.1:0 --ready-file "$ready" &
 server=$!
 until [ -s "$ready" ]; do
     kill -0 "$server" 2> /dev/null || {

@@ -220,12 +220,12 @@ class TestUpdates:
 
     async def test_ABatchThatCameTwiceCountsOnce(self, wire: Wire) -> None:
         agent = await wire.joined()
-        (key,) = wire.pool.start("agent-1", wire.pool.batch(TASK))
+        first, second, third = wire.pool.start("agent-1", wire.pool.batch(TASK, TASK, TASK))
         await agent.hears("assign")
-        await agent.tells(1, finished(key))
-        await agent.tells(1, finished(key))
-        await agent.acknowledged(1)
-        assert len(wire.pool.ear.of(key).results) == 1
+        for sequence, key in ((1, first), (1, first), (2, second), (1, first), (2, second), (3, third)):
+            await agent.tells(sequence, finished(key))
+        await agent.acknowledged(3)
+        assert [len(wire.pool.ear.of(key).results) for key in (first, second, third)] == [1, 1, 1]
 
     @pytest.mark.parametrize("sequence", [2, 7])
     async def test_AGapEndsTheSessionAndChangesNothing(self, wire: Wire, sequence: int) -> None:
@@ -273,6 +273,26 @@ class TestUpdates:
         wire.pool.ear.release()
         assert {told.outcome for told in await wire.pool.ended(keys)} == {"SUCCEEDED"}
         await agent.acknowledged(count)
+
+
+class TestAssignments:
+    async def test_WhatItHasIsNotSentAgain(self, wire: Wire) -> None:
+        agent = await wire.joined()
+        batch = wire.pool.batch(TASK, TASK)
+        known = wire.pool.start("agent-1", batch)
+        await agent.hears("assign")
+        wire.pool.start("agent-1", batch)
+        more = wire.pool.batch(spec("/bin/false"))
+        template = len(batch.templates)
+        batch.templates.extend(more.templates)
+        batch.assignments.add(key=more.assignments[0].key, task_id="more", template=template)
+        wire.pool.start("agent-1", batch)
+        sent = await agent.hears("assign")
+        (assignment,) = sent.assignments
+        assert ident(assignment.key) == ident(more.assignments[0].key)
+        assert list(sent.templates[assignment.template].spec.command) == ["/bin/false"]
+        await agent.tells(1, *(finished(key) for key in known))
+        assert {told.outcome for told in await wire.pool.ended(known)} == {"SUCCEEDED"}
 
 
 class TestAfterABreak:

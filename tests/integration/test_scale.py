@@ -1,0 +1,74 @@
+"""300 agents at once: real ones, a process each, that start real processes for one run."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from deployment import DEADLINE, Deployment, task, until
+
+AGENTS = 300
+TASKS = 3_000
+
+
+@pytest.fixture
+def crowded(deployment: Deployment) -> Deployment:
+    """A server with an empty pool of agents; heartbeats are as usual."""
+    deployment.start_server("--log-level", "warning", config='[pools.farm]\nexecutor = "agent"\n')
+    return deployment
+
+
+async def hosts(deployment: Deployment, run_id: int) -> Counter[str]:
+    """How many tasks each agent carried out."""
+    found: Counter[str] = Counter()
+    async with deployment.client() as client:
+        async for page in client.tasks(run_id):
+            names = [each.task_id for each in page if each.attempt_count]
+            for start in range(0, len(names), 100):
+                tasks = await asyncio.gather(*(client.task(run_id, name) for name in names[start : start + 100]))
+                found.update(each.attempts[-1].host for each in tasks)
+    return found
+
+
+def test_a_run_on_300_agents(crowded: Deployment) -> None:
+    log = crowded.folder / "fleet.log"
+    arguments = ["--coordinator", crowded.address, "--pool", "farm", "--resource", "cores=1", "--log-level", "warning"]
+    with log.open("wb") as stderr:
+        fleet = subprocess.Popen(
+            [sys.executable, Path(__file__).with_name("fleet.py"), str(AGENTS), str(crowded.folder), *arguments],
+            cwd=crowded.work,
+            env=crowded.environment,
+            stdin=subprocess.DEVNULL,
+            stderr=stderr,
+        )
+    try:
+        until(lambda: fleet.poll() is not None or len(crowded.json("agents")) == AGENTS, "all agents")
+        agents = crowded.json("agents")
+        assert sorted(agent["name"] for agent in agents) == sorted(f"agent-{number}" for number in range(AGENTS))
+        assert {agent["state"] for agent in agents} == {"CONNECTED"}
+        (pool,) = crowded.json("pools")
+        assert (pool["hosts"], pool["resources"]["cores"]) == (AGENTS, AGENTS)
+
+        parameters = {"{{N}}": [str(number) for number in range(TASKS)]}
+        run = crowded.complete({"a": task("true", "{{N}}")}, parameters=parameters)
+        assert run["task_states"] == {"COMPLETED": TASKS + 2}
+        found = asyncio.run(hosts(crowded, run["run_id"]))
+        assert (len(found), found.total()) == (AGENTS, TASKS)
+
+        listed = crowded.daggyr("agents").out
+        assert all(f"agent-{number} " in listed for number in range(AGENTS))
+    finally:
+        fleet.terminate()
+        try:
+            unwell = fleet.wait(DEADLINE)
+        finally:
+            fleet.kill()
+    assert unwell == 0, log.read_text()
+    assert "Traceback" not in log.read_text()
+    until(lambda: crowded.json("agents") == [], "the end of all sessions")
+    crowded.start_agent("late")
+    crowded.goes_on()
