@@ -125,7 +125,7 @@ class Driver:
         self.tracker = tracker
         self.changes = changes
         self.trouble: str | None = None  # why nothing can be made durable at the moment
-        self._durable = durable
+        self.durable = durable
         self._ended: dict[int, int] = {}  # ended runs in memory -> how many tasks; asked for longest ago first
         self._loading = asyncio.Lock()
         self.executors: dict[str, Executor] = {}
@@ -277,7 +277,7 @@ class Driver:
         self._ended[run.run_id] = run.graph.size
         tasks = sum(self._ended.values())
         forgotten = []
-        while self._durable and len(self._ended) > 1 and (len(self._ended) > KEPT_ENDED_RUNS or tasks > KEPT_ENDED_TASKS):
+        while self.durable and len(self._ended) > 1 and (len(self._ended) > KEPT_ENDED_RUNS or tasks > KEPT_ENDED_TASKS):
             oldest = next(iter(self._ended))
             tasks -= self._ended.pop(oldest)
             forgotten.append(oldest)
