@@ -291,8 +291,8 @@ class AgentExecutor(Executor):
 
         self.reports.updates(agent.agent_id, updates, durable)
 
-    def lost(self, agent: Agent, session: Session) -> None:
-        """A session ended, for whatever reason."""
+    def lost(self, agent: Agent, session: Session, *, left: bool = False) -> None:
+        """A session ended, for whatever reason; `left`: because the agent wanted that."""
         for followed in self._follows.values():
             if followed.session is session:
                 followed.end()
@@ -300,7 +300,7 @@ class AgentExecutor(Executor):
             return  # the agent has a newer one
         agent.session = None
         agent.last_seen = time.time()
-        if agent.draining and not agent.held:
+        if (left or agent.draining) and not agent.held:
             self._give_up(agent)
             return
         if self._watch is None:

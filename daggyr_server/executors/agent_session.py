@@ -139,17 +139,19 @@ class AgentSessions(AgentsServicer):
         # Beside the writer, not in it: whoever is to be cut off because it takes nothing any more blocks the writer.
         over = asyncio.create_task(session.over(), name=f"end of agent {hello.name}")
         tasks = (reader, writer, over)
+        left = False
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
+            left = reader in done  # it ended its side of the stream, as an agent does that is stopped or drained
         except grpc.aio.AioRpcError as error:
             log.info("agent %s: the connection broke: %s", hello.name, error.details())
         except grpc.aio.UsageError:
             log.info("agent %s: the connection broke", hello.name)
         finally:
             session.close()
-            executor.lost(agent, session)
+            executor.lost(agent, session, left=left)
             reader.cancel()
             over.cancel()
             await _let_finish(writer)
