@@ -43,6 +43,7 @@ from daggyr_server.core.events import (
     HostChanged,
     HostGone,
     KillAsked,
+    MarkAsked,
     RetryAsked,
     RunsForgotten,
     RunSubmitted,
@@ -62,6 +63,8 @@ log = logging.getLogger(__name__)
 MAX_UPDATES_A_STEP = 8_192  # more wait for the next one, so that answers do not
 KEPT_ENDED_RUNS = 200  # ended runs in memory, where a tracker has them too
 KEPT_ENDED_TASKS = 2_000_000  # and their tasks together
+DELETED_ROWS = 5_000  # at once
+ROWS_AT_ONCE = 1_000
 _PIECE_BYTES = 1024 * 1024
 _OUTCOMES = {int(outcome): outcome for outcome in Outcome}
 _ENDED = (State.COMPLETED, State.ERRORED, State.KILLED)
@@ -136,6 +139,7 @@ class Driver:
         self._wake = asyncio.Event()
         self._waiting: dict[Hashable, asyncio.Future[int | None]] = {}
         self._task: asyncio.Task[None] | None = None
+        self._deleting: asyncio.Task[None] | None = None
         self._ready: dict[str, int] = {}
 
     # -- life ---------------------------------------------------------------------------------------------------------
@@ -155,6 +159,7 @@ class Driver:
             await self._close_executors()
             raise
         self._task = asyncio.create_task(self._loop(), name="driver")
+        self._deleting = asyncio.create_task(self._delete_on(await self.tracker.deleting()), name="deleting")
 
     async def _restore(self) -> None:
         """Go on with the runs that have not ended. Raises TrackerError."""
@@ -195,10 +200,11 @@ class Driver:
 
     async def close(self) -> None:
         """Commit what has come in, let go of the executors and the tracker. Safe to call twice."""
-        task, self._task = self._task, None
-        if task is not None:
+        tasks = [task for task in (self._task, self._deleting) if task is not None]
+        self._task = self._deleting = None
+        for task in tasks:
             task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._close_executors()
         for future in self._waiting.values():
             if not future.done():
@@ -254,6 +260,35 @@ class Driver:
         """Queue tasks again; returns once that is durable. Raises Refused, Closing."""
         ticket = object()
         await self._ask(ticket, RetryAsked(ticket=ticket, run_id=run_id, numbers=numbers, downstream=downstream))
+
+    async def mark(self, run_id: int, numbers: tuple[int, ...], *, completed: bool) -> None:
+        """Say that tasks are COMPLETED, or QUEUED; returns once that is durable. Raises Refused, Closing."""
+        ticket = object()
+        await self._ask(ticket, MarkAsked(ticket=ticket, run_id=run_id, numbers=numbers, completed=completed))
+
+    async def delete(self, run_id: int) -> None:
+        """Take a run away that has ended; other things go on meanwhile. Raises TrackerError."""
+        self._ended.pop(run_id, None)
+        self._put(RunsForgotten(run_ids=(run_id,)))
+        while await self.tracker.delete(run_id, DELETED_ROWS):
+            await asyncio.sleep(0)
+
+    async def prune(self, before: float) -> int:
+        """Take all runs away that ended before a time. Returns how many. Raises TrackerError."""
+        deleted = 0
+        newest: int | None = None
+        while rows := await self.tracker.rows(before=newest, limit=ROWS_AT_ONCE):
+            newest = rows[-1].run_id
+            for row in rows:
+                if row.state in _ENDED and row.stop_time is not None and row.stop_time < before:
+                    await self.delete(row.run_id)
+                    deleted += 1
+        return deleted
+
+    async def _delete_on(self, run_ids: Sequence[int]) -> None:
+        """Go on with what an earlier coordinator had begun to delete."""
+        for run_id in run_ids:
+            await self.delete(run_id)
 
     async def find(self, run_id: int) -> Run | None:
         """A run, from the tracker if it is not in memory; None if there is none. Raises TrackerError, Closing."""

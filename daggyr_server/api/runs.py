@@ -20,6 +20,8 @@ from daggyr.v1.runs_pb2 import (
     AGENT_STATE_DISCONNECTED,
     AGENT_STATE_DRAINING,
     Agent,
+    DeleteRunRequest,
+    DeleteRunResponse,
     DrainAgentRequest,
     DrainAgentResponse,
     ExplainTaskResponse,
@@ -34,7 +36,10 @@ from daggyr.v1.runs_pb2 import (
     ListRunsResponse,
     ListTasksRequest,
     ListTasksResponse,
+    MarkTasksRequest,
     Pool,
+    PruneRunsRequest,
+    PruneRunsResponse,
     ReadOutputRequest,
     ReadOutputResponse,
     RetryRunRequest,
@@ -317,6 +322,34 @@ class RunsService(RunsServicer):
         except (Refused, Closing) as error:
             await _abort(error, context)
         return self._summary(run)
+
+    async def MarkTasks(self, request: MarkTasksRequest, context: Context) -> RunSummary:
+        run = await self._run(request.run_id, context)
+        numbers = await self._named(run, request.tasks, context)
+        if numbers is None or request.state not in (State.COMPLETED, State.QUEUED):
+            message = "name tasks, and the state to mark them with: COMPLETED or QUEUED"
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, message)
+        try:
+            await self._driver.mark(run.run_id, numbers, completed=request.state == State.COMPLETED)
+        except (Refused, Closing) as error:
+            await _abort(error, context)
+        return self._summary(run)
+
+    async def DeleteRun(self, request: DeleteRunRequest, context: Context) -> DeleteRunResponse:
+        if not request.run_id:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "which run is to be taken away? Name its id")
+        run = await self._run(request.run_id, context)
+        if not run.has_ended:
+            message = f"run {run.run_id} has not ended: it is {run.state.name}; kill it first"
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, message)
+        await self._asked(self._driver.delete(run.run_id), context)
+        return DeleteRunResponse()
+
+    async def PruneRuns(self, request: PruneRunsRequest, context: Context) -> PruneRunsResponse:
+        if not request.HasField("ended_before"):
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "prune what ended before when?")
+        before = request.ended_before.ToNanoseconds() / 1e9
+        return PruneRunsResponse(runs=await self._asked(self._driver.prune(before), context))
 
     # -- pools and agents ---------------------------------------------------------------------------------------------
 

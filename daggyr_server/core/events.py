@@ -115,6 +115,16 @@ class RetryAsked:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MarkAsked:
+    """A person says that tasks are COMPLETED, or QUEUED; answered with None."""
+
+    ticket: Hashable
+    run_id: int
+    numbers: tuple[int, ...]
+    completed: bool  # else QUEUED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HostChanged:
     """A host of a pool takes attempts, with these resources, or no longer does."""
 
@@ -136,6 +146,6 @@ class HostGone:
     result: Any
 
 
-Event = (
-    AttemptStarted | AttemptEnded | RunSubmitted | RunRestored | RunsForgotten | KillAsked | RetryAsked | HostChanged | HostGone
-)
+Fact = AttemptStarted | AttemptEnded | HostChanged | HostGone
+Request = RunSubmitted | RunRestored | RunsForgotten | KillAsked | RetryAsked | MarkAsked
+Event = Fact | Request

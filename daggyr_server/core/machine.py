@@ -24,7 +24,7 @@ from enum import Enum
 from typing import Any
 
 from daggyr_server.core import recall
-from daggyr_server.core.asks import kill_refused, retry_refused
+from daggyr_server.core.asks import kill_refused, mark_refused, retry_refused
 from daggyr_server.core.commands import Command, Key, RecallAttempts, StartAttempts, StopAttempts
 from daggyr_server.core.events import (
     AttemptEnded,
@@ -33,6 +33,7 @@ from daggyr_server.core.events import (
     HostChanged,
     HostGone,
     KillAsked,
+    MarkAsked,
     RetryAsked,
     RunRestored,
     RunsForgotten,
@@ -103,6 +104,7 @@ class Machine:
             RunsForgotten: self._runs_forgotten,
             KillAsked: self._kill_asked,
             RetryAsked: self._retry_asked,
+            MarkAsked: self._mark_asked,
             HostChanged: self._host_changed,
             HostGone: self._host_gone,
         }
@@ -293,9 +295,20 @@ class Machine:
             numbers = run.descendants(event.numbers) if event.downstream else event.numbers
         if self._refused(event.ticket, retry_refused(run, event.numbers, numbers)):
             return
-        moved = [number for number in run.reset(numbers, now) if not run.graph.kind(number)]
-        if moved:
-            self._step.records.append(_moved(run, moved, State.QUEUED, "retry", now))
+        self._asked_moves(run, run.reset(numbers, now), State.QUEUED, "retry", now)
+
+    def _mark_asked(self, event: MarkAsked, now: float) -> None:
+        run = self._asked_run(event.ticket, event.run_id, now)
+        if run is None or self._refused(event.ticket, mark_refused(run, event.numbers, completed=event.completed)):
+            return
+        moved = run.complete(event.numbers, now) if event.completed else run.reset(event.numbers, now)
+        self._asked_moves(run, moved, State.COMPLETED if event.completed else State.QUEUED, "mark", now)
+
+    def _asked_moves(self, run: Run, moved: Iterable[int], state: State, reason: str, now: float) -> None:
+        """Record what a person moved, and offer what is ready because of it."""
+        told = [number for number in moved if not run.graph.kind(number)]
+        if told:
+            self._step.records.append(_moved(run, told, state, reason, now))
         for queue in run.queues:
             if queue:
                 self._offer(queue)

@@ -198,18 +198,28 @@ class Run(Tasks):
         The caller has made sure that none is in flight. Returns the numbers that moved.
         """
         numbers = list(numbers)
-        if self.has_ended:
-            self._become(State.QUEUED, now)
-            self.stop_time, self.killing = None, False
-            self.failures.clear()
-            self.losses.clear()
-            delayed, self.delayed = self.delayed, []
-            for _, number in sorted(delayed):
-                self._push(number)
+        self._go_on(now)
         for number in numbers:
             self.failures.pop(number, None)
             self.losses.pop(number, None)
         return self._reopen(numbers)
+
+    def complete(self, numbers: Iterable[int], now: float) -> list[int]:
+        """A person says that these are COMPLETED; the run goes on if it has ended. None is in flight. Returns which moved."""
+        self._go_on(now)
+        return self._close(numbers)
+
+    def _go_on(self, now: float) -> None:
+        """The run, if it has ended, is QUEUED again, with fresh budgets."""
+        if not self.has_ended:
+            return
+        self._become(State.QUEUED, now)
+        self.stop_time, self.killing = None, False
+        self.failures.clear()
+        self.losses.clear()
+        delayed, self.delayed = self.delayed, []
+        for _, number in sorted(delayed):
+            self._push(number)
 
     # -- the run itself -----------------------------------------------------------------------------------------------
 

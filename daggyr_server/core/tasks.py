@@ -217,6 +217,18 @@ class Tasks:
         self.changed += moved
         return moved
 
+    def _close(self, numbers: Iterable[int]) -> list[int]:
+        """Say that tasks which are not in flight are COMPLETED; what waits for them goes on. Returns which moved."""
+        moved = [number for number in numbers if self.phases[number] != _COMPLETED]
+        freed: set[int] = set()
+        for number in moved:
+            self._move(number, _COMPLETED)
+            freed.update(self._freed_by(number))
+        self._forget_moved()
+        self.changed += moved
+        self._release(sorted(freed))
+        return moved
+
     def _reopen(self, numbers: Iterable[int]) -> list[int]:
         """Queue ended tasks again, with the structural ones behind them; what waits for any of them waits again.
 
