@@ -13,7 +13,7 @@ from typing import Any, NoReturn, TypeVar
 
 import grpc
 
-from daggyr.v1.run_pb2 import RunSummary
+from daggyr.v1.run_pb2 import STATE_COMPLETED, STATE_QUEUED, RunSummary
 from daggyr.v1.run_pb2 import Task as TaskMessage
 from daggyr.v1.runs_pb2 import (
     AGENT_STATE_CONNECTED,
@@ -326,11 +326,11 @@ class RunsService(RunsServicer):
     async def MarkTasks(self, request: MarkTasksRequest, context: Context) -> RunSummary:
         run = await self._run(request.run_id, context)
         numbers = await self._named(run, request.tasks, context)
-        if numbers is None or request.state not in (State.COMPLETED, State.QUEUED):
+        if numbers is None or request.state not in (STATE_COMPLETED, STATE_QUEUED):
             message = "name tasks, and the state to mark them with: COMPLETED or QUEUED"
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, message)
         try:
-            await self._driver.mark(run.run_id, numbers, completed=request.state == State.COMPLETED)
+            await self._driver.mark(run.run_id, numbers, completed=request.state == STATE_COMPLETED)
         except (Refused, Closing) as error:
             await _abort(error, context)
         return self._summary(run)

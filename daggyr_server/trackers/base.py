@@ -22,7 +22,17 @@ GROUP = "daggyr.trackers"
 
 
 class TrackerError(Exception):
-    """A tracker that cannot be used, or could not do what it was asked; the message says why and what to do."""
+    """A tracker that cannot be used, or could not do what it was asked; the message says why and what to do.
+
+    After a commit that raised it, asking again may succeed: when the disk has room, when the database is back.
+    """
+
+
+class LostTracker(TrackerError):
+    """The tracker is another coordinator's by now, or another tracker stands in its place. Nothing can be written any more.
+
+    The coordinator must end; what is durable is found by the next one.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +131,9 @@ class StoredRun:
 class StateChange:
     """One entry of a task's or run's history that no attempt tells."""
 
-    time: float
+    time: float  # seconds since the epoch
     number: int | None  # None: the run
-    state: State
+    state: State  # from then on; asking for a run's end and editing it leave its state as it was
     reason: str  # "kill", "retry", "mark", "edit", or "" for the run's own course
 
 
@@ -142,8 +152,11 @@ class Tracker(ABC):
     async def commit(self, records: Sequence[Record]) -> None:
         """Make `records` durable, all of them or none, in order; when this returns, they are.
 
-        Output that was kept already (same attempt, stream and offset) is harmless. Raises TrackerError, also when another
-        coordinator has opened the tracker since; nothing is kept of the records then.
+        Output that was kept already (same attempt, stream and offset) is harmless.
+
+        Raises TrackerError if it cannot be done now: commit the same records again, before any others, until it can. (An answer
+        that was lost on its way leaves open what was kept; the tracker finds out and keeps nothing twice.) Raises LostTracker
+        if it never can, because another coordinator has opened the tracker since; nothing is kept of the records then.
         """
 
     @abstractmethod
@@ -160,7 +173,7 @@ class Tracker(ABC):
 
     @abstractmethod
     async def document(self, run_id: int) -> bytes | None:
-        """The specification of a run as it came, or None for a run that is not known."""
+        """The specification of a run as it came, before any edit; None for a run that is not known."""
 
     @abstractmethod
     async def unfinished(self) -> list[int]:
@@ -168,15 +181,18 @@ class Tracker(ABC):
 
     @abstractmethod
     async def load(self, run_id: int) -> StoredRun | None:
-        """A run as its records left it; None for one that is not known."""
+        """A run as its records left it; None for one that is not known.
+
+        Others have their turn while a large run is read; what is returned is one commit's state.
+        """
 
     @abstractmethod
     async def find_request(self, request_id: str) -> int | None:
-        """The run that was submitted with this request_id."""
+        """The run that was submitted with this request_id, or None."""
 
     @abstractmethod
     async def rows(self, *, before: int | None, limit: int) -> list[RunRow]:
-        """Runs, newest first, with ids below `before`."""
+        """At most `limit` runs, newest first, with ids below `before`; None: from the newest."""
 
     @abstractmethod
     async def history(self, run_id: int, number: int | None) -> list[StateChange]:
@@ -184,10 +200,16 @@ class Tracker(ABC):
 
     @abstractmethod
     async def delete(self, run_id: int, limit: int) -> bool:
-        """Take away about `limit` rows of a run, the run itself with the last ones. Returns whether more are left.
+        """Take away about `limit` rows of a run, the run itself with the last ones, then give room back.
 
-        A run that was begun to be deleted is not known any more to the other methods. Its id is never used again.
+        Returns whether more is left to do: call it until it is False. Commits go on between calls. A run that was begun to be
+        deleted is not known any more to the other methods but `deleting`. Its id is never used again. A run that is not known is
+        no error. Raises TrackerError and LostTracker as `commit` does.
         """
+
+    @abstractmethod
+    async def deleting(self) -> list[int]:
+        """The ids of runs that `delete` has begun and not ended, ascending: an earlier coordinator may have left some."""
 
     @abstractmethod
     async def close(self) -> None:
