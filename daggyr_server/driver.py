@@ -180,9 +180,9 @@ class Driver:
                 if run.graph.policy(number).is_generator:
                     await self._generate_again((run.run_id, number, flight.attempt))
         log.info("going on with %d runs, %d attempts of which may still run", len(events), sum(map(len, placed.values())))
-        await self._finish([step], [], [])
         for pool, executor in self.executors.items():
             executor.recover([pair for (name, _), pairs in placed.items() if name == pool for pair in pairs])
+        await self._finish([step], [], [])
         for pool, host in placed:
             if pool not in self.executors:
                 result = AttemptResult(outcome=LOST_OUTCOME, notes=[f"the pool {pool} is not configured any more"])

@@ -239,6 +239,8 @@ class Machine:
             return
         for one in sent:
             self.pools[one.pool].adopt(one)
+        if run.killing:
+            self._stop(run, list(run.in_flight.items()))
         for queue in run.queues:
             if queue:
                 self._offer(queue)
