@@ -144,6 +144,12 @@ class Attempts:
         attempt = execution.attempt
         self._outbox.started(attempt.ident, attempt.key, AttemptStarted(start_time=timestamp(execution.started_ns)))
 
+    def tell_running(self) -> None:
+        """Tell of all that runs once more: this coordinator has not heard of it, or has forgotten it."""
+        for execution in self._running.values():
+            if execution.ending is not Ending.SILENT:
+                self.runs(execution)
+
     def gone(self, execution: Execution) -> None:
         self._ledger.give_back(execution.attempt.template.demand)
         self._start()

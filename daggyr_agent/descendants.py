@@ -14,6 +14,9 @@ What belongs to an attempt that still runs is left alone (it may be at work for 
 belong only to such, gets SIGKILL and is waited for; its own children become ours then and are looked at in turn; the
 attempt has ended only when nobody of it is left. All of these are our children until we reap them, so no stranger can have their
 number. Nothing here knows what an attempt does.
+
+Leaders that run for more than an instant, and strays that are left alone, are written down in the journal, so that the agent's
+next process can end them if this one is killed (`leftovers`).
 """
 
 from __future__ import annotations
@@ -31,11 +34,11 @@ from dataclasses import dataclass, field
 import psutil
 
 from .exits import Exits
+from .journal import Journal
+from .proc import Seen, daggyr_variables, look
 
 _PR_SET_CHILD_SUBREAPER = 36
-_TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
-_MAX_ENVIRONMENT = 4 * 1024 * 1024
 _IDENTIFYING = (b"DAGGYR_RUN_ID", b"DAGGYR_TASK_ID", b"DAGGYR_ATTEMPT")
 
 _log = logging.getLogger(__name__)
@@ -62,17 +65,13 @@ def become_subreaper() -> None:
         raise OSError(number, os.strerror(number))
 
 
-def clock_ticks() -> int:
-    """Now, as /proc counts the start of processes."""
-    return int(time.clock_gettime(time.CLOCK_BOOTTIME) * _TICKS)
-
-
 class Descendants:
     """All families whose leader runs or who still have somebody."""
 
-    def __init__(self, exits: Exits) -> None:
+    def __init__(self, exits: Exits, journal: Journal) -> None:
         """To be made in the main thread, which must be the one that starts processes: orphans come to it."""
         self._exits = exits
+        self._journal = journal
         self._leaders: dict[int, Family] = {}
         self._ending: list[Family] = []
         self._dying: dict[int, list[Family]] = {}  # strays that we killed, and who waits for them
@@ -87,6 +86,11 @@ class Descendants:
         family = self._leaders[leader] = Family(leader, identity, born)
         return family
 
+    def lasts(self, family: Family) -> None:
+        """Its leader runs, and not only for an instant: it is written down."""
+        if (seen := look(family.leader)) is not None:
+            self._journal.runs(seen.pid, seen.born)
+
     def alone(self) -> bool:
         """Whether the agent has no children but leaders that were not reaped: then nobody is left behind by those that ended."""
         return self._count() == len(self._leaders)
@@ -98,6 +102,7 @@ class Descendants:
         from the event loop once that is done.
         """
         del self._leaders[family.leader]
+        self._journal.ended(family.leader)
         if alone:
             return True
         family.gone = gone
@@ -148,26 +153,28 @@ class Descendants:
                     continue
                 if _reaped(pid):
                     self._protected.discard(pid)
+                    self._journal.ended(pid)
                     again = True
-                elif pid not in self._protected:
-                    waiting = self._owners(pid)
+                elif pid not in self._protected and (stray := look(pid)) is not None:
+                    waiting = self._owners(stray)
                     if waiting is not None:
                         self._kill(pid, waiting)
+                    else:
+                        self._journal.runs(pid, stray.born)
 
-    def _owners(self, pid: int) -> list[Family] | None:
+    def _owners(self, stray: Seen) -> list[Family] | None:
         """Who waits for the end of a stray that has to end; None if it may belong to an attempt that runs."""
-        session, born = _session_and_birth(pid)
-        if session in self._leaders:
+        if stray.session in self._leaders:
             return None
         for family in self._ending:
-            if family.leader == session:
+            if family.leader == stray.session:
                 return [family]
-        identity = _identity(pid)
+        identity = _identity(stray.pid)
         if identity is not None:
             if any(family.identity == identity for family in self._leaders.values()):
                 return None
             return [family for family in self._ending if family.identity == identity]
-        if any(family.born <= born for family in self._leaders.values()):
+        if any(family.born <= stray.born for family in self._leaders.values()):
             return None
         return list(self._ending)
 
@@ -188,6 +195,7 @@ class Descendants:
         if pid not in self._dying or not _reaped(pid):
             return
         del self._dying[pid]
+        self._journal.ended(pid)
         self._sweep()
         for family in self._settle():
             if family.gone:
@@ -227,28 +235,10 @@ def _reaped(pid: int) -> bool:
         return True
 
 
-def _session_and_birth(pid: int) -> tuple[int, int]:
-    """From proc_pid_stat(5): the session, and the start in clock ticks since boot. Zeros if it is gone."""
-    try:
-        fields = _read_file(pid, "stat", 4096).rpartition(b")")[2].split()
-        return int(fields[3]), int(fields[19])
-    except (OSError, IndexError):
-        return 0, 0
-
-
 def _identity(pid: int) -> Identity | None:
     """The attempt that a process's environment names; None if it names none, or may not be read."""
-    try:
-        environment = _read_file(pid, "environ", _MAX_ENVIRONMENT)
-    except OSError:
-        return None
-    values = dict(line.split(b"=", 1) for line in environment.split(b"\0") if line.startswith(b"DAGGYR_") and b"=" in line)
+    values = daggyr_variables(pid)
     run_id, task_id, attempt = (values.get(name) for name in _IDENTIFYING)
     if run_id is None or task_id is None or attempt is None:
         return None
     return run_id, task_id, attempt
-
-
-def _read_file(pid: int, name: str, limit: int) -> bytes:
-    with open(f"/proc/{pid}/{name}", "rb") as file:
-        return file.read(limit)

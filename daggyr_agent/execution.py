@@ -27,9 +27,10 @@ from daggyr.v1.task_pb2 import STDOUT, AttemptResult, OutputStream
 from .attempt import Attempt
 from .capture import Capture, Captures, Kept
 from .cgroup import OomKills
-from .descendants import Descendants, clock_ticks
+from .descendants import Descendants
 from .exits import Exits
 from .outcomes import Ending, judge
+from .proc import clock_ticks
 from .process import End, HostError, Launcher, StartRefusedError, reap, signal_group
 from .usage import PeakMemory
 from .watch import Watch
@@ -174,6 +175,7 @@ class Execution:
 
     def outlived_first_look(self) -> None:
         """For `watch`."""
+        self._host.descendants.lasts(self._family)
         if self.ending is not Ending.SILENT:
             self._listener.runs(self)
 

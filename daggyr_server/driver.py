@@ -140,7 +140,9 @@ class Driver:
         self._waiting: dict[Hashable, asyncio.Future[int | None]] = {}
         self._task: asyncio.Task[None] | None = None
         self._deleting: asyncio.Task[None] | None = None
+        self._deletions: set[asyncio.Task[None]] = set()
         self._ready: dict[str, int] = {}
+        self._demanding: dict[str, Executor] = {}
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -151,6 +153,8 @@ class Driver:
     async def start(self, executors: Mapping[str, Executor]) -> None:
         """Open the executors, by pool, and begin to work. Raises ExecutorError, with all of them closed again."""
         self.executors = dict(executors)
+        # Counting what is ready takes time; most executors cannot do anything about it.
+        self._demanding = {name: executor for name, executor in executors.items() if type(executor).demand is not Executor.demand}
         try:
             for executor in self.executors.values():
                 await executor.open()
@@ -200,7 +204,7 @@ class Driver:
 
     async def close(self) -> None:
         """Commit what has come in, let go of the executors and the tracker. Safe to call twice."""
-        tasks = [task for task in (self._task, self._deleting) if task is not None]
+        tasks = [task for task in (self._task, self._deleting, *self._deletions) if task is not None]
         self._task = self._deleting = None
         for task in tasks:
             task.cancel()
@@ -267,7 +271,16 @@ class Driver:
         await self._ask(ticket, MarkAsked(ticket=ticket, run_id=run_id, numbers=numbers, completed=completed))
 
     async def delete(self, run_id: int) -> None:
-        """Take a run away that has ended; other things go on meanwhile. Raises TrackerError."""
+        """Take a run away that has ended; other things go on meanwhile. Raises TrackerError.
+
+        It is ended even if the caller goes away: a run that is half there is of no use to anybody.
+        """
+        deleting = asyncio.create_task(self._delete(run_id), name=f"deleting run {run_id}")
+        self._deletions.add(deleting)
+        deleting.add_done_callback(self._deletions.discard)
+        await asyncio.shield(deleting)
+
+    async def _delete(self, run_id: int) -> None:
         self._ended.pop(run_id, None)
         self._put(RunsForgotten(run_ids=(run_id,)))
         while await self.tracker.delete(run_id, DELETED_ROWS):
@@ -485,11 +498,11 @@ class Driver:
                 future.set_result(answer)
 
     def _tell_demand(self) -> None:
-        for name, pool in self.machine.pools.items():
-            ready = pool.ready
-            if name in self.executors and ready != self._ready.get(name, 0):
+        for name, executor in self._demanding.items():
+            ready = self.machine.pools[name].ready
+            if ready != self._ready.get(name, 0):
                 self._ready[name] = ready
-                self.executors[name].demand(ready)
+                executor.demand(ready)
 
 
 class Refused(Exception):

@@ -356,7 +356,7 @@ class RunsService(RunsServicer):
     async def ListPools(self, request: ListPoolsRequest, context: Context) -> ListPoolsResponse:
         response = ListPoolsResponse()
         for name, pool in sorted(self._driver.machine.pools.items()):
-            entry = response.pools.add(name=name, executor=self._limits.executors[name], ready=pool.ready)
+            entry = response.pools.add(name=name, executor=self._limits.executors.get(name, ""), ready=pool.ready)
             entry.is_default = name == self._limits.default_pool
             for host in pool.hosts.values():
                 if host.open:

@@ -65,7 +65,7 @@ class Adopted(NamedTuple):
 class RunRestored:
     """A run as a tracker kept it. Nothing is recorded of that; attempts in flight are expected on their hosts.
 
-    Answered with its id, if there is a ticket.
+    When a retry's delay began is not kept: it begins again. Answered with its id, if there is a ticket.
     """
 
     ticket: Hashable | None = None
@@ -81,7 +81,7 @@ class RunRestored:
     killing: bool
     additions: Sequence[Addition]  # the run's own tasks, then each generator's, in the order in which they came
     numbers: Sequence[int]  # tasks that were attempted or moved; parallel to the next four
-    states: Sequence[int]  # a `State` each; of a task in flight, the one before
+    states: Sequence[int]  # a `State` each; of a task in flight, the one before, or KILLED if its end was asked for
     attempts: Sequence[int]  # the number of the last attempt
     failures: Sequence[int]  # retries used
     losses: Sequence[int]

@@ -229,18 +229,19 @@ class Machine:
             submit_time=event.submit_time,
             offer=lambda queue: None,
         )
-        sent = run.restore(event)
+        sent = run.restore(event, now)
         self.runs[run_id] = run
         self.requests[event.request_id] = run_id
         self._next_run_id = max(self._next_run_id, run_id + 1)
         run.revision = len(event.additions)
         run.offers_to(self._offer)
+        self._note_delay(run)
         if run.has_ended:
             return
         for one in sent:
             self.pools[one.pool].adopt(one)
-        if run.killing:
-            self._stop(run, list(run.in_flight.items()))
+        asked = {number for number, state in zip(event.numbers, event.states, strict=True) if state == State.KILLED}
+        self._stop(run, [pair for pair in run.in_flight.items() if run.killing or pair[0] in asked])
         for queue in run.queues:
             if queue:
                 self._offer(queue)
@@ -251,6 +252,8 @@ class Machine:
             run = self.runs.get(run_id)
             if run is not None and run.has_ended and not run.in_flight:
                 del self.runs[run_id]
+                for pool in self.pools.values():
+                    pool.drop(run)
                 self._touched.pop(run_id, None)
         forgotten = {request_id for request_id, run_id in self.requests.items() if run_id not in self.runs}
         for request_id in forgotten:
@@ -278,10 +281,12 @@ class Machine:
             self._stop(run, [pair for pair in run.in_flight.items() if pair[1].start_time is not None])
             self._recall(run, recall.unstarted(run))
         else:
+            flights = [(number, run.in_flight[number]) for number in event.numbers if number in run.in_flight]
             moved = run.kill_waiting(event.numbers)
+            moved += [number for number, flight in flights if not flight.stopping]
             if moved:
                 self._step.records.append(_moved(run, moved, State.KILLED, "kill", now))
-            self._stop(run, [(number, run.in_flight[number]) for number in event.numbers if number in run.in_flight])
+            self._stop(run, flights)
         self._touched[run.run_id] = run
         # What was kept for the killed is free for others.
         self._dirty.update(dict.fromkeys(self.pools))
@@ -297,14 +302,18 @@ class Machine:
             numbers = run.descendants(event.numbers) if event.downstream else event.numbers
         if self._refused(event.ticket, retry_refused(run, event.numbers, numbers)):
             return
-        self._asked_moves(run, run.reset(numbers, now), State.QUEUED, "retry", now)
+        self._asked_moves(run, [*run.go_on(now), *run.reset(numbers)], State.QUEUED, "retry", now)
 
     def _mark_asked(self, event: MarkAsked, now: float) -> None:
         run = self._asked_run(event.ticket, event.run_id, now)
         if run is None or self._refused(event.ticket, mark_refused(run, event.numbers, completed=event.completed)):
             return
-        moved = run.complete(event.numbers, now) if event.completed else run.reset(event.numbers, now)
-        self._asked_moves(run, moved, State.COMPLETED if event.completed else State.QUEUED, "mark", now)
+        fresh = run.go_on(now)
+        if event.completed:
+            self._asked_moves(run, fresh, State.QUEUED, "mark", now)
+            self._asked_moves(run, run.complete(event.numbers), State.COMPLETED, "mark", now)
+        else:
+            self._asked_moves(run, [*fresh, *run.reset(event.numbers)], State.QUEUED, "mark", now)
 
     def _asked_moves(self, run: Run, moved: Iterable[int], state: State, reason: str, now: float) -> None:
         """Record what a person moved, and offer what is ready because of it."""
@@ -399,4 +408,5 @@ class Machine:
 
 
 def _moved(run: Run, numbers: Sequence[int], state: State, reason: str, now: float) -> TasksMoved:
-    return TasksMoved(run.run_id, numbers, [run.attempts[number] for number in numbers], state, reason, now)
+    ended = [run.attempts[number] - (number in run.in_flight) for number in numbers]
+    return TasksMoved(run.run_id, numbers, ended, state, reason, now)

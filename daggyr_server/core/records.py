@@ -95,12 +95,13 @@ class TasksMoved:
     """Tasks are in another state for a reason that no attempt tells: a person asked. Parallel lists.
 
     A task's state is that of its last attempt that ended, unless it was moved when it had had as many attempts or more: then it
-    is that of the last move. After a move to QUEUED, what attempts used up before no longer counts.
+    is that of the last move. After a move to QUEUED, what attempts used up before no longer counts. A move to KILLED while an
+    attempt is in flight says that its end was asked for; how it ends then counts.
     """
 
     run_id: int
     numbers: Sequence[int]
-    attempts: Sequence[int]  # how many attempts each has had
+    attempts: Sequence[int]  # how many attempts each has had that ended
     state: State
     reason: str  # "kill", "retry", "mark" or "edit"
     time: float

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from daggyr_server.core.events import Adopted, RunRestored
 from daggyr_server.core.flight import InFlight as InFlight
 from daggyr_server.core.flight import Sent
-from daggyr_server.core.graph import Addition
+from daggyr_server.core.graph import Addition, Policy
 from daggyr_server.core.host import WHOLE
 from daggyr_server.core.ready import ReadyQueue
 from daggyr_server.core.states import ENDED, FOLLOWS, MAX_LOSSES, STATE_OF, Follows, Outcome, Phase, State
@@ -62,7 +62,7 @@ class Run(Tasks):
             addition, [ReadyQueue(self, policy, index) for index, policy in enumerate(addition.policies, len(self.queues))]
         )
 
-    def restore(self, event: RunRestored) -> list[Sent]:
+    def restore(self, event: RunRestored, now: float) -> list[Sent]:
         """Become what a tracker kept. Returns one Sent for each attempt that is in flight."""
         for addition in event.additions:
             self.extend(addition)
@@ -81,7 +81,12 @@ class Run(Tasks):
             if state in _PHASES:
                 ended.append(number)
                 phases.append(_PHASES[state])
-        self._put_back(ended, phases, [adopted.number for adopted in event.adopted])
+        delayed = [
+            (now + _seconds_before_retry(policy, used), number)
+            for number, used in self.failures.items()
+            if (policy := self.graph.policy(number)).retry_delay > 0
+        ]
+        self._put_back(ended, phases, [adopted.number for adopted in event.adopted], delayed)
         return [self._adopt(adopted) for adopted in event.adopted]
 
     def _adopt(self, adopted: Adopted) -> Sent:
@@ -186,40 +191,45 @@ class Run(Tasks):
             return
         self.failures[number] = used + 1
         if policy.retry_delay > 0:
-            self._delay(number, now + min(MAX_DELAY, policy.retry_delay * 2.0 ** min(used, 64)))
+            self._delay(number, now + _seconds_before_retry(policy, used + 1))
         else:
             self._queue_again(number)
 
     # -- what people ask ----------------------------------------------------------------------------------------------
 
-    def reset(self, numbers: Iterable[int], now: float) -> list[int]:
-        """Queue ended tasks again with fresh budgets, and the run itself if it has ended.
-
-        The caller has made sure that none is in flight. Returns the numbers that moved.
-        """
-        numbers = list(numbers)
-        self._go_on(now)
-        for number in numbers:
-            self.failures.pop(number, None)
-            self.losses.pop(number, None)
-        return self._reopen(numbers)
-
-    def complete(self, numbers: Iterable[int], now: float) -> list[int]:
-        """A person says that these are COMPLETED; the run goes on if it has ended. None is in flight. Returns which moved."""
-        self._go_on(now)
-        return self._close(numbers)
-
-    def _go_on(self, now: float) -> None:
-        """The run, if it has ended, is QUEUED again, with fresh budgets."""
+    def go_on(self, now: float) -> list[int]:
+        """The run, if it has ended, is QUEUED again, with fresh budgets. Returns the QUEUED tasks whose budget was not fresh."""
         if not self.has_ended:
-            return
+            return []
         self._become(State.QUEUED, now)
         self.stop_time, self.killing = None, False
-        self.failures.clear()
-        self.losses.clear()
+        fresh = self._forgive(self.failures.keys() | self.losses.keys())
         delayed, self.delayed = self.delayed, []
         for _, number in sorted(delayed):
             self._push(number)
+        return fresh
+
+    def reset(self, numbers: Iterable[int]) -> list[int]:
+        """Queue ended tasks again; those and others get fresh budgets. None of them is in flight.
+
+        Returns the numbers that moved, and the QUEUED ones whose budget was not fresh.
+        """
+        numbers = list(numbers)
+        fresh = self._forgive(numbers)
+        return sorted({*fresh, *self._reopen(numbers)})
+
+    def complete(self, numbers: Iterable[int]) -> list[int]:
+        """A person says that these are COMPLETED. None is in flight. Returns which moved."""
+        return self._close(numbers)
+
+    def _forgive(self, numbers: Iterable[int]) -> list[int]:
+        """Give tasks fresh budgets. Returns those that have not ended and whose budget was not fresh, ascending."""
+        fresh = []
+        for number in numbers:
+            used = self.failures.pop(number, 0) + self.losses.pop(number, 0)
+            if used and self.phases[number] not in ENDED:
+                fresh.append(number)
+        return sorted(fresh)
 
     # -- the run itself -----------------------------------------------------------------------------------------------
 
@@ -260,3 +270,8 @@ class Run(Tasks):
             if count:
                 found[STATE_OF[phase]] = found.get(STATE_OF[phase], 0) + count
         return found
+
+
+def _seconds_before_retry(policy: Policy, retry: int) -> float:
+    """How long to wait before the retry of that number, from 1."""
+    return min(MAX_DELAY, policy.retry_delay * 2.0 ** min(retry - 1, 64))

@@ -182,10 +182,13 @@ class Tasks:
 
     # -- as a tracker kept them -----------------------------------------------------------------------------------------
 
-    def _put_back(self, numbers: Sequence[int], phases: Sequence[int], in_flight: Sequence[int]) -> None:
+    def _put_back(
+        self, numbers: Sequence[int], phases: Sequence[int], in_flight: Sequence[int], delayed: Iterable[tuple[float, int]]
+    ) -> None:
         """Give tasks, fresh in a run that was just grown, the phases that they had; what follows for others follows.
 
-        `phases` is parallel to `numbers` and holds ended ones only. This is no transition: the table does not apply.
+        `phases` is parallel to `numbers` and holds ended ones only; `delayed` says until when those that are READY otherwise
+        have to wait. This is no transition: the table does not apply.
         """
         for number, phase in zip(numbers, phases, strict=True):
             self._set(number, phase)
@@ -196,6 +199,10 @@ class Tasks:
         self._release(sorted(freed))
         for number in in_flight:
             self._set(number, _ASSIGNED)
+        for due, number in delayed:
+            if self.phases[number] == _READY:
+                self._set(number, _DELAYED)
+                self.delayed.append((due, number))
         self._forget_moved()
         self.changed.clear()
 
