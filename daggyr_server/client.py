@@ -32,7 +32,9 @@ from daggyr.v1.runs_pb2_grpc import RunsStub
 from daggyr.v1.task_pb2 import OutputStream
 
 CHUNK_BYTES = 1024 * 1024
-CALL_TIMEOUT = 60.0  # seconds for a call that answers with one message; submissions take as long as they take
+# Seconds for a call that answers with one message. Submitting and deleting take as long as they take; should the server go
+# away meanwhile, the channel's keepalive finds out.
+CALL_TIMEOUT = 60.0
 PATIENCE = 60.0  # seconds without a word from the server until a watch or an output gives up
 SUBMIT_PATIENCE = 5.0
 ENDED = frozenset({State.STATE_COMPLETED, State.STATE_ERRORED, State.STATE_KILLED})
@@ -272,6 +274,29 @@ class Client:
         summary: RunSummary = await self._call(self._stub.RetryRun, request)
         return summary
 
+    async def mark(self, run_id: int, tasks: Iterable[str], state: State) -> RunSummary:
+        """Says that `tasks` are COMPLETED or QUEUED; a run that had ended goes on. Durable when this returns.
+
+        NOT_FOUND: no such run or task. FAILED_PRECONDITION: a task is in flight, or a generator whose tasks are part of the run
+        was to be QUEUED. INVALID_ARGUMENT: another state, or no task.
+        """
+        request = pb.MarkTasksRequest(run_id=run_id, tasks=tasks, state=state)
+        summary: RunSummary = await self._call(self._stub.MarkTasks, request)
+        return summary
+
+    async def delete(self, run_id: int) -> None:
+        """Takes a run that has ended away, with its history and output, however long that takes. 0 is no run here.
+
+        NOT_FOUND: no such run. FAILED_PRECONDITION: it has not ended.
+        """
+        await self._call(self._stub.DeleteRun, pb.DeleteRunRequest(run_id=run_id), timeout=None)
+
+    async def prune(self, ended_before: Timestamp) -> int:
+        """Takes all runs away that ended before a time, however long that takes. Returns how many they were."""
+        request = pb.PruneRunsRequest(ended_before=ended_before)
+        answer: pb.PruneRunsResponse = await self._call(self._stub.PruneRuns, request, timeout=None)
+        return answer.runs
+
     async def pools(self) -> Sequence[pb.Pool]:
         answer: pb.ListPoolsResponse = await self._call(self._stub.ListPools, pb.ListPoolsRequest())
         return answer.pools
@@ -285,8 +310,8 @@ class Client:
         answer: pb.DrainAgentResponse = await self._call(self._stub.DrainAgent, pb.DrainAgentRequest(name=name))
         return answer.running
 
-    async def _call(self, method: Any, request: object) -> Any:
-        return await _translated(method(request, metadata=self._metadata, timeout=CALL_TIMEOUT))
+    async def _call(self, method: Any, request: object, *, timeout: float | None = CALL_TIMEOUT) -> Any:
+        return await _translated(method(request, metadata=self._metadata, timeout=timeout))
 
     async def _repeat(self, call: Callable[[], Awaitable[Answer]]) -> Answer:
         backoff = _Backoff(min(self._patience, SUBMIT_PATIENCE), self._notice)

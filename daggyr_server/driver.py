@@ -19,15 +19,18 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import replace
 
 from daggyr.v1.task_pb2 import (
     HOST_AVAILABLE,
     HOST_DRAINING,
     HOST_GONE,
+    STDOUT,
     AttemptKey,
     AttemptResult,
     AttemptUpdate,
     Host,
+    Placement,
 )
 from daggyr.v1.task_pb2 import LOST as LOST_OUTCOME
 from daggyr_server.assignments import assignment_batches
@@ -40,20 +43,29 @@ from daggyr_server.core.events import (
     HostChanged,
     HostGone,
     KillAsked,
+    MarkAsked,
     RetryAsked,
+    RunsForgotten,
     RunSubmitted,
 )
 from daggyr_server.core.graph import Addition
 from daggyr_server.core.machine import Machine, Refusal, Step
 from daggyr_server.core.records import OutputKept, Record, RunMoved
+from daggyr_server.core.run import Run
 from daggyr_server.core.states import Outcome, State
 from daggyr_server.executors.base import Executor
 from daggyr_server.generators import Generators
-from daggyr_server.trackers.base import Tracker, TrackerError
+from daggyr_server.recovery import restored
+from daggyr_server.trackers.base import LostTracker, Tracker, TrackerError
 
 log = logging.getLogger(__name__)
 
 MAX_UPDATES_A_STEP = 8_192  # more wait for the next one, so that answers do not
+KEPT_ENDED_RUNS = 200  # ended runs in memory, where a tracker has them too
+KEPT_ENDED_TASKS = 2_000_000  # and their tasks together
+DELETED_ROWS = 5_000  # at once
+ROWS_AT_ONCE = 1_000
+_PIECE_BYTES = 1024 * 1024
 _OUTCOMES = {int(outcome): outcome for outcome in Outcome}
 _ENDED = (State.COMPLETED, State.ERRORED, State.KILLED)
 
@@ -102,11 +114,23 @@ class Driver:
     """Owns the machine. All methods belong to one event loop."""
 
     def __init__(
-        self, machine: Machine, tracker: Tracker, changes: Changes, generators: Generators, clock: Callable[[], float]
+        self,
+        machine: Machine,
+        tracker: Tracker,
+        changes: Changes,
+        generators: Generators,
+        clock: Callable[[], float],
+        *,
+        durable: bool,
     ) -> None:
+        """`durable`: the tracker can give ended runs back, so that not all of them need stay in memory."""
         self.machine = machine
         self.tracker = tracker
         self.changes = changes
+        self.trouble: str | None = None  # why nothing can be made durable at the moment
+        self.durable = durable
+        self._ended: dict[int, int] = {}  # ended runs in memory -> how many tasks; asked for longest ago first
+        self._loading = asyncio.Lock()
         self.executors: dict[str, Executor] = {}
         self._generators = generators
         self._clock = clock
@@ -115,7 +139,10 @@ class Driver:
         self._wake = asyncio.Event()
         self._waiting: dict[Hashable, asyncio.Future[int | None]] = {}
         self._task: asyncio.Task[None] | None = None
+        self._deleting: asyncio.Task[None] | None = None
+        self._deletions: set[asyncio.Task[None]] = set()
         self._ready: dict[str, int] = {}
+        self._demanding: dict[str, Executor] = {}
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -126,20 +153,62 @@ class Driver:
     async def start(self, executors: Mapping[str, Executor]) -> None:
         """Open the executors, by pool, and begin to work. Raises ExecutorError, with all of them closed again."""
         self.executors = dict(executors)
+        # Counting what is ready takes time; most executors cannot do anything about it.
+        self._demanding = {name: executor for name, executor in executors.items() if type(executor).demand is not Executor.demand}
         try:
             for executor in self.executors.values():
                 await executor.open()
+            await self._restore()
         except BaseException:
             await self._close_executors()
             raise
         self._task = asyncio.create_task(self._loop(), name="driver")
+        self._deleting = asyncio.create_task(self._delete_on(await self.tracker.deleting()), name="deleting")
+
+    async def _restore(self) -> None:
+        """Go on with the runs that have not ended. Raises TrackerError."""
+        events: list[Event] = []
+        for run_id in await self.tracker.unfinished():
+            stored = await self.tracker.load(run_id)
+            if stored is not None:
+                events.append(await restored(stored))
+        if not events:
+            return
+        self._now = self._clock()
+        step = self.machine.handle(self._now, events)
+        placed: dict[tuple[str, str], list[tuple[AttemptKey, Placement]]] = {}
+        for run in self.machine.runs.values():
+            for number, flight in run.in_flight.items():
+                key = AttemptKey(run_id=run.run_id, task_number=number, attempt=flight.attempt)
+                placed.setdefault((flight.pool, flight.host), []).append((key, Placement(host=flight.host)))
+                if run.graph.policy(number).is_generator:
+                    await self._generate_again((run.run_id, number, flight.attempt))
+        log.info("going on with %d runs, %d attempts of which may still run", len(events), sum(map(len, placed.values())))
+        for pool, executor in self.executors.items():
+            executor.recover([pair for (name, _), pairs in placed.items() if name == pool for pair in pairs])
+        await self._finish([step], [], [])
+        for pool, host in placed:
+            if pool not in self.executors:
+                result = AttemptResult(outcome=LOST_OUTCOME, notes=[f"the pool {pool} is not configured any more"])
+                self._put(HostGone(pool=pool, host=host, result=result))
+        self._wake.set()
+
+    async def _generate_again(self, key: Key) -> None:
+        """An earlier coordinator may have made durable some of what a generator printed; that does not come again."""
+        self._generators.begin(key)
+        offset = 0
+        while pieces := await self.tracker.output(*key, STDOUT, offset, _PIECE_BYTES):
+            for piece in pieces:
+                self._generators.keep(key, STDOUT, piece.offset, piece.data)
+                offset = piece.offset + len(piece.data)
 
     async def close(self) -> None:
         """Commit what has come in, let go of the executors and the tracker. Safe to call twice."""
-        task, self._task = self._task, None
-        if task is not None:
+        tasks = [task for task in (self._task, self._deleting, *self._deletions) if task is not None]
+        self._task = self._deleting = None
+        for task in tasks:
             task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._close_executors()
         for future in self._waiting.values():
             if not future.done():
@@ -196,6 +265,73 @@ class Driver:
         ticket = object()
         await self._ask(ticket, RetryAsked(ticket=ticket, run_id=run_id, numbers=numbers, downstream=downstream))
 
+    async def mark(self, run_id: int, numbers: tuple[int, ...], *, completed: bool) -> None:
+        """Say that tasks are COMPLETED, or QUEUED; returns once that is durable. Raises Refused, Closing."""
+        ticket = object()
+        await self._ask(ticket, MarkAsked(ticket=ticket, run_id=run_id, numbers=numbers, completed=completed))
+
+    async def delete(self, run_id: int) -> None:
+        """Take a run away that has ended; other things go on meanwhile. Raises TrackerError.
+
+        It is ended even if the caller goes away: a run that is half there is of no use to anybody.
+        """
+        deleting = asyncio.create_task(self._delete(run_id), name=f"deleting run {run_id}")
+        self._deletions.add(deleting)
+        deleting.add_done_callback(self._deletions.discard)
+        await asyncio.shield(deleting)
+
+    async def _delete(self, run_id: int) -> None:
+        self._ended.pop(run_id, None)
+        self._put(RunsForgotten(run_ids=(run_id,)))
+        while await self.tracker.delete(run_id, DELETED_ROWS):
+            await asyncio.sleep(0)
+
+    async def prune(self, before: float) -> int:
+        """Take all runs away that ended before a time. Returns how many. Raises TrackerError."""
+        deleted = 0
+        newest: int | None = None
+        while rows := await self.tracker.rows(before=newest, limit=ROWS_AT_ONCE):
+            newest = rows[-1].run_id
+            for row in rows:
+                if row.state in _ENDED and row.stop_time is not None and row.stop_time < before:
+                    await self.delete(row.run_id)
+                    deleted += 1
+        return deleted
+
+    async def _delete_on(self, run_ids: Sequence[int]) -> None:
+        """Go on with what an earlier coordinator had begun to delete."""
+        for run_id in run_ids:
+            await self.delete(run_id)
+
+    async def find(self, run_id: int) -> Run | None:
+        """A run, from the tracker if it is not in memory; None if there is none. Raises TrackerError, Closing."""
+        run = self.machine.runs.get(run_id)
+        if run is None:
+            async with self._loading:  # one at a time: they may be large
+                if run_id not in self.machine.runs:
+                    stored = await self.tracker.load(run_id)
+                    if stored is None:
+                        return None
+                    ticket = object()
+                    await self._ask(ticket, replace(await restored(stored), ticket=ticket))
+                run = self.machine.runs.get(run_id)
+        if run is not None and run.has_ended:
+            self._keep_ended(run)
+        return run
+
+    def _keep_ended(self, run: Run) -> None:
+        """Let go of ended runs that nobody has asked about for longest."""
+        self._ended.pop(run.run_id, None)
+        self._ended[run.run_id] = run.graph.size
+        tasks = sum(self._ended.values())
+        forgotten = []
+        while self.durable and len(self._ended) > 1 and (len(self._ended) > KEPT_ENDED_RUNS or tasks > KEPT_ENDED_TASKS):
+            oldest = next(iter(self._ended))
+            tasks -= self._ended.pop(oldest)
+            forgotten.append(oldest)
+        if forgotten:
+            self._put(RunsForgotten(run_ids=tuple(forgotten)))
+
     async def _ask(self, ticket: object, event: Event) -> int | None:
         if self._task is None:
             raise Closing("the server is going away")
@@ -232,6 +368,13 @@ class Driver:
         # Wall clocks may be set back; the machine's time never goes back.
         self._now = max(self._now, self._clock())
         steps, kept, durables = self._take()
+        await self._finish(steps, kept, durables)
+        if self._inbox:
+            self._wake.set()
+        return steps[-1].due
+
+    async def _finish(self, steps: list[Step], kept: list[OutputKept], durables: list[Callable[[], None]]) -> None:
+        """Persist, then act."""
         records: list[Record] = [*kept, *(record for step in steps for record in step.records)]
         if records:
             await self._commit(records)
@@ -242,12 +385,10 @@ class Driver:
             for record in step.records:
                 if type(record) is RunMoved and record.state in _ENDED:
                     self.changes.ended(record.run_id)
+                    self._keep_ended(self.machine.runs[record.run_id])
         for durable in durables:
             durable()
         self._tell_demand()
-        if self._inbox:
-            self._wake.set()
-        return steps[-1].due
 
     async def _commit(self, records: list[Record]) -> None:
         """Nothing may go on while records are not durable: a tracker in trouble is asked again until it is not."""
@@ -255,8 +396,14 @@ class Driver:
         while True:
             try:
                 await self.tracker.commit(records)
+                if self.trouble is not None:
+                    log.warning("state can be made durable again")
+                    self.trouble = None
                 return
+            except LostTracker:
+                raise
             except TrackerError as error:
+                self.trouble = str(error)
                 log.error("nothing new is started until this is mended: %s", error)
                 await asyncio.sleep(delay)
                 delay = min(5.0, 2 * delay)
@@ -305,7 +452,7 @@ class Driver:
             if run is not None and run.current(number, attempt) is not None:
                 chunk = update.output
                 kept.append(OutputKept(run_id, number, attempt, chunk.stream, chunk.offset, chunk.data))
-                self._generators.keep((run_id, number, attempt), chunk)
+                self._generators.keep((run_id, number, attempt), chunk.stream, chunk.offset, chunk.data)
 
     def _generated(
         self, key: Key, outcome: Outcome, seconds: float | None, result: AttemptResult, events: list[Event], steps: list[Step]
@@ -351,11 +498,11 @@ class Driver:
                 future.set_result(answer)
 
     def _tell_demand(self) -> None:
-        for name, pool in self.machine.pools.items():
-            ready = pool.ready
+        for name, executor in self._demanding.items():
+            ready = self.machine.pools[name].ready
             if ready != self._ready.get(name, 0):
                 self._ready[name] = ready
-                self.executors[name].demand(ready)
+                executor.demand(ready)
 
 
 class Refused(Exception):

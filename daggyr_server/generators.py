@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from daggyr.v1.task_pb2 import STDOUT, AttemptResult, OutputChunk
+from daggyr.v1.task_pb2 import STDOUT, AttemptResult
 from daggyr_server.core.commands import Key
 from daggyr_server.core.graph import Addition
 from daggyr_server.core.run import Run
@@ -34,13 +34,13 @@ class Generators:
         """An attempt that is a generator was sent to its executor."""
         self._output[key] = bytearray()
 
-    def keep(self, key: Key, chunk: OutputChunk) -> None:
+    def keep(self, key: Key, stream: int, offset: int, data: bytes) -> None:
         """Take a piece of what a generator printed; a piece that came before changes nothing."""
         output = self._output.get(key)
-        if output is None or chunk.stream != STDOUT or chunk.offset > len(output):
+        if output is None or stream != STDOUT or offset > len(output):
             return
-        if chunk.offset + len(chunk.data) <= MAX_BYTES:
-            output[chunk.offset : chunk.offset + len(chunk.data)] = chunk.data
+        if offset + len(data) <= MAX_BYTES:
+            output[offset : offset + len(data)] = data
 
     def forget(self, key: Key) -> None:
         """The attempt ended otherwise."""

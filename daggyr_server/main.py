@@ -53,7 +53,7 @@ STOP_SECONDS = 2.0  # for calls under way when the server ends
 @click.option(
     "--listen", metavar="HOST:PORT", help="Where to listen. Port 0 takes a free one; unix:PATH is a socket.  [127.0.0.1:2503]"
 )
-@click.option("--tracker", metavar="TRACKER", help="Where to keep state.  [memory]")
+@click.option("--tracker", metavar="TRACKER", envvar="DAGGYR_TRACKER", help="Where to keep state.  [memory]")
 @click.option("--workers", type=click.IntRange(1, 65_536), help="Cores of the local pool.")
 @click.option("--ready-file", type=click.Path(path_type=Path), help="Write the address here once connections are accepted.")
 @click.option("--lifeline", type=int, metavar="FD", help="An inherited pipe: end when its other end closes.")
@@ -130,7 +130,7 @@ async def coordinator(configuration: Configuration, log_level: str = "info") -> 
         )
         limits: dict[str, PoolLimits] = {}
         machine = Machine(configuration.pools, next_run_id=opened.next_run_id)
-        driver = Driver(machine, tracker, Changes(opened.epoch), Generators(limits), time.time)
+        driver = Driver(machine, tracker, Changes(opened.epoch), Generators(limits), time.time, durable=opened.durable)
         stack.push_async_callback(driver.close)  # unless all goes well: then it ends together with the listener
         executors = _executors(configuration, driver, surroundings)
         limits.update(

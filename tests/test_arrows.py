@@ -42,7 +42,7 @@ ARROWS: dict[str, frozenset[str]] = {
     "daggyr_server": frozenset(),
     CORE: frozenset(),
     SPEC: frozenset({"daggyr", CORE, "google.protobuf", "msgspec", "yaml"}),
-    TRACKERS: frozenset({"daggyr", CORE, "google.protobuf", "msgspec"}),
+    TRACKERS: frozenset({"daggyr", CORE, "google.protobuf", "msgspec", "psycopg"}),
     EXECUTORS: WIRE | {"msgspec", "psutil"},
     SETTINGS: frozenset({"msgspec"}),
     CONFIG: frozenset({"daggyr", SETTINGS, "msgspec"}),

@@ -180,7 +180,7 @@ def test_every_command_is_in_the_table_and_every_one_in_it_exists() -> None:
         assert name is not None, f"README.md lists {call!r}, which does not exist"
         listed.add(name)
         options = {option for parameter in known[name].params for option in parameter.opts}
-        for option in re.findall(r"(?<!\S)-{1,2}[a-z]+", call.replace("[", " ").replace("]", " ")):
+        for option in re.findall(r"(?<!\S)-{1,2}[a-z][a-z-]*", call.replace("[", " ").replace("]", " ")):
             assert option in options, f"README.md gives {call!r} an option {option} that it does not have"
     assert listed == set(known), f"README.md does not list {sorted(set(known) - listed)}"
 

@@ -6,19 +6,22 @@ Registered on the listener by the entry point. Each method's errors stand in run
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+import math
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import grpc
 
-from daggyr.v1.run_pb2 import RunSummary
+from daggyr.v1.run_pb2 import STATE_COMPLETED, STATE_QUEUED, RunSummary
 from daggyr.v1.run_pb2 import Task as TaskMessage
 from daggyr.v1.runs_pb2 import (
     AGENT_STATE_CONNECTED,
     AGENT_STATE_DISCONNECTED,
     AGENT_STATE_DRAINING,
     Agent,
+    DeleteRunRequest,
+    DeleteRunResponse,
     DrainAgentRequest,
     DrainAgentResponse,
     ExplainTaskResponse,
@@ -33,7 +36,10 @@ from daggyr.v1.runs_pb2 import (
     ListRunsResponse,
     ListTasksRequest,
     ListTasksResponse,
+    MarkTasksRequest,
     Pool,
+    PruneRunsRequest,
+    PruneRunsResponse,
     ReadOutputRequest,
     ReadOutputResponse,
     RetryRunRequest,
@@ -65,6 +71,7 @@ from daggyr_server.spec import (
     expand,
     run_spec_from_message,
 )
+from daggyr_server.trackers.base import TrackerError
 
 MAX_REQUEST_ID_BYTES = 128
 MAX_RUNS_A_PAGE = 1_000
@@ -72,6 +79,7 @@ MAX_TASKS_A_PAGE = 10_000
 MAX_CHANGED_TASKS = 2_000  # in one RunChange
 WATCH_SECONDS = 0.1  # between two messages of a watch; what changes meanwhile goes together
 
+T = TypeVar("T")
 Context = grpc.aio.ServicerContext[Any, Any]
 _ENDED = (State.COMPLETED, State.ERRORED, State.KILLED)
 _TOLD = (Phase.ERRORED, Phase.KILLED)  # a change to these carries how the last attempt ended
@@ -147,6 +155,8 @@ class RunsService(RunsServicer):
             message = f"a request_id has 1 to {MAX_REQUEST_ID_BYTES} bytes"
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, message)
         known = self._driver.machine.requests.get(request_id)
+        if known is None:
+            known = await self._asked(self._driver.tracker.find_request(request_id), context)
         return SubmitRunResponse(run_id=known) if known is not None else None
 
     async def _submit(self, request_id: str, spec: RunSpec, document: bytes, context: Context) -> SubmitRunResponse:
@@ -175,29 +185,24 @@ class RunsService(RunsServicer):
     # -- reading ------------------------------------------------------------------------------------------------------
 
     async def ListRuns(self, request: ListRunsRequest, context: Context) -> ListRunsResponse:
-        runs = self._driver.machine.runs
         before = await _token(request.page_token, context)
         most = min(request.page_size or 100, MAX_RUNS_A_PAGE)
-        states = {State(state) for state in request.states if state}
-        tags = request.tags.items()
-        since = request.since.ToNanoseconds() / 1e9 if request.HasField("since") else None
-        until = request.until.ToNanoseconds() / 1e9 if request.HasField("until") else None
+        wanted = _Wanted(request)
         response = ListRunsResponse()
-        for run_id in reversed(runs):
-            run = runs[run_id]
-            if before is not None and run_id >= before:
-                continue
-            if states and run.state not in states:
-                continue
-            if not all(run.tags.get(name) == value for name, value in tags):
-                continue
-            if (since is not None and run.submit_time < since) or (until is not None and run.submit_time >= until):
-                continue
-            if len(response.runs) == most:
-                response.next_page_token = str(response.runs[-1].run_id)
-                break
-            response.runs.append(self._summary(run))
-        return response
+        while True:
+            rows = await self._asked(self._driver.tracker.rows(before=before, limit=MAX_RUNS_A_PAGE), context)
+            for row in rows:
+                run = self._driver.machine.runs.get(row.run_id)
+                state = run.state if run is not None else row.state
+                if not wanted.admits(row.tags, state, row.submit_time):
+                    continue
+                if len(response.runs) == most:
+                    response.next_page_token = str(response.runs[-1].run_id)
+                    return response
+                response.runs.append(self._summary(run) if run is not None else views.stored_summary(row))
+            if len(rows) < MAX_RUNS_A_PAGE:
+                return response
+            before = rows[-1].run_id
 
     async def GetRun(self, request: GetRunRequest, context: Context) -> RunSummary:
         return self._summary(await self._run(request.run_id, context))
@@ -318,12 +323,40 @@ class RunsService(RunsServicer):
             await _abort(error, context)
         return self._summary(run)
 
+    async def MarkTasks(self, request: MarkTasksRequest, context: Context) -> RunSummary:
+        run = await self._run(request.run_id, context)
+        numbers = await self._named(run, request.tasks, context)
+        if numbers is None or request.state not in (STATE_COMPLETED, STATE_QUEUED):
+            message = "name tasks, and the state to mark them with: COMPLETED or QUEUED"
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, message)
+        try:
+            await self._driver.mark(run.run_id, numbers, completed=request.state == STATE_COMPLETED)
+        except (Refused, Closing) as error:
+            await _abort(error, context)
+        return self._summary(run)
+
+    async def DeleteRun(self, request: DeleteRunRequest, context: Context) -> DeleteRunResponse:
+        if not request.run_id:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "which run is to be taken away? Name its id")
+        run = await self._run(request.run_id, context)
+        if not run.has_ended:
+            message = f"run {run.run_id} has not ended: it is {run.state.name}; kill it first"
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, message)
+        await self._asked(self._driver.delete(run.run_id), context)
+        return DeleteRunResponse()
+
+    async def PruneRuns(self, request: PruneRunsRequest, context: Context) -> PruneRunsResponse:
+        if not request.HasField("ended_before"):
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "prune what ended before when?")
+        before = request.ended_before.ToNanoseconds() / 1e9
+        return PruneRunsResponse(runs=await self._asked(self._driver.prune(before), context))
+
     # -- pools and agents ---------------------------------------------------------------------------------------------
 
     async def ListPools(self, request: ListPoolsRequest, context: Context) -> ListPoolsResponse:
         response = ListPoolsResponse()
         for name, pool in sorted(self._driver.machine.pools.items()):
-            entry = response.pools.add(name=name, executor=self._limits.executors[name], ready=pool.ready)
+            entry = response.pools.add(name=name, executor=self._limits.executors.get(name, ""), ready=pool.ready)
             entry.is_default = name == self._limits.default_pool
             for host in pool.hosts.values():
                 if host.open:
@@ -386,15 +419,27 @@ class RunsService(RunsServicer):
     # -- finding ------------------------------------------------------------------------------------------------------
 
     def _summary(self, run: Run) -> RunSummary:
-        return views.run_summary(run, self._driver.machine, self._driver.changes.seq(run.run_id))
+        summary = views.run_summary(run, self._driver.machine, self._driver.changes.seq(run.run_id))
+        if self._driver.trouble is not None:
+            summary.notes.append(f"nothing new is started, because state cannot be made durable: {self._driver.trouble}")
+        return summary
+
+    async def _asked(self, answer: Awaitable[T], context: Context) -> T:
+        """What a tracker answers, or the end of the call if it cannot."""
+        try:
+            return await answer
+        except (TrackerError, Closing) as error:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
 
     async def _run(self, run_id: int, context: Context) -> Run:
-        runs = self._driver.machine.runs
+        driver = self._driver
         if not run_id:
-            if not runs:
+            newest = next(reversed(driver.machine.runs), 0) if not driver.durable else 0
+            rows = [] if newest else await self._asked(driver.tracker.rows(before=None, limit=1), context)
+            run_id = newest or (rows[0].run_id if rows else 0)
+            if not run_id:
                 await context.abort(grpc.StatusCode.NOT_FOUND, "there are no runs yet")
-            return runs[next(reversed(runs))]
-        run = runs.get(run_id)
+        run = driver.machine.runs.get(run_id) or await self._asked(driver.find(run_id), context)
         if run is None:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"there is no run {run_id}; `daggyr runs` lists them")
         return run
@@ -421,6 +466,23 @@ class RunsService(RunsServicer):
             else:
                 numbers += found
         return tuple(dict.fromkeys(numbers))
+
+
+class _Wanted:
+    """Which runs a client asked to list."""
+
+    def __init__(self, request: ListRunsRequest) -> None:
+        self._tags = dict(request.tags)
+        self._states = {State(state) for state in request.states if state}
+        self._since = request.since.ToNanoseconds() / 1e9 if request.HasField("since") else -math.inf
+        self._until = request.until.ToNanoseconds() / 1e9 if request.HasField("until") else math.inf
+
+    def admits(self, tags: Mapping[str, str], state: State, submit_time: float) -> bool:
+        return (
+            (not self._states or state in self._states)
+            and all(tags.get(name) == value for name, value in self._tags.items())
+            and self._since <= submit_time < self._until
+        )
 
 
 def _next_in(phases: bytearray, wanted: list[Phase], start: int) -> int | None:

@@ -24,7 +24,7 @@ from daggyr_server.core.graph import Graph, Kind
 from daggyr_server.core.machine import Machine
 from daggyr_server.core.run import Run
 from daggyr_server.core.states import STATE_OF, Phase, State
-from daggyr_server.trackers.base import StoredAttempt
+from daggyr_server.trackers.base import RunRow, StoredAttempt
 
 MAX_NEIGHBOURS = 1_000  # parents or children listed of one task
 
@@ -60,6 +60,23 @@ def run_summary(run: Run, machine: Machine, change_seq: int) -> RunSummary:
         summary.notes.append("being killed: waiting for its processes to end")
     else:
         summary.notes.extend(awaited(run, machine))
+    return summary
+
+
+def stored_summary(row: RunRow) -> RunSummary:
+    """A run that has ended and is not in memory."""
+    summary = RunSummary(
+        run_id=row.run_id,
+        state=int(row.state),  # type: ignore[arg-type]
+        tags=row.tags,
+        task_states={state.name: count for state, count in row.task_states.items()},
+        submit_time=timestamp(row.submit_time),
+        pool=row.pool,
+    )
+    if row.start_time is not None:
+        summary.start_time.CopyFrom(timestamp(row.start_time))
+    if row.stop_time is not None:
+        summary.stop_time.CopyFrom(timestamp(row.stop_time))
     return summary
 
 

@@ -115,17 +115,22 @@ def command(name: str, *, example: str) -> Callable[[Callable[..., Any]], Comman
 
 
 class RunId(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.2 only
-    """`last`, which is 0 on the wire, or a number from 1."""
+    """A number from 1, or `last`, which is 0 on the wire; with `explicit`, a number only."""
 
     name = "run"
 
+    def __init__(self, *, explicit: bool = False) -> None:
+        self._explicit = explicit
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if value == "last":
-            return 0
         if isinstance(value, int):
             return value
+        if value == "last" and not self._explicit:
+            return 0
         if re.fullmatch(r"[1-9][0-9]{0,18}", value):
             return int(value)
+        if self._explicit:
+            return self.fail(f"{value!r} is not taken here: give the run's number, as `daggyr runs` shows it", param, ctx)
         return self.fail(f"{value!r} is no run: give its number, or `last` for the newest", param, ctx)
 
 
@@ -174,6 +179,7 @@ class When(click.ParamType):  # type: ignore[type-arg]
 
 
 RUN = RunId()
+EXPLICIT_RUN = RunId(explicit=True)
 TAG = Tag()
 WHEN = When()
 

@@ -35,9 +35,10 @@ _MAX_FOLDER_BYTES = 90
 class OwnServer:
     """`async with OwnServer(options) as server`: ready inside the block, gone behind it."""
 
-    def __init__(self, options: Sequence[str]) -> None:
-        """`options` are passed on to the server's program."""
+    def __init__(self, options: Sequence[str], *, tracker: str | None = None) -> None:
+        """`options` are passed on to the server's program, and so is the tracker's address, but where nobody else reads it."""
         self._options = options
+        self._tracker = tracker
         self._folder = Path()
         self._lifeline = -1
         self._process: asyncio.subprocess.Process
@@ -110,7 +111,7 @@ class OwnServer:
                 stderr=asyncio.subprocess.PIPE,
                 pass_fds=(read_end,),
                 start_new_session=True,
-                env=_environment(),
+                env=_environment(self._tracker),
             )
         except BaseException:
             os.close(self._lifeline)
@@ -164,11 +165,16 @@ def _private_folder() -> Path:
     return Path(tempfile.mkdtemp(prefix="daggyr-", dir="/tmp"))
 
 
-def _environment() -> dict[str, str]:
-    """This process's, without what `main` set for itself: tasks inherit it."""
+def _environment(tracker: str | None) -> dict[str, str]:
+    """This process's, without what `main` set for itself: tasks inherit it, less all DAGGYR_*.
+
+    A tracker's address may hold a password: arguments are for everyone to see, an environment for its user only (proc(5)).
+    """
     environment = dict(os.environ)
     if environment.get("GRPC_VERBOSITY") == "NONE":
         del environment["GRPC_VERBOSITY"]
+    if tracker is not None:
+        environment["DAGGYR_TRACKER"] = tracker
     return environment
 
 

@@ -48,6 +48,20 @@ def retry_refused(run: Run, named: Sequence[int] | None, numbers: Sequence[int])
     return None
 
 
+def mark_refused(run: Run, numbers: Sequence[int], *, completed: bool) -> str | None:
+    """Why these tasks cannot be said to be COMPLETED, or else QUEUED."""
+    if run.killing and not run.has_ended:
+        return f"run {run.run_id} is being killed: wait until it has ended"
+    busy = [number for number in numbers if number in run.in_flight]
+    if busy:
+        return f"{_named(run, busy)} is with its host: wait for it, or kill it first"
+    phases = run.phases
+    grown = [number for number in numbers if phases[number] == Phase.COMPLETED and _is_generator(run, number)]
+    if grown and not completed:
+        return f"{_named(run, grown)} is a generator whose tasks are part of the run already: submit a new run instead"
+    return None
+
+
 def _is_generator(run: Run, number: int) -> bool:
     return run.graph.policy(number).is_generator and not run.graph.kind(number)
 

@@ -23,7 +23,8 @@ class BrokenInvariant(AssertionError):
 
 
 def check(machine: Machine, shrunk: Container[str] = ()) -> None:
-    """Raises BrokenInvariant. `shrunk`: hosts that have lost resources while attempts used them."""
+    """Raises BrokenInvariant. `shrunk`: hosts that have lost resources while attempts used them, or whose attempts an earlier
+    coordinator sent."""
     for run in machine.runs.values():
         _check_tasks(run)
         _check_attempts(machine, run)

@@ -7,12 +7,12 @@ hashable object, under which the step answers.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from daggyr_server.core.graph import Addition
-from daggyr_server.core.states import Outcome
+from daggyr_server.core.states import Outcome, State
 
 
 class AttemptStarted(NamedTuple):
@@ -51,6 +51,50 @@ class RunSubmitted:
     document: bytes  # the specification as it came, for the tracker
 
 
+class Adopted(NamedTuple):
+    """An attempt that an earlier coordinator sent to a host and whose end it did not hear of."""
+
+    number: int
+    attempt: int
+    host: str
+    host_name: str
+    assign_time: float  # seconds since the epoch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRestored:
+    """A run as a tracker kept it. Nothing is recorded of that; attempts in flight are expected on their hosts.
+
+    When a retry's delay began is not kept: it begins again. Answered with its id, if there is a ticket.
+    """
+
+    ticket: Hashable | None = None
+    run_id: int
+    request_id: str
+    tags: Mapping[str, str]
+    pool: str
+    parameters: Mapping[str, tuple[str, ...]]
+    submit_time: float
+    start_time: float | None
+    stop_time: float | None
+    state: State
+    killing: bool
+    additions: Sequence[Addition]  # the run's own tasks, then each generator's, in the order in which they came
+    numbers: Sequence[int]  # tasks that were attempted or moved; parallel to the next four
+    states: Sequence[int]  # a `State` each; of a task in flight, the one before, or KILLED if its end was asked for
+    attempts: Sequence[int]  # the number of the last attempt
+    failures: Sequence[int]  # retries used
+    losses: Sequence[int]
+    adopted: Sequence[Adopted]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunsForgotten:
+    """Runs that have ended are no longer needed in memory; those that have not stay."""
+
+    run_ids: tuple[int, ...]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KillAsked:
     """A person asks for the end of a run, or of some of its tasks; answered with None."""
@@ -68,6 +112,16 @@ class RetryAsked:
     run_id: int
     numbers: tuple[int, ...] | None = None  # None: what did not complete
     downstream: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MarkAsked:
+    """A person says that tasks are COMPLETED, or QUEUED; answered with None."""
+
+    ticket: Hashable
+    run_id: int
+    numbers: tuple[int, ...]
+    completed: bool  # else QUEUED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,4 +146,6 @@ class HostGone:
     result: Any
 
 
-Event = AttemptStarted | AttemptEnded | RunSubmitted | KillAsked | RetryAsked | HostChanged | HostGone
+Fact = AttemptStarted | AttemptEnded | HostChanged | HostGone
+Request = RunSubmitted | RunRestored | RunsForgotten | KillAsked | RetryAsked | MarkAsked
+Event = Fact | Request

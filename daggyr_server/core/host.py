@@ -40,7 +40,7 @@ NOTHING = Use()
 class Host:
     """Somewhere to run attempts. Public attributes are for reading, by others than the pool."""
 
-    __slots__ = ("ahead", "draining", "host", "in_flight", "name", "open", "reserved", "resources", "uses")
+    __slots__ = ("ahead", "draining", "expected", "host", "in_flight", "name", "open", "reserved", "resources", "uses")
 
     def __init__(self, host: str, name: str, resources: Mapping[str, int], *, ahead: bool) -> None:
         self.host = host
@@ -51,6 +51,7 @@ class Host:
         self.draining = False
         self.in_flight = 0
         self.uses: dict[str, Use] = {}
+        self.expected = False  # was never here, but attempts of an earlier coordinator may be with it
         self.reserved: ReadyQueue | None = None  # kept for this queue's first task
 
     @property

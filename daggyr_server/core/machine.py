@@ -24,7 +24,7 @@ from enum import Enum
 from typing import Any
 
 from daggyr_server.core import recall
-from daggyr_server.core.asks import kill_refused, retry_refused
+from daggyr_server.core.asks import kill_refused, mark_refused, retry_refused
 from daggyr_server.core.commands import Command, Key, RecallAttempts, StartAttempts, StopAttempts
 from daggyr_server.core.events import (
     AttemptEnded,
@@ -33,7 +33,10 @@ from daggyr_server.core.events import (
     HostChanged,
     HostGone,
     KillAsked,
+    MarkAsked,
     RetryAsked,
+    RunRestored,
+    RunsForgotten,
     RunSubmitted,
 )
 from daggyr_server.core.flight import InFlight
@@ -45,6 +48,7 @@ from daggyr_server.core.records import (
     AttemptsAssigned,
     Record,
     RunAdded,
+    RunKillAsked,
     RunMoved,
     TasksGenerated,
     TasksMoved,
@@ -96,8 +100,11 @@ class Machine:
             AttemptStarted: self._attempt_started,
             AttemptEnded: self._attempt_ended,
             RunSubmitted: self._run_submitted,
+            RunRestored: self._run_restored,
+            RunsForgotten: self._runs_forgotten,
             KillAsked: self._kill_asked,
             RetryAsked: self._retry_asked,
+            MarkAsked: self._mark_asked,
             HostChanged: self._host_changed,
             HostGone: self._host_gone,
         }
@@ -125,7 +132,9 @@ class Machine:
             due, run_id = heapq.heappop(self.delays)
             if self.alarms.get(run_id) == due:
                 del self.alarms[run_id]
-                run = self.runs[run_id]
+                run = self.runs.get(run_id)
+                if run is None:
+                    continue
                 run.due(now)
                 self._note_delay(run)
         for pool in self.pools.values():
@@ -203,6 +212,53 @@ class Machine:
         self._touched[run_id] = run
         self._step.answers[event.ticket] = run_id
 
+    def _run_restored(self, event: RunRestored, now: float) -> None:
+        run_id = event.run_id
+        if event.ticket is not None:
+            self._step.answers[event.ticket] = run_id
+        if run_id in self.runs:
+            return
+        for addition in event.additions:
+            for policy in addition.policies:  # one that was taken out of the configuration has no hosts, and waits for some
+                self.pools.setdefault(policy.pool, Pool(policy.pool))
+        run = Run(
+            run_id,
+            tags=event.tags,
+            pool=event.pool,
+            parameters=event.parameters,
+            submit_time=event.submit_time,
+            offer=lambda queue: None,
+        )
+        sent = run.restore(event, now)
+        self.runs[run_id] = run
+        self.requests[event.request_id] = run_id
+        self._next_run_id = max(self._next_run_id, run_id + 1)
+        run.revision = len(event.additions)
+        run.offers_to(self._offer)
+        self._note_delay(run)
+        if run.has_ended:
+            return
+        for one in sent:
+            self.pools[one.pool].adopt(one)
+        asked = {number for number, state in zip(event.numbers, event.states, strict=True) if state == State.KILLED}
+        self._stop(run, [pair for pair in run.in_flight.items() if run.killing or pair[0] in asked])
+        for queue in run.queues:
+            if queue:
+                self._offer(queue)
+        self._touched[run_id] = run
+
+    def _runs_forgotten(self, event: RunsForgotten, now: float) -> None:
+        for run_id in event.run_ids:
+            run = self.runs.get(run_id)
+            if run is not None and run.has_ended and not run.in_flight:
+                del self.runs[run_id]
+                for pool in self.pools.values():
+                    pool.drop(run)
+                self._touched.pop(run_id, None)
+        forgotten = {request_id for request_id, run_id in self.requests.items() if run_id not in self.runs}
+        for request_id in forgotten:
+            del self.requests[request_id]
+
     def _no_such_pool(self, addition: Addition) -> str | None:
         unknown = {policy.pool: None for policy in addition.policies if policy.pool not in self.pools}
         return f"there is no pool {', '.join(unknown)}; there are {', '.join(self.pools)}" if unknown else None
@@ -219,15 +275,18 @@ class Machine:
             return
         if event.numbers is None:
             run.killing = True
+            self._step.records.append(RunKillAsked(run.run_id, now))
             for pool in self.pools.values():
                 pool.drop(run)
             self._stop(run, [pair for pair in run.in_flight.items() if pair[1].start_time is not None])
             self._recall(run, recall.unstarted(run))
         else:
+            flights = [(number, run.in_flight[number]) for number in event.numbers if number in run.in_flight]
             moved = run.kill_waiting(event.numbers)
+            moved += [number for number, flight in flights if not flight.stopping]
             if moved:
-                self._step.records.append(TasksMoved(run.run_id, moved, State.KILLED, "kill", now))
-            self._stop(run, [(number, run.in_flight[number]) for number in event.numbers if number in run.in_flight])
+                self._step.records.append(_moved(run, moved, State.KILLED, "kill", now))
+            self._stop(run, flights)
         self._touched[run.run_id] = run
         # What was kept for the killed is free for others.
         self._dirty.update(dict.fromkeys(self.pools))
@@ -243,9 +302,24 @@ class Machine:
             numbers = run.descendants(event.numbers) if event.downstream else event.numbers
         if self._refused(event.ticket, retry_refused(run, event.numbers, numbers)):
             return
-        moved = [number for number in run.reset(numbers, now) if not run.graph.kind(number)]
-        if moved:
-            self._step.records.append(TasksMoved(run.run_id, moved, State.QUEUED, "retry", now))
+        self._asked_moves(run, [*run.go_on(now), *run.reset(numbers)], State.QUEUED, "retry", now)
+
+    def _mark_asked(self, event: MarkAsked, now: float) -> None:
+        run = self._asked_run(event.ticket, event.run_id, now)
+        if run is None or self._refused(event.ticket, mark_refused(run, event.numbers, completed=event.completed)):
+            return
+        fresh = run.go_on(now)
+        if event.completed:
+            self._asked_moves(run, fresh, State.QUEUED, "mark", now)
+            self._asked_moves(run, run.complete(event.numbers), State.COMPLETED, "mark", now)
+        else:
+            self._asked_moves(run, [*fresh, *run.reset(event.numbers)], State.QUEUED, "mark", now)
+
+    def _asked_moves(self, run: Run, moved: Iterable[int], state: State, reason: str, now: float) -> None:
+        """Record what a person moved, and offer what is ready because of it."""
+        told = [number for number in moved if not run.graph.kind(number)]
+        if told:
+            self._step.records.append(_moved(run, told, state, reason, now))
         for queue in run.queues:
             if queue:
                 self._offer(queue)
@@ -323,8 +397,16 @@ class Machine:
         step = self._step
         for run_id, run in self._touched.items():
             run.settle(now)
-            step.records += [RunMoved(run_id, state, time) for state, time in run.moves]
+            step.records += [
+                RunMoved(run_id, state, time, run.task_states() if state not in (State.QUEUED, State.RUNNING) else {})
+                for state, time in run.moves
+            ]
             run.moves.clear()
             step.changed[run_id] = run.changed
             run.changed = []
         self._touched.clear()
+
+
+def _moved(run: Run, numbers: Sequence[int], state: State, reason: str, now: float) -> TasksMoved:
+    ended = [run.attempts[number] - (number in run.in_flight) for number in numbers]
+    return TasksMoved(run.run_id, numbers, ended, state, reason, now)

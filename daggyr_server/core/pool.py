@@ -75,12 +75,22 @@ class Pool:
         if known is None:
             known = self.hosts[host] = Host(host, name, resources, ahead=ahead)
         known.name, known.resources, known.ahead = name, dict(resources), ahead
-        known.open, known.draining = open and not draining, draining
+        known.open, known.draining, known.expected = open and not draining, draining, False
         if known.reserved is not None and not (known.open and known.could_hold(known.reserved.policy.needs)):
             self.reservations.release(known)
         self._fresh[host] = known
         if len(self.hosts) > 1:
             self.look_again = 0.0
+
+    def adopt(self, sent: Sent) -> None:
+        """An attempt that was sent by an earlier coordinator counts here; its host, if it is not there yet, is expected."""
+        host = self.hosts.get(sent.host)
+        if host is None:
+            host = self.hosts[sent.host] = Host(sent.host, sent.host_name, {}, ahead=False)
+            host.open, host.expected = False, True
+        host.take(sent.queue.policy.needs, sent.weight, 1)
+        self.shares.expect(sent.queue)
+        self.shares.charge(sent.queue, sent.weight, 1)
 
     def remove_host(self, host: str) -> None:
         """A host is gone; the machine has ended what it had."""
@@ -98,6 +108,8 @@ class Pool:
         host = self._fresh[sent.host] = self.hosts[sent.host]
         host.give(sent.queue.policy.needs, sent.weight)
         self.shares.charge(sent.queue, sent.weight, -1)
+        if host.expected and not host.in_flight:
+            self.remove_host(sent.host)
 
     def drop(self, run: Run) -> None:
         """A run takes nothing new from here, until its queues are offered again."""

@@ -8,7 +8,7 @@ since the epoch. Trackers import this module and nothing else of the core but th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from daggyr_server.core.states import Outcome, State
@@ -32,6 +32,25 @@ class RunMoved:
 
     run_id: int
     state: State
+    time: float
+    task_states: Mapping[State, int] = field(default_factory=dict)  # how many tasks are in each, if the run has ended
+
+
+@dataclass(frozen=True, slots=True)
+class RunKillAsked:
+    """A person asked for the end of a run that has not ended: nothing of it is started any more."""
+
+    run_id: int
+    time: float
+
+
+@dataclass(frozen=True, slots=True)
+class RunEdited:
+    """A run has another specification from now on."""
+
+    run_id: int
+    revision: int
+    document: bytes  # as it came
     time: float
 
 
@@ -73,12 +92,18 @@ class AttemptRecorded(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TasksMoved:
-    """Tasks are in another state for a reason that no attempt tells: a person asked."""
+    """Tasks are in another state for a reason that no attempt tells: a person asked. Parallel lists.
+
+    A task's state is that of its last attempt that ended, unless it was moved when it had had as many attempts or more: then it
+    is that of the last move. After a move to QUEUED, what attempts used up before no longer counts. A move to KILLED while an
+    attempt is in flight says that its end was asked for; how it ends then counts.
+    """
 
     run_id: int
     numbers: Sequence[int]
+    attempts: Sequence[int]  # how many attempts each has had that ended
     state: State
-    reason: str  # "kill" or "retry"
+    reason: str  # "kill", "retry", "mark" or "edit"
     time: float
 
 
@@ -93,4 +118,6 @@ class OutputKept(NamedTuple):
     data: bytes
 
 
-Record = RunAdded | RunMoved | TasksGenerated | AttemptsAssigned | AttemptRecorded | TasksMoved | OutputKept
+Record = (
+    RunAdded | RunMoved | RunKillAsked | RunEdited | TasksGenerated | AttemptsAssigned | AttemptRecorded | TasksMoved | OutputKept
+)

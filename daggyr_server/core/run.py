@@ -9,15 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from daggyr_server.core.events import Adopted, RunRestored
 from daggyr_server.core.flight import InFlight as InFlight
 from daggyr_server.core.flight import Sent
-from daggyr_server.core.graph import Addition
+from daggyr_server.core.graph import Addition, Policy
+from daggyr_server.core.host import WHOLE
 from daggyr_server.core.ready import ReadyQueue
-from daggyr_server.core.states import FOLLOWS, MAX_LOSSES, STATE_OF, Follows, Outcome, Phase, State
+from daggyr_server.core.states import ENDED, FOLLOWS, MAX_LOSSES, STATE_OF, Follows, Outcome, Phase, State
 from daggyr_server.core.tasks import IllegalTransition, Tasks
 
 _READY, _ASSIGNED, _RUNNING = int(Phase.READY), int(Phase.ASSIGNED), int(Phase.RUNNING)
 _ERRORED, _KILLED = int(Phase.ERRORED), int(Phase.KILLED)
+_PHASES = {int(state): int(phase) for phase, state in STATE_OF.items() if phase in ENDED}
 _STATES = tuple(STATE_OF[phase] for phase in Phase)
 MAX_DELAY = 86_400.0  # seconds; a doubling delay stops growing here
 
@@ -58,6 +61,42 @@ class Run(Tasks):
         self._grow(
             addition, [ReadyQueue(self, policy, index) for index, policy in enumerate(addition.policies, len(self.queues))]
         )
+
+    def restore(self, event: RunRestored, now: float) -> list[Sent]:
+        """Become what a tracker kept. Returns one Sent for each attempt that is in flight."""
+        for addition in event.additions:
+            self.extend(addition)
+        self.start_time, self.stop_time = event.start_time, event.stop_time
+        self.state, self.killing = event.state, event.killing
+        ended: list[int] = []
+        phases: list[int] = []
+        for number, state, attempt, failures, losses in zip(
+            event.numbers, event.states, event.attempts, event.failures, event.losses, strict=True
+        ):
+            self.attempts[number] = attempt
+            if failures:
+                self.failures[number] = failures
+            if losses:
+                self.losses[number] = losses
+            if state in _PHASES:
+                ended.append(number)
+                phases.append(_PHASES[state])
+        delayed = [
+            (now + _seconds_before_retry(policy, used), number)
+            for number, used in self.failures.items()
+            if (policy := self.graph.policy(number)).retry_delay > 0
+        ]
+        self._put_back(ended, phases, [adopted.number for adopted in event.adopted], delayed)
+        return [self._adopt(adopted) for adopted in event.adopted]
+
+    def _adopt(self, adopted: Adopted) -> Sent:
+        number = adopted.number
+        queue = self.queues[self.graph.policy_index(number)]
+        sent = Sent(queue.policy.pool, adopted.host, adopted.host_name, queue, WHOLE, adopted.assign_time)
+        self.attempts[number] = max(self.attempts[number], adopted.attempt)
+        self.in_flight[number] = InFlight(adopted.attempt, sent)
+        queue.unstarted += 1
+        return sent
 
     # -- attempts -----------------------------------------------------------------------------------------------------
 
@@ -152,30 +191,45 @@ class Run(Tasks):
             return
         self.failures[number] = used + 1
         if policy.retry_delay > 0:
-            self._delay(number, now + min(MAX_DELAY, policy.retry_delay * 2.0 ** min(used, 64)))
+            self._delay(number, now + _seconds_before_retry(policy, used + 1))
         else:
             self._queue_again(number)
 
     # -- what people ask ----------------------------------------------------------------------------------------------
 
-    def reset(self, numbers: Iterable[int], now: float) -> list[int]:
-        """Queue ended tasks again with fresh budgets, and the run itself if it has ended.
+    def go_on(self, now: float) -> list[int]:
+        """The run, if it has ended, is QUEUED again, with fresh budgets. Returns the QUEUED tasks whose budget was not fresh."""
+        if not self.has_ended:
+            return []
+        self._become(State.QUEUED, now)
+        self.stop_time, self.killing = None, False
+        fresh = self._forgive(self.failures.keys() | self.losses.keys())
+        delayed, self.delayed = self.delayed, []
+        for _, number in sorted(delayed):
+            self._push(number)
+        return fresh
 
-        The caller has made sure that none is in flight. Returns the numbers that moved.
+    def reset(self, numbers: Iterable[int]) -> list[int]:
+        """Queue ended tasks again; those and others get fresh budgets. None of them is in flight.
+
+        Returns the numbers that moved, and the QUEUED ones whose budget was not fresh.
         """
         numbers = list(numbers)
-        if self.has_ended:
-            self._become(State.QUEUED, now)
-            self.stop_time, self.killing = None, False
-            self.failures.clear()
-            self.losses.clear()
-            delayed, self.delayed = self.delayed, []
-            for _, number in sorted(delayed):
-                self._push(number)
+        fresh = self._forgive(numbers)
+        return sorted({*fresh, *self._reopen(numbers)})
+
+    def complete(self, numbers: Iterable[int]) -> list[int]:
+        """A person says that these are COMPLETED. None is in flight. Returns which moved."""
+        return self._close(numbers)
+
+    def _forgive(self, numbers: Iterable[int]) -> list[int]:
+        """Give tasks fresh budgets. Returns those that have not ended and whose budget was not fresh, ascending."""
+        fresh = []
         for number in numbers:
-            self.failures.pop(number, None)
-            self.losses.pop(number, None)
-        return self._reopen(numbers)
+            used = self.failures.pop(number, 0) + self.losses.pop(number, 0)
+            if used and self.phases[number] not in ENDED:
+                fresh.append(number)
+        return sorted(fresh)
 
     # -- the run itself -----------------------------------------------------------------------------------------------
 
@@ -216,3 +270,8 @@ class Run(Tasks):
             if count:
                 found[STATE_OF[phase]] = found.get(STATE_OF[phase], 0) + count
         return found
+
+
+def _seconds_before_retry(policy: Policy, retry: int) -> float:
+    """How long to wait before the retry of that number, from 1."""
+    return min(MAX_DELAY, policy.retry_delay * 2.0 ** min(retry - 1, 64))

@@ -54,6 +54,10 @@ class Shares:
             self.wanted[queue.policy.needs] = self.wanted.get(queue.policy.needs, 0) + 1
             self.moved[run_id] = share
 
+    def expect(self, queue: ReadyQueue) -> None:
+        """Something of the queue's run is in flight, whether anything of it is ready or not."""
+        self.by_run.setdefault(queue.run.run_id, Share(queue.run))
+
     def withdraw(self, share: Share, queue: ReadyQueue) -> None:
         """A queue has no ready tasks any more, or may not have them placed."""
         del share.queues[queue.policy_index]

@@ -116,13 +116,13 @@ STATE_OF: dict[Phase, State] = {
 # Which phase may follow which; anything else is a fault of ours.
 TRANSITIONS: dict[Phase, frozenset[Phase]] = {
     Phase.BLOCKED: frozenset({Phase.READY, Phase.COMPLETED, Phase.KILLED}),
-    Phase.READY: frozenset({Phase.ASSIGNED, Phase.BLOCKED, Phase.KILLED}),
-    Phase.DELAYED: frozenset({Phase.READY, Phase.BLOCKED, Phase.KILLED}),
+    Phase.READY: frozenset({Phase.ASSIGNED, Phase.BLOCKED, Phase.KILLED, Phase.COMPLETED}),
+    Phase.DELAYED: frozenset({Phase.READY, Phase.BLOCKED, Phase.KILLED, Phase.COMPLETED}),
     Phase.ASSIGNED: frozenset(Phase) - {Phase.ASSIGNED},
     Phase.RUNNING: frozenset(Phase) - {Phase.ASSIGNED, Phase.RUNNING},
     Phase.COMPLETED: frozenset({Phase.BLOCKED}),  # a person asks for it again
-    Phase.ERRORED: frozenset({Phase.BLOCKED}),
-    Phase.KILLED: frozenset({Phase.BLOCKED}),
+    Phase.ERRORED: frozenset({Phase.BLOCKED, Phase.COMPLETED}),  # or knows better
+    Phase.KILLED: frozenset({Phase.BLOCKED, Phase.COMPLETED}),
 }
 
 ENDED = frozenset({Phase.COMPLETED, Phase.ERRORED, Phase.KILLED})

@@ -15,7 +15,7 @@ from daggyr_server.core.ready import ReadyQueue
 from daggyr_server.core.states import ENDED, TRANSITIONS, Phase
 
 _BLOCKED, _READY, _DELAYED = int(Phase.BLOCKED), int(Phase.READY), int(Phase.DELAYED)
-_COMPLETED, _KILLED = int(Phase.COMPLETED), int(Phase.KILLED)
+_ASSIGNED, _COMPLETED, _KILLED = int(Phase.ASSIGNED), int(Phase.COMPLETED), int(Phase.KILLED)
 _LEGAL = bytes(after in TRANSITIONS[before] for before in Phase for after in Phase)  # at 8 * before + after
 
 
@@ -43,6 +43,10 @@ class Tasks:
         self.changed: list[int] = []  # tasks whose state clients see changed, since the machine last took it
         self._offer = offer
         self._order = 0
+
+    def offers_to(self, offer: Callable[[ReadyQueue], None]) -> None:
+        """From now on, tell `offer` of queues that got their first ready task."""
+        self._offer = offer
 
     # -- growing ------------------------------------------------------------------------------------------------------
 
@@ -176,6 +180,37 @@ class Tasks:
             self._offer(queue)
         return True
 
+    # -- as a tracker kept them -----------------------------------------------------------------------------------------
+
+    def _put_back(
+        self, numbers: Sequence[int], phases: Sequence[int], in_flight: Sequence[int], delayed: Iterable[tuple[float, int]]
+    ) -> None:
+        """Give tasks, fresh in a run that was just grown, the phases that they had; what follows for others follows.
+
+        `phases` is parallel to `numbers` and holds ended ones only; `delayed` says until when those that are READY otherwise
+        have to wait. This is no transition: the table does not apply.
+        """
+        for number, phase in zip(numbers, phases, strict=True):
+            self._set(number, phase)
+        freed: set[int] = set()
+        for number, phase in zip(numbers, phases, strict=True):
+            if phase == _COMPLETED:
+                freed.update(self._freed_by(number))
+        self._release(sorted(freed))
+        for number in in_flight:
+            self._set(number, _ASSIGNED)
+        for due, number in delayed:
+            if self.phases[number] == _READY:
+                self._set(number, _DELAYED)
+                self.delayed.append((due, number))
+        self._forget_moved()
+        self.changed.clear()
+
+    def _set(self, number: int, phase: int) -> None:
+        self.counts[self.phases[number]] -= 1
+        self.counts[phase] += 1
+        self.phases[number] = phase
+
     # -- what people ask ----------------------------------------------------------------------------------------------
 
     def kill_waiting(self, numbers: Iterable[int]) -> list[int]:
@@ -187,6 +222,18 @@ class Tasks:
                 moved.append(number)
         self._forget_moved()
         self.changed += moved
+        return moved
+
+    def _close(self, numbers: Iterable[int]) -> list[int]:
+        """Say that tasks which are not in flight are COMPLETED; what waits for them goes on. Returns which moved."""
+        moved = [number for number in numbers if self.phases[number] != _COMPLETED]
+        freed: set[int] = set()
+        for number in moved:
+            self._move(number, _COMPLETED)
+            freed.update(self._freed_by(number))
+        self._forget_moved()
+        self.changed += moved
+        self._release(sorted(freed))
         return moved
 
     def _reopen(self, numbers: Iterable[int]) -> list[int]:

@@ -9,18 +9,30 @@ README.md in this folder shows how to add one.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from array import array
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 
 from daggyr.v1.task_pb2 import AttemptResult
 from daggyr_server.core.records import Record
+from daggyr_server.core.states import State
 
 GROUP = "daggyr.trackers"
 
 
 class TrackerError(Exception):
-    """A tracker that cannot be used, or could not do what it was asked; the message says why and what to do."""
+    """A tracker that cannot be used, or could not do what it was asked; the message says why and what to do.
+
+    After a commit that raised it, asking again may succeed: when the disk has room, when the database is back.
+    """
+
+
+class LostTracker(TrackerError):
+    """The tracker is another coordinator's by now, or another tracker stands in its place. Nothing can be written any more.
+
+    The coordinator must end; what is durable is found by the next one.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +64,79 @@ class Piece:
     data: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """A step in which a run's graph grew after it was submitted: what a generator printed, or an edit."""
+
+    revision: int
+    document: bytes
+    number: int | None  # of the generator; None: an edit
+    attempt: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRows:
+    """What is stored of a run's tasks that were attempted or moved; parallel arrays, by task number ascending.
+
+    Compact: a run may have millions. States are the core's `State`; a task whose attempt is in flight has the state that it
+    had before.
+    """
+
+    numbers: array[int]
+    states: bytearray
+    attempts: array[int]  # the number of the last attempt, in flight or ended
+    failures: array[int]  # attempts FAILED, TIMED_OUT or OOM_KILLED since the last move to QUEUED
+    losses: array[int]  # attempts LOST since then
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFlight:
+    """An attempt that was assigned and has not ended."""
+
+    number: int
+    attempt: int
+    host: str
+    host_name: str
+    assign_time: float
+
+
+@dataclass(frozen=True, slots=True)
+class RunRow:
+    """A run in a list. `task_states` is empty until it has ended."""
+
+    run_id: int
+    request_id: str
+    tags: Mapping[str, str]
+    pool: str
+    state: State
+    submit_time: float
+    start_time: float | None
+    stop_time: float | None
+    killing: bool
+    task_states: Mapping[State, int]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRun:
+    """All that is needed to go on with a run, or to show one that has ended."""
+
+    row: RunRow
+    document: bytes
+    growths: list[Growth]  # in order of revision
+    tasks: TaskRows
+    in_flight: list[StoredFlight]
+
+
+@dataclass(frozen=True, slots=True)
+class StateChange:
+    """One entry of a task's or run's history that no attempt tells."""
+
+    time: float  # seconds since the epoch
+    number: int | None  # None: the run
+    state: State  # from then on; asking for a run's end and editing it leave its state as it was
+    reason: str  # "kill", "retry", "mark", "edit", or "" for the run's own course
+
+
 class Tracker(ABC):
     """Keeps runs, attempts and output. Life: made with its address, `open`, any calls, `close`."""
 
@@ -67,8 +152,11 @@ class Tracker(ABC):
     async def commit(self, records: Sequence[Record]) -> None:
         """Make `records` durable, all of them or none, in order; when this returns, they are.
 
-        Output that was kept already (same attempt, stream and offset) is harmless. Raises TrackerError, also when another
-        coordinator has opened the tracker since; nothing is kept of the records then.
+        Output that was kept already (same attempt, stream and offset) is harmless.
+
+        Raises TrackerError if it cannot be done now: commit the same records again, before any others, until it can. (An answer
+        that was lost on its way leaves open what was kept; the tracker finds out and keeps nothing twice.) Raises LostTracker
+        if it never can, because another coordinator has opened the tracker since; nothing is kept of the records then.
         """
 
     @abstractmethod
@@ -85,7 +173,43 @@ class Tracker(ABC):
 
     @abstractmethod
     async def document(self, run_id: int) -> bytes | None:
-        """The specification of a run as it came, or None for a run that is not known."""
+        """The specification of a run as it came, before any edit; None for a run that is not known."""
+
+    @abstractmethod
+    async def unfinished(self) -> list[int]:
+        """The ids of the runs that are QUEUED or RUNNING, ascending."""
+
+    @abstractmethod
+    async def load(self, run_id: int) -> StoredRun | None:
+        """A run as its records left it; None for one that is not known.
+
+        Others have their turn while a large run is read; what is returned is one commit's state.
+        """
+
+    @abstractmethod
+    async def find_request(self, request_id: str) -> int | None:
+        """The run that was submitted with this request_id, or None."""
+
+    @abstractmethod
+    async def rows(self, *, before: int | None, limit: int) -> list[RunRow]:
+        """At most `limit` runs, newest first, with ids below `before`; None: from the newest."""
+
+    @abstractmethod
+    async def history(self, run_id: int, number: int | None) -> list[StateChange]:
+        """State changes of a task (or, for None, of the run itself) that no attempt tells, oldest first."""
+
+    @abstractmethod
+    async def delete(self, run_id: int, limit: int) -> bool:
+        """Take away about `limit` rows of a run, the run itself with the last ones, then give room back.
+
+        Returns whether more is left to do: call it until it is False. Commits go on between calls. A run that was begun to be
+        deleted is not known any more to the other methods but `deleting`. Its id is never used again. A run that is not known is
+        no error. Raises TrackerError and LostTracker as `commit` does.
+        """
+
+    @abstractmethod
+    async def deleting(self) -> list[int]:
+        """The ids of runs that `delete` has begun and not ended, ascending: an earlier coordinator may have left some."""
 
     @abstractmethod
     async def close(self) -> None:

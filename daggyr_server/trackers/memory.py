@@ -1,142 +1,96 @@
 """The tracker that forgets: everything in this process's memory, for as long as it lives. The default.
 
-Sized for runs of millions of tasks: ended attempts lie in parallel arrays (about 60 bytes each), and an object exists only for
-a result that has more to tell than numbers. Output is bounded over all runs together; the oldest streams go first and whole, and
-readers see that they are missing by the sizes in the results.
+Sized for runs of millions of tasks: ended attempts lie in arrays (attempt_log.py), tasks that were moved by hand as they came.
+Output is bounded over all runs together; the oldest streams go first and whole, and readers see that they are missing by the
+sizes in the results.
 """
 
 from __future__ import annotations
 
-import math
 import secrets
 from array import array
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from itertools import islice, repeat
+from typing import Any
 
-from daggyr.v1.task_pb2 import AttemptResult
-from daggyr_server.core.records import AttemptRecorded, OutputKept, Record, RunAdded
-from daggyr_server.trackers.base import Opened, Piece, StoredAttempt, Tracker, TrackerError
+from daggyr.v1.task_pb2 import STDOUT
+from daggyr_server.core.records import (
+    AttemptRecorded,
+    AttemptsAssigned,
+    OutputKept,
+    Record,
+    RunAdded,
+    RunEdited,
+    RunKillAsked,
+    RunMoved,
+    TasksGenerated,
+    TasksMoved,
+)
+from daggyr_server.core.states import State
+from daggyr_server.trackers.attempt_log import AttemptLog
+from daggyr_server.trackers.base import (
+    Growth,
+    Opened,
+    Piece,
+    RunRow,
+    StateChange,
+    StoredAttempt,
+    StoredRun,
+    Tracker,
+    TrackerError,
+)
+from daggyr_server.trackers.pieces import in_order, joined
+from daggyr_server.trackers.task_rows import Assigned, Folding, flights
 
 MAX_OUTPUT_BYTES = 256 * 1024 * 1024
 # What keeping a stream, and each piece of it, costs beside the data, in bytes (measured: tests/trackers).
 _STREAM_COST = 300
 _PIECE_COST = 120
-_NONE = 2**32 - 1  # no number, no position
-_NO_EXIT_CODE = -(2**31)
-_MAX_SECONDS = 253_402_300_800  # the year 10000, where a Timestamp ends
 
 
-class _Numbers(NamedTuple):
-    """A result that an AttemptLog's arrays hold whole, times to the microsecond."""
+class _Kept:
+    """A run and what was recorded of it."""
 
-    exit_code: int = _NO_EXIT_CODE
-    start: float = math.nan  # seconds since the epoch; NaN where absent
-    stop: float = math.nan
-    cpu_microseconds: int = _NONE
-    max_rss: int = 0  # bytes, and 1; 0 where absent
+    def __init__(self, added: RunAdded) -> None:
+        self.added = added
+        self.state = State.QUEUED
+        self.start_time: float | None = None
+        self.stop_time: float | None = None
+        self.killing = False
+        self.task_states: Mapping[State, int] = {}
+        self.growths: list[Growth] = []
+        self.log = AttemptLog()
+        self.in_flight: dict[int, AttemptsAssigned] = {}  # by task: what it was sent with
+        self.changes: list[StateChange] = []  # of the run itself
+        self.moves: list[TasksMoved] = []
 
+    def row(self) -> RunRow:
+        return RunRow(
+            run_id=self.added.run_id,
+            request_id=self.added.request_id,
+            tags=dict(self.added.tags),
+            pool=self.added.pool,
+            state=self.state,
+            submit_time=self.added.submit_time,
+            start_time=self.start_time,
+            stop_time=self.stop_time,
+            killing=self.killing,
+            task_states=dict(self.task_states),
+        )
 
-_NOTHING = _Numbers()
-
-
-class AttemptLog:
-    """The ended attempts of one run in parallel arrays, linked backwards by task."""
-
-    def __init__(self) -> None:
-        self._attempts = array("I")
-        self._outcomes = array("B")
-        self._exit_codes = array("i")
-        self._hosts = array("I")
-        self._times = array("d")  # assign, start, stop of each
-        self._cpu_microseconds = array("I")
-        self._max_rss = array("Q")
-        self._earlier = array("I")  # position of the task's attempt before
-        self._last = array("I")  # by task number: position of its last attempt
-        self._whole: dict[int, bytes] = {}  # position -> the result, serialised, where the arrays cannot hold it
-        self._host_names: list[tuple[str, str]] = []
-        self._host_index: dict[tuple[str, str], int] = {}
-
-    def add(self, record: AttemptRecorded) -> None:
-        """Append an attempt."""
-        position = len(self._attempts)
-        number = record.number
-        if number >= len(self._last):
-            self._last.extend(array("I", (_NONE,)) * (max(number + 1, 2 * len(self._last)) - len(self._last)))
-        host = (record.host, record.host_name)
-        index = self._host_index.get(host)
-        if index is None:
-            index = self._host_index[host] = len(self._host_names)
-            self._host_names.append(host)
-        numbers = _numbers(record.result)
-        if numbers is None:
-            self._whole[position] = record.result.SerializeToString()
-            numbers = _NOTHING
-        self._earlier.append(self._last[number])
-        self._last[number] = position
-        self._attempts.append(record.attempt)
-        self._outcomes.append(record.outcome)
-        self._hosts.append(index)
-        self._times.extend((record.assign_time, numbers.start, numbers.stop))
-        self._exit_codes.append(numbers.exit_code)
-        self._cpu_microseconds.append(numbers.cpu_microseconds)
-        self._max_rss.append(numbers.max_rss)
-
-    def of(self, number: int) -> list[StoredAttempt]:
-        """A task's attempts, oldest first."""
-        found = []
-        position = self._last[number] if number < len(self._last) else _NONE
-        while position != _NONE:
-            found.append(self._at(position))
-            position = self._earlier[position]
-        return found[::-1]
-
-    def _at(self, position: int) -> StoredAttempt:
-        host, host_name = self._host_names[self._hosts[position]]
-        assign, start, stop = self._times[3 * position : 3 * position + 3]
-        whole = self._whole.get(position)
-        if whole is not None:
-            result = AttemptResult.FromString(whole)
+    def move(self, record: RunMoved) -> None:
+        self.state = record.state
+        if record.state is State.QUEUED:
+            self.stop_time, self.task_states, self.killing = None, {}, False
+        elif record.state is State.RUNNING:
+            self.start_time = record.time if self.start_time is None else self.start_time
         else:
-            result = AttemptResult(outcome=self._outcomes[position])  # type: ignore[arg-type]
-            if self._exit_codes[position] != _NO_EXIT_CODE:
-                result.exit_code = self._exit_codes[position]
-            if not math.isnan(start):
-                result.start_time.FromMicroseconds(round(start * 1e6))
-            if not math.isnan(stop):
-                result.stop_time.FromMicroseconds(round(stop * 1e6))
-            if self._cpu_microseconds[position] != _NONE:
-                result.cpu_seconds = self._cpu_microseconds[position] / 1e6
-            if self._max_rss[position]:
-                result.max_rss_bytes = self._max_rss[position] - 1
-        return StoredAttempt(self._attempts[position], host, host_name, assign, result)
+            self.stop_time, self.task_states = record.time, record.task_states
+        self.note(record.time, "")
 
-
-def _numbers(result: AttemptResult) -> _Numbers | None:
-    """The result as numbers, or None if it has more to tell, or a number that no array could take. Absent is not zero."""
-    if result.notes or result.HasField("signal") or result.HasField("stdout") or result.HasField("stderr"):
-        return None
-    exit_code, start, stop, cpu_microseconds, max_rss = _NOTHING
-    if result.HasField("exit_code"):
-        exit_code = result.exit_code
-        if exit_code == _NO_EXIT_CODE:
-            return None
-    if result.HasField("start_time"):
-        start = result.start_time.seconds + result.start_time.nanos / 1e9
-        if not 0 <= start < _MAX_SECONDS:
-            return None
-    if result.HasField("stop_time"):
-        stop = result.stop_time.seconds + result.stop_time.nanos / 1e9
-        if not 0 <= stop < _MAX_SECONDS:
-            return None
-    if result.HasField("cpu_seconds"):
-        if not 0 <= result.cpu_seconds < 4_294:
-            return None
-        cpu_microseconds = round(result.cpu_seconds * 1e6)
-    if result.HasField("max_rss_bytes"):
-        max_rss = result.max_rss_bytes + 1
-        if max_rss >= 2**64:
-            return None
-    return _Numbers(exit_code, start, stop, cpu_microseconds, max_rss)
+    def note(self, time: float, reason: str) -> None:
+        self.changes.append(StateChange(time, None, self.state, reason))
 
 
 class MemoryTracker(Tracker):
@@ -146,32 +100,74 @@ class MemoryTracker(Tracker):
         super().__init__(address)
         if address != "memory":
             raise TrackerError(f"the memory tracker takes no path: write `memory`, not {address!r}")
-        self._documents: dict[int, bytes] = {}
-        self._logs: dict[int, AttemptLog] = {}
+        self._runs: dict[int, _Kept] = {}
+        self._requests: dict[str, int] = {}
         self._output: dict[tuple[int, int, int, int], dict[int, bytes]] = {}  # (run, task, attempt, stream) -> by offset
         self._output_bytes = 0
         self._handlers: dict[type, Callable[[Any], None]] = {
             RunAdded: self._run_added,
+            RunMoved: self._run_moved,
+            RunKillAsked: self._run_kill_asked,
+            RunEdited: self._run_edited,
+            TasksGenerated: self._tasks_generated,
+            AttemptsAssigned: self._attempts_assigned,
             AttemptRecorded: self._attempt_recorded,
+            TasksMoved: self._tasks_moved,
             OutputKept: self._output_kept,
         }
 
     async def open(self) -> Opened:
         return Opened(tracker_id=secrets.token_hex(16), epoch=1, next_run_id=1, durable=False)
 
+    async def close(self) -> None:
+        """Nothing is held but memory."""
+
+    # -- records ------------------------------------------------------------------------------------------------------
+
     async def commit(self, records: Sequence[Record]) -> None:
         handlers = self._handlers
+        later = []  # output may come in the same commit as the end of what wrote it
         for record in records:
-            handler = handlers.get(type(record))
-            if handler is not None:  # the state of runs and tasks is the machine's alone here
-                handler(record)
+            if type(record) is TasksGenerated:
+                later.append(record)
+            else:
+                handlers[type(record)](record)
+        for generated in later:
+            self._tasks_generated(generated)
 
     def _run_added(self, record: RunAdded) -> None:
-        self._documents[record.run_id] = record.document
-        self._logs[record.run_id] = AttemptLog()
+        self._runs[record.run_id] = _Kept(record)
+        self._requests[record.request_id] = record.run_id
+
+    def _run_moved(self, record: RunMoved) -> None:
+        self._runs[record.run_id].move(record)
+
+    def _run_kill_asked(self, record: RunKillAsked) -> None:
+        run = self._runs[record.run_id]
+        run.killing = True
+        run.note(record.time, "kill")
+
+    def _run_edited(self, record: RunEdited) -> None:
+        run = self._runs[record.run_id]
+        run.growths.append(Growth(record.revision, record.document, None, None))
+        run.note(record.time, "edit")
+
+    def _tasks_generated(self, record: TasksGenerated) -> None:
+        printed = self._output.get((record.run_id, record.number, record.attempt, int(STDOUT)), {})
+        document = joined((start, printed[start]) for start in sorted(printed))
+        self._runs[record.run_id].growths.append(Growth(record.revision, document, record.number, record.attempt))
+
+    def _attempts_assigned(self, record: AttemptsAssigned) -> None:
+        self._runs[record.run_id].in_flight.update(zip(record.numbers, repeat(record)))
 
     def _attempt_recorded(self, record: AttemptRecorded) -> None:
-        self._logs[record.run_id].add(record)
+        run = self._runs[record.run_id]
+        run.log.add(record)
+        run.in_flight.pop(record.number, None)
+
+    def _tasks_moved(self, record: TasksMoved) -> None:
+        packed = replace(record, numbers=array("I", record.numbers), attempts=array("I", record.attempts))
+        self._runs[record.run_id].moves.append(packed)
 
     def _output_kept(self, record: OutputKept) -> None:
         stream = record[:4]
@@ -188,30 +184,72 @@ class MemoryTracker(Tracker):
             return
         pieces[record.offset] = record.data
         while self._output_bytes > MAX_OUTPUT_BYTES:
-            dropped = self._output.pop(next(iter(self._output)))
-            self._output_bytes -= _STREAM_COST + sum(_PIECE_COST + len(data) for data in dropped.values())
+            self._drop(next(iter(self._output)))
+
+    def _drop(self, stream: tuple[int, int, int, int]) -> None:
+        pieces = self._output.pop(stream)
+        self._output_bytes -= _STREAM_COST + sum(_PIECE_COST + len(data) for data in pieces.values())
+
+    # -- reading ------------------------------------------------------------------------------------------------------
 
     async def attempts(self, run_id: int, number: int) -> list[StoredAttempt]:
-        log = self._logs.get(run_id)
-        return log.of(number) if log is not None else []
+        run = self._runs.get(run_id)
+        return run.log.of(number) if run is not None else []
 
     async def output(self, run_id: int, number: int, attempt: int, stream: int, offset: int, limit: int) -> list[Piece]:
-        found: list[Piece] = []
         pieces = self._output.get((run_id, number, attempt, stream), {})
-        for start in sorted(pieces):
-            skipped = max(0, offset - start)
-            data = pieces[start][skipped:] if skipped else pieces[start]
-            if not data:
-                continue  # an earlier piece told it already, or nobody asked for it
-            if found and len(data) > limit:
-                break
-            found.append(Piece(start + skipped, data))
-            limit -= len(data)
-            offset = start + skipped + len(data)
-        return found
+        return in_order(((start, pieces[start]) for start in sorted(pieces)), offset, limit)
 
     async def document(self, run_id: int) -> bytes | None:
-        return self._documents.get(run_id)
+        run = self._runs.get(run_id)
+        return run.added.document if run is not None else None
 
-    async def close(self) -> None:
-        """Nothing is held but memory."""
+    async def unfinished(self) -> list[int]:
+        return sorted(run_id for run_id, run in self._runs.items() if run.state in (State.QUEUED, State.RUNNING))
+
+    async def load(self, run_id: int) -> StoredRun | None:
+        run = self._runs.get(run_id)
+        if run is None:
+            return None
+        folding = Folding()
+        sent = [
+            Assigned(record.host, record.host_name, record.time, record.numbers, record.attempts)
+            for record in {id(record): record for record in run.in_flight.values()}.values()
+        ]
+        for _, _, _, numbers, attempts in sent:
+            folding.assigned(numbers, attempts)
+        for move in run.moves:
+            folding.moved(move.state, move.numbers, move.attempts)
+        folding.ended(run.log.ended())
+        tasks, in_flight = folding.rows()
+        growths = sorted(run.growths, key=lambda growth: growth.revision)
+        return StoredRun(run.row(), run.added.document, growths, tasks, flights(in_flight, sent))
+
+    async def find_request(self, request_id: str) -> int | None:
+        return self._requests.get(request_id)
+
+    async def rows(self, *, before: int | None, limit: int) -> list[RunRow]:
+        newest_first = (run for run_id, run in sorted(self._runs.items(), reverse=True) if before is None or run_id < before)
+        return [run.row() for run in islice(newest_first, limit)]
+
+    async def history(self, run_id: int, number: int | None) -> list[StateChange]:
+        run = self._runs.get(run_id)
+        if run is None:
+            return []
+        if number is None:
+            return list(run.changes)
+        return [StateChange(move.time, number, move.state, move.reason) for move in run.moves if number in move.numbers]
+
+    # -- deleting -----------------------------------------------------------------------------------------------------
+
+    async def delete(self, run_id: int, limit: int) -> bool:
+        """All at once: memory is let go in no time."""
+        run = self._runs.pop(run_id, None)
+        if run is not None:
+            del self._requests[run.added.request_id]
+            for stream in [stream for stream in self._output if stream[0] == run_id]:
+                self._drop(stream)
+        return False
+
+    async def deleting(self) -> list[int]:
+        return []

@@ -7,6 +7,7 @@ connection breaks. It keeps the contract's promises about what clients see (requ
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -175,6 +176,8 @@ class ScriptedServer(RunsServicer):
         self.broken: dict[str, list[tuple[grpc.StatusCode, str]]] = {}
         self.lose_next_answer = False
         self.calls: list[tuple[str, Any]] = []
+        self.time_limits: dict[str, float | None] = {}  # by method, of its last call, in seconds
+        self._run_ids = itertools.count(1)  # never used again
         self.submitted = asyncio.Condition()
         self.watching = asyncio.Event()
         self.agents: list[pb.Agent] = []
@@ -196,7 +199,7 @@ class ScriptedServer(RunsServicer):
         await self._server.stop(0)
 
     def new_run(self, *names: str, tags: dict[str, str] | None = None, pool: str = "") -> ScriptedRun:
-        run = ScriptedRun(len(self.runs) + 1, list(names), tags=tags, pool=pool)
+        run = ScriptedRun(next(self._run_ids), list(names), tags=tags, pool=pool)
         self.runs[run.summary.run_id] = run
         return run
 
@@ -315,7 +318,7 @@ class ScriptedServer(RunsServicer):
                     data = piece.data[max(0, skipped - piece.missing) :]
                     yield pb.ReadOutputResponse(data=data, offset=end - len(data), missing_bytes=missing, attempt=number)
                 offset = end
-            sent = len(pieces)
+                sent += 1  # and not all that is there by now: more may have been written since
             async with run.changed:
                 if len(scripted.output.get((number, request.stream), [])) == sent:
                     if not request.follow or attempt.HasField("result"):
@@ -346,6 +349,41 @@ class ScriptedServer(RunsServicer):
             run.summary.ClearField("stop_time")
         return run.now()
 
+    async def MarkTasks(self, request: pb.MarkTasksRequest, context: Any) -> RunSummary:
+        await self._admit("MarkTasks", request, context)
+        run = await self._run(request.run_id, context)
+        for name in request.tasks:
+            if name not in run.tasks:
+                await _missing(context, f"run {run.summary.run_id} has no task {name!r}")
+            if run.tasks[name].summary.state == RUNNING:
+                await context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"task {name} is with its host: wait for it")
+        async with run.changed:
+            for name in request.tasks:
+                run.set(run.tasks[name], request.state)
+            run.summary.state = QUEUED
+            run.summary.ClearField("stop_time")
+        return run.now()
+
+    async def DeleteRun(self, request: pb.DeleteRunRequest, context: Any) -> pb.DeleteRunResponse:
+        await self._admit("DeleteRun", request, context)
+        if not request.run_id:
+            await _missing(context, "which run is to be taken away?")
+        run = await self._run(request.run_id, context)
+        if run.summary.state not in _ENDED:
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"run {run.summary.run_id} has not ended: kill it first")
+        del self.runs[request.run_id]
+        return pb.DeleteRunResponse()
+
+    async def PruneRuns(self, request: pb.PruneRunsRequest, context: Any) -> pb.PruneRunsResponse:
+        await self._admit("PruneRuns", request, context)
+        before = request.ended_before.seconds
+        gone = [
+            run_id for run_id, run in self.runs.items() if run.summary.state in _ENDED and run.summary.stop_time.seconds < before
+        ]
+        for run_id in gone:
+            del self.runs[run_id]
+        return pb.PruneRunsResponse(runs=len(gone))
+
     async def ListPools(self, request: pb.ListPoolsRequest, context: Any) -> pb.ListPoolsResponse:
         await self._admit("ListPools", request, context)
         return pb.ListPoolsResponse(pools=self.pools)
@@ -362,6 +400,7 @@ class ScriptedServer(RunsServicer):
 
     async def _admit(self, method: str, request: Any, context: Any) -> None:
         self.calls.append((method, request))
+        self.time_limits[method] = context.time_remaining()
         if dict(context.invocation_metadata()).get("authorization") != f"Bearer {TOKEN}":
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "no valid token")
         if self.broken.get(method):

@@ -228,6 +228,38 @@ async def test_kill_and_retry(daggyr: Daggyr, server: ScriptedServer) -> None:
     assert (list(request.tasks), request.downstream) == (["a", "b"], True)
 
 
+async def test_mark(daggyr: Daggyr, failed: ScriptedRun, server: ScriptedServer) -> None:
+    ended = await daggyr("--output", "json", "mark", "last", "b", "completed")
+    assert (ended.code, ended.json["state"], ended.json["stop_time"]) == (0, "QUEUED", None)
+    assert ended.json["task_states"] == {"QUEUED": 3, "COMPLETED": 2}
+    assert ended.json == (await daggyr("--output", "json", "show", "1")).json
+    ended = await daggyr("mark", "1", "a", "QUEUED")
+    assert (ended.code, "Run 1  QUEUED" in ended.out) == (0, True)
+    marks = [request for method, request in server.calls if method == "MarkTasks"]
+    assert [(mark.run_id, list(mark.tasks), mark.state) for mark in marks] == [
+        (0, ["b"], COMPLETED),
+        (1, ["a"], State.STATE_QUEUED),
+    ]
+
+
+async def test_delete_and_prune(daggyr: Daggyr, server: ScriptedServer) -> None:
+    for _ in range(5):
+        await server.new_run("a").end()
+    server.new_run("a")
+    ended = await daggyr("delete", "2")
+    assert (ended.code, ended.out, ended.err) == (0, "run 2 is deleted\n", "")
+    assert (await daggyr("--output", "json", "delete", "1")).json == {"run_id": 1}
+    assert list(server.runs) == [3, 4, 5, 6]
+    assert (await daggyr("prune", "--older-than", "2023-11-01")).out == "0 runs deleted\n"
+    async with server.runs[4].changed:
+        server.runs[4].summary.stop_time.seconds += 1_000_000_000
+    assert (await daggyr("--output", "json", "prune", "--older-than", "30d")).json == {"runs": 2}
+    assert list(server.runs) == [4, 6], "what ended later, and what has not ended, stays"
+    assert (await daggyr("prune", "--older-than", "2099-01-01")).out == "1 run deleted\n"
+    for method in ("DeleteRun", "PruneRuns"):
+        assert server.time_limits[method] is None, "a large history may take its time"
+
+
 async def test_pools_agents_and_drain(daggyr: Daggyr, server: ScriptedServer) -> None:
     server.pools.append(
         pb.Pool(name="farm", executor="agent", is_default=True, hosts=2, resources={"cores": 8}, used={"cores": 3}, ready=1234)

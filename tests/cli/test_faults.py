@@ -44,6 +44,9 @@ def one_line(ended: Ended) -> str:
         (["logs", "1", "nowhere"], "run 1 has no task 'nowhere'"),
         (["logs", "1", "a"], "task a has no attempt yet"),
         (["kill", "1"], "run 1 has ended already"),
+        (["mark", "7", "a", "completed"], "there is no run 7"),
+        (["mark", "1", "nowhere", "queued"], "run 1 has no task 'nowhere'"),
+        (["delete", "7"], "there is no run 7"),
         (["agent", "drain", "h9"], "no agent is called 'h9'"),
     ],
 )
@@ -64,6 +67,15 @@ async def test_retry_of_a_run_that_goes_on_is_2(daggyr: Daggyr, server: Scripted
     assert (ended.code, one_line(ended)) == (2, "run 1 has not ended yet")
 
 
+async def test_what_runs_is_neither_marked_nor_deleted(daggyr: Daggyr, server: ScriptedServer) -> None:
+    await server.new_run("a").start("a")
+    ended = await daggyr("mark", "last", "a", "completed")
+    assert (ended.code, one_line(ended)) == (2, "task a is with its host: wait for it")
+    ended = await daggyr("delete", "1")
+    assert (ended.code, one_line(ended)) == (2, "run 1 has not ended: kill it first")
+    assert list(server.runs) == [1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -76,6 +88,21 @@ async def test_retry_of_a_run_that_goes_on_is_2(daggyr: Daggyr, server: Scripted
         (["--output", "xml", "runs"], "'xml' is not one of"),
         (["submit", "--tag", "a=1", "--tag", "a=2", "-"], "--tag a is given twice"),
         (["retry", "1", "--downstream"], "--downstream goes with --task"),
+        (["mark", "1", "a"], "Missing argument 'completed|queued'"),
+        (["mark", "1", "a", "errored"], "'errored' is not one of 'completed', 'queued'"),
+        (["delete"], "Missing argument 'RUN'"),
+        (["delete", "last"], "'last' is not taken here: give the run's number"),
+        (["delete", "0"], "'0' is not taken here"),
+        (["prune"], "Missing option '--older-than'"),
+        (["prune", "--older-than", "soon"], "'soon' is no time"),
+        (["run"], "name a specification, or an earlier run with --resume"),
+        (["run", "--resume", "last"], "--resume needs the tracker that kept the run"),
+        (["run", "--resume", "1", "--tracker", "memory"], "give --tracker sqlite:PATH"),
+        (["run", "--resume", "1", "--tracker", "memory:x"], "give --tracker sqlite:PATH"),
+        (["run", "--resume", "first", "--tracker", "sqlite:state.db"], "'first' is no run"),
+        (["run", "--resume", "1", "--tracker", "sqlite:state.db", "spec.json"], "leave out SPEC, --tag and --pool"),
+        (["run", "--resume", "1", "--tracker", "sqlite:state.db", "--tag", "a=1"], "leave out SPEC, --tag and --pool"),
+        (["run", "--resume", "1", "--tracker", "sqlite:state.db", "--pool", "farm"], "leave out SPEC, --tag and --pool"),
         (["--server", "localhost", "runs"], "'localhost' is no address: write HOST:PORT"),
         (["--server", "::1:2503", "runs"], "write an IPv6 host in brackets"),
         (["--tls-cert", "c.pem", "runs"], "--tls-cert and --tls-key go together"),

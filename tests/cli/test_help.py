@@ -18,8 +18,8 @@ from daggyr_server.cli.options import Command
 README = Path(daggyr_server.__file__).parent / "cli" / "README.md"
 # Design section 6, without the commands of another issue.
 EXPECTED = {
-    "run", "submit", "runs", "show", "tasks", "task", "why", "watch", "logs", "kill", "retry", "validate", "expand",
-    "pools", "agents", "agent drain", "completion",
+    "run", "submit", "runs", "show", "tasks", "task", "why", "watch", "logs", "kill", "retry", "mark", "delete", "prune",
+    "validate", "expand", "pools", "agents", "agent drain", "completion",
 }  # fmt: skip
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from daggyr.v1.run_pb2 import RunSummary, State
 from daggyr_server.cli import names, words
-from daggyr_server.cli.options import RUN, TAG, WHEN
+from daggyr_server.cli.options import EXPLICIT_RUN, RUN, TAG, WHEN
 from daggyr_server.cli.progress import PlainView
 
 
@@ -86,6 +86,13 @@ def test_a_run_is_a_number_or_last() -> None:
     for text in ("0", "-1", "LAST", "1.5", "9" * 20, "²"):
         with pytest.raises(click.BadParameter, match="is no run"):
             RUN.convert(text, None, None)
+
+
+def test_where_a_run_must_be_named_last_is_none() -> None:
+    assert EXPLICIT_RUN.convert("12", None, None) == 12
+    for text in ("last", "0", "-1"):
+        with pytest.raises(click.BadParameter, match="give the run's number"):
+            EXPLICIT_RUN.convert(text, None, None)
 
 
 def test_a_tag_is_split_at_its_first_equals_sign() -> None:

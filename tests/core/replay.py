@@ -6,7 +6,15 @@ from collections import Counter
 from collections.abc import Iterable
 
 from daggyr_server.core.graph import Graph, Kind
-from daggyr_server.core.records import AttemptRecorded, Record, RunAdded, RunMoved, TasksGenerated, TasksMoved
+from daggyr_server.core.records import (
+    AttemptRecorded,
+    AttemptsAssigned,
+    Record,
+    RunAdded,
+    RunMoved,
+    TasksGenerated,
+    TasksMoved,
+)
 from daggyr_server.core.run import Run
 from daggyr_server.core.states import Outcome, State
 
@@ -18,6 +26,7 @@ class Replayed:
         self.state = State.QUEUED
         self.tasks: dict[int, State] = {}  # those that ever moved
         self.attempts: dict[int, int] = {}  # the last that ended
+        self.in_flight: set[int] = set()
         self.revision = 1
         self.successes: Counter[int] = Counter()  # that nobody asked to repeat
 
@@ -52,15 +61,21 @@ def replay(records: Iterable[Record]) -> dict[int, Replayed]:
         elif isinstance(record, AttemptRecorded):
             assert record.attempt > run.attempts.get(record.number, 0), "attempt numbers only grow"
             run.attempts[record.number] = record.attempt
+            run.in_flight.remove(record.number)
             assert run.tasks.get(record.number) is not State.COMPLETED, "a task that COMPLETED ran again"
             run.tasks[record.number] = record.state
             if record.state is State.COMPLETED:
                 assert record.outcome is Outcome.SUCCEEDED
                 run.successes[record.number] += 1
+        elif isinstance(record, AttemptsAssigned):
+            assert run.in_flight.isdisjoint(record.numbers)
+            run.in_flight.update(record.numbers)
         elif isinstance(record, TasksMoved):
             for number in record.numbers:
-                if run.tasks.get(number) is State.COMPLETED:
-                    run.successes[number] -= 1
+                if number in run.in_flight:
+                    assert record.state is State.KILLED, "only an end can be asked for"
+                    continue
+                run.successes[number] = int(record.state is State.COMPLETED)
                 run.tasks[number] = record.state
         elif isinstance(record, TasksGenerated):
             run.revision = record.revision

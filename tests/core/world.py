@@ -186,7 +186,7 @@ class World:
     def numbers(self, run_id: int, names: Iterable[str]) -> tuple[int, ...] | None:
         """What names given to a command mean."""
         graph = self.machine.runs[run_id].graph
-        return tuple(number for name in names for number in graph.named(name) or ()) or None
+        return tuple(dict.fromkeys(number for name in names for number in graph.named(name) or ())) or None
 
     # -- attempts -----------------------------------------------------------------------------------------------------
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
-from deployment import Deployment
+from deployment import Deployment, new_deployment, pytest_runtest_makereport  # noqa: F401
 
 FARM = """
 [server]
@@ -16,14 +14,6 @@ lease = 30
 [pools.farm]
 executor = "agent"
 """
-
-
-@pytest.fixture
-def deployment(tmp_path: Path) -> Iterator[Deployment]:
-    """A user's empty folder; nothing runs yet."""
-    made = Deployment(tmp_path)
-    yield made
-    made.close()
 
 
 @pytest.fixture
@@ -45,13 +35,3 @@ def standing(local: Deployment) -> Iterator[Deployment]:
     """As `local`; whatever the test did to it, the server then takes a run and completes it."""
     yield local
     local.goes_on()
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Adds what the daemons said to the report of a test that failed."""
-    report: pytest.TestReport = yield
-    funcargs: dict[str, Any] = getattr(item, "funcargs", {})
-    if report.failed and isinstance(deployment := funcargs.get("deployment"), Deployment):
-        report.sections.append(("standard error of the daemons", deployment.logs()))
-    return report

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from tracker_kinds import KINDS, OpenAgain, TrackerKind
+from postgres_server import postgres_server
+from tracker_kinds import KINDS, Databases, OpenAgain, TrackerKind, databases
 
 from daggyr_server.trackers.base import Opened, Tracker
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Databases]:
+    """A server of the tests' own."""
+    with postgres_server() as server:
+        databases.append(Databases(server))
+        yield databases[0]
+        databases.clear()
 
 
 @pytest.fixture(params=KINDS, ids=lambda kind: kind.name)
 def kind(request: pytest.FixtureRequest) -> TrackerKind:
     found = request.param
     assert isinstance(found, TrackerKind)
+    if found.name == "postgresql":
+        request.getfixturevalue("postgres")
     return found
 
 

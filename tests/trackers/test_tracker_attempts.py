@@ -9,7 +9,7 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tracker_kinds import KINDS, TrackerKind
+from tracker_kinds import TrackerKind
 from tracker_records import DAY, recorded, run_added
 
 from daggyr.v1.task_pb2 import AttemptOutcome, AttemptResult, OutputSummary
@@ -101,7 +101,6 @@ RESULTS = st.builds(
 )
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_any_results_come_back(kind: TrackerKind, tmp_path_factory: pytest.TempPathFactory) -> None:
     async def keep(results: list[AttemptResult], folder: Path) -> None:
         tracker = kind.make(kind.address(folder))
@@ -119,7 +118,7 @@ def test_any_results_come_back(kind: TrackerKind, tmp_path_factory: pytest.TempP
         finally:
             await tracker.close()
 
-    @settings(max_examples=60, deadline=None, database=None)
+    @settings(max_examples=kind.examples, deadline=None, database=None)
     @given(st.lists(RESULTS, max_size=8))
     def property_(results: list[AttemptResult]) -> None:
         asyncio.run(keep(results, tmp_path_factory.mktemp("tracker")))

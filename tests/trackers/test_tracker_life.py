@@ -91,7 +91,7 @@ async def test_every_kind_of_record_is_taken(tracker: Tracker) -> None:
             AttemptsAssigned(run_id=1, host="h1", host_name="one", numbers=[0, 1], attempts=[1, 1], time=1.0),
             recorded(number=0),
             TasksGenerated(run_id=1, number=0, attempt=1, revision=2),
-            TasksMoved(run_id=1, numbers=[1], state=State.KILLED, reason="kill", time=2.0),
+            TasksMoved(run_id=1, numbers=[1], attempts=[1], state=State.KILLED, reason="kill", time=2.0),
             kept(0, b"a", number=1),
             RunMoved(run_id=1, state=State.KILLED, time=3.0),
         ]

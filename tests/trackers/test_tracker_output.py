@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tracker_kinds import KINDS, TrackerKind
+from tracker_kinds import TrackerKind
 from tracker_records import kept, pages, run_added, whole
 
 from daggyr.v1.task_pb2 import STDERR, STDOUT
@@ -101,7 +101,6 @@ async def test_attempts_and_streams_are_kept_apart(tracker: Tracker) -> None:
     assert await whole(tracker, run_id=2) == [(0, b"other run")]
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_any_pieces_of_a_stream_read_as_that_stream(kind: TrackerKind, tmp_path_factory: pytest.TempPathFactory) -> None:
     stream = bytes(i * 7 % 251 for i in range(64))
 
@@ -121,7 +120,7 @@ def test_any_pieces_of_a_stream_read_as_that_stream(kind: TrackerKind, tmp_path_
         written = {i for start, length in stretches for i in range(start, min(start + length, len(stream))) if i >= begin}
         assert read == {i: stream[i] for i in written}
 
-    @settings(max_examples=80, deadline=None, database=None)
+    @settings(max_examples=kind.examples, deadline=None, database=None)
     @given(st.lists(st.tuples(st.integers(0, 63), st.integers(0, 20)), max_size=12), st.integers(1, 40), st.integers(0, 70))
     def property_(stretches: list[tuple[int, int]], limit: int, begin: int) -> None:
         asyncio.run(keep(stretches, limit, begin, tmp_path_factory.mktemp("tracker")))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import readme_examples
+from postgres_server import PostgresServer
 
 from daggyr_server.trackers.base import Opened, Tracker, make_tracker
+from daggyr_server.trackers.postgres import PostgresTracker
+from daggyr_server.trackers.sqlite import SqliteTracker
 
 OpenAgain = Callable[[], Awaitable[tuple[Tracker, Opened]]]  # the fixture `open_again`
 
@@ -20,8 +24,9 @@ class TrackerKind:
     name: str
     address: Callable[[Path], str]
     durable: bool  # state outlives the process
+    examples: int = 80  # of a property; less where each has to wait for a disk
     bad_addresses: tuple[str, ...] = ()  # these are malformed
-    make: Callable[[str], Tracker] = make_tracker
+    make: Callable[..., Tracker] = make_tracker  # those that keep state in a database take their settings, too
 
 
 def _journal(address: str) -> Tracker:
@@ -30,6 +35,31 @@ def _journal(address: str) -> Tracker:
     assert isinstance(tracker, Tracker)
     return tracker
 
+
+class Databases:
+    """Databases of a Postgres server for tests, each empty when it is taken. Their owner has no other rights."""
+
+    COUNT = 6
+
+    def __init__(self, server: PostgresServer) -> None:
+        self.server = server
+        self._of: dict[Path, str] = {}
+        self._in_turn = itertools.cycle([f"test_{i}" for i in range(self.COUNT)])
+        server.execute("CREATE ROLE tester LOGIN", *(f"CREATE DATABASE test_{i} OWNER tester" for i in range(self.COUNT)))
+
+    def address(self, folder: Path) -> str:
+        """The same for the same folder; for a new one that of a database that nobody is connected to."""
+        if folder not in self._of:
+            busy = {name for (name,) in self.server.execute("SELECT datname FROM pg_stat_activity WHERE datname IS NOT NULL")}
+            name = self._of[folder] = next(name for name in itertools.islice(self._in_turn, self.COUNT) if name not in busy)
+            self.server.execute("DROP SCHEMA IF EXISTS daggyr CASCADE", database=name)
+        return self.server.url(self._of[folder], user="tester")
+
+
+databases: list[Databases] = []  # one, once the fixture `postgres` has been asked for
+
+# Short: a coordinator that waits for another one's lock would wait in vain here.
+WAIT = 0.05
 
 KINDS = (
     TrackerKind(name="memory", address=lambda folder: "memory", durable=False, bad_addresses=("memory:", "memory:x")),
@@ -40,4 +70,24 @@ KINDS = (
         bad_addresses=("journal", "journal:"),
         make=_journal,
     ),
+    TrackerKind(
+        name="sqlite",
+        address=lambda folder: f"sqlite:{folder}/state.db",
+        durable=True,
+        examples=40,
+        bad_addresses=("sqlite", "sqlite:", "sqlite::memory:", "sqlite:a\0b"),
+        make=lambda address, **settings: SqliteTracker(address, **{"wait": WAIT, **settings}),
+    ),
+    TrackerKind(
+        name="postgresql",
+        address=lambda folder: databases[0].address(folder),
+        durable=True,
+        examples=20,
+        bad_addresses=(
+            *("postgresql", "postgresql:", "postgresql:x", "postgresql://host/database?what=x"),
+            *("postgresql://user:pass@word@host/database", "postgresql://user:pass/word@host", "postgresql://user:12/34@host"),
+        ),
+        make=lambda address, **settings: PostgresTracker(address, **{"wait": WAIT, **settings}),
+    ),
 )
+DATABASES = [kind for kind in KINDS if kind.name in ("sqlite", "postgresql")]

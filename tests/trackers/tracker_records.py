@@ -2,20 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from daggyr.v1.task_pb2 import STDOUT, AttemptOutcome, AttemptResult
-from daggyr_server.core.records import AttemptRecorded, OutputKept, RunAdded
+from daggyr_server.core.records import AttemptRecorded, AttemptsAssigned, OutputKept, RunAdded, RunMoved, TasksMoved
 from daggyr_server.core.states import Outcome, State
 from daggyr_server.trackers.base import Piece, Tracker
 
 DAY = 1_356_998_400  # 2013-01-01, in seconds since the epoch
 
 
-def run_added(run_id: int = 1, document: bytes = b"{}") -> RunAdded:
+def run_added(run_id: int = 1, document: bytes = b"{}", *, request_id: str | None = None) -> RunAdded:
     return RunAdded(
-        run_id=run_id, request_id=f"request-{run_id}", tags={"env": "test"}, pool="default", submit_time=DAY, document=document
+        run_id=run_id,
+        request_id=f"request-{run_id}" if request_id is None else request_id,
+        tags={"env": "test"},
+        pool="default",
+        submit_time=DAY,
+        document=document,
     )
+
+
+def run_moved(state: State, time: float = DAY, *, run_id: int = 1, counts: Mapping[State, int] | None = None) -> RunMoved:
+    return RunMoved(run_id, state, time, counts or {})
+
+
+def assigned(
+    *numbers: int, attempt: int = 1, run_id: int = 1, host: str = "h1", host_name: str = "one", time: float = DAY
+) -> AttemptsAssigned:
+    return AttemptsAssigned(run_id, host, host_name, list(numbers), [attempt] * len(numbers), time)
+
+
+def moved(
+    state: State, *numbers: int, attempts: int = 0, run_id: int = 1, reason: str = "retry", time: float = DAY
+) -> TasksMoved:
+    return TasksMoved(run_id, list(numbers), [attempts] * len(numbers), state, reason, time)
+
+
+def ended(outcome: Outcome, state: State, *, number: int = 0, attempt: int = 1, run_id: int = 1) -> AttemptRecorded:
+    result = AttemptResult(outcome=int(outcome))  # type: ignore[arg-type]
+    return AttemptRecorded(run_id, number, attempt, outcome, "h1", "one", DAY, result, state)
 
 
 def recorded(

@@ -1,9 +1,10 @@
-"""`daggyr run`: a run from its specification to its exit code, with a server of its own."""
+"""`daggyr run`: a run to its exit code, with a server of its own; a new one, or (`--resume`) one that its tracker kept."""
 
 from __future__ import annotations
 
 import asyncio
 import signal
+from abc import ABC, abstractmethod
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -11,23 +12,23 @@ from typing import BinaryIO
 import click
 import grpc
 
-from daggyr.v1.run_pb2 import RunSummary
-from daggyr_server.cli import shapes, words
+from daggyr.v1.run_pb2 import RunSummary, State
+from daggyr_server.cli import names, shapes, words
 from daggyr_server.cli.connection import client_of
-from daggyr_server.cli.document import json_document, spec_argument, submit
+from daggyr_server.cli.document import json_document, submit
 from daggyr_server.cli.faults import INTERRUPTED, Fault
 from daggyr_server.cli.follow import exit_code, follow
-from daggyr_server.cli.options import Settings, command, one_value_a_tag, pool_option, settings_object, tag_option
+from daggyr_server.cli.options import RUN, Settings, command, one_value_a_tag, pool_option, settings_object, tag_option
 from daggyr_server.cli.own_server import OwnServer
 from daggyr_server.cli.stdout import Closed, document, notice
 from daggyr_server.cli.tables import show_run
-from daggyr_server.client import Client, ServerError
+from daggyr_server.client import ENDED, Client, ServerError
 
 _MAX_TASKS = 10_000  # in the JSON document
 
 
 @command("run", example="daggyr run --workers 4 --tag env=test flights.yaml")
-@spec_argument
+@click.argument("spec", metavar="[SPEC]", required=False)
 @click.option(
     "--config",
     envvar="DAGGYR_CONFIG",
@@ -36,17 +37,26 @@ _MAX_TASKS = 10_000  # in the JSON document
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="The server's configuration, for its pools.",
 )
-@click.option("--tracker", metavar="T", help="Where state is kept: memory (the default), sqlite:PATH, ...")
+@click.option(
+    "--tracker",
+    envvar="DAGGYR_TRACKER",
+    show_envvar=True,
+    metavar="T",
+    help="Where state is kept: memory (the default), sqlite:PATH or postgresql://... An address with a password belongs into "
+    "the variable, because everybody sees arguments.",
+)
 @click.option("--workers", metavar="N", type=click.IntRange(1), help="How many cores the local pool has.")
+@click.option("--resume", metavar="RUN", type=RUN, help="Instead of SPEC: go on with a run that the tracker kept.")
 @tag_option
 @pool_option
 @settings_object
 def run(
     settings: Settings,
-    spec: str,
+    spec: str | None,
     config: Path | None,
     tracker: str | None,
     workers: int | None,
+    resume: int | None,
     tags: tuple[tuple[str, str], ...],
     pool: str,
 ) -> int:
@@ -55,36 +65,47 @@ def run(
     No server is needed: one is started for the run, on a private socket, and ended with it. SPEC is a file of JSON or YAML,
     or `-` for standard input. Tasks start in the folder where this command was started. Ctrl-C kills the run and waits for
     its processes; a second Ctrl-C ends everything at once.
+
+    With `--tracker sqlite:PATH`, runs outlive the command, and `--tracker sqlite:PATH --resume RUN` goes on with one:
+    tasks that are COMPLETED stay so, and what had been running, had failed or was killed runs again. Other runs of the tracker
+    that have not ended go on meanwhile.
     """
     if settings.server_on_command_line:
         raise Fault("run starts a server of its own; for a run on the server at --server: daggyr submit --watch SPEC")
     options = [
         *(["--config", str(config)] if config is not None else []),
-        *(["--tracker", tracker] if tracker is not None else []),
         *(["--workers", str(workers)] if workers is not None else []),
     ]
     header = one_value_a_tag(tags)
+    if resume is not None:
+        if spec is not None or header or pool:
+            raise Fault("--resume goes on with a run as it was submitted: leave out SPEC, --tag and --pool")
+        if (tracker is None and config is None) or (tracker or "").partition(":")[0] == "memory":
+            raise Fault("--resume needs the tracker that kept the run, and `memory` keeps none: give --tracker sqlite:PATH")
+        return asyncio.run(_Resumed(settings, resume).to_its_end(options, tracker))
+    if spec is None:
+        raise Fault("there is nothing to run: name a specification, or an earlier run with --resume")
     with json_document(spec) as document:
-        return asyncio.run(_Run(settings, spec, document, header, pool).to_its_end(options))
+        return asyncio.run(_Submitted(settings, spec, document, header, pool).to_its_end(options, tracker))
 
 
-class _Run:
+class _Run(ABC):
     """One run, from the start of its server to the server's end, and what Ctrl-C does meanwhile."""
 
-    def __init__(self, settings: Settings, spec: str, document: BinaryIO, tags: dict[str, str], pool: str) -> None:
+    def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._spec = spec
-        self._document = document
-        self._tags = tags
-        self._pool = pool
         self._client: Client | None = None
-        self._run_id = 0
-        self._interrupted = False
         self._killing: asyncio.Task[None] | None = None
+        self.interrupted = False
+        self.run_id = 0  # of the run that Ctrl-C kills; 0 while it has not begun
 
-    async def to_its_end(self, options: list[str]) -> int:
+    @abstractmethod
+    async def followed(self, client: Client) -> RunSummary:
+        """The run once it has ended. Raises Fault and ServerError."""
+
+    async def to_its_end(self, options: list[str], tracker: str | None) -> int:
         """The exit code. Raises Fault."""
-        job = asyncio.create_task(self._with_server(options))
+        job = asyncio.create_task(self._with_server(options, tracker))
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, self._interrupt, job)
@@ -93,28 +114,28 @@ class _Run:
         except asyncio.CancelledError:
             return INTERRUPTED
         except Fault:
-            if self._interrupted:
+            if self.interrupted:
                 return INTERRUPTED
             raise
 
     def _interrupt(self, job: asyncio.Task[int]) -> None:
-        """The first time, a run that was accepted is killed and waited for. Otherwise everything ends at once."""
-        if self._interrupted or not self._run_id or self._client is None:
+        """The first time, a run that has begun is killed and waited for. Otherwise everything ends at once."""
+        if self.interrupted or not self.run_id or self._client is None:
             job.cancel()
         else:
-            notice(f"daggyr: killing run {self._run_id}, waiting for its processes; Ctrl-C again ends everything at once")
+            notice(f"daggyr: killing run {self.run_id}, waiting for its processes; Ctrl-C again ends everything at once")
             self._killing = asyncio.create_task(self._kill(self._client, job))
-        self._interrupted = True
+        self.interrupted = True
 
     async def _kill(self, client: Client, job: asyncio.Task[int]) -> None:
         try:
-            await client.kill(self._run_id)
+            await client.kill(self.run_id)
         except ServerError as error:
             if error.code is not grpc.StatusCode.FAILED_PRECONDITION:  # it ended meanwhile
                 job.cancel()
 
-    async def _with_server(self, options: list[str]) -> int:
-        async with OwnServer(options) as server, client_of(server.address) as client:
+    async def _with_server(self, options: list[str], tracker: str | None) -> int:
+        async with OwnServer(options, tracker=tracker) as server, client_of(server.address) as client:
             self._client = client
             try:
                 return await server.attend(self._work(client))
@@ -124,17 +145,66 @@ class _Run:
                     await asyncio.gather(self._killing, return_exceptions=True)
 
     async def _work(self, client: Client) -> int:
-        self._run_id = await submit(client, self._spec, self._document, self._tags, self._pool)
-        run = await follow(client, self._run_id, accepted=True)
+        run = await self.followed(client)
         with suppress(Closed):
             if self._settings.json:
                 document({**shapes.run(run), "tasks": await self._tasks(client, run)})
             else:
                 show_run(run)
-        return INTERRUPTED if self._interrupted else exit_code(run)
+        return INTERRUPTED if self.interrupted else exit_code(run)
 
     async def _tasks(self, client: Client, run: RunSummary) -> list[shapes.Shape]:
         if words.total(run) > _MAX_TASKS:
             notice(f"daggyr: {words.total(run):,} tasks, of which the document holds the first {_MAX_TASKS:,}")
         tasks = await client.first_tasks(run.run_id, _MAX_TASKS)
         return [shapes.task_summary(task) for task in tasks]
+
+
+class _Submitted(_Run):
+    """A new run."""
+
+    def __init__(self, settings: Settings, spec: str, document: BinaryIO, tags: dict[str, str], pool: str) -> None:
+        super().__init__(settings)
+        self._spec = spec
+        self._document = document
+        self._tags = tags
+        self._pool = pool
+
+    async def followed(self, client: Client) -> RunSummary:
+        self.run_id = await submit(client, self._spec, self._document, self._tags, self._pool)
+        return await follow(client, self.run_id, accepted=True)
+
+
+class _Resumed(_Run):
+    """A run that its tracker kept. The server has gone on with it by itself if it had not ended."""
+
+    def __init__(self, settings: Settings, wanted: int) -> None:
+        """`wanted`: 0 is the newest."""
+        super().__init__(settings)
+        self._wanted = wanted
+
+    async def followed(self, client: Client) -> RunSummary:
+        run = await self._found(client)
+        if run.state not in ENDED:
+            self.run_id = run.run_id
+            run = await follow(client, run.run_id, accepted=False)
+            # Killed, and not from here: an earlier command had asked for it and could not see it through.
+            if run.state != State.STATE_KILLED or self.interrupted:
+                return run
+        if run.state == State.STATE_COMPLETED:
+            notice(f"run {run.run_id} is COMPLETED already: nothing of it is left to do")
+            return run
+        self.run_id = 0  # until it goes on, there is nothing to kill
+        notice(f"run {run.run_id} was {names.state(run.state)}: what did not complete runs again")
+        await client.retry(run.run_id)
+        self.run_id = run.run_id
+        return await follow(client, run.run_id, accepted=False)
+
+    async def _found(self, client: Client) -> RunSummary:
+        try:
+            return await client.run(self._wanted)
+        except ServerError as error:
+            if error.code is not grpc.StatusCode.NOT_FOUND:
+                raise
+            what = f"no run {self._wanted}" if self._wanted else "no run yet"
+            raise Fault(f"there is {what} in this tracker: name the one that kept it with --tracker") from None

@@ -1,14 +1,17 @@
-"""Commands that change what a run does: `kill` and `retry`."""
+"""Commands that change what a run does: `kill`, `retry` and `mark`."""
 
 from __future__ import annotations
 
 import click
 
+from daggyr.v1.run_pb2 import State
 from daggyr_server.cli import shapes, stdout, tables
 from daggyr_server.cli.connection import with_client
 from daggyr_server.cli.faults import Fault
 from daggyr_server.cli.options import Settings, command, run_argument, settings_object
 from daggyr_server.client import Client
+
+_MARKS = {"completed": State.STATE_COMPLETED, "queued": State.STATE_QUEUED}
 
 
 @command("kill", example="daggyr kill last transform")
@@ -42,6 +45,27 @@ def retry(settings: Settings, run_id: int, tasks: tuple[str, ...], downstream: b
 
     async def work(client: Client) -> int:
         run = await client.retry(run_id, tasks, downstream=downstream)
+        stdout.document(shapes.run(run)) if settings.json else tables.show_run(run)
+        return 0
+
+    return with_client(settings, work)
+
+
+@command("mark", example="daggyr mark last load completed")
+@run_argument
+@click.argument("task", metavar="TASK")
+@click.argument("state", metavar="completed|queued", type=click.Choice(list(_MARKS), case_sensitive=False))
+@settings_object
+def mark(settings: Settings, run_id: int, task: str, state: str) -> int:
+    """Say that TASK of RUN is COMPLETED, or QUEUED again, where you know better.
+
+    Of an expanded task, it is all its expansions. What waited for a task that is marked completed goes on; a task that is marked
+    queued runs again, and what depends on it stays as it is. A run that had ended goes on. A task that runs is not marked: kill
+    it first.
+    """
+
+    async def work(client: Client) -> int:
+        run = await client.mark(run_id, [task], _MARKS[state])
         stdout.document(shapes.run(run)) if settings.json else tables.show_run(run)
         return 0
 

@@ -1,9 +1,9 @@
-"""One user with a server, agents and commands, all of them the real programs, for the tests of this folder.
+"""One user with a server, agents and commands, all of them the real programs: for tests/integration and tests/faults.
 
 Everything lies under one folder: `work`, where all programs and therefore tasks start; `state`, with the tokens; `tmp`. Each
 daemon's standard error goes to a file of its own. `close` ends what was started, by pid, and fails if a process of any kind is
 left, if a daemon left files in `tmp`, or if one of them printed a traceback. Tasks that are to be held until the test says so use
-a `Gate`.
+a `Gate`. A conftest.py that imports the fixture `deployment` imports the hook beside it as well.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 from waiting import DEADLINE, Gate, is_gone, until
 
 from daggyr.tokens import read_token
@@ -259,7 +260,7 @@ class Deployment:
 
     def client(self) -> Client:
         """A client of the server; to be made in an event loop."""
-        return Client(self.address, token=self.token())
+        return Client(self.address, token=None if self.address.startswith("unix:") else self.token())
 
     def logs(self) -> str:
         """What all daemons wrote to standard error."""
@@ -321,3 +322,21 @@ def _kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:
         return
+
+
+@pytest.fixture(name="deployment")
+def new_deployment(tmp_path: Path) -> Iterator[Deployment]:
+    """A user's empty folder; nothing runs yet."""
+    made = Deployment(tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Adds what the daemons said to the report of a test that failed."""
+    report: pytest.TestReport = yield
+    funcargs: dict[str, Any] = getattr(item, "funcargs", {})
+    if report.failed and isinstance(made := funcargs.get("deployment"), Deployment):
+        report.sections.append(("standard error of the daemons", made.logs()))
+    return report

@@ -1,0 +1,196 @@
+-- What the postgres tracker asks of its tables, by name. Parameters are in the order in which batch.py and postgres.py give them;
+-- the statements that add many rows take an array for each column.
+
+-- name: try_lock
+-- 0x64616767 stands for these tables, 1 for the coordinator that writes them.
+SELECT pg_try_advisory_lock(1684105063, 1)
+-- name: lock
+SELECT pg_advisory_lock(1684105063, 1)
+-- name: unlock
+SELECT pg_advisory_unlock(1684105063, 1)
+-- name: exists
+SELECT to_regclass('daggyr.tracker') IS NOT NULL
+-- name: version
+SELECT version FROM daggyr.tracker
+-- name: set_version
+UPDATE daggyr.tracker SET version = %s
+-- name: add_tracker
+INSERT INTO daggyr.tracker (only_row, version, tracker_id, epoch, commits, next_run_id, holder_host, holder_pid, holder_since)
+VALUES (1, 1, %s, 0, 0, 1, '', 0, 0)
+-- name: take_epoch
+UPDATE daggyr.tracker SET epoch = epoch + 1, holder_host = %s, holder_pid = %s, holder_since = %s
+-- name: tracker
+SELECT tracker_id, epoch, next_run_id, commits FROM daggyr.tracker
+-- name: holder
+SELECT holder_host, holder_pid, holder_since FROM daggyr.tracker
+-- name: count_commit
+-- Also holds the row: whoever takes the next epoch waits until this transaction has ended.
+UPDATE daggyr.tracker SET commits = %s WHERE tracker_id = %s AND epoch = %s
+
+-- A run's own course, one record after the other.
+
+-- name: add_run
+INSERT INTO daggyr.run (run_id, request_id, tags, pool, state, submit_time) VALUES (%s, %s, %s, %s, %s, %s)
+-- name: take_run_id
+UPDATE daggyr.tracker SET next_run_id = greatest(next_run_id, 1 + %s)
+-- name: queue_run
+UPDATE daggyr.run SET state = %s, stop_time = NULL, task_states = '{}', killing = false WHERE run_id = %s
+-- name: start_run
+UPDATE daggyr.run SET state = %s, start_time = coalesce(start_time, %s) WHERE run_id = %s
+-- name: end_run
+UPDATE daggyr.run SET state = %s, stop_time = %s, task_states = %s WHERE run_id = %s
+-- name: kill_run
+UPDATE daggyr.run SET killing = true WHERE run_id = %s
+-- name: add_growth
+INSERT INTO daggyr.growth (run_id, revision, number, attempt) VALUES (%s, %s, %s, %s)
+-- name: note_move
+INSERT INTO daggyr.change (run_id, time, state, reason) VALUES (%s, %s, %s, '')
+-- name: note_asked
+INSERT INTO daggyr.change (run_id, time, state, reason) SELECT run_id, %s, state, %s FROM daggyr.run WHERE run_id = %s
+
+-- What comes in numbers.
+
+-- name: add_documents
+INSERT INTO daggyr.document (run_id, revision, start, data)
+SELECT * FROM unnest(%b::bigint[], %b::bigint[], %b::bigint[], %b::bytea[])
+-- name: add_hosts
+INSERT INTO daggyr.host (run_id, host_key, host, host_name)
+SELECT * FROM unnest(%b::bigint[], %b::bigint[], %b::text[], %b::text[]) ON CONFLICT DO NOTHING
+-- name: add_assignments
+INSERT INTO daggyr.assignment (run_id, host_key, assign_time, number_list, attempt_list)
+SELECT * FROM unnest(%b::bigint[], %b::bigint[], %b::double precision[], %b::bytea[], %b::bytea[])
+-- name: add_attempts
+INSERT INTO daggyr.attempt (run_id, number, attempt, outcome, state, host_key, assign_time, result)
+SELECT * FROM unnest(
+    %b::bigint[], %b::bigint[], %b::bigint[], %b::smallint[], %b::smallint[], %b::bigint[], %b::double precision[], %b::bytea[]
+)
+-- name: add_changes
+INSERT INTO daggyr.change (run_id, time, state, reason, first_number, last_number, number_list, attempt_list)
+SELECT * FROM unnest(
+    %b::bigint[], %b::double precision[], %b::smallint[], %b::text[], %b::bigint[], %b::bigint[], %b::bytea[], %b::bytea[]
+)
+-- name: add_output
+-- All parts see the table as it was before: `before` is what is about to be replaced.
+WITH given AS (
+    SELECT * FROM unnest(%b::bigint[], %b::bigint[], %b::bigint[], %b::smallint[], %b::bigint[], %b::bytea[])
+    AS row (run_id, number, attempt, stream, start, data)
+), before AS (
+    SELECT run_id, number, attempt, stream, start, length(known.data) AS size
+    FROM given JOIN daggyr.output AS known USING (run_id, number, attempt, stream, start)
+), kept AS (
+    INSERT INTO daggyr.output AS known (run_id, number, attempt, stream, start, data) SELECT * FROM given
+    ON CONFLICT (run_id, number, attempt, stream, start) DO UPDATE SET data = excluded.data
+    WHERE length(excluded.data) > length(known.data)
+    RETURNING run_id, number, attempt, stream, start, length(data) AS size
+)
+UPDATE daggyr.run SET output_bytes = output_bytes + added.size FROM (
+    SELECT run_id, sum(kept.size - coalesce(before.size, 0)) AS size
+    FROM kept LEFT JOIN before USING (run_id, number, attempt, stream, start) GROUP BY run_id
+) AS added WHERE run.run_id = added.run_id
+-- name: keep_generated
+INSERT INTO daggyr.document (run_id, revision, start, data)
+SELECT output.run_id, added.revision, start, data
+FROM unnest(%b::bigint[], %b::bigint[], %b::bigint[], %b::bigint[]) AS added (revision, run_id, number, attempt)
+JOIN daggyr.output ON output.run_id = added.run_id AND output.number = added.number AND output.attempt = added.attempt AND stream = 1
+-- name: above_limit
+SELECT run_id, output_bytes - %(limit)s FROM daggyr.run WHERE run_id = ANY(%(runs)s) AND output_bytes > %(limit)s
+-- name: drop_oldest
+-- Of attempts that have ended: what a generator prints is needed until it has ended.
+WITH gone AS (
+    DELETE FROM daggyr.output WHERE id IN (
+        SELECT id FROM (
+            SELECT id, sum(size) OVER (ORDER BY id) - size AS before FROM (
+                SELECT id, length(data) AS size FROM daggyr.output AS kept
+                WHERE run_id = %(run_id)s AND EXISTS (
+                    SELECT 1 FROM daggyr.attempt
+                    WHERE attempt.run_id = kept.run_id AND attempt.number = kept.number AND attempt.attempt = kept.attempt
+                )
+                ORDER BY id LIMIT 10000
+            ) AS oldest
+        ) AS summed WHERE before < %(bytes)s
+    ) RETURNING length(data) AS size
+)
+UPDATE daggyr.run SET output_bytes = output_bytes - (SELECT coalesce(sum(size), 0) FROM gone) WHERE run_id = %(run_id)s
+
+-- Reading.
+
+-- name: document
+SELECT start, data FROM daggyr.document WHERE run_id = %s AND revision = %s ORDER BY start
+-- name: known
+SELECT 1 FROM daggyr.run WHERE run_id = %s AND NOT deleting
+-- name: run
+SELECT run_id, request_id, tags, pool, state, submit_time, start_time, stop_time, killing, task_states
+FROM daggyr.run WHERE run_id = %s AND NOT deleting
+-- name: rows
+SELECT run_id, request_id, tags, pool, state, submit_time, start_time, stop_time, killing, task_states
+FROM daggyr.run WHERE run_id < %s AND NOT deleting ORDER BY run_id DESC LIMIT %s
+-- name: unfinished
+SELECT run_id FROM daggyr.run WHERE state IN (1, 2) AND NOT deleting ORDER BY run_id
+-- name: find_request
+SELECT run_id FROM daggyr.run WHERE request_id = %s AND request_id <> ''
+-- name: growths
+SELECT revision, number, attempt FROM daggyr.growth WHERE run_id = %s ORDER BY revision
+-- name: assignments
+SELECT host_key, assign_time, number_list, attempt_list FROM daggyr.assignment WHERE run_id = %s ORDER BY id
+-- name: hosts
+SELECT host_key, host, host_name FROM daggyr.host WHERE run_id = %s
+-- name: task_changes
+SELECT state, number_list, attempt_list FROM daggyr.change WHERE run_id = %s AND number_list IS NOT NULL ORDER BY id
+-- name: ended
+SELECT number, attempt, outcome, state FROM daggyr.attempt WHERE run_id = %s ORDER BY number, attempt
+-- name: attempts
+SELECT attempt, host, host_name, assign_time, result FROM daggyr.attempt JOIN daggyr.host USING (run_id, host_key)
+WHERE run_id = %s AND number = %s ORDER BY attempt
+-- name: output
+SELECT start, data FROM (
+    SELECT start, data, sum(size) OVER (ORDER BY start) - size AS before FROM (
+        SELECT start, data, length(data) AS size FROM daggyr.output
+        WHERE run_id = %(run_id)s AND number = %(number)s AND attempt = %(attempt)s AND stream = %(stream)s
+        AND start > %(offset)s::bigint - 262144 AND start + length(data) > %(offset)s::bigint
+        ORDER BY start LIMIT 1000
+    ) AS found
+) AS summed WHERE before < %(limit)s ORDER BY start
+-- name: run_history
+SELECT time, state, reason, number_list FROM daggyr.change WHERE run_id = %(run_id)s AND number_list IS NULL ORDER BY id
+-- name: task_history
+SELECT time, state, reason, number_list FROM daggyr.change
+WHERE run_id = %(run_id)s AND first_number <= %(number)s AND last_number >= %(number)s ORDER BY id
+
+-- Deleting, in slices.
+
+-- name: deleting
+SELECT run_id FROM daggyr.run WHERE deleting ORDER BY run_id
+-- name: begin_deleting
+UPDATE daggyr.run SET deleting = true, request_id = '' WHERE run_id = %s AND NOT deleting
+-- name: delete_output
+DELETE FROM daggyr.output WHERE id IN (
+    SELECT id FROM (
+        SELECT id, sum(size) OVER (ORDER BY id) - size AS before FROM (
+            SELECT id, length(data) AS size FROM daggyr.output WHERE run_id = %(run_id)s ORDER BY id LIMIT %(limit)s
+        ) AS first
+    ) AS summed WHERE before < 2097152
+)
+-- name: delete_attempts
+DELETE FROM daggyr.attempt WHERE run_id = %(run_id)s AND (number, attempt) IN (
+    SELECT number, attempt FROM daggyr.attempt WHERE run_id = %(run_id)s ORDER BY number, attempt LIMIT %(limit)s
+)
+-- name: delete_assignments
+DELETE FROM daggyr.assignment WHERE id IN (
+    SELECT id FROM daggyr.assignment WHERE run_id = %(run_id)s ORDER BY id LIMIT %(limit)s
+)
+-- name: delete_changes
+DELETE FROM daggyr.change WHERE id IN (SELECT id FROM daggyr.change WHERE run_id = %(run_id)s ORDER BY id LIMIT %(limit)s)
+-- name: delete_documents
+DELETE FROM daggyr.document WHERE run_id = %(run_id)s AND (revision, start) IN (
+    SELECT revision, start FROM daggyr.document WHERE run_id = %(run_id)s ORDER BY revision, start LIMIT least(%(limit)s, 4)
+)
+-- name: delete_growths
+DELETE FROM daggyr.growth WHERE run_id = %(run_id)s AND revision IN (
+    SELECT revision FROM daggyr.growth WHERE run_id = %(run_id)s ORDER BY revision LIMIT %(limit)s
+)
+-- name: delete_hosts
+DELETE FROM daggyr.host WHERE run_id = %(run_id)s AND host_key IN (
+    SELECT host_key FROM daggyr.host WHERE run_id = %(run_id)s ORDER BY host_key LIMIT %(limit)s
+)
+-- name: delete_run
+DELETE FROM daggyr.run WHERE run_id = %(run_id)s AND deleting

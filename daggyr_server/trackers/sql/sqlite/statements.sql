@@ -1,0 +1,141 @@
+-- What the sqlite tracker asks of its tables, by name. Parameters are in the order in which batch.py and sqlite.py give them.
+
+-- name: take_epoch
+UPDATE tracker SET epoch = epoch + 1, holder_host = ?, holder_pid = ?, holder_since = ?
+-- name: add_tracker
+INSERT INTO tracker (only_row, tracker_id, epoch, next_run_id, holder_host, holder_pid, holder_since) VALUES (1, ?, 0, 1, '', 0, 0)
+-- name: tracker
+SELECT tracker_id, epoch, next_run_id, holder_host, holder_pid, holder_since FROM tracker
+
+-- A run's own course, one record after the other.
+
+-- name: add_run
+INSERT INTO run (run_id, request_id, tags, pool, state, submit_time) VALUES (?, ?, ?, ?, ?, ?)
+-- name: take_run_id
+UPDATE tracker SET next_run_id = max(next_run_id, 1 + ?)
+-- name: queue_run
+UPDATE run SET state = ?, stop_time = NULL, task_states = '{}', killing = 0 WHERE run_id = ?
+-- name: start_run
+UPDATE run SET state = ?, start_time = coalesce(start_time, ?) WHERE run_id = ?
+-- name: end_run
+UPDATE run SET state = ?, stop_time = ?, task_states = ? WHERE run_id = ?
+-- name: kill_run
+UPDATE run SET killing = 1 WHERE run_id = ?
+-- name: add_growth
+INSERT INTO growth (run_id, revision, number, attempt) VALUES (?, ?, ?, ?)
+-- name: note_move
+INSERT INTO change (run_id, time, state, reason) VALUES (?, ?, ?, '')
+-- name: note_asked
+INSERT INTO change (run_id, time, state, reason) SELECT run_id, ?, state, ? FROM run WHERE run_id = ?
+
+-- What comes in numbers.
+
+-- name: add_documents
+INSERT INTO document (run_id, revision, start, data) VALUES (?, ?, ?, ?)
+-- name: add_hosts
+INSERT INTO host (run_id, host_key, host, host_name) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING
+-- name: add_assignments
+INSERT INTO assignment (run_id, host_key, assign_time, number_list, attempt_list) VALUES (?, ?, ?, ?, ?)
+-- name: add_attempts
+INSERT INTO attempt (run_id, number, attempt, outcome, state, host_key, assign_time, result) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+-- name: add_changes
+INSERT INTO change (run_id, time, state, reason, first_number, last_number, number_list, attempt_list)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+-- name: add_output
+INSERT INTO output (run_id, number, attempt, stream, start, data) VALUES (?, ?, ?, ?, ?, ?)
+ON CONFLICT DO UPDATE SET data = excluded.data WHERE length(excluded.data) > length(data)
+-- name: keep_generated
+INSERT INTO document (run_id, revision, start, data)
+SELECT run_id, ?, start, data FROM output WHERE run_id = ? AND number = ? AND attempt = ? AND stream = 1
+-- name: above_limit
+SELECT output_bytes - ?2 FROM run WHERE run_id = ?1 AND output_bytes > ?2
+-- name: drop_oldest
+-- Of attempts that have ended: what a generator prints is needed until it has ended.
+DELETE FROM output WHERE id IN (
+    SELECT id FROM (
+        SELECT id, sum(size) OVER (ORDER BY id) - size AS before FROM (
+            SELECT id, length(data) AS size FROM output AS kept
+            WHERE run_id = ?1 AND EXISTS (
+                SELECT 1 FROM attempt
+                WHERE attempt.run_id = kept.run_id AND attempt.number = kept.number AND attempt.attempt = kept.attempt
+            )
+            ORDER BY id LIMIT 10000
+        )
+    ) WHERE before < ?2
+)
+
+-- Reading.
+
+-- name: document
+SELECT start, data FROM document WHERE run_id = ? AND revision = ? ORDER BY start
+-- name: known
+SELECT 1 FROM run WHERE run_id = ? AND NOT deleting
+-- name: run
+SELECT run_id, request_id, tags, pool, state, submit_time, start_time, stop_time, killing, task_states
+FROM run WHERE run_id = ? AND NOT deleting
+-- name: rows
+SELECT run_id, request_id, tags, pool, state, submit_time, start_time, stop_time, killing, task_states
+FROM run WHERE run_id < ? AND NOT deleting ORDER BY run_id DESC LIMIT ?
+-- name: unfinished
+SELECT run_id FROM run WHERE state IN (1, 2) AND NOT deleting ORDER BY run_id
+-- name: find_request
+SELECT run_id FROM run WHERE request_id = ? AND request_id <> ''
+-- name: growths
+SELECT revision, number, attempt FROM growth WHERE run_id = ? ORDER BY revision
+-- name: assignments
+SELECT host_key, assign_time, number_list, attempt_list FROM assignment WHERE run_id = ? ORDER BY id
+-- name: hosts
+SELECT host_key, host, host_name FROM host WHERE run_id = ?
+-- name: task_changes
+SELECT state, number_list, attempt_list FROM change WHERE run_id = ? AND number_list IS NOT NULL ORDER BY id
+-- name: ended
+SELECT number, attempt, outcome, state FROM attempt WHERE run_id = ? ORDER BY number, attempt
+-- name: attempts
+SELECT attempt, host, host_name, assign_time, result FROM attempt JOIN host USING (run_id, host_key)
+WHERE run_id = ? AND number = ? ORDER BY attempt
+-- name: output
+SELECT start, data FROM (
+    SELECT start, data, sum(size) OVER (ORDER BY start) - size AS before FROM (
+        SELECT start, data, length(data) AS size FROM output
+        WHERE run_id = ?1 AND number = ?2 AND attempt = ?3 AND stream = ?4 AND start > ?5 - 262144 AND start + length(data) > ?5
+        ORDER BY start LIMIT 1000
+    )
+) WHERE before < ?6 ORDER BY start
+-- name: run_history
+SELECT time, state, reason, number_list FROM change WHERE run_id = ? AND number_list IS NULL ORDER BY id
+-- name: task_history
+SELECT time, state, reason, number_list FROM change
+WHERE run_id = ?1 AND first_number <= ?2 AND last_number >= ?2 ORDER BY id
+
+-- Deleting, in slices.
+
+-- name: deleting
+SELECT run_id FROM run WHERE deleting ORDER BY run_id
+-- name: begin_deleting
+UPDATE run SET deleting = 1, request_id = '' WHERE run_id = ? AND NOT deleting
+-- name: delete_output
+DELETE FROM output WHERE id IN (
+    SELECT id FROM (
+        SELECT id, sum(size) OVER (ORDER BY id) - size AS before FROM (
+            SELECT id, length(data) AS size FROM output WHERE run_id = ?1 ORDER BY id LIMIT ?2
+        )
+    ) WHERE before < 2097152
+)
+-- name: delete_attempts
+DELETE FROM attempt WHERE run_id = ?1 AND (number, attempt) IN (
+    SELECT number, attempt FROM attempt WHERE run_id = ?1 ORDER BY number, attempt LIMIT ?2
+)
+-- name: delete_assignments
+DELETE FROM assignment WHERE id IN (SELECT id FROM assignment WHERE run_id = ?1 ORDER BY id LIMIT ?2)
+-- name: delete_changes
+DELETE FROM change WHERE id IN (SELECT id FROM change WHERE run_id = ?1 ORDER BY id LIMIT ?2)
+-- name: delete_documents
+DELETE FROM document WHERE (run_id, revision, start) IN (
+    SELECT run_id, revision, start FROM document WHERE run_id = ?1 ORDER BY revision, start LIMIT min(?2, 4)
+)
+-- name: delete_growths
+DELETE FROM growth WHERE run_id = ?1 AND revision IN (SELECT revision FROM growth WHERE run_id = ?1 ORDER BY revision LIMIT ?2)
+-- name: delete_hosts
+DELETE FROM host WHERE run_id = ?1 AND host_key IN (SELECT host_key FROM host WHERE run_id = ?1 ORDER BY host_key LIMIT ?2)
+-- name: delete_run
+DELETE FROM run WHERE run_id = ?1 AND deleting AND ?2 > 0

@@ -1,0 +1,82 @@
+"""What a SQL tracker's tables hold, as its readers get it. The sqlite and postgres trackers pass rows as statements.sql has them.
+
+Pure: rows in, the interface's types out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from daggyr.v1.task_pb2 import AttemptResult
+from daggyr_server.core.states import State
+from daggyr_server.trackers.base import Growth, RunRow, StateChange, StoredAttempt, StoredFlight, TaskRows
+from daggyr_server.trackers.task_rows import Assigned, Folding, flights, unpack
+
+MAX_OUTPUT_BYTES = 10 * 1024**3  # of a run; the oldest goes first
+# In this order: as long as the run is there, `deleting` tells of it. A large one's outputs and attempts are most of it.
+DELETIONS = (
+    *("delete_output", "delete_attempts", "delete_assignments", "delete_changes", "delete_documents", "delete_growths"),
+    *("delete_hosts", "delete_run"),
+)
+
+Row = Sequence[Any]
+
+
+def run_row(row: Row) -> RunRow:
+    run_id, request_id, tags, pool, state, submit_time, start_time, stop_time, killing, task_states = row
+    counts = msgspec.json.decode(task_states, type=dict[str, int])
+    return RunRow(
+        run_id=run_id,
+        request_id=request_id,
+        tags=msgspec.json.decode(tags, type=dict[str, str]),
+        pool=pool,
+        state=State(state),
+        submit_time=submit_time,
+        start_time=start_time,
+        stop_time=stop_time,
+        killing=bool(killing),
+        task_states={State[name]: count for name, count in counts.items()},
+    )
+
+
+def stored_attempt(row: Row) -> StoredAttempt:
+    attempt, host, host_name, assign_time, result = row
+    return StoredAttempt(attempt, host, host_name, assign_time, AttemptResult.FromString(result))
+
+
+def growth(row: Row, document: bytes) -> Growth:
+    revision, number, attempt = row
+    return Growth(revision, document, number, attempt)
+
+
+def history(rows: Iterable[Row], number: int | None) -> list[StateChange]:
+    """The changes of a run, or those of `rows` that are about the task `number`."""
+    return [
+        StateChange(time, number, State(state), reason)
+        for time, state, reason, packed in rows
+        if number is None or number in unpack(packed)
+    ]
+
+
+class TasksFold:
+    """A run's tasks from its rows; see `Folding`. `ended` takes the rows of attempts, in slices."""
+
+    def __init__(self, hosts: Iterable[Row], assignments: Iterable[Row], changes: Iterable[Row]) -> None:
+        folding = Folding()
+        names = {key: (host, host_name) for key, host, host_name in hosts}
+        self._sent = [
+            Assigned(*names[key], time, unpack(numbers), unpack(attempts)) for key, time, numbers, attempts in assignments
+        ]
+        for sent in self._sent:
+            folding.assigned(sent.numbers, sent.attempts)
+        for state, numbers, attempts in changes:
+            folding.moved(state, unpack(numbers), unpack(attempts))
+        self.ended = folding.ended
+        self._folding = folding
+
+    def result(self) -> tuple[TaskRows, list[StoredFlight]]:
+        rows, in_flight = self._folding.rows()
+        return rows, flights(in_flight, self._sent)

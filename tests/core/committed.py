@@ -1,0 +1,117 @@
+"""What is durable of a world's runs, and the machine that a coordinator makes of it when it starts again.
+
+The records are folded by the code that all trackers share; only graphs come from elsewhere, because expanding documents again is
+the spec's matter: the test keeps the additions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from daggyr_server.core.events import Adopted, RunRestored
+from daggyr_server.core.graph import Addition
+from daggyr_server.core.records import (
+    AttemptRecorded,
+    AttemptsAssigned,
+    Record,
+    RunAdded,
+    RunKillAsked,
+    RunMoved,
+    TasksGenerated,
+    TasksMoved,
+)
+from daggyr_server.core.run import Run
+from daggyr_server.core.states import ENDED, Phase, State
+from daggyr_server.trackers.task_rows import Assigned, Folding, flights
+
+Grown = Mapping[tuple[int, int], Addition]  # what a run was extended by, by its id and revision
+
+
+def restored(records: Iterable[Record], grown: Grown) -> list[RunRestored]:
+    """All runs that the records tell of."""
+    by_run: dict[int, list[Record]] = {}
+    for record in records:
+        by_run.setdefault(record.run_id, []).append(record)
+    return [_restored(run_id, of_run, grown) for run_id, of_run in by_run.items()]
+
+
+def _restored(run_id: int, records: Sequence[Record], grown: Grown) -> RunRestored:
+    added = records[0]
+    assert isinstance(added, RunAdded)
+    state, killing, revision = State.QUEUED, False, 1
+    start_time: float | None = None
+    stop_time: float | None = None
+    folding, sent, ended = Folding(), [], []
+    for record in records:
+        if isinstance(record, RunMoved):
+            state = record.state
+            if state is State.QUEUED:
+                stop_time, killing = None, False
+            elif state is State.RUNNING:
+                start_time = record.time if start_time is None else start_time
+            else:
+                stop_time = record.time
+        elif isinstance(record, RunKillAsked):
+            killing = True
+        elif isinstance(record, TasksGenerated):
+            revision = record.revision
+        elif isinstance(record, AttemptsAssigned):
+            folding.assigned(record.numbers, record.attempts)
+            sent.append(Assigned(record.host, record.host_name, record.time, record.numbers, record.attempts))
+        elif isinstance(record, TasksMoved):
+            folding.moved(int(record.state), record.numbers, record.attempts)
+        elif isinstance(record, AttemptRecorded):
+            ended.append((record.number, record.attempt, int(record.outcome), int(record.state)))
+    folding.ended(sorted(ended))
+    tasks, in_flight = folding.rows()
+    return RunRestored(
+        run_id=run_id,
+        request_id=added.request_id,
+        tags=added.tags,
+        pool=added.pool,
+        parameters={},
+        submit_time=added.submit_time,
+        start_time=start_time,
+        stop_time=stop_time,
+        state=state,
+        killing=killing,
+        additions=[grown[run_id, number] for number in range(1, revision + 1)],
+        numbers=tasks.numbers,
+        states=tasks.states,
+        attempts=tasks.attempts,
+        failures=tasks.failures,
+        losses=tasks.losses,
+        adopted=[Adopted(*flight[:2], *flight[2:]) for flight in map(_fields, flights(in_flight, sent))],
+    )
+
+
+def _fields(flight: object) -> tuple[int, int, str, str, float]:
+    return tuple(getattr(flight, name) for name in ("number", "attempt", "host", "host_name", "assign_time"))  # type: ignore[return-value]
+
+
+def assert_as_before(run: Run, live: Run) -> None:
+    """`run` is what a new machine made of the records, `live` what the old one has: all that matters later is the same.
+
+    Of attempts in flight nobody knows yet whether they have started; of retries, how long they have waited.
+    """
+    assert [_known(phase) for phase in run.phases] == [_known(phase) for phase in live.phases]
+    assert list(run.attempts) == list(live.attempts)
+    assert {number: (flight.attempt, flight.pool, flight.host) for number, flight in run.in_flight.items()} == {
+        number: (flight.attempt, flight.pool, flight.host) for number, flight in live.in_flight.items()
+    }
+    asked = {number for number, flight in live.in_flight.items() if flight.stopping or run.killing}
+    assert {number for number, flight in run.in_flight.items() if flight.stopping} == asked
+    for used in ("failures", "losses"):
+        assert _left(run, used) == _left(live, used), used
+    for name in ("state", "killing", "revision", "start_time", "stop_time", "submit_time", "tags", "pool"):
+        assert getattr(run, name) == getattr(live, name), name
+
+
+def _known(phase: int) -> Phase:
+    """What the records tell of it."""
+    return {Phase.RUNNING: Phase.ASSIGNED, Phase.DELAYED: Phase.READY}.get(Phase(phase), Phase(phase))
+
+
+def _left(run: Run, used: str) -> dict[int, int]:
+    """What tasks that may be attempted again have used up."""
+    return {number: count for number, count in getattr(run, used).items() if run.phases[number] not in ENDED}

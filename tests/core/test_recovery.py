@@ -1,0 +1,119 @@
+"""A coordinator that dies at any moment: what the next one makes of the committed records is what the last one had.
+
+Hypothesis plays executors, people and the clock as in `test_properties`, and lets the coordinator die between any two steps,
+after or before the last one was committed. What follows from the last step is then carried out by nobody.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from committed import assert_as_before, restored
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import precondition, rule
+from test_properties import Anything
+from world import World
+
+from daggyr_server.core.commands import StopAttempts
+from daggyr_server.core.events import AttemptEnded, Event, MarkAsked, RunsForgotten, RunSubmitted
+from daggyr_server.core.graph import Addition
+from daggyr_server.core.machine import Machine, Step
+from daggyr_server.core.records import RunAdded
+
+
+class DurableWorld(World):
+    """A world whose machine can be made again from what was committed."""
+
+    def __init__(self, *pools: str) -> None:
+        super().__init__(*pools)
+        self.grown: dict[tuple[int, int], Addition] = {}
+        self._before: tuple[int, set[Any]] = (0, set())
+
+    def tell(self, *events: Event) -> Step:
+        self._before = (len(self.records), set(self.sent))
+        step = super().tell(*events)
+        for event in events:
+            if isinstance(event, RunSubmitted):
+                self.grown.update({(record.run_id, 1): event.addition for record in step.records if isinstance(record, RunAdded)})
+            elif isinstance(event, AttemptEnded) and event.addition is not None and event.run_id in self.machine.runs:
+                self.grown[event.run_id, self.machine.runs[event.run_id].revision] = event.addition
+        return step
+
+    @property
+    def just_submitted(self) -> bool:
+        """Whether the last step took a run."""
+        return any(isinstance(record, RunAdded) for record in self.records[self._before[0] :])
+
+    def start_again(self, *, committed: bool) -> Machine:
+        """A new machine in the place of the old one, which is returned; `committed`: the last step was."""
+        if not committed:
+            count, sent = self._before
+            self.sent = {key: host for key, host in self.sent.items() if key in sent}
+            del self.records[count:]
+        before = self.machine
+        self.machine = Machine(before.pools)
+        self.hosts.clear()
+        self.commands.clear()
+        events = restored(self.records, self.grown)
+        # What is adopted counts whole, however much of it was sent ahead.
+        self.shrunk = {adopted.host for event in events for adopted in event.adopted}
+        step = self.tell(*events)
+        assert not step.records, "nothing is recorded of a restart"
+        assert all(isinstance(command, StopAttempts) for command in step.commands)
+        return before
+
+
+class AnythingAndCrashes(Anything):
+    world: DurableWorld
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = DurableWorld()
+
+    @rule()
+    def crash(self) -> None:
+        """After the commit, before anything that follows was done."""
+        before = self.world.start_again(committed=True)
+        assert self.world.machine.runs.keys() == before.runs.keys()
+        for run_id, run in self.world.machine.runs.items():
+            assert_as_before(run, before.runs[run_id])
+        self.assert_rebuilt()
+
+    @precondition(lambda self: len(self.world.machine.runs) > 1 or not self.world.just_submitted)
+    @rule()
+    def crash_before_the_commit(self) -> None:
+        """Nobody was told of the last step: neither hosts nor people know that it was thought of."""
+        self.world.start_again(committed=False)
+        self.assert_rebuilt()
+
+    @precondition(lambda self: any(run.has_ended for run in self.world.machine.runs.values()))
+    @rule(data=st.data())
+    def forget_and_find(self, data: st.DataObject) -> None:
+        """Ended runs may leave memory, and come back when somebody asks for them."""
+        run_id = self.run_id(data, ended=True)
+        run = self.world.of(run_id)
+        self.world.tell(RunsForgotten(run_ids=(run_id,)))
+        assert run_id not in self.world.machine.runs
+        (event,) = [event for event in restored(self.world.records, self.world.grown) if event.run_id == run_id]
+        self.world.tell(event)
+        assert_as_before(self.world.of(run_id), run)
+
+    @rule(data=st.data(), completed=st.booleans(), anything=st.sampled_from([False, False, True]))
+    def mark(self, data: st.DataObject, completed: bool, anything: bool) -> None:
+        """A person knows better."""
+        run_id = self.run_id(data, ended=data.draw(st.booleans()))
+        numbers = self.world.numbers(run_id, self.names(data, run_id, ended=not completed, anything=anything))
+        assert numbers is not None
+        tasks = tuple(number for number in numbers if not self.world.of(run_id).graph.kind(number))
+        if tasks:
+            self.world.ask(lambda ticket: MarkAsked(ticket=ticket, run_id=run_id, numbers=tasks, completed=completed))
+
+
+TestAnythingAndCrashes = AnythingAndCrashes.TestCase
+TestAnythingAndCrashes.settings = settings(
+    max_examples=60,
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)

@@ -1,0 +1,42 @@
+"""The fixtures of this folder: a deployment of the real programs, and durable trackers, each of both kinds."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from deployment import new_deployment, pytest_runtest_makereport  # noqa: F401
+from postgres_server import PostgresServer, postgres_server
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A Postgres server of the tests' own."""
+    with postgres_server() as server:
+        yield server
+
+
+def new_tracker(kind: str, request: pytest.FixtureRequest) -> str:
+    """The address of an empty tracker."""
+    if kind == "sqlite":
+        return f"sqlite:{request.getfixturevalue('tmp_path')}/state.db"
+    server: PostgresServer = request.getfixturevalue("postgres")
+    name = f"faults_{next(_numbers)}"
+    server.execute(f"CREATE DATABASE {name}")
+    return server.url(name)
+
+
+@pytest.fixture(params=("sqlite", "postgresql"))
+def tracker(request: pytest.FixtureRequest) -> str:
+    """The address of an empty tracker, of each durable kind in turn."""
+    return new_tracker(request.param, request)
+
+
+@pytest.fixture
+def sqlite_tracker(tmp_path: Path) -> str:
+    """The address of a new sqlite tracker."""
+    return f"sqlite:{tmp_path}/state.db"
