@@ -53,7 +53,12 @@ STOP_SECONDS = 2.0  # for calls under way when the server ends
 @click.option(
     "--listen", metavar="HOST:PORT", help="Where to listen. Port 0 takes a free one; unix:PATH is a socket.  [127.0.0.1:2503]"
 )
-@click.option("--tracker", metavar="TRACKER", envvar="DAGGYR_TRACKER", help="Where to keep state: memory, sqlite:PATH or postgresql://...  [memory]")
+@click.option(
+    "--tracker",
+    metavar="TRACKER",
+    envvar="DAGGYR_TRACKER",
+    help="Where to keep state: memory, sqlite:PATH or postgresql://...  [memory]",
+)
 @click.option("--workers", type=click.IntRange(1, 65_536), help="Cores of the local pool.")
 @click.option("--ready-file", type=click.Path(path_type=Path), help="Write the address here once connections are accepted.")
 @click.option("--lifeline", type=int, metavar="FD", help="An inherited pipe: end when its other end closes.")
