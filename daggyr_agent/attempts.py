@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import resource
 import threading
 import time
 from collections import deque
@@ -42,6 +43,10 @@ from .slots import Slots
 
 MAX_WAITING = 50_000  # so that a hello that names them all stays well below the limit of a message
 
+_MAX_RUNNING = 4096  # beside what resources say: a task may need none
+_DESCRIPTORS_EACH = 3  # two files, and one while it starts
+_DESCRIPTORS_SPARE = 64
+
 _PAUSE = 1.0  # seconds without starts, when the host could not start a process
 
 _log = logging.getLogger(__name__)
@@ -61,6 +66,10 @@ class Attempts:
         self._running: dict[Ident, Execution] = {}
         self._ended: deque[Execution] = deque()  # carried out; the event loop has not heard of them
         self._collecting = False  # it will
+        descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._most = _MAX_RUNNING
+        if descriptors != resource.RLIM_INFINITY:
+            self._most = max(1, min(_MAX_RUNNING, (descriptors - _DESCRIPTORS_SPARE) // _DESCRIPTORS_EACH))
         self._closed: str | None = None  # why nothing new is taken
         self._pause: asyncio.TimerHandle | None = None
         self._slots = Slots(self._next_after)
@@ -168,7 +177,7 @@ class Attempts:
 
     def _start(self) -> None:
         """Start what waits, in order, as far as resources allow."""
-        while self._pause is None:
+        while self._pause is None and len(self._running) < self._most:
             with self._lock:
                 ident = next(iter(self._waiting), None)
                 if ident is None or not self._ledger.take(self._waiting[ident].template.demand):

@@ -18,10 +18,7 @@ def main() -> None:
     added_columns = [column for column in header(Path(right)) if column not in key]
     known = by_key(Path(right), key, added_columns)
     unknown = [MISSING] * len(added_columns)
-    rows = (
-        [*row[len(key) :], *known.get(tuple(row[: len(key)]), unknown)]
-        for row in read(Path(left), [*key, *left_columns])
-    )
+    rows = ([*row[len(key) :], *known.get(tuple(row[: len(key)]), unknown)] for row in read(Path(left), [*key, *left_columns]))
     write(Path(target), [*left_columns, *added_columns], rows)
 
 

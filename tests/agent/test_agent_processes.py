@@ -324,3 +324,15 @@ async def test_agent_that_cannot_write_output_hands_attempts_to_others(agent: Ag
     assert (await coordinator.result(key(1))).outcome == SUCCEEDED
     await eventually(lambda: "nothing is started for" in agent.log, "the agent said that its host has a problem")
     assert os.getpgid(agent.pid)
+
+
+async def test_attempts_beyond_the_agents_descriptors_wait(
+    start_agent: StartAgent, address: str, coordinator: Coordinator
+) -> None:
+    """Rather than fail; these tasks need no resources at all."""
+    start_agent(address, name="narrow", prefix=("sh", "-c", 'ulimit -n 150; exec "$0" "$@"'))
+    session = await coordinator.session(name="narrow")
+    keys = [key(n) for n in range(60)]
+    await session.assign(*((k, spec("sleep", "0.05", resources={})) for k in keys))
+    results = await coordinator.results(*keys)
+    assert {result.outcome for result in results} == {SUCCEEDED}
