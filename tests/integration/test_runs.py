@@ -70,7 +70,7 @@ def test_a_match_waits_for_its_equals_and_a_barrier_for_all(local: Deployment) -
         },
         parameters={"{{M}}": ["1", "2"]},
     )
-    gate.reached()
+    local.running(run_id, "extract.{{M}}:2")
     # One of two workers is held, and the other one has nothing else to do.
     until(lambda: local.read("first"), "the first month")
     states = local.states(run_id)
