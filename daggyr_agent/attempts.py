@@ -210,6 +210,8 @@ class Attempts:
     def _collect(self) -> None:
         """Hear of what was carried out."""
         self._collecting = False
+        if self._host.leaving:
+            return  # everything was killed, and what settling needs may be closed
         while self._ended:
             self._ended.popleft().settle(self._finish)
         self._start()

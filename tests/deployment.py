@@ -234,6 +234,10 @@ class Deployment:
         """The states of a run's tasks."""
         return {each["task_id"]: each["state"] for each in self.json("tasks", str(run_id))}
 
+    def running(self, run_id: int, task_id: str) -> None:
+        """Return once the server knows that a task runs, which its agent tells a moment after the start."""
+        until(lambda: self.states(run_id)[task_id] == "RUNNING", f"{task_id} to be RUNNING")
+
     def attempts(self, run_id: int) -> dict[str, int]:
         """How many attempts a run's tasks had."""
         return {each["task_id"]: each["attempt_count"] for each in self.json("tasks", str(run_id))}

@@ -37,6 +37,7 @@ class Proxy:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.sleep(0)  # a connection that was aborted is closed in the loop's next turn
 
     def mend(self) -> None:
         """Take connections again."""
@@ -46,10 +47,10 @@ class Proxy:
         task = asyncio.create_task(self._serve(reader, writer))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: writer.transport.abort())  # also of one that was cut before it began
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._broken:
-            writer.transport.abort()
             return
         there_reader, there_writer = await asyncio.open_connection(*self._target)
         ways = (asyncio.create_task(_copy(reader, there_writer)), asyncio.create_task(_copy(there_reader, writer)))
@@ -59,8 +60,7 @@ class Proxy:
             for way in ways:
                 way.cancel()
             await asyncio.gather(*ways, return_exceptions=True)
-            for each in (writer, there_writer):
-                each.transport.abort()
+            there_writer.transport.abort()
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -136,7 +136,7 @@ async def test_reports_of_attempts_that_are_not_the_agents_change_nothing(farm: 
     gate = farm.gate()
     farm.start_agent("one")
     run_id = farm.submit({"a": shell(gate.hold), "b": task("true", parents=["a"])})
-    await asyncio.to_thread(gate.reached)
+    await asyncio.to_thread(farm.running, run_id, "a")
     succeeded = AttemptResult(outcome=SUCCEEDED, exit_code=0)
     keys = [AttemptKey(run_id=run, task_number=number, attempt=1) for run in (run_id, 99) for number in (0, 1, 99)]
     lies = UpdateBatch(sequence=1, updates=[AttemptUpdate(key=key, finished=succeeded) for key in keys])

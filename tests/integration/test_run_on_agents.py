@@ -33,7 +33,7 @@ async def test_an_agent_that_loses_its_connection_goes_on_and_delivers(farm: Dep
                 "last": shell(LEDGER, parents=["held", "ahead"]),
             },
         )
-        await asyncio.to_thread(gate.reached)
+        await asyncio.to_thread(farm.running, run_id, "held")
         await proxy.cut()
         await asyncio.to_thread(until, lambda: farm.json("agents")[0]["state"] == "DISCONNECTED", "the break")
         assert (await asyncio.to_thread(farm.states, run_id))["held"] == "RUNNING"
@@ -140,7 +140,7 @@ def test_a_drained_agent_finishes_and_leaves(farm: Deployment) -> None:
     gate = farm.gate()
     one = farm.start_agent("one")
     first = farm.submit({"a": shell(f"{gate.hold}; {LEDGER}")})
-    gate.reached()
+    farm.running(first, "a")
     drained = farm.json("agent", "drain", "one")
     assert drained == {"name": "one", "running": 1}
     second = farm.submit({"b": shell(LEDGER)})

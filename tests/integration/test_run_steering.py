@@ -169,7 +169,7 @@ def test_why_in_every_state(farm: Deployment) -> None:
     assert "waits for a host to join the pool 'farm'" in farm.why(run_id, "held")
     assert "1 task waits for a host to join the pool 'farm'" in farm.json("show", str(run_id))["notes"]
     farm.start_agent("one")
-    gate.reached()
+    farm.running(run_id, "held")
     assert "runs on one since" in farm.why(run_id, "held")
     assert "waits for 1 of its 1 parent: held (RUNNING)" in farm.why(run_id, "after")
     assert "waits for a host with cores=1, gpus=2" in farm.why(run_id, "large")

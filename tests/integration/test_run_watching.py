@@ -20,7 +20,7 @@ def test_output_is_seen_while_its_task_still_runs(local: Deployment) -> None:
         assert follower.stdout.readline() == line
     # Without -f, it is what there is so far.
     assert local.daggyr("logs", "last", "a").out == "first\n"
-    assert local.states(1) == {"a": "RUNNING"}
+    local.running(1, "a")
     gate.open()
     assert [local.ended(follower).out for follower in followers] == ["second", ""]
     assert local.ended(both).out == "a | second\n"
@@ -42,8 +42,8 @@ def test_following_goes_on_over_retries(local: Deployment) -> None:
 def test_a_watch_as_json_lines(local: Deployment) -> None:
     """A line for each change, the first one at once, the last one with the end; each task's end is told."""
     gate = local.gate()
-    local.submit({"a": shell(gate.hold), "b": shell("exit 3", parents=["a"])}, tags={"k": "v"})
-    gate.reached()
+    run_id = local.submit({"a": shell(gate.hold), "b": shell("exit 3", parents=["a"])}, tags={"k": "v"})
+    local.running(run_id, "a")
     watching = local.command("--output", "json", "watch", "last")
     assert watching.stdout is not None
     first = watching.stdout.readline()
@@ -88,8 +88,8 @@ def test_pools_and_agents_are_listed(farm: Deployment) -> None:
     assert (pool["name"], pool["executor"], pool["is_default"], pool["hosts"]) == ("farm", "agent", True, 0)
     gate = farm.gate()
     farm.start_agent("one", "--resource", "cores=3", "--resource", "gpus=1", "--resource", "memory_mb=100")
-    farm.submit({"a": shell(gate.hold, resources={"cores": 2, "gpus": 1})})
-    gate.reached()
+    run_id = farm.submit({"a": shell(gate.hold, resources={"cores": 2, "gpus": 1})})
+    farm.running(run_id, "a")
     (pool,) = farm.json("pools")
     assert (pool["hosts"], pool["resources"]) == (1, {"cores": 3, "gpus": 1, "memory_mb": 100})
     assert (pool["used"]["cores"], pool["used"]["gpus"], pool["running"]) == (2, 1, 1)
@@ -97,7 +97,7 @@ def test_pools_and_agents_are_listed(farm: Deployment) -> None:
     assert (agent["name"], agent["state"], agent["pool"], agent["running"]) == ("one", "CONNECTED", "farm", 1)
     assert agent["resources"] == {"cores": 3, "gpus": 1, "memory_mb": 100}
     gate.open()
-    farm.watch(1)
+    farm.watch(run_id)
 
 
 async def test_health_and_reflection(local: Deployment) -> None:
