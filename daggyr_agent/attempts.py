@@ -52,6 +52,7 @@ class Attempts:
         self._changed = changed
         self._waiting: dict[Ident, Attempt] = {}
         self._running: dict[Ident, Execution] = {}
+        self._disowned: set[Execution] = set()  # being ended; whoever is assigned under the same name now is another
         self._closed: str | None = None  # why nothing new is taken
         self._next_start: asyncio.Handle | None = None
 
@@ -61,7 +62,8 @@ class Attempts:
 
     @property
     def running(self) -> int:
-        return len(self._running)
+        """How many have processes, those included that are not this agent's any more."""
+        return len(self._running) + len(self._disowned)
 
     @property
     def ahead(self) -> int:
@@ -134,7 +136,8 @@ class Attempts:
         idents = [*self._waiting, *self._running] if keys is None else [ident_of(key) for key in keys]
         for ident in idents:
             self._waiting.pop(ident, None)
-            if execution := self._running.get(ident):
+            if execution := self._running.pop(ident, None):
+                self._disowned.add(execution)
                 execution.end(Ending.SILENT, 0)
         self._changed()
         self._start()
@@ -145,9 +148,10 @@ class Attempts:
         self._outbox.started(attempt.ident, attempt.key, AttemptStarted(start_time=timestamp(execution.started_ns)))
 
     def tell_running(self) -> None:
-        """Tell of all that runs once more: this coordinator has not heard of it, or has forgotten it."""
-        for execution in self._running.values():
-            if execution.ending is not Ending.SILENT:
+        """Tell once more of all that runs and was told of: this coordinator has not heard of it, or has forgotten it."""
+        on_their_way = self._outbox.starts()
+        for ident, execution in self._running.items():
+            if execution.lasts and ident not in on_their_way:
                 self.runs(execution)
 
     def gone(self, execution: Execution) -> None:
@@ -156,7 +160,10 @@ class Attempts:
 
     def finished(self, execution: Execution, result: AttemptResult | None, outputs: tuple[Kept, ...]) -> None:
         attempt = execution.attempt
-        del self._running[attempt.ident]
+        if execution in self._disowned:
+            self._disowned.remove(execution)
+        else:
+            del self._running[attempt.ident]
         if result is not None:
             self._outbox.finished(attempt.ident, attempt.key, result, outputs, ahead=len(self._waiting))
             if execution.ending is not None:

@@ -87,6 +87,7 @@ class Execution:
         "attempt",
         "capture",
         "ending",
+        "lasts",
         "looked_peak",
         "pid",
         "started_ns",
@@ -96,6 +97,7 @@ class Execution:
         """Start the attempt's process. Raises StartRefusedError or HostError; then nothing runs, and nobody is told."""
         self.attempt = attempt
         self.ending: Ending | None = None
+        self.lasts = False  # it is not a short one
         self.looked_peak = 0
         self._host = host
         self._listener = listener
@@ -175,6 +177,7 @@ class Execution:
 
     def outlived_first_look(self) -> None:
         """For `watch`."""
+        self.lasts = True
         self._host.descendants.lasts(self._family)
         if self.ending is not Ending.SILENT:
             self._listener.runs(self)

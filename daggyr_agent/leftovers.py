@@ -12,7 +12,8 @@ all get SIGKILL. A signal goes through a pidfd (pidfd_open(2)) whose process was
 has become another's in between is left alone. So are this process and those above it, if a task has started the agent anew.
 
 What cannot be found is a process that has emptied its environment, if the agent was killed within 10 ms after the start of its
-attempt, or if it left its session as well and its parents ended less than a second before the agent was killed, or after that.
+attempt, or if its parents and the leader of its session ended after the agent was killed (or, for one that had left its
+session, less than a second before).
 """
 
 from __future__ import annotations

@@ -15,10 +15,9 @@ of one that was asked to end. So does a full batch.
 
 from __future__ import annotations
 
-import itertools
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from daggyr.v1.agents_pb2 import AgentMessage
@@ -144,9 +143,12 @@ class Outbox:
 
     def ended_keys(self) -> list[AttemptKey]:
         """The attempts whose results are not acknowledged."""
-        items = itertools.chain(itertools.chain.from_iterable(batch.items for batch in self._under_way), self._waiting)
-        updates = (item.update if isinstance(item, Finished) else item for item in items)
+        updates = (item.update if isinstance(item, Finished) else item for item in self._items())
         return [update.key for update in updates if isinstance(update, AttemptUpdate)]
+
+    def starts(self) -> set[Ident]:
+        """The attempts whose starts are not acknowledged, and so will be told to whoever comes next."""
+        return {item.ident for item in self._items() if isinstance(item, Started)}
 
     def under_way(self) -> list[Batch]:
         """The batches that are numbered and not acknowledged, to be sent again in a new session."""
@@ -209,11 +211,16 @@ class Outbox:
         if not foreign:
             return
         self._next = self.first_unacknowledged
-        self._release(itertools.chain.from_iterable(batch.items for batch in self._under_way))
-        self._release(self._waiting)
+        self._release(self._items())
         self._under_way.clear()
         self._waiting.clear()
         self._waiting_bytes = 0
+
+    def _items(self) -> Iterator[Item]:
+        """All that is not acknowledged, in order."""
+        for batch in self._under_way:
+            yield from batch.items
+        yield from self._waiting
 
     def _keep(self, ident: Ident, update: AttemptUpdate, outputs: tuple[Kept, ...]) -> None:
         for kept in outputs:

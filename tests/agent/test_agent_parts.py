@@ -73,6 +73,7 @@ def test_outcomes(
 def test_pieces_are_all_that_is_kept_in_order(size: int, head: int, tail: int, start: int) -> None:
     extent = Extent(size, head, tail) if head + tail < size else Extent(size, size, 0)
     pieces = list(extent.pieces())
+    assert Extent.of(extent.summary()) == extent
     assert all(0 < length <= CHUNK_BYTES for _, length in pieces)
     assert sum(length for _, length in pieces) == size - extent.cut
     covered = 0

@@ -69,7 +69,9 @@ AWKWARD = "quote ' \" back\\slash $HOME `id` new\nline \t tab ; && | * ? zwölf 
 async def test_arguments_and_environment_arrive_as_they_are(
     start_agent: StartAgent, address: str, coordinator: Coordinator
 ) -> None:
-    agent = start_agent(address, name="other", environment={"LC_ALL": "C", "INHERITED": "yes", "DAGGYR_SECRET": "no", "REPLACED": "no"})
+    agent = start_agent(
+        address, name="other", environment={"LC_ALL": "C", "INHERITED": "yes", "DAGGYR_SECRET": "no", "REPLACED": "no"}
+    )
     session = await coordinator.session(name="other")
     task = python(
         "import json, os, sys; json.dump([sys.argv[1:], dict(os.environ)], sys.stdout)",

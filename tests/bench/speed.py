@@ -159,9 +159,7 @@ def main() -> None:
         for name, taken in times.items():
             print(f"  {name:<12}{count / taken:>10,.0f} tasks/s   daggyr is {taken / times['daggyr']:.2f} times as fast")
         print(f"chain of {hops} {TRUE}")
-        times = measure(
-            options.rounds, {"daggyr": lambda: server.run("chain", chain(hops)), "bare loop": lambda: bare(hops, 1)}
-        )
+        times = measure(options.rounds, {"daggyr": lambda: server.run("chain", chain(hops)), "bare loop": lambda: bare(hops, 1)})
         for name, taken in times.items():
             print(f"  {name:<12}{1000 * taken / hops:>10.2f} ms a hop")
     with coordinator(config='[pools.default]\nexecutor = "agent"\n') as server:
