@@ -191,14 +191,15 @@ class Client:
         answer: pb.ExplainTaskResponse = await self._call(self._stub.ExplainTask, request)
         return answer
 
-    async def watch(self, run_id: int, *, tasks: bool = False) -> AsyncGenerator[Change, None]:
+    async def watch(self, run_id: int, *, tasks: bool = False, heard: bool = False) -> AsyncGenerator[Change, None]:
         """Changes until the run has ended; the last one holds how. With `tasks`, also which tasks changed.
 
-        The first call fails at once; a connection that is lost later is tried again from the last change.
+        The first call fails at once, unless the server was `heard` of before; a connection that is lost later is tried again
+        from the last change.
         """
         request = pb.WatchRunRequest(run_id=run_id, tasks=tasks)
         backoff = _Backoff(self._patience, self._notice)
-        missed, heard, ended = True, False, False
+        missed, ended = True, False
         while not ended:
             stream = self._stub.WatchRun(request, metadata=self._metadata)
             try:

@@ -16,6 +16,7 @@ Only this file calls `Machine.handle` and `Tracker.commit`. It knows no executor
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -50,7 +51,7 @@ from daggyr_server.core.events import (
 )
 from daggyr_server.core.graph import Addition
 from daggyr_server.core.machine import Machine, Refusal, Step
-from daggyr_server.core.records import OutputKept, Record, RunMoved
+from daggyr_server.core.records import AttemptRecorded, OutputKept, Record, RunMoved
 from daggyr_server.core.run import Run
 from daggyr_server.core.states import Outcome, State
 from daggyr_server.executors.base import Executor
@@ -128,6 +129,8 @@ class Driver:
         self.tracker = tracker
         self.changes = changes
         self.trouble: str | None = None  # why nothing can be made durable at the moment
+        self._unsettled: set[int] = set()  # runs of which more is decided than is durable
+        self._settled = asyncio.Event()
         self.durable = durable
         self._ended: dict[int, int] = {}  # ended runs in memory -> how many tasks; asked for longest ago first
         self._loading = asyncio.Lock()
@@ -271,7 +274,7 @@ class Driver:
         await self._ask(ticket, MarkAsked(ticket=ticket, run_id=run_id, numbers=numbers, completed=completed))
 
     async def delete(self, run_id: int) -> None:
-        """Take a run away that has ended; other things go on meanwhile. Raises TrackerError.
+        """Take a run away that has ended; other things go on meanwhile. Raises Refused, TrackerError, Closing.
 
         It is ended even if the caller goes away: a run that is half there is of no use to anybody.
         """
@@ -281,27 +284,35 @@ class Driver:
         await asyncio.shield(deleting)
 
     async def _delete(self, run_id: int) -> None:
-        self._ended.pop(run_id, None)
-        self._put(RunsForgotten(run_ids=(run_id,)))
-        while await self.tracker.delete(run_id, DELETED_ROWS):
+        async with self._loading:  # nobody brings it back meanwhile
+            ticket = object()
+            await self._ask(ticket, RunsForgotten(ticket=ticket, run_ids=(run_id,)))
+            self._ended.pop(run_id, None)
+            more = await self.tracker.delete(run_id, DELETED_ROWS)
+        while more:
             await asyncio.sleep(0)
+            more = await self.tracker.delete(run_id, DELETED_ROWS)
 
     async def prune(self, before: float) -> int:
-        """Take all runs away that ended before a time. Returns how many. Raises TrackerError."""
+        """Take all runs away that ended before a time. Returns how many. Raises TrackerError, Closing."""
         deleted = 0
         newest: int | None = None
         while rows := await self.tracker.rows(before=newest, limit=ROWS_AT_ONCE):
             newest = rows[-1].run_id
             for row in rows:
                 if row.state in _ENDED and row.stop_time is not None and row.stop_time < before:
-                    await self.delete(row.run_id)
-                    deleted += 1
+                    with contextlib.suppress(Refused):  # somebody has asked for it again
+                        await self.delete(row.run_id)
+                        deleted += 1
         return deleted
 
     async def _delete_on(self, run_ids: Sequence[int]) -> None:
         """Go on with what an earlier coordinator had begun to delete."""
         for run_id in run_ids:
-            await self.delete(run_id)
+            try:
+                await self.delete(run_id)
+            except TrackerError as error:
+                log.warning("what is left of run %d is deleted at the next start: %s", run_id, error)
 
     async def find(self, run_id: int) -> Run | None:
         """A run, from the tracker if it is not in memory; None if there is none. Raises TrackerError, Closing."""
@@ -318,6 +329,18 @@ class Driver:
         if run is not None and run.has_ended:
             self._keep_ended(run)
         return run
+
+    async def settled(self, run_id: int, *, patient: bool = False) -> None:
+        """Return once all that is to be seen of a run is durable; in `trouble` at once, unless `patient`.
+
+        What is read before the next `await` is settled.
+        """
+        while run_id in self._unsettled and (patient or self.trouble is None):
+            await self._settled.wait()
+
+    def _wake_readers(self) -> None:
+        self._settled.set()
+        self._settled = asyncio.Event()
 
     def _keep_ended(self, run: Run) -> None:
         """Let go of ended runs that nobody has asked about for longest."""
@@ -377,7 +400,10 @@ class Driver:
         """Persist, then act."""
         records: list[Record] = [*kept, *(record for step in steps for record in step.records)]
         if records:
+            self._unsettled = {run_id for step in steps for run_id in step.changed}
             await self._commit(records)
+            self._unsettled.clear()
+            self._wake_readers()
         for step in steps:
             self._act(step)
             self._answer(step)
@@ -386,6 +412,8 @@ class Driver:
                 if type(record) is RunMoved and record.state in _ENDED:
                     self.changes.ended(record.run_id)
                     self._keep_ended(self.machine.runs[record.run_id])
+                elif self._generators and type(record) is AttemptRecorded:
+                    self._generators.forget(record[:3])  # one that is LOST printed in vain
         for durable in durables:
             durable()
         self._tell_demand()
@@ -404,6 +432,7 @@ class Driver:
                 raise
             except TrackerError as error:
                 self.trouble = str(error)
+                self._wake_readers()
                 log.error("nothing new is started until this is mended: %s", error)
                 await asyncio.sleep(delay)
                 delay = min(5.0, 2 * delay)
@@ -457,8 +486,8 @@ class Driver:
     def _generated(
         self, key: Key, outcome: Outcome, seconds: float | None, result: AttemptResult, events: list[Event], steps: list[Step]
     ) -> AttemptEnded:
-        run = self.machine.runs[key[0]]
-        if outcome is not Outcome.SUCCEEDED or run.current(key[1], key[2]) is None:
+        run = self.machine.runs.get(key[0])
+        if outcome is not Outcome.SUCCEEDED or run is None or run.current(key[1], key[2]) is None:
             self._generators.forget(key)
             return AttemptEnded(*key, outcome, seconds, result)
         # The addition is made for the graph as it is: all that came before must be in it.
@@ -472,7 +501,9 @@ class Driver:
 
     def _act(self, step: Step) -> None:
         for command in step.commands:
-            executor = self.executors[command.pool]
+            executor = self.executors.get(command.pool)
+            if executor is None:  # the pool is not configured any more; what it has is about to be LOST
+                continue
             if isinstance(command, StartAttempts):
                 graph = self.machine.runs[command.run_id].graph
                 if any(policy.is_generator for policy in graph.policies):

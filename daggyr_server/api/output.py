@@ -74,7 +74,10 @@ async def _live(
     driver: Driver, flight: InFlight, key: AttemptKey, stream: int, offset: int, follow: bool
 ) -> AsyncIterator[ReadOutputResponse]:
     """What the attempt's host has, as it comes; without `follow`, until nothing comes for a while."""
-    chunks = driver.executors[flight.pool].follow(flight.host, key, stream, offset)
+    executor = driver.executors.get(flight.pool)
+    if executor is None:
+        return  # the pool is not configured any more
+    chunks = executor.follow(flight.host, key, stream, offset)
     try:
         while True:
             try:

@@ -169,18 +169,15 @@ class RunsService(RunsServicer):
         if tasks > limits.max_tasks:
             message = f"the run has {tasks:,} tasks; the most is {limits.max_tasks:,} ([server] max_run_tasks)"
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, message)
-        try:
-            run_id = await self._driver.submit(
-                request_id=request_id,
-                tags=spec.tags or {},
-                pool=spec.pool or limits.default_pool,
-                parameters=spec.run_parameters(),
-                addition=addition,
-                document=document,
-            )
-        except Closing as error:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
-        return SubmitRunResponse(run_id=run_id)
+        submitted = self._driver.submit(
+            request_id=request_id,
+            tags=spec.tags or {},
+            pool=spec.pool or limits.default_pool,
+            parameters=spec.run_parameters(),
+            addition=addition,
+            document=document,
+        )
+        return SubmitRunResponse(run_id=await self._asked(submitted, context))
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -192,6 +189,7 @@ class RunsService(RunsServicer):
         while True:
             rows = await self._asked(self._driver.tracker.rows(before=before, limit=MAX_RUNS_A_PAGE), context)
             for row in rows:
+                await self._driver.settled(row.run_id)
                 run = self._driver.machine.runs.get(row.run_id)
                 state = run.state if run is not None else row.state
                 if not wanted.admits(row.tags, state, row.submit_time):
@@ -199,13 +197,13 @@ class RunsService(RunsServicer):
                 if len(response.runs) == most:
                     response.next_page_token = str(response.runs[-1].run_id)
                     return response
-                response.runs.append(self._summary(run) if run is not None else views.stored_summary(row))
+                response.runs.append(self._summary_now(run) if run is not None else views.stored_summary(row))
             if len(rows) < MAX_RUNS_A_PAGE:
                 return response
             before = rows[-1].run_id
 
     async def GetRun(self, request: GetRunRequest, context: Context) -> RunSummary:
-        return self._summary(await self._run(request.run_id, context))
+        return await self._summary(await self._run(request.run_id, context))
 
     async def ListTasks(self, request: ListTasksRequest, context: Context) -> ListTasksResponse:
         run = await self._run(request.run_id, context)
@@ -214,6 +212,7 @@ class RunsService(RunsServicer):
         states = {State(state) for state in request.states if state}
         wanted = [phase for phase in Phase if not states or STATE_OF[phase] in states]
         response = ListTasksResponse(run_id=run.run_id)
+        await self._driver.settled(run.run_id)
         while len(response.tasks) < most:
             found = _next_in(run.phases, wanted, number)
             if found is None:
@@ -227,12 +226,15 @@ class RunsService(RunsServicer):
     async def GetTask(self, request: GetTaskRequest, context: Context) -> TaskMessage:
         run = await self._run(request.run_id, context)
         number = await self._number(run, request.task_id, context)
-        return views.task(run, number, await self._driver.tracker.attempts(run.run_id, number))
+        stored = await self._asked(self._driver.tracker.attempts(run.run_id, number), context)
+        await self._driver.settled(run.run_id)
+        return views.task(run, number, stored)
 
     async def ExplainTask(self, request: GetTaskRequest, context: Context) -> ExplainTaskResponse:
         run = await self._run(request.run_id, context)
         number = await self._number(run, request.task_id, context)
-        stored = await self._driver.tracker.attempts(run.run_id, number)
+        stored = await self._asked(self._driver.tracker.attempts(run.run_id, number), context)
+        await self._driver.settled(run.run_id)
         return ExplainTaskResponse(
             run_id=run.run_id,
             state=int(views.state_of(run, number)),  # type: ignore[arg-type]
@@ -243,10 +245,12 @@ class RunsService(RunsServicer):
         run = await self._run(request.run_id, context)
         changes = self._driver.changes
         seq = request.change_seq
+        await self._driver.settled(run.run_id, patient=True)
         if not seq:
             seq = changes.seq(run.run_id)
-            yield RunChange(run=self._summary(run))
+            yield RunChange(run=self._summary_now(run))
         while True:
+            await self._driver.settled(run.run_id, patient=True)
             ended = run.state in _ENDED
             newest = changes.seq(run.run_id)
             numbers = changes.after(run.run_id, seq)
@@ -254,13 +258,13 @@ class RunsService(RunsServicer):
                 message = f"changes of run {run.run_id} since {seq} are no longer kept: read the run again and watch from 0"
                 await context.abort(grpc.StatusCode.OUT_OF_RANGE, message)
             if newest > seq or (ended and seq == request.change_seq):
-                summary = self._summary(run)
+                summary = self._summary_now(run)
                 told = numbers if request.tasks else []
                 for start in range(0, max(1, len(told)), MAX_CHANGED_TASKS):
                     part = told[start : start + MAX_CHANGED_TASKS]
                     # Only with the last part has the watcher seen all up to the newest change.
                     summary.change_seq = newest if start + MAX_CHANGED_TASKS >= len(told) else seq
-                    yield RunChange(run=summary, tasks=[await self._task_change(run, number) for number in part])
+                    yield RunChange(run=summary, tasks=[await self._task_change(run, number, context) for number in part])
                 seq = newest
             if ended and changes.seq(run.run_id) == seq:
                 return
@@ -268,7 +272,7 @@ class RunsService(RunsServicer):
             if run.state not in _ENDED:
                 await asyncio.sleep(WATCH_SECONDS)
 
-    async def _task_change(self, run: Run, number: int) -> TaskChange:
+    async def _task_change(self, run: Run, number: int, context: Context) -> TaskChange:
         change = TaskChange(
             task_id=run.graph.task_id(number),
             task_number=number,
@@ -276,7 +280,7 @@ class RunsService(RunsServicer):
             attempt=run.attempts[number],
         )
         if run.phases[number] in _TOLD or run.failures.get(number):
-            stored = await self._driver.tracker.attempts(run.run_id, number)
+            stored = await self._asked(self._driver.tracker.attempts(run.run_id, number), context)
             if stored and stored[-1].attempt == change.attempt:
                 result = stored[-1].result
                 change.outcome = result.outcome
@@ -296,32 +300,29 @@ class RunsService(RunsServicer):
         if request.attempt > run.attempts[number]:
             message = f"task {request.task_id!r} of run {run.run_id} has had {run.attempts[number]} attempts so far"
             await context.abort(grpc.StatusCode.NOT_FOUND, fitting(message))
-        async for answer in read_output(
-            self._driver, run, number, request.attempt, stream, request.offset, follow=request.follow
-        ):
-            yield answer
+        try:
+            async for answer in read_output(
+                self._driver, run, number, request.attempt, stream, request.offset, follow=request.follow
+            ):
+                yield answer
+        except TrackerError as error:
+            await _abort(error, context)
 
     # -- steering -----------------------------------------------------------------------------------------------------
 
     async def KillRun(self, request: KillRunRequest, context: Context) -> RunSummary:
         run = await self._run(request.run_id, context)
         numbers = await self._named(run, request.tasks, context)
-        try:
-            await self._driver.kill(run.run_id, numbers)
-        except (Refused, Closing) as error:
-            await _abort(error, context)
-        return self._summary(run)
+        await self._asked(self._driver.kill(run.run_id, numbers), context)
+        return await self._summary(run)
 
     async def RetryRun(self, request: RetryRunRequest, context: Context) -> RunSummary:
         run = await self._run(request.run_id, context)
         numbers = await self._named(run, request.tasks, context)
         if request.downstream and numbers is None:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "downstream of which task? Name one, or leave downstream out")
-        try:
-            await self._driver.retry(run.run_id, numbers, downstream=request.downstream)
-        except (Refused, Closing) as error:
-            await _abort(error, context)
-        return self._summary(run)
+        await self._asked(self._driver.retry(run.run_id, numbers, downstream=request.downstream), context)
+        return await self._summary(run)
 
     async def MarkTasks(self, request: MarkTasksRequest, context: Context) -> RunSummary:
         run = await self._run(request.run_id, context)
@@ -329,11 +330,8 @@ class RunsService(RunsServicer):
         if numbers is None or request.state not in (STATE_COMPLETED, STATE_QUEUED):
             message = "name tasks, and the state to mark them with: COMPLETED or QUEUED"
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, message)
-        try:
-            await self._driver.mark(run.run_id, numbers, completed=request.state == STATE_COMPLETED)
-        except (Refused, Closing) as error:
-            await _abort(error, context)
-        return self._summary(run)
+        await self._asked(self._driver.mark(run.run_id, numbers, completed=request.state == STATE_COMPLETED), context)
+        return await self._summary(run)
 
     async def DeleteRun(self, request: DeleteRunRequest, context: Context) -> DeleteRunResponse:
         if not request.run_id:
@@ -387,12 +385,13 @@ class RunsService(RunsServicer):
             state=state if agent.session is not None else AGENT_STATE_DISCONNECTED,
             resources=agent.resources,
             version=agent.version,
-            connect_time=views.timestamp(agent.connect_time),
-            last_seen=views.timestamp(agent.last_seen),
+            connect_time=views.timestamp(agent.connect_time) if agent.connect_time else None,
+            last_seen=views.timestamp(agent.last_seen) if agent.last_seen else None,
             address=agent.address,
         )
         host = self._driver.machine.pools[pool].hosts.get(agent.agent_id)
         if host is not None:
+            entry.name = host.name  # of an agent that has not come back yet, the executor knows the id only
             for resource, units in host.load.items():
                 entry.used[resource] = min(units, host.resources.get(resource, 0))
         for run in self._driver.machine.runs.values():
@@ -418,18 +417,23 @@ class RunsService(RunsServicer):
 
     # -- finding ------------------------------------------------------------------------------------------------------
 
-    def _summary(self, run: Run) -> RunSummary:
+    async def _summary(self, run: Run) -> RunSummary:
+        await self._driver.settled(run.run_id)
+        return self._summary_now(run)
+
+    def _summary_now(self, run: Run) -> RunSummary:
+        """As the machine has it, which may be more than is durable."""
         summary = views.run_summary(run, self._driver.machine, self._driver.changes.seq(run.run_id))
         if self._driver.trouble is not None:
             summary.notes.append(f"nothing new is started, because state cannot be made durable: {self._driver.trouble}")
         return summary
 
     async def _asked(self, answer: Awaitable[T], context: Context) -> T:
-        """What a tracker answers, or the end of the call if it cannot."""
+        """What driver or tracker answer, or the end of the call if they cannot."""
         try:
             return await answer
-        except (TrackerError, Closing) as error:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
+        except (TrackerError, Closing, Refused) as error:
+            await _abort(error, context)
 
     async def _run(self, run_id: int, context: Context) -> Run:
         driver = self._driver
@@ -505,8 +509,8 @@ async def _token(token: str, context: Context) -> int | None:
     return int(token)
 
 
-async def _abort(error: Refused | Closing, context: Context) -> NoReturn:
-    if isinstance(error, Closing):
-        await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
+async def _abort(error: Refused | Closing | TrackerError, context: Context) -> NoReturn:
+    if not isinstance(error, Refused):
+        await context.abort(grpc.StatusCode.UNAVAILABLE, fitting(str(error)))
     code = grpc.StatusCode.NOT_FOUND if error.refusal.reason is Reason.NOT_FOUND else grpc.StatusCode.FAILED_PRECONDITION
     await context.abort(code, str(error))

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from itertools import islice
 
 from daggyr.v1.run_pb2 import RunSummary, State
@@ -15,7 +15,7 @@ from daggyr_server.cli import failures, names, words
 from daggyr_server.cli.faults import RUN_FAILED
 from daggyr_server.cli.progress import TICK, View, closing, open_view
 from daggyr_server.cli.stdout import notice
-from daggyr_server.client import Client
+from daggyr_server.client import Client, Unreachable
 
 # Above this, a watch tells of the run only: naming each of a million tasks twice would cost the server more than it helps.
 _TOLD_TASKS = 50_000
@@ -57,11 +57,12 @@ class _Follower:
         told = words.total(run) <= _TOLD_TASKS
         ticking = asyncio.create_task(self._tick())
         try:
-            async with aclosing(self._client.watch(run.run_id, tasks=told)) as changes:
+            async with aclosing(self._client.watch(run.run_id, tasks=told, heard=True)) as changes:
                 async for change in changes:
                     run = change.run
                     if change.missed and told:
-                        await self._read_again(run.run_id)
+                        with suppress(Unreachable):  # the watch itself tries again
+                            await self._read_again(run.run_id)
                     for task in change.tasks:
                         self._take(task)
                     self._view.update(run, list(islice(reversed(self._running.values()), _RUNNING_NAMES)))

@@ -90,8 +90,12 @@ class RunRestored:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunsForgotten:
-    """Runs that have ended are no longer needed in memory; those that have not stay."""
+    """Runs that have ended are no longer needed in memory; those that have not stay.
 
+    Answered, if there is a ticket, with None, or with a Refusal if one has not ended.
+    """
+
+    ticket: Hashable | None = None
     run_ids: tuple[int, ...]
 
 

@@ -248,6 +248,9 @@ class Machine:
         self._touched[run_id] = run
 
     def _runs_forgotten(self, event: RunsForgotten, now: float) -> None:
+        if event.ticket is not None:
+            going = [run_id for run_id in event.run_ids if (run := self.runs.get(run_id)) is not None and not run.has_ended]
+            self._refused(event.ticket, f"run {going[0]} has not ended: kill it first" if going else None)
         for run_id in event.run_ids:
             run = self.runs.get(run_id)
             if run is not None and run.has_ended and not run.in_flight:

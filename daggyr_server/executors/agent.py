@@ -236,7 +236,9 @@ class AgentExecutor(Executor):
         never_got = []
         for ident in sorted(ours.keys() - theirs):
             ask = agent.asked.pop(ident, None)
-            if not again or ours[ident] is PLACED_EARLIER:
+            if ours[ident] is PLACED_EARLIER:
+                self._end_here(agent, ident, LOST, "its agent came back without it")
+            elif not again:
                 self._end_here(agent, ident, LOST, "its agent was started again")
             elif ask is not None:
                 self._end_here(agent, ident, KILLED if ask == "stop" else RETURNED)
@@ -333,9 +335,13 @@ class AgentExecutor(Executor):
         """End sessions whose agent says nothing any more, though the connection still stands."""
         while True:
             await asyncio.sleep(self.surroundings.heartbeat)
-            silent = time.monotonic() - MISSED_HEARTBEATS * self.surroundings.heartbeat
+            now = time.monotonic()
             for agent in self.agents.values():
-                if agent.session is not None and agent.heard < silent:
+                if agent.session is None:
+                    continue
+                if agent.session.is_full:
+                    agent.heard = now
+                elif agent.heard < now - MISSED_HEARTBEATS * self.surroundings.heartbeat:
                     agent.session.end(grpc.StatusCode.UNAVAILABLE, "no heartbeat came")
 
     # -- telling ------------------------------------------------------------------------------------------------------

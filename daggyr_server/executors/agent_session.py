@@ -92,9 +92,14 @@ class Session:
         """Raises SessionRefused once `end` was called; returns never."""
         await asyncio.shield(self._ended)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether nothing is read from it for now: its silence says nothing then."""
+        return self._undurable >= MAX_UNDURABLE
+
     async def room(self) -> None:
         """Return once another batch of updates may be taken."""
-        while self._undurable >= MAX_UNDURABLE:
+        while self.is_full:
             self._room.clear()
             await self._room.wait()
 

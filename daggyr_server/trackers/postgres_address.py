@@ -27,8 +27,14 @@ _DEFAULTS: dict[str, Any] = {
     "tcp_user_timeout": 25_000,  # milliseconds
     "fallback_application_name": "daggyr",
 }
+# All is asked for by key. A plan that reads a whole table, which the server likes as long as it believes a table to be small,
+# would be kept while the table grows.
 _SESSION = """
 SET synchronous_commit = on;
+SET enable_seqscan = off;
+SET enable_hashjoin = off;
+SET enable_mergejoin = off;
+SET jit = off;
 SET tcp_keepalives_idle = 10;
 SET tcp_keepalives_interval = 5;
 SET tcp_keepalives_count = 3;

@@ -119,11 +119,12 @@ class SqliteTracker(SqliteReading):
 
     def _give_room_back(self, connection: sqlite3.Connection, pages: int) -> bool:
         """Cut free pages off the file. Returns whether there are more."""
-        (free,) = connection.execute("PRAGMA freelist_count").fetchone()
-        # A script: it keeps the interpreter's lock away for all pages at once.
+        before = _free_pages(connection)
+        # A script: it does without the interpreter's lock for all pages at once.
         connection.executescript(f"PRAGMA incremental_vacuum({pages})")
-        self._freed_pages += min(pages, free)
-        if free > pages:
+        free = _free_pages(connection)
+        self._freed_pages += before - free
+        if 0 < free < before:
             return True
         if self._freed_pages >= _SHRINK_PAGES:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()  # only now is the file shorter
@@ -195,6 +196,10 @@ def _work_and_commit(connection: sqlite3.Connection, work: Callable[[sqlite3.Con
     result = work(connection)
     connection.commit()
     return result
+
+
+def _free_pages(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA freelist_count").fetchone()[0])
 
 
 def _delete(connection: sqlite3.Connection, run_id: int, limit: int) -> bool:

@@ -56,7 +56,9 @@ class SqliteFile:
 
     async def lock(self, wait: float) -> None:
         """Hold the file for this process. Raises TrackerError, naming the holder, if another has it for `wait` seconds more."""
-        lock = self._beside("-lock")
+        if self.path.is_dir():
+            raise TrackerError(f"{self.path} is a folder: name a file in it, such as sqlite:{self.path}/state.db")
+        lock = self.path.with_name(f"{self.path.name}-lock")
         try:
             descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
@@ -132,8 +134,6 @@ class SqliteFile:
 
     def _make(self) -> None:
         try:
-            if self.path.is_dir():
-                raise TrackerError(f"{self.path} is a folder: name a file in it, such as sqlite:{self.path}/state.db")
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             folder = os.open(self.path.parent, os.O_RDONLY | os.O_CLOEXEC)
             try:
@@ -147,9 +147,6 @@ class SqliteFile:
         if not path.parent.exists():
             return TrackerError(f"cannot make {path}: its folder does not exist; make it first: mkdir -p {path.parent}")
         return TrackerError(f"cannot open {path}: {error.strerror}")
-
-    def _beside(self, ending: str) -> Path:
-        return self.path.with_name(self.path.name + ending)
 
     def _check(self, connection: sqlite3.Connection) -> None:
         """Refuse what is no tracker, or not a sound one. Nothing is written before that."""

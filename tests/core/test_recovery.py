@@ -13,13 +13,14 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 from test_properties import Anything
-from world import World
+from world import World, task
 
 from daggyr_server.core.commands import StopAttempts
 from daggyr_server.core.events import AttemptEnded, Event, MarkAsked, RunsForgotten, RunSubmitted
 from daggyr_server.core.graph import Addition
-from daggyr_server.core.machine import Machine, Step
+from daggyr_server.core.machine import Machine, Refusal, Step
 from daggyr_server.core.records import RunAdded
+from daggyr_server.core.states import Outcome, Phase, State
 
 
 class DurableWorld(World):
@@ -117,3 +118,84 @@ TestAnythingAndCrashes.settings = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
+
+
+def test_forgetting_a_run_takes_it_off_its_pools() -> None:
+    """Nothing that was ready of it stands in line any more, for what comes back later is another object."""
+    world = DurableWorld()
+    run_id = world.submit({"a": task(), "b": task()})
+    world.kill(run_id, "a", "b")
+    world.tell(RunsForgotten(run_ids=(run_id,)))
+    assert not world.machine.pools["main"].shares.by_run
+    world.tell(*restored(world.records, world.grown))
+    world.host(cores=2)
+    assert world.retry(run_id) is None
+    world.end(run_id, "a", "b")
+    assert world.state(run_id) is State.COMPLETED
+
+
+def test_a_run_that_goes_on_is_not_forgotten() -> None:
+    world = DurableWorld()
+    run_id = world.submit({"a": task()})
+    refused = world.ask(lambda ticket: RunsForgotten(ticket=ticket, run_ids=(run_id,)))
+    assert isinstance(refused, Refusal)
+    assert "has not ended" in refused.message
+    world.kill(run_id)
+    assert world.ask(lambda ticket: RunsForgotten(ticket=ticket, run_ids=(run_id,))) is None
+    assert not world.machine.runs
+
+
+def test_the_end_of_an_attempt_that_was_asked_for_is_durable() -> None:
+    """The next coordinator asks the host again; what the attempt then comes to counts, and nothing after a later retry."""
+    world = DurableWorld()
+    world.host(cores=2)
+    run_id = world.submit({"a": task("c", max_retries=3), "b": task("c"), "c": task()})
+    world.start(run_id, "a")
+    world.kill(run_id, "a", "b")
+    world.start_again(committed=True)
+    (stop,) = world.commands
+    assert isinstance(stop, StopAttempts)
+    assert sorted(stop.keys) == [world.key(run_id, "a"), world.key(run_id, "b")]
+    world.end(run_id, "a", outcome=Outcome.FAILED)
+    world.end(run_id, "b")
+    assert world.phases(run_id) == {"a": Phase.KILLED, "b": Phase.COMPLETED, "c": Phase.BLOCKED}
+    world.host(cores=2)
+    world.retry(run_id, "a")
+    world.start_again(committed=True)
+    assert not world.commands
+    world.end(run_id, "a", outcome=Outcome.LOST, seconds=None)
+    assert world.phase(run_id, "a") is Phase.READY
+
+
+def test_fresh_budgets_are_durable() -> None:
+    """Of tasks too that were QUEUED when a person asked for the run, or for them, again."""
+    world = DurableWorld()
+    world.host(cores=1)
+    run_id = world.submit({"a": task(max_retries=1), "b": task(priority=-1, resources={"gpu": 1})})
+    world.end(run_id, "a", outcome=Outcome.FAILED)
+    world.end(run_id, "a", outcome=Outcome.LOST, seconds=None)
+    world.lose("h")
+    world.kill(run_id)
+    assert world.phase(run_id, "a") is Phase.READY
+    assert (world.of(run_id).failures, world.of(run_id).losses) == ({0: 1}, {0: 2})
+    world.retry(run_id)
+    world.start_again(committed=True)
+    assert (world.of(run_id).failures, world.of(run_id).losses) == ({}, {})
+
+
+def test_the_delay_before_a_retry_begins_again() -> None:
+    """When it began is not kept; waiting too long is better than not at all."""
+    world = DurableWorld()
+    world.host(cores=1)
+    run_id = world.submit({"a": task("b", max_retries=5, retry_delay=10), "b": task()})
+    world.end(run_id, "a", outcome=Outcome.FAILED)
+    world.wait(10)
+    world.end(run_id, "a", outcome=Outcome.FAILED)
+    world.wait(19)
+    world.start_again(committed=True)
+    assert world.phase(run_id, "a") is Phase.DELAYED
+    world.host(cores=1)
+    world.wait(19)
+    assert world.phase(run_id, "a") is Phase.DELAYED
+    world.wait(1)
+    assert world.phase(run_id, "a") is Phase.ASSIGNED

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import subprocess
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -66,6 +67,13 @@ class Farm:
         """Start agents of these names; they have joined when this returns."""
         return [self.deployment.start_agent(name, "--resource", f"cores={cores}", **options) for name in names]
 
+    def watching(self, run_id: int) -> subprocess.Popen[str]:
+        """Start `daggyr watch`; it has seen the run when this returns, and then bears with coordinators that go away."""
+        process = self.deployment.command("watch", str(run_id))
+        assert process.stderr is not None
+        assert f"run {run_id}" in process.stderr.readline()
+        return process
+
     # -- what tasks have done -----------------------------------------------------------------------------------------
 
     def performed(self) -> list[tuple[str, int]]:
@@ -112,6 +120,17 @@ class Farm:
             assert numbers[-1] == attempts[name], f"{name}: attempt {attempts[name]} did it, and {numbers[-1]} is said to have"
             lost += outcomes.count("LOST")
         return lost
+
+    def assert_lost_with(self, killed: Collection[str], run_id: int, names: Iterable[str]) -> None:
+        """Each task had its effect, and had it again only where an attempt was LOST with one of the agents in `killed`."""
+        performed = Counter(name for name, _ in self.performed())
+        assert performed.keys() == set(names)
+        for name, task in self.tasks(run_id, performed).items():
+            outcomes = [outcome(attempt) for attempt in task.attempts]
+            assert outcomes.count("SUCCEEDED") == 1 and outcomes[-1] == "SUCCEEDED", f"{name}: {outcomes}"
+            assert set(outcomes[:-1]) <= {"LOST", "RETURNED"}, f"{name}: {outcomes}"
+            lost = sum(outcome(attempt) == "LOST" and attempt.host in killed for attempt in task.attempts)
+            assert performed[name] <= 1 + lost, f"{name}: done {performed[name]} times, {outcomes}"
 
 
 def outcome(attempt: Attempt) -> str:

@@ -19,7 +19,7 @@ def test_a_coordinator_that_is_killed_twenty_times(deployment: Deployment, track
     farm.agents("one", "two")
     tasks = layers(TASKS, 20)
     run_id = deployment.submit(tasks)
-    watching = deployment.command("watch", str(run_id))
+    watching = farm.watching(run_id)
     for moment in farm.moments(random, KILLS, of=TASKS):
         farm.wait_for(moment)
         farm.kill_and_start()

@@ -335,3 +335,22 @@ def test_history_is_readable_after_a_restart(farm: Farm, deployment: Deployment)
     assert deployment.daggyr("retry", str(bad)).code == 0
     deployment.watch(bad, code=1)
     assert outcomes(deployment, bad, "a") == ["FAILED", "FAILED"]
+
+
+def test_an_agent_that_has_not_come_back_yet_is_shown(deployment: Deployment, sqlite_tracker: str) -> None:
+    """By its name, with what it had; it was never seen by this coordinator."""
+    farm = Farm(deployment, sqlite_tracker)
+    farm.start()
+    gate = deployment.gate()
+    (agent,) = farm.agents("one")
+    run_id = deployment.submit({"a": shell(gate.hold)})
+    gate.reached()
+    agent.process.send_signal(signal.SIGSTOP)
+    farm.kill_and_start()
+    (shown,) = deployment.json("agents")
+    assert (shown["name"], shown["state"], shown["waiting"], shown["last_seen"]) == ("one", "DISCONNECTED", 1, None)
+    assert deployment.daggyr("agents").out.splitlines()[1].startswith("one ")
+    assert "one is out of reach" in deployment.why(run_id, "a")
+    agent.process.send_signal(signal.SIGCONT)
+    gate.open()
+    assert deployment.watch(run_id)["state"] == "COMPLETED"

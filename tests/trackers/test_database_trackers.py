@@ -44,13 +44,13 @@ async def committing(address: str, first: int, size: int) -> AsyncIterator[async
 
 
 async def test_a_killed_coordinator_leaves_whole_commits(kind: TrackerKind, tmp_path: Path) -> None:
-    address, size, dice = kind.address(tmp_path), 40, random.Random(7)
+    address, size, dice = kind.address(tmp_path), 20, random.Random(7)
     tracker = kind.make(address)
     await tracker.open()
     await tracker.commit([run_added()])
     await tracker.close()
     durable = 0
-    for _ in range(5):
+    for _ in range(4):
         async with committing(address, durable + 1, size) as process:
             told = durable
             assert process.stdout is not None
@@ -146,7 +146,8 @@ async def test_a_commit_that_fails_keeps_nothing_and_the_next_works(tracker: Tra
         await tracker.commit([kept(0, b"x"), run_added(2), recorded(), run_added(3, request_id="request-1"), recorded(number=3)])
     assert await tracker.find_request("request-1") == 1
     assert [row.run_id for row in await tracker.rows(before=None, limit=10)] == [1]
-    assert await whole(tracker) == await tracker.attempts(1, 0) == []
+    assert not await whole(tracker)
+    assert not await tracker.attempts(1, 0)
     await tracker.commit([recorded(), run_added(2), kept(0, b"x")])
     assert len(await tracker.attempts(1, 0)) == 1
 
@@ -214,14 +215,14 @@ async def sizes(tracker: Tracker, run_id: int, numbers: range) -> list[int]:
 
 async def test_the_oldest_output_of_a_run_goes_first(small: Tracker) -> None:
     await small.commit([kept(0, bytes(90_000), run_id=2), recorded(run_id=2)])
-    for number in range(40):
+    for number in range(25):
         await small.commit(
             [kept(0, bytes(6_000), number=number), kept(6_000, bytes(4_000), number=number), recorded(number=number)]
         )
         total = sum(await sizes(small, 1, range(number + 1)))
         assert total == 10_000 * (number + 1) if number < 10 else 85_000 < total <= 100_000
-    assert await sizes(small, 1, range(31, 40)) == [10_000] * 9
-    assert await sizes(small, 1, range(29)) == [0] * 29
+    assert await sizes(small, 1, range(16, 25)) == [10_000] * 9
+    assert await sizes(small, 1, range(14)) == [0] * 14
     assert await sizes(small, 2, range(1)) == [90_000]
 
 

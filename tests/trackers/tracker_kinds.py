@@ -39,7 +39,7 @@ def _journal(address: str) -> Tracker:
 class Databases:
     """Databases of a Postgres server for tests, each empty when it is taken. Their owner has no other rights."""
 
-    COUNT = 6
+    COUNT = 4
 
     def __init__(self, server: PostgresServer) -> None:
         self.server = server
@@ -74,7 +74,7 @@ KINDS = (
         name="sqlite",
         address=lambda folder: f"sqlite:{folder}/state.db",
         durable=True,
-        examples=40,
+        examples=25,
         bad_addresses=("sqlite", "sqlite:", "sqlite::memory:", "sqlite:a\0b"),
         make=lambda address, **settings: SqliteTracker(address, **{"wait": WAIT, **settings}),
     ),
@@ -82,7 +82,7 @@ KINDS = (
         name="postgresql",
         address=lambda folder: databases[0].address(folder),
         durable=True,
-        examples=20,
+        examples=10,
         bad_addresses=(
             *("postgresql", "postgresql:", "postgresql:x", "postgresql://host/database?what=x"),
             *("postgresql://user:pass@word@host/database", "postgresql://user:pass/word@host", "postgresql://user:12/34@host"),

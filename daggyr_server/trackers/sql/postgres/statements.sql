@@ -97,7 +97,7 @@ SELECT run_id, output_bytes - %(limit)s FROM daggyr.run WHERE run_id = ANY(%(run
 -- name: drop_oldest
 -- Of attempts that have ended: what a generator prints is needed until it has ended.
 WITH gone AS (
-    DELETE FROM daggyr.output WHERE id IN (
+    DELETE FROM daggyr.output WHERE id = ANY (ARRAY(
         SELECT id FROM (
             SELECT id, sum(size) OVER (ORDER BY id) - size AS before FROM (
                 SELECT id, length(data) AS size FROM daggyr.output AS kept
@@ -108,7 +108,7 @@ WITH gone AS (
                 ORDER BY id LIMIT 10000
             ) AS oldest
         ) AS summed WHERE before < %(bytes)s
-    ) RETURNING length(data) AS size
+    )) RETURNING length(data) AS size
 )
 UPDATE daggyr.run SET output_bytes = output_bytes - (SELECT coalesce(sum(size), 0) FROM gone) WHERE run_id = %(run_id)s
 
@@ -162,35 +162,39 @@ WHERE run_id = %(run_id)s AND first_number <= %(number)s AND last_number >= %(nu
 SELECT run_id FROM daggyr.run WHERE deleting ORDER BY run_id
 -- name: begin_deleting
 UPDATE daggyr.run SET deleting = true, request_id = '' WHERE run_id = %s AND NOT deleting
+-- By their places in the table, so that no plan is a slow one.
 -- name: delete_output
-DELETE FROM daggyr.output WHERE id IN (
-    SELECT id FROM (
-        SELECT id, sum(size) OVER (ORDER BY id) - size AS before FROM (
-            SELECT id, length(data) AS size FROM daggyr.output WHERE run_id = %(run_id)s ORDER BY id LIMIT %(limit)s
+DELETE FROM daggyr.output WHERE ctid = ANY (ARRAY(
+    SELECT place FROM (
+        SELECT place, sum(size) OVER (ORDER BY id) - size AS before FROM (
+            SELECT ctid AS place, id, length(data) AS size FROM daggyr.output
+            WHERE run_id = %(run_id)s ORDER BY id LIMIT %(limit)s
         ) AS first
     ) AS summed WHERE before < 2097152
-)
+))
 -- name: delete_attempts
-DELETE FROM daggyr.attempt WHERE run_id = %(run_id)s AND (number, attempt) IN (
-    SELECT number, attempt FROM daggyr.attempt WHERE run_id = %(run_id)s ORDER BY number, attempt LIMIT %(limit)s
-)
+DELETE FROM daggyr.attempt WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM daggyr.attempt WHERE run_id = %(run_id)s ORDER BY number, attempt LIMIT %(limit)s
+))
 -- name: delete_assignments
-DELETE FROM daggyr.assignment WHERE id IN (
-    SELECT id FROM daggyr.assignment WHERE run_id = %(run_id)s ORDER BY id LIMIT %(limit)s
-)
+DELETE FROM daggyr.assignment WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM daggyr.assignment WHERE run_id = %(run_id)s ORDER BY id LIMIT %(limit)s
+))
 -- name: delete_changes
-DELETE FROM daggyr.change WHERE id IN (SELECT id FROM daggyr.change WHERE run_id = %(run_id)s ORDER BY id LIMIT %(limit)s)
+DELETE FROM daggyr.change WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM daggyr.change WHERE run_id = %(run_id)s ORDER BY id LIMIT %(limit)s
+))
 -- name: delete_documents
-DELETE FROM daggyr.document WHERE run_id = %(run_id)s AND (revision, start) IN (
-    SELECT revision, start FROM daggyr.document WHERE run_id = %(run_id)s ORDER BY revision, start LIMIT least(%(limit)s, 4)
-)
+DELETE FROM daggyr.document WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM daggyr.document WHERE run_id = %(run_id)s ORDER BY revision, start LIMIT least(%(limit)s, 4)
+))
 -- name: delete_growths
-DELETE FROM daggyr.growth WHERE run_id = %(run_id)s AND revision IN (
-    SELECT revision FROM daggyr.growth WHERE run_id = %(run_id)s ORDER BY revision LIMIT %(limit)s
-)
+DELETE FROM daggyr.growth WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM daggyr.growth WHERE run_id = %(run_id)s ORDER BY revision LIMIT %(limit)s
+))
 -- name: delete_hosts
-DELETE FROM daggyr.host WHERE run_id = %(run_id)s AND host_key IN (
-    SELECT host_key FROM daggyr.host WHERE run_id = %(run_id)s ORDER BY host_key LIMIT %(limit)s
-)
+DELETE FROM daggyr.host WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM daggyr.host WHERE run_id = %(run_id)s ORDER BY host_key LIMIT %(limit)s
+))
 -- name: delete_run
 DELETE FROM daggyr.run WHERE run_id = %(run_id)s AND deleting

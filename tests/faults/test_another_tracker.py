@@ -1,0 +1,47 @@
+"""An agent that has attempts and results of another tracker: it ends and forgets them, and is taken in."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+from deployment import Deployment, is_gone, shell, until
+from farm import LEDGER, Farm
+
+
+def test_results_of_another_tracker_are_nobodys(deployment: Deployment, tmp_path: Path) -> None:
+    """The other tracker's run has the same numbers: what the agent did for the first one is not taken for it."""
+    first = Farm(deployment, f"sqlite:{tmp_path}/first.db")
+    first.start()
+    ended, runs = deployment.gate("ended"), deployment.gate("runs")
+    (agent,) = first.agents("one")
+    deployment.submit(
+        {"ended": shell(f"{ended.hold}; {LEDGER}; echo of the first"), "runs": shell(f"{runs.hold}; {LEDGER}; echo of the first")}
+    )
+    ended.reached()
+    pid = runs.reached()
+    first.kill()
+    ended.open()
+    until(lambda: first.performed() == [("ended", 1)], "a result that is kept")
+    # A second coordinator at the same address, with the agent's attempts assigned to it before it has said a word.
+    agent.process.send_signal(signal.SIGSTOP)
+    second = Farm(deployment, f"sqlite:{tmp_path}/second.db")
+    second.start()
+    run_id = deployment.submit({"ended": shell("echo of the second"), "runs": shell("echo of the second")})
+    assert run_id == 1
+    agent.process.send_signal(signal.SIGCONT)
+    assert deployment.watch(run_id)["task_states"] == {"COMPLETED": 2}
+    for name in ("ended", "runs"):
+        (attempt,) = deployment.task(run_id, name)["attempts"]
+        assert (attempt["attempt"], attempt["stdout"]) == (1, "of the second\n")
+    until(lambda: is_gone(pid), "the end of what ran for the first")
+    # The first one, when it is back, does again what its agent has no more.
+    second.kill()
+    first.start()
+    ended.open()
+    runs.open()
+    assert deployment.watch(1)["task_states"] == {"COMPLETED": 2}
+    for name in ("ended", "runs"):
+        attempts = deployment.task(1, name)["attempts"]
+        assert [(each["attempt"], each["outcome"]) for each in attempts] == [(1, "LOST"), (2, "SUCCEEDED")]
+        assert attempts[1]["stdout"] == "of the first\n"

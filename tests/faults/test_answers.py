@@ -1,0 +1,51 @@
+"""What people are told is durable: nobody hears of anything that a crash could undo."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+import pytest
+from conftest import new_tracker
+from deployment import Deployment, shell, until
+from farm import LEDGER, Farm
+
+
+@contextmanager
+def held_commits(tracker: str) -> Iterator[None]:
+    """Within, the coordinator's next commit waits; returns to the test once `waits` is true."""
+    with psycopg.connect(tracker) as connection:
+        connection.execute("SELECT * FROM daggyr.tracker FOR UPDATE")
+        yield
+
+
+def commit_waits(tracker: str) -> bool:
+    with psycopg.connect(tracker) as connection:
+        row = connection.execute("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'").fetchone()
+        return row is not None and row[0] > 0
+
+
+def test_nothing_is_told_before_it_is_durable(deployment: Deployment, request: pytest.FixtureRequest) -> None:
+    """While the end of a run is being committed, no command tells of it; commands about other things are answered."""
+    farm = Farm(deployment, new_tracker("postgresql", request))
+    farm.start()
+    gate = deployment.gate()
+    farm.agents("one")
+    run_id = deployment.submit({"a": shell(f"{gate.hold}; {LEDGER}")})
+    other = deployment.submit({"b": shell("true", resources={"gpus": 1})})
+    gate.reached()
+    until(lambda: deployment.states(run_id)["a"] == "RUNNING", "the task")
+    watching = farm.watching(run_id)
+    with held_commits(farm.tracker):
+        gate.open()
+        until(lambda: commit_waits(farm.tracker), "the commit of its end")
+        asked = [deployment.command("--output", "json", command, str(run_id)) for command in ("show", "tasks")]
+        # These take longer than the others would if they were answered.
+        assert deployment.json("show", str(other))["state"] == "QUEUED"
+        assert [pool["running"] for pool in deployment.json("pools")] == [0]
+        assert [process.poll() for process in (*asked, watching)] == [None, None, None]
+    show, tasks = (deployment.ended(process).json for process in asked)
+    assert show["state"] == "COMPLETED"
+    assert [each["state"] for each in tasks] == ["COMPLETED"]
+    assert deployment.ended(watching).code == 0

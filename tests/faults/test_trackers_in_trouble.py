@@ -1,0 +1,238 @@
+"""Trackers that cannot take anything for a while, or for good: nothing new is started, nothing is lost, and people are told."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from conftest import new_tracker
+from deployment import Deployment, shell, task, until
+from farm import LEDGER, Farm, layers
+from postgres_server import PostgresServer
+from test_coordinator_ends import stop
+
+CHATTY = f"head -c 100000 /dev/zero | tr '\\0' x; {LEDGER}"  # output that a full disk has no room for
+
+
+HELD = 40  # tasks that end while nothing can be kept: more messages than are taken from an agent at once
+
+
+class Disk:
+    """A small file system of the test's own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._filling = folder / "filling"
+
+    def fill(self) -> None:
+        """Take all the room that is left."""
+        with self._filling.open("wb", buffering=0) as file:
+            try:
+                while True:
+                    file.write(bytes(4096))
+            except OSError:
+                return
+
+    def clear(self) -> None:
+        """Give it back."""
+        self._filling.unlink()
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    if os.geteuid() != 0:
+        pytest.skip("a file system can be mounted by root only")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(folder)], check=True)
+    yield Disk(folder)
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def in_trouble(deployment: Deployment, run_id: int) -> str:
+    """What `show` says of the trouble; waits for it."""
+
+    def note() -> str:
+        notes = deployment.json("show", str(run_id))["notes"]
+        return next((note for note in notes if "cannot be made durable" in note), "")
+
+    return until(note, "the trouble, in `show`")
+
+
+def keeps_its_agents(deployment: Deployment, clock: str) -> None:
+    """Returns when the agent `clock` was heard for a second more, longer than silence is borne; all stay connected meanwhile."""
+    before = {agent["name"]: agent for agent in deployment.json("agents")}
+    later = datetime.now(UTC) + timedelta(seconds=1)
+
+    def heard() -> bool:
+        agents = {agent["name"]: agent for agent in deployment.json("agents")}
+        for name, agent in agents.items():
+            assert (agent["state"], agent["connect_time"]) == ("CONNECTED", before[name]["connect_time"]), name
+        return datetime.fromisoformat(agents[clock]["last_seen"]) > later
+
+    until(heard, "heartbeats")
+
+
+@pytest.fixture
+def on_disk(deployment: Deployment, disk: Disk) -> Iterator[Farm]:
+    farm = Farm(deployment, f"sqlite:{disk.folder}/state.db", "lease = 30\nheartbeat = 0.1")
+    farm.start()
+    yield farm
+    farm.coordinator.end()
+
+
+def test_a_disk_that_is_full_for_a_while(deployment: Deployment, disk: Disk, on_disk: Farm) -> None:
+    farm = on_disk
+    farm.agents("one", cores=HELD + 1)
+    gates = {f"held{number}": deployment.gate(f"gate{number}") for number in range(HELD)}
+    held = deployment.submit(
+        {
+            **{name: shell(f"{gate.hold}; {LEDGER}; echo done", children=["after"]) for name, gate in gates.items()},
+            "after": shell(LEDGER),
+        }
+    )
+    until(lambda: deployment.json("agents")[0]["running"] == HELD, "all that are held")
+    farm.agents("two")
+    tasks = layers(40, 1, CHATTY)
+    run_id = deployment.submit(tasks)
+    farm.wait_for(3)
+    disk.fill()
+    said = in_trouble(deployment, run_id)
+    assert "is full" in said and str(disk.folder) in said
+    until(lambda: "is full" in farm.coordinator.said(), "the trouble, in the log")
+    performed = farm.performed()
+    assert 3 <= len(performed) < 40
+    # What ends meanwhile is kept by its agent, however much it is; nothing that waits for it is started, nor what is new.
+    for number, gate in enumerate(gates.values(), 1):
+        gate.open()
+        farm.wait_for(len(performed) + number)
+    submitting = deployment.command("submit", deployment.spec({"new": shell(LEDGER)}))
+    keeps_its_agents(deployment, "two")
+    assert submitting.poll() is None
+    assert sorted(farm.performed()[len(performed) :]) == sorted((name, 1) for name in gates)
+    assert deployment.json("show", str(run_id))["state"] == "RUNNING"
+    disk.clear()
+    ended = deployment.ended(submitting)
+    assert ended.code == 0, ended.err
+    for each in (held, run_id, int(ended.out)):
+        assert deployment.watch(each)["state"] == "COMPLETED"
+    assert not deployment.json("show", str(run_id))["notes"]
+    assert "can be made durable again" in farm.coordinator.said()
+    assert sorted(name for name, _ in farm.performed()) == sorted([*tasks, *gates, "after", "new"])
+    assert deployment.daggyr("logs", str(held), "held7").out == "done\n"
+    assert set(deployment.attempts(run_id).values()) == {1}
+
+
+@pytest.mark.parametrize("end", [stop, lambda coordinator: coordinator.end(signal.SIGKILL)], ids=["SIGTERM", "SIGKILL"])
+def test_a_coordinator_that_ends_while_its_disk_is_full(
+    deployment: Deployment, disk: Disk, on_disk: Farm, end: Callable[[object], object]
+) -> None:
+    """What it could not keep was told to nobody; the next one gets it from the agent."""
+    farm = on_disk
+    farm.agents("one")
+    tasks = layers(40, 1, CHATTY)
+    run_id = deployment.submit(tasks)
+    farm.wait_for(3)
+    disk.fill()
+    in_trouble(deployment, run_id)
+    end(farm.coordinator)
+    disk.clear()
+    farm.start()
+    assert deployment.watch(run_id)["task_states"] == {"COMPLETED": 40}
+    assert [name for name, _ in farm.performed()] == list(tasks)
+
+
+@pytest.mark.parametrize("crash", [False, True], ids=["stopped", "crashed"])
+def test_a_postgres_that_is_gone_for_a_while(
+    deployment: Deployment, postgres: PostgresServer, request: pytest.FixtureRequest, crash: bool
+) -> None:
+    """In the middle of a run; commands that need it say so, others go on."""
+    farm = Farm(deployment, new_tracker("postgresql", request), "lease = 30\nheartbeat = 0.1")
+    farm.start()
+    farm.agents("one", "two")
+    tasks = layers(400, 20)
+    run_id = deployment.submit(tasks)
+    watching = farm.watching(run_id)
+    farm.wait_for(100)
+    if crash:
+        postgres.kill()
+    else:
+        postgres.stop()
+    try:
+        in_trouble(deployment, run_id)
+        keeps_its_agents(deployment, "one")
+        for arguments in (("task", str(run_id), "t0"), ("why", str(run_id), "t0"), ("logs", str(run_id), "t0"), ("runs",)):
+            ended = deployment.daggyr(*arguments)
+            assert (ended.code, len(ended.err.splitlines())) == (3, 1), ended.err
+        performed = len(farm.performed())
+        assert performed < 400
+        assert sum(deployment.attempts(run_id).values()) >= performed  # nothing was sent that was not assigned before
+    finally:
+        postgres.start()
+    assert deployment.ended(watching).code == 0
+    assert deployment.json("show", str(run_id))["task_states"] == {"COMPLETED": 400}
+    farm.assert_each_once(run_id, tasks)
+    assert set(deployment.attempts(run_id).values()) == {1}
+
+
+def test_a_tracker_that_is_taken_away_ends_its_coordinator(deployment: Deployment, sqlite_tracker: str) -> None:
+    """Whatever is in its place is not touched; the agent waits for a coordinator that has it back."""
+    farm = Farm(deployment, sqlite_tracker)
+    farm.start()
+    gate = deployment.gate()
+    farm.agents("one")
+    run_id = deployment.submit({"a": shell(f"{gate.hold}; {LEDGER}")})
+    gate.reached()
+    until(lambda: deployment.states(run_id)["a"] == "RUNNING", "the task")
+    path = Path(sqlite_tracker.removeprefix("sqlite:"))
+    for each in (path, path.with_name(path.name + "-wal")):
+        each.rename(each.with_name(f"away-{each.name}"))
+    gate.open()
+    assert farm.coordinator.wait() == 2
+    assert "was taken away" in farm.coordinator.said()
+    assert not path.exists()
+    for each in (path, path.with_name(path.name + "-wal")):
+        each.with_name(f"away-{each.name}").rename(each)
+    farm.start()
+    assert deployment.watch(run_id)["state"] == "COMPLETED"
+    assert farm.performed() == [("a", 1)]
+
+
+def beginning(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.write(b"not what a database begins with")
+
+
+def middle(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(bytes([0x5A]) * (path.stat().st_size - 8192))
+
+
+def half(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 8192 * 4096)
+
+
+@pytest.mark.parametrize("damage", [beginning, middle, half])
+def test_a_damaged_file_is_refused_and_left_as_it_is(
+    deployment: Deployment, sqlite_tracker: str, damage: Callable[[Path], None]
+) -> None:
+    farm = Farm(deployment, sqlite_tracker)
+    farm.start()
+    farm.agents("one")
+    deployment.complete({f"t{number}": task("echo", "x" * 500) for number in range(50)})
+    stop(farm.coordinator)
+    path = Path(sqlite_tracker.removeprefix("sqlite:"))
+    damage(path)
+    before = path.read_bytes()
+    config = str(deployment.folder / "server.toml")
+    refused = deployment.start("daggyr-server", "--config", config, "--listen", farm.listen)
+    assert refused.wait() == 2
+    assert "left as it is" in refused.said()
+    assert "bring back a copy" in refused.said() or "Name another file" in refused.said()
+    assert path.read_bytes() == before

@@ -1,0 +1,96 @@
+"""The driver with a tracker and an executor at hand: what no client and no agent can see from outside."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import msgspec
+import pytest
+
+from daggyr.v1.task_pb2 import (
+    HOST_AVAILABLE,
+    HOST_GONE,
+    STDOUT,
+    AssignmentBatch,
+    AttemptKey,
+    AttemptUpdate,
+    Host,
+    OutputChunk,
+    Placement,
+)
+from daggyr_server.changes import Changes
+from daggyr_server.core.machine import Machine
+from daggyr_server.driver import Driver
+from daggyr_server.executors.base import Executor, Surroundings
+from daggyr_server.generators import Generators
+from daggyr_server.spec import decode_json, expand
+from daggyr_server.trackers.memory import MemoryTracker
+
+SURROUNDINGS = Surroundings(tracker_id="t", epoch=1, lease=1.0, heartbeat=1.0, grace=1.0)
+
+
+class Taking(Executor):
+    """Takes what it is given and does nothing."""
+
+    Settings = msgspec.Struct
+
+    def __init__(self, driver: Driver) -> None:
+        super().__init__("main", None, driver.reports("main"), SURROUNDINGS)
+        self.given: asyncio.Queue[AttemptKey] = asyncio.Queue()
+
+    async def open(self) -> None:
+        self.reports.host(Host(host="h", name="h", state=HOST_AVAILABLE, resources={"cores": 1}))
+
+    def start(self, host: str, batch: AssignmentBatch) -> None:
+        for assignment in batch.assignments:
+            self.given.put_nowait(assignment.key)
+
+    def stop(self, host: str, keys: Sequence[AttemptKey]) -> None: ...
+
+    def recall(self, host: str, keys: Sequence[AttemptKey]) -> None: ...
+
+    def recover(self, placed: Sequence[tuple[AttemptKey, Placement]]) -> None: ...
+
+    def follow(self, host: str, key: AttemptKey, stream: int, offset: int) -> AsyncIterator[OutputChunk]:
+        raise NotImplementedError
+
+    async def close(self) -> None: ...
+
+
+@pytest.fixture
+async def generators() -> Generators:
+    return Generators({})
+
+
+@pytest.fixture
+async def driver(generators: Generators) -> AsyncIterator[Driver]:
+    made = Driver(Machine(["main"]), MemoryTracker("memory"), Changes(1), generators, lambda: 1_000.0, durable=False)
+    yield made
+    await made.close()
+
+
+async def submitted(driver: Driver, **fields: Any) -> int:
+    document = msgspec.json.encode({"tasks": {"a": {"details": {"command": ["x"]}, **fields}}})
+    addition = expand(decode_json(document), default_pool="main")
+    return await driver.submit(request_id="r", tags={}, pool="main", parameters={}, addition=addition, document=document)
+
+
+async def test_what_a_lost_generator_printed_is_not_kept(driver: Driver, generators: Generators) -> None:
+    """Up to 64 MiB each."""
+    executor = Taking(driver)
+    await driver.start({"main": executor})
+    run_id = await submitted(driver, is_generator=True)
+    key = await executor.given.get()
+    durable = asyncio.Event()
+    chunk = OutputChunk(stream=STDOUT, offset=0, data=b"{}")
+    executor.reports.updates("h", [AttemptUpdate(key=key, output=chunk)], durable.set)
+    await durable.wait()
+    assert generators
+    executor.reports.host(Host(host="h", name="h", state=HOST_GONE))
+    executor.reports.host(Host(host="h", name="h", state=HOST_AVAILABLE, resources={"cores": 1}))
+    again = await executor.given.get()
+    assert (again.run_id, again.attempt) == (run_id, 2)
+    assert (run_id, key.task_number, 1) not in generators
+    assert (run_id, key.task_number, 2) in generators
