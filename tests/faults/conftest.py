@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from deployment import new_deployment, pytest_runtest_makereport  # noqa: F401
+from faults_tracker import new_tracker
 from postgres_server import PostgresServer, postgres_server
-
-_numbers = itertools.count(1)
 
 
 @pytest.fixture(scope="session")
@@ -18,16 +16,6 @@ def postgres() -> Iterator[PostgresServer]:
     """A Postgres server of the tests' own."""
     with postgres_server() as server:
         yield server
-
-
-def new_tracker(kind: str, request: pytest.FixtureRequest) -> str:
-    """The address of an empty tracker."""
-    if kind == "sqlite":
-        return f"sqlite:{request.getfixturevalue('tmp_path')}/state.db"
-    server: PostgresServer = request.getfixturevalue("postgres")
-    name = f"faults_{next(_numbers)}"
-    server.execute(f"CREATE DATABASE {name}")
-    return server.url(name)
 
 
 @pytest.fixture(params=("sqlite", "postgresql"))

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 
 import psycopg
 import pytest
-from conftest import new_tracker
 from deployment import Deployment, shell, until
 from farm import LEDGER, Farm
+from faults_tracker import new_tracker
 
 
 @contextmanager

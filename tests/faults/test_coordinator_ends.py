@@ -10,9 +10,9 @@ from pathlib import Path
 import psutil
 import psycopg
 import pytest
-from conftest import new_tracker
 from deployment import Deployment, Program, is_gone, shell, task, until
 from farm import LEDGER, Farm, layers
+from faults_tracker import new_tracker
 
 TERM_SECONDS = 10.0  # in which a coordinator that is stopped is gone
 

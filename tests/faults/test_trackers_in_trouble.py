@@ -10,9 +10,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from conftest import new_tracker
 from deployment import Deployment, shell, task, until
 from farm import LEDGER, Farm, layers
+from faults_tracker import new_tracker
 from postgres_server import PostgresServer
 from test_coordinator_ends import stop
 
