@@ -62,6 +62,13 @@ def mark_refused(run: Run, numbers: Sequence[int], *, completed: bool) -> str | 
     return None
 
 
+def edit_refused(run: Run) -> str | None:
+    """Why the run cannot be given another specification now."""
+    if run.killing and not run.has_ended:
+        return f"run {run.run_id} is being killed: wait until it has ended"
+    return None
+
+
 def _is_generator(run: Run, number: int) -> bool:
     return run.graph.policy(number).is_generator and not run.graph.kind(number)
 

@@ -11,7 +11,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from daggyr_server.core.graph import Addition
+from daggyr_server.core.graph import Addition, Edit
 from daggyr_server.core.states import Outcome, State
 
 
@@ -54,11 +54,12 @@ class RunSubmitted:
 class Adopted(NamedTuple):
     """An attempt that an earlier coordinator sent to a host and whose end it did not hear of."""
 
-    number: int
+    number: int  # of its task when it was assigned
     attempt: int
     host: str
     host_name: str
     assign_time: float  # seconds since the epoch
+    void: bool = False  # its task was queued again meanwhile: how it ends does not count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,12 +80,13 @@ class RunRestored:
     stop_time: float | None
     state: State
     killing: bool
-    additions: Sequence[Addition]  # the run's own tasks, then each generator's, in the order in which they came
+    growths: Sequence[Addition | Edit]  # the run's own tasks, then what generators and edits brought, in order
     numbers: Sequence[int]  # tasks that were attempted or moved; parallel to the next four
     states: Sequence[int]  # a `State` each; of a task in flight, the one before, or KILLED if its end was asked for
     attempts: Sequence[int]  # the number of the last attempt
     failures: Sequence[int]  # retries used
     losses: Sequence[int]
+    requeued: Sequence[int]  # of `numbers`, those that a person queued again at any time
     adopted: Sequence[Adopted]
 
 
@@ -129,6 +131,26 @@ class MarkAsked:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EditAsked:
+    """A person gives a run another specification; answered with how often it has been edited, this time included.
+
+    What is unchanged keeps its state, what is changed or new is QUEUED, what is gone ends. Refused with Reason.CONFLICT if the
+    run was edited meanwhile, and with Reason.STALE if its graph has grown: then `edit` has to be made again.
+    """
+
+    ticket: Hashable
+    run_id: int
+    edits: int  # how often it had been edited when the person looked at it
+    revision: int  # the graph's, that `edit` was made for
+    edit: Edit
+    tags: Mapping[str, str]
+    pool: str
+    parameters: Mapping[str, tuple[str, ...]]
+    document: bytes  # the specification as it came, for the tracker
+    downstream: bool = False  # also queue what depends on tasks that were COMPLETED and are changed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HostChanged:
     """A host of a pool takes attempts, with these resources, or no longer does."""
 
@@ -151,5 +173,5 @@ class HostGone:
 
 
 Fact = AttemptStarted | AttemptEnded | HostChanged | HostGone
-Request = RunSubmitted | RunRestored | RunsForgotten | KillAsked | RetryAsked | MarkAsked
+Request = RunSubmitted | RunRestored | RunsForgotten | KillAsked | RetryAsked | MarkAsked | EditAsked
 Event = Fact | Request

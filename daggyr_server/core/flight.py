@@ -20,16 +20,18 @@ class Sent:
 
 
 class InFlight:
-    """An attempt that a host has."""
+    """An attempt that a host has. `number` is its task's when it was assigned: what the host, and records, know it by."""
 
-    __slots__ = ("attempt", "recalled", "sent", "start_time", "stopping")
+    __slots__ = ("attempt", "number", "recalled", "sent", "start_time", "stopping", "void")
 
-    def __init__(self, attempt: int, sent: Sent) -> None:
+    def __init__(self, number: int, attempt: int, sent: Sent) -> None:
+        self.number = number
         self.attempt = attempt
         self.sent = sent
         self.start_time: float | None = None
         self.stopping = False  # its end was asked for
         self.recalled = False  # it was asked back
+        self.void = False  # an edit changed its task: however it ends, the task is queued again
 
     @property
     def pool(self) -> str:

@@ -1,7 +1,7 @@
 """A run's graph, kept symbolic: what a million expansions share is kept once, and the rest are rules over numbers.
 
 Every task has a dense number. A graph is a list of segments, each owning a stretch of numbers; edits and generators append
-segments and never renumber. There are two kinds:
+segments and never renumber: an edit appends all of the new specification, and what was there before it is retired. There are two kinds:
 
     PlainSegment     tasks that were not multiplied, side by side: a name, a specification and explicit edges for each,
                      in flat lists and arrays.
@@ -22,8 +22,12 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from math import prod
 
+from daggyr_server.core.carry import Carry
+
 MAX_NUMBER = 2**32 - 1
 MAX_TASK_ID_BYTES = 1024
+
+Binding = tuple[tuple[str, str], ...]  # (parameter, value), sorted
 
 
 class Kind(IntEnum):
@@ -104,9 +108,10 @@ class MatchRule:
 
 class PlainSegment:
     """Tasks that were not multiplied. Lists are parallel; edges are in compressed rows: task i's children are
-    `child_numbers[child_offsets[i]:child_offsets[i + 1]]`."""
+    `child_numbers[child_offsets[i]:child_offsets[i + 1]]`. `bindings` has the parameters that were replaced in a task, with the
+    only value of each; it is empty if there are none in any task."""
 
-    __slots__ = ("base", "child_numbers", "child_offsets", "details", "names", "policies", "size")
+    __slots__ = ("base", "bindings", "child_numbers", "child_offsets", "details", "names", "policies", "size")
 
     def __init__(
         self,
@@ -116,14 +121,25 @@ class PlainSegment:
         policies: array[int],
         child_offsets: array[int],
         child_numbers: array[int],
+        bindings: list[Binding] | None = None,
     ) -> None:
         self.base = base
+        self.bindings = bindings or []
         self.names = names
         self.details = details
         self.policies = policies
         self.child_offsets = child_offsets
         self.child_numbers = child_numbers
         self.size = len(names)
+
+    def binding(self, number: int) -> Binding:
+        """The parameters that were replaced in a task, sorted, with their values."""
+        return self.bindings[number - self.base] if self.bindings else ()
+
+    def retire(self) -> None:
+        """Keep what tells of history only: names and policies."""
+        self.details, self.bindings = [], []
+        self.child_offsets, self.child_numbers = array("I"), array("I")
 
     def children(self, number: int) -> Sequence[int]:
         index = number - self.base
@@ -174,6 +190,11 @@ class ExpandedSegment:
         self.tail_children: array[int] = array("I")
         self.match_children: list[MatchRule] = []
         self.match_parents: list[MatchRule] = []
+
+    def retire(self) -> None:
+        """Keep what tells of history only: names and the policy."""
+        self.tail_children = array("I")
+        self.match_children, self.match_parents = [], []
 
     def values_at(self, index: int) -> tuple[str, ...]:
         """The values of the expansion with this index (0 for the first), in the order of `parameters`."""
@@ -229,12 +250,32 @@ class Addition:
 
 
 @dataclass(slots=True)
+class Edit:
+    """What takes the place of a run's whole graph: all tasks of another specification, and how those of before go over.
+
+    The additions follow each other: the specification's own tasks, then those of each generator that stays as it is (`kept`: the
+    revisions in which these came to the run).
+    """
+
+    additions: list[Addition]
+    carry: Carry
+    kept: tuple[int, ...] = ()
+
+
+@dataclass(slots=True)
 class Graph:
-    """Segments, the policies that they refer to, and the edges that generators added."""
+    """Segments, the policies that they refer to, and the edges that generators added.
+
+    After an edit, `segments` are those of the newest specification, with numbers from `live` on; those of before are `retired`:
+    their numbers still have names, and nothing else of them matters.
+    """
 
     policies: list[Policy] = field(default_factory=list)
     segments: list[Segment] = field(default_factory=list)
     size: int = 0
+    live: int = 0
+    retired: list[Segment] = field(default_factory=list)
+    edits: list[tuple[int, Carry]] = field(default_factory=list)  # (the first number behind it, how tasks went over)
     added_children: dict[int, list[int]] = field(default_factory=dict)
     _bases: list[int] = field(default_factory=list)
     _added_targets: array[int] = field(default_factory=lambda: array("I"))
@@ -266,10 +307,45 @@ class Graph:
             self.added_children.setdefault(parent, []).append(child)
             self._added_targets.append(child)
 
+    def retire(self, carry: Carry) -> None:
+        """Keep of all that is there names and policies only: what comes next takes its place, as `carry` says."""
+        for segment in self.segments:
+            segment.retire()
+        self.retired += self.segments
+        self.segments, self._bases = [], []
+        self.live = self.size
+        self.edits.append((self.live, carry))
+        self.added_children.clear()
+        self._added_targets = array("I")
+        self._plain_numbers = self._expanded_names = self._reverse = None
+
+    def newest(self, number: int) -> int | None:
+        """The number that the task with this one has by now; None if an edit took it away."""
+        for start, carry in self.edits:
+            if number < start:
+                over = carry.forward(number)
+                if over is None:
+                    return None
+                number = over[0]
+        return number
+
+    def lineage(self, number: int) -> list[int]:
+        """The numbers that a task has had, newest first; `number` is the newest."""
+        found = [number]
+        for start, carry in reversed(self.edits):
+            if found[-1] >= start:
+                before = carry.back(found[-1])
+                if before is None:
+                    break
+                found.append(before)
+        return found
+
     def segment_of(self, number: int) -> Segment:
         """The segment that owns `number`. Raises IndexError for a number that this graph does not have."""
         if not 0 <= number < self.size:
             raise IndexError(f"no task number {number}")
+        if number < self.live:
+            return self.retired[bisect_right(self.retired, number, key=lambda segment: segment.base) - 1]
         return self.segments[bisect_right(self._bases, number) - 1]
 
     def kind(self, number: int) -> Kind:
@@ -335,6 +411,18 @@ class Graph:
             index = expanded.index_of(task_id)
             if index is not None:
                 return expanded.first + index
+        return None
+
+    def number_before(self, task_id: str) -> int | None:
+        """The last number of a task of that name which an edit took away. None if there never was one."""
+        for segment in reversed(self.retired):
+            if isinstance(segment, PlainSegment):
+                if task_id in segment.names:
+                    return segment.base + segment.names.index(task_id)
+                continue
+            index = segment.index_of(task_id)
+            if index is not None:
+                return segment.first + index
         return None
 
     def named(self, name: str) -> range | None:

@@ -24,11 +24,12 @@ from enum import Enum
 from typing import Any
 
 from daggyr_server.core import recall
-from daggyr_server.core.asks import kill_refused, mark_refused, retry_refused
+from daggyr_server.core.asks import edit_refused, kill_refused, mark_refused, retry_refused
 from daggyr_server.core.commands import Command, Key, RecallAttempts, StartAttempts, StopAttempts
 from daggyr_server.core.events import (
     AttemptEnded,
     AttemptStarted,
+    EditAsked,
     Event,
     HostChanged,
     HostGone,
@@ -40,7 +41,7 @@ from daggyr_server.core.events import (
     RunSubmitted,
 )
 from daggyr_server.core.flight import InFlight
-from daggyr_server.core.graph import Addition
+from daggyr_server.core.graph import Addition, Edit
 from daggyr_server.core.pool import Pool
 from daggyr_server.core.ready import ReadyQueue
 from daggyr_server.core.records import (
@@ -48,6 +49,7 @@ from daggyr_server.core.records import (
     AttemptsAssigned,
     Record,
     RunAdded,
+    RunEdited,
     RunKillAsked,
     RunMoved,
     TasksGenerated,
@@ -62,6 +64,8 @@ class Reason(Enum):
 
     NOT_FOUND = "not found"
     NOT_NOW = "not now"
+    CONFLICT = "conflict"  # another person was first
+    STALE = "stale"  # what was asked was made for a graph that has grown since
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +109,7 @@ class Machine:
             KillAsked: self._kill_asked,
             RetryAsked: self._retry_asked,
             MarkAsked: self._mark_asked,
+            EditAsked: self._edit_asked,
             HostChanged: self._host_changed,
             HostGone: self._host_gone,
         }
@@ -155,9 +160,10 @@ class Machine:
         flight = run.current(event.number, event.attempt) if run is not None else None
         if run is None or flight is None:
             return
-        run.started(event.number, flight, event.start_time, now)
+        number = run.task_of(event.number)
+        run.started(number, flight, event.start_time, now)
         if run.killing:  # it was being recalled, and started before it heard of that
-            self._stop(run, [(event.number, flight)])
+            self._stop(run, [flight])
         self._touched[run.run_id] = run
 
     def _attempt_ended(self, event: AttemptEnded, now: float) -> None:
@@ -171,7 +177,7 @@ class Machine:
         if addition is not None and refusal is None:
             refusal = self._no_such_pool(addition)
         sent, revision = flight.sent, run.revision
-        state = run.ended(number, flight, outcome, now, seconds, addition, refusal)
+        state = run.ended(run.task_of(number), flight, outcome, now, seconds, addition, refusal)
         if seconds is not None:
             sent.queue.lasted(seconds)
         self.pools[sent.pool].ended(sent)
@@ -218,7 +224,7 @@ class Machine:
             self._step.answers[event.ticket] = run_id
         if run_id in self.runs:
             return
-        for addition in event.additions:
+        for addition in (one for grown in event.growths for one in (grown.additions if isinstance(grown, Edit) else [grown])):
             for policy in addition.policies:  # one that was taken out of the configuration has no hosts, and waits for some
                 self.pools.setdefault(policy.pool, Pool(policy.pool))
         run = Run(
@@ -229,19 +235,19 @@ class Machine:
             submit_time=event.submit_time,
             offer=lambda queue: None,
         )
-        sent = run.restore(event, now)
+        flights = run.restore(event, now)
         self.runs[run_id] = run
         self.requests[event.request_id] = run_id
         self._next_run_id = max(self._next_run_id, run_id + 1)
-        run.revision = len(event.additions)
         run.offers_to(self._offer)
         self._note_delay(run)
         if run.has_ended:
             return
-        for one in sent:
-            self.pools[one.pool].adopt(one)
+        for flight in flights:
+            self.pools[flight.pool].adopt(flight.sent)
         asked = {number for number, state in zip(event.numbers, event.states, strict=True) if state == State.KILLED}
-        self._stop(run, [pair for pair in run.in_flight.items() if run.killing or pair[0] in asked])
+        asked |= {flight.number for number, flight in run.in_flight.items() if not run.counts_for(number, flight)}
+        self._stop(run, [flight for flight in flights if run.killing or flight.number in asked])
         for queue in run.queues:
             if queue:
                 self._offer(queue)
@@ -281,15 +287,17 @@ class Machine:
             self._step.records.append(RunKillAsked(run.run_id, now))
             for pool in self.pools.values():
                 pool.drop(run)
-            self._stop(run, [pair for pair in run.in_flight.items() if pair[1].start_time is not None])
+            self._stop(run, [flight for flight in run.in_flight.values() if flight.start_time is not None])
             self._recall(run, recall.unstarted(run))
         else:
-            flights = [(number, run.in_flight[number]) for number in event.numbers if number in run.in_flight]
+            flights = {number: run.in_flight[number] for number in event.numbers if number in run.in_flight}
             moved = run.kill_waiting(event.numbers)
-            moved += [number for number, flight in flights if not flight.stopping]
+            moved += [number for number, flight in flights.items() if flight.void or not flight.stopping]
             if moved:
                 self._step.records.append(_moved(run, moved, State.KILLED, "kill", now))
-            self._stop(run, flights)
+            for flight in flights.values():
+                flight.void = False  # a change of its task no longer queues it again
+            self._stop(run, flights.values())
         self._touched[run.run_id] = run
         # What was kept for the killed is free for others.
         self._dirty.update(dict.fromkeys(self.pools))
@@ -300,7 +308,8 @@ class Machine:
             return
         numbers: Sequence[int]
         if event.numbers is None:
-            numbers = [number for number, phase in enumerate(run.phases) if phase in (Phase.ERRORED, Phase.KILLED)]
+            live = run.graph.live
+            numbers = [live + index for index, phase in enumerate(run.phases[live:]) if phase in (Phase.ERRORED, Phase.KILLED)]
         else:
             numbers = run.descendants(event.numbers) if event.downstream else event.numbers
         if self._refused(event.ticket, retry_refused(run, event.numbers, numbers)):
@@ -317,6 +326,40 @@ class Machine:
             self._asked_moves(run, run.complete(event.numbers), State.COMPLETED, "mark", now)
         else:
             self._asked_moves(run, [*fresh, *run.reset(event.numbers)], State.QUEUED, "mark", now)
+
+    def _edit_asked(self, event: EditAsked, now: float) -> None:
+        run = self._asked_run(event.ticket, event.run_id, now)
+        if run is None:
+            return
+        if len(run.graph.edits) != event.edits:
+            message = f"run {run.run_id} was edited meanwhile: it has revision {1 + len(run.graph.edits)} now, look at it again"
+            self._step.answers[event.ticket] = Refusal(Reason.CONFLICT, message)
+            return
+        if run.revision != event.revision:
+            self._step.answers[event.ticket] = Refusal(Reason.STALE, f"run {run.run_id} has got more tasks meanwhile")
+            return
+        if self._refused(event.ticket, edit_refused(run)):
+            return
+        unknown = [message for addition in event.edit.additions if (message := self._no_such_pool(addition)) is not None]
+        if unknown:
+            self._step.answers[event.ticket] = Refusal(Reason.NOT_FOUND, unknown[0])
+            return
+        for pool in self.pools.values():
+            pool.drop(run)
+        run.offers_to(lambda queue: None)
+        again, stopped = run.edit(event.edit, now, downstream=event.downstream)
+        run.offers_to(self._offer)
+        run.tags, run.pool, run.parameters = dict(event.tags), event.pool, event.parameters
+        self._step.records.append(RunEdited(run.run_id, run.revision, event.document, run.tags, run.pool, event.edit.kept, now))
+        flights = [run.in_flight[number] for number in stopped]
+        void = [flight for flight in flights if flight.void]
+        if void:
+            numbers, attempts = [flight.number for flight in void], [flight.attempt for flight in void]
+            self._step.records.append(TasksMoved(run.run_id, numbers, attempts, State.QUEUED, "edit", now))
+        self._asked_moves(run, [number for number in again if number not in run.in_flight], State.QUEUED, "edit", now)
+        self._stop(run, flights)
+        self._note_delay(run)
+        self._step.answers[event.ticket] = len(run.graph.edits)
 
     def _asked_moves(self, run: Run, moved: Iterable[int], state: State, reason: str, now: float) -> None:
         """Record what a person moved, and offer what is ready because of it."""
@@ -354,9 +397,9 @@ class Machine:
     def _host_gone(self, event: HostGone, now: float) -> None:
         pool = self.pools[event.pool]
         lost = [
-            AttemptEnded(run.run_id, number, flight.attempt, Outcome.LOST, None, event.result)
+            AttemptEnded(run.run_id, flight.number, flight.attempt, Outcome.LOST, None, event.result)
             for run in [share.run for share in pool.shares.by_run.values() if share.in_flight]
-            for number, flight in run.in_flight.items()
+            for flight in run.in_flight.values()
             if flight.host == event.host and flight.pool == event.pool
         ]
         for ended in lost:
@@ -380,19 +423,19 @@ class Machine:
                 self._recall(run, flights)
         pool.note_due(now)
 
-    def _stop(self, run: Run, flights: Iterable[tuple[int, InFlight]]) -> None:
+    def _stop(self, run: Run, flights: Iterable[InFlight]) -> None:
         by_host: dict[tuple[str, str], list[Key]] = {}
-        for number, flight in flights:
+        for flight in flights:
             if not flight.stopping:
                 flight.stopping = True
-                by_host.setdefault((flight.pool, flight.host), []).append((run.run_id, number, flight.attempt))
+                by_host.setdefault((flight.pool, flight.host), []).append((run.run_id, flight.number, flight.attempt))
         self._step.commands += [StopAttempts(pool, host, keys) for (pool, host), keys in by_host.items()]
 
     def _recall(self, run: Run, flights: Iterable[tuple[int, InFlight]]) -> None:
         by_host: dict[tuple[str, str], list[Key]] = {}
-        for number, flight in flights:
+        for _, flight in flights:
             run.recall(flight)
-            by_host.setdefault((flight.pool, flight.host), []).append((run.run_id, number, flight.attempt))
+            by_host.setdefault((flight.pool, flight.host), []).append((run.run_id, flight.number, flight.attempt))
         self._step.commands += [RecallAttempts(pool, host, keys) for (pool, host), keys in by_host.items()]
 
     def _settle(self, now: float) -> None:
@@ -411,5 +454,6 @@ class Machine:
 
 
 def _moved(run: Run, numbers: Sequence[int], state: State, reason: str, now: float) -> TasksMoved:
+    known = [flight.number if (flight := run.in_flight.get(number)) is not None else number for number in numbers]
     ended = [run.attempts[number] - (number in run.in_flight) for number in numbers]
-    return TasksMoved(run.run_id, numbers, ended, state, reason, now)
+    return TasksMoved(run.run_id, known, ended, state, reason, now)

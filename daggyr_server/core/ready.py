@@ -81,6 +81,11 @@ class ReadyQueue:
         self._size -= len(taken)
         return taken
 
+    def clear(self) -> None:
+        """Forget all of them."""
+        self._entries.clear()
+        self._size = 0
+
     def keep_ready(self) -> None:
         """Forget those that are no longer READY. Linear, but fast where ranges are whole: people ask, machines do not."""
         phases = self.run.phases

@@ -51,6 +51,9 @@ class RunEdited:
     run_id: int
     revision: int
     document: bytes  # as it came
+    tags: Mapping[str, str]
+    pool: str
+    kept: tuple[int, ...]  # the revisions of the generators' tasks that are part of it
     time: float
 
 
@@ -96,12 +99,13 @@ class TasksMoved:
 
     A task's state is that of its last attempt that ended, unless it was moved when it had had as many attempts or more: then it
     is that of the last move. After a move to QUEUED, what attempts used up before no longer counts. A move to KILLED while an
-    attempt is in flight says that its end was asked for; how it ends then counts.
+    attempt is in flight says that its end was asked for; how it ends then counts. A move to QUEUED that counts the attempt in flight
+    says that an edit changed its task: its end was asked for, and how it ends does not count.
     """
 
     run_id: int
     numbers: Sequence[int]
-    attempts: Sequence[int]  # how many attempts each has had that ended
+    attempts: Sequence[int]  # the number of the last attempt of each that ended, or that counts as such
     state: State
     reason: str  # "kill", "retry", "mark" or "edit"
     time: float

@@ -8,11 +8,13 @@ task runs and never looks at a clock.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
 
+from daggyr_server.core.carry import Carry
 from daggyr_server.core.events import Adopted, RunRestored
 from daggyr_server.core.flight import InFlight as InFlight
 from daggyr_server.core.flight import Sent
-from daggyr_server.core.graph import Addition, Policy
+from daggyr_server.core.graph import Addition, Edit, Policy
 from daggyr_server.core.host import WHOLE
 from daggyr_server.core.ready import ReadyQueue
 from daggyr_server.core.states import ENDED, FOLLOWS, MAX_LOSSES, STATE_OF, Follows, Outcome, Phase, State
@@ -20,8 +22,11 @@ from daggyr_server.core.tasks import IllegalTransition, Tasks
 
 _READY, _ASSIGNED, _RUNNING = int(Phase.READY), int(Phase.ASSIGNED), int(Phase.RUNNING)
 _ERRORED, _KILLED = int(Phase.ERRORED), int(Phase.KILLED)
+_BLOCKED, _COMPLETED = int(Phase.BLOCKED), int(Phase.COMPLETED)
 _PHASES = {int(state): int(phase) for phase, state in STATE_OF.items() if phase in ENDED}
+_ENDED_ONLY = bytes(phase if phase < len(Phase) and Phase(phase) in ENDED else _BLOCKED for phase in range(256))
 _STATES = tuple(STATE_OF[phase] for phase in Phase)
+T = TypeVar("T")
 MAX_DELAY = 86_400.0  # seconds; a doubling delay stops growing here
 
 
@@ -51,7 +56,8 @@ class Run(Tasks):
         self.killing = False  # a person asked for the end of the run
         self.failures: dict[int, int] = {}  # retries used
         self.losses: dict[int, int] = {}
-        self.in_flight: dict[int, InFlight] = {}
+        self.in_flight: dict[int, InFlight] = {}  # by the task's number; of one that an edit took away, the last that it had
+        self.renumbered: dict[int, int] = {}  # of those in flight: the number when it was assigned -> the one in `in_flight`
 
     def extend(self, addition: Addition) -> None:
         """Take new tasks, made for this run's graph as it is; those that wait for nobody become ready.
@@ -62,14 +68,17 @@ class Run(Tasks):
             addition, [ReadyQueue(self, policy, index) for index, policy in enumerate(addition.policies, len(self.queues))]
         )
 
-    def restore(self, event: RunRestored, now: float) -> list[Sent]:
-        """Become what a tracker kept. Returns one Sent for each attempt that is in flight."""
-        for addition in event.additions:
-            self.extend(addition)
+    def restore(self, event: RunRestored, now: float) -> list[InFlight]:
+        """Become what a tracker kept. Returns the attempts that are in flight."""
+        for growth in event.growths:
+            if isinstance(growth, Edit):
+                self._take_edit(growth)
+            else:
+                self.extend(growth)
+        self.revision = len(event.growths)
         self.start_time, self.stop_time = event.start_time, event.stop_time
         self.state, self.killing = event.state, event.killing
-        ended: list[int] = []
-        phases: list[int] = []
+        phases = bytearray(self.graph.size)
         for number, state, attempt, failures, losses in zip(
             event.numbers, event.states, event.attempts, event.failures, event.losses, strict=True
         ):
@@ -78,25 +87,60 @@ class Run(Tasks):
                 self.failures[number] = failures
             if losses:
                 self.losses[number] = losses
-            if state in _PHASES:
-                ended.append(number)
-                phases.append(_PHASES[state])
+            phases[number] = _PHASES.get(state, _BLOCKED)
+        if self.graph.edits:
+            self._carry_rows(event, phases)
+        flights = [self._adopt(adopted) for adopted in event.adopted]
         delayed = [
             (now + _seconds_before_retry(policy, used), number)
             for number, used in self.failures.items()
             if (policy := self.graph.policy(number)).retry_delay > 0
         ]
-        self._put_back(ended, phases, [adopted.number for adopted in event.adopted], delayed)
-        return [self._adopt(adopted) for adopted in event.adopted]
+        self._put_back(phases, [number for number in self.in_flight if number >= self.graph.live], delayed)
+        return flights
 
-    def _adopt(self, adopted: Adopted) -> Sent:
+    def _carry_rows(self, event: RunRestored, phases: bytearray) -> None:
+        """Tasks have what was recorded under the numbers that they had before, unless something was since."""
+        own, requeued = bytearray(self.graph.size), set(event.requeued)
+        for number in event.numbers:
+            own[number] = 1
+        for start, carry in self.graph.edits:
+            for new, old, count, same in carry:
+                if own.find(1, new, new + count) < 0:
+                    self.attempts[new : new + count] = self.attempts[old : old + count]
+                    if same:
+                        phases[new : new + count] = phases[old : old + count]
+                    continue
+                for after, before in zip(range(new, new + count), range(old, old + count), strict=True):
+                    self.attempts[after] = max(self.attempts[after], self.attempts[before])
+                    if same and not own[after]:
+                        phases[after] = phases[before]
+            for spent in (self.failures, self.losses):
+                for number in [number for number in spent if number < start]:
+                    used, over = spent.pop(number), carry.forward(number)
+                    if over is not None and over[1] and over[0] not in requeued:
+                        spent[over[0]] = spent.get(over[0], 0) + used
+        self.phases[: self.graph.live] = phases[: self.graph.live]
+
+    def _adopt(self, adopted: Adopted) -> InFlight:
         number = adopted.number
         queue = self.queues[self.graph.policy_index(number)]
         sent = Sent(queue.policy.pool, adopted.host, adopted.host_name, queue, WHOLE, adopted.assign_time)
+        flight = InFlight(number, adopted.attempt, sent)
+        flight.void = adopted.void
+        for start, carry in self.graph.edits:
+            over = carry.forward(number) if number < start else None
+            if over is not None:
+                number, flight.void = over[0], flight.void or not over[1]
         self.attempts[number] = max(self.attempts[number], adopted.attempt)
-        self.in_flight[number] = InFlight(adopted.attempt, sent)
+        self._fly(number, flight)
         queue.unstarted += 1
-        return sent
+        return flight
+
+    def _fly(self, number: int, flight: InFlight) -> None:
+        self.in_flight[number] = flight
+        if number != flight.number:
+            self.renumbered[flight.number] = number
 
     # -- attempts -----------------------------------------------------------------------------------------------------
 
@@ -109,7 +153,7 @@ class Run(Tasks):
                 raise IllegalTransition(f"task {number}: {Phase(phases[number]).name} -> ASSIGNED")
             phases[number] = _ASSIGNED
             attempt = attempts[number] = attempts[number] + 1
-            in_flight[number] = InFlight(attempt, sent)
+            in_flight[number] = InFlight(number, attempt, sent)
             made.append(attempt)
         self.counts[_READY] -= len(made)
         self.counts[_ASSIGNED] += len(made)
@@ -117,9 +161,18 @@ class Run(Tasks):
         return made
 
     def current(self, number: int, attempt: int) -> InFlight | None:
-        """The attempt if it is the task's current one and in flight; late, double and foreign reports get None."""
-        flight = self.in_flight.get(number)
-        return flight if flight is not None and flight.attempt == attempt else None
+        """The attempt of the task with this number when it was assigned, if it is in flight; late, double and foreign reports
+        get None."""
+        flight = self.in_flight.get(self.task_of(number))
+        return flight if flight is not None and flight.attempt == attempt and flight.number == number else None
+
+    def task_of(self, number: int) -> int:
+        """The number by now of a task that has an attempt in flight and had this one when it was assigned."""
+        return self.renumbered.get(number, number) if self.renumbered else number
+
+    def counts_for(self, number: int, flight: InFlight) -> bool:
+        """Whether how an attempt ends decides on a task: no edit has changed it, or taken it away."""
+        return not flight.void and number >= self.graph.live
 
     def started(self, number: int, flight: InFlight, start_time: float, now: float) -> None:
         """A current attempt has a process; saying so again changes nothing."""
@@ -128,8 +181,9 @@ class Run(Tasks):
         flight.start_time = start_time
         if not flight.recalled:
             flight.sent.queue.unstarted -= 1
-        self._move(number, _RUNNING)
-        self.changed.append(number)
+        if number >= self.graph.live:
+            self._move(number, _RUNNING)
+            self.changed.append(number)
         self._begin(min(start_time, now))
 
     def recall(self, flight: InFlight) -> None:
@@ -154,14 +208,18 @@ class Run(Tasks):
         follows = FOLLOWS[outcome]
         if follows is Follows.COMPLETE and refusal is not None:
             follows = Follows.ERROR
-        if follows is Follows.COMPLETE and addition is not None:
+        counts = self.counts_for(number, flight)
+        if follows is Follows.COMPLETE and addition is not None and counts:
             self.extend(addition)
         del self.in_flight[number]
+        self.renumbered.pop(flight.number, None)
         if flight.start_time is None:
             if not flight.recalled:
                 flight.sent.queue.unstarted -= 1
             if seconds is not None and self.state is State.QUEUED:
                 self._begin(now - seconds)
+        if not counts:
+            return self._ended_in_vain(number, follows)
         if follows is Follows.COMPLETE:
             self._complete(number)
         elif follows is Follows.ERROR:
@@ -170,7 +228,7 @@ class Run(Tasks):
             # It was asked to end, and did: how does not matter.
             self._move(number, _KILLED)
         elif follows is Follows.RETRY:
-            self._retry(number, flight.sent.queue, now)
+            self._retry(number, now)
         elif follows is Follows.REQUEUE:
             self.losses[number] = lost = self.losses.get(number, 0) + 1
             if lost > MAX_LOSSES:
@@ -183,9 +241,18 @@ class Run(Tasks):
             self.changed.append(number)
         return _STATES[self.phases[number]]
 
-    def _retry(self, number: int, queue: ReadyQueue, now: float) -> None:
+    def _ended_in_vain(self, number: int, follows: Follows) -> State:
+        """An attempt of a task that an edit changed, or took away."""
+        if number >= self.graph.live:
+            self._queue_again(number)
+            self.changed.append(number)
+        else:
+            self.phases[number] = _COMPLETED if follows is Follows.COMPLETE else _KILLED
+        return _STATES[self.phases[number]]
+
+    def _retry(self, number: int, now: float) -> None:
         used = self.failures.get(number, 0)
-        policy = queue.policy
+        policy = self.graph.policy(number)  # an edit may have changed it
         if used >= policy.max_retries:
             self._move(number, _ERRORED)
             return
@@ -231,6 +298,69 @@ class Run(Tasks):
                 fresh.append(number)
         return sorted(fresh)
 
+    # -- edits --------------------------------------------------------------------------------------------------------
+
+    def edit(self, edit: Edit, now: float, *, downstream: bool) -> tuple[list[int], list[int]]:
+        """Take another specification. What is unchanged keeps its state and budget; what is changed or new is QUEUED.
+
+        An attempt in flight whose task is changed, or gone, does not count any more: it is to be ended. `downstream` queues what
+        depends on tasks that were COMPLETED and are changed. Returns the tasks that are to be told as queued again, though they are
+        no changed or new ones, and those of the attempts that are to be ended, both as numbers from now on.
+        """
+        phases = self.phases.translate(_ENDED_ONLY)
+        delayed, before = self.delayed, self.in_flight
+        if self.has_ended:
+            self._become(State.QUEUED, now)
+            self.stop_time, self.killing = None, False
+        self._take_edit(edit)
+        phases += bytes(self.graph.size - len(phases))
+        for new, old, count, same in edit.carry:
+            self.attempts[new : new + count] = self.attempts[old : old + count]
+            if same:
+                phases[new : new + count] = phases[old : old + count]
+        again = self._behind_changed(edit.carry) if downstream else []
+        for number in again:
+            phases[number] = _BLOCKED
+        self.failures, self.losses = _carried(self.failures, edit.carry), _carried(self.losses, edit.carry)
+        self._forgive(again)
+        self.in_flight, self.renumbered = {}, {}
+        stopped = []
+        repeated = set(again)
+        for number, flight in before.items():
+            over = edit.carry.forward(number)
+            if over is not None:
+                number, flight.void = over[0], flight.void or not over[1] or over[0] in repeated
+            self._fly(number, flight)
+            if flight.void or over is None:
+                stopped.append(number)
+        flying = {number: flight for number, flight in self.in_flight.items() if number >= self.graph.live}
+        waiting = _carried({number: due for due, number in delayed}, edit.carry)
+        self._put_back(phases, list(flying), [(due, number) for number, due in waiting.items() if number not in repeated])
+        for number, flight in flying.items():
+            if flight.start_time is not None:
+                self._set(number, _RUNNING)
+        self.changed += again
+        return again, stopped
+
+    def _take_edit(self, edit: Edit) -> None:
+        revision = self.revision
+        self._retire(edit.carry)
+        for addition in edit.additions:
+            self.extend(addition)
+        self.revision = revision + 1
+
+    def _behind_changed(self, carry: Carry) -> list[int]:
+        """What depends on tasks that were COMPLETED and are changed, but is not changed or new itself; no structural ones."""
+        changed = [
+            new + offset
+            for new, old, count, same in carry
+            if not same
+            for offset in range(count)
+            if self.phases[old + offset] == _COMPLETED
+        ]
+        behind = self.descendants(changed)
+        return [number for number in behind if (old := carry.back(number)) is not None and carry.forward(old) == (number, True)]
+
     # -- the run itself -----------------------------------------------------------------------------------------------
 
     def _become(self, state: State, time: float) -> None:
@@ -270,6 +400,11 @@ class Run(Tasks):
             if count:
                 found[STATE_OF[phase]] = found.get(STATE_OF[phase], 0) + count
         return found
+
+
+def _carried(kept: Mapping[int, T], carry: Carry) -> dict[int, T]:
+    """What is kept of tasks, by their numbers from then on; only of those that do the same."""
+    return {over[0]: value for number, value in kept.items() if (over := carry.forward(number)) is not None and over[1]}
 
 
 def _seconds_before_retry(policy: Policy, retry: int) -> float:

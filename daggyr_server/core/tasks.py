@@ -10,6 +10,7 @@ import heapq
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 
+from daggyr_server.core.carry import Carry
 from daggyr_server.core.graph import Addition, ExpandedSegment, Graph, PlainSegment
 from daggyr_server.core.ready import ReadyQueue
 from daggyr_server.core.states import ENDED, TRANSITIONS, Phase
@@ -32,7 +33,7 @@ class Tasks:
 
     def __init__(self, offer: Callable[[ReadyQueue], None]) -> None:
         self.graph = Graph()
-        self.revision = 0  # how often the graph has grown
+        self.revision = 0  # how often the graph has grown, or was replaced
         self.phases = bytearray()
         self.waiting: array[int] = array("I")  # parents that are not COMPLETED
         self.attempts: array[int] = array("I")  # the number of the last attempt
@@ -75,7 +76,7 @@ class Tasks:
                 children, beyond = segment.child_numbers, segment.base + segment.size
             else:
                 children, beyond = segment.tail_children, segment.first  # all but the head have a parent in the segment
-            if start:
+            if start > self.graph.live:
                 for child in children:
                     if child < start:
                         waiting[child] += 1
@@ -86,6 +87,14 @@ class Tasks:
                 if not waiting[child]:
                     roots.append(child)
         self._release(roots)
+
+    def _retire(self, carry: Carry) -> None:
+        """Another specification's tasks follow, in the place of all: those of before keep their phases, and count no more."""
+        self.graph.retire(carry)
+        self.counts = [0] * len(Phase)
+        self.delayed = []
+        for queue in self.queues:
+            queue.clear()
 
     # -- moving -------------------------------------------------------------------------------------------------------
 
@@ -182,19 +191,18 @@ class Tasks:
 
     # -- as a tracker kept them -----------------------------------------------------------------------------------------
 
-    def _put_back(
-        self, numbers: Sequence[int], phases: Sequence[int], in_flight: Sequence[int], delayed: Iterable[tuple[float, int]]
-    ) -> None:
+    def _put_back(self, kept: Sequence[int], in_flight: Sequence[int], delayed: Iterable[tuple[float, int]]) -> None:
         """Give tasks, fresh in a run that was just grown, the phases that they had; what follows for others follows.
 
-        `phases` is parallel to `numbers` and holds ended ones only; `delayed` says until when those that are READY otherwise
-        have to wait. This is no transition: the table does not apply.
+        `kept` has a phase for each number, of which those count that are ended ones; `delayed` says until when those that are READY
+        otherwise have to wait. This is no transition: the table does not apply.
         """
-        for number, phase in zip(numbers, phases, strict=True):
-            self._set(number, phase)
+        numbers = [number for number in range(self.graph.live, self.graph.size) if kept[number]]
         freed: set[int] = set()
-        for number, phase in zip(numbers, phases, strict=True):
-            if phase == _COMPLETED:
+        for number in numbers:
+            self._set(number, kept[number])
+        for number in numbers:
+            if kept[number] == _COMPLETED:
                 freed.update(self._freed_by(number))
         self._release(sorted(freed))
         for number in in_flight:
