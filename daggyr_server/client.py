@@ -42,6 +42,10 @@ ENDED = frozenset({State.STATE_COMPLETED, State.STATE_ERRORED, State.STATE_KILLE
 Answer = TypeVar("Answer")
 
 
+# The server is going away. (A call that we cancel ourselves ends otherwise, with asyncio.CancelledError.)
+_GONE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+
+
 class ServerError(Exception):
     """A call that did not work. `code` is gRPC's status, `str()` the server's (or gRPC's) own words."""
 
@@ -51,7 +55,8 @@ class ServerError(Exception):
 
 
 class Unreachable(ServerError):
-    """No server answered: it is not there, went away, or let a deadline pass (UNAVAILABLE, DEADLINE_EXCEEDED)."""
+    """No server answered: it is not there, went away (a server that stops cancels what it still does), or let a
+    deadline pass: UNAVAILABLE, CANCELLED, DEADLINE_EXCEEDED."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +221,7 @@ class Client:
                     request.change_seq, missed = 0, True
                 elif ended:
                     return
-                elif heard and error.code() is grpc.StatusCode.UNAVAILABLE:
+                elif heard and error.code() in _GONE:
                     await backoff.wait(_typed(error))
                 else:
                     raise _typed(error) from None
@@ -252,7 +257,7 @@ class Client:
                     yield piece
                 return
             except grpc.aio.AioRpcError as error:
-                if not heard or error.code() is not grpc.StatusCode.UNAVAILABLE:
+                if not heard or error.code() not in _GONE:
                     raise _typed(error) from None
                 await backoff.wait(_typed(error))
             finally:
@@ -320,7 +325,7 @@ class Client:
             try:
                 return await call()
             except Unreachable as error:
-                if error.code is not grpc.StatusCode.UNAVAILABLE:
+                if error.code not in _GONE:
                     raise
                 await backoff.wait(error)
 
@@ -358,5 +363,5 @@ async def _translated(call: Any) -> Any:
 
 def _typed(error: grpc.aio.AioRpcError) -> ServerError:
     code = error.code()
-    unreachable = code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+    unreachable = code in _GONE or code is grpc.StatusCode.DEADLINE_EXCEEDED
     return (Unreachable if unreachable else ServerError)(code, error.details() or "")
