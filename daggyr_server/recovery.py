@@ -7,11 +7,13 @@ Expansion is deterministic, so task numbers are what they were. Nothing here cha
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from daggyr_server.core.events import Adopted, RunRestored
-from daggyr_server.core.graph import Addition, Graph
-from daggyr_server.spec import SpecificationError, decode_json, expand, expand_generated
-from daggyr_server.trackers.base import StoredRun, TrackerError
+from daggyr_server.core.graph import Addition, Edit, Graph
+from daggyr_server.spec import Printed, SpecificationError, decode_json, expand, expand_edit, expand_generated
+from daggyr_server.trackers.base import Growth, StoredRun, TrackerError
 
 
 async def restored(stored: StoredRun) -> RunRestored:
@@ -21,7 +23,7 @@ async def restored(stored: StoredRun) -> RunRestored:
     """
     row = stored.row
     try:
-        parameters, additions = await asyncio.to_thread(_additions, stored)
+        grown = await asyncio.to_thread(_grown, stored)
     except SpecificationError as error:
         raise TrackerError(
             f"run {row.run_id} cannot be restored, because its specification is refused now: {error}; "
@@ -33,43 +35,73 @@ async def restored(stored: StoredRun) -> RunRestored:
         request_id=row.request_id,
         tags=row.tags,
         pool=row.pool,
-        parameters=parameters,
+        parameters=grown.parameters,
         submit_time=row.submit_time,
         start_time=row.start_time,
         stop_time=row.stop_time,
         state=row.state,
         killing=row.killing,
-        additions=additions,
+        growths=grown.growths,
+        printed=grown.printed,
         numbers=tasks.numbers,
         states=tasks.states,
         attempts=tasks.attempts,
         failures=tasks.failures,
         losses=tasks.losses,
+        requeued=tasks.requeued,
         adopted=[
-            Adopted(flight.number, flight.attempt, flight.host, flight.host_name, flight.assign_time)
+            Adopted(flight.number, flight.attempt, flight.host, flight.host_name, flight.assign_time, flight.void)
             for flight in stored.in_flight
         ],
     )
 
 
-def _additions(stored: StoredRun) -> tuple[dict[str, tuple[str, ...]], list[Addition]]:
-    pool = stored.row.pool
+@dataclass(slots=True)
+class _Grown:
+    """A run's graph, made again step by step."""
+
+    graph: Graph
+    parameters: dict[str, tuple[str, ...]]
+    growths: list[Addition | Edit]
+    printed: dict[int, int]  # revision -> the generator, by now, of the tasks that came then and are still there
+
+
+def _grown(stored: StoredRun) -> _Grown:
+    pool = stored.pool
     spec = decode_json(stored.document)
-    parameters = spec.run_parameters()
-    additions = [expand(spec.with_overrides(pool=pool), default_pool=pool)]
-    graph = Graph()
-    graph.extend(additions[0])
+    first = expand(spec.with_overrides(pool=pool), default_pool=pool)
+    grown = _Grown(Graph(), spec.run_parameters(), [first], {})
+    grown.graph.extend(first)
+    documents = {growth.revision: growth.document for growth in stored.growths}
     for growth in stored.growths:
         if growth.number is None:
-            raise TrackerError(f"run {stored.row.run_id} was edited by a newer version of daggyr: use that one")
+            pool = growth.pool
+            _edit_again(grown, growth, documents)
+            continue
+        generator = grown.graph.newest(growth.number)
+        if generator is None:
+            raise TrackerError(f"run {stored.row.run_id} cannot be restored: a generator of it was edited away before it ended")
         addition = expand_generated(
             growth.document,
-            run_parameters=parameters,
-            graph=graph,
-            generator=growth.number,
+            run_parameters=grown.parameters,
+            graph=grown.graph,
+            generator=generator,
             pools=None,
             default_pool=pool,
         )
-        graph.extend(addition)
-        additions.append(addition)
-    return parameters, additions
+        grown.graph.extend(addition)
+        grown.growths.append(addition)
+        grown.printed[growth.revision] = generator
+    return grown
+
+
+def _edit_again(grown: _Grown, growth: Growth, documents: Mapping[int, bytes]) -> None:
+    spec = decode_json(growth.document).with_overrides(pool=growth.pool)
+    printed = [Printed(revision, grown.printed[revision], documents[revision]) for revision in growth.kept]
+    edit = expand_edit(spec, graph=grown.graph, printed=printed, pools=None, default_pool=growth.pool).edit
+    grown.graph.retire(edit.carry)
+    for addition in edit.additions:
+        grown.graph.extend(addition)
+    grown.parameters = spec.run_parameters()
+    grown.growths.append(edit)
+    grown.printed = edit.printed_after(grown.printed)

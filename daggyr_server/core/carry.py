@@ -1,7 +1,7 @@
 """How the tasks of one specification of a run go over into those of the next: numbers of before, numbers from then on.
 
-`daggyr_server.spec` makes a Carry when a run is edited; the run moves states along it, and history is read against it. Stretches of
-numbers that go over side by side are one entry, so that a million expansions of an unchanged template cost no more than one.
+`daggyr_server.spec` makes a Carry when a run is edited; the run moves states along it, and history is read against it. Stretches
+of numbers that go over side by side are one entry, so that a million expansions of an unchanged template cost no more than one.
 """
 
 from __future__ import annotations
@@ -9,16 +9,6 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator
-from typing import NamedTuple
-
-
-class Stretch(NamedTuple):
-    """`count` tasks with numbers from `old` on have those from `new` on."""
-
-    new: int
-    old: int
-    count: int
-    same: bool  # what they do is what they did
 
 
 class Carry:
@@ -44,9 +34,12 @@ class Carry:
         self._counts.append(count)
         self._same.append(same)
 
-    def __iter__(self) -> Iterator[Stretch]:
+    def __iter__(self) -> Iterator[tuple[int, int, int, bool]]:
+        """Entries (new, old, count, same), by their new numbers: `count` tasks with numbers from `old` on have those from `new`
+        on;
+        `same`: they do what they did."""
         for new, old, count, same in zip(self._news, self._olds, self._counts, self._same, strict=True):
-            yield Stretch(new, old, count, bool(same))
+            yield new, old, count, bool(same)
 
     def __len__(self) -> int:
         """How many tasks go over."""

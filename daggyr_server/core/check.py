@@ -48,9 +48,9 @@ def _check_tasks(run: Run) -> None:
     lengths = {len(run.phases), len(run.waiting), len(run.attempts), size}
     _hold(lengths == {size}, f"run {run.run_id}: its arrays differ in length: {lengths}")
     phases = [Phase(phase) for phase in run.phases]
-    counts = Counter(phases)
+    counts = Counter(phases[graph.live :])
     _hold(run.counts == [counts[phase] for phase in Phase], f"run {run.run_id}: {run.counts} counted, but there are {counts}")
-    for number, phase in enumerate(phases):
+    for number, phase in enumerate(phases[graph.live :], graph.live):
         where = f"run {run.run_id} task {number} ({phase.name})"
         missing = sum(phases[parent] is not Phase.COMPLETED for parent in graph.parents(number))
         waiting = run.waiting[number]
@@ -67,21 +67,24 @@ def _check_tasks(run: Run) -> None:
 
 def _check_attempts(machine: Machine, run: Run) -> None:
     """What is in flight, against phases, attempt numbers and the counts of what can be recalled."""
-    phases = [Phase(phase) for phase in run.phases]
-    started = {number: flight.start_time is not None for number, flight in run.in_flight.items()}
-    flying = {number: phase is Phase.RUNNING for number, phase in enumerate(phases) if phase in (Phase.ASSIGNED, Phase.RUNNING)}
+    live = run.graph.live
+    started = {number: flight.start_time is not None for number, flight in run.in_flight.items() if number >= live}
+    flying = {number: phase is Phase.RUNNING for number, phase in _live(run) if phase in (Phase.ASSIGNED, Phase.RUNNING)}
     _hold(started == flying, f"run {run.run_id}: in flight (and started) {started}, but ASSIGNED (and RUNNING) {flying}")
     unstarted: Counter[int] = Counter()
     for number, flight in run.in_flight.items():
         where = f"run {run.run_id} task {number} attempt {flight.attempt}"
         _hold(flight.attempt == run.attempts[number], f"{where}: the task's last attempt is {run.attempts[number]}")
-        queue = run.queues[run.graph.policy_index(number)]
+        _hold(run.task_of(flight.number) == number, f"{where}: reports of {flight.number} go elsewhere")
+        _hold(run.counts_for(number, flight) or flight.stopping, f"{where}: an edit ended it, and it was not told")
+        queue = run.queues[run.graph.policy_index(flight.number)]
         _hold(flight.sent.queue is queue, f"{where}: it belongs to another queue")
         _hold(flight.pool == queue.policy.pool, f"{where}: it is in the pool {flight.pool}")
         _hold(flight.host in machine.pools[flight.pool].hosts, f"{where}: its host {flight.host} is gone")
         unstarted[queue.policy_index] += flight.start_time is None and not flight.recalled
         if run.killing:
             _hold(flight.stopping or flight.recalled, f"{where}: its run is killed, and it was not told")
+    _hold(set(run.renumbered.values()) <= run.in_flight.keys(), f"run {run.run_id}: {run.renumbered} are not all in flight")
     for queue in run.queues:
         found = unstarted[queue.policy_index]
         where = f"run {run.run_id} queue {queue.policy_index}"
@@ -92,11 +95,7 @@ def _check_queues(machine: Machine, run: Run) -> None:
     """Every READY task stands in its queue once, and the queue is offered to its pool."""
     for queue in run.queues:
         where = f"run {run.run_id} queue {queue.policy_index}"
-        ready = [
-            number
-            for number in _in([Phase(phase) for phase in run.phases], Phase.READY)
-            if run.graph.policy_index(number) == queue.policy_index
-        ]
+        ready = [number for number in _in(run, Phase.READY) if run.graph.policy_index(number) == queue.policy_index]
         _hold(sorted(queue) == ready, f"{where}: it holds {sorted(queue)}, but READY are {ready}")
         _hold(len(queue) == len(ready), f"{where}: it counts {len(queue)}, but READY are {ready}")
         share = machine.pools[queue.policy.pool].shares.by_run.get(run.run_id)
@@ -110,7 +109,7 @@ def _check_queues(machine: Machine, run: Run) -> None:
 def _check_delays(machine: Machine, run: Run) -> None:
     """Every DELAYED task has one time to wait for, and the machine wakes for the first."""
     delayed = sorted(number for _, number in run.delayed)
-    expected = _in([Phase(phase) for phase in run.phases], Phase.DELAYED)
+    expected = _in(run, Phase.DELAYED)
     _hold(delayed == expected, f"run {run.run_id}: {delayed} wait for a time, but DELAYED are {expected}")
     if run.delayed:
         first, alarm = min(run.delayed)[0], machine.alarms.get(run.run_id, math.inf)
@@ -205,5 +204,10 @@ def _check_reservations(pool: Pool) -> None:
         _hold(bool(queue), f"{where}: kept for nothing")
 
 
-def _in(phases: list[Phase], phase: Phase) -> list[int]:
-    return [number for number, found in enumerate(phases) if found is phase]
+def _live(run: Run) -> list[tuple[int, Phase]]:
+    """The tasks of the newest specification."""
+    return [(number, Phase(run.phases[number])) for number in range(run.graph.live, run.graph.size)]
+
+
+def _in(run: Run, phase: Phase) -> list[int]:
+    return [number for number, found in _live(run) if found is phase]

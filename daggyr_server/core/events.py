@@ -81,6 +81,7 @@ class RunRestored:
     state: State
     killing: bool
     growths: Sequence[Addition | Edit]  # the run's own tasks, then what generators and edits brought, in order
+    printed: Mapping[int, int]  # see Run.printed
     numbers: Sequence[int]  # tasks that were attempted or moved; parallel to the next four
     states: Sequence[int]  # a `State` each; of a task in flight, the one before, or KILLED if its end was asked for
     attempts: Sequence[int]  # the number of the last attempt

@@ -1,7 +1,8 @@
 """A run's graph, kept symbolic: what a million expansions share is kept once, and the rest are rules over numbers.
 
 Every task has a dense number. A graph is a list of segments, each owning a stretch of numbers; edits and generators append
-segments and never renumber: an edit appends all of the new specification, and what was there before it is retired. There are two kinds:
+segments and never renumber: an edit appends all of the new specification, and what was there before it is retired. There are two
+kinds:
 
     PlainSegment     tasks that were not multiplied, side by side: a name, a specification and explicit edges for each,
                      in flat lists and arrays.
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from math import prod
@@ -136,10 +137,9 @@ class PlainSegment:
         """The parameters that were replaced in a task, sorted, with their values."""
         return self.bindings[number - self.base] if self.bindings else ()
 
-    def retire(self) -> None:
-        """Keep what tells of history only: names and policies."""
-        self.details, self.bindings = [], []
-        self.child_offsets, self.child_numbers = array("I"), array("I")
+    def retired(self) -> PlainSegment:
+        """What tells of history only: names and policies."""
+        return PlainSegment(self.base, self.names, [], self.policies, array("I"), array("I"))
 
     def children(self, number: int) -> Sequence[int]:
         index = number - self.base
@@ -191,10 +191,9 @@ class ExpandedSegment:
         self.match_children: list[MatchRule] = []
         self.match_parents: list[MatchRule] = []
 
-    def retire(self) -> None:
-        """Keep what tells of history only: names and the policy."""
-        self.tail_children = array("I")
-        self.match_children, self.match_parents = [], []
+    def retired(self) -> ExpandedSegment:
+        """What tells of history only: names and the policy."""
+        return ExpandedSegment(self.base, self.name, self.parameters, self.values, b"", self.policy)
 
     def values_at(self, index: int) -> tuple[str, ...]:
         """The values of the expansion with this index (0 for the first), in the order of `parameters`."""
@@ -261,6 +260,11 @@ class Edit:
     carry: Carry
     kept: tuple[int, ...] = ()
 
+    def printed_after(self, printed: Mapping[int, int]) -> dict[int, int]:
+        """The generators of the tasks that are kept, by revision, with their numbers from then on."""
+        found = {revision: self.carry.forward(printed[revision]) for revision in self.kept}
+        return {revision: over[0] for revision, over in found.items() if over is not None}
+
 
 @dataclass(slots=True)
 class Graph:
@@ -309,9 +313,7 @@ class Graph:
 
     def retire(self, carry: Carry) -> None:
         """Keep of all that is there names and policies only: what comes next takes its place, as `carry` says."""
-        for segment in self.segments:
-            segment.retire()
-        self.retired += self.segments
+        self.retired += [segment.retired() for segment in self.segments]
         self.segments, self._bases = [], []
         self.live = self.size
         self.edits.append((self.live, carry))

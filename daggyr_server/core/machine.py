@@ -340,9 +340,9 @@ class Machine:
             return
         if self._refused(event.ticket, edit_refused(run)):
             return
-        unknown = [message for addition in event.edit.additions if (message := self._no_such_pool(addition)) is not None]
-        if unknown:
-            self._step.answers[event.ticket] = Refusal(Reason.NOT_FOUND, unknown[0])
+        unknown = next(filter(None, map(self._no_such_pool, event.edit.additions)), None)
+        if unknown is not None:
+            self._step.answers[event.ticket] = Refusal(Reason.NOT_FOUND, unknown)
             return
         for pool in self.pools.values():
             pool.drop(run)

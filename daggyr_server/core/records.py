@@ -99,8 +99,8 @@ class TasksMoved:
 
     A task's state is that of its last attempt that ended, unless it was moved when it had had as many attempts or more: then it
     is that of the last move. After a move to QUEUED, what attempts used up before no longer counts. A move to KILLED while an
-    attempt is in flight says that its end was asked for; how it ends then counts. A move to QUEUED that counts the attempt in flight
-    says that an edit changed its task: its end was asked for, and how it ends does not count.
+    attempt is in flight says that its end was asked for; how it ends then counts. A move to QUEUED that counts the attempt in
+    flight says that an edit changed its task: its end was asked for, and how it ends does not count.
     """
 
     run_id: int

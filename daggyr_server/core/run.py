@@ -52,6 +52,7 @@ class Run(Tasks):
         self.start_time: float | None = None  # of its first attempt that ran
         self.stop_time: float | None = None
         self.state = State.QUEUED
+        self.printed: dict[int, int] = {}  # revision -> the generator whose tasks came then and are still there
         self.moves: list[tuple[State, float]] = []  # since the machine last took them
         self.killing = False  # a person asked for the end of the run
         self.failures: dict[int, int] = {}  # retries used
@@ -76,6 +77,7 @@ class Run(Tasks):
             else:
                 self.extend(growth)
         self.revision = len(event.growths)
+        self.printed = dict(event.printed)
         self.start_time, self.stop_time = event.start_time, event.stop_time
         self.state, self.killing = event.state, event.killing
         phases = bytearray(self.graph.size)
@@ -211,6 +213,7 @@ class Run(Tasks):
         counts = self.counts_for(number, flight)
         if follows is Follows.COMPLETE and addition is not None and counts:
             self.extend(addition)
+            self.printed[self.revision] = number
         del self.in_flight[number]
         self.renumbered.pop(flight.number, None)
         if flight.start_time is None:
@@ -304,8 +307,8 @@ class Run(Tasks):
         """Take another specification. What is unchanged keeps its state and budget; what is changed or new is QUEUED.
 
         An attempt in flight whose task is changed, or gone, does not count any more: it is to be ended. `downstream` queues what
-        depends on tasks that were COMPLETED and are changed. Returns the tasks that are to be told as queued again, though they are
-        no changed or new ones, and those of the attempts that are to be ended, both as numbers from now on.
+        depends on tasks that were COMPLETED and are changed. Returns the tasks that are to be told as queued again, though they
+        are no changed or new ones, and those of the attempts that are to be ended, both as numbers from now on.
         """
         phases = self.phases.translate(_ENDED_ONLY)
         delayed, before = self.delayed, self.in_flight
@@ -313,6 +316,7 @@ class Run(Tasks):
             self._become(State.QUEUED, now)
             self.stop_time, self.killing = None, False
         self._take_edit(edit)
+        self.printed = edit.printed_after(self.printed)
         phases += bytes(self.graph.size - len(phases))
         for new, old, count, same in edit.carry:
             self.attempts[new : new + count] = self.attempts[old : old + count]

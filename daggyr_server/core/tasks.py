@@ -194,8 +194,8 @@ class Tasks:
     def _put_back(self, kept: Sequence[int], in_flight: Sequence[int], delayed: Iterable[tuple[float, int]]) -> None:
         """Give tasks, fresh in a run that was just grown, the phases that they had; what follows for others follows.
 
-        `kept` has a phase for each number, of which those count that are ended ones; `delayed` says until when those that are READY
-        otherwise have to wait. This is no transition: the table does not apply.
+        `kept` has a phase for each number, of which those count that are ended ones; `delayed` says until when those that are
+        READY otherwise have to wait. This is no transition: the table does not apply.
         """
         numbers = [number for number in range(self.graph.live, self.graph.size) if kept[number]]
         freed: set[int] = set()

@@ -1,11 +1,13 @@
 """Run specifications: decoded, checked and expanded into what makes a graph. Pure: no asyncio, gRPC, files or clock.
 
-`decode_json` (or `run_spec_from_message`) gives a RunSpec, `expand` the Addition that makes its graph; `expand_generated`
-does both for what a generator printed. Faults of input leave as SpecificationError, all together.
+`decode_json` (or `run_spec_from_message`) gives a RunSpec, `expand` the Addition that makes its graph; `expand_generated` does
+both for what a generator printed, `expand_edit` for a run that gets another specification. Faults of input leave as
+SpecificationError, all together.
 """
 
 from daggyr_server.spec.decode import decode_json
 from daggyr_server.spec.document import Details, ParentReference, RunSpec, TaskDefinition, encode_json
+from daggyr_server.spec.edited import Edited, Printed, differences, expand_edit
 from daggyr_server.spec.expand import expand
 from daggyr_server.spec.faults import Fault, SpecificationError
 from daggyr_server.spec.generated import expand_generated
@@ -15,15 +17,19 @@ from daggyr_server.spec.yaml_text import yaml_to_json
 
 __all__ = [
     "Details",
+    "Edited",
     "Fault",
     "ParentReference",
     "PoolLimits",
+    "Printed",
     "RunSpec",
     "SpecificationError",
     "TaskDefinition",
     "decode_json",
+    "differences",
     "encode_json",
     "expand",
+    "expand_edit",
     "expand_generated",
     "run_spec_from_message",
     "yaml_to_json",

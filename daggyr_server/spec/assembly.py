@@ -12,7 +12,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from daggyr_server.core.graph import MAX_NUMBER, ExpandedSegment, MatchRule, PlainSegment, Segment
+from daggyr_server.core.graph import MAX_NUMBER, Binding, ExpandedSegment, MatchRule, PlainSegment, Segment
 from daggyr_server.spec.cycles import find_cycle, path
 from daggyr_server.spec.document import RunSpec
 from daggyr_server.spec.faults import Faults, at, quoted
@@ -47,6 +47,8 @@ class Assembly:
         self._unsound = unsound
         self._details: list[bytes] = []
         self._policies = array("I")
+        self._bindings: list[Binding] = []  # none at all as long as no task has one
+        self._kept_bindings: dict[Binding, Binding] = {}
         self._multiplied: dict[int, tuple[Expansion, bytes, int]] = {}
         self._links = Links(dict(zip(self.names, range(len(self.names)), strict=True)), self.faults, outside, unsound)
         self._read()
@@ -76,11 +78,20 @@ class Assembly:
             place = at(self._root, name)
             details, policy, expansion = template(name, definition, place)
             link(name, definition, place)
-            if expansion is None:
+            if expansion is None or expansion.count == 1:
                 self._details.append(details)
                 self._policies.append(policy)
+                self._bind(expansion)
             else:
                 self._multiplied[task] = expansion, details, policy
+
+    def _bind(self, expansion: Expansion | None) -> None:
+        """Note which parameters were replaced in the last task that is not multiplied; tasks share what they have in common."""
+        if expansion is not None and not self._bindings:
+            self._bindings = [()] * (len(self._details) - 1)
+        if self._bindings or expansion is not None:
+            binding = tuple((name, choices.texts[0]) for name, choices in expansion.pairs()) if expansion is not None else ()
+            self._bindings.append(self._kept_bindings.setdefault(binding, binding))
 
     def _number(self) -> Sequence[int]:
         plain, base = self._base, self._base + len(self._details)
@@ -186,7 +197,7 @@ class Assembly:
                 self.expanded[match.child].match_parents.append(rule)
         if not self.expanded and not self._base and not beyond:
             return [
-                PlainSegment(0, self.names, self._details, self._policies, self.rows.offsets, self.rows.targets),
+                PlainSegment(0, self.names, self._details, self._policies, self.rows.offsets, self.rows.targets, self._bindings),
             ]
         beyond = beyond or {}
         names: list[str] = []
@@ -202,6 +213,6 @@ class Assembly:
                 offsets.append(len(targets))
         segments: list[Segment] = []
         if names:
-            segments.append(PlainSegment(self._base, names, self._details, self._policies, offsets, targets))
+            segments.append(PlainSegment(self._base, names, self._details, self._policies, offsets, targets, self._bindings))
         segments += self.expanded.values()
         return segments

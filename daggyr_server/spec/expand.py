@@ -6,9 +6,9 @@ would find. The result is as large as the document, whatever the number of combi
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
-from daggyr_server.core.graph import Addition
+from daggyr_server.core.graph import Addition, Policy
 from daggyr_server.spec.assembly import Assembly
 from daggyr_server.spec.document import RunSpec
 from daggyr_server.spec.faults import Faults
@@ -17,16 +17,24 @@ from daggyr_server.spec.policies import Policies, PoolLimits
 from daggyr_server.spec.templates import Templates
 
 
-def expand(spec: RunSpec, *, pools: Mapping[str, PoolLimits] | None = None, default_pool: str) -> Addition:
-    """What makes the graph of `spec`: for an empty Graph, with all its policies and segments.
+def expand(
+    spec: RunSpec,
+    *,
+    pools: Mapping[str, PoolLimits] | None = None,
+    default_pool: str,
+    base: int = 0,
+    policies: Sequence[Policy] = (),
+) -> Addition:
+    """What makes the graph of `spec`: for an empty Graph, with all its segments.
 
-    `pools` are those that there are, with what they can ever give (None: nothing is known of pools); `default_pool` is for
-    tasks of a specification that names none. Raises SpecificationError with all faults; then nothing was made.
+    `pools` are those that there are, with what they can ever give (None: nothing is known of pools); `default_pool` is for tasks
+    of a specification that names none. For an edit, `base` is the first task's number, and `policies` are those that the run has:
+    equal ones are used again. Raises SpecificationError with all faults; then nothing was made.
     """
     faults = Faults()
-    assembly, policies = _assembled(spec, faults, pools, default_pool, ())
+    assembly, found = _assembled(spec, faults, pools, default_pool, (), base, policies)
     faults.refuse_if_any()
-    return Addition(policies=policies.added, segments=assembly.segments())
+    return Addition(policies=found.added, segments=assembly.segments())
 
 
 def find_faults(
@@ -42,12 +50,14 @@ def _assembled(
     pools: Mapping[str, PoolLimits] | None,
     default_pool: str,
     unsound: Collection[str],
+    base: int = 0,
+    known: Sequence[Policy] = (),
 ) -> tuple[Assembly, Policies]:
     scopes = Scopes(spec.parameters or {})
     check_values(scopes.run, "parameters", faults)
-    policies = Policies((), spec.pool or default_pool, pools)
+    policies = Policies(known, spec.pool or default_pool, pools)
     policies.check_default(faults, given=bool(spec.pool))
-    assembly = Assembly(spec, Templates(scopes, policies, faults), unsound=unsound)
+    assembly = Assembly(spec, Templates(scopes, policies, faults), base=base, unsound=unsound)
     assembly.resolve()
     assembly.check_names()
     assembly.check_cycles()

@@ -30,8 +30,9 @@ class Templates:
     _kept: dict[bytes, bytes] = field(default_factory=dict)  # equal tasks share their bytes
 
     def template(self, name: str, definition: TaskDefinition, place: str) -> tuple[bytes, int, Expansion | None]:
-        """The serialised TaskSpec, the policy's index, and what multiplies the task (None: nothing does).
+        """The serialised TaskSpec, the policy's index, and the parameters that are replaced in the task (None: there are none).
 
+        A task with one combination of their values is not multiplied: they are in place then.
         `place` is where the definition stands, for faults.
         """
         treatment = self.policies.treatment(definition)
@@ -46,7 +47,7 @@ class Templates:
         expansion = scope.expansion(texts) if scope.parameters else None
         if expansion is not None:
             if expansion.count == 1:
-                texts, expansion = scope.filled(texts, expansion), None
+                texts = scope.filled(texts, expansion)
             else:
                 self._check_names(name, expansion, place)
         spec = _serialised(details, texts) + treatment.spec

@@ -70,8 +70,10 @@ class Growth:
 
     revision: int
     document: bytes
-    number: int | None  # of the generator; None: an edit
+    number: int | None  # of the generator when it was assigned; None: an edit
     attempt: int | None
+    pool: str = ""  # of an edit: where tasks without one of their own go from then on
+    kept: tuple[int, ...] = ()  # of an edit: the revisions of the generators' tasks that are part of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,7 @@ class TaskRows:
     attempts: array[int]  # the number of the last attempt, in flight or ended
     failures: array[int]  # attempts FAILED, TIMED_OUT or OOM_KILLED since the last move to QUEUED
     losses: array[int]  # attempts LOST since then
+    requeued: array[int]  # not parallel: the numbers of those that were moved to QUEUED at any time, ascending
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +101,7 @@ class StoredFlight:
     host: str
     host_name: str
     assign_time: float
+    void: bool = False  # its task was moved to QUEUED meanwhile: how it ends does not count
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +126,7 @@ class StoredRun:
 
     row: RunRow
     document: bytes
+    pool: str  # that it was submitted with; an edit may have given it another
     growths: list[Growth]  # in order of revision
     tasks: TaskRows
     in_flight: list[StoredFlight]
@@ -172,8 +177,9 @@ class Tracker(ABC):
         """
 
     @abstractmethod
-    async def document(self, run_id: int) -> bytes | None:
-        """The specification of a run as it came, before any edit; None for a run that is not known."""
+    async def document(self, run_id: int, revision: int = 0) -> bytes | None:
+        """What a run's graph was made from: its specification as it came, or, with the revision of a growth, what a generator
+        printed or an edit brought. None for a run or a growth that is not known."""
 
     @abstractmethod
     async def unfinished(self) -> list[int]:

@@ -91,9 +91,9 @@ class Batch:
 
     def _run_added(self, record: RunAdded) -> None:
         tags = msgspec.json.encode(dict(record.tags)).decode()
-        queued = int(State.QUEUED)
+        request_id, queued = stored_text(record.request_id), int(State.QUEUED)
         self.steps += [
-            ("add_run", (record.run_id, stored_text(record.request_id), tags, record.pool, queued, record.submit_time)),
+            ("add_run", (record.run_id, request_id, tags, record.pool, record.pool, queued, record.submit_time)),
             ("take_run_id", (record.run_id,)),
         ]
         self._document(record.run_id, 0, record.document)
@@ -114,13 +114,14 @@ class Batch:
 
     def _run_edited(self, record: RunEdited) -> None:
         self.steps += [
-            ("add_growth", (record.run_id, record.revision, None, None)),
+            ("edit_run", (msgspec.json.encode(dict(record.tags)).decode(), record.pool, record.run_id)),
+            ("add_growth", (record.run_id, record.revision, None, None, record.pool, pack(record.kept))),
             ("note_asked", (record.time, "edit", record.run_id)),
         ]
         self._document(record.run_id, record.revision, record.document)
 
     def _tasks_generated(self, record: TasksGenerated) -> None:
-        self.steps.append(("add_growth", (record.run_id, record.revision, record.number, record.attempt)))
+        self.steps.append(("add_growth", (record.run_id, record.revision, record.number, record.attempt, "", b"")))
         self._generated.append((record.revision, record.run_id, record.number, record.attempt))
 
     def _attempts_assigned(self, record: AttemptsAssigned) -> None:

@@ -54,6 +54,7 @@ class _Kept:
 
     def __init__(self, added: RunAdded) -> None:
         self.added = added
+        self.tags, self.pool = added.tags, added.pool
         self.state = State.QUEUED
         self.start_time: float | None = None
         self.stop_time: float | None = None
@@ -69,8 +70,8 @@ class _Kept:
         return RunRow(
             run_id=self.added.run_id,
             request_id=self.added.request_id,
-            tags=dict(self.added.tags),
-            pool=self.added.pool,
+            tags=dict(self.tags),
+            pool=self.pool,
             state=self.state,
             submit_time=self.added.submit_time,
             start_time=self.start_time,
@@ -149,7 +150,8 @@ class MemoryTracker(Tracker):
 
     def _run_edited(self, record: RunEdited) -> None:
         run = self._runs[record.run_id]
-        run.growths.append(Growth(record.revision, record.document, None, None))
+        run.tags, run.pool = record.tags, record.pool
+        run.growths.append(Growth(record.revision, record.document, None, None, record.pool, record.kept))
         run.note(record.time, "edit")
 
     def _tasks_generated(self, record: TasksGenerated) -> None:
@@ -200,9 +202,11 @@ class MemoryTracker(Tracker):
         pieces = self._output.get((run_id, number, attempt, stream), {})
         return in_order(((start, pieces[start]) for start in sorted(pieces)), offset, limit)
 
-    async def document(self, run_id: int) -> bytes | None:
+    async def document(self, run_id: int, revision: int = 0) -> bytes | None:
         run = self._runs.get(run_id)
-        return run.added.document if run is not None else None
+        if run is None or not revision:
+            return run.added.document if run is not None else None
+        return next((growth.document for growth in run.growths if growth.revision == revision), None)
 
     async def unfinished(self) -> list[int]:
         return sorted(run_id for run_id, run in self._runs.items() if run.state in (State.QUEUED, State.RUNNING))
@@ -221,9 +225,9 @@ class MemoryTracker(Tracker):
         for move in run.moves:
             folding.moved(move.state, move.numbers, move.attempts)
         folding.ended(run.log.ended())
-        tasks, in_flight = folding.rows()
+        tasks, in_flight, void = folding.rows()
         growths = sorted(run.growths, key=lambda growth: growth.revision)
-        return StoredRun(run.row(), run.added.document, growths, tasks, flights(in_flight, sent))
+        return StoredRun(run.row(), run.added.document, run.added.pool, growths, tasks, flights(in_flight, void, sent))
 
     async def find_request(self, request_id: str) -> int | None:
         return self._requests.get(request_id)

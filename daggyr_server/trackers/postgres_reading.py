@@ -46,11 +46,14 @@ class PostgresReading(Tracker):
         where = {"run_id": run_id, "number": number, "attempt": attempt, "stream": stream, "offset": offset, "limit": limit}
         return in_order(await self._rows("output", where, of=run_id), offset, limit)
 
-    async def document(self, run_id: int) -> bytes | None:
+    async def document(self, run_id: int, revision: int = 0) -> bytes | None:
         async with self._snapshot() as reader:
             if await (await reader.execute(SQL["known"], (run_id,))).fetchone() is None:
                 return None
-            return await _document(reader, run_id, 0)
+            growths = await (await reader.execute(SQL["growths"], (run_id,), binary=True)).fetchall()
+            if revision and all(row[0] != revision for row in growths):
+                return None
+            return await _document(reader, run_id, revision)
 
     async def unfinished(self) -> list[int]:
         return [run_id for (run_id,) in await self._rows("unfinished")]
@@ -84,7 +87,7 @@ class PostgresReading(Tracker):
             async for rows in _in_turns(reader, "ended", (run_id,), _ROWS_A_TURN):
                 fold.ended(rows)
             growths = [growth(row, await _document(reader, run_id, row[0])) for row in await select("growths")]
-            return StoredRun(run_row(runs[0]), await _document(reader, run_id, 0), growths, *fold.result())
+            return StoredRun(run_row(runs[0]), await _document(reader, run_id, 0), runs[0][-1], growths, *fold.result())
 
     async def _rows(self, name: str, parameters: Any = (), *, of: int | None = None) -> list[Any]:
         """All rows; none if they are `of` a run that is not known."""

@@ -40,11 +40,14 @@ class SqliteReading(Tracker):
             return []
         return in_order(self._rows("output", run_id, number, attempt, stream, offset, limit), offset, limit)
 
-    async def document(self, run_id: int) -> bytes | None:
+    async def document(self, run_id: int, revision: int = 0) -> bytes | None:
         async with self._snapshot() as connection:
             if connection.execute(SQL["known"], (run_id,)).fetchone() is None:
                 return None
-            return await _document(connection, run_id, 0)
+            growths = connection.execute(SQL["growths"], (run_id,)).fetchall()
+            if revision and all(row[0] != revision for row in growths):
+                return None
+            return await _document(connection, run_id, revision)
 
     async def unfinished(self) -> list[int]:
         return [run_id for (run_id,) in self._rows("unfinished")]
@@ -79,7 +82,7 @@ class SqliteReading(Tracker):
             async for rows in _in_turns(select("ended"), _ROWS_A_TURN):
                 fold.ended(rows)
             growths = [growth(row, await _document(connection, run_id, row[0])) for row in select("growths").fetchall()]
-            return StoredRun(run_row(row), await _document(connection, run_id, 0), growths, *fold.result())
+            return StoredRun(run_row(row), await _document(connection, run_id, 0), row[-1], growths, *fold.result())
 
     @contextlib.asynccontextmanager
     async def _snapshot(self) -> AsyncIterator[sqlite3.Connection]:

@@ -26,7 +26,7 @@ Row = Sequence[Any]
 
 
 def run_row(row: Row) -> RunRow:
-    run_id, request_id, tags, pool, state, submit_time, start_time, stop_time, killing, task_states = row
+    run_id, request_id, tags, pool, state, submit_time, start_time, stop_time, killing, task_states, *_ = row
     counts = msgspec.json.decode(task_states, type=dict[str, int])
     return RunRow(
         run_id=run_id,
@@ -48,8 +48,8 @@ def stored_attempt(row: Row) -> StoredAttempt:
 
 
 def growth(row: Row, document: bytes) -> Growth:
-    revision, number, attempt = row
-    return Growth(revision, document, number, attempt)
+    revision, number, attempt, pool, kept = row
+    return Growth(revision, document, number, attempt, pool, tuple(unpack(kept)))
 
 
 def history(rows: Iterable[Row], number: int | None) -> list[StateChange]:
@@ -78,5 +78,5 @@ class TasksFold:
         self._folding = folding
 
     def result(self) -> tuple[TaskRows, list[StoredFlight]]:
-        rows, in_flight = self._folding.rows()
-        return rows, flights(in_flight, self._sent)
+        rows, in_flight, void = self._folding.rows()
+        return rows, flights(in_flight, void, self._sent)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import NamedTuple
 
 from daggyr_server.core.states import Outcome, State
@@ -38,7 +38,7 @@ class Folding:
         self._assigned: dict[int, int] = {}  # the last attempt that was assigned; what is left in the end is in flight
         self._moved: dict[int, int] = {}  # attempts when it was moved last, and to which state: 8 * attempts + state
         self._requeued: dict[int, int] = {}  # attempts when it was moved to QUEUED last
-        self._rows = TaskRows(array("I"), bytearray(), array("I"), array("I"), array("I"))
+        self._rows = TaskRows(array("I"), bytearray(), array("I"), array("I"), array("I"), array("I"))
         self._task = (-1, 0, 0, 0, 0)  # the last task that `ended` was told of: number, attempt, state, failures, losses
 
     def assigned(self, numbers: Sequence[int], attempts: Sequence[int]) -> None:
@@ -74,7 +74,7 @@ class Folding:
         flying = self._assigned.get(number, 0)
         if flying <= attempt:
             self._assigned.pop(number, None)
-        moved = self._moved.pop(number, 0) if self._moved else 0
+        moved = self._moved.get(number, 0) if self._moved else 0
         if moved and moved >> 3 >= attempt:
             state = moved & 7
         rows = self._rows
@@ -84,8 +84,8 @@ class Folding:
         rows.failures.append(failures)
         rows.losses.append(losses)
 
-    def rows(self) -> tuple[TaskRows, dict[int, int]]:
-        """The tasks by number, and what is in flight: number to attempt."""
+    def rows(self) -> tuple[TaskRows, dict[int, int], set[int]]:
+        """The tasks by number; what is in flight: number to attempt; the numbers of those of them that are void."""
         number, attempt, state, failures, losses = self._task
         if number >= 0:
             self._add(number, attempt, state, failures, losses)
@@ -97,7 +97,9 @@ class Folding:
                 self._add(number, 0, _QUEUED, 0, 0)
         if len(self._rows.numbers) > known:
             self._sort()
-        return self._rows, in_flight
+        self._rows.requeued.extend(sorted(self._requeued))
+        void = {number for number, flying in in_flight.items() if self._moved.get(number) == flying << 3 | _QUEUED}
+        return self._rows, in_flight, void
 
     def _sort(self) -> None:
         rows = self._rows
@@ -108,10 +110,11 @@ class Folding:
             array("I", [rows.attempts[i] for i in order]),
             array("I", [rows.failures[i] for i in order]),
             array("I", [rows.losses[i] for i in order]),
+            array("I"),
         )
 
 
-def flights(in_flight: dict[int, int], sent: Sequence[Assigned]) -> list[StoredFlight]:
+def flights(in_flight: dict[int, int], void: Container[int], sent: Sequence[Assigned]) -> list[StoredFlight]:
     """The attempts of `in_flight` (number to attempt) by number, with where they were sent; `sent` as records came."""
     found: dict[int, StoredFlight] = {}
     for host, host_name, time, numbers, attempts in reversed(sent):
@@ -119,7 +122,7 @@ def flights(in_flight: dict[int, int], sent: Sequence[Assigned]) -> list[StoredF
             break  # the last ones are found first
         for number, attempt in zip(numbers, attempts, strict=True):
             if in_flight.get(number) == attempt:
-                found[number] = StoredFlight(number, attempt, host, host_name, time)
+                found[number] = StoredFlight(number, attempt, host, host_name, time, number in void)
     return [found[number] for number in sorted(found)]
 
 

@@ -9,22 +9,23 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from daggyr_server.core.events import Adopted, RunRestored
-from daggyr_server.core.graph import Addition
+from daggyr_server.core.graph import Addition, Edit
 from daggyr_server.core.records import (
     AttemptRecorded,
     AttemptsAssigned,
     Record,
     RunAdded,
+    RunEdited,
     RunKillAsked,
     RunMoved,
     TasksGenerated,
     TasksMoved,
 )
-from daggyr_server.core.run import Run
+from daggyr_server.core.run import InFlight, Run
 from daggyr_server.core.states import ENDED, Phase, State
 from daggyr_server.trackers.task_rows import Assigned, Folding, flights
 
-Grown = Mapping[tuple[int, int], Addition]  # what a run was extended by, by its id and revision
+Grown = Mapping[tuple[int, int], Addition | Edit]  # what a run was extended by, by its id and revision
 
 
 def restored(records: Iterable[Record], grown: Grown) -> list[RunRestored]:
@@ -39,6 +40,9 @@ def _restored(run_id: int, records: Sequence[Record], grown: Grown) -> RunRestor
     added = records[0]
     assert isinstance(added, RunAdded)
     state, killing, revision = State.QUEUED, False, 1
+    tags, pool = added.tags, added.pool
+    printed: dict[int, int] = {}
+    edits: list[Edit] = []
     start_time: float | None = None
     stop_time: float | None = None
     folding, sent, ended = Folding(), [], []
@@ -55,6 +59,14 @@ def _restored(run_id: int, records: Sequence[Record], grown: Grown) -> RunRestor
             killing = True
         elif isinstance(record, TasksGenerated):
             revision = record.revision
+            printed[revision] = _newest(record.number, edits)
+        elif isinstance(record, RunEdited):
+            revision, tags, pool = record.revision, record.tags, record.pool
+            edit = grown[run_id, revision]
+            assert isinstance(edit, Edit)
+            edits.append(edit)
+            assert edit.kept == record.kept
+            printed = edit.printed_after(printed)
         elif isinstance(record, AttemptsAssigned):
             folding.assigned(record.numbers, record.attempts)
             sent.append(Assigned(record.host, record.host_name, record.time, record.numbers, record.attempts))
@@ -63,30 +75,39 @@ def _restored(run_id: int, records: Sequence[Record], grown: Grown) -> RunRestor
         elif isinstance(record, AttemptRecorded):
             ended.append((record.number, record.attempt, int(record.outcome), int(record.state)))
     folding.ended(sorted(ended))
-    tasks, in_flight = folding.rows()
+    tasks, in_flight, void = folding.rows()
     return RunRestored(
         run_id=run_id,
         request_id=added.request_id,
-        tags=added.tags,
-        pool=added.pool,
+        tags=tags,
+        pool=pool,
         parameters={},
         submit_time=added.submit_time,
         start_time=start_time,
         stop_time=stop_time,
         state=state,
         killing=killing,
-        additions=[grown[run_id, number] for number in range(1, revision + 1)],
+        growths=[grown[run_id, number] for number in range(1, revision + 1)],
+        printed=printed,
         numbers=tasks.numbers,
         states=tasks.states,
         attempts=tasks.attempts,
         failures=tasks.failures,
         losses=tasks.losses,
-        adopted=[Adopted(*flight[:2], *flight[2:]) for flight in map(_fields, flights(in_flight, sent))],
+        requeued=tasks.requeued,
+        adopted=[
+            Adopted(flight.number, flight.attempt, flight.host, flight.host_name, flight.assign_time, flight.void)
+            for flight in flights(in_flight, void, sent)
+        ],
     )
 
 
-def _fields(flight: object) -> tuple[int, int, str, str, float]:
-    return tuple(getattr(flight, name) for name in ("number", "attempt", "host", "host_name", "assign_time"))  # type: ignore[return-value]
+def _newest(number: int, edits: Sequence[Edit]) -> int:
+    """Of a generator whose tasks have just come."""
+    for edit in edits:
+        over = edit.carry.forward(number)
+        number = over[0] if over is not None else number
+    return number
 
 
 def assert_as_before(run: Run, live: Run) -> None:
@@ -94,17 +115,24 @@ def assert_as_before(run: Run, live: Run) -> None:
 
     Of attempts in flight nobody knows yet whether they have started; of retries, how long they have waited.
     """
-    assert [_known(phase) for phase in run.phases] == [_known(phase) for phase in live.phases]
-    assert list(run.attempts) == list(live.attempts)
-    assert {number: (flight.attempt, flight.pool, flight.host) for number, flight in run.in_flight.items()} == {
-        number: (flight.attempt, flight.pool, flight.host) for number, flight in live.in_flight.items()
+    first = live.graph.live
+    assert run.graph.live == first
+    assert [_known(phase) for phase in run.phases[first:]] == [_known(phase) for phase in live.phases[first:]]
+    assert list(run.attempts[first:]) == list(live.attempts[first:])
+    assert {number: _told(flight) for number, flight in run.in_flight.items()} == {
+        number: _told(flight) for number, flight in live.in_flight.items()
     }
+    assert run.renumbered == live.renumbered
     asked = {number for number, flight in live.in_flight.items() if flight.stopping or run.killing}
     assert {number for number, flight in run.in_flight.items() if flight.stopping} == asked
     for used in ("failures", "losses"):
         assert _left(run, used) == _left(live, used), used
-    for name in ("state", "killing", "revision", "start_time", "stop_time", "submit_time", "tags", "pool"):
+    for name in ("state", "killing", "revision", "start_time", "stop_time", "submit_time", "tags", "pool", "printed"):
         assert getattr(run, name) == getattr(live, name), name
+
+
+def _told(flight: InFlight) -> tuple[int, int, str, str, bool]:
+    return flight.number, flight.attempt, flight.pool, flight.host, flight.void
 
 
 def _known(phase: int) -> Phase:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from daggyr_server.core.graph import Graph, Kind
+from daggyr_server.core.graph import Edit, Graph, Kind
 from daggyr_server.core.records import (
     AttemptRecorded,
     AttemptsAssigned,
     Record,
     RunAdded,
+    RunEdited,
     RunMoved,
     TasksGenerated,
     TasksMoved,
@@ -29,6 +30,33 @@ class Replayed:
         self.in_flight: set[int] = set()
         self.revision = 1
         self.successes: Counter[int] = Counter()  # that nobody asked to repeat
+        self.edits: list[Edit] = []
+        self.live = 0  # the first number that counts
+        self.void: set[int] = set()  # of those in flight: how they end does not count
+
+    def edit(self, edit: Edit) -> None:
+        """What goes over has what it had; attempts in flight keep the numbers that they were assigned with."""
+        self.edits.append(edit)
+        self.live = edit.additions[0].segments[0].base
+        for new, old, count, same in edit.carry:
+            for offset in range(count):
+                if old + offset in self.attempts:
+                    self.attempts[new + offset] = self.attempts[old + offset]
+                if same and old + offset in self.tasks:
+                    self.tasks[new + offset] = self.tasks[old + offset]
+                    self.successes[new + offset] = self.successes[old + offset]
+
+    def newest(self, number: int) -> tuple[int | None, bool]:
+        """The number by now of a task, and whether it does the same."""
+        unchanged = True
+        for edit in self.edits:
+            if number < edit.additions[0].segments[0].base:
+                over = edit.carry.forward(number)
+                if over is None:
+                    return None, False
+                number, same = over
+                unchanged = unchanged and same
+        return number, unchanged
 
     def task_states(self, graph: Graph) -> dict[int, State]:
         """Of all tasks. Structural ones are COMPLETED while all their parents are, and no record tells of them."""
@@ -43,11 +71,11 @@ class Replayed:
                     states[number] = State.COMPLETED if done else State.QUEUED
             return states[number]
 
-        return {number: state(number) for number in range(graph.size)}
+        return {number: state(number) for number in range(graph.live, graph.size)}
 
 
-def replay(records: Iterable[Record]) -> dict[int, Replayed]:
-    """The runs that the records tell of, by run id."""
+def replay(records: Iterable[Record], edits: Mapping[tuple[int, int], Edit]) -> dict[int, Replayed]:
+    """The runs that the records tell of, by run id; `edits` by run id and revision."""
     runs: dict[int, Replayed] = {}
     for record in records:
         if isinstance(record, RunAdded):
@@ -59,24 +87,34 @@ def replay(records: Iterable[Record]) -> dict[int, Replayed]:
             assert run.state is not record.state
             run.state = record.state
         elif isinstance(record, AttemptRecorded):
-            assert record.attempt > run.attempts.get(record.number, 0), "attempt numbers only grow"
-            run.attempts[record.number] = record.attempt
             run.in_flight.remove(record.number)
-            assert run.tasks.get(record.number) is not State.COMPLETED, "a task that COMPLETED ran again"
-            run.tasks[record.number] = record.state
+            number, unchanged = run.newest(record.number)
+            if number is not None:
+                assert record.attempt > run.attempts.get(number, 0), "attempt numbers only grow"
+                run.attempts[number] = record.attempt
+            if number is None or not unchanged or record.number in run.void:
+                run.void.discard(record.number)
+                continue
+            assert run.tasks.get(number) is not State.COMPLETED, "a task that COMPLETED ran again"
+            run.tasks[number] = record.state
             if record.state is State.COMPLETED:
                 assert record.outcome is Outcome.SUCCEEDED
-                run.successes[record.number] += 1
+                run.successes[number] += 1
         elif isinstance(record, AttemptsAssigned):
             assert run.in_flight.isdisjoint(record.numbers)
             run.in_flight.update(record.numbers)
         elif isinstance(record, TasksMoved):
             for number in record.numbers:
                 if number in run.in_flight:
-                    assert record.state is State.KILLED, "only an end can be asked for"
+                    # Only an end can be asked for, by a person who kills or who changes the task.
+                    assert record.state is State.KILLED or record.reason == "edit"
+                    (run.void.discard if record.state is State.KILLED else run.void.add)(number)
                     continue
                 run.successes[number] = int(record.state is State.COMPLETED)
                 run.tasks[number] = record.state
+        elif isinstance(record, RunEdited):
+            run.revision = record.revision
+            run.edit(edits[record.run_id, record.revision])
         elif isinstance(record, TasksGenerated):
             run.revision = record.revision
     return runs
@@ -87,7 +125,8 @@ def assert_same(rebuilt: Replayed, run: Run) -> None:
     assert rebuilt.state is run.state
     assert rebuilt.revision == run.revision
     ended = {number: attempt - (number in run.in_flight) for number, attempt in enumerate(run.attempts)}
-    assert rebuilt.attempts == {number: attempt for number, attempt in ended.items() if attempt}
+    attempts = {number: attempt for number, attempt in rebuilt.attempts.items() if number >= run.graph.live}
+    assert attempts == {number: attempt for number, attempt in ended.items() if attempt and number >= run.graph.live}
     states = rebuilt.task_states(run.graph)
     counts = Counter(states.values())
     told = run.task_states()

@@ -16,7 +16,8 @@ from world import World, expanded, task
 
 from daggyr_server.core.commands import Key
 from daggyr_server.core.events import AttemptEnded, AttemptStarted, Event
-from daggyr_server.core.states import ENDED, Outcome, State
+from daggyr_server.core.machine import Refusal
+from daggyr_server.core.states import ENDED, Outcome, Phase, State
 
 HOSTS = ("h1", "h2", "h3")
 VALUES = ("1", "2", "3")
@@ -24,7 +25,11 @@ VALUES = ("1", "2", "3")
 
 @st.composite
 def specifications(draw: st.DrawFn, prefix: str = "") -> dict[str, dict[str, Any]]:
-    """A few tasks with edges from earlier to later ones; some are multiplied, some of those matched, some generate."""
+    """A few tasks with edges from earlier to later ones; some are multiplied, some of those matched, some generate.
+
+    Two of them have some tasks in common, which often differ in what they do or in their values.
+    """
+    values = draw(st.sampled_from([VALUES[:2], VALUES[:2], VALUES[:1], VALUES[1:], VALUES[::-1]]))
     count = draw(st.integers(1, 5))
     names = [f"{prefix}{letter}" for letter in "abcde"[:count]]
     multiplied = {name for name in names if draw(st.booleans())}
@@ -41,7 +46,10 @@ def specifications(draw: st.DrawFn, prefix: str = "") -> dict[str, dict[str, Any
             "resources": {"cores": draw(st.integers(1, 2)), **({"gpu": 1} if draw(st.booleans()) else {})},
         }
         # All expansions of a matched child's value must be among its parent's: all have the same.
-        found[name] = expanded("M", parameters={"M": VALUES[:2]}, **fields) if name in multiplied else task(**fields)
+        words = ["echo", *(["M"] if name in multiplied else []), *(["again"] if draw(st.booleans()) else [])]
+        if name in multiplied:
+            fields["parameters"] = {"M": values}
+        found[name] = task(details={"command": words}, **fields)
     return found
 
 
@@ -53,15 +61,16 @@ class Anything(RuleBasedStateMachine):
 
     def flights(self) -> list[Key]:
         return [
-            (run.run_id, number, flight.attempt)
+            (run.run_id, flight.number, flight.attempt)
             for run in self.world.machine.runs.values()
-            for number, flight in run.in_flight.items()
+            for flight in run.in_flight.values()
         ]
 
     def succeeded(self, key: Key, seconds: float | None) -> None:
         """An attempt succeeds; a generator's has printed one more task, or two."""
         run = self.world.of(key[0])
-        if not run.graph.policy(key[1]).is_generator:
+        number = run.task_of(key[1])
+        if not run.graph.policy(key[1]).is_generator or not run.counts_for(number, run.in_flight[number]):
             self.world.tell(AttemptEnded(*key, Outcome.SUCCEEDED, seconds, None))
             return
         self.generated += 1
@@ -71,7 +80,7 @@ class Anything(RuleBasedStateMachine):
             if self.generated % 2
             else {name: expanded("M", f"{name}x", parameters={"M": VALUES}), f"{name}x": task()}
         )
-        self.world.generate(key[0], run.graph.task_id(key[1]), tasks)
+        self.world.generate(key[0], run.graph.task_id(number), tasks)
 
     @initialize(spec=specifications())
     def begin(self, spec: dict[str, dict[str, Any]]) -> None:
@@ -144,6 +153,24 @@ class Anything(RuleBasedStateMachine):
         names = [] if whole else self.names(data, run_id, ended=True, anything=anything)
         self.world.retry(run_id, *names, downstream=downstream)
 
+    @rule(
+        data=st.data(), spec=specifications(), downstream=st.booleans(), ended=st.booleans(), late=st.sampled_from([0, 0, 0, 1])
+    )
+    def edit(self, data: st.DataObject, spec: dict[str, dict[str, Any]], downstream: bool, ended: bool, late: int) -> None:
+        """What is unchanged keeps its state, whatever it is; who looked at an older specification is refused."""
+        run_id = self.run_id(data, ended=ended)
+        run = self.world.of(run_id)
+        before = run.graph
+        phases = {number: run.phases[number] for number in range(before.live, before.size)}
+        edits = len(before.edits)
+        answer = self.world.edit(run_id, spec, downstream=downstream, edits=edits - late)
+        assert answer == edits + 1 or (isinstance(answer, Refusal) and (late or run.killing))
+        if answer == edits + 1 and not downstream:
+            for new, old, count, same in before.edits[-1][1]:
+                for offset in range(count if same else 0):
+                    if Phase(phases[old + offset]) in ENDED:
+                        assert run.phases[new + offset] == phases[old + offset]
+
     def run_id(self, data: st.DataObject, *, ended: bool) -> int:
         """Of a run of which something can be asked, if there is one."""
         runs = self.world.machine.runs
@@ -190,7 +217,7 @@ class Anything(RuleBasedStateMachine):
         pytest.fail("it never ends")
 
     def assert_rebuilt(self) -> None:
-        rebuilt = replay(self.world.records)
+        rebuilt = replay(self.world.records, self.world.edits)
         assert rebuilt.keys() == self.world.machine.runs.keys()
         for run_id, run in self.world.machine.runs.items():
             assert_same(rebuilt[run_id], run)

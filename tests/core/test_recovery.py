@@ -16,10 +16,10 @@ from test_properties import Anything
 from world import World, task
 
 from daggyr_server.core.commands import StopAttempts
-from daggyr_server.core.events import AttemptEnded, Event, MarkAsked, RunsForgotten, RunSubmitted
-from daggyr_server.core.graph import Addition
+from daggyr_server.core.events import AttemptEnded, EditAsked, Event, MarkAsked, RunsForgotten, RunSubmitted
+from daggyr_server.core.graph import Addition, Edit
 from daggyr_server.core.machine import Machine, Refusal, Step
-from daggyr_server.core.records import RunAdded
+from daggyr_server.core.records import RunAdded, RunEdited
 from daggyr_server.core.states import Outcome, Phase, State
 
 
@@ -28,7 +28,7 @@ class DurableWorld(World):
 
     def __init__(self, *pools: str) -> None:
         super().__init__(*pools)
-        self.grown: dict[tuple[int, int], Addition] = {}
+        self.grown: dict[tuple[int, int], Addition | Edit] = {}
         self._before: tuple[int, set[Any]] = (0, set())
 
     def tell(self, *events: Event) -> Step:
@@ -39,6 +39,8 @@ class DurableWorld(World):
                 self.grown.update({(record.run_id, 1): event.addition for record in step.records if isinstance(record, RunAdded)})
             elif isinstance(event, AttemptEnded) and event.addition is not None and event.run_id in self.machine.runs:
                 self.grown[event.run_id, self.machine.runs[event.run_id].revision] = event.addition
+            elif isinstance(event, EditAsked) and any(isinstance(record, RunEdited) for record in step.records):
+                self.grown[event.run_id, self.machine.runs[event.run_id].revision] = event.edit
         return step
 
     @property

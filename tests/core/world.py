@@ -18,6 +18,7 @@ from daggyr_server.core.commands import Key, RecallAttempts, StartAttempts, Stop
 from daggyr_server.core.events import (
     AttemptEnded,
     AttemptStarted,
+    EditAsked,
     Event,
     HostChanged,
     HostGone,
@@ -25,13 +26,13 @@ from daggyr_server.core.events import (
     RetryAsked,
     RunSubmitted,
 )
-from daggyr_server.core.graph import Addition
+from daggyr_server.core.graph import Addition, Edit
 from daggyr_server.core.host import Needs
 from daggyr_server.core.machine import Machine, Refusal, Step
-from daggyr_server.core.records import Record
+from daggyr_server.core.records import Record, RunEdited, TasksGenerated
 from daggyr_server.core.run import Run
 from daggyr_server.core.states import Outcome, Phase, State
-from daggyr_server.spec import decode_json, expand, expand_generated
+from daggyr_server.spec import Printed, decode_json, expand, expand_edit, expand_generated
 
 Tasks = Mapping[str, Mapping[str, Any]]
 
@@ -87,6 +88,8 @@ class World:
         self.lasts: Callable[[Key], float] = lambda key: 1.0  # seconds that an attempt takes in `run`
         self.ends: list[tuple[float, int, Key]] = []
         self.checked = checked
+        self.printed: dict[tuple[int, int], bytes] = {}  # what generators printed, by run and revision
+        self.edits: dict[tuple[int, int], Edit] = {}  # by run and revision
         self._tickets = 0
 
     # -- events in, commands out --------------------------------------------------------------------------------------
@@ -183,6 +186,33 @@ class World:
         assert answer is None or isinstance(answer, Refusal)
         return answer
 
+    def edit(self, run_id: int, tasks: Tasks, *, downstream: bool = False, edits: int | None = None, **fields: Any) -> object:
+        """Give a run another specification. Returns the answer."""
+        run = self.machine.runs[run_id]
+        spec = decode_json(json.dumps({"tasks": tasks, **fields}).encode())
+        printed = [Printed(revision, number, self.printed[run_id, revision]) for revision, number in run.printed.items()]
+        pool = spec.pool or run.pool
+        edit = expand_edit(spec, graph=run.graph, printed=printed, pools=None, default_pool=pool).edit
+        before = len(self.records)
+        answer = self.ask(
+            lambda ticket: EditAsked(
+                ticket=ticket,
+                run_id=run_id,
+                edits=len(run.graph.edits) if edits is None else edits,
+                revision=run.revision,
+                edit=edit,
+                tags=spec.tags or run.tags,
+                pool=pool,
+                parameters=spec.run_parameters(),
+                document=b"",
+                downstream=downstream,
+            )
+        )
+        for record in self.records[before:]:
+            if isinstance(record, RunEdited):
+                self.edits[run_id, record.revision] = edit
+        return answer
+
     def numbers(self, run_id: int, names: Iterable[str]) -> tuple[int, ...] | None:
         """What names given to a command mean."""
         graph = self.machine.runs[run_id].graph
@@ -191,11 +221,17 @@ class World:
     # -- attempts -----------------------------------------------------------------------------------------------------
 
     def key(self, run_id: int, name: str) -> Key:
-        """The current or last attempt of a task."""
+        """The current or last attempt of a task, as its host knows it."""
         run = self.machine.runs[run_id]
-        number = run.graph.number_of(name)
+        number = self.number(run_id, name)
+        flight = run.in_flight.get(number)
+        return run_id, flight.number if flight is not None else number, run.attempts[number]
+
+    def number(self, run_id: int, name: str) -> int:
+        """Of a task, by now."""
+        number = self.machine.runs[run_id].graph.number_of(name)
         assert number is not None, name
-        return run_id, number, run.attempts[number]
+        return number
 
     def start(self, run_id: int, *names: str) -> Step:
         """The current attempts of these tasks have a process."""
@@ -212,7 +248,7 @@ class World:
             json.dumps(tasks).encode(),
             run_parameters=run.parameters,
             graph=run.graph,
-            generator=self.key(run_id, name)[1],
+            generator=self.number(run_id, name),
             pools=None,
             default_pool=run.pool,
         )
@@ -220,7 +256,11 @@ class World:
     def generate(self, run_id: int, name: str, tasks: Tasks) -> Step:
         """A generator SUCCEEDS and has printed `tasks`."""
         addition = self.generated(run_id, name, tasks)
-        return self.tell(AttemptEnded(*self.key(run_id, name), Outcome.SUCCEEDED, 1.0, "result", addition))
+        step = self.tell(AttemptEnded(*self.key(run_id, name), Outcome.SUCCEEDED, 1.0, "result", addition))
+        for record in step.records:
+            if isinstance(record, TasksGenerated):
+                self.printed[run_id, record.revision] = json.dumps(tasks).encode()
+        return step
 
     # -- simulated hosts ----------------------------------------------------------------------------------------------
 
@@ -294,11 +334,11 @@ class World:
         return self.machine.runs[run_id]
 
     def phase(self, run_id: int, name: str) -> Phase:
-        return Phase(self.of(run_id).phases[self.key(run_id, name)[1]])
+        return Phase(self.of(run_id).phases[self.number(run_id, name)])
 
     def phases(self, run_id: int) -> dict[str, Phase]:
         graph = self.of(run_id).graph
-        return {graph.task_id(number): Phase(phase) for number, phase in enumerate(self.of(run_id).phases)}
+        return {graph.task_id(number): Phase(self.of(run_id).phases[number]) for number in range(graph.live, graph.size)}
 
     def state(self, run_id: int) -> State:
         return self.of(run_id).state

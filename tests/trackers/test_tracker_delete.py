@@ -24,7 +24,7 @@ def everything(run_id: int, tasks: int = 30) -> list[Record]:
         *(kept(3, b"errors", number=number, run_id=run_id, stream=STDERR) for number in numbers),
         *(ended(Outcome.SUCCEEDED, State.COMPLETED, number=number, run_id=run_id) for number in numbers),
         TasksGenerated(run_id, 1, 1, 2),
-        RunEdited(run_id, 3, b"edit", 3.0),
+        RunEdited(run_id, 3, b"edit", {}, "pool", (), 3.0),
         moved(State.QUEUED, *numbers, attempts=1, run_id=run_id),
         run_moved(State.RUNNING, run_id=run_id),
         run_moved(State.COMPLETED, run_id=run_id),

@@ -62,7 +62,7 @@ class Model:
         if what == 4:
             self.revision += 1
             self.run_history.append((self.state, "edit"))
-            return RunEdited(self.run_id, self.revision, b"%d" % self.revision, DAY)
+            return RunEdited(self.run_id, self.revision, b"%d" % self.revision, {}, "pool", (), DAY)
         if what == 5 and flying is not None:
             data = b"x" * which
             self.output[number, flying] = max(self.output.get((number, flying), b""), data)

@@ -298,7 +298,9 @@ async def test_what_is_loaded_is_one_commit_s_state(tracker: Tracker) -> None:
     async def write() -> None:
         for attempt in range(2, 6):
             queued = moved(State.QUEUED, *numbers, attempts=attempt - 1)
-            await tracker.commit([assigned(*numbers, attempt=attempt), queued, RunEdited(1, attempt, b"edit", DAY)])
+            await tracker.commit(
+                [assigned(*numbers, attempt=attempt), queued, RunEdited(1, attempt, b"edit", {}, "pool", (), DAY)]
+            )
             await tracker.commit([ended(Outcome.FAILED, State.ERRORED, number=n, attempt=attempt) for n in numbers])
 
     async with asyncio.TaskGroup() as group:
@@ -341,22 +343,39 @@ async def test_edits_are_kept_with_their_documents(kind: TrackerKind, open_again
         kind,
         open_again,
         [run_added(document=b"first"), run_moved(State.RUNNING, DAY + 1)],
-        [RunEdited(1, 2, large, DAY + 2), moved(State.QUEUED, 0, reason="edit", time=DAY + 2)],
-        [RunEdited(1, 3, b"", DAY + 3)],
+        [RunEdited(1, 2, large, {"edited": "once"}, "other", (), DAY + 2), moved(State.QUEUED, 0, reason="edit", time=DAY + 2)],
+        [RunEdited(1, 3, b"", {}, "third", (2, 7), DAY + 3)],
     )
-    assert stored.growths == [Growth(2, large, None, None), Growth(3, b"", None, None)]
+    assert stored.growths == [Growth(2, large, None, None, "other", ()), Growth(3, b"", None, None, "third", (2, 7))]
     assert (stored.document, stored.row.state) == (b"first", State.RUNNING)
+    assert (stored.pool, stored.row.pool, stored.row.tags) == ("pool", "third", {})
 
 
 async def test_an_edit_is_in_the_run_s_history(tracker: Tracker) -> None:
     await tracker.commit([run_added(document=b"first"), run_moved(State.COMPLETED, DAY + 1)])
-    await tracker.commit([RunEdited(1, 2, b"second", DAY + 2), run_moved(State.QUEUED, DAY + 2)])
+    await tracker.commit([RunEdited(1, 2, b"second", {}, "pool", (), DAY + 2), run_moved(State.QUEUED, DAY + 2)])
     assert await tracker.history(1, None) == [
         StateChange(DAY + 1, None, State.COMPLETED, ""),
         StateChange(DAY + 2, None, State.COMPLETED, "edit"),
         StateChange(DAY + 2, None, State.QUEUED, ""),
     ]
     assert await tracker.document(1) == b"first"
+    assert await tracker.document(1, 2) == b"second"
+    assert await tracker.document(1, 3) is None
+
+
+async def test_an_attempt_in_flight_may_be_void(kind: TrackerKind, open_again: OpenAgain) -> None:
+    """Its task was queued again, by a move that counts it: however it ends, that move's state stays."""
+    stored = await after(
+        kind,
+        open_again,
+        [run_added(), assigned(0, 1, 2, 3, 4), moved(State.QUEUED, 0, 1, 2, attempts=1, reason="edit")],
+        [moved(State.KILLED, 2, attempts=0, reason="kill"), ended(Outcome.SUCCEEDED, State.QUEUED, number=1)],
+    )
+    assert [(flight.number, flight.void) for flight in stored.in_flight] == [(0, True), (2, False), (3, False), (4, False)]
+    states = dict(zip(stored.tasks.numbers, map(State, stored.tasks.states), strict=True))
+    assert states == {0: State.QUEUED, 1: State.QUEUED, 2: State.KILLED, 3: State.QUEUED, 4: State.QUEUED}
+    assert list(stored.tasks.requeued) == [0, 1, 2]
 
 
 # -- history ----------------------------------------------------------------------------------------------------------

@@ -19,7 +19,8 @@ CREATE TABLE daggyr.run (
     run_id bigint PRIMARY KEY,
     request_id text NOT NULL,
     tags text NOT NULL,                 -- a JSON object
-    pool text NOT NULL,
+    submit_pool text NOT NULL,          -- the pool that it was submitted with
+    pool text NOT NULL,                 -- an edit may have given it another
     state smallint NOT NULL,            -- the contract's numbers
     submit_time double precision NOT NULL,
     start_time double precision,
@@ -48,6 +49,8 @@ CREATE TABLE daggyr.growth (
     revision bigint NOT NULL,
     number bigint,                      -- of the generator; NULL: an edit
     attempt bigint,
+    pool text NOT NULL,                 -- of an edit: where tasks without one of their own go from then on
+    kept_list bytea NOT NULL,            -- of an edit: the revisions of the generators' tasks that are part of it
     PRIMARY KEY (run_id, revision)
 );
 

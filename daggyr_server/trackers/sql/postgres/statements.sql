@@ -30,7 +30,7 @@ UPDATE daggyr.tracker SET commits = %s WHERE tracker_id = %s AND epoch = %s
 -- A run's own course, one record after the other.
 
 -- name: add_run
-INSERT INTO daggyr.run (run_id, request_id, tags, pool, state, submit_time) VALUES (%s, %s, %s, %s, %s, %s)
+INSERT INTO daggyr.run (run_id, request_id, tags, submit_pool, pool, state, submit_time) VALUES (%s, %s, %s, %s, %s, %s, %s)
 -- name: take_run_id
 UPDATE daggyr.tracker SET next_run_id = greatest(next_run_id, 1 + %s)
 -- name: queue_run
@@ -41,8 +41,10 @@ UPDATE daggyr.run SET state = %s, start_time = coalesce(start_time, %s) WHERE ru
 UPDATE daggyr.run SET state = %s, stop_time = %s, task_states = %s WHERE run_id = %s
 -- name: kill_run
 UPDATE daggyr.run SET killing = true WHERE run_id = %s
+-- name: edit_run
+UPDATE daggyr.run SET tags = %s, pool = %s WHERE run_id = %s
 -- name: add_growth
-INSERT INTO daggyr.growth (run_id, revision, number, attempt) VALUES (%s, %s, %s, %s)
+INSERT INTO daggyr.growth (run_id, revision, number, attempt, pool, kept_list) VALUES (%s, %s, %s, %s, %s, %s)
 -- name: note_move
 INSERT INTO daggyr.change (run_id, time, state, reason) VALUES (%s, %s, %s, '')
 -- name: note_asked
@@ -119,7 +121,7 @@ SELECT start, data FROM daggyr.document WHERE run_id = %s AND revision = %s ORDE
 -- name: known
 SELECT 1 FROM daggyr.run WHERE run_id = %s AND NOT deleting
 -- name: run
-SELECT run_id, request_id, tags, pool, state, submit_time, start_time, stop_time, killing, task_states
+SELECT run_id, request_id, tags, pool, state, submit_time, start_time, stop_time, killing, task_states, submit_pool
 FROM daggyr.run WHERE run_id = %s AND NOT deleting
 -- name: rows
 SELECT run_id, request_id, tags, pool, state, submit_time, start_time, stop_time, killing, task_states
@@ -129,7 +131,7 @@ SELECT run_id FROM daggyr.run WHERE state IN (1, 2) AND NOT deleting ORDER BY ru
 -- name: find_request
 SELECT run_id FROM daggyr.run WHERE request_id = %s AND request_id <> ''
 -- name: growths
-SELECT revision, number, attempt FROM daggyr.growth WHERE run_id = %s ORDER BY revision
+SELECT revision, number, attempt, pool, kept_list FROM daggyr.growth WHERE run_id = %s ORDER BY revision
 -- name: assignments
 SELECT host_key, assign_time, number_list, attempt_list FROM daggyr.assignment WHERE run_id = %s ORDER BY id
 -- name: hosts

@@ -15,7 +15,8 @@ CREATE TABLE run (
     run_id INTEGER PRIMARY KEY,
     request_id TEXT NOT NULL,
     tags TEXT NOT NULL,                 -- a JSON object
-    pool TEXT NOT NULL,
+    submit_pool TEXT NOT NULL,          -- the pool that it was submitted with
+    pool TEXT NOT NULL,                 -- an edit may have given it another
     state INTEGER NOT NULL,             -- the contract's numbers
     submit_time REAL NOT NULL,
     start_time REAL,
@@ -44,6 +45,8 @@ CREATE TABLE growth (
     revision INTEGER NOT NULL,
     number INTEGER,                     -- of the generator; NULL: an edit
     attempt INTEGER,
+    pool TEXT NOT NULL,                 -- of an edit: where tasks without one of their own go from then on
+    kept_list BLOB NOT NULL,            -- of an edit: the revisions of the generators' tasks that are part of it
     PRIMARY KEY (run_id, revision)
 ) WITHOUT ROWID;
 

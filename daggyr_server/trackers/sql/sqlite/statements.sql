@@ -10,7 +10,7 @@ SELECT tracker_id, epoch, next_run_id, holder_host, holder_pid, holder_since FRO
 -- A run's own course, one record after the other.
 
 -- name: add_run
-INSERT INTO run (run_id, request_id, tags, pool, state, submit_time) VALUES (?, ?, ?, ?, ?, ?)
+INSERT INTO run (run_id, request_id, tags, submit_pool, pool, state, submit_time) VALUES (?, ?, ?, ?, ?, ?, ?)
 -- name: take_run_id
 UPDATE tracker SET next_run_id = max(next_run_id, 1 + ?)
 -- name: queue_run
@@ -21,8 +21,10 @@ UPDATE run SET state = ?, start_time = coalesce(start_time, ?) WHERE run_id = ?
 UPDATE run SET state = ?, stop_time = ?, task_states = ? WHERE run_id = ?
 -- name: kill_run
 UPDATE run SET killing = 1 WHERE run_id = ?
+-- name: edit_run
+UPDATE run SET tags = ?, pool = ? WHERE run_id = ?
 -- name: add_growth
-INSERT INTO growth (run_id, revision, number, attempt) VALUES (?, ?, ?, ?)
+INSERT INTO growth (run_id, revision, number, attempt, pool, kept_list) VALUES (?, ?, ?, ?, ?, ?)
 -- name: note_move
 INSERT INTO change (run_id, time, state, reason) VALUES (?, ?, ?, '')
 -- name: note_asked
@@ -71,7 +73,7 @@ SELECT start, data FROM document WHERE run_id = ? AND revision = ? ORDER BY star
 -- name: known
 SELECT 1 FROM run WHERE run_id = ? AND NOT deleting
 -- name: run
-SELECT run_id, request_id, tags, pool, state, submit_time, start_time, stop_time, killing, task_states
+SELECT run_id, request_id, tags, pool, state, submit_time, start_time, stop_time, killing, task_states, submit_pool
 FROM run WHERE run_id = ? AND NOT deleting
 -- name: rows
 SELECT run_id, request_id, tags, pool, state, submit_time, start_time, stop_time, killing, task_states
@@ -81,7 +83,7 @@ SELECT run_id FROM run WHERE state IN (1, 2) AND NOT deleting ORDER BY run_id
 -- name: find_request
 SELECT run_id FROM run WHERE request_id = ? AND request_id <> ''
 -- name: growths
-SELECT revision, number, attempt FROM growth WHERE run_id = ? ORDER BY revision
+SELECT revision, number, attempt, pool, kept_list FROM growth WHERE run_id = ? ORDER BY revision
 -- name: assignments
 SELECT host_key, assign_time, number_list, attempt_list FROM assignment WHERE run_id = ? ORDER BY id
 -- name: hosts

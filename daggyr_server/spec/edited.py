@@ -1,0 +1,213 @@
+"""Another specification for a run that there is: its tasks, and which of them the run has already.
+
+A task is the same if its template's name and its expansion's values are the same; not its displayed name, which is another one
+once a parameter gets a second value, and not its number. What a task does is its command, environment, working directory and
+standard input; if one of them differs, it is changed. Templates are compared, expansions only where their templates differ.
+
+The driver calls this for an edit, and recovery to do one again. The run's graph is only read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import NamedTuple
+
+from daggyr.substitution import Filling
+from daggyr.v1.task_pb2 import TaskSpec, TaskTemplate
+from daggyr_server.core.carry import Carry
+from daggyr_server.core.graph import Binding, Details, Edit, ExpandedSegment, Graph, PlainSegment
+from daggyr_server.spec.document import RunSpec
+from daggyr_server.spec.expand import expand
+from daggyr_server.spec.generated import expand_generated
+from daggyr_server.spec.policies import PoolLimits
+
+_MAX_KEPT = 1_000
+
+
+class Printed(NamedTuple):
+    """What a generator of the run printed, whose tasks are part of it."""
+
+    revision: int  # in which they came to the run
+    number: int  # of the generator, by now
+    document: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Edited:
+    """An edit, and the graph that it makes, for looking at before it is done."""
+
+    edit: Edit
+    graph: Graph
+
+
+def expand_edit(
+    spec: RunSpec,
+    *,
+    graph: Graph,
+    printed: Sequence[Printed],
+    pools: Mapping[str, PoolLimits] | None,
+    default_pool: str,
+) -> Edited:
+    """The edit that gives the run of `graph` the specification `spec`.
+
+    Of `printed`, in the order in which they came, the tasks stay whose generator is unchanged; these are in `Edit.kept`. Raises
+    SpecificationError with all faults, those included that such tasks would make.
+    """
+    first = expand(spec, pools=pools, default_pool=default_pool, base=graph.size, policies=graph.policies)
+    made = Graph(policies=list(graph.policies), size=graph.size, live=graph.size)
+    made.extend(first)
+    comparison = _Comparison(graph)
+    for segment in first.segments:
+        comparison.add(segment)
+    edit = Edit([first], comparison.carry)
+    parameters = spec.run_parameters()
+    for revision, number, document in printed:
+        over = comparison.carry.forward(number)
+        if over is None or not over[1] or not made.policy(over[0]).is_generator:
+            continue
+        addition = expand_generated(
+            document, run_parameters=parameters, graph=made, generator=over[0], pools=pools, default_pool=default_pool
+        )
+        made.extend(addition)
+        for segment in addition.segments:
+            comparison.add(segment)
+        edit.additions.append(addition)
+        edit.kept += (revision,)
+    return Edited(edit, made)
+
+
+def differences(before: Details, after: Details) -> list[str]:
+    """What of a task is changed, by the format's words: `command`, `environment`, `working_directory`, `stdin`."""
+    pairs = zip(_FIELDS, _does(_filled(before)), _does(_filled(after)), strict=True)
+    return [name for name, old, new in pairs if old != new]
+
+
+class _Comparison:
+    """Finds new tasks among those of a graph, segment by segment, in the order of their numbers."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.carry = Carry()
+        self._graph = graph
+        self._plain = {
+            name: number
+            for segment in graph.segments
+            if isinstance(segment, PlainSegment)
+            for number, name in enumerate(segment.names, segment.base)
+        }
+        self._expanded = {segment.name: segment for segment in graph.expanded()}
+        self._kept: dict[tuple[bytes, bytes], bool] = {}
+
+    def add(self, segment: PlainSegment | ExpandedSegment) -> None:
+        if isinstance(segment, PlainSegment):
+            for number, name in enumerate(segment.names, segment.base):
+                self._add_plain(segment, number, name)
+            return
+        before = self._expanded.get(segment.name)
+        if before is not None and before.parameters == segment.parameters:
+            self._add_expanded(segment, before)
+        elif segment.name in self._plain:
+            self._add_from_plain(segment, self._plain[segment.name])
+
+    def _add_plain(self, segment: PlainSegment, number: int, name: str) -> None:
+        old = self._plain.get(name)
+        if old is not None:
+            before = self._graph.segment_of(old)
+            assert isinstance(before, PlainSegment)
+            if before.binding(old) == segment.binding(number):
+                same = self._equal(before.details[old - before.base], segment.details[number - segment.base])
+                self.carry.add(number, old, 1, same=same)
+        elif name in self._expanded:
+            expanded = self._expanded[name]
+            index = _index(expanded, segment.binding(number))
+            if index is not None:
+                old = expanded.first + index
+                after = Details(segment.details[number - segment.base], (), ())
+                self.carry.add(number, old, 1, same=not differences(self._graph.details(old), after))
+
+    def _add_from_plain(self, segment: ExpandedSegment, old: int) -> None:
+        before = self._graph.segment_of(old)
+        assert isinstance(before, PlainSegment)
+        index = _index(segment, before.binding(old))
+        if index is not None:
+            after = Details(segment.details, segment.parameters, segment.values_at(index))
+            self.carry.add(segment.first + index, old, 1, same=not differences(self._graph.details(old), after))
+
+    def _add_expanded(self, segment: ExpandedSegment, before: ExpandedSegment) -> None:
+        equal = self._equal(before.details, segment.details)
+        for index, old_index, count in _common(segment, before):
+            if equal:
+                self.carry.add(segment.first + index, before.first + old_index, count, same=True)
+                continue
+            fill, fill_before = _filling(segment.details, segment.parameters), _filling(before.details, before.parameters)
+            for offset in range(count):
+                values = segment.values_at(index + offset)
+                same = _does(fill.spec(values)) == _does(fill_before.spec(values))
+                self.carry.add(segment.first + index + offset, before.first + old_index + offset, 1, same=same)
+
+    def _equal(self, before: bytes, after: bytes) -> bool:
+        """Whether two templates do the same for the same values."""
+        if before == after:
+            return True
+        found = self._kept.get((before, after))
+        if found is None:
+            if len(self._kept) >= _MAX_KEPT:
+                self._kept.clear()
+            found = self._kept[before, after] = _does(TaskSpec.FromString(before)) == _does(TaskSpec.FromString(after))
+        return found
+
+
+def _index(segment: ExpandedSegment, binding: Binding) -> int | None:
+    """The index of the expansion with these parameters' values, if there is one."""
+    if tuple(name for name, _ in binding) != segment.parameters:
+        return None
+    index = 0
+    for (_, value), choices, stride in zip(binding, segment.values, segment.strides, strict=True):
+        if value not in choices:
+            return None
+        index += choices.index(value) * stride
+    return index
+
+
+def _common(after: ExpandedSegment, before: ExpandedSegment) -> Iterator[tuple[int, int, int]]:
+    """The expansions that both have, of equal parameters: runs of (index after, index before, how many), ascending."""
+    if after.values == before.values:
+        yield 0, 0, after.count
+        return
+    shared = []
+    for choices, choices_before in zip(after.values, before.values, strict=True):
+        positions = {value: position for position, value in enumerate(choices_before)}
+        shared.append([(position, positions[value]) for position, value in enumerate(choices) if value in positions])
+    runs: list[list[int]] = []  # of the last parameter's values, which change fastest
+    for position, position_before in shared[-1]:
+        if runs and (runs[-1][0] + runs[-1][2], runs[-1][1] + runs[-1][2]) == (position, position_before):
+            runs[-1][2] += 1
+        else:
+            runs.append([position, position_before, 1])
+    for leading in product(*shared[:-1]):
+        index = sum(pair[0] * stride for pair, stride in zip(leading, after.strides, strict=False))
+        index_before = sum(pair[1] * stride for pair, stride in zip(leading, before.strides, strict=False))
+        for position, position_before, count in runs:
+            yield index + position, index_before + position_before, count
+
+
+_FIELDS = ("command", "environment", "working_directory", "stdin")
+
+
+def _does(spec: TaskSpec) -> tuple[object, ...]:
+    """What makes a task another one, in the order of _FIELDS."""
+    return (
+        tuple(spec.command),
+        dict(spec.environment),
+        spec.working_directory,
+        spec.stdin if spec.HasField("stdin") else None,
+    )
+
+
+def _filling(template: bytes, parameters: tuple[str, ...]) -> Filling:
+    return Filling(TaskTemplate(spec=TaskSpec.FromString(template), parameters=parameters))
+
+
+def _filled(details: Details) -> TaskSpec:
+    return _filling(details.template, details.parameters).spec(details.values)
