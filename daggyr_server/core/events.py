@@ -136,7 +136,7 @@ class EditAsked:
     """A person gives a run another specification; answered with how often it has been edited, this time included.
 
     What is unchanged keeps its state, what is changed or new is QUEUED, what is gone ends. Refused with Reason.CONFLICT if the
-    run was edited meanwhile, and with Reason.STALE if its graph has grown: then `edit` has to be made again.
+    run was edited meanwhile, and with Reason.STALE if it has gone on since `edit` was made in a way that matters.
     """
 
     ticket: Hashable
@@ -148,7 +148,8 @@ class EditAsked:
     pool: str
     parameters: Mapping[str, tuple[str, ...]]
     document: bytes  # the specification as it came, for the tracker
-    downstream: bool = False  # also queue what depends on tasks that were COMPLETED and are changed
+    completed: int  # how many of the changed tasks were COMPLETED, when it was made
+    again: Sequence[int] = ()  # unchanged tasks that are to be queued as well, with the numbers that they get
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -437,6 +437,17 @@ class Graph:
             return range(segment.first, segment.tail)
         return range(number, number + 1)
 
+    def descendants(self, numbers: Iterable[int]) -> list[int]:
+        """`numbers` and all that depends on them, ascending."""
+        seen = set(numbers)
+        stack = list(seen)
+        while stack:
+            for child in self.children(stack.pop()):
+                if child not in seen:
+                    seen.add(child)
+                    stack.append(child)
+        return sorted(seen)
+
     def expanded(self) -> Iterator[ExpandedSegment]:
         """The expanded segments, in the order of their numbers."""
         return (segment for segment in self.segments if isinstance(segment, ExpandedSegment))

@@ -55,7 +55,7 @@ from daggyr_server.core.records import (
     TasksGenerated,
     TasksMoved,
 )
-from daggyr_server.core.run import Run
+from daggyr_server.core.run import Run, changed_completed
 from daggyr_server.core.states import Outcome, Phase, State
 
 
@@ -292,11 +292,11 @@ class Machine:
         else:
             flights = {number: run.in_flight[number] for number in event.numbers if number in run.in_flight}
             moved = run.kill_waiting(event.numbers)
-            moved += [number for number, flight in flights.items() if flight.void or not flight.stopping]
+            moved += [number for number, flight in flights.items() if not (flight.killed if flight.void else flight.stopping)]
             if moved:
                 self._step.records.append(_moved(run, moved, State.KILLED, "kill", now))
             for flight in flights.values():
-                flight.void = False  # a change of its task no longer queues it again
+                flight.killed = flight.void
             self._stop(run, flights.values())
         self._touched[run.run_id] = run
         # What was kept for the killed is free for others.
@@ -311,7 +311,7 @@ class Machine:
             live = run.graph.live
             numbers = [live + index for index, phase in enumerate(run.phases[live:]) if phase in (Phase.ERRORED, Phase.KILLED)]
         else:
-            numbers = run.descendants(event.numbers) if event.downstream else event.numbers
+            numbers = run.graph.descendants(event.numbers) if event.downstream else event.numbers
         if self._refused(event.ticket, retry_refused(run, event.numbers, numbers)):
             return
         self._asked_moves(run, [*run.go_on(now), *run.reset(numbers)], State.QUEUED, "retry", now)
@@ -335,8 +335,8 @@ class Machine:
             message = f"run {run.run_id} was edited meanwhile: it has revision {1 + len(run.graph.edits)} now, look at it again"
             self._step.answers[event.ticket] = Refusal(Reason.CONFLICT, message)
             return
-        if run.revision != event.revision:
-            self._step.answers[event.ticket] = Refusal(Reason.STALE, f"run {run.run_id} has got more tasks meanwhile")
+        if run.revision != event.revision or len(changed_completed(event.edit.carry, run.phases)) != event.completed:
+            self._step.answers[event.ticket] = Refusal(Reason.STALE, f"run {run.run_id} goes on too fast: ask again")
             return
         if self._refused(event.ticket, edit_refused(run)):
             return
@@ -347,7 +347,7 @@ class Machine:
         for pool in self.pools.values():
             pool.drop(run)
         run.offers_to(lambda queue: None)
-        again, stopped = run.edit(event.edit, now, downstream=event.downstream)
+        again, stopped = run.edit(event.edit, event.again, now)
         run.offers_to(self._offer)
         run.tags, run.pool, run.parameters = dict(event.tags), event.pool, event.parameters
         self._step.records.append(RunEdited(run.run_id, run.revision, event.document, run.tags, run.pool, event.edit.kept, now))
@@ -454,6 +454,8 @@ class Machine:
 
 
 def _moved(run: Run, numbers: Sequence[int], state: State, reason: str, now: float) -> TasksMoved:
-    known = [flight.number if (flight := run.in_flight.get(number)) is not None else number for number in numbers]
-    ended = [run.attempts[number] - (number in run.in_flight) for number in numbers]
+    # Of a task in flight, what counts is recorded under the number that the attempt has; a void one does not count.
+    flights = {number: flight for number in numbers if (flight := run.in_flight.get(number)) is not None and not flight.void}
+    known = [flights[number].number if number in flights else number for number in numbers]
+    ended = [run.attempts[number] - (number in flights) for number in numbers]
     return TasksMoved(run.run_id, known, ended, state, reason, now)

@@ -93,6 +93,8 @@ class Run(Tasks):
         if self.graph.edits:
             self._carry_rows(event, phases)
         flights = [self._adopt(adopted) for adopted in event.adopted]
+        for number, flight in self.in_flight.items():
+            flight.killed = flight.void and phases[number] == _KILLED
         delayed = [
             (now + _seconds_before_retry(policy, used), number)
             for number, used in self.failures.items()
@@ -133,7 +135,7 @@ class Run(Tasks):
         for start, carry in self.graph.edits:
             over = carry.forward(number) if number < start else None
             if over is not None:
-                number, flight.void = over[0], flight.void or not over[1]
+                number = over[0]
         self.attempts[number] = max(self.attempts[number], adopted.attempt)
         self._fly(number, flight)
         queue.unstarted += 1
@@ -222,7 +224,7 @@ class Run(Tasks):
             if seconds is not None and self.state is State.QUEUED:
                 self._begin(now - seconds)
         if not counts:
-            return self._ended_in_vain(number, follows)
+            return self._ended_in_vain(number, flight, follows)
         if follows is Follows.COMPLETE:
             self._complete(number)
         elif follows is Follows.ERROR:
@@ -244,10 +246,13 @@ class Run(Tasks):
             self.changed.append(number)
         return _STATES[self.phases[number]]
 
-    def _ended_in_vain(self, number: int, follows: Follows) -> State:
+    def _ended_in_vain(self, number: int, flight: InFlight, follows: Follows) -> State:
         """An attempt of a task that an edit changed, or took away."""
         if number >= self.graph.live:
-            self._queue_again(number)
+            if flight.killed:
+                self._move(number, _KILLED)
+            else:
+                self._queue_again(number)
             self.changed.append(number)
         else:
             self.phases[number] = _COMPLETED if follows is Follows.COMPLETE else _KILLED
@@ -303,12 +308,12 @@ class Run(Tasks):
 
     # -- edits --------------------------------------------------------------------------------------------------------
 
-    def edit(self, edit: Edit, now: float, *, downstream: bool) -> tuple[list[int], list[int]]:
+    def edit(self, edit: Edit, repeated: Iterable[int], now: float) -> tuple[list[int], list[int]]:
         """Take another specification. What is unchanged keeps its state and budget; what is changed or new is QUEUED.
 
-        An attempt in flight whose task is changed, or gone, does not count any more: it is to be ended. `downstream` queues what
-        depends on tasks that were COMPLETED and are changed. Returns the tasks that are to be told as queued again, though they
-        are no changed or new ones, and those of the attempts that are to be ended, both as numbers from now on.
+        An attempt in flight whose task is changed, or gone, does not count any more: it is to be ended. `repeated` are unchanged
+        tasks, with the numbers that they get, which are QUEUED as well. Returns those of them that were not, and the tasks of the
+        attempts that are to be ended; all numbers are those from now on.
         """
         phases = self.phases.translate(_ENDED_ONLY)
         delayed, before = self.delayed, self.in_flight
@@ -322,25 +327,28 @@ class Run(Tasks):
             self.attempts[new : new + count] = self.attempts[old : old + count]
             if same:
                 phases[new : new + count] = phases[old : old + count]
-        again = self._behind_changed(edit.carry) if downstream else []
+        flying = {over[0] for number in before if (over := edit.carry.forward(number)) is not None}
+        again = [number for number in repeated if phases[number] or number in flying]
         for number in again:
             phases[number] = _BLOCKED
         self.failures, self.losses = _carried(self.failures, edit.carry), _carried(self.losses, edit.carry)
         self._forgive(again)
         self.in_flight, self.renumbered = {}, {}
         stopped = []
-        repeated = set(again)
+        queued = set(again)
         for number, flight in before.items():
             over = edit.carry.forward(number)
             if over is not None:
-                number, flight.void = over[0], flight.void or not over[1] or over[0] in repeated
+                number = over[0]
+                if not over[1] or number in queued:
+                    flight.void, flight.killed = True, False
             self._fly(number, flight)
             if flight.void or over is None:
                 stopped.append(number)
-        flying = {number: flight for number, flight in self.in_flight.items() if number >= self.graph.live}
+        live = {number: flight for number, flight in self.in_flight.items() if number >= self.graph.live}
         waiting = _carried({number: due for due, number in delayed}, edit.carry)
-        self._put_back(phases, list(flying), [(due, number) for number, due in waiting.items() if number not in repeated])
-        for number, flight in flying.items():
+        self._put_back(phases, list(live), [(due, number) for number, due in waiting.items() if number not in queued])
+        for number, flight in live.items():
             if flight.start_time is not None:
                 self._set(number, _RUNNING)
         self.changed += again
@@ -352,18 +360,6 @@ class Run(Tasks):
         for addition in edit.additions:
             self.extend(addition)
         self.revision = revision + 1
-
-    def _behind_changed(self, carry: Carry) -> list[int]:
-        """What depends on tasks that were COMPLETED and are changed, but is not changed or new itself; no structural ones."""
-        changed = [
-            new + offset
-            for new, old, count, same in carry
-            if not same
-            for offset in range(count)
-            if self.phases[old + offset] == _COMPLETED
-        ]
-        behind = self.descendants(changed)
-        return [number for number in behind if (old := carry.back(number)) is not None and carry.forward(old) == (number, True)]
 
     # -- the run itself -----------------------------------------------------------------------------------------------
 
@@ -404,6 +400,17 @@ class Run(Tasks):
             if count:
                 found[STATE_OF[phase]] = found.get(STATE_OF[phase], 0) + count
         return found
+
+
+def changed_completed(carry: Carry, phases: Sequence[int]) -> list[int]:
+    """The changed tasks that are COMPLETED, with the numbers that they get; `phases` are those of before, by number."""
+    return [
+        new + offset
+        for new, old, count, same in carry
+        if not same
+        for offset in range(count)
+        if phases[old + offset] == _COMPLETED
+    ]
 
 
 def _carried(kept: Mapping[int, T], carry: Carry) -> dict[int, T]:

@@ -280,14 +280,3 @@ class Tasks:
             queue.keep_ready()
         self.delayed = [entry for entry in self.delayed if self.phases[entry[1]] == _DELAYED]
         heapq.heapify(self.delayed)
-
-    def descendants(self, numbers: Iterable[int]) -> list[int]:
-        """`numbers` and all that depends on them, ascending."""
-        seen = set(numbers)
-        stack = list(seen)
-        while stack:
-            for child in self.graph.children(stack.pop()):
-                if child not in seen:
-                    seen.add(child)
-                    stack.append(child)
-        return sorted(seen)

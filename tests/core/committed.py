@@ -131,8 +131,8 @@ def assert_as_before(run: Run, live: Run) -> None:
         assert getattr(run, name) == getattr(live, name), name
 
 
-def _told(flight: InFlight) -> tuple[int, int, str, str, bool]:
-    return flight.number, flight.attempt, flight.pool, flight.host, flight.void
+def _told(flight: InFlight) -> tuple[object, ...]:
+    return flight.number, flight.attempt, flight.pool, flight.host, flight.void, flight.killed
 
 
 def _known(phase: int) -> Phase:

@@ -108,7 +108,8 @@ def replay(records: Iterable[Record], edits: Mapping[tuple[int, int], Edit]) -> 
                 if number in run.in_flight:
                     # Only an end can be asked for, by a person who kills or who changes the task.
                     assert record.state is State.KILLED or record.reason == "edit"
-                    (run.void.discard if record.state is State.KILLED else run.void.add)(number)
+                    if record.reason == "edit":
+                        run.void.add(number)
                     continue
                 run.successes[number] = int(record.state is State.COMPLETED)
                 run.tasks[number] = record.state
@@ -128,6 +129,10 @@ def assert_same(rebuilt: Replayed, run: Run) -> None:
     attempts = {number: attempt for number, attempt in rebuilt.attempts.items() if number >= run.graph.live}
     assert attempts == {number: attempt for number, attempt in ended.items() if attempt and number >= run.graph.live}
     states = rebuilt.task_states(run.graph)
+    for number, flight in run.in_flight.items():
+        if flight.killed:  # once its attempt, which does not count any more, has ended
+            assert states[number] is State.KILLED
+            states[number] = State.QUEUED
     counts = Counter(states.values())
     told = run.task_states()
     for state in (State.COMPLETED, State.ERRORED, State.KILLED):

@@ -32,7 +32,8 @@ from daggyr_server.core.machine import Machine, Refusal, Step
 from daggyr_server.core.records import Record, RunEdited, TasksGenerated
 from daggyr_server.core.run import Run
 from daggyr_server.core.states import Outcome, Phase, State
-from daggyr_server.spec import Printed, decode_json, expand, expand_edit, expand_generated
+from daggyr_server.edits import Snapshot, planned
+from daggyr_server.spec import Printed, decode_json, expand, expand_generated
 
 Tasks = Mapping[str, Mapping[str, Any]]
 
@@ -192,7 +193,8 @@ class World:
         spec = decode_json(json.dumps({"tasks": tasks, **fields}).encode())
         printed = [Printed(revision, number, self.printed[run_id, revision]) for revision, number in run.printed.items()]
         pool = spec.pool or run.pool
-        edit = expand_edit(spec, graph=run.graph, printed=printed, pools=None, default_pool=pool).edit
+        plan = planned(Snapshot.of(run), spec, printed, pools=None, default_pool=pool, downstream=downstream)
+        edit = plan.edit
         before = len(self.records)
         answer = self.ask(
             lambda ticket: EditAsked(
@@ -205,7 +207,8 @@ class World:
                 pool=pool,
                 parameters=spec.run_parameters(),
                 document=b"",
-                downstream=downstream,
+                completed=plan.completed,
+                again=plan.again,
             )
         )
         for record in self.records[before:]:

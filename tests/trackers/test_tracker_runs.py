@@ -348,7 +348,7 @@ async def test_edits_are_kept_with_their_documents(kind: TrackerKind, open_again
     )
     assert stored.growths == [Growth(2, large, None, None, "other", ()), Growth(3, b"", None, None, "third", (2, 7))]
     assert (stored.document, stored.row.state) == (b"first", State.RUNNING)
-    assert (stored.pool, stored.row.pool, stored.row.tags) == ("pool", "third", {})
+    assert (stored.pool, stored.row.pool, stored.row.tags) == ("default", "third", {})
 
 
 async def test_an_edit_is_in_the_run_s_history(tracker: Tracker) -> None:

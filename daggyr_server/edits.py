@@ -1,0 +1,121 @@
+"""What an edit would do to a run: planned off the event loop, shown to a person, or given to the machine.
+
+The driver takes a snapshot of a run between two steps, has the plan made in a thread, and asks the machine for the edit; if the
+run has gone on meanwhile in a way that matters, the machine refuses, and the plan is made again. Pure; nothing here changes a
+run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from daggyr_server.core.graph import Edit, Graph, Kind
+from daggyr_server.core.run import Run, changed_completed
+from daggyr_server.core.states import ENDED, STATE_OF, Phase, State
+from daggyr_server.spec import PoolLimits, Printed, RunSpec, differences, expand_edit
+
+
+class Change(Enum):
+    """What becomes of a task."""
+
+    CHANGED = "changed"
+    ADDED = "added"
+    REMOVED = "removed"
+    QUEUED_AGAIN = "queued again"
+
+
+@dataclass(frozen=True, slots=True)
+class TaskEdit:
+    """A task that an edit does something to."""
+
+    task_id: str
+    change: Change
+    state: State | None  # that it has now; None for one that is added
+    fields: Sequence[str] = ()  # what of it is changed
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What a plan is made for. The graph is the run's own: it may grow while the plan is made, and then the plan is of no use."""
+
+    graph: Graph
+    revision: int
+    phases: bytes
+
+    @classmethod
+    def of(cls, run: Run) -> Snapshot:
+        return cls(run.graph, run.revision, bytes(run.phases))
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """An edit that was not done yet. `graph` is what the run's would be."""
+
+    snapshot: Snapshot
+    edit: Edit
+    graph: Graph
+    completed: int  # changed tasks that are COMPLETED now
+    again: Sequence[int]  # unchanged tasks that are queued with those that they depend on
+
+    def tasks(self) -> Iterator[TaskEdit]:
+        """Every task that something happens to, by number, those that are removed last."""
+        before, after, carry = self.snapshot.graph, self.graph, self.edit.carry
+        again = {number for number in self.again if self._has_begun(carry.back(number))}
+        for number in _tasks(after):
+            old = carry.back(number)
+            if old is None:
+                yield TaskEdit(after.task_id(number), Change.ADDED, None)
+                continue
+            over = carry.forward(old)
+            if over is not None and not over[1]:
+                fields = differences(before.details(old), after.details(number))
+                yield TaskEdit(after.task_id(number), Change.CHANGED, self._state(old), fields)
+            elif number in again:
+                yield TaskEdit(after.task_id(number), Change.QUEUED_AGAIN, self._state(old))
+        for number in _tasks(before):
+            if carry.forward(number) is None:
+                yield TaskEdit(before.task_id(number), Change.REMOVED, self._state(number))
+
+    def _state(self, number: int) -> State:
+        return STATE_OF[Phase(self.snapshot.phases[number])]
+
+    def _has_begun(self, number: int | None) -> bool:
+        phase = Phase(self.snapshot.phases[number]) if number is not None else Phase.BLOCKED
+        return phase in ENDED or phase in (Phase.ASSIGNED, Phase.RUNNING)
+
+
+def planned(
+    snapshot: Snapshot,
+    spec: RunSpec,
+    printed: Sequence[Printed],
+    *,
+    pools: Mapping[str, PoolLimits] | None,
+    default_pool: str,
+    downstream: bool,
+) -> Plan:
+    """The plan that gives a run the specification `spec`; `printed` is what its generators printed.
+
+    `downstream` also queues what depends on tasks that are COMPLETED and changed; a generator among these takes the tasks with it
+    that it had made. Raises SpecificationError.
+    """
+    kept = list(printed)
+    while True:
+        edited = expand_edit(spec, graph=snapshot.graph, printed=kept, pools=pools, default_pool=default_pool)
+        carry = edited.edit.carry
+        completed = changed_completed(carry, snapshot.phases)
+        again: list[int] = []
+        if downstream:
+            for number in edited.graph.descendants(completed):
+                old = carry.back(number)
+                if old is not None and carry.forward(old) == (number, True):
+                    again.append(number)
+        repeated = {carry.back(number) for number in again}
+        if repeated.isdisjoint(one.number for one in kept if one.revision in edited.edit.kept):
+            return Plan(snapshot, edited.edit, edited.graph, len(completed), again)
+        kept = [one for one in kept if one.number not in repeated]
+
+
+def _tasks(graph: Graph) -> Iterator[int]:
+    return (number for number in range(graph.live, graph.size) if graph.kind(number) is Kind.TASK)
