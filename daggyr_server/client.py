@@ -290,6 +290,31 @@ class Client:
         summary: RunSummary = await self._call(self._stub.MarkTasks, request)
         return summary
 
+    async def edit(
+        self, run_id: int, document: BinaryIO, *, downstream: bool = False, plan: bool = False, revision: int = 0
+    ) -> AsyncGenerator[pb.EditRunResponse, None]:
+        """Gives a run the specification in `document`, JSON of any size; durable when the last message has come.
+
+        With `plan` nothing is changed, and the messages tell each task that would be. `revision`: only if the run has that one.
+        NOT_FOUND: no such run. INVALID_ARGUMENT: the document is refused, one fault a line. ABORTED: another edit was first, or
+        the run has another revision. FAILED_PRECONDITION: the run is being killed.
+        """
+        header = pb.EditRunHeader(run_id=run_id, revision=revision, downstream=downstream, plan=plan)
+        call = self._stub.EditRun(metadata=self._metadata)
+        try:
+            # The server may end the call early, with a status that reading tells.
+            with suppress(asyncio.InvalidStateError, grpc.aio.AioRpcError):
+                await call.write(pb.EditRunChunk(header=header))
+                while data := document.read(CHUNK_BYTES):
+                    await call.write(pb.EditRunChunk(data=data))
+                await call.done_writing()
+            async for message in call:
+                yield message
+        except grpc.aio.AioRpcError as error:
+            raise _typed(error) from None
+        finally:
+            call.cancel()
+
     async def delete(self, run_id: int) -> None:
         """Takes a run that has ended away, with its history and output, however long that takes. 0 is no run here.
 

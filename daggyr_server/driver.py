@@ -40,6 +40,7 @@ from daggyr_server.core.commands import Key, RecallAttempts, StartAttempts, Stop
 from daggyr_server.core.events import (
     AttemptEnded,
     AttemptStarted,
+    EditAsked,
     Event,
     HostChanged,
     HostGone,
@@ -50,13 +51,15 @@ from daggyr_server.core.events import (
     RunSubmitted,
 )
 from daggyr_server.core.graph import Addition
-from daggyr_server.core.machine import Machine, Refusal, Step
+from daggyr_server.core.machine import Machine, Reason, Refusal, Step
 from daggyr_server.core.records import AttemptRecorded, OutputKept, Record, RunMoved
 from daggyr_server.core.run import Run
 from daggyr_server.core.states import Outcome, State
+from daggyr_server.edits import Plan, Snapshot, planned
 from daggyr_server.executors.base import Executor
 from daggyr_server.generators import Generators
 from daggyr_server.recovery import restored
+from daggyr_server.spec import PoolLimits, Printed, RunSpec
 from daggyr_server.trackers.base import LostTracker, Tracker, TrackerError
 
 log = logging.getLogger(__name__)
@@ -66,6 +69,7 @@ KEPT_ENDED_RUNS = 200  # ended runs in memory, where a tracker has them too
 KEPT_ENDED_TASKS = 2_000_000  # and their tasks together
 DELETED_ROWS = 5_000  # at once
 ROWS_AT_ONCE = 1_000
+PLANS = 10  # of one edit, while the run goes on
 _PIECE_BYTES = 1024 * 1024
 _OUTCOMES = {int(outcome): outcome for outcome in Outcome}
 _ENDED = (State.COMPLETED, State.ERRORED, State.KILLED)
@@ -182,10 +186,10 @@ class Driver:
         placed: dict[tuple[str, str], list[tuple[AttemptKey, Placement]]] = {}
         for run in self.machine.runs.values():
             for number, flight in run.in_flight.items():
-                key = AttemptKey(run_id=run.run_id, task_number=number, attempt=flight.attempt)
+                key = AttemptKey(run_id=run.run_id, task_number=flight.number, attempt=flight.attempt)
                 placed.setdefault((flight.pool, flight.host), []).append((key, Placement(host=flight.host)))
-                if run.graph.policy(number).is_generator:
-                    await self._generate_again((run.run_id, number, flight.attempt))
+                if run.graph.policy(number).is_generator and run.counts_for(number, flight):
+                    await self._generate_again((run.run_id, flight.number, flight.attempt))
         log.info("going on with %d runs, %d attempts of which may still run", len(events), sum(map(len, placed.values())))
         for pool, executor in self.executors.items():
             executor.recover([pair for (name, _), pairs in placed.items() if name == pool for pair in pairs])
@@ -272,6 +276,72 @@ class Driver:
         """Say that tasks are COMPLETED, or QUEUED; returns once that is durable. Raises Refused, Closing."""
         ticket = object()
         await self._ask(ticket, MarkAsked(ticket=ticket, run_id=run_id, numbers=numbers, completed=completed))
+
+    async def plan(self, run: Run, spec: RunSpec, *, pools: Mapping[str, PoolLimits], downstream: bool) -> Plan:
+        """What giving a run another specification would do to it; made in a thread. Raises SpecificationError, TrackerError."""
+        snapshot, generators = Snapshot.of(run), dict(run.printed)
+        printed = []
+        for revision, number in generators.items():
+            document = await self.tracker.document(run.run_id, revision)
+            if document is None:
+                raise TrackerError(f"run {run.run_id} is being deleted")
+            printed.append(Printed(revision, number, document))
+        return await asyncio.to_thread(
+            planned, snapshot, spec, printed, pools=pools, default_pool=spec.pool or run.pool, downstream=downstream
+        )
+
+    async def edit(
+        self,
+        run: Run,
+        spec: RunSpec,
+        document: bytes,
+        edits: int,
+        *,
+        pools: Mapping[str, PoolLimits],
+        downstream: bool,
+        most: int,
+    ) -> None:
+        """Give a run another specification, of `most` tasks at most; returns once that is durable.
+
+        `edits` is how often it had been edited when the caller looked at it; if that is not so any more, Refused says so. Raises
+        SpecificationError, Refused, TrackerError, Closing.
+        """
+        for attempt in range(1, PLANS + 1):
+            if len(run.graph.edits) != edits:
+                break  # it will be refused: no need to plan
+            plan = await self.plan(run, spec, pools=pools, downstream=downstream)
+            tasks = plan.graph.size - plan.graph.live
+            if tasks > most:
+                message = f"the run would have {tasks:,} tasks; the most is {most:,} ([server] max_run_tasks)"
+                raise Refused(Refusal(Reason.TOO_LARGE, message))
+            try:
+                await self._edit(run, spec, document, edits, plan)
+            except Refused as error:
+                if error.refusal.reason is not Reason.STALE or attempt == PLANS:
+                    raise
+            else:
+                return
+        message = f"run {run.run_id} was edited meanwhile: look at it again"
+        raise Refused(Refusal(Reason.CONFLICT, message))
+
+    async def _edit(self, run: Run, spec: RunSpec, document: bytes, edits: int, plan: Plan) -> None:
+        ticket = object()
+        await self._ask(
+            ticket,
+            EditAsked(
+                ticket=ticket,
+                run_id=run.run_id,
+                edits=edits,
+                revision=plan.snapshot.revision,
+                edit=plan.edit,
+                tags={**run.tags, **(spec.tags or {})},
+                pool=spec.pool or run.pool,
+                parameters=spec.run_parameters(),
+                document=document,
+                completed=plan.completed,
+                again=plan.again,
+            ),
+        )
 
     async def delete(self, run_id: int) -> None:
         """Take a run away that has ended; other things go on meanwhile. Raises Refused, TrackerError, Closing.
@@ -487,7 +557,9 @@ class Driver:
         self, key: Key, outcome: Outcome, seconds: float | None, result: AttemptResult, events: list[Event], steps: list[Step]
     ) -> AttemptEnded:
         run = self.machine.runs.get(key[0])
-        if outcome is not Outcome.SUCCEEDED or run is None or run.current(key[1], key[2]) is None:
+        flight = run.current(key[1], key[2]) if run is not None else None
+        counts = run is not None and flight is not None and run.counts_for(run.task_of(key[1]), flight)
+        if outcome is not Outcome.SUCCEEDED or run is None or not counts:
             self._generators.forget(key)
             return AttemptEnded(*key, outcome, seconds, result)
         # The addition is made for the graph as it is: all that came before must be in it.

@@ -41,12 +41,13 @@ class Snapshot:
     """What a plan is made for. The graph is the run's own: it may grow while the plan is made, and then the plan is of no use."""
 
     graph: Graph
+    live: int  # the first number of the specification that it has
     revision: int
     phases: bytes
 
     @classmethod
     def of(cls, run: Run) -> Snapshot:
-        return cls(run.graph, run.revision, bytes(run.phases))
+        return cls(run.graph, run.graph.live, run.revision, bytes(run.phases))
 
 
 @dataclass(frozen=True, slots=True)

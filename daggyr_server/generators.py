@@ -59,7 +59,7 @@ class Generators:
                 document,
                 run_parameters=run.parameters,
                 graph=run.graph,
-                generator=key[1],
+                generator=run.task_of(key[1]),
                 pools=self._pools,
                 default_pool=run.pool,
             )

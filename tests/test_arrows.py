@@ -29,7 +29,7 @@ CLIENT = "daggyr_server.client"
 CONFIG = "daggyr_server.config"
 SETTINGS = "daggyr_server.settings"
 MAIN = "daggyr_server.main"
-DRIVER = frozenset(f"daggyr_server.{name}" for name in ("assignments", "changes", "driver", "generators", "recovery"))
+DRIVER = frozenset(f"daggyr_server.{name}" for name in ("assignments", "changes", "driver", "edits", "generators", "recovery"))
 
 WIRE = frozenset({"daggyr", "google.protobuf", "grpc"})
 SERVICES = frozenset({"grpc_health", "grpc_reflection"})

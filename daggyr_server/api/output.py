@@ -28,14 +28,17 @@ async def read_output(
     if attempt == 0:
         attempt = await _last_attempt(driver, run, number, follow=follow)
     while attempt:
-        flight = run.current(number, attempt)
-        async for answer in _stored(driver, run, number, attempt, stream, offset):
+        flight = run.in_flight.get(number)
+        if flight is not None and flight.attempt != attempt:
+            flight = None
+        known = flight.number if flight is not None else await _number_then(driver, run, number, attempt)
+        async for answer in _stored(driver, run, known, attempt, stream, offset):
             offset = answer.offset + len(answer.data)
             yield answer
         if flight is None:
             return
         async for answer in _live(
-            driver, flight, AttemptKey(run_id=run.run_id, task_number=number, attempt=attempt), stream, offset, follow
+            driver, flight, AttemptKey(run_id=run.run_id, task_number=known, attempt=attempt), stream, offset, follow
         ):
             offset = answer.offset + len(answer.data)
             yield answer
@@ -50,6 +53,15 @@ async def _last_attempt(driver: Driver, run: Run, number: int, *, follow: bool) 
         if not run.attempts[number]:
             await driver.changes.wait(run.run_id, seq)
     return run.attempts[number]
+
+
+async def _number_then(driver: Driver, run: Run, number: int, attempt: int) -> int:
+    """The number that a task had when an attempt was made that has ended."""
+    lineage = run.graph.lineage(number)
+    for known in lineage[:-1]:
+        if any(stored.attempt == attempt for stored in await driver.tracker.attempts(run.run_id, known)):
+            return known
+    return lineage[-1]
 
 
 async def _stored(
@@ -100,7 +112,8 @@ async def _live(
 async def _change(driver: Driver, run: Run, number: int, attempt: int) -> None:
     """Wait until the run changes, or a moment: the host may know of the end before it is committed."""
     seq = driver.changes.seq(run.run_id)
-    if run.current(number, attempt) is not None:
+    flight = run.in_flight.get(number)
+    if flight is not None and flight.attempt == attempt:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(AGAIN_SECONDS):
                 await driver.changes.wait(run.run_id, seq)

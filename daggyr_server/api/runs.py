@@ -9,6 +9,7 @@ import asyncio
 import math
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, NoReturn, TypeVar
 
 import grpc
@@ -19,11 +20,17 @@ from daggyr.v1.runs_pb2 import (
     AGENT_STATE_CONNECTED,
     AGENT_STATE_DISCONNECTED,
     AGENT_STATE_DRAINING,
+    TASK_EDIT_KIND_ADDED,
+    TASK_EDIT_KIND_CHANGED,
+    TASK_EDIT_KIND_QUEUED_AGAIN,
+    TASK_EDIT_KIND_REMOVED,
     Agent,
     DeleteRunRequest,
     DeleteRunResponse,
     DrainAgentRequest,
     DrainAgentResponse,
+    EditRunChunk,
+    EditRunResponse,
     ExplainTaskResponse,
     GetRunRequest,
     GetTaskRequest,
@@ -50,6 +57,7 @@ from daggyr.v1.runs_pb2 import (
     TaskChange,
     WatchRunRequest,
 )
+from daggyr.v1.runs_pb2 import TaskEdit as TaskEditMessage
 from daggyr.v1.runs_pb2_grpc import RunsServicer
 from daggyr.v1.task_pb2 import STDERR, STDOUT
 from daggyr_server.api import views
@@ -61,6 +69,7 @@ from daggyr_server.core.machine import Reason
 from daggyr_server.core.run import Run
 from daggyr_server.core.states import STATE_OF, Phase, State
 from daggyr_server.driver import Closing, Driver, Refused
+from daggyr_server.edits import Change, Plan, TaskEdit
 from daggyr_server.executors.agent import AgentExecutor
 from daggyr_server.spec import (
     PoolLimits,
@@ -71,17 +80,32 @@ from daggyr_server.spec import (
     expand,
     run_spec_from_message,
 )
-from daggyr_server.trackers.base import TrackerError
+from daggyr_server.trackers.base import StoredAttempt, TrackerError
 
 MAX_REQUEST_ID_BYTES = 128
 MAX_RUNS_A_PAGE = 1_000
 MAX_TASKS_A_PAGE = 10_000
+MAX_EDITS_A_PAGE = 1_000
 MAX_CHANGED_TASKS = 2_000  # in one RunChange
 WATCH_SECONDS = 0.1  # between two messages of a watch; what changes meanwhile goes together
+
+_CODES = {
+    Reason.NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+    Reason.NOT_NOW: grpc.StatusCode.FAILED_PRECONDITION,
+    Reason.CONFLICT: grpc.StatusCode.ABORTED,
+    Reason.STALE: grpc.StatusCode.ABORTED,
+    Reason.TOO_LARGE: grpc.StatusCode.RESOURCE_EXHAUSTED,
+}
 
 T = TypeVar("T")
 Context = grpc.aio.ServicerContext[Any, Any]
 _ENDED = (State.COMPLETED, State.ERRORED, State.KILLED)
+_EDIT_KINDS = {
+    Change.CHANGED: TASK_EDIT_KIND_CHANGED,
+    Change.ADDED: TASK_EDIT_KIND_ADDED,
+    Change.REMOVED: TASK_EDIT_KIND_REMOVED,
+    Change.QUEUED_AGAIN: TASK_EDIT_KIND_QUEUED_AGAIN,
+}
 _TOLD = (Phase.ERRORED, Phase.KILLED)  # a change to these carries how the last attempt ended
 
 
@@ -128,18 +152,7 @@ class RunsService(RunsServicer):
         known = await self._known_request(header.request_id, context)
         if known is not None:
             return known
-        pieces: list[bytes] = []
-        size = 0
-        async for chunk in request_iterator:
-            if chunk.WhichOneof("chunk") != "data":
-                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "after the header, messages carry data")
-            size += len(chunk.data)
-            if size > self._limits.max_bytes:
-                message = f"the specification is larger than {self._limits.max_bytes:,} bytes ([server] max_run_bytes)"
-                await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, message)
-            pieces.append(chunk.data)
-        document = b"".join(pieces)
-        pieces.clear()
+        document = await self._document(request_iterator, context)
         try:
             limits = self._limits
             spec = await asyncio.to_thread(
@@ -149,6 +162,20 @@ class RunsService(RunsServicer):
         except SpecificationError as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, of_specification(error))
         return await self._submit(header.request_id, spec, document, context)
+
+    async def _document(self, chunks: AsyncIterator[SubmitRunChunk] | AsyncIterator[EditRunChunk], context: Context) -> bytes:
+        """What comes behind the header."""
+        pieces: list[bytes] = []
+        size = 0
+        async for chunk in chunks:
+            if chunk.WhichOneof("chunk") != "data":
+                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "after the header, messages carry data")
+            size += len(chunk.data)
+            if size > self._limits.max_bytes:
+                message = f"the specification is larger than {self._limits.max_bytes:,} bytes ([server] max_run_bytes)"
+                await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, message)
+            pieces.append(chunk.data)
+        return b"".join(pieces)
 
     async def _known_request(self, request_id: str, context: Context) -> SubmitRunResponse | None:
         if not 0 < len(request_id.encode()) <= MAX_REQUEST_ID_BYTES:
@@ -207,7 +234,7 @@ class RunsService(RunsServicer):
 
     async def ListTasks(self, request: ListTasksRequest, context: Context) -> ListTasksResponse:
         run = await self._run(request.run_id, context)
-        number = await _token(request.page_token, context) or 0
+        number = max(await _token(request.page_token, context) or 0, run.graph.live)
         most = min(request.page_size or 1_000, MAX_TASKS_A_PAGE)
         states = {State(state) for state in request.states if state}
         wanted = [phase for phase in Phase if not states or STATE_OF[phase] in states]
@@ -225,15 +252,15 @@ class RunsService(RunsServicer):
 
     async def GetTask(self, request: GetTaskRequest, context: Context) -> TaskMessage:
         run = await self._run(request.run_id, context)
-        number = await self._number(run, request.task_id, context)
-        stored = await self._asked(self._driver.tracker.attempts(run.run_id, number), context)
+        number = await self._number(run, request.task_id, context, before=True)
+        stored = await self._attempts(run, number, context)
         await self._driver.settled(run.run_id)
         return views.task(run, number, stored)
 
     async def ExplainTask(self, request: GetTaskRequest, context: Context) -> ExplainTaskResponse:
         run = await self._run(request.run_id, context)
         number = await self._number(run, request.task_id, context)
-        stored = await self._asked(self._driver.tracker.attempts(run.run_id, number), context)
+        stored = await self._attempts(run, number, context)
         await self._driver.settled(run.run_id)
         return ExplainTaskResponse(
             run_id=run.run_id,
@@ -264,7 +291,9 @@ class RunsService(RunsServicer):
                     part = told[start : start + MAX_CHANGED_TASKS]
                     # Only with the last part has the watcher seen all up to the newest change.
                     summary.change_seq = newest if start + MAX_CHANGED_TASKS >= len(told) else seq
-                    yield RunChange(run=summary, tasks=[await self._task_change(run, number, context) for number in part])
+                    # What an edit took away has no state to tell.
+                    changed = [await self._task_change(run, number, context) for number in part if number >= run.graph.live]
+                    yield RunChange(run=summary, tasks=changed)
                 seq = newest
             if ended and changes.seq(run.run_id) == seq:
                 return
@@ -280,7 +309,7 @@ class RunsService(RunsServicer):
             attempt=run.attempts[number],
         )
         if run.phases[number] in _TOLD or run.failures.get(number):
-            stored = await self._asked(self._driver.tracker.attempts(run.run_id, number), context)
+            stored = await self._attempts(run, number, context)
             if stored and stored[-1].attempt == change.attempt:
                 result = stored[-1].result
                 change.outcome = result.outcome
@@ -293,7 +322,7 @@ class RunsService(RunsServicer):
 
     async def ReadOutput(self, request: ReadOutputRequest, context: Context) -> AsyncIterator[ReadOutputResponse]:
         run = await self._run(request.run_id, context)
-        number = await self._number(run, request.task_id, context)
+        number = await self._number(run, request.task_id, context, before=True)
         stream = request.stream or STDOUT
         if stream not in (STDOUT, STDERR):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"there is no output stream {stream}")
@@ -332,6 +361,49 @@ class RunsService(RunsServicer):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, message)
         await self._asked(self._driver.mark(run.run_id, numbers, completed=request.state == STATE_COMPLETED), context)
         return await self._summary(run)
+
+    async def EditRun(self, request_iterator: AsyncIterator[EditRunChunk], context: Context) -> AsyncIterator[EditRunResponse]:
+        first = await anext(request_iterator, None)
+        if first is None or first.WhichOneof("chunk") != "header":
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first message carries the header")
+        header = first.header
+        run = await self._run(header.run_id, context)
+        edits = len(run.graph.edits)  # whoever edits it while this one sends its document is first
+        if header.revision and header.revision != run.revision:
+            message = f"run {run.run_id} has revision {run.revision}, not {header.revision}: look at it again"
+            await context.abort(grpc.StatusCode.ABORTED, message)
+        document = await self._document(request_iterator, context)
+        limits = self._limits
+        try:
+            default_pool = run.pool
+            spec = await asyncio.to_thread(decode_json, document, pools=limits.pools, default_pool=default_pool)
+            if header.plan:
+                plan = await self._asked(self._driver.plan(run, spec, pools=limits.pools, downstream=header.downstream), context)
+                async for response in self._planned(run, plan, context):
+                    yield response
+                return
+            await self._asked(
+                self._driver.edit(
+                    run, spec, document, edits, pools=limits.pools, downstream=header.downstream, most=limits.max_tasks
+                ),
+                context,
+            )
+        except SpecificationError as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, of_specification(error))
+        yield EditRunResponse(run=await self._summary(run))
+
+    async def _planned(self, run: Run, plan: Plan, context: Context) -> AsyncIterator[EditRunResponse]:
+        """What would happen, a page at a time; others have their turn in between."""
+        tasks = plan.tasks()
+        summary = await self._summary(run)
+        while True:
+            if run.graph.edits and run.graph.live != plan.snapshot.live:
+                await context.abort(grpc.StatusCode.ABORTED, f"run {run.run_id} was edited meanwhile: look at it again")
+            page = [_task_edit(edit) for edit in islice(tasks, MAX_EDITS_A_PAGE)]
+            yield EditRunResponse(run=summary, tasks=page)
+            if len(page) < MAX_EDITS_A_PAGE:
+                return
+            await asyncio.sleep(0)
 
     async def DeleteRun(self, request: DeleteRunRequest, context: Context) -> DeleteRunResponse:
         if not request.run_id:
@@ -448,8 +520,18 @@ class RunsService(RunsServicer):
             await context.abort(grpc.StatusCode.NOT_FOUND, f"there is no run {run_id}; `daggyr runs` lists them")
         return run
 
-    async def _number(self, run: Run, task_id: str, context: Context) -> int:
+    async def _attempts(self, run: Run, number: int, context: Context) -> list[StoredAttempt]:
+        """The ended attempts of a task under all the numbers that it has had."""
+        found: list[StoredAttempt] = []
+        for known in reversed(run.graph.lineage(number)):
+            found += await self._asked(self._driver.tracker.attempts(run.run_id, known), context)
+        return found
+
+    async def _number(self, run: Run, task_id: str, context: Context, *, before: bool = False) -> int:
+        """A task's number; `before`: also of one that an edit took away."""
         number = run.graph.number_of(task_id)
+        if number is None and before:
+            number = run.graph.number_before(task_id)
         if number is None:
             message = f"run {run.run_id} has no task {task_id[:1024]!r}; `daggyr tasks {run.run_id}` lists them"
             await context.abort(grpc.StatusCode.NOT_FOUND, fitting(message))
@@ -489,6 +571,13 @@ class _Wanted:
         )
 
 
+def _task_edit(edit: TaskEdit) -> TaskEditMessage:
+    message = TaskEditMessage(task_id=edit.task_id, kind=_EDIT_KINDS[edit.change], fields=edit.fields)
+    if edit.state is not None:
+        message.state = int(edit.state)  # type: ignore[assignment]
+    return message
+
+
 def _next_in(phases: bytearray, wanted: list[Phase], start: int) -> int | None:
     """The first number from `start` on whose phase is wanted."""
     if len(wanted) == len(Phase):
@@ -512,5 +601,4 @@ async def _token(token: str, context: Context) -> int | None:
 async def _abort(error: Refused | Closing | TrackerError, context: Context) -> NoReturn:
     if not isinstance(error, Refused):
         await context.abort(grpc.StatusCode.UNAVAILABLE, fitting(str(error)))
-    code = grpc.StatusCode.NOT_FOUND if error.refusal.reason is Reason.NOT_FOUND else grpc.StatusCode.FAILED_PRECONDITION
-    await context.abort(code, str(error))
+    await context.abort(_CODES[error.refusal.reason], fitting(str(error)))

@@ -125,7 +125,9 @@ def task(run: Run, number: int, stored: Iterable[StoredAttempt]) -> Task:
     """A task whole, with the attempts that `stored` has and the one in flight."""
     graph, policy = run.graph, run.graph.policy(number)
     message = Task(summary=task_summary(run, number))
-    if graph.kind(number) is Kind.TASK:
+    if number < graph.live:
+        message.removed = True
+    elif graph.kind(number) is Kind.TASK:
         message.details.CopyFrom(specification(graph, number))
         message.max_retries, message.priority = policy.max_retries, policy.priority
         message.retry_delay.FromNanoseconds(round(policy.retry_delay * 1e9))
@@ -151,6 +153,8 @@ def task(run: Run, number: int, stored: Iterable[StoredAttempt]) -> Task:
                 start_time=timestamp(flight.start_time) if flight.start_time is not None else None,
             )
         )
+    if message.removed:
+        return message
     parents, children = graph.parents(number), sorted(graph.children(number))
     message.parents.extend(graph.task_id(parent) for parent in parents[:MAX_NEIGHBOURS])
     message.children.extend(graph.task_id(child) for child in children[:MAX_NEIGHBOURS])

@@ -31,6 +31,7 @@ _COMMANDS = {
     "logs": "logs",
     "kill": "steer",
     "retry": "steer",
+    "edit": "edit",
     "mark": "steer",
     "delete": "remove",
     "prune": "remove",

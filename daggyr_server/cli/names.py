@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from daggyr.v1.run_pb2 import State, TaskType
-from daggyr.v1.runs_pb2 import AgentState
+from daggyr.v1.runs_pb2 import AgentState, TaskEditKind
 from daggyr.v1.task_pb2 import AttemptOutcome
 
 
@@ -20,6 +20,10 @@ def task_type(number: int) -> str:
 
 def agent_state(number: int) -> str:
     return _name(AgentState.Name, number, "AGENT_STATE_")
+
+
+def edit_kind(number: int) -> str:
+    return _name(TaskEditKind.Name, number, "TASK_EDIT_KIND_")
 
 
 def outcome(number: int) -> str:

@@ -58,6 +58,16 @@ def _task_change(task: pb.TaskChange) -> Shape:
     }
 
 
+def task_edit(edit: pb.TaskEdit) -> Shape:
+    """An item of `edit --plan`; `state` is null for a task that is added."""
+    return {
+        "task_id": edit.task_id,
+        "change": names.edit_kind(edit.kind),
+        "state": names.state(edit.state) if edit.state else None,
+        "fields": list(edit.fields),
+    }
+
+
 def task_summary(summary: TaskSummary) -> Shape:
     return {
         "task_id": summary.task_id,
@@ -74,6 +84,7 @@ def task(whole: Task, outputs: Mapping[int, tuple[bytes, bytes]]) -> Shape:
     return {
         **task_summary(whole.summary),
         **definition(whole),
+        "removed": whole.removed,
         "attempts": [_attempt(each, *outputs.get(each.attempt, (b"", b""))) for each in whole.attempts],
     }
 

@@ -42,6 +42,7 @@ def show_run(run: RunSummary) -> None:
         [
             ("tags", words.pairs(run.tags)),
             ("pool", run.pool),
+            ("revision", str(run.revision) if run.revision > 1 else ""),
             ("submitted", words.time(run.submit_time)),
             ("started", words.time(run.start_time) if run.HasField("start_time") else ""),
             ("ended", words.time(run.stop_time) if run.HasField("stop_time") else ""),
@@ -67,12 +68,28 @@ def task_row(task: TaskSummary) -> Row:
     )
 
 
+def edit_columns() -> Columns:
+    return Columns("TASK", "STATE", "CHANGE", "WHY")
+
+
+def edit_row(edit: pb.TaskEdit) -> Row:
+    why = {
+        pb.TASK_EDIT_KIND_CHANGED: f"another {' and '.join(field.replace('_', ' ') for field in edit.fields)}",
+        pb.TASK_EDIT_KIND_ADDED: "the run does not have it yet",
+        pb.TASK_EDIT_KIND_REMOVED: "the specification does not have it any more",
+        pb.TASK_EDIT_KIND_QUEUED_AGAIN: "what it depends on is changed",
+    }.get(edit.kind, "")
+    kind = names.edit_kind(edit.kind).lower().replace("_", " ")
+    return edit.task_id, names.state(edit.state) if edit.state else "", kind, why
+
+
 def show_task(task: Task, tails: Iterable[tuple[str, Sequence[str], bool]]) -> None:
     """`tails`: for each stream of the last attempt its name, its last lines, and whether there is more before them."""
     summary = task.summary
     state = names.state(summary.state)
     line(f"Task {words.printable(summary.task_id)}  {paint(state, state)}")
-    fields([("type", names.task_type(summary.task_type).lower()), *_definition(task)])
+    removed = "by an edit; its history is what is left of it" if task.removed else ""
+    fields([("type", names.task_type(summary.task_type).lower()), ("removed", removed), *_definition(task)])
     if task.attempts:
         line()
         columns = Columns("ATTEMPT", "OUTCOME", "HOST", "STARTED", "TOOK", "CPU", "MEMORY", "NOTES", right=("ATTEMPT",))

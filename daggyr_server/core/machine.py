@@ -65,6 +65,7 @@ class Reason(Enum):
     NOT_FOUND = "not found"
     NOT_NOW = "not now"
     CONFLICT = "conflict"  # another person was first
+    TOO_LARGE = "too large"
     STALE = "stale"  # what was asked was made for a graph that has grown since
 
 

@@ -16,9 +16,9 @@ from daggyr_server.cli.main import program
 from daggyr_server.cli.options import Command
 
 README = Path(daggyr_server.__file__).parent / "cli" / "README.md"
-# Design section 6, without the commands of another issue.
+# Design section 6.
 EXPECTED = {
-    "run", "submit", "runs", "show", "tasks", "task", "why", "watch", "logs", "kill", "retry", "mark", "delete", "prune",
+    "run", "submit", "runs", "show", "tasks", "task", "why", "watch", "logs", "kill", "retry", "edit", "mark", "delete", "prune",
     "validate", "expand", "pools", "agents", "agent drain", "completion",
 }  # fmt: skip
 

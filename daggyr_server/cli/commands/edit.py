@@ -1,0 +1,67 @@
+"""`daggyr edit`: another specification for a run that there is, or what that would do."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from typing import BinaryIO
+
+import click
+import grpc
+
+from daggyr_server.cli import document, shapes, stdout, tables, words
+from daggyr_server.cli.connection import with_client
+from daggyr_server.cli.faults import Refused
+from daggyr_server.cli.options import Settings, command, run_argument, settings_object
+from daggyr_server.client import Client, ServerError
+
+
+@command("edit", example="daggyr edit last nightly.yaml --plan")
+@run_argument
+@document.spec_argument
+@click.option("--plan", is_flag=True, help="Only print each task that would change, and why.")
+@click.option("--downstream", is_flag=True, help="Also queue what depends on completed tasks that are changed.")
+@click.option("--revision", metavar="N", type=click.IntRange(min=1), help="Only if the run has this revision; `show` tells it.")
+@settings_object
+def edit(settings: Settings, run_id: int, spec: str, plan: bool, downstream: bool, revision: int | None) -> int:
+    """Give RUN, running or ended, the specification SPEC, under the same id.
+
+    A task is changed if its command, environment, working directory or standard input is. What is unchanged keeps its state; what
+    is changed or new is queued, once an attempt that still runs has been ended; what is gone ends. Other fields, as retries and
+    resources, hold from the next attempt on. All of it happens at once, or, if SPEC is wrong, nothing.
+    """
+    with document.json_document(spec) as source:
+
+        async def work(client: Client) -> int:
+            try:
+                if plan:
+                    await _show_plan(settings, client, run_id, source, downstream, revision or 0)
+                else:
+                    await _edit(settings, client, run_id, source, downstream, revision or 0)
+            except ServerError as error:
+                if error.code is grpc.StatusCode.INVALID_ARGUMENT:
+                    raise Refused(document.name_of(spec), str(error)) from None
+                raise
+            return 0
+
+        return with_client(settings, work)
+
+
+async def _edit(settings: Settings, client: Client, run_id: int, source: BinaryIO, downstream: bool, revision: int) -> None:
+    async with aclosing(client.edit(run_id, source, downstream=downstream, revision=revision)) as answers:
+        async for answer in answers:
+            stdout.document(shapes.run(answer.run)) if settings.json else tables.show_run(answer.run)
+
+
+async def _show_plan(settings: Settings, client: Client, run_id: int, source: BinaryIO, downstream: bool, revision: int) -> None:
+    items, columns, count = stdout.JsonList(), tables.edit_columns(), 0
+    async with aclosing(client.edit(run_id, source, downstream=downstream, revision=revision, plan=True)) as answers:
+        async for answer in answers:
+            count += len(answer.tasks)
+            if settings.json:
+                items.page(map(shapes.task_edit, answer.tasks))
+            else:
+                columns.page(map(tables.edit_row, answer.tasks))
+    if settings.json:
+        items.end()
+    else:
+        stdout.line(f"{words.plural(count, 'task')} would change" if count else "no task would change")
