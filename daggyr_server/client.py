@@ -302,12 +302,14 @@ class Client:
         header = pb.EditRunHeader(run_id=run_id, revision=revision, downstream=downstream, plan=plan)
         call = self._stub.EditRun(metadata=self._metadata)
         try:
-            # The server may end the call early, with a status that reading tells.
-            with suppress(asyncio.InvalidStateError, grpc.aio.AioRpcError):
+            try:
                 await call.write(pb.EditRunChunk(header=header))
                 while data := document.read(CHUNK_BYTES):
                     await call.write(pb.EditRunChunk(data=data))
                 await call.done_writing()
+            except (asyncio.InvalidStateError, grpc.aio.AioRpcError):
+                # The server has ended the call early; only its status says why.
+                raise _of_status(await call.code(), await call.details()) from None
             async for message in call:
                 yield message
         except grpc.aio.AioRpcError as error:
@@ -387,6 +389,9 @@ async def _translated(call: Any) -> Any:
 
 
 def _typed(error: grpc.aio.AioRpcError) -> ServerError:
-    code = error.code()
+    return _of_status(error.code(), error.details())
+
+
+def _of_status(code: grpc.StatusCode, details: str | None) -> ServerError:
     unreachable = code in _GONE or code is grpc.StatusCode.DEADLINE_EXCEEDED
-    return (Unreachable if unreachable else ServerError)(code, error.details() or "")
+    return (Unreachable if unreachable else ServerError)(code, details or "")
