@@ -227,8 +227,9 @@ class Attempts:
         self._collecting = False
         if self._host.leaving:
             return  # everything was killed, and what settling needs may be closed
-        while self._ended:
-            self._ended.popleft().settle(self._finish)
+        with self._host.journal.together():
+            while self._ended:
+                self._ended.popleft().settle(self._finish)
         self._start()
 
     def _runs(self, execution: Execution) -> None:

@@ -5,8 +5,8 @@
     what was told   each result, with the number of its output files, from the moment that it is known until it is acknowledged
 
 `state` opens it, which reads what an earlier process wrote. `agent` takes that up and calls `begin`; then executions,
-`descendants` and the outbox write down what happens, all in the event loop: no thread of `slots` comes here. A record is one
-write(2), some microseconds: what has been written survives the end of this process in any way. Nothing is flushed to the disk,
+`descendants` and the outbox write down what happens, all in the event loop: no thread of `slots` comes here. What
+has been written (write(2)) survives the end of this process in any way. Nothing is flushed to the disk,
 for a host that loses power has lost its processes too, and their attempts are run again.
 
 **The file** is a sequence of records: length and CRC-32 of a body, then the body, which begins with its kind. The last record
@@ -72,6 +72,7 @@ class Journal:
         self._same_numbers = True  # the file's process numbers and ticks are of this boot
         self._running: dict[int, int] = {}
         self._results: deque[bytes] = deque()  # as records
+        self._gathered: list[bytes] | None = None  # what is written together, if anything is
         self._read()
 
     @property
@@ -131,6 +132,17 @@ class Journal:
             self._results.popleft()
         self._append(_record(_ACKNOWLEDGED.pack(b"A", count)))
 
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """What is written down within goes to the file at its end, at once: a write(2) costs more than a record."""
+        self._gathered = gathered = []
+        try:
+            yield
+        finally:
+            self._gathered = None
+            if gathered:
+                self._append(b"".join(gathered))
+
     def close(self) -> None:
         if self._descriptor >= 0:
             os.close(self._descriptor)
@@ -187,7 +199,10 @@ class Journal:
     # -- writing
 
     def _append(self, record: bytes) -> None:
-        """Write a record of what is in memory already."""
+        """Write a record, or several, of what is in memory already."""
+        if self._gathered is not None:
+            self._gathered.append(record)
+            return
         if self._mend_at is not None:
             self._mend()
             return
