@@ -135,7 +135,8 @@ class Journal:
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
         """What is written down within goes to the file at its end, at once: a write(2) costs more than a record."""
-        self._gathered = gathered = []
+        gathered: list[bytes] = []
+        self._gathered = gathered
         try:
             yield
         finally:

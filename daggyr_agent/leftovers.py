@@ -11,7 +11,7 @@ Each is stopped first (SIGSTOP), so that nobody can start others or let a parent
 all get SIGKILL. A signal goes through a pidfd (pidfd_open(2)) whose process was looked at after it was opened: a number that
 has become another's in between is left alone. So are this process and those above it, if a task has started the agent anew.
 
-What cannot be found is a process that has emptied its environment, if the agent was killed within 10 ms after the start of its
+What cannot be found is a process that has emptied its environment, if the agent was killed within 20 ms after the start of its
 attempt, or if its parents and the leader of its session ended after the agent was killed (or, for one that had left its
 session, less than a second before).
 """

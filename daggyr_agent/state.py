@@ -15,12 +15,14 @@ import contextlib
 import fcntl
 import os
 import secrets
+import time
 from collections.abc import Set
 from pathlib import Path
 
 from .journal import Journal
 
 _MAX_ID_BYTES = 128
+_RELEASE_SECONDS = 10.0  # for the lock of an agent that was killed to come free
 
 
 class StateError(Exception):
@@ -44,13 +46,7 @@ class StateFolder:
         except OSError as error:
             raise StateError(f"cannot use the state folder {path}: {error.strerror}") from None
         try:
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                holder = os.pread(self._lock, 32, 0).decode("ascii", "replace").strip() or "?"
-                raise StateError(
-                    f"the agent of process {holder} uses the state folder {path}: give this one another --name or --state-dir"
-                ) from None
+            self._take_lock()
             os.ftruncate(self._lock, 0)
             os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
             self.agent_id, self.is_new = _identity(path / "agent-id")
@@ -62,6 +58,27 @@ class StateFolder:
         except StateError:
             os.close(self._lock)
             raise
+
+    def _take_lock(self) -> None:
+        """Raises StateError if another agent has it, OSError if it cannot be taken.
+
+        What a killed agent was just starting holds it until its program is executed (close-on-exec), and is waited for: only
+        from then on can `leftovers` find it.
+        """
+        deadline = time.monotonic() + _RELEASE_SECONDS
+        while True:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = os.pread(self._lock, 32, 0).decode("ascii", "replace").strip() or "?"
+                if Path("/proc", holder).exists() or time.monotonic() > deadline:
+                    raise StateError(
+                        f"the agent of process {holder} uses the state folder {self.path}: "
+                        "give this one another --name or --state-dir"
+                    ) from None
+                time.sleep(0.01)
+            else:
+                return
 
     def close(self) -> None:
         """Remove output that belongs to no result, and let go of the folder."""

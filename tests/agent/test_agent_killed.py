@@ -4,6 +4,7 @@ that nobody had acknowledged are delivered.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import signal
@@ -191,6 +192,21 @@ async def test_task_may_start_its_agent_anew(
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
     await eventually(lambda: not agent.tasks(), "the agent that the task had started has ended")
+
+
+async def test_lock_that_is_about_to_be_released_is_waited_for(
+    agent: AgentProcess, start_agent: StartAgent, address: str, coordinator: Coordinator
+) -> None:
+    """A process that a killed agent was starting holds it until its program is executed."""
+    await coordinator.session()
+    agent.kill()
+    lock = agent.state / "lock"
+    with lock.open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        second = start_agent(address)
+        descriptors = Path(f"/proc/{second.pid}/fd")
+        await eventually(lambda: lock in [entry.resolve() for entry in descriptors.iterdir()], "it has opened the lock")
+    await coordinator.session(2)
 
 
 # -- the results that it kept
