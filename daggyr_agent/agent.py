@@ -2,7 +2,8 @@
 
 `main` runs it once. It ends by drain (the coordinator asks: what runs is finished), by stop (SIGTERM or SIGINT: what runs is
 ended), by halt (a second signal, or the lifeline: everything is killed at once), or because the coordinator refused it.
-Whatever the way, no process of any attempt is left.
+Whatever the way, no process of any attempt is left. Only if it is killed can it not see to that: then its next process, with the
+same state folder, begins by ending what was left, and delivers the results that nobody had acknowledged.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from .config import Config
 from .connection import Connection
 from .descendants import Descendants, become_subreaper
 from .execution import DEFAULT_GRACE, Host
+from .leftovers import end_leftovers
 from .noop import Noop
 from .outbox import Outbox
 from .process import Launcher
@@ -43,9 +45,16 @@ class Agent:
     """To be made and run in one event loop, in the main thread: processes start and end there."""
 
     def __init__(self, config: Config, state: StateFolder, environment: Mapping[bytes, bytes]) -> None:
-        """Raises OSError if this system lacks what agents need (Linux 5.3: pidfd_open(2))."""
+        """End what an earlier process left running, which takes some seconds at most, and take up its results.
+
+        Raises OSError if this system lacks what agents need (Linux 5.3: pidfd_open(2)).
+        """
         become_subreaper()
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # if it was left ignored, children would vanish unreaped (wait(2))
+        journal = state.journal
+        if not state.is_new:
+            end_leftovers(state.agent_id, journal.running, _HALT_SECONDS)
+        journal.begin()
         loop = asyncio.get_running_loop()
         self._loop = loop
         self._config = config
@@ -54,10 +63,12 @@ class Agent:
         self._halted = asyncio.Event()
         self._finishing: asyncio.Task[None] | None = None
         self._stopping = False
-        self._outbox = Outbox(self._news.set, self._progress.set)
-        self._descendants = Descendants(loop)
-        self._captures = Captures(state.output)
-        self._launcher = Launcher(environment)
+        self._outbox = Outbox(journal, self._news.set, self._progress.set)
+        self._descendants = Descendants(loop, journal)
+        self._captures = Captures(state.output, max(journal.output_numbers(), default=0) + 1)
+        for update, number in journal.results():
+            self._outbox.restore(update, self._captures.kept(number, update.finished))
+        self._launcher = Launcher(environment, state.agent_id)
         self._watch = Watch(loop)
         self._host = Host(
             loop=loop,
@@ -67,6 +78,7 @@ class Agent:
             watch=self._watch,
             oom_kills=OomKills(ControlGroup()),
             peaks=PeakMemory(),
+            journal=journal,
         )
         self._work: Work = (
             Noop(self._outbox)
@@ -81,6 +93,8 @@ class Agent:
             name=config.name,
             pool=config.pool,
             resources=config.resources,
+            tracker_id=journal.tracker_id,
+            epoch=journal.epoch,
         )
         self._connection = Connection(config, self._standing, self._work, self._outbox, self._news, self.drain)
 
@@ -142,7 +156,7 @@ class Agent:
                     self._progress.clear()
                     await self._progress.wait()
         except TimeoutError:
-            _log.warning("no coordinator took the last results within %g s", delivery_seconds)
+            _log.warning("no coordinator took the last results within %g s: they are kept for the next start", delivery_seconds)
         self._connection.leave()
 
     def _tidy(self) -> None:

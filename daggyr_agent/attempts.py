@@ -64,6 +64,7 @@ class Attempts:
         self._lock = threading.Lock()
         self._waiting: dict[Ident, Attempt] = {}
         self._running: dict[Ident, Execution] = {}
+        self._disowned: set[Execution] = set()  # being ended; whoever is assigned under the same name now is another
         self._ended: deque[Execution] = deque()  # carried out; the event loop has not heard of them
         self._collecting = False  # it will
         descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -81,7 +82,8 @@ class Attempts:
 
     @property
     def running(self) -> int:
-        return len(self._running)
+        """How many have processes, those included that are not this agent's any more."""
+        return len(self._running) + len(self._disowned)
 
     @property
     def ahead(self) -> int:
@@ -159,11 +161,24 @@ class Attempts:
 
     def end_silently(self, keys: Iterable[AttemptKey] | None) -> None:
         """End these, or all, at once: they are no longer this agent's, and nobody is told."""
-        for _, execution in self._taken(self.held_keys() if keys is None else keys):
+        for ident in [ident_of(key) for key in (self.held_keys() if keys is None else keys)]:
+            with self._lock:
+                self._waiting.pop(ident, None)
+                execution = self._running.pop(ident, None)
             if execution is not None:
+                self._disowned.add(execution)
                 execution.end(Ending.SILENT, 0)
         self._changed()
         self._start()
+
+    def tell_running(self) -> None:
+        """Tell once more of all that runs and was told of: this coordinator has not heard of it, or has forgotten it."""
+        on_their_way = self._outbox.starts()
+        with self._lock:
+            running = list(self._running.items())
+        for ident, execution in running:
+            if execution.lasts and ident not in on_their_way:
+                self._runs(execution)
 
     def _taken(self, keys: Iterable[AttemptKey]) -> list[tuple[Attempt | None, Execution | None]]:
         """Of each key that is here, what waited, which does so no longer, or its execution."""
@@ -177,7 +192,7 @@ class Attempts:
 
     def _start(self) -> None:
         """Start what waits, in order, as far as resources allow."""
-        while self._pause is None and len(self._running) < self._most:
+        while self._pause is None and self.running < self._most:
             with self._lock:
                 ident = next(iter(self._waiting), None)
                 if ident is None or not self._ledger.take(self._waiting[ident].template.demand):
@@ -212,8 +227,9 @@ class Attempts:
         self._collecting = False
         if self._host.leaving:
             return  # everything was killed, and what settling needs may be closed
-        while self._ended:
-            self._ended.popleft().settle(self._finish)
+        with self._host.journal.together():
+            while self._ended:
+                self._ended.popleft().settle(self._finish)
         self._start()
 
     def _runs(self, execution: Execution) -> None:
@@ -224,7 +240,10 @@ class Attempts:
         """Nobody of this one is left: give back what it had, and tell."""
         attempt, fault = execution.attempt, execution.fault
         with self._lock:
-            del self._running[attempt.ident]
+            if execution in self._disowned:
+                self._disowned.remove(execution)
+            else:
+                del self._running[attempt.ident]
         if not execution.succeeded:
             self._ledger.give_back(attempt.template.demand)
         if fault is None:

@@ -1,9 +1,10 @@
 """The files that take what attempts write: made, kept small while a process writes, read for sending, removed.
 
 An execution takes a Capture (a file for each stream) at its start and gives it back at its end: as Kept output, which the
-outbox reads and releases once the result is acknowledged, or, if nothing was written and nobody is left who could write, for
-the next attempt. `watch` calls `trim` while a process writes, so that one that writes without end fills neither disk nor
-memory: the middle, which will not be kept, is punched out of the file (fallocate(2)).
+outbox reads and releases once the result is acknowledged, or, if nothing was written and nobody is left who could write, for the
+next attempt. The number that names the files is enough to find kept output again after a restart. `watch` calls `trim` while a
+process writes, so that one that writes without end fills neither disk nor memory: the middle, which will not be kept, is
+punched out of the file (fallocate(2)).
 
 A process writes through the file itself. One that opens its output anew and truncates it (`> /dev/stderr` in a shell)
 loses what it wrote before, as with any redirection into a file.
@@ -20,7 +21,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from daggyr.v1.task_pb2 import STDERR, STDOUT, OutputStream, OutputSummary
+from daggyr.v1.task_pb2 import STDERR, STDOUT, AttemptResult, OutputStream, OutputSummary
 
 KEPT_BYTES = 1024 * 1024
 CHUNK_BYTES = 256 * 1024
@@ -60,6 +61,14 @@ class Extent:
         while length:
             yield offset, length
             offset, length = self.next_kept(offset + length)
+
+    @classmethod
+    def of(cls, summary: OutputSummary) -> Extent:
+        """The extent that has this summary."""
+        size = summary.size_bytes
+        if not summary.cut_bytes:
+            return cls(size, size, 0)
+        return cls(size, summary.cut_offset, size - summary.cut_offset - summary.cut_bytes)
 
     def summary(self) -> OutputSummary:
         if not self.cut:
@@ -121,9 +130,10 @@ class Stream:
 class Kept:
     """One stream's file after its process: no descriptor is held, so that any number can wait for acknowledgement."""
 
-    __slots__ = ("_path", "extent", "stream")
+    __slots__ = ("_path", "extent", "number", "stream")
 
-    def __init__(self, stream: OutputStream, path: str, extent: Extent) -> None:
+    def __init__(self, number: int, stream: OutputStream, path: str, extent: Extent) -> None:
+        self.number = number
         self.stream = stream
         self.extent = extent
         self._path = path
@@ -142,6 +152,7 @@ class Kept:
 class Capture:
     """The two files of an attempt that runs."""
 
+    number: int
     stdout: Stream
     stderr: Stream
 
@@ -160,9 +171,10 @@ class Capture:
 class Captures:
     """Gives out captures in a folder, in files named by numbers, and takes them back. `take` and `recycle` from any thread."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, first: int = 1) -> None:
+        """`first` is the first number that is free; 0 names no file."""
         self._folder = str(folder)
-        self._numbers = itertools.count()
+        self._numbers = itertools.count(first)
         self._spare: list[Capture] = []
 
     def take(self, whole_stdout_bytes: int) -> Capture:
@@ -170,10 +182,10 @@ class Captures:
         try:
             capture = self._spare.pop()
         except IndexError:
-            path = f"{self._folder}/{next(self._numbers)}"
-            stdout = Stream(f"{path}.stdout")
+            number = next(self._numbers)
+            stdout = Stream(self._path(number, STDOUT))
             try:
-                capture = Capture(stdout, Stream(f"{path}.stderr"))
+                capture = Capture(number, stdout, Stream(self._path(number, STDERR)))
             except OSError:
                 stdout.close(remove=True)
                 raise
@@ -191,12 +203,20 @@ class Captures:
     def keep(self, capture: Capture) -> tuple[Kept, ...]:
         """Take the capture of an attempt that has ended; returns what it wrote, for the caller to release."""
         kept = []
-        for number, stream in ((STDOUT, capture.stdout), (STDERR, capture.stderr)):
+        for which, stream in ((STDOUT, capture.stdout), (STDERR, capture.stderr)):
             size = stream.trim()
             if size:
-                kept.append(Kept(number, stream.path, stream.extent(size)))
+                kept.append(Kept(capture.number, which, stream.path, stream.extent(size)))
             stream.close(remove=not size)
         return tuple(kept)
+
+    def kept(self, number: int, result: AttemptResult) -> tuple[Kept, ...]:
+        """What `keep` returned for this result, in an earlier process of this agent."""
+        return tuple(
+            Kept(number, which, self._path(number, which), Extent.of(summary))
+            for which, summary in ((STDOUT, result.stdout), (STDERR, result.stderr))
+            if summary.size_bytes
+        )
 
     def drop(self, capture: Capture) -> None:
         """Remove both files: nobody wants what they hold."""
@@ -207,6 +227,9 @@ class Captures:
         """Remove the spare files."""
         while self._spare:
             self.drop(self._spare.pop())
+
+    def _path(self, number: int, stream: OutputStream) -> str:
+        return f"{self._folder}/{number}.{'stdout' if stream == STDOUT else 'stderr'}"
 
 
 def _remove(path: str) -> None:

@@ -14,6 +14,9 @@ What belongs to an attempt that still runs is left alone (it may be at work for 
 belong only to such, gets SIGKILL and is waited for; its own children become ours then and are looked at in turn; the
 attempt has ended only when nobody of it is left. All of these are our children until we reap them, so no stranger can have
 their number. Nothing here knows what an attempt does.
+
+Orphans that are left alone are written down in the journal, so that the agent's next process can end them if this one is
+killed (`leftovers`).
 """
 
 from __future__ import annotations
@@ -32,10 +35,11 @@ from pathlib import Path
 
 import psutil
 
+from .journal import Journal
+from .proc import Seen, clock_ticks, daggyr_variables, look
+
 _PR_SET_CHILD_SUBREAPER = 36
-_TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
-_MAX_ENVIRONMENT = 4 * 1024 * 1024
 _IDENTIFYING = (b"DAGGYR_RUN_ID", b"DAGGYR_TASK_ID", b"DAGGYR_ATTEMPT")
 
 _log = logging.getLogger(__name__)
@@ -65,13 +69,15 @@ def become_subreaper() -> None:
 class Descendants:
     """All families of whom somebody may be left. `alone`, `family` and `gone` may be called from any thread."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, journal: Journal) -> None:
         """To be made in the main thread."""
         self._loop = loop
+        self._journal = journal
         self._running: dict[Family, None] = {}
         self._ending: list[Family] = []
         self._dying: dict[int, list[Family]] = {}  # strays that we killed, and who waits for them
         self._protected: set[int] = set()  # strays that we may not kill
+        self._left: dict[int, int] = {}  # strays that are left alone, and when they began, as the journal has them
         try:
             self._children = os.open(f"/proc/self/task/{threading.get_native_id()}/children", os.O_RDONLY)
         except FileNotFoundError:  # a kernel without CONFIG_PROC_CHILDREN
@@ -79,7 +85,7 @@ class Descendants:
 
     def family(self, identity: Identity) -> Family:
         """Take note of a process that is about to be started."""
-        family = Family(identity, int(time.clock_gettime(time.CLOCK_BOOTTIME) * _TICKS))
+        family = Family(identity, clock_ticks())
         self._running[family] = None
         return family
 
@@ -139,28 +145,32 @@ class Descendants:
                 if _reaped(pid):
                     self._protected.discard(pid)
                     self._dying.pop(pid, None)
+                    if (born := self._left.pop(pid, None)) is not None:
+                        self._journal.ended(pid, born)
                     again = True
-                elif pid not in self._dying and pid not in self._protected:
-                    waiting = self._owners(pid)
+                elif pid not in self._dying and pid not in self._protected and (stray := look(pid)) is not None:
+                    waiting = self._owners(stray)
                     if waiting is not None:
                         self._kill(pid, waiting)
+                    elif pid not in self._left:
+                        self._left[pid] = stray.born
+                        self._journal.runs(pid, stray.born)
         self._settle()
 
-    def _owners(self, pid: int) -> list[Family] | None:
+    def _owners(self, stray: Seen) -> list[Family] | None:
         """Who waits for the end of a stray that has to end; None if it may belong to an attempt that runs."""
         running = list(self._running)  # threads add to it
-        session, born = _session_and_birth(pid)
-        if any(family.leader == session for family in running):
+        if any(family.leader == stray.session for family in running):
             return None
         for family in self._ending:
-            if family.leader == session:
+            if family.leader == stray.session:
                 return [family]
-        identity = _identity(pid)
+        identity = _identity(stray.pid)
         if identity is not None:
             if any(family.identity == identity for family in running):
                 return None
             return [family for family in self._ending if family.identity == identity]
-        if any(family.born <= born for family in running):
+        if any(family.born <= stray.born for family in running):
             return None
         return list(self._ending)
 
@@ -225,28 +235,10 @@ def _reaped(pid: int) -> bool:
         return True
 
 
-def _session_and_birth(pid: int) -> tuple[int, int]:
-    """From proc_pid_stat(5): the session, and the start in clock ticks since boot. Zeros if it is gone."""
-    try:
-        fields = _read_file(pid, "stat", 4096).rpartition(b")")[2].split()
-        return int(fields[3]), int(fields[19])
-    except (OSError, IndexError):
-        return 0, 0
-
-
 def _identity(pid: int) -> Identity | None:
     """The attempt that a process's environment names; None if it names none, or may not be read."""
-    try:
-        environment = _read_file(pid, "environ", _MAX_ENVIRONMENT)
-    except OSError:
-        return None
-    values = dict(line.split(b"=", 1) for line in environment.split(b"\0") if line.startswith(b"DAGGYR_") and b"=" in line)
+    values = daggyr_variables(pid)
     run_id, task_id, attempt = (values.get(name) for name in _IDENTIFYING)
     if run_id is None or task_id is None or attempt is None:
         return None
     return run_id, task_id, attempt
-
-
-def _read_file(pid: int, name: str, limit: int) -> bytes:
-    with open(f"/proc/{pid}/{name}", "rb") as file:
-        return file.read(limit)

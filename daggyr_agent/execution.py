@@ -8,8 +8,9 @@
     result      in the event loop: what is told of it
 
 Meanwhile `end` may be called in the event loop, and `watch` looks: SIGTERM goes to the process group, and SIGKILL follows when
-the grace period has passed. The host's lock stands between signalling a process and reaping it. Nothing here knows
-of queues, of the coordinator, or of other attempts.
+the grace period has passed. A process that lasts until the first look is written down in the journal. The host's lock stands
+between signalling a process, or learning who it is, and reaping it. Nothing here knows of queues, of the coordinator, or of
+other attempts.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ from .attempt import Attempt
 from .capture import Capture, Captures, Kept
 from .cgroup import OomKills
 from .descendants import Descendants, Family
+from .journal import Journal
 from .outcomes import Ending, judge
+from .proc import look
 from .process import End, HostError, Launcher, StartRefusedError, reap, signal_group
 from .usage import PeakMemory
 from .watch import Watch
@@ -52,7 +55,8 @@ class Host:
     watch: Watch
     oom_kills: OomKills
     peaks: PeakMemory
-    # Held to signal, to reap, and to read or change these two:
+    journal: Journal  # for the event loop alone
+    # Held to signal, to reap, to look a process up, and to read or change these two:
     lock: threading.Lock = field(default_factory=threading.Lock)
     starting: int = 0  # how many processes are just being started
     leaving: bool = False  # none is started any more
@@ -77,10 +81,12 @@ class Execution:
         "_oom_kills",
         "_runs",
         "_signal",
+        "_written_down",
         "attempt",
         "deadline",
         "ending",
         "fault",
+        "lasts",
         "looked_peak",
         "pid",
         "started_ns",
@@ -96,6 +102,7 @@ class Execution:
         self.looked_peak = 0  # bytes
         self.ending: Ending | None = None
         self.fault: StartRefusedError | HostError | None = None  # why it was not started
+        self.lasts = False  # it is not a short one
         self.succeeded = False  # for `attempts`: its resources went to the next in its slot
         self._host = host
         self._runs = runs
@@ -107,6 +114,7 @@ class Execution:
         self._end: End | None = None
         self._ended_ns = 0
         self._oom_kills: int | None = None
+        self._written_down: tuple[int, int] | None = None  # the process's number, and when it began
 
     # -- in a thread of `slots`
 
@@ -227,13 +235,23 @@ class Execution:
 
     def look(self, *, first: bool) -> int:
         """For `watch`: keep the files small, see to the timeout; returns how much was written so far, in bytes."""
-        if first and self.ending is not Ending.SILENT:
-            self._runs(self)
+        if first:
+            self._outlived_first_look()
         if self._host.loop.time() >= self.deadline:
             self.deadline = float("inf")
             self.end(Ending.TIMEOUT, DEFAULT_GRACE)
         with self._host.lock:
             return self._capture.trim() if self._capture is not None else 0
+
+    def _outlived_first_look(self) -> None:
+        self.lasts = True
+        with self._host.lock:  # not reaped before it was looked up, so that the number is its own
+            seen = look(self.pid) if self.pid else None
+        if seen is not None:
+            self._written_down = seen.pid, seen.born
+            self._host.journal.runs(seen.pid, seen.born)
+        if self.ending is not Ending.SILENT:
+            self._runs(self)
 
     def read(self, stream: OutputStream, offset: int) -> tuple[int, bytes]:
         """For `follow`: what can be read at or after `offset` now, and where it begins; empty if there is nothing new."""
@@ -244,6 +262,8 @@ class Execution:
         """It was carried out: call `settled` once nobody of its descendants is left, which is usually now."""
         if self._kill_timer is not None:
             self._kill_timer.cancel()
+        if self._written_down is not None:
+            self._host.journal.ended(*self._written_down)
         if self._family is None:
             settled(self)
         else:

@@ -32,6 +32,9 @@ class Noop:
     def running_keys(self) -> list[AttemptKey]:
         return []
 
+    def tell_running(self) -> None:
+        pass
+
     def execution(self, ident: Ident) -> Execution | None:
         return None
 

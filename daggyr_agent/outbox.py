@@ -2,7 +2,8 @@
 
 Executions and the no-op worker add; the session takes batches, sends them, and passes acknowledgements on. A batch holds
 what waits at that moment, bounded by count and bytes; output is in it as references to files and is read each time that
-the batch is sent. A batch keeps its number and its content until it is acknowledged, through any number of sessions.
+the batch is sent. A batch keeps its number and its content until it is acknowledged, through any number of sessions. Results
+are in the journal from the moment they are known until then, so that the agent's next process can deliver them.
 
 **When a batch is due.** A message costs both sides more than a short attempt does, so results should share one, but no
 clock says how long they wait for each other. An agent that is short of work (nothing waits for its slots) tells everything
@@ -14,16 +15,16 @@ of one that was asked to end. So does a full batch.
 
 from __future__ import annotations
 
-import itertools
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from daggyr.v1.agents_pb2 import AgentMessage
 from daggyr.v1.task_pb2 import AttemptKey, AttemptResult, AttemptStarted, AttemptUpdate, OutputChunk
 
 from .capture import Kept
+from .journal import Journal
 
 MAX_UPDATES = 512
 MAX_BYTES = 1024 * 1024
@@ -85,7 +86,8 @@ class Batch:
 class Outbox:
     """Updates in order. `added` is called when there is something new to send, `acknowledged` when less is left."""
 
-    def __init__(self, added: Callable[[], None], acknowledged: Callable[[], None]) -> None:
+    def __init__(self, journal: Journal, added: Callable[[], None], acknowledged: Callable[[], None]) -> None:
+        self._journal = journal
         self._added = added
         self._acknowledged = acknowledged
         self._waiting: deque[Item] = deque()
@@ -118,15 +120,16 @@ class Outbox:
         self, ident: Ident, key: AttemptKey, result: AttemptResult, outputs: tuple[Kept, ...] = (), *, ahead: int = 0
     ) -> None:
         """The result, after all of its output; `ahead` as in `take`."""
-        for kept in outputs:
-            for offset, length in kept.extent.pieces():
-                self._waiting.append(Output(key, kept, offset, length))
-                self._waiting_bytes += length
-        item = Finished(ident, AttemptUpdate(key=key, finished=result), outputs)
-        self._waiting.append(item)
-        self._undelivered[ident] = item
+        update = AttemptUpdate(key=key, finished=result)
+        self._journal.finished(update, outputs[0].number if outputs else 0)
+        self._keep(ident, update, outputs)
         if self._due(ahead):
             self._added()
+
+    def restore(self, update: AttemptUpdate, outputs: tuple[Kept, ...]) -> None:
+        """A result that is in the journal, from an earlier process; in the journal's order."""
+        self._keep(ident_of(update.key), update, outputs)
+        self.hurry()
 
     def answer(self, updates: Iterable[AttemptUpdate]) -> None:
         """Results of attempts that were never here and hold nothing."""
@@ -140,9 +143,12 @@ class Outbox:
 
     def ended_keys(self) -> list[AttemptKey]:
         """The attempts whose results are not acknowledged."""
-        items = itertools.chain(itertools.chain.from_iterable(batch.items for batch in self._under_way), self._waiting)
-        updates = (item.update if isinstance(item, Finished) else item for item in items)
+        updates = (item.update if isinstance(item, Finished) else item for item in self._items())
         return [update.key for update in updates if isinstance(update, AttemptUpdate)]
+
+    def starts(self) -> set[Ident]:
+        """The attempts whose starts are not acknowledged, and so will be told to whoever comes next."""
+        return {item.ident for item in self._items() if isinstance(item, Started)}
 
     def under_way(self) -> list[Batch]:
         """The batches that are numbered and not acknowledged, to be sent again in a new session."""
@@ -177,8 +183,14 @@ class Outbox:
 
     def acknowledge(self, sequence: int) -> None:
         """Forget all batches up to this number, and remove their output: they are durable."""
+        batches = []
         while self._under_way and self._under_way[0].sequence <= sequence:
-            self._release(self._under_way.popleft().items)
+            batches.append(self._under_way.popleft())
+        results = sum(isinstance(item, Finished) for batch in batches for item in batch.items)
+        if results:
+            self._journal.acknowledged(results)
+        for batch in batches:
+            self._release(batch.items)
         self._acknowledged()
         if self._waiting:
             self._added()
@@ -189,17 +201,35 @@ class Outbox:
         if not self._under_way:
             self._next = max(self._next, next_sequence)
 
-    def drop_all(self) -> None:
-        """Forget everything that was not acknowledged: it was meant for another tracker.
+    def belong_to(self, tracker_id: str, epoch: int) -> None:
+        """From now on everything is for this tracker: what was meant for another and not acknowledged is forgotten.
 
         The numbers of the batches that were under way are used again, so that the new tracker sees none missing.
         """
+        foreign = self._journal.tracker_id not in ("", tracker_id)
+        self._journal.belongs_to(tracker_id, epoch)
+        if not foreign:
+            return
         self._next = self.first_unacknowledged
-        self._release(itertools.chain.from_iterable(batch.items for batch in self._under_way))
-        self._release(self._waiting)
+        self._release(self._items())
         self._under_way.clear()
         self._waiting.clear()
         self._waiting_bytes = 0
+
+    def _items(self) -> Iterator[Item]:
+        """All that is not acknowledged, in order."""
+        for batch in self._under_way:
+            yield from batch.items
+        yield from self._waiting
+
+    def _keep(self, ident: Ident, update: AttemptUpdate, outputs: tuple[Kept, ...]) -> None:
+        for kept in outputs:
+            for offset, length in kept.extent.pieces():
+                self._waiting.append(Output(update.key, kept, offset, length))
+                self._waiting_bytes += length
+        item = Finished(ident, update, outputs)
+        self._waiting.append(item)
+        self._undelivered[ident] = item
 
     def _due(self, ahead: int) -> bool:
         count = len(self._waiting)

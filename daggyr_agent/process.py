@@ -20,6 +20,8 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+AGENT_VARIABLE = b"DAGGYR_AGENT_ID"
+
 _DEFAULT_PATH = b"/usr/local/bin:/usr/bin:/bin"
 _MAX_SHOWN = 300  # characters of a user's text in a note
 _MAX_PLAIN = 256
@@ -59,12 +61,16 @@ class End:
 
 
 class Launcher:
-    """Starts processes with the agent's environment less its DAGGYR_*, in the folder where the agent was started."""
+    """Starts processes with the agent's environment less its DAGGYR_*, in the folder where the agent was started.
 
-    def __init__(self, environment: Mapping[bytes, bytes]) -> None:
+    To these is added AGENT_VARIABLE, by which the agent's next process finds what this one left running (`leftovers`).
+    """
+
+    def __init__(self, environment: Mapping[bytes, bytes], agent_id: str) -> None:
         self._environment = {
             name: b"%b=%b" % (name, value) for name, value in environment.items() if not name.startswith(b"DAGGYR_")
         }
+        self._environment[AGENT_VARIABLE] = b"%b=%b" % (AGENT_VARIABLE, agent_id.encode())
         self._null = os.open(os.devnull, os.O_RDONLY)
         self._plain: dict[tuple[int, int], ctypes.Array[ctypes.c_char]] = {}
         self._attributes = ctypes.create_string_buffer(_STRUCTURE_BYTES)

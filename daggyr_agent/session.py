@@ -42,15 +42,15 @@ class SessionError(Exception):
 
 @dataclass(slots=True, kw_only=True)
 class Standing:
-    """What the agent is to the coordinator, across sessions. The last four change."""
+    """What the agent is to the coordinator, across sessions. The last four change; the first two of these outlive the process."""
 
     agent_id: str
     incarnation: str
     name: str
     pool: str
     resources: Mapping[str, int]
-    tracker_id: str = ""  # of the last welcome, as is the epoch
-    epoch: int = 0
+    tracker_id: str  # of the last welcome, as is the epoch; empty before the first
+    epoch: int
     welcomed: bool = False
     draining: bool = False
 
@@ -150,20 +150,24 @@ class Session:
             raise SessionError("the coordinator's welcome names no tracker")
         if standing.tracker_id and welcome.tracker_id != standing.tracker_id:
             _log.warning(
-                "the coordinator keeps its state elsewhere than before: %d attempts of the other one are ended",
+                "the coordinator keeps its state elsewhere than before: %d attempts and %d results of the other one are dropped",
                 self._work.waiting + self._work.running,
+                len(self._outbox.ended_keys()),
             )
             self._work.end_silently(None)
-            self._outbox.drop_all()
         elif welcome.epoch < standing.epoch:
             raise SessionError(
                 f"this coordinator is older (epoch {welcome.epoch}) than one that was here before (epoch {standing.epoch})"
             )
+        another = welcome.epoch != standing.epoch
         standing.tracker_id, standing.epoch, standing.welcomed = welcome.tracker_id, welcome.epoch, True
         self.welcomed = True
         self._on_welcome()
+        self._outbox.belong_to(welcome.tracker_id, welcome.epoch)
         self._outbox.resume(welcome.next_sequence)
         self._work.end_silently(welcome.end)
+        if another:  # what started is not durable: a coordinator learns it anew
+            self._work.tell_running()
 
     async def _converse(self, interval: float) -> None:
         """Read, write and beat until one of them ends."""

@@ -2,10 +2,11 @@
 
     lock        held with flock(2) for as long as the agent lives: a folder belongs to one agent at a time
     agent-id    the agent's random id, kept for ever
+    journal     what runs, and what was not acknowledged (see `journal`)
     output/     the captured output of attempts that run or whose result is not acknowledged, named by numbers
 
-`main` opens it once and everything else is given paths inside. Output of an earlier process is removed at the start, for
-its attempts are lost with it.
+`main` opens it once and everything else is given what is inside. Of an earlier process's output, what belongs to results that
+were not acknowledged is kept, at the start and at the end; the rest is removed, for its attempts are lost.
 """
 
 from __future__ import annotations
@@ -14,9 +15,14 @@ import contextlib
 import fcntl
 import os
 import secrets
+import time
+from collections.abc import Set
 from pathlib import Path
 
+from .journal import Journal
+
 _MAX_ID_BYTES = 128
+_RELEASE_SECONDS = 10.0  # for the lock of an agent that was killed to come free
 
 
 class StateError(Exception):
@@ -24,7 +30,10 @@ class StateError(Exception):
 
 
 class StateFolder:
-    """An opened and locked state folder; released by `close` or the end of the process."""
+    """An opened and locked state folder; released by `close` or the end of the process.
+
+    `is_new`: the agent has just been given its id, so that nobody has seen it yet.
+    """
 
     def __init__(self, path: Path) -> None:
         """Make the folder (mode 0700) if needed and take it. Raises StateError if another agent has it, or it fails."""
@@ -37,17 +46,12 @@ class StateFolder:
         except OSError as error:
             raise StateError(f"cannot use the state folder {path}: {error.strerror}") from None
         try:
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                holder = os.pread(self._lock, 32, 0).decode("ascii", "replace").strip() or "?"
-                raise StateError(
-                    f"the agent of process {holder} uses the state folder {path}: give this one another --name or --state-dir"
-                ) from None
+            self._take_lock()
             os.ftruncate(self._lock, 0)
             os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
-            self.agent_id = _identity(path / "agent-id")
-            _clear(self.output)
+            self.agent_id, self.is_new = _identity(path / "agent-id")
+            self.journal = Journal(path / "journal")
+            _clear(self.output, self.journal.output_numbers())
         except OSError as error:
             os.close(self._lock)
             raise StateError(f"cannot use the state folder {path}: {error.strerror}") from None
@@ -55,18 +59,42 @@ class StateFolder:
             os.close(self._lock)
             raise
 
+    def _take_lock(self) -> None:
+        """Raises StateError if another agent has it, OSError if it cannot be taken.
+
+        What a killed agent was just starting holds it until its program is executed (close-on-exec), and is waited for: only
+        from then on can `leftovers` find it.
+        """
+        deadline = time.monotonic() + _RELEASE_SECONDS
+        while True:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = os.pread(self._lock, 32, 0).decode("ascii", "replace").strip() or "?"
+                if Path("/proc", holder).exists() or time.monotonic() > deadline:
+                    raise StateError(
+                        f"the agent of process {holder} uses the state folder {self.path}: "
+                        "give this one another --name or --state-dir"
+                    ) from None
+                time.sleep(0.01)
+            else:
+                return
+
     def close(self) -> None:
-        """Remove what is left of the output, and let go of the folder."""
+        """Remove output that belongs to no result, and let go of the folder."""
+        self.journal.close()
         with contextlib.suppress(OSError):
-            _clear(self.output)
+            _clear(self.output, self.journal.output_numbers())
         os.close(self._lock)
 
 
-def _identity(path: Path) -> str:
+def _identity(path: Path) -> tuple[str, bool]:
+    """The agent's id, and whether it was made now."""
+    is_new = False
     try:
         identity = path.read_text(encoding="utf-8").strip()
     except FileNotFoundError:
-        identity = secrets.token_hex(16)
+        identity, is_new = secrets.token_hex(16), True
         draft = path.with_suffix(".new")
         with draft.open("w", encoding="utf-8") as file:
             file.write(identity + "\n")
@@ -77,11 +105,12 @@ def _identity(path: Path) -> str:
         identity = ""
     if not identity or not identity.isprintable() or len(identity) > _MAX_ID_BYTES:
         raise StateError(f"{path} holds no agent id: remove it, and the agent makes itself another")
-    return identity
+    return identity, is_new
 
 
-def _clear(folder: Path) -> None:
+def _clear(folder: Path, keep: Set[int]) -> None:
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.name.split(".")[0].isdecimal():
+            number = entry.name.split(".")[0]
+            if number.isdecimal() and int(number) not in keep:
                 os.unlink(entry.path)  # noqa: PTH108

@@ -59,12 +59,14 @@ class PostgresServer:
         self._folder = folder
         self._data = folder / "data"
         self._process: subprocess.Popen[bytes] | None = None
-        self._as: dict[str, object] = {}
+        self._as: list[str] = []
         self.user = pwd.getpwuid(os.getuid()).pw_name
         if os.getuid() == 0:
             user = pwd.getpwnam("postgres")
             self.user = user.pw_name
-            self._as = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+            # Not subprocess's own arguments for that, with which it would fork: a copy of this process, in which gRPC may have
+            # threads from earlier tests, does not always come as far as the program.
+            self._as = ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
             os.chown(folder, user.pw_uid, user.pw_gid)
         self._run("initdb", "--pgdata", str(self._data), "--auth", "trust", "--username", self.user, "--no-sync")
 
@@ -84,7 +86,7 @@ class PostgresServer:
         """Returns when connections are accepted. To be called in the main thread."""
         # setpriv, so that the server is told when this process dies, or rather the thread that started it: PR_SET_PDEATHSIG in
         # prctl(2).
-        argv = ["setpriv", "--pdeathsig", "QUIT", str(self._programs / "postgres"), "-D", str(self._data)]
+        argv = [*self._as, "setpriv", "--pdeathsig", "QUIT", str(self._programs / "postgres"), "-D", str(self._data)]
         with open(self._folder / "log", "ab") as log:
             self._process = subprocess.Popen(
                 [*argv, "-c", "listen_addresses=", "-k", str(self._folder), "-c", "max_connections=50"],
@@ -92,7 +94,6 @@ class PostgresServer:
                 stdout=log,
                 stderr=log,
                 cwd=self._folder,
-                **self._as,  # type: ignore[call-overload]
             )
         deadline = time.monotonic() + _START_SECONDS
         while True:
@@ -120,11 +121,10 @@ class PostgresServer:
 
     def _run(self, program: str, *arguments: str) -> None:
         done = subprocess.run(
-            [self._programs / program, *arguments],
+            [*self._as, str(self._programs / program), *arguments],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             cwd=self._folder,
             text=True,
-            **self._as,  # type: ignore[call-overload]
         )
         assert done.returncode == 0, f"{program}: {done.stdout}{done.stderr}"

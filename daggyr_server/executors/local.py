@@ -1,7 +1,9 @@
 """The local executor: an agent of the coordinator's own, as a child process on a private socket.
 
 Forking lives in the agent only; as a process of its own it uses a second core, and a crash of it is a lost agent and no more.
-It and all its processes die with the coordinator: it holds the other end of a pipe and ends everything when that closes.
+It and all its processes die with the coordinator: it holds the other end of a pipe and ends everything when that closes. If it
+is killed, the next one, which has the same state folder, first ends what was left running; if there will be none, one is
+started for that alone. Only who kills both at once leaves processes behind.
 """
 
 from __future__ import annotations
@@ -55,6 +57,7 @@ class LocalExecutor(AgentExecutor):
         self._folder: Path | None = None
         self._server: grpc.aio.Server | None = None
         self._child: asyncio.Task[None] | None = None
+        self._orderly = True  # nothing can be left of the children that have ended
 
     @property
     def joined_as(self) -> str:
@@ -100,19 +103,33 @@ class LocalExecutor(AgentExecutor):
         """Start the agent and wait for its end; returns how it ended. Cancelled, it ends the agent. Raises OSError."""
         ours, theirs = os.pipe()
         with os.fdopen(theirs, "wb", buffering=0) as lifeline:
-            try:
-                process = await asyncio.create_subprocess_exec(
-                    *self._command(folder, ours), stdin=asyncio.subprocess.DEVNULL, pass_fds=(ours,)
-                )
-            finally:
-                os.close(ours)
+            process = await self._start_child(folder, ours)
             try:
                 code = await process.wait()
             finally:
                 lifeline.close()  # with it go the child, if it is there, and all it runs
                 if process.returncode is None:
                     await _end(process)
+                self._orderly = process.returncode == 0
         return f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
+
+    async def _end_leftovers(self, folder: Path) -> None:
+        """Start an agent whose lifeline is cut already: it ends what an earlier one left running, and leaves."""
+        ours, theirs = os.pipe()
+        os.close(theirs)
+        try:
+            await _end(await self._start_child(folder, ours))
+        except OSError as error:
+            log.error("what the local agent of pool %s left running cannot be ended: %s", self.pool, error.strerror)
+
+    async def _start_child(self, folder: Path, lifeline: int) -> asyncio.subprocess.Process:
+        """Start an agent that ends when the other end of `lifeline`, which is closed here, does. Raises OSError."""
+        try:
+            return await asyncio.create_subprocess_exec(
+                *self._command(folder, lifeline), stdin=asyncio.subprocess.DEVNULL, pass_fds=(lifeline,)
+            )
+        finally:
+            os.close(lifeline)
 
     def _command(self, folder: Path, lifeline: int) -> list[str]:
         # -P: a file in the folder where the coordinator was started must not stand in for a module.
@@ -133,6 +150,8 @@ class LocalExecutor(AgentExecutor):
             await server.stop(0)
         folder, self._folder = self._folder, None
         if folder is not None:
+            if not self._orderly:
+                await self._end_leftovers(folder)
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
 

@@ -86,6 +86,11 @@ class AgentProcess:
     def signal(self, number: int) -> None:
         self.process.send_signal(number)
 
+    def kill(self) -> None:
+        """kill -9, and wait until it is gone; what it ran is left."""
+        self.process.kill()
+        self.process.wait()
+
     async def exit_code(self) -> int:
         """Its exit code, once it has ended by itself."""
         await eventually(lambda: self.process.poll() is not None, "the agent ended")

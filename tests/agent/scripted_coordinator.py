@@ -129,6 +129,7 @@ class Coordinator:
         self.epoch = 1
         self.end: Sequence[AttemptKey] = ()
         self.next_sequence = 0
+        self.assigned_at_once: Sequence[tuple[AttemptKey, TaskSpec]] = ()  # with the welcome
         self.heartbeat_interval = 1.0
         self.acknowledging = True
         self.refusal: tuple[grpc.StatusCode, str] | None = None
@@ -215,6 +216,8 @@ class Coordinator:
                 next_sequence=self.next_sequence,
             )
         )
+        if self.assigned_at_once:
+            await session.assign(*self.assigned_at_once)
         self.sessions.append(session)
         await self._notify()
         reading = asyncio.create_task(self._read(session, context))

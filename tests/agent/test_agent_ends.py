@@ -10,42 +10,16 @@ from pathlib import Path
 
 import pytest
 from agent_program import MARK, AgentProcess, StartAgent, eventually
-from scripted_coordinator import Coordinator, key, python, spec
+from scripted_coordinator import Coordinator, idents, key, python, spec
+from strays import LEAVE, SCRUB, left
 
 from daggyr.v1.task_pb2 import FAILED, KILLED, LOST, RETURNED, SUCCEEDED
 
 pytestmark = pytest.mark.usefixtures("agent")
 
-# A process that leaves its process group and its session, and lets its parents die, as daemons do. It writes its pid into
-# a file once it has left. %s is what it does first.
-LEAVE = """
-import os, time, sys
-if os.fork() == 0:
-    os.setsid()
-    if os.fork() == 0:
-        %s
-        with open("left.new", "w") as file: file.write(str(os.getpid()))
-        os.rename("left.new", "left")
-        time.sleep(600)
-    os._exit(0)
-os.wait()
-while not os.path.exists("left"): time.sleep(0.001)
-"""
-# It goes on as another program, with an empty environment.
-SCRUB = """os.execve(sys.executable, [sys.executable, "-I", "-S", "-c", '''import os, time
-with open("left.new", "w") as file: file.write(str(os.getpid()))
-os.rename("left.new", "left")
-time.sleep(600)'''], {})"""
-
 
 def alive(pid: int) -> bool:
     return Path(f"/proc/{pid}").exists()
-
-
-async def left(agent: AgentProcess) -> int:
-    """The pid of the process that left."""
-    await eventually((agent.home / "left").exists, "a process has left")
-    return int((agent.home / "left").read_text())
 
 
 async def test_kill_asks_first(coordinator: Coordinator) -> None:
@@ -142,7 +116,7 @@ async def test_process_that_left_group_and_session_ends_with_its_attempt(
     session = await coordinator.session()
     await session.assign((key(), python(LEAVE % (SCRUB if scrub else "pass"))))
     assert (await coordinator.result(key())).outcome == SUCCEEDED
-    assert not alive(await left(agent))
+    assert not alive(await left(agent.home))
 
 
 async def test_tree_of_processes_that_left_ends_with_its_attempt(agent: AgentProcess, coordinator: Coordinator) -> None:
@@ -168,7 +142,7 @@ async def test_who_left_another_attempt_that_still_runs_is_left_alone(agent: Age
     """Also if it cannot be told whose it is: then it goes with the last that it could belong to."""
     session = await coordinator.session()
     await session.assign((key(0), python(LEAVE % SCRUB + "\nwhile not os.path.exists('go'): time.sleep(0.01)")))
-    stray = await left(agent)
+    stray = await left(agent.home)
     await session.assign((key(1), spec("true")), task_id="other")
     await session.assign((key(2), spec("sh", "-c", "sleep 600 & exit 3")), task_id="third")
     other, third = await coordinator.results(key(1), key(2))
@@ -182,7 +156,7 @@ async def test_who_left_another_attempt_that_still_runs_is_left_alone(agent: Age
 async def test_killed_attempt_takes_who_left_with_it(agent: AgentProcess, coordinator: Coordinator) -> None:
     session = await coordinator.session()
     await session.assign((key(), python(LEAVE % "pass" + "\ntime.sleep(600)")))
-    stray = await left(agent)
+    stray = await left(agent.home)
     await session.cancel(key())
     assert (await coordinator.result(key())).outcome == KILLED
     assert not alive(stray)
@@ -242,7 +216,10 @@ async def test_sigterm_ends_what_runs_returns_what_waits_and_delivers(agent: Age
     assert session.ended.is_set()
 
 
-async def test_sigterm_without_a_coordinator_does_not_wait_for_ever(agent: AgentProcess, coordinator: Coordinator) -> None:
+async def test_sigterm_without_a_coordinator_does_not_wait_for_ever(
+    agent: AgentProcess, start_agent: StartAgent, coordinator: Coordinator, address: str
+) -> None:
+    """What it could not deliver, its next process does."""
     session = await coordinator.session()
     await session.assign((key(), spec("sleep", "600")))
     await coordinator.start_of(key())
@@ -250,6 +227,11 @@ async def test_sigterm_without_a_coordinator_does_not_wait_for_ever(agent: Agent
     agent.signal(signal.SIGTERM)
     assert await agent.exit_code() == 0
     assert "took the last results" in agent.log
+    await coordinator.start(address)
+    start_agent(address)
+    assert idents((await coordinator.session(2)).hello.ended) == {(1, 0, 1)}
+    result = await coordinator.result(key())
+    assert (result.outcome, list(result.notes)) == (LOST, ["the agent was stopped"])
 
 
 async def test_second_signal_ends_everything_at_once(agent: AgentProcess, coordinator: Coordinator) -> None:
@@ -273,7 +255,7 @@ async def test_cut_lifeline_ends_everything_at_once(start_agent: StartAgent, add
         (key(0), spec("sh", "-c", "trap '' TERM; sleep 600; sleep 600")),
         (key(1), python(LEAVE % SCRUB + "\ntime.sleep(600)")),
     )
-    stray = await left(agent)
+    stray = await left(agent.home)
     await coordinator.start_of(key(0))
     os.close(ours)
     assert await agent.exit_code() == 0

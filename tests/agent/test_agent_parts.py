@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from daggyr.v1.task_pb2 import (
 )
 from daggyr_agent.capture import CHUNK_BYTES, KEPT_BYTES, Captures, Extent
 from daggyr_agent.cgroup import ControlGroup
+from daggyr_agent.journal import Journal
 from daggyr_agent.outbox import MAX_BYTES, MAX_UNDER_WAY, MAX_UPDATES, Batch, Outbox, ident_of
 from daggyr_agent.outcomes import Ending, judge
 from daggyr_agent.resources import Ledger
@@ -71,6 +73,7 @@ def test_outcomes(
 def test_pieces_are_all_that_is_kept_in_order(size: int, head: int, tail: int, start: int) -> None:
     extent = Extent(size, head, tail) if head + tail < size else Extent(size, size, 0)
     pieces = list(extent.pieces())
+    assert Extent.of(extent.summary()) == extent
     assert all(0 < length <= CHUNK_BYTES for _, length in pieces)
     assert sum(length for _, length in pieces) == size - extent.cut
     covered = 0
@@ -83,9 +86,23 @@ def test_pieces_are_all_that_is_kept_in_order(size: int, head: int, tail: int, s
     assert not (extent.cut and length and extent.head <= offset < extent.head + extent.cut)
 
 
-def outbox() -> tuple[Outbox, list[str]]:
-    called: list[str] = []
-    return Outbox(lambda: called.append("added"), lambda: called.append("acknowledged")), called
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    journal = Journal(tmp_path / "journal")
+    journal.begin()
+    yield journal
+    journal.close()
+
+
+@pytest.fixture
+def called() -> list[str]:
+    """What the outbox called, in order."""
+    return []
+
+
+@pytest.fixture
+def box(journal: Journal, called: list[str]) -> Outbox:
+    return Outbox(journal, lambda: called.append("added"), lambda: called.append("acknowledged"))
 
 
 def finish(box: Outbox, number: int, *, ahead: int = 0, note: str = "") -> None:
@@ -100,8 +117,7 @@ def told(batch: Batch | None) -> list[tuple[int, str | None]]:
     return [(update.key.task_number, update.WhichOneof("update")) for update in updates]
 
 
-def test_start_is_not_told_when_the_result_is_in_the_same_batch() -> None:
-    box, _ = outbox()
+def test_start_is_not_told_when_the_result_is_in_the_same_batch(box: Outbox) -> None:
     for number in (1, 2):
         box.started(ident_of(key(number)), key(number), AttemptStarted())
     finish(box, 1)
@@ -110,8 +126,7 @@ def test_start_is_not_told_when_the_result_is_in_the_same_batch() -> None:
     assert told(box.take(0)) == [(2, "finished")]
 
 
-def test_results_gather_while_there_is_work_ahead() -> None:
-    box, called = outbox()
+def test_results_gather_while_there_is_work_ahead(box: Outbox, called: list[str]) -> None:
     finish(box, 1, ahead=80)
     assert box.take(80) is None
     assert not called
@@ -124,8 +139,7 @@ def test_results_gather_while_there_is_work_ahead() -> None:
     assert told(box.take(0)) == [(11, "finished")]
 
 
-def test_a_start_takes_what_waits_with_it() -> None:
-    box, called = outbox()
+def test_a_start_takes_what_waits_with_it(box: Outbox, called: list[str]) -> None:
     finish(box, 1, ahead=1000)
     box.started(ident_of(key(2)), key(2), AttemptStarted())
     assert called
@@ -134,8 +148,7 @@ def test_a_start_takes_what_waits_with_it() -> None:
     assert box.take(1000) is None
 
 
-def test_batches_are_bounded_and_numbered_and_stay_until_acknowledged() -> None:
-    box, called = outbox()
+def test_batches_are_bounded_and_numbered_and_stay_until_acknowledged(box: Outbox, called: list[str]) -> None:
     for number in range(MAX_UPDATES * 3):
         finish(box, number)
     batches = [box.take(0) for _ in range(4)]
@@ -153,8 +166,7 @@ def test_batches_are_bounded_and_numbered_and_stay_until_acknowledged() -> None:
     assert box.empty and box.first_unacknowledged == 4
 
 
-def test_no_more_batches_than_the_bound_are_under_way() -> None:
-    box, _ = outbox()
+def test_no_more_batches_than_the_bound_are_under_way(box: Outbox) -> None:
     for number in range(MAX_UNDER_WAY):
         finish(box, number)
         assert box.take(0) is not None
@@ -164,8 +176,7 @@ def test_no_more_batches_than_the_bound_are_under_way() -> None:
     assert told(box.take(0)) == [(MAX_UNDER_WAY, "finished")]
 
 
-def test_long_texts_count_as_bytes() -> None:
-    box, _ = outbox()
+def test_long_texts_count_as_bytes(box: Outbox) -> None:
     for number in range(5):
         finish(box, number, note="x" * (MAX_BYTES // 2))
     sizes = []
@@ -174,9 +185,10 @@ def test_long_texts_count_as_bytes() -> None:
     assert len(sizes) == 3 and max(sizes) < 2 * MAX_BYTES
 
 
-def test_large_output_goes_in_several_messages_from_its_files(tmp_path: Path) -> None:
-    box, _ = outbox()
-    captures = Captures(tmp_path)
+def test_large_output_goes_in_several_messages_from_its_files(box: Outbox, tmp_path: Path) -> None:
+    output = tmp_path / "output"
+    output.mkdir()
+    captures = Captures(output)
     for number in range(3):
         capture = captures.take(0)
         for stream in (capture.stdout, capture.stderr):
@@ -195,19 +207,21 @@ def test_large_output_goes_in_several_messages_from_its_files(tmp_path: Path) ->
         own = [update for update in updates if update.key.task_number == number]
         assert own[-1].HasField("finished")
         assert b"".join(update.output.data for update in own[:-1]) == bytes([number]) * 2 * KEPT_BYTES
-    assert len(list(tmp_path.iterdir())) == 6
+    assert len(list(output.iterdir())) == 6
     box.acknowledge(messages[-1].updates.sequence)
-    assert not list(tmp_path.iterdir())
+    assert not list(output.iterdir())
 
 
-def test_dropping_everything_uses_the_numbers_again() -> None:
-    box, _ = outbox()
+def test_another_tracker_is_told_nothing_and_the_numbers_are_used_again(box: Outbox) -> None:
+    box.belong_to("one", 1)
     for number in range(3):
         finish(box, number)
         box.take(0)
     finish(box, 3)
     box.acknowledge(1)
-    box.drop_all()
+    box.belong_to("one", 2)
+    assert not box.empty
+    box.belong_to("two", 1)
     assert box.empty and not box.ended_keys()
     finish(box, 4)
     batch = box.take(0)
@@ -215,8 +229,7 @@ def test_dropping_everything_uses_the_numbers_again() -> None:
     assert idents(update.key for update in batch.message().updates.updates) == {(1, 4, 1)}
 
 
-def test_session_may_begin_at_a_higher_number() -> None:
-    box, _ = outbox()
+def test_session_may_begin_at_a_higher_number(box: Outbox) -> None:
     box.resume(7)
     finish(box, 1)
     batch = box.take(0)

@@ -69,7 +69,9 @@ AWKWARD = "quote ' \" back\\slash $HOME `id` new\nline \t tab ; && | * ? zwölf 
 async def test_arguments_and_environment_arrive_as_they_are(
     start_agent: StartAgent, address: str, coordinator: Coordinator
 ) -> None:
-    start_agent(address, name="other", environment={"LC_ALL": "C", "INHERITED": "yes", "DAGGYR_SECRET": "no", "REPLACED": "no"})
+    agent = start_agent(
+        address, name="other", environment={"LC_ALL": "C", "INHERITED": "yes", "DAGGYR_SECRET": "no", "REPLACED": "no"}
+    )
     session = await coordinator.session(name="other")
     task = python(
         "import json, os, sys; json.dump([sys.argv[1:], dict(os.environ)], sys.stdout)",
@@ -84,8 +86,9 @@ async def test_arguments_and_environment_arrive_as_they_are(
     assert environment["AWKWARD"] == AWKWARD
     assert environment["EMPTY"] == ""
     assert environment["INHERITED"] == environment["REPLACED"] == "yes"
-    ours = {name: value for name, value in environment.items() if name.startswith("DAGGYR_")}
-    assert ours == {"DAGGYR_RUN_ID": "12", "DAGGYR_TASK_ID": "load.{{DAY}}:é", "DAGGYR_ATTEMPT": "3"}
+    ours = {name.removeprefix("DAGGYR_"): value for name, value in environment.items() if name.startswith("DAGGYR_")}
+    agent_id = (agent.state / "agent-id").read_text().strip()
+    assert ours == {"RUN_ID": "12", "TASK_ID": "load.{{DAY}}:é", "ATTEMPT": "3", "AGENT_ID": agent_id}
 
 
 async def test_template_is_filled_with_each_assignments_values(coordinator: Coordinator) -> None:

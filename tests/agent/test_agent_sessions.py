@@ -170,6 +170,22 @@ async def test_attempts_of_another_tracker_are_ended_and_never_told_of(agent: Ag
     assert contents == {b"new\n"}
 
 
+async def test_another_trackers_attempts_may_have_the_same_numbers(agent: AgentProcess, coordinator: Coordinator) -> None:
+    first = await coordinator.session()
+    coordinator.acknowledging = False
+    await first.assign((key(0), spec("echo", "the first's")), (key(1), spec("sleep", "600")), (key(2), spec("sleep", "600")))
+    await first.assign((key(3), spec("touch", "the-firsts")))
+    await coordinator.result(key(0))
+    await coordinator.start_of(key(2))
+    coordinator.told, coordinator.tracker_id = {}, "tracker-2"
+    keys = [key(number) for number in range(4)]
+    coordinator.assigned_at_once = [(key, spec("echo", f"{key.task_number} of the second")) for key in keys]
+    first.drop()
+    assert {result.outcome for result in await coordinator.results(*keys)} == {SUCCEEDED}
+    assert [coordinator.of(key).output() for key in keys] == [b"%d of the second\n" % number for number in range(4)]
+    assert not (agent.home / "the-firsts").exists()
+
+
 async def test_older_coordinator_of_the_same_tracker_is_left_alone(agent: AgentProcess, coordinator: Coordinator) -> None:
     coordinator.epoch = 5
     first = await coordinator.session()
@@ -187,6 +203,24 @@ async def test_older_coordinator_of_the_same_tracker_is_left_alone(agent: AgentP
     )
     (agent.home / "go").touch()
     assert (await coordinator.result(key())).outcome == SUCCEEDED
+
+
+async def test_newer_coordinator_is_told_once_of_what_runs(agent: AgentProcess, coordinator: Coordinator) -> None:
+    """Whether the one before had heard of the start, or never acknowledged it."""
+    first = await coordinator.session()
+    await first.assign((key(0), spec("sleep", "600")))
+    await coordinator.start_of(key(0))
+    coordinator.acknowledging = False
+    await first.assign((key(1), spec("sleep", "600")))
+    await coordinator.start_of(key(1))
+    for epoch, told in ((1, {(1, 1, 1): 1}), (2, {(1, 0, 1): 1, (1, 1, 1): 1})):
+        coordinator.told, coordinator.epoch = {}, epoch
+        coordinator.sessions[-1].drop()
+        session = await coordinator.session(len(coordinator.sessions) + 1)
+        await coordinator.until(lambda told=told: told.keys() <= coordinator.told.keys())  # type: ignore[misc]
+        await session.assign((key(2, attempt=epoch), spec("true", resources={"cores": 3})))
+        await coordinator.result(key(2, attempt=epoch))
+        assert {ident: one.started for ident, one in coordinator.told.items() if one.started} == told
 
 
 REFUSALS = [

@@ -83,6 +83,19 @@ async def test_KilledItsAttemptsAreLostAtOnceAndItComesBack(
         await eventually(lambda pid=pid: not runs(pid))  # type: ignore[misc]
 
 
+async def test_KilledJustBeforeTheEndItLeavesNothingRunning(local: Local, tmp_path: Path) -> None:
+    harness = await local.open()
+    host = await harness.host()
+    await harness.give(*[shell('echo $$ > "$1/$DAGGYR_TASK_ID"; setsid sleep 600 & wait', str(tmp_path))] * CORES)
+    pids = [await pid_in(tmp_path / f"task-{number}") for number in range(CORES)]
+    await eventually(lambda: all(psutil.Process(pid).children() for pid in pids))
+    pids += [child.pid for pid in pids for child in psutil.Process(pid).children()]
+    os.kill(local.child(), signal.SIGKILL)
+    await harness.ear.until(lambda: (host, HOST_GONE) in harness.ear.states)
+    await harness.executor.close()
+    assert not any(runs(pid) for pid in pids)
+
+
 async def test_ClosingLetsNothingRunBehind(local: Local, tmp_path: Path) -> None:
     harness = await local.open()
     await harness.give(

@@ -1,0 +1,132 @@
+"""Ends what an earlier process of this agent left running when it was killed, and nobody else.
+
+The agent calls `end_leftovers` before anything else: what it ends here is run again elsewhere as soon as the coordinator knows.
+A process is the agent's
+
+- if the journal has its number and the time when it began, which together nobody else can have;
+- or if its environment names the agent (process.AGENT_VARIABLE), for what was not written down yet;
+- or if it is below such a process, or in the session or the process group that such a process leads.
+
+Each is stopped first (SIGSTOP), so that nobody can start others or let a parent end meanwhile, until nobody new is found; then
+all get SIGKILL. A signal goes through a pidfd (pidfd_open(2)) whose process was looked at after it was opened: a number that
+has become another's in between is left alone. So are this process and those above it, if a task has started the agent anew.
+
+What cannot be found is a process that has emptied its environment, if the agent was killed within 20 ms after the start of its
+attempt, or if its parents and the leader of its session ended after the agent was killed (or, for one that had left its
+session, less than a second before).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import signal
+import time
+from collections.abc import Mapping
+
+from .proc import Seen, daggyr_variables, everybody, look
+from .process import AGENT_VARIABLE
+
+_ROUNDS = 100  # each finds what was started while the one before looked; two are usual
+
+_log = logging.getLogger(__name__)
+
+
+def end_leftovers(agent_id: str, written_down: Mapping[int, int], seconds: float) -> None:
+    """Kill them, and wait for at most `seconds` until they have ended.
+
+    `written_down` has process numbers, and the clock tick at which each process began.
+    """
+    found = _stop_all(agent_id.encode(), written_down)
+    left = {seen.pid: seen for seen in found.values() if _signal(seen, signal.SIGKILL)}
+    if not left:
+        return
+    count = len(left)
+    deadline = time.monotonic() + seconds
+    while left and time.monotonic() < deadline:
+        time.sleep(0.001)
+        left = {pid: seen for pid, seen in left.items() if _runs(seen)}
+    _log.warning("ended %d processes that this agent had left running when it was killed", count - len(left))
+    if left:
+        _log.error("these did not end within %g s of SIGKILL: %s", seconds, ", ".join(map(str, left)))
+
+
+def _stop_all(agent_id: bytes, written_down: Mapping[int, int]) -> dict[int, Seen]:
+    found: dict[int, Seen] = {}
+    for _ in range(_ROUNDS):
+        present = everybody()
+        spared = _above(present)
+        new = _ours(agent_id, written_down, found, present)
+        for seen in new:
+            found[seen.pid] = seen
+            if seen.pid not in spared:
+                _signal(seen, signal.SIGSTOP)
+        if not new:
+            break
+    return {pid: seen for pid, seen in found.items() if pid not in spared}
+
+
+def _above(present: Mapping[int, Seen]) -> set[int]:
+    """This process, and those above it."""
+    above: set[int] = set()
+    pid = os.getpid()
+    while pid in present and pid not in above:
+        above.add(pid)
+        pid = present[pid].parent
+    return above
+
+
+def _ours(agent_id: bytes, written_down: Mapping[int, int], found: Mapping[int, Seen], present: Mapping[int, Seen]) -> list[Seen]:
+    """Those present who are the agent's and were not found before."""
+    ours = {pid for pid, seen in found.items() if pid in present and present[pid].born == seen.born}
+    rest = []
+    for seen in present.values():
+        if written_down.get(seen.pid) == seen.born or daggyr_variables(seen.pid).get(AGENT_VARIABLE) == agent_id:
+            ours.add(seen.pid)
+        else:
+            rest.append(seen)
+    while more := {seen.pid for seen in rest if not ours.isdisjoint((seen.parent, seen.session, seen.group))} - ours:
+        ours |= more
+    return [present[pid] for pid in ours if pid not in found or found[pid].born != present[pid].born]
+
+
+def _signal(seen: Seen, number: signal.Signals) -> bool:
+    """Signal a process; False if it has ended, or may not be signalled."""
+    descriptor = _open(seen)
+    if descriptor is None:
+        return False
+    try:
+        signal.pidfd_send_signal(descriptor, number)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        if number == signal.SIGKILL:
+            _log.warning("process %d was left running: it has changed its user, and the agent may not end it", seen.pid)
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _runs(seen: Seen) -> bool:
+    descriptor = _open(seen)
+    if descriptor is None:
+        return False
+    os.close(descriptor)
+    return True
+
+
+def _open(seen: Seen) -> int | None:
+    """A pidfd of that very process, for the caller to close; None if it has ended (a zombie has)."""
+    try:
+        descriptor = os.pidfd_open(seen.pid)
+    except ProcessLookupError:
+        return None
+    ended = select.poll()
+    ended.register(descriptor, select.POLLIN)
+    now = look(seen.pid)
+    if now is None or now.born != seen.born or ended.poll(0):
+        os.close(descriptor)
+        return None
+    return descriptor
