@@ -13,6 +13,7 @@ from executor_harness import Harness, eventually, pid_in, runs, shell, spec, sur
 from executor_kinds import CORES, AgentProcess, agent, opened, serving
 
 from daggyr.v1.task_pb2 import HOST_AVAILABLE, HOST_GONE, HOST_PAUSED, AttemptKey, Placement
+from daggyr_agent.journal import Journal
 from daggyr_server.executors.agent import AgentExecutor
 
 GATED = 'echo $$ > "$1/pid-$DAGGYR_TASK_ID"; until [ -e "$1/gate" ]; do sleep 0.02; done; echo done'
@@ -242,7 +243,7 @@ class TestCoordinator:
 class TestAgent:
     """The agent goes away."""
 
-    async def test_KilledAndStartedAgainItHasLostItsAttempts(self, place: Place) -> None:
+    async def test_KilledAndStartedAgainItHasLostItsAttemptsAndEndedThem(self, place: Place) -> None:
         driver = await place.coordinator()
         process = await place.agent()
         host = await driver.host()
@@ -251,13 +252,59 @@ class TestAgent:
         process.process.send_signal(signal.SIGKILL)
         await process.ended()
         await host_in(driver, host, HOST_PAUSED)
+        assert all(runs(pid) for pid in pids)
         await place.agent()
-        assert [told.outcome for told in await driver.ended(keys)] == ["LOST"] * 3
+        told = await driver.ended(keys)
+        assert {(one.outcome, one.notes) for one in told} == {("LOST", "its agent was started again")}
+        assert not any(runs(pid) for pid in pids), "they may run elsewhere now"
         assert await driver.host() == host, "the same agent, by its state folder"
         assert (await driver.run_one(spec("/bin/true"))).outcome == "SUCCEEDED"
+
+    async def test_KilledAndStartedAgainItTellsWhatWasNotDurable(self, place: Place) -> None:
+        """What came before it was killed, and what ended while nobody was there; what had not ended is lost."""
+        driver = await place.coordinator()
+        process = await place.agent()
+        host = await driver.host()
+        driver.ear.holding = True
+        (came,) = await driver.give(spec("/bin/echo", "came"))
+        await driver.ends(came)
+        ends, goes_on = await driver.give(place.gated(), shell(GATED + "; sleep 600", str(place.home)))
+        for key in (ends, goes_on):
+            await place.pid(key)
+        await place.cut()
+        await host_in(driver, host, HOST_PAUSED)
         place.open_gate()
-        for pid in pids:
-            await eventually(lambda pid=pid: not runs(pid))  # type: ignore[misc]
+        await eventually(lambda: len(Journal(place.folder / "state/journal").results()) == 2)
+        process.process.send_signal(signal.SIGKILL)
+        await process.ended()
+        await place.agent()
+        await place.listen()
+        told = await driver.ended([ends, goes_on])
+        assert [(one.outcome, one.text) for one in told] == [("SUCCEEDED", "done\n"), ("LOST", "")]
+        driver.ear.release()
+        assert (await driver.run_one(spec("/bin/true"))).outcome == "SUCCEEDED"
+        assert driver.ear.of(came).outcome == "SUCCEEDED"
+
+    async def test_KilledTogetherWithItsCoordinatorItTellsTheNextOne(self, place: Place) -> None:
+        first = await place.coordinator()
+        process = await place.agent()
+        host = await first.host()
+        first.ear.holding = True
+        ended = await first.give_one(spec("/bin/echo", "kept"))
+        running = await first.give_one(place.gated())
+        await first.ends(ended)
+        pid = await place.pid(running)
+        process.process.send_signal(signal.SIGKILL)
+        await process.ended()
+        second = await place.coordinator(epoch=2)
+        for key in (ended, running):
+            second.ear.of(key).host = host
+        second.executor.recover([(key, Placement(host=host)) for key in (ended, running)])
+        await place.agent()
+        kept, lost = await second.ended([ended, running])
+        assert (kept.outcome, kept.text) == ("SUCCEEDED", "kept\n")
+        assert (lost.outcome, lost.notes) == ("LOST", "its agent came back without it")
+        assert not runs(pid)
 
     async def test_StoppedItHandsBackAndEnds(self, place: Place) -> None:
         driver = await place.coordinator()

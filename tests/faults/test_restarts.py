@@ -30,6 +30,28 @@ def outcomes(deployment: Deployment, run_id: int, name: str) -> list[str | None]
 # -- what runs --------------------------------------------------------------------------------------------------------
 
 
+def test_a_task_that_runs_meanwhile_is_taken_up(farm: Farm, deployment: Deployment) -> None:
+    """It is RUNNING for the new coordinator too, since when it began; it ends once, and its output is whole."""
+    gate = deployment.gate()
+    farm.agents("one")
+    run_id = deployment.submit(
+        {"a": shell(f"echo before; {gate.hold}; echo after; {LEDGER}", children=["b"]), "b": shell(LEDGER)}
+    )
+    pid = gate.reached()
+    until(lambda: deployment.states(run_id)["a"] == "RUNNING", "the task, as the coordinator sees it")
+    before = deployment.task(run_id, "a")["attempts"][0]
+    farm.kill_and_start()
+    until(lambda: deployment.states(run_id)["a"] == "RUNNING", "the task, as the new coordinator sees it")
+    assert deployment.task(run_id, "a")["attempts"] == [before]
+    assert "runs on one since" in deployment.why(run_id, "a")
+    assert deployment.daggyr("logs", str(run_id), "a").out == "before\n"
+    assert not is_gone(pid)
+    gate.open()
+    assert deployment.watch(run_id)["task_states"] == {"COMPLETED": 2}
+    assert farm.performed() == [("a", 1), ("b", 1)]
+    assert deployment.daggyr("logs", str(run_id), "a").out == "before\nafter\n"
+
+
 def test_a_run_that_is_killed_after_a_restart(farm: Farm, deployment: Deployment) -> None:
     """What an earlier coordinator started is ended like everything else."""
     gate = deployment.gate()

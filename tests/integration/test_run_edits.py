@@ -1,6 +1,7 @@
 """`daggyr edit`: another specification for a run, whatever state it is in, with the real programs.
 
-Each run is on a server with a sqlite tracker; where it matters, the server is then killed and started again, and has to know the same.
+Each run is on a server with a sqlite tracker; where it matters, the server is then killed and started again, and has to know the
+same.
 """
 
 from __future__ import annotations

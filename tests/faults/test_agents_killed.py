@@ -1,0 +1,64 @@
+"""kill -9 of agents at any moment: everything is completed, and only what an agent took with it is done again."""
+
+from __future__ import annotations
+
+import signal
+from random import Random
+
+from deployment import Deployment, shell, until
+from farm import LEDGER, Farm, layers
+
+TASKS = 600
+KILLS = 6
+NAMES = ("one", "two", "three")
+
+
+def test_agents_that_are_killed_at_random(deployment: Deployment, tracker: str) -> None:
+    """Some are started again at once, some only when the next one dies."""
+    farm = Farm(deployment, tracker, "lease = 3\nheartbeat = 0.5")
+    random = Random(f"{KILLS} agents, {tracker[:6]}")
+    farm.start()
+    alive = dict(zip(NAMES, farm.agents(*NAMES), strict=True))
+    tasks = layers(TASKS, 30, f"{LEDGER}; sleep 0.01")
+    run_id = deployment.submit(tasks)
+    killed: set[str] = set()
+    durable: dict[str, int] = {}  # what was COMPLETED before an agent died, and its attempts
+    for moment in farm.moments(random, KILLS, of=TASKS):
+        farm.wait_for(moment)
+        durable |= {
+            task["task_id"]: task["attempt_count"] for task in deployment.json("tasks", str(run_id), "--state", "COMPLETED")
+        }
+        victim = random.choice(sorted(alive))
+        alive.pop(victim).end(signal.SIGKILL)
+        killed.add(victim)
+        if len(alive) == 1 or random.random() < 0.5:
+            missing = sorted(set(NAMES) - set(alive))
+            alive |= dict(zip(missing, farm.agents(*missing), strict=True))
+    run = deployment.watch(run_id)
+    assert (run["state"], run["task_states"]) == ("COMPLETED", {"COMPLETED": TASKS})
+    assert durable
+    attempts = deployment.attempts(run_id)
+    assert {name: attempts[name] for name in durable} == durable, "what was durable is not done again"
+    farm.assert_lost_with(killed, run_id, tasks)
+
+
+def test_results_that_a_killed_agent_had_kept(deployment: Deployment, sqlite_tracker: str) -> None:
+    """Nobody was there to take them when they came; they are on the agent's disk, and are delivered by the next one."""
+    farm = Farm(deployment, sqlite_tracker)
+    farm.start()
+    gate = deployment.gate()
+    (agent,) = farm.agents("one", cores=1)
+    run_id = deployment.submit({"a": shell(f"{gate.hold}; {LEDGER}; echo done"), "b": shell(LEDGER, parents=["a"])})
+    gate.reached()
+    until(lambda: deployment.states(run_id)["a"] == "RUNNING", "the task")
+    farm.kill()
+    journal = deployment.state / "daggyr" / "agents" / "one" / "journal"
+    before = journal.stat().st_size
+    gate.open()
+    until(lambda: journal.stat().st_size > before, "the result, on the agent's disk")
+    agent.end(signal.SIGKILL)
+    farm.start()
+    farm.agents("one", cores=1)
+    assert deployment.watch(run_id)["task_states"] == {"COMPLETED": 2}
+    assert farm.performed() == [("a", 1), ("b", 1)]
+    assert deployment.task(run_id, "a")["attempts"][0]["stdout"] == "done\n"
