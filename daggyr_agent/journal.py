@@ -5,9 +5,9 @@
     what was told   each result, with the number of its output files, from the moment that it is known until it is acknowledged
 
 `state` opens it, which reads what an earlier process wrote. `agent` takes that up and calls `begin`; then executions,
-`descendants` and the outbox write down what happens, all in the event loop: no thread of `slots` comes here. What
-has been written (write(2)) survives the end of this process in any way. Nothing is flushed to the disk,
-for a host that loses power has lost its processes too, and their attempts are run again.
+`descendants` and the outbox write down what happens, all in the event loop: no thread of `slots` comes here. What has been
+written (write(2)) survives the end of this process in any way. Nothing is flushed to the disk, for a host that loses power has
+lost its processes too, and their attempts are run again.
 
 **The file** is a sequence of records: length and CRC-32 of a body, then the body, which begins with its kind. The last record
 may be torn. Whatever else cannot be read is a damage: the file is set aside, and what comes before the damage is used, because

@@ -60,6 +60,23 @@ def test_the_next_process_reads_what_was_written(tmp_path: Path) -> None:
         assert numbers(Journal(path)) == []
 
 
+def test_what_is_written_together_is_there_at_the_end_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    with opened(path) as journal:
+        size = path.stat().st_size
+        with pytest.raises(ZeroDivisionError), journal.together():
+            for number in range(3):
+                journal.finished(update(number), number)
+            journal.runs(17, 5)
+            assert path.stat().st_size == size
+            raise ZeroDivisionError
+        with journal.together():
+            pass
+        journal.acknowledged(1)
+        read = Journal(path)
+        assert (numbers(read), read.running) == ([1, 2], {17: 5})
+
+
 def test_results_for_another_tracker_are_forgotten(tmp_path: Path) -> None:
     path = tmp_path / "journal"
     with opened(path) as journal:
