@@ -20,6 +20,7 @@ from daggyr_server.core.carry import Carry
 from daggyr_server.core.graph import Binding, Details, Edit, ExpandedSegment, Graph, PlainSegment
 from daggyr_server.spec.document import RunSpec
 from daggyr_server.spec.expand import expand
+from daggyr_server.spec.faults import Fault, SpecificationError, quoted
 from daggyr_server.spec.generated import expand_generated
 from daggyr_server.spec.policies import PoolLimits
 
@@ -67,9 +68,12 @@ def expand_edit(
         over = comparison.carry.forward(number)
         if over is None or not over[1] or not made.policy(over[0]).is_generator:
             continue
-        addition = expand_generated(
-            document, run_parameters=parameters, graph=made, generator=over[0], pools=pools, default_pool=default_pool
-        )
+        try:
+            addition = expand_generated(
+                document, run_parameters=parameters, graph=made, generator=over[0], pools=pools, default_pool=default_pool
+            )
+        except SpecificationError as error:
+            raise _of_generator(made.task_id(over[0]), error) from None
         made.extend(addition)
         for segment in addition.segments:
             comparison.add(segment)
@@ -82,6 +86,16 @@ def differences(before: Details, after: Details) -> list[str]:
     """What of a task is changed, by the format's words: `command`, `environment`, `working_directory`, `stdin`."""
     pairs = zip(_FIELDS, _does(_filled(before)), _does(_filled(after)), strict=True)
     return [name for name, old, new in pairs if old != new]
+
+
+def _of_generator(name: str, error: SpecificationError) -> SpecificationError:
+    """The faults that the tasks of an unchanged generator have beside those of another specification."""
+    hint = "change the generator, so that it runs again, or the new tasks"
+    faults = [
+        Fault(name, fault.place, f"what the generator {quoted(name)} printed is kept, and does not fit: {fault.message}", hint)
+        for fault in error.faults
+    ]
+    return SpecificationError(faults, error.count)
 
 
 class _Comparison:
