@@ -80,7 +80,7 @@ from daggyr_server.spec import (
     expand,
     run_spec_from_message,
 )
-from daggyr_server.trackers.base import StoredAttempt, TrackerError
+from daggyr_server.trackers.base import StateChange, StoredAttempt, TrackerError
 
 MAX_REQUEST_ID_BYTES = 128
 MAX_RUNS_A_PAGE = 1_000
@@ -230,7 +230,11 @@ class RunsService(RunsServicer):
             before = rows[-1].run_id
 
     async def GetRun(self, request: GetRunRequest, context: Context) -> RunSummary:
-        return await self._summary(await self._run(request.run_id, context))
+        run = await self._run(request.run_id, context)
+        history = await self._asked(self._driver.tracker.history(run.run_id, None), context)
+        summary = await self._summary(run)
+        summary.history.extend(views.history(history))
+        return summary
 
     async def ListTasks(self, request: ListTasksRequest, context: Context) -> ListTasksResponse:
         run = await self._run(request.run_id, context)
@@ -254,8 +258,13 @@ class RunsService(RunsServicer):
         run = await self._run(request.run_id, context)
         number = await self._number(run, request.task_id, context, before=True)
         stored = await self._attempts(run, number, context)
+        history: list[StateChange] = []
+        for known in reversed(run.graph.lineage(number)):
+            history += await self._asked(self._driver.tracker.history(run.run_id, known), context)
         await self._driver.settled(run.run_id)
-        return views.task(run, number, stored)
+        message = views.task(run, number, stored)
+        message.history.extend(views.history(history))
+        return message
 
     async def ExplainTask(self, request: GetTaskRequest, context: Context) -> ExplainTaskResponse:
         run = await self._run(request.run_id, context)
@@ -367,12 +376,16 @@ class RunsService(RunsServicer):
         if first is None or first.WhichOneof("chunk") != "header":
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first message carries the header")
         header = first.header
-        run = await self._run(header.run_id, context)
-        edits = len(run.graph.edits)  # whoever edits it while this one sends its document is first
-        if header.revision and header.revision != run.revision:
-            message = f"run {run.run_id} has revision {run.revision}, not {header.revision}: look at it again"
-            await context.abort(grpc.StatusCode.ABORTED, message)
+        run = await self._find(header.run_id, context)
+        # Whoever edits it while this one sends its document is first.
+        edits, revision = (len(run.graph.edits), run.revision) if isinstance(run, Run) else (0, 0)
+        # A call that ends while its client still sends would end there with an error of gRPC's own: all of it is read first.
         document = await self._document(request_iterator, context)
+        if isinstance(run, str):
+            await context.abort(grpc.StatusCode.NOT_FOUND, run)
+        if header.revision not in (0, revision):
+            message = f"run {run.run_id} has revision {revision}, not {header.revision}: look at it again"
+            await context.abort(grpc.StatusCode.ABORTED, message)
         limits = self._limits
         try:
             default_pool = run.pool
@@ -508,17 +521,22 @@ class RunsService(RunsServicer):
             await _abort(error, context)
 
     async def _run(self, run_id: int, context: Context) -> Run:
+        run = await self._find(run_id, context)
+        if isinstance(run, str):
+            await context.abort(grpc.StatusCode.NOT_FOUND, run)
+        return run
+
+    async def _find(self, run_id: int, context: Context) -> Run | str:
+        """A run (0: the newest), or why there is none."""
         driver = self._driver
         if not run_id:
             newest = next(reversed(driver.machine.runs), 0) if not driver.durable else 0
             rows = [] if newest else await self._asked(driver.tracker.rows(before=None, limit=1), context)
             run_id = newest or (rows[0].run_id if rows else 0)
             if not run_id:
-                await context.abort(grpc.StatusCode.NOT_FOUND, "there are no runs yet")
+                return "there are no runs yet"
         run = driver.machine.runs.get(run_id) or await self._asked(driver.find(run_id), context)
-        if run is None:
-            await context.abort(grpc.StatusCode.NOT_FOUND, f"there is no run {run_id}; `daggyr runs` lists them")
-        return run
+        return run if run is not None else f"there is no run {run_id}; `daggyr runs` lists them"
 
     async def _attempts(self, run: Run, number: int, context: Context) -> list[StoredAttempt]:
         """The ended attempts of a task under all the numbers that it has had."""

@@ -5,7 +5,7 @@ The servicers call these between steps of the driver; they read and never change
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -19,13 +19,15 @@ from daggyr.v1.run_pb2 import (
     Task,
     TaskSummary,
 )
+from daggyr.v1.run_pb2 import StateChange as StateChangeMessage
 from daggyr.v1.task_pb2 import Placement, TaskSpec, TaskTemplate
 from daggyr_server.core.graph import Graph, Kind
 from daggyr_server.core.machine import Machine
 from daggyr_server.core.run import Run
 from daggyr_server.core.states import STATE_OF, Phase, State
-from daggyr_server.trackers.base import RunRow, StoredAttempt
+from daggyr_server.trackers.base import RunRow, StateChange, StoredAttempt
 
+MAX_CHANGES = 1_000  # of state, told of a run or a task
 MAX_NEIGHBOURS = 1_000  # parents or children listed of one task
 
 
@@ -78,6 +80,12 @@ def stored_summary(row: RunRow) -> RunSummary:
     if row.stop_time is not None:
         summary.stop_time.CopyFrom(timestamp(row.stop_time))
     return summary
+
+
+def history(changes: Sequence[StateChange]) -> Iterator[StateChangeMessage]:
+    """The newest changes, oldest first."""
+    for change in changes[-MAX_CHANGES:]:
+        yield StateChangeMessage(time=timestamp(change.time), state=int(change.state), reason=change.reason)  # type: ignore[arg-type]
 
 
 def awaited(run: Run, machine: Machine) -> Iterator[str]:

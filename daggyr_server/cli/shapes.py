@@ -7,14 +7,14 @@ renamed or taken away. Nothing here prints.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 
 from daggyr.v1 import runs_pb2 as pb
-from daggyr.v1.run_pb2 import Attempt, RunSummary, Task, TaskSummary
+from daggyr.v1.run_pb2 import Attempt, RunSummary, StateChange, Task, TaskSummary
 from daggyr.v1.task_pb2 import OutputSummary, TaskSpec
 from daggyr_server.cli import names, words
 
@@ -58,6 +58,12 @@ def _task_change(task: pb.TaskChange) -> Shape:
     }
 
 
+def history(changes: Iterable[StateChange]) -> list[Shape]:
+    return [
+        {"time": _time(change, "time"), "state": names.state(change.state), "reason": change.reason or None} for change in changes
+    ]
+
+
 def task_edit(edit: pb.TaskEdit) -> Shape:
     """An item of `edit --plan`; `state` is null for a task that is added."""
     return {
@@ -85,6 +91,7 @@ def task(whole: Task, outputs: Mapping[int, tuple[bytes, bytes]]) -> Shape:
         **task_summary(whole.summary),
         **definition(whole),
         "removed": whole.removed,
+        "history": history(whole.history),
         "attempts": [_attempt(each, *outputs.get(each.attempt, (b"", b""))) for each in whole.attempts],
     }
 

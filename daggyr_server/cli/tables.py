@@ -10,12 +10,13 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
 from daggyr.v1 import runs_pb2 as pb
-from daggyr.v1.run_pb2 import Attempt, RunSummary, Task, TaskSummary
+from daggyr.v1.run_pb2 import Attempt, RunSummary, StateChange, Task, TaskSummary
 from daggyr_server.cli import names, words
 from daggyr_server.cli.shapes import seconds
 from daggyr_server.cli.stdout import Columns, Row, fields, line, paint
 from daggyr_server.client import ENDED
 
+_CHANGES = 20  # of state
 _NAMES = 10  # of parents and children
 
 
@@ -52,6 +53,14 @@ def show_run(run: RunSummary) -> None:
             *(("note", note) for note in run.notes),
         ]
     )
+
+
+def show_history(changes: Sequence[StateChange]) -> None:
+    """The last changes of state that no attempt tells, if there are any."""
+    if changes:
+        line()
+        columns = Columns("TIME", "STATE", "BECAUSE OF")
+        columns.page((words.time(change.time), names.state(change.state), change.reason) for change in changes[-_CHANGES:])
 
 
 def task_columns() -> Columns:
@@ -94,6 +103,7 @@ def show_task(task: Task, tails: Iterable[tuple[str, Sequence[str], bool]]) -> N
         line()
         columns = Columns("ATTEMPT", "OUTCOME", "HOST", "STARTED", "TOOK", "CPU", "MEMORY", "NOTES", right=("ATTEMPT",))
         columns.page(map(_attempt_row, task.attempts))
+    show_history(task.history)
     for name, lines, is_cut in tails:
         if lines:
             line()

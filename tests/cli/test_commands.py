@@ -107,6 +107,7 @@ async def test_show(daggyr: Daggyr, failed: ScriptedRun) -> None:
         "delayed": 0,
         "blocked": 2,
         "notes": ["waits for 64 cores, which no agent has"],
+        "history": [],
     }
     ended = await daggyr("show", "1")
     assert ended.code == 0
@@ -232,7 +233,7 @@ async def test_mark(daggyr: Daggyr, failed: ScriptedRun, server: ScriptedServer)
     ended = await daggyr("--output", "json", "mark", "last", "b", "completed")
     assert (ended.code, ended.json["state"], ended.json["stop_time"]) == (0, "QUEUED", None)
     assert ended.json["task_states"] == {"QUEUED": 3, "COMPLETED": 2}
-    assert ended.json == (await daggyr("--output", "json", "show", "1")).json
+    assert {**ended.json, "history": []} == (await daggyr("--output", "json", "show", "1")).json
     ended = await daggyr("mark", "1", "a", "QUEUED")
     assert (ended.code, "Run 1  QUEUED" in ended.out) == (0, True)
     marks = [request for method, request in server.calls if method == "MarkTasks"]

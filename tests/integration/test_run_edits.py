@@ -80,6 +80,12 @@ def test_a_failed_run_is_mended(kept: Deployment) -> None:
         assert outputs(kept, run_id, "gone") == [(1, "SUCCEEDED", "gone\n")]
         assert kept.task(run_id, "gone")["removed"]
         assert kept.task(run_id, "a")["max_retries"] == 5
+        history = [(change["state"], change["reason"]) for change in kept.json("show", str(run_id))["history"]]
+        assert history == [
+            *[(state, None) for state in ("RUNNING", "ERRORED")],
+            ("ERRORED", "edit"),
+            *[(state, None) for state in ("QUEUED", "RUNNING", "COMPLETED")],
+        ]
         assert kept.daggyr("logs", str(run_id), "b").out == "mended\n"
     assert kept.daggyr("kill", str(run_id), "gone").code == 2
 
@@ -177,6 +183,8 @@ def test_downstream_is_queued_as_well(kept: Deployment) -> None:
     assert {change["task_id"]: change["change"] for change in plan} == {"a": "CHANGED", "b": "QUEUED_AGAIN", "c": "QUEUED_AGAIN"}
     edit(kept, run_id, tasks("echo"), "--downstream")
     kept.watch(run_id)
+    assert [(change["state"], change["reason"]) for change in kept.task(run_id, "b")["history"]] == [("QUEUED", "edit")]
+    assert "edit" in kept.daggyr("task", "last", "b").out
     assert ledger(kept) == ["a 1", "a 2", "a 3", "b 1", "b 2", "beside 1", "c 1", "c 2"]
 
 

@@ -70,11 +70,15 @@ def runs(
 @run_argument
 @settings_object
 def show(settings: Settings, run_id: int) -> int:
-    """Show RUN: its state, its tasks by state, and what it waits for."""
+    """Show RUN: its state, its tasks by state, what it waits for, and what became of it when."""
 
     async def work(client: Client) -> int:
         run = await client.run(run_id)
-        stdout.document(shapes.run(run)) if settings.json else tables.show_run(run)
+        if settings.json:
+            stdout.document({**shapes.run(run), "history": shapes.history(run.history)})
+        else:
+            tables.show_run(run)
+            tables.show_history(run.history)
         return 0
 
     return with_client(settings, work)
