@@ -303,7 +303,10 @@ def test_the_commands_on_a_server(home: Home, server: str) -> None:
     run = answer("submit", "--watch", "--tag", "k=v", spec, code=1)
     assert isinstance(run, dict)
     assert (run["state"], run["task_states"]) == ("ERRORED", {"QUEUED": 1, "ERRORED": 1})
-    assert answer("show", "last") == run
+    shown = answer("show", "last")
+    assert isinstance(shown, dict)
+    assert [change["state"] for change in shown.pop("history")] == ["RUNNING", "ERRORED"]
+    assert shown == run
     runs = answer("runs", "--tag", "k=v", "--state", "errored", "--since", "1h")
     assert isinstance(runs, list)
     assert [one["run_id"] for one in runs] == [1]
