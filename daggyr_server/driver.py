@@ -64,7 +64,9 @@ from daggyr_server.trackers.base import LostTracker, Tracker, TrackerError
 
 log = logging.getLogger(__name__)
 
-MAX_UPDATES_A_STEP = 8_192  # more wait for the next one, so that answers do not
+ASSIGNED_A_TURN = 1_000
+TURNS = 6
+MAX_UPDATES_A_STEP = 1_024  # more wait for the next one, so that answers do not
 KEPT_ENDED_RUNS = 200  # ended runs in memory, where a tracker has them too
 KEPT_ENDED_TASKS = 2_000_000  # and their tasks together
 DELETED_ROWS = 5_000  # at once
@@ -451,8 +453,9 @@ class Driver:
                     timer.cancel()
                 due = await self._step()
                 timer = loop.call_later(max(0.0, due - self._clock()), self._wake.set) if due is not None else None
-                # Between steps everybody else has a turn.
-                await asyncio.sleep(0)
+                # Between steps everybody else has a turn; to take a call and answer it needs several.
+                for _ in range(TURNS):
+                    await asyncio.sleep(0)
         finally:
             if timer is not None:
                 timer.cancel()
@@ -475,7 +478,7 @@ class Driver:
             self._unsettled.clear()
             self._wake_readers()
         for step in steps:
-            self._act(step)
+            await self._act(step)
             self._answer(step)
             self.changes.publish(step.changed)
             for record in step.records:
@@ -571,7 +574,8 @@ class Driver:
             return AttemptEnded(*key, outcome, seconds, result, refusal=addition)
         return AttemptEnded(*key, outcome, seconds, result, addition=addition)
 
-    def _act(self, step: Step) -> None:
+    async def _act(self, step: Step) -> None:
+        given = 0
         for command in step.commands:
             executor = self.executors.get(command.pool)
             if executor is None:  # the pool is not configured any more; what it has is about to be LOST
@@ -584,6 +588,10 @@ class Driver:
                             self._generators.begin((command.run_id, number, attempt))
                 for batch in assignment_batches(command, graph):
                     executor.start(command.host, batch)
+                    given += len(batch.assignments)
+                    if given >= ASSIGNED_A_TURN:
+                        given = 0
+                        await asyncio.sleep(0)
             elif isinstance(command, StopAttempts):
                 executor.stop(command.host, _keys(command.keys))
             elif isinstance(command, RecallAttempts):
