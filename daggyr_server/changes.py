@@ -48,6 +48,13 @@ class Changes:
             for event in self._waiters.get(run_id, ()):
                 event.set()
 
+    def restart(self, run_id: int) -> None:
+        """A run has other tasks now: whoever watches has to read it again."""
+        log = self._logs.get(run_id)
+        if log is not None:
+            log.entries.clear()
+            log.since, log.tasks = log.seq, 0
+
     def ended(self, run_id: int) -> None:
         """A run has ended: in the end its changes are forgotten."""
         self._ended.append(run_id)

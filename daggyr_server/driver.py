@@ -52,7 +52,7 @@ from daggyr_server.core.events import (
 )
 from daggyr_server.core.graph import Addition
 from daggyr_server.core.machine import Machine, Reason, Refusal, Step
-from daggyr_server.core.records import AttemptRecorded, OutputKept, Record, RunMoved
+from daggyr_server.core.records import AttemptRecorded, OutputKept, Record, RunEdited, RunMoved
 from daggyr_server.core.run import Run
 from daggyr_server.core.states import Outcome, State
 from daggyr_server.edits import Plan, Snapshot, planned
@@ -190,7 +190,8 @@ class Driver:
             for number, flight in run.in_flight.items():
                 key = AttemptKey(run_id=run.run_id, task_number=flight.number, attempt=flight.attempt)
                 placed.setdefault((flight.pool, flight.host), []).append((key, Placement(host=flight.host)))
-                if run.graph.policy(number).is_generator and run.counts_for(number, flight):
+                # Whether it was one when it was assigned is what counts.
+                if run.graph.policy(flight.number).is_generator and run.counts_for(number, flight):
                     await self._generate_again((run.run_id, flight.number, flight.attempt))
         log.info("going on with %d runs, %d attempts of which may still run", len(events), sum(map(len, placed.values())))
         for pool, executor in self.executors.items():
@@ -286,7 +287,7 @@ class Driver:
         for revision, number in generators.items():
             document = await self.tracker.document(run.run_id, revision)
             if document is None:
-                raise TrackerError(f"run {run.run_id} is being deleted")
+                raise Refused(Refusal(Reason.NOT_FOUND, f"run {run.run_id} is being deleted"))
             printed.append(Printed(revision, number, document))
         return await asyncio.to_thread(
             planned, snapshot, spec, printed, pools=pools, default_pool=spec.pool or run.pool, downstream=downstream
@@ -319,11 +320,13 @@ class Driver:
             try:
                 await self._edit(run, spec, document, edits, plan)
             except Refused as error:
-                if error.refusal.reason is not Reason.STALE or attempt == PLANS:
+                found = await self.find(run.run_id)  # ended runs may have left memory meanwhile
+                if attempt == PLANS or found is None or (error.refusal.reason is not Reason.STALE and found is run):
                     raise
+                run = found
             else:
                 return
-        message = f"run {run.run_id} was edited meanwhile: look at it again"
+        message = f"run {run.run_id} was edited meanwhile: it has revision {run.revision} now, look at it again"
         raise Refused(Refusal(Reason.CONFLICT, message))
 
     async def _edit(self, run: Run, spec: RunSpec, document: bytes, edits: int, plan: Plan) -> None:
@@ -484,7 +487,11 @@ class Driver:
             for record in step.records:
                 if type(record) is RunMoved and record.state in _ENDED:
                     self.changes.ended(record.run_id)
-                    self._keep_ended(self.machine.runs[record.run_id])
+                    run = self.machine.runs.get(record.run_id)
+                    if run is not None:
+                        self._keep_ended(run)
+                elif type(record) is RunEdited:
+                    self.changes.restart(record.run_id)
                 elif self._generators and type(record) is AttemptRecorded:
                     self._generators.forget(record[:3])  # one that is LOST printed in vain
         for durable in durables:
@@ -520,6 +527,13 @@ class Driver:
         inbox = self._inbox
         while inbox and budget > 0:
             entry = inbox.popleft()
+            if type(entry) is EditAsked:
+                # On its own: what earlier steps assign is looked up in the graph when they are carried out.
+                if steps or events or durables:
+                    inbox.appendleft(entry)
+                else:
+                    events.append(entry)
+                break
             if type(entry) is not _Reported:
                 events.append(entry)  # type: ignore[arg-type]
                 budget -= 1
@@ -559,15 +573,15 @@ class Driver:
     def _generated(
         self, key: Key, outcome: Outcome, seconds: float | None, result: AttemptResult, events: list[Event], steps: list[Step]
     ) -> AttemptEnded:
+        # The addition is made for the graph as it is: all that came before must be in it.
+        steps.append(self.machine.handle(self._now, events))
+        events.clear()
         run = self.machine.runs.get(key[0])
         flight = run.current(key[1], key[2]) if run is not None else None
         counts = run is not None and flight is not None and run.counts_for(run.task_of(key[1]), flight)
         if outcome is not Outcome.SUCCEEDED or run is None or not counts:
             self._generators.forget(key)
             return AttemptEnded(*key, outcome, seconds, result)
-        # The addition is made for the graph as it is: all that came before must be in it.
-        steps.append(self.machine.handle(self._now, events))
-        events.clear()
         addition = self._generators.addition(key, run, result)
         if isinstance(addition, str):
             result.notes.append(addition)

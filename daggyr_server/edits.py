@@ -7,6 +7,7 @@ run.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -38,7 +39,7 @@ class TaskEdit:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What a plan is made for. The graph is the run's own: it may grow while the plan is made, and then the plan is of no use."""
+    """What a plan is made for."""
 
     graph: Graph
     live: int  # the first number of the specification that it has
@@ -47,7 +48,7 @@ class Snapshot:
 
     @classmethod
     def of(cls, run: Run) -> Snapshot:
-        return cls(run.graph, run.graph.live, run.revision, bytes(run.phases))
+        return cls(run.graph.frozen(), run.graph.live, run.revision, bytes(run.phases))
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,33 +58,51 @@ class Plan:
     snapshot: Snapshot
     edit: Edit
     graph: Graph
-    completed: int  # changed tasks that are COMPLETED now
+    completed: Sequence[int] | None  # changed tasks that are COMPLETED now; None if that does not matter
     again: Sequence[int]  # unchanged tasks that are queued with those that they depend on
 
     def tasks(self) -> Iterator[TaskEdit]:
-        """Every task that something happens to, by number, those that are removed last."""
+        """Every task that something happens to, by number, those that are removed last. Unchanged stretches cost nothing."""
         before, after, carry = self.snapshot.graph, self.graph, self.edit.carry
-        again = {number for number in self.again if self._has_begun(carry.back(number))}
-        for number in _tasks(after):
-            old = carry.back(number)
-            if old is None:
-                yield TaskEdit(after.task_id(number), Change.ADDED, None)
-                continue
-            over = carry.forward(old)
-            if over is not None and not over[1]:
-                fields = differences(before.details(old), after.details(number))
-                yield TaskEdit(after.task_id(number), Change.CHANGED, self._state(old), fields)
-            elif number in again:
-                yield TaskEdit(after.task_id(number), Change.QUEUED_AGAIN, self._state(old))
-        for number in _tasks(before):
-            if carry.forward(number) is None:
-                yield TaskEdit(before.task_id(number), Change.REMOVED, self._state(number))
+        number = after.live
+        for new, old, count, same in carry:
+            yield from self._added(number, new)
+            if same:
+                yield from self._again(new, old, count)
+            else:
+                for offset in range(count):
+                    fields = differences(before.details(old + offset), after.details(new + offset))
+                    yield TaskEdit(after.task_id(new + offset), Change.CHANGED, self._state(old + offset), fields)
+            number = new + count
+        yield from self._added(number, after.size)
+        number = before.live
+        for old, count in sorted((old, count) for _, old, count, _ in carry):
+            yield from self._removed(number, old)
+            number = old + count
+        yield from self._removed(number, before.size)
+
+    def _added(self, start: int, beyond: int) -> Iterator[TaskEdit]:
+        for number in range(start, beyond):
+            if self.graph.kind(number) is Kind.TASK:
+                yield TaskEdit(self.graph.task_id(number), Change.ADDED, None)
+
+    def _removed(self, start: int, beyond: int) -> Iterator[TaskEdit]:
+        graph = self.snapshot.graph
+        for number in range(start, beyond):
+            if graph.kind(number) is Kind.TASK:
+                yield TaskEdit(graph.task_id(number), Change.REMOVED, self._state(number))
+
+    def _again(self, new: int, old: int, count: int) -> Iterator[TaskEdit]:
+        for index in range(bisect_left(self.again, new), bisect_left(self.again, new + count)):
+            number = self.again[index]
+            if self._has_begun(old + number - new):
+                yield TaskEdit(self.graph.task_id(number), Change.QUEUED_AGAIN, self._state(old + number - new))
 
     def _state(self, number: int) -> State:
         return STATE_OF[Phase(self.snapshot.phases[number])]
 
-    def _has_begun(self, number: int | None) -> bool:
-        phase = Phase(self.snapshot.phases[number]) if number is not None else Phase.BLOCKED
+    def _has_begun(self, number: int) -> bool:
+        phase = Phase(self.snapshot.phases[number])
         return phase in ENDED or phase in (Phase.ASSIGNED, Phase.RUNNING)
 
 
@@ -114,9 +133,5 @@ def planned(
                     again.append(number)
         repeated = {carry.back(number) for number in again}
         if repeated.isdisjoint(one.number for one in kept if one.revision in edited.edit.kept):
-            return Plan(snapshot, edited.edit, edited.graph, len(completed), again)
+            return Plan(snapshot, edited.edit, edited.graph, completed if downstream else None, again)
         kept = [one for one in kept if one.number not in repeated]
-
-
-def _tasks(graph: Graph) -> Iterator[int]:
-    return (number for number in range(graph.live, graph.size) if graph.kind(number) is Kind.TASK)

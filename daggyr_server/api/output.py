@@ -28,6 +28,8 @@ async def read_output(
     if attempt == 0:
         attempt = await _last_attempt(driver, run, number, follow=follow)
     while attempt:
+        now = run.graph.newest(number)  # an edit may have come in between
+        number = now if now is not None else number
         flight = run.in_flight.get(number)
         if flight is not None and flight.attempt != attempt:
             flight = None
@@ -44,15 +46,17 @@ async def read_output(
             yield answer
         if not follow:
             return
-        await _change(driver, run, number, attempt)
+        await _change(driver, run, attempt, flight)
 
 
 async def _last_attempt(driver: Driver, run: Run, number: int, *, follow: bool) -> int:
-    while follow and not run.attempts[number] and run.state in (State.QUEUED, State.RUNNING):
-        seq = driver.changes.seq(run.run_id)
-        if not run.attempts[number]:
-            await driver.changes.wait(run.run_id, seq)
-    return run.attempts[number]
+    while True:
+        now = run.graph.newest(number)
+        if now is None:
+            return run.attempts[number]
+        if run.attempts[now] or not follow or run.state not in (State.QUEUED, State.RUNNING):
+            return run.attempts[now]
+        await driver.changes.wait(run.run_id, driver.changes.seq(run.run_id))
 
 
 async def _number_then(driver: Driver, run: Run, number: int, attempt: int) -> int:
@@ -109,11 +113,10 @@ async def _live(
             await close()
 
 
-async def _change(driver: Driver, run: Run, number: int, attempt: int) -> None:
+async def _change(driver: Driver, run: Run, attempt: int, flight: InFlight) -> None:
     """Wait until the run changes, or a moment: the host may know of the end before it is committed."""
     seq = driver.changes.seq(run.run_id)
-    flight = run.in_flight.get(number)
-    if flight is not None and flight.attempt == attempt:
+    if run.current(flight.number, attempt) is not None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(AGAIN_SECONDS):
                 await driver.changes.wait(run.run_id, seq)

@@ -22,6 +22,8 @@ MAX_NAMED = 5  # parents named in a sentence
 
 def reasons(run: Run, number: int, machine: Machine, stored: Sequence[StoredAttempt]) -> list[str]:
     """At least one sentence."""
+    if number < run.graph.live:
+        return ["An edit took it away: the run does not have it any more."]
     phase = Phase(run.phases[number])
     sentences = {
         Phase.BLOCKED: _blocked,

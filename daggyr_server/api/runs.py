@@ -263,7 +263,7 @@ class RunsService(RunsServicer):
         for known in reversed(run.graph.lineage(number)):
             history += await self._asked(self._driver.tracker.history(run.run_id, known), context)
         await self._driver.settled(run.run_id)
-        message = views.task(run, number, stored)
+        message = views.task(run, _by_now(run, number), stored)
         message.history.extend(views.history(history))
         return message
 
@@ -272,6 +272,7 @@ class RunsService(RunsServicer):
         number = await self._number(run, request.task_id, context)
         stored = await self._attempts(run, number, context)
         await self._driver.settled(run.run_id)
+        number = _by_now(run, number)
         return ExplainTaskResponse(
             run_id=run.run_id,
             state=int(views.state_of(run, number)),  # type: ignore[arg-type]
@@ -536,7 +537,7 @@ class RunsService(RunsServicer):
             run_id = newest or (rows[0].run_id if rows else 0)
             if not run_id:
                 return "there are no runs yet"
-        run = driver.machine.runs.get(run_id) or await self._asked(driver.find(run_id), context)
+        run = await self._asked(driver.find(run_id), context)
         return run if run is not None else f"there is no run {run_id}; `daggyr runs` lists them"
 
     async def _attempts(self, run: Run, number: int, context: Context) -> list[StoredAttempt]:
@@ -551,6 +552,8 @@ class RunsService(RunsServicer):
         number = run.graph.number_of(task_id)
         if number is None and before:
             number = run.graph.number_before(task_id)
+            now = run.graph.newest(number) if number is not None else None  # it may live on under another name
+            number = now if now is not None else number
         if number is None:
             message = f"run {run.run_id} has no task {task_id[:1024]!r}; `daggyr tasks {run.run_id}` lists them"
             await context.abort(grpc.StatusCode.NOT_FOUND, fitting(message))
@@ -588,6 +591,12 @@ class _Wanted:
             and all(tags.get(name) == value for name, value in self._tags.items())
             and self._since <= submit_time < self._until
         )
+
+
+def _by_now(run: Run, number: int) -> int:
+    """The number of a task after what was awaited: an edit may have come in between. One that was taken away keeps its own."""
+    now = run.graph.newest(number)
+    return now if now is not None else number
 
 
 def _task_edit(edit: TaskEdit) -> TaskEditMessage:

@@ -74,7 +74,8 @@ def _check_attempts(machine: Machine, run: Run) -> None:
     unstarted: Counter[int] = Counter()
     for number, flight in run.in_flight.items():
         where = f"run {run.run_id} task {number} attempt {flight.attempt}"
-        _hold(flight.attempt == run.attempts[number], f"{where}: the task's last attempt is {run.attempts[number]}")
+        last = flight.attempt == run.attempts[number]
+        _hold(last or flight.void, f"{where}: the task's last attempt is {run.attempts[number]}")
         _hold(run.task_of(flight.number) == number, f"{where}: reports of {flight.number} go elsewhere")
         _hold(run.counts_for(number, flight) or flight.stopping, f"{where}: an edit ended it, and it was not told")
         queue = run.queues[run.graph.policy_index(flight.number)]

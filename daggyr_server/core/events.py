@@ -148,7 +148,7 @@ class EditAsked:
     pool: str
     parameters: Mapping[str, tuple[str, ...]]
     document: bytes  # the specification as it came, for the tracker
-    completed: int  # how many of the changed tasks were COMPLETED, when it was made
+    completed: Sequence[int] | None = None  # the changed tasks that were COMPLETED when `again` was made of them
     again: Sequence[int] = ()  # unchanged tasks that are to be queued as well, with the numbers that they get
 
 

@@ -321,6 +321,19 @@ class Graph:
         self._added_targets = array("I")
         self._plain_numbers = self._expanded_names = self._reverse = None
 
+    def frozen(self) -> Graph:
+        """This graph as it is now, for reading in another thread while this one grows or is replaced. Segments are shared: they
+        never change once they are part of a graph."""
+        return Graph(
+            policies=list(self.policies),
+            segments=list(self.segments),
+            size=self.size,
+            live=self.live,
+            added_children={number: list(children) for number, children in self.added_children.items()},
+            _bases=list(self._bases),
+            _added_targets=self._added_targets[:],
+        )
+
     def newest(self, number: int) -> int | None:
         """The number that the task with this one has by now; None if an edit took it away."""
         for start, carry in self.edits:

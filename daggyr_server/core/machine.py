@@ -58,6 +58,8 @@ from daggyr_server.core.records import (
 from daggyr_server.core.run import Run, changed_completed
 from daggyr_server.core.states import Outcome, Phase, State
 
+_GONE: Sequence[int] = ()  # compared by identity
+
 
 class Reason(Enum):
     """Why an event was not granted."""
@@ -281,9 +283,12 @@ class Machine:
 
     def _kill_asked(self, event: KillAsked, now: float) -> None:
         run = self._asked_run(event.ticket, event.run_id, now)
-        if run is None or self._refused(event.ticket, kill_refused(run, event.numbers)):
+        if run is None:
             return
-        if event.numbers is None:
+        named = self._named(run, event.ticket, event.numbers)
+        if named is _GONE or self._refused(event.ticket, kill_refused(run, named)):
+            return
+        if named is None:
             run.killing = True
             self._step.records.append(RunKillAsked(run.run_id, now))
             for pool in self.pools.values():
@@ -291,8 +296,8 @@ class Machine:
             self._stop(run, [flight for flight in run.in_flight.values() if flight.start_time is not None])
             self._recall(run, recall.unstarted(run))
         else:
-            flights = {number: run.in_flight[number] for number in event.numbers if number in run.in_flight}
-            moved = run.kill_waiting(event.numbers)
+            flights = {number: run.in_flight[number] for number in named if number in run.in_flight}
+            moved = run.kill_waiting(named)
             moved += [number for number, flight in flights.items() if not (flight.killed if flight.void else flight.stopping)]
             if moved:
                 self._step.records.append(_moved(run, moved, State.KILLED, "kill", now))
@@ -307,36 +312,42 @@ class Machine:
         run = self._asked_run(event.ticket, event.run_id, now)
         if run is None:
             return
+        named = self._named(run, event.ticket, event.numbers)
+        if named is _GONE:
+            return
         numbers: Sequence[int]
-        if event.numbers is None:
+        if named is None:
             live = run.graph.live
             numbers = [live + index for index, phase in enumerate(run.phases[live:]) if phase in (Phase.ERRORED, Phase.KILLED)]
         else:
-            numbers = run.graph.descendants(event.numbers) if event.downstream else event.numbers
-        if self._refused(event.ticket, retry_refused(run, event.numbers, numbers)):
+            numbers = run.graph.descendants(named) if event.downstream else named
+        if self._refused(event.ticket, retry_refused(run, named, numbers)):
             return
         self._asked_moves(run, [*run.go_on(now), *run.reset(numbers)], State.QUEUED, "retry", now)
 
     def _mark_asked(self, event: MarkAsked, now: float) -> None:
         run = self._asked_run(event.ticket, event.run_id, now)
-        if run is None or self._refused(event.ticket, mark_refused(run, event.numbers, completed=event.completed)):
+        if run is None:
+            return
+        named = self._named(run, event.ticket, event.numbers)
+        if named is _GONE or named is None or self._refused(event.ticket, mark_refused(run, named, completed=event.completed)):
             return
         fresh = run.go_on(now)
         if event.completed:
             self._asked_moves(run, fresh, State.QUEUED, "mark", now)
-            self._asked_moves(run, run.complete(event.numbers), State.COMPLETED, "mark", now)
+            self._asked_moves(run, run.complete(named), State.COMPLETED, "mark", now)
         else:
-            self._asked_moves(run, [*fresh, *run.reset(event.numbers)], State.QUEUED, "mark", now)
+            self._asked_moves(run, [*fresh, *run.reset(named)], State.QUEUED, "mark", now)
 
     def _edit_asked(self, event: EditAsked, now: float) -> None:
         run = self._asked_run(event.ticket, event.run_id, now)
         if run is None:
             return
         if len(run.graph.edits) != event.edits:
-            message = f"run {run.run_id} was edited meanwhile: it has revision {1 + len(run.graph.edits)} now, look at it again"
+            message = f"run {run.run_id} was edited meanwhile: it has revision {run.revision} now, look at it again"
             self._step.answers[event.ticket] = Refusal(Reason.CONFLICT, message)
             return
-        if run.revision != event.revision or len(changed_completed(event.edit.carry, run.phases)) != event.completed:
+        if run.revision != event.revision or event.completed not in (None, changed_completed(event.edit.carry, run.phases)):
             self._step.answers[event.ticket] = Refusal(Reason.STALE, f"run {run.run_id} goes on too fast: ask again")
             return
         if self._refused(event.ticket, edit_refused(run)):
@@ -348,7 +359,7 @@ class Machine:
         for pool in self.pools.values():
             pool.drop(run)
         run.offers_to(lambda queue: None)
-        again, stopped = run.edit(event.edit, event.again, now)
+        queued, stopped = run.edit(event.edit, event.again, now)
         run.offers_to(self._offer)
         run.tags, run.pool, run.parameters = dict(event.tags), event.pool, event.parameters
         self._step.records.append(RunEdited(run.run_id, run.revision, event.document, run.tags, run.pool, event.edit.kept, now))
@@ -357,7 +368,7 @@ class Machine:
         if void:
             numbers, attempts = [flight.number for flight in void], [flight.attempt for flight in void]
             self._step.records.append(TasksMoved(run.run_id, numbers, attempts, State.QUEUED, "edit", now))
-        self._asked_moves(run, [number for number in again if number not in run.in_flight], State.QUEUED, "edit", now)
+        self._asked_moves(run, queued, State.QUEUED, "edit", now)
         self._stop(run, flights)
         self._note_delay(run)
         self._step.answers[event.ticket] = len(run.graph.edits)
@@ -380,6 +391,18 @@ class Machine:
             return None
         run.settle(now)
         return run
+
+    def _named(self, run: Run, ticket: Hashable, numbers: Sequence[int] | None) -> Sequence[int] | None:
+        """What a person named, with the numbers that it has by now: an edit may have come in between. _GONE, with the refusal
+        given, if there is something that the run does not have any more."""
+        if numbers is None or all(number >= run.graph.live for number in numbers):
+            return numbers
+        found = [run.graph.newest(number) for number in numbers]
+        if None in found:
+            message = f"run {run.run_id} was edited meanwhile, and has not all of these tasks any more: look at it again"
+            self._step.answers[ticket] = Refusal(Reason.CONFLICT, message)
+            return _GONE
+        return [number for number in found if number is not None]
 
     def _refused(self, ticket: Hashable, message: str | None) -> bool:
         self._step.answers[ticket] = Refusal(Reason.NOT_NOW, message) if message is not None else None

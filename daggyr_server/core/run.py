@@ -101,6 +101,7 @@ class Run(Tasks):
             if (policy := self.graph.policy(number)).retry_delay > 0
         ]
         self._put_back(phases, [number for number in self.in_flight if number >= self.graph.live], delayed)
+        self._hold_back()
         return flights
 
     def _carry_rows(self, event: RunRestored, phases: bytearray) -> None:
@@ -215,6 +216,7 @@ class Run(Tasks):
         counts = self.counts_for(number, flight)
         if follows is Follows.COMPLETE and addition is not None and counts:
             self.extend(addition)
+            self._hold_back()
             self.printed[self.revision] = number
         del self.in_flight[number]
         self.renumbered.pop(flight.number, None)
@@ -312,8 +314,8 @@ class Run(Tasks):
         """Take another specification. What is unchanged keeps its state and budget; what is changed or new is QUEUED.
 
         An attempt in flight whose task is changed, or gone, does not count any more: it is to be ended. `repeated` are unchanged
-        tasks, with the numbers that they get, which are QUEUED as well. Returns those of them that were not, and the tasks of the
-        attempts that are to be ended; all numbers are those from now on.
+        tasks, with the numbers that they get, which are QUEUED as well. Returns those that are QUEUED and were not, and the tasks
+        of the attempts that are to be ended; all numbers are those from now on.
         """
         phases = self.phases.translate(_ENDED_ONLY)
         delayed, before = self.delayed, self.in_flight
@@ -331,6 +333,9 @@ class Run(Tasks):
         again = [number for number in repeated if phases[number] or number in flying]
         for number in again:
             phases[number] = _BLOCKED
+        ended = [
+            new + offset for new, old, count, same in edit.carry if not same for offset in range(count) if phases[old + offset]
+        ]
         self.failures, self.losses = _carried(self.failures, edit.carry), _carried(self.losses, edit.carry)
         self._forgive(again)
         self.in_flight, self.renumbered = {}, {}
@@ -351,8 +356,29 @@ class Run(Tasks):
         for number, flight in live.items():
             if flight.start_time is not None:
                 self._set(number, _RUNNING)
-        self.changed += again
-        return again, stopped
+        stopped += self._hold_back()
+        told = sorted({*again, *ended})
+        self.changed += told
+        return told, [number for number in stopped if number in self.in_flight]
+
+    def _hold_back(self) -> list[int]:
+        """A task that comes back while an attempt of it, which an edit took away, is being ended waits for that end.
+
+        Returns the tasks that have to.
+        """
+        held = []
+        for number, flight in list(self.in_flight.items()):
+            task = self.graph.number_of(self.graph.task_id(number)) if number < self.graph.live else None
+            if task is None or task in self.in_flight or self.graph.kind(task):
+                continue
+            del self.in_flight[number]
+            flight.void, flight.killed = True, self.phases[task] == _KILLED
+            self._fly(task, flight)
+            self._set(task, _ASSIGNED if flight.start_time is None else _RUNNING)
+            held.append(task)
+        if held:
+            self._forget_moved()
+        return held
 
     def _take_edit(self, edit: Edit) -> None:
         revision = self.revision

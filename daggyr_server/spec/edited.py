@@ -66,7 +66,7 @@ def expand_edit(
     parameters = spec.run_parameters()
     for revision, number, document in printed:
         over = comparison.carry.forward(number)
-        if over is None or not over[1] or not made.policy(over[0]).is_generator:
+        if over is None or not over[1]:
             continue
         try:
             addition = expand_generated(
@@ -150,11 +150,11 @@ class _Comparison:
 
     def _add_expanded(self, segment: ExpandedSegment, before: ExpandedSegment) -> None:
         equal = self._equal(before.details, segment.details)
+        fill, fill_before = _filling(segment.details, segment.parameters), _filling(before.details, before.parameters)
         for index, old_index, count in _common(segment, before):
             if equal:
                 self.carry.add(segment.first + index, before.first + old_index, count, same=True)
                 continue
-            fill, fill_before = _filling(segment.details, segment.parameters), _filling(before.details, before.parameters)
             for offset in range(count):
                 values = segment.values_at(index + offset)
                 same = _does(fill.spec(values)) == _does(fill_before.spec(values))

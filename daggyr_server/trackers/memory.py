@@ -44,6 +44,7 @@ from daggyr_server.trackers.pieces import in_order, joined
 from daggyr_server.trackers.task_rows import Assigned, Folding, flights
 
 MAX_OUTPUT_BYTES = 256 * 1024 * 1024
+LOOKED_AT = 1_000  # of the oldest streams, for one that may be dropped
 # What keeping a stream, and each piece of it, costs beside the data, in bytes (measured: tests/trackers).
 _STREAM_COST = 300
 _PIECE_COST = 120
@@ -186,7 +187,13 @@ class MemoryTracker(Tracker):
             return
         pieces[record.offset] = record.data
         while self._output_bytes > MAX_OUTPUT_BYTES:
-            self._drop(next(iter(self._output)))
+            # What a generator prints is needed until it has ended, so that ended attempts' goes first.
+            oldest = list(islice(self._output, LOOKED_AT))
+            self._drop(next((stream for stream in oldest if not self._flies(stream)), oldest[0]))
+
+    def _flies(self, stream: tuple[int, int, int, int]) -> bool:
+        run = self._runs.get(stream[0])
+        return run is not None and stream[1] in run.in_flight
 
     def _drop(self, stream: tuple[int, int, int, int]) -> None:
         pieces = self._output.pop(stream)

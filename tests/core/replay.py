@@ -125,7 +125,8 @@ def assert_same(rebuilt: Replayed, run: Run) -> None:
     """The records tell all but what is in flight."""
     assert rebuilt.state is run.state
     assert rebuilt.revision == run.revision
-    ended = {number: attempt - (number in run.in_flight) for number, attempt in enumerate(run.attempts)}
+    flying = {number: flight.attempt for number, flight in run.in_flight.items()}
+    ended = {number: attempt - (flying.get(number) == attempt) for number, attempt in enumerate(run.attempts)}
     attempts = {number: attempt for number, attempt in rebuilt.attempts.items() if number >= run.graph.live}
     assert attempts == {number: attempt for number, attempt in ended.items() if attempt and number >= run.graph.live}
     states = rebuilt.task_states(run.graph)

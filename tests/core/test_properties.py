@@ -74,13 +74,14 @@ class Anything(RuleBasedStateMachine):
             self.world.tell(AttemptEnded(*key, Outcome.SUCCEEDED, seconds, None))
             return
         self.generated += 1
-        name = f"new{self.generated}"
+        task_id = run.graph.task_id(number)
+        name = f"new-{task_id}"  # when it has to generate again, the same
         tasks = (
             {name: task()}
             if self.generated % 2
             else {name: expanded("M", f"{name}x", parameters={"M": VALUES}), f"{name}x": task()}
         )
-        self.world.generate(key[0], run.graph.task_id(number), tasks)
+        self.world.generate(key[0], task_id, tasks)
 
     @initialize(spec=specifications())
     def begin(self, spec: dict[str, dict[str, Any]]) -> None:

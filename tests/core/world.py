@@ -33,7 +33,7 @@ from daggyr_server.core.records import Record, RunEdited, TasksGenerated
 from daggyr_server.core.run import Run
 from daggyr_server.core.states import Outcome, Phase, State
 from daggyr_server.edits import Snapshot, planned
-from daggyr_server.spec import Printed, decode_json, expand, expand_generated
+from daggyr_server.spec import Printed, SpecificationError, decode_json, expand, expand_generated
 
 Tasks = Mapping[str, Mapping[str, Any]]
 
@@ -257,9 +257,13 @@ class World:
         )
 
     def generate(self, run_id: int, name: str, tasks: Tasks) -> Step:
-        """A generator SUCCEEDS and has printed `tasks`."""
-        addition = self.generated(run_id, name, tasks)
-        step = self.tell(AttemptEnded(*self.key(run_id, name), Outcome.SUCCEEDED, 1.0, "result", addition))
+        """A generator SUCCEEDS and has printed `tasks`, which may be refused."""
+        addition, refusal = None, None
+        try:
+            addition = self.generated(run_id, name, tasks)
+        except SpecificationError as error:
+            refusal = str(error)
+        step = self.tell(AttemptEnded(*self.key(run_id, name), Outcome.SUCCEEDED, 1.0, "result", addition, refusal))
         for record in step.records:
             if isinstance(record, TasksGenerated):
                 self.printed[run_id, record.revision] = json.dumps(tasks).encode()
