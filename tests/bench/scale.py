@@ -2,7 +2,8 @@
 
     python tests/bench/scale.py [--tasks 1000000] [--csv growth.csv] [--svg growth.svg] [--only growth,answers,explicit,killed]
 
-growth    tasks of one template from 1,000 to `--tasks`, memory and sqlite, each on a server of its own: tasks a second, and what each
+growth    tasks of one template from 1,000 to `--tasks`, memory and sqlite, each on a server of its own: tasks a second, and what
+each
           costs coordinator and agent
 answers   while the largest run goes on: how long `ListRuns` and `GetRun` take, by one client that asks all the time
 explicit  distinct tasks with three edges each, sqlite: from submit to accepted, peak memory, and the whole run
