@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -46,6 +47,10 @@ log = logging.getLogger("daggyr_server")
 
 LEVELS = ("debug", "info", "warning", "error")
 STOP_SECONDS = 2.0  # for calls under way when the server ends
+# Attempts and messages come and go in cycles of none: looking for cycles among them is time lost, and a pause for callers.
+GC_THRESHOLD = 50_000
+# How long a thread that has made something durable may wait for the interpreter; the default is ten times that.
+SWITCH_SECONDS = 0.0005
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -97,7 +102,11 @@ async def _serve(configuration: Configuration, ready_file: Path | None, lifeline
         loop.add_signal_handler(number, stop.set)
     if lifeline is not None:
         loop.add_reader(lifeline, stop.set)
+    sys.setswitchinterval(SWITCH_SECONDS)
     async with coordinator(configuration, log_level) as (address, driver):
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(GC_THRESHOLD, 20, 20)
         if ready_file is not None:
             _write_ready(ready_file, address)
         _greet(configuration, address)

@@ -10,22 +10,17 @@ medians are printed, and ratios to the peers. It asserts nothing: machines are n
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import select
 import shutil
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from datetime import datetime
+from collections.abc import Callable
 from pathlib import Path
 
-PROGRAMS = Path(sys.executable).parent
-TRUE = "/bin/true"
+from measured import TRUE, coordinator, expanded, noop_agent
 
 
 def seconds(command: list[str], *, stdin: str | None = None, cwd: Path | None = None) -> float:
@@ -56,54 +51,6 @@ def bare(count: int, slots: int) -> float:
     return time.perf_counter() - started
 
 
-class Coordinator:
-    """A server on a socket of its own in a folder of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.address = f"unix:{folder}/socket/server.sock"
-
-    def daggyr(self, *arguments: str) -> str:
-        command = [str(PROGRAMS / "daggyr"), "--server", self.address, "--output", "json", *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
-
-    def run(self, name: str, spec: dict[str, object]) -> float:
-        """Seconds from accepted to COMPLETED, by the server's clock."""
-        path = self.folder / f"{name}.json"
-        path.write_text(json.dumps(spec))
-        run = json.loads(self.daggyr("submit", "--watch", str(path)))
-        assert run["state"] == "COMPLETED", run
-        return (datetime.fromisoformat(run["stop_time"]) - datetime.fromisoformat(run["submit_time"])).total_seconds()
-
-
-@contextmanager
-def ended(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        process.terminate()
-        process.wait()
-
-
-@contextmanager
-def coordinator(*arguments: str, config: str = "") -> Iterator[Coordinator]:
-    """A running server."""
-    folder = Path(tempfile.mkdtemp(prefix="daggyr-bench-"))
-    server = Coordinator(folder)
-    command = [str(PROGRAMS / "daggyr-server"), "--listen", server.address, "--log-level", "error"]
-    if config:
-        (folder / "server.toml").write_text(config)
-        command += ["--config", str(folder / "server.toml")]
-    process = subprocess.Popen([*command, "--ready-file", str(folder / "ready"), *arguments])
-    with ended(process):
-        while not (folder / "ready").exists():
-            if process.poll() is not None:
-                raise SystemExit(f"daggyr-server ended with {process.returncode}")
-            time.sleep(0.02)
-        yield server
-    shutil.rmtree(folder, ignore_errors=True)
-
-
 def independent(count: int) -> dict[str, object]:
     return {"tasks": {f"t{number}": {"details": {"command": [TRUE]}} for number in range(count)}}
 
@@ -114,11 +61,6 @@ def chain(count: int) -> dict[str, object]:
         return {"details": {"command": [TRUE]}, "children": children}
 
     return {"tasks": {f"t{number}": task(number) for number in range(count)}}
-
-
-def expanded(count: int) -> dict[str, object]:
-    values = [str(number) for number in range(count)]
-    return {"tasks": {"t": {"details": {"command": [TRUE, "{{N}}"]}, "parameters": {"{{N}}": values}}}}
 
 
 def makefile(folder: Path, count: int) -> None:
@@ -145,7 +87,7 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="daggyr-bench-peers-"))
     count, hops = options.tasks, options.chain
     makefile(folder, count)
-    with coordinator("--workers", "2") as server:
+    with coordinator(config='[pools.default]\nexecutor = "local"\nworkers = 2\n') as server:
         server.run("warm", independent(200))
         candidates: dict[str, Callable[[], float]] = {
             "daggyr": lambda: server.run("independent", independent(count)),
@@ -162,12 +104,10 @@ def main() -> None:
         times = measure(options.rounds, {"daggyr": lambda: server.run("chain", chain(hops)), "bare loop": lambda: bare(hops, 1)})
         for name, taken in times.items():
             print(f"  {name:<12}{1000 * taken / hops:>10.2f} ms a hop")
-    with coordinator(config='[pools.default]\nexecutor = "agent"\n') as server:
-        command = [str(PROGRAMS / "daggyr-agent"), "--coordinator", server.address, "--noop", "--resource", "cores=64"]
-        agent = subprocess.Popen([*command, "--name", "noop", "--state-dir", str(server.folder / "agent")])
-        with ended(agent):
+    for tracker in ("memory", "sqlite"):
+        with coordinator(tracker) as server, noop_agent(server):
             server.run("warm", expanded(2_000))
-            print(f"{options.noop:,} no-op tasks through a --noop agent, memory tracker")
+            print(f"{options.noop:,} no-op tasks through a --noop agent, {tracker} tracker")
             times = measure(options.rounds, {"daggyr": lambda: server.run("noop", expanded(options.noop))})
             print(f"  {'daggyr':<12}{options.noop / times['daggyr']:>10,.0f} tasks/s")
     shutil.rmtree(folder, ignore_errors=True)
