@@ -171,13 +171,7 @@ dg_watch() {
     times >"$1/times"
     [ -z "$dg_timer" ] || kill "$dg_timer"
     dg_uptime
-    if kill -KILL "-$dg_task"; then
-        dg_turn=0
-        while kill -0 "-$dg_task" && [ "$dg_turn" -lt 50 ]; do
-            sleep 0.02
-            dg_turn=$((dg_turn + 1))
-        done
-    fi
+    kill -KILL "-$dg_task" # whoever is left of its group; dg_sweep waits for them
     if [ -s "$1/stdout" ]; then dg_flags=${dg_flags}o; fi
     if [ -s "$1/stderr" ]; then dg_flags=${dg_flags}e; fi
     [ -d "$1" ] || dg_flags=${dg_flags}g
