@@ -79,6 +79,7 @@ class Target:
         self._lost_timer: asyncio.TimerHandle | None = None
         self._offered = False
         self._reason = ""
+        self._closing = False
 
     # -- what the driver asks
 
@@ -87,6 +88,7 @@ class Target:
 
     async def close(self) -> None:
         task, self._task = self._task, None
+        self._closing = True
         if self._lost_timer is not None:
             self._lost_timer.cancel()
         if task is not None:
@@ -155,7 +157,7 @@ class Target:
 
     async def _stay_connected(self) -> None:
         pause = SHORTEST_PAUSE
-        while True:
+        while not self._closing:  # a fault that comes together with a cancellation hides it
             began = time.monotonic()
             try:
                 async with Session.opened(self) as session:
@@ -172,7 +174,8 @@ class Target:
                 self._session = None
             if time.monotonic() - began > STABLE_SECONDS:
                 pause = SHORTEST_PAUSE
-            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+            if not self._closing:
+                await asyncio.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(2 * pause, LONGEST_PAUSE)
 
     def resources(self, cores: int, memory_mb: int) -> None:
@@ -191,6 +194,8 @@ class Target:
 
     def _went(self, reason: str) -> None:
         self._session = None
+        if self._closing:
+            return
         for attempt in self.attempts.held.values():
             attempt.attended = False
             attempt.missed = 0
