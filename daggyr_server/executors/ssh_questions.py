@@ -31,7 +31,7 @@ class Questions:
             while self._open is not None:
                 self._is_end((await self.shell.line()).split(" "))
             ticket = self._open = next(self._tickets)
-            await self.shell.send(f"{script}dg_done {ticket}\n".encode())
+            await self.shell.send(f"dg_here\n{script}dg_done {ticket}\n".encode())
             while True:
                 words = (await self.shell.line()).split(" ")
                 if self._is_end(words):

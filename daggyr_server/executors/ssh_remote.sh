@@ -76,7 +76,7 @@ dg_hello() {
             *) dg_base=$4 ;;
         esac
         exec 2>&1
-        mkdir -p -- "$dg_base/$5" && CDPATH= cd -P -- "$dg_base/$5" && echo "$3" >shell.$$ && rm shell.$$ && echo "+$PWD"
+        mkdir -p -- "$dg_base/$5" && CDPATH= cd -P -- "$dg_base/$5" && "$dg_env" echo "$3" >shell.$$ && rm shell.$$ && echo "+$PWD"
     )
     case $dg_said in
         +*) dg_root=${dg_said#+} ;;
@@ -110,6 +110,11 @@ dg_hello() {
     dg_uptime
     exec 2>/dev/null
     printf 'READY %s %s %s %s %s\n' "$1" "$dg_up" "$dg_boot" "$dg_cores" "$dg_memory"
+}
+
+# dg_here: be in the pool's folder, though somebody has made it anew.
+dg_here() {
+    cd -- "$dg_root"
 }
 
 # -- starting ----------------------------------------------------------------------------------------------------------
@@ -168,7 +173,7 @@ dg_watch() {
     # Shells say on standard error which signal has ended what they waited for; for these three not all do.
     case $dg_code in 130 | 141 | 143) dg_flags=s ;; esac
     if [ "$dg_code" -gt 128 ] && [ -s "$1/said" ]; then dg_flags=s; fi
-    times >"$1/times"
+    { times; } >"$1/times" # in braces, because what is redirected in vain for a special built-in ends the shell
     [ -z "$dg_timer" ] || kill "$dg_timer"
     dg_uptime
     kill -KILL "-$dg_task" # whoever is left of its group; dg_sweep waits for them
@@ -204,7 +209,6 @@ dg_time() {
 
 # Becomes the task; as dg_go. The words of the command, and before them those of odd names, are what is left after the shifts.
 dg_launch() {
-    umask "$dg_mask"
     trap - HUP INT PIPE QUIT
     dg_key=$dg_root/$1 dg_input=${5:+$dg_root/$1/}${5:-/dev/null} dg_names=$7 dg_odd=$8
     cd -- "$dg_home" || dg_refuse home
@@ -231,12 +235,14 @@ dg_launch() {
     esac
     SSH_DAGGYR_FOLDER=$dg_key/
     export SSH_DAGGYR_FOLDER
+    exec <"$dg_input" >>"$dg_key/stdout" 2>>"$dg_key/stderr"
+    umask "$dg_mask"
     if [ "$dg_odd" -gt 0 ]; then
         dg_shuffle "$@"
     elif [ -n "$dg_reset" ]; then
-        exec "$dg_env" "$dg_reset" "$dg_setsid" -- "$@" <"$dg_input" >>"$dg_key/stdout" 2>>"$dg_key/stderr"
+        exec "$dg_env" "$dg_reset" "$dg_setsid" -- "$@"
     fi
-    exec "$dg_setsid" -- "$@" <"$dg_input" >>"$dg_key/stdout" 2>>"$dg_key/stderr"
+    exec "$dg_setsid" -- "$@"
 }
 
 # With variables that no shell can have: env(1) sets them. The words go once round, with setsid's between the two kinds.
@@ -249,7 +255,7 @@ dg_shuffle() {
         shift
         dg_left=$((dg_left - 1))
     done
-    exec "$dg_env" ${dg_reset:+"$dg_reset"} -- "$@" <"$dg_input" >>"$dg_key/stdout" 2>>"$dg_key/stderr"
+    exec "$dg_env" ${dg_reset:+"$dg_reset"} -- "$@"
 }
 
 # As execvp(3) does it.

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shutil
 import signal
-import time
+import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
-from executor_harness import Ear, Harness, Told, eventually, pid_in, python, runs, shell, spec, surroundings
+from executor_harness import Harness, eventually, pid_in, python, runs, shell, spec, surroundings
 from executor_kinds import opened, ssh_settings
 from sshd_server import SshdServer, sshd_server
 
@@ -194,7 +193,7 @@ class TestRecovery:
         first.ear.holding = True  # it dies before anything is durable
         short, gated, timed = await first.give(
             shell("echo short; exit 4"),
-            shell(f"{GATED} >&2", str(tmp_path)),
+            shell(f"exec >&2; {GATED}", str(tmp_path)),
             shell(FOR_EVER, str(tmp_path / "pid"), timeout=1, resources={"cores": 0}),
         )
         await first.ends(short)
@@ -308,7 +307,7 @@ class TestTargets:
         shutil.rmtree(pools.folder(key))
         (tmp_path / "gate").touch()
         told = await harness.ends(key)
-        assert told.outcome == "SUCCEEDED"
+        assert told.outcome == "SUCCEEDED", told
         assert "its folder on the target was removed" in told.notes
         assert told.output() == b""
 
@@ -380,7 +379,7 @@ class TestResults:
 
     @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT, signal.SIGKILL, signal.SIGSEGV, signal.SIGPIPE])
     async def test_Signals(self, pools: Pools, number: int) -> None:
-        told = await (await pools.available()).run_one(python(f"import os, signal\nsignal.signal({number}, 0) if {number} not in (9,) else 0\nos.kill(os.getpid(), {number})"))
+        told = await (await pools.available()).run_one(shell('kill -s "$1" $$', signal.Signals(number).name[3:]))
         assert (told.result.signal, told.result.HasField("exit_code")) == (number, False)
 
     async def test_NoSignalIsIgnoredOrBlocked(self, pools: Pools) -> None:
@@ -400,8 +399,6 @@ class TestResults:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of its own, of 256 KiB."""
-    import subprocess
-
     path = tmp_path / "small"
     path.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=256k,mode=0777", "tmpfs", str(path)]
