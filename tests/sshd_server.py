@@ -1,8 +1,8 @@
 """An sshd of the tests' own, from Debian's `openssh-server` package: real logins on loopback, with keys and a port of its own.
 
-Its files are in a temporary folder, it knows one client key, and it dies with the process that started it. Logins are the running user's;
-as root, `account` makes others, with a home, a login shell and start-up files of a test's choice. Whoever logs in gets the variables that
-the server was given, so that even HOME is a test's.
+Its files are in a temporary folder, it knows one client key, and it dies with the process that started it. Logins are the running
+user's; as root, `account` makes others, with a home, a login shell and start-up files of a test's choice. Whoever logs in gets the
+variables that the server was given, so that even HOME is a test's.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class SshdServer:
         self.user = pwd.getpwuid(os.getuid()).pw_name
         self.private_key = self._key("client")
         self.host_key = self._key("host")
-        (folder / "authorized_keys").write_bytes(self._public(self.private_key))
+        self.let_in(self.private_key)
         with socket.create_server(("127.0.0.1", 0)) as taken:
             self.port: int = taken.getsockname()[1]
         self.known_hosts = folder / "known_hosts"
@@ -98,6 +98,10 @@ class SshdServer:
             "resources": {"cores": 2, "memory_mb": 1_000},
             **changes,
         }
+
+    def let_in(self, private_key: Path) -> None:
+        """Let this key log in, and no other."""
+        (self._folder / "authorized_keys").write_bytes(self._public(private_key))
 
     def start(self) -> None:
         """Returns when connections are accepted. To be called in the main thread."""

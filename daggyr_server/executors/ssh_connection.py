@@ -6,6 +6,7 @@ setting with a loud name, that any will do. `~/.ssh/config` (ssh_config(5)), SSH
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import asyncssh
@@ -133,5 +134,5 @@ def _reason(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return "it did not answer in time"
     if isinstance(error, OSError) and error.strerror:
-        return error.strerror
+        return os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
     return str(error) or type(error).__name__

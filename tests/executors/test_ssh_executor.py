@@ -1,4 +1,4 @@
-"""What the ssh executor promises beyond the suite: attempts outlive connections and coordinators, and none is begun twice or lost."""
+"""What the ssh executor promises beyond the suite: attempts outlive connections and coordinators; none is begun twice or lost."""
 
 from __future__ import annotations
 
@@ -7,64 +7,18 @@ import shutil
 import signal
 import subprocess
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 from executor_harness import Harness, eventually, pid_in, python, runs, shell, spec, surroundings
-from executor_kinds import opened, ssh_settings
+from ssh_pools import Pools
 from sshd_server import SshdServer, sshd_server
 
 from daggyr.v1.task_pb2 import HOST_AVAILABLE, HOST_PAUSED, AttemptKey, Placement
-from daggyr_server.executors.base import Surroundings
-from daggyr_server.executors.ssh import SshExecutor
 
 GATED = 'echo begun; echo $$ > "$1/pid.$DAGGYR_TASK_ID"; until [ -e "$1/gate" ]; do sleep 0.02; done; echo ended'
 FOR_EVER = 'echo $$ > "$1"; while :; do sleep 100; done'
-
-
-class Pools:
-    """Opens pools of a server, each with the attempts' folders in `directory`."""
-
-    def __init__(self, server: SshdServer, directory: Path, stack: AsyncExitStack) -> None:
-        self.server = server
-        self.directory = directory
-        self._stack = stack
-
-    async def open(
-        self, *targets: dict[str, Any], around: Surroundings | None = None, pool: str = "pool", **settings: Any
-    ) -> Harness:
-        """An open pool, whether or not its targets can be reached."""
-        given = ssh_settings(self.server, *targets, **{"directory": str(self.directory), **settings})
-        return await self._stack.enter_async_context(opened(SshExecutor, around, pool=pool, **given))
-
-    async def available(self, *targets: dict[str, Any], **settings: Any) -> Harness:
-        harness = await self.open(*targets, **settings)
-        await harness.host()
-        return harness
-
-    def folders(self) -> list[str]:
-        """Those of attempts, of all pools."""
-        return sorted(path.parent.name for path in self.directory.glob("ssh/*/*/*/lock"))
-
-    def folder(self, key: AttemptKey) -> Path:
-        name = f"{key.run_id}-{key.task_number}-{key.attempt}"
-        (found,) = self.directory.glob(f"ssh/*/*/{name}")
-        return found
-
-
-@pytest.fixture
-def server() -> Iterator[SshdServer]:
-    with sshd_server() as server:
-        yield server
-
-
-@pytest.fixture
-async def pools(server: SshdServer, tmp_path: Path) -> AsyncIterator[Pools]:
-    async with AsyncExitStack() as stack:
-        yield Pools(server, tmp_path / "attempts", stack)
 
 
 async def back(harness: Harness, times: int = 2, host: str = "target") -> None:
