@@ -1,8 +1,8 @@
 """An sshd of the tests' own, from Debian's `openssh-server` package: real logins on loopback, with keys and a port of its own.
 
-Its files are in a temporary folder, it knows one client key, and it dies with the process that started it. Logins are the running
-user's; as root, `account` makes others, with a home, a login shell and start-up files of a test's choice. Whoever logs in gets the
-variables that the server was given, so that even HOME is a test's.
+Its files are in a temporary folder, it knows one client key, and it dies with the process that started it. Logins are the
+running user's; as root, `account` makes others, with a home, a login shell and start-up files of a test's choice. Whoever logs
+in gets the variables that the server was given, so that even HOME is a test's.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import signal
@@ -25,13 +26,19 @@ from daggyr_server.executors.ssh_settings import SshSettings
 HELLO = spec("/bin/echo", "hello")
 
 
-async def refused(
-    pools: Pools, caplog: pytest.LogCaptureFixture, words: str, *targets: dict[str, object], **settings: object
-) -> None:
-    """The pool's target is not used, and a warning says why."""
-    harness = await pools.open(*targets, **settings)  # type: ignore[arg-type]
-    await eventually(lambda: words in caplog.text)
-    assert harness.ear.states == []
+Refused = Callable[..., Awaitable[None]]
+
+
+@pytest.fixture
+def refused(pools: Pools, caplog: pytest.LogCaptureFixture) -> Refused:
+    """Opens a pool whose target is not used, and waits for a warning that says why."""
+
+    async def refused(words: str, *targets: dict[str, Any], **settings: Any) -> None:
+        harness = await pools.open(*targets, **settings)
+        await eventually(lambda: words in caplog.text)
+        assert harness.ear.states == []
+
+    return refused
 
 
 def new_key() -> str:
@@ -76,17 +83,13 @@ class TestHostKeys:
 
 
 class TestLogins:
-    async def test_AKeyThatMayNotLogIn(
-        self, pools: Pools, server: SshdServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    async def test_AKeyThatMayNotLogIn(self, refused: Refused, server: SshdServer, tmp_path: Path) -> None:
         key = tmp_path / "key"
         key.write_bytes(asyncssh.generate_private_key("ssh-ed25519").export_private_key())
         words = f"127.0.0.1:{server.port} does not let {server.user} in with the key {key}"
         await refused(words, server.target(private_key_file=key))
 
-    async def test_AKeyWithAPassphrase(
-        self, pools: Pools, server: SshdServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    async def test_AKeyWithAPassphrase(self, refused: Refused, server: SshdServer, tmp_path: Path) -> None:
         key = tmp_path / "key"
         key.write_bytes(asyncssh.generate_private_key("ssh-ed25519").export_private_key("pkcs8-pem", passphrase="secret words"))
         await refused("belongs into an SSH agent", server.target(private_key_file=key))
@@ -125,17 +128,18 @@ class TestLogins:
 
     async def test_AnAgentsKey(self, pools: Pools, server: SshdServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         socket = tmp_path / "agent"
-        agent = subprocess.Popen(["ssh-agent", "-D", "-a", str(socket)], stdout=subprocess.DEVNULL)
+        agent = await asyncio.create_subprocess_exec("ssh-agent", "-D", "-a", str(socket), stdout=subprocess.DEVNULL)
         try:
             await eventually(socket.exists)
             monkeypatch.setenv("SSH_AUTH_SOCK", str(socket))
             monkeypatch.setenv("HOME", str(tmp_path))
-            subprocess.run(["ssh-add", "-q", str(server.private_key)], check=True)
+            adding = await asyncio.create_subprocess_exec("ssh-add", "-q", str(server.private_key))
+            assert await adding.wait() == 0
             harness = await pools.open(server.target(private_key_file=None))
             assert (await harness.run_one(HELLO)).text == "hello\n"
         finally:
             agent.send_signal(signal.SIGTERM)
-            agent.wait()
+            await agent.wait()
 
     async def test_AJumpHost(self, pools: Pools, server: SshdServer) -> None:
         with sshd_server() as jump:
