@@ -6,6 +6,7 @@ setting with a loud name, that any will do. `~/.ssh/config` (ssh_config(5)), SSH
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import Any
 
@@ -15,6 +16,8 @@ from daggyr_server.executors.ssh_settings import SshSettings, TargetSettings
 
 CONNECT_SECONDS = 15.0
 LOGIN_SECONDS = 60.0  # key exchange and authentication; some hosts look names up first
+logging.getLogger("asyncssh").setLevel(logging.WARNING)  # what matters of each connection, its target tells
+
 MISSED_KEEPALIVES = 3  # then a connection that says nothing is given up
 
 
