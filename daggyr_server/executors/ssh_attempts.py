@@ -41,6 +41,7 @@ class Attempt:
     sent_ns: int = 0  # nanoseconds since the epoch
     start_ns: int = 0
     told_start: bool = False
+    has_folder: bool = False
     missed: int = 0  # looks in a row that found nobody
     ended: Ended | None = None
 
@@ -53,6 +54,7 @@ class Attempts:
     held: dict[Ident, Attempt] = field(default_factory=dict)
     waiting: deque[Attempt] = field(default_factory=deque)
     ended: deque[Attempt] = field(default_factory=deque)
+    unused: list[str] = field(default_factory=list)  # folders made ahead, for attempts that were not sent
 
     def add(self, ident: Ident, task_id: str, spec: TaskSpec) -> Attempt:
         """A new one, in the end of the queue."""
@@ -99,6 +101,8 @@ class Attempts:
             return
         if attempt.phase is Phase.WAITING:
             self.waiting.remove(attempt)
+            if attempt.has_folder:
+                self.unused.append(attempt.name)
         elif attempt.phase in (Phase.SENT, Phase.RUNNING):
             self._use(attempt, -1)
 

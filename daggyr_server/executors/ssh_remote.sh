@@ -126,9 +126,16 @@ dg_new() {
     mkdir -p -- "$dg_root" && cd -- "$dg_root" && echo "$dg_fence" >fence && mkdir -p -- "$@"
 }
 
+# dg_in KEY FORMAT TEXT: an attempt's standard input.
+dg_in() {
+    [ -d "$1" ] || dg_new "$1"
+    printf "$2" "$3" >"$1/stdin"
+}
+
 # dg_go KEY TIMEOUT GRACE ABOUT INPUT DIRECTORY NAMES ODD [NAME=VALUE]... [ODD NAME=VALUE]... COMMAND...: start an attempt, once. TIMEOUT and
 # GRACE are seconds; TIMEOUT, INPUT (stdin) and DIRECTORY may be empty. Says H if somebody has started it, N if this host cannot.
 dg_go() {
+    [ -d "$1" ] || dg_new "$1" # somebody has removed it
     if ! dg_once "$dg_self" "$1/lock"; then
         if [ -s "$1/lock" ]; then echo "H $1 ."; else echo "N $1 ."; fi
         return
@@ -146,9 +153,8 @@ dg_go() {
 # The warden of one attempt.
 dg_watch() {
     trap '' HUP PIPE
-    read -r dg_line </proc/self/stat
+    dg_birth self
     dg_w=${dg_line%% *}
-    dg_birth "$dg_w"
     if ! { echo "$4" >"$1/about" && echo "$dg_w $dg_born $dg_boot" >"$1/w"; }; then
         echo "N $1 ."
         exit

@@ -81,7 +81,7 @@ def start_script(name: str, ident: Ident, task_id: str, spec: TaskSpec, grace: f
         folder = f"./{folder}"  # `cd -` is no folder
     script = ""
     if spec.HasField("stdin"):
-        script = _write(f"{name}/stdin", spec.stdin)
+        script = _write(name, spec.stdin)
     return script + call(
         "dg_go",
         *(name, f"{limit:.9g}" if limit > 0 else "", f"{grace:g}", about(spec), "stdin" if spec.HasField("stdin") else ""),
@@ -89,10 +89,11 @@ def start_script(name: str, ident: Ident, task_id: str, spec: TaskSpec, grace: f
     )
 
 
-def _write(path: str, text: str) -> str:
+def _write(name: str, text: str) -> str:
+    """The line that writes an attempt's standard input; a shell has no word with a NUL in it, but printf(1) can make one."""
     if "\0" in text:
-        return f"printf %b {shlex.quote(text.replace(chr(92), chr(92) * 2).replace(chr(0), chr(92) + '0000'))} >{path}\n"
-    return f"printf %s {shlex.quote(text)} >{path}\n"
+        return call("dg_in", name, "%b", text.replace("\\", "\\\\").replace("\0", "\\0000"))
+    return call("dg_in", name, "%s", text)
 
 
 def about(spec: TaskSpec) -> str:

@@ -61,6 +61,8 @@ MISSED_LOOKS = 3  # then an attempt is LOST; one a LOST_LOOK_SECONDS
 PEEK_SECONDS = 0.1
 _NAMES_A_CALL = 128  # so that calls, and what they start, stay far below what execve(2) takes
 _STARTS_A_SCRIPT = 32
+_FOLDERS_AHEAD = 64
+_LONGEST_GATHERING = 0.1  # seconds
 _MAX_SCRIPT = 256 * 1024
 _MAX_UNDURABLE = 8 * 1024 * 1024  # bytes of output that the driver has and has not made durable
 _CENTISECOND_NS = 10_000_000
@@ -166,11 +168,21 @@ class Session:
             await self._wake_send.wait()
             self._wake_send.clear()
             while batch := self._next_batch():
-                script = [call("dg_new", *(attempt.name for attempt, _ in batch)), *(script for _, script in batch)]
-                await self._starting.send("".join(script).encode())
+                script = self._folders([attempt for attempt, _ in batch]) + "".join(script for _, script in batch)
+                await self._starting.send(script.encode())
             stops, self._stops = self._stops, []
             for names in _batches([attempt.name for attempt in stops]):
                 await self._starting.send(call("dg_stop", f"{self._target.surroundings.grace:g}", *names).encode())
+
+    def _folders(self, batch: Sequence[Attempt]) -> str:
+        """The call that makes folders for these and for those that come next: one program is started for many."""
+        if all(attempt.has_folder for attempt in batch):
+            return ""
+        ahead = [attempt for attempt in islice(self._target.attempts.waiting, _FOLDERS_AHEAD) if not attempt.has_folder]
+        made = [attempt for attempt in batch if not attempt.has_folder] + ahead
+        for attempt in made:
+            attempt.has_folder = True
+        return call("dg_new", *(attempt.name for attempt in made))
 
     def _next_batch(self) -> list[tuple[Attempt, str]]:
         batch: list[tuple[Attempt, str]] = []
@@ -214,8 +226,15 @@ class Session:
         while True:
             await self._wake_fetch.wait()
             self._wake_fetch.clear()
-            while self._target.attempts.ended or self._target.droppable:
-                await self._fetch_some(list(islice(self._target.attempts.ended, _NAMES_A_CALL)))
+            target = self._target
+            while target.attempts.ended or target.droppable:
+                target.droppable += target.attempts.unused
+                target.attempts.unused.clear()
+                began = time.monotonic()
+                await self._fetch_some(list(islice(target.attempts.ended, _NAMES_A_CALL)))
+                if target.attempts.waiting:
+                    # A look at all processes is dear, and the target busy: half of the time belongs to what waits.
+                    await asyncio.sleep(min(2 * (time.monotonic() - began), _LONGEST_GATHERING))
 
     async def _fetch_some(self, batch: list[Attempt]) -> None:
         target = self._target
