@@ -163,11 +163,9 @@ dg_watch() {
     dg_key=$1 dg_limit=$2 dg_grace=$3
     dg_uptime
     dg_began=$dg_up
+    # From here to `wait` as little as can be: a shell says nothing of what ended before it waited for it.
     dg_launch "$@" &
     dg_task=$!
-    dg_birth "$dg_task"
-    echo "$dg_task $dg_born" >"$1/pid"
-    echo "S $1 $dg_up ."
     dg_timer=
     if [ -n "$dg_limit" ]; then
         dg_time &
@@ -215,7 +213,9 @@ dg_time() {
 
 # Becomes the task; as dg_go. The words of the command, and before them those of odd names, are what is left after the shifts.
 dg_launch() {
-    trap - HUP INT PIPE QUIT
+    dg_birth self
+    echo "${dg_line%% *} $dg_born" >"$1/pid"
+    dg_attempt=$1
     dg_key=$dg_root/$1 dg_input=${5:+$dg_root/$1/}${5:-/dev/null} dg_names=$7 dg_odd=$8
     cd -- "$dg_home" || dg_refuse home
     if [ -n "$6" ]; then
@@ -241,6 +241,8 @@ dg_launch() {
     esac
     SSH_DAGGYR_FOLDER=$dg_key/
     export SSH_DAGGYR_FOLDER
+    { echo "S $dg_attempt $dg_up ."; } 2>/dev/null
+    trap - HUP INT PIPE QUIT
     exec <"$dg_input" >>"$dg_key/stdout" 2>>"$dg_key/stderr"
     umask "$dg_mask"
     if [ "$dg_odd" -gt 0 ]; then

@@ -293,6 +293,7 @@ class TestTargets:
         told = await harness.run_one(python("import os\nwhile True: os.write(1, b'x' * 4096)"))
         assert told.outcome == "FAILED"
         assert len(told.output()) > 4096
+        await eventually(lambda: not list(small_disk.glob("ssh/*/*/*/lock")))
         assert (await harness.run_one(spec("/bin/echo", "again"))).text == "again\n"
 
     async def test_AFolderThatCannotBeIsSaid(self, pools: Pools, caplog: pytest.LogCaptureFixture) -> None:
