@@ -372,7 +372,9 @@ class Session:
 
     def _runs(self, attempt: Attempt, uptime: str) -> None:
         self._target.attempts.took_up(attempt, attempt.needs)
-        start_ns = self._boot_ns + centiseconds(uptime) * _CENTISECOND_NS
+        since_boot = centiseconds(uptime) * _CENTISECOND_NS
+        self._boot_ns = min(self._boot_ns, time.time_ns() - since_boot)  # what came soonest tells best
+        start_ns = self._boot_ns + since_boot
         self._target.tell_started(attempt, max(start_ns, attempt.sent_ns))
 
     def _ended(self, attempt: Attempt, words: list[str]) -> None:
@@ -392,7 +394,7 @@ class Session:
             return now - took, now
         start = max(self._boot_ns + ended.began * _CENTISECOND_NS, attempt.sent_ns)
         stop = min(start + took, now)
-        return min(start, stop), stop
+        return min(max(stop - took, attempt.sent_ns), stop), stop
 
 
 def _ended_of(attempt: Attempt) -> Ended:
