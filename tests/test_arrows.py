@@ -43,7 +43,7 @@ ARROWS: dict[str, frozenset[str]] = {
     CORE: frozenset(),
     SPEC: frozenset({"daggyr", CORE, "google.protobuf", "msgspec", "yaml"}),
     TRACKERS: frozenset({"daggyr", CORE, "google.protobuf", "msgspec", "psycopg"}),
-    EXECUTORS: WIRE | {"msgspec", "psutil"},
+    EXECUTORS: WIRE | {"asyncssh", "msgspec", "psutil"},
     SETTINGS: frozenset({"msgspec"}),
     CONFIG: frozenset({"daggyr", SETTINGS, "msgspec"}),
     **dict.fromkeys(DRIVER, frozenset({"daggyr", "google.protobuf", "msgspec"}) | BELOW_DRIVER),

@@ -6,13 +6,16 @@ their own.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 from executor_harness import Harness
 from executor_kinds import KINDS, RUNNING_KINDS, ExecutorKind
+from ssh_pools import Pools
+from sshd_server import SshdServer, sshd_server
 
 
 @pytest.fixture(scope="session", params=KINDS, ids=lambda kind: kind.name)
@@ -53,3 +56,15 @@ def _home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("executor") / "home"
     home.mkdir()
     return home
+
+
+@pytest.fixture
+def server() -> Iterator[SshdServer]:
+    with sshd_server() as server:
+        yield server
+
+
+@pytest.fixture
+async def pools(server: SshdServer, tmp_path: Path) -> AsyncIterator[Pools]:
+    async with AsyncExitStack() as stack:
+        yield Pools(server, tmp_path / "attempts", stack)

@@ -19,12 +19,14 @@ from typing import Any
 import pytest
 import readme_examples
 from executor_harness import DEADLINE, Ear, Harness, surroundings
+from sshd_server import SshdServer, sshd_server
 
 from daggyr.v1.agents_pb2_grpc import add_AgentsServicer_to_server
 from daggyr_server.api.listener import Listener
 from daggyr_server.executors.agent import AgentExecutor
 from daggyr_server.executors.agent_session import AgentSessions
 from daggyr_server.executors.base import Executor, Surroundings, find_executor
+from daggyr_server.executors.ssh_settings import TargetSettings
 
 CORES = 2
 # The daemon's environment: its own DAGGYR_* are no task's business.
@@ -139,6 +141,22 @@ async def _agent(home: Path) -> AsyncIterator[Harness]:
             yield harness
 
 
+def ssh_settings(server: SshdServer, *targets: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
+    """The settings of a pool of these targets, or of the server as its only one."""
+    given = {"targets": targets or [server.target()], "known_hosts": server.known_hosts, "ssh_config": server.ssh_config}
+    checked = {**given, **changes}
+    checked["targets"] = [TargetSettings(**target) for target in checked["targets"]]
+    return checked
+
+
+@contextlib.asynccontextmanager
+async def _ssh(home: Path) -> AsyncIterator[Harness]:
+    with sshd_server({**ENVIRONMENT, "HOME": str(home)}) as server:
+        async with opened(find_executor("ssh"), **ssh_settings(server)) as harness:
+            await harness.host()
+            yield harness
+
+
 @contextlib.asynccontextmanager
 async def _noop(home: Path) -> AsyncIterator[Harness]:
     async with opened(find_executor("noop"), workers=CORES) as harness:
@@ -155,6 +173,7 @@ async def _dry(home: Path) -> AsyncIterator[Harness]:
 KINDS = (
     ExecutorKind(name="local", begin=_local, runs_processes=True, tells_usage=True),
     ExecutorKind(name="agent", begin=_agent, runs_processes=True, tells_usage=True),
+    ExecutorKind(name="ssh", begin=_ssh, runs_processes=True),
     ExecutorKind(name="noop", begin=_noop, runs_processes=False),
     ExecutorKind(name="dry", begin=_dry, runs_processes=False),  # the README's example
 )

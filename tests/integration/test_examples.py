@@ -64,6 +64,7 @@ def test_every_example_is_tested_here_and_listed() -> None:
             "flights",
             "generator",
             "parameters",
+            "ssh",
         }
     )
     listed = set(re.findall(r"\]\((\w+)/README\.md\)", (EXAMPLES / "README.md").read_text()))
@@ -102,6 +103,15 @@ def test_agents(place: Deployment) -> None:
     assert "scan all pages at the desk with the scanner" in out
     assert "print all pages at the desk with the printer" in out
     assert len(re.findall(r"^read page [123] at the desk with the (?:scanner|printer)$", out, re.MULTILINE)) == 3
+
+
+def test_ssh(place: Deployment) -> None:
+    assert Path("/usr/sbin/sshd").exists(), "sshd is not installed: apt-get install openssh-server"
+    out = run(place, "ssh")
+    assert "6: 6 COMPLETED" in out
+    for where in ("the harbour", "Hill's top", "$100 bridge"):
+        assert re.search(rf"^survey.*\| surveyed {re.escape(where)} from /", out, re.MULTILINE)
+    assert 'measured all places with the theodolite "Nº 5"' in out
 
 
 def table(path: Path) -> list[dict[str, str]]:

@@ -1,0 +1,45 @@
+"""SSH pools of a test's own, as many as it wants, on a real sshd; the fixture `pools` makes one of these."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+from executor_harness import Harness
+from executor_kinds import opened, ssh_settings
+from sshd_server import SshdServer
+
+from daggyr.v1.task_pb2 import AttemptKey
+from daggyr_server.executors.base import Surroundings
+from daggyr_server.executors.ssh import SshExecutor
+
+
+class Pools:
+    """Opens pools of a server, each with the attempts' folders in `directory`."""
+
+    def __init__(self, server: SshdServer, directory: Path, stack: AsyncExitStack) -> None:
+        self.server = server
+        self.directory = directory
+        self._stack = stack
+
+    async def open(
+        self, *targets: dict[str, Any], around: Surroundings | None = None, pool: str = "pool", **settings: Any
+    ) -> Harness:
+        """An open pool, whether or not its targets can be reached."""
+        given = ssh_settings(self.server, *targets, **{"directory": str(self.directory), **settings})
+        return await self._stack.enter_async_context(opened(SshExecutor, around, pool=pool, **given))
+
+    async def available(self, *targets: dict[str, Any], **settings: Any) -> Harness:
+        harness = await self.open(*targets, **settings)
+        await harness.host()
+        return harness
+
+    def folders(self) -> list[str]:
+        """Those of attempts, of all pools."""
+        return sorted(path.parent.name for path in self.directory.glob("ssh/*/*/*/lock"))
+
+    def folder(self, key: AttemptKey) -> Path:
+        name = f"{key.run_id}-{key.task_number}-{key.attempt}"
+        (found,) = self.directory.glob(f"ssh/*/*/{name}")
+        return found
