@@ -88,7 +88,7 @@ _d_look_up() {
             [ -e "$1" ] || _d_reject "no such program: $1"
             [ ! -d "$1" ] || _d_reject "$1 is a folder, not a program"
             [ -x "$1" ] || _d_reject "$1 is not executable: chmod +x it"
-            return
+            return 0
             ;;
     esac
     _d_found=''
@@ -96,7 +96,7 @@ _d_look_up() {
     for _d_each in ${PATH-/usr/local/bin:/usr/bin:/bin}; do
         _d_each=${_d_each:-.}/$1
         [ -f "$_d_each" ] || continue
-        [ ! -x "$_d_each" ] || return
+        [ ! -x "$_d_each" ] || return 0
         _d_found=$_d_each
     done
     [ -z "$_d_found" ] || _d_reject "$_d_found is not executable: chmod +x it"
