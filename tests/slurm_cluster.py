@@ -1,8 +1,8 @@
 """A Slurm cluster of the tests' own on this host: munged, slurmctld, slurmd and slurmrestd, from Debian's packages.
 
-`running()` starts it at the first call of a session and gives the same to all; tests/conftest.py ends it. Its files are in a temporary
-folder, its ports are free ones on loopback, it needs neither systemd nor a database. It has one node with CORES cores. Where
-control groups (version 1) can be made, Slurm uses them, so that it knows of memory that is used up and of processes that went
+`running()` starts it at the first call of a session and gives the same to all; tests/conftest.py ends it. Its files are in a
+temporary folder, its ports are free ones on loopback, it needs neither systemd nor a database. It has one node with CORES cores.
+Where control groups (version 1) can be made, Slurm uses them, so that it knows of memory that is used up and of processes that went
 away; `has_cgroups` says so.
 
 It runs as root only: slurmd starts jobs as their users, and munged has to be another user than those who ask it.
@@ -113,7 +113,14 @@ class SlurmCluster:
         )
         (self.folder / "cgroup.conf").write_text(_CGROUPS if self.has_cgroups else "")
         (self.folder / "gres.conf").write_text(f"NodeName={self.host} Name=widget Count={CORES}\n")
-        self._run("munged", *_as("munge"), "munged", "--foreground", *(f"--{name}-file={munge / name}" for name in ("key", "pid", "seed", "log")), f"--socket={munge / 'socket'}")
+        self._run(
+            "munged",
+            *_as("munge"),
+            "munged",
+            "--foreground",
+            *(f"--{name}-file={munge / name}" for name in ("key", "pid", "seed", "log")),
+            f"--socket={munge / 'socket'}",
+        )
         self._until((munge / "socket").exists, "munged")
         self.start_controller(clean=True)
         self._run("slurmd", "slurmd", "-D")
@@ -214,7 +221,9 @@ def running() -> SlurmCluster:
         missing = [program for program in _PROGRAMS if shutil.which(program, path="/usr/sbin:/usr/bin:/sbin:/bin") is None]
         reason = ""
         if missing:
-            reason = f"Slurm is not installed: apt-get install slurm-wlm slurm-wlm-jwt-plugin slurmrestd munge ({', '.join(missing)})"
+            reason = (
+                f"Slurm is not installed: apt-get install slurm-wlm slurm-wlm-jwt-plugin slurmrestd munge ({', '.join(missing)})"
+            )
         elif os.getuid() != 0:
             reason = "a Slurm cluster is only started by root"
         if reason and os.environ.get("CI"):

@@ -16,7 +16,19 @@ from daggyr_server.executors.slurm_settings import SlurmSettings, minutes
 
 # After these, a job has ended for good; after all others it is there. https://slurm.schedmd.com/squeue.html#SECTION_JOB-STATE-CODES
 ENDED_STATES = frozenset(
-    "BOOT_FAIL CANCELLED COMPLETED DEADLINE FAILED LAUNCH_FAILED NODE_FAIL OUT_OF_MEMORY PREEMPTED REVOKED TIMEOUT".split()
+    (
+        "BOOT_FAIL",
+        "CANCELLED",
+        "COMPLETED",
+        "DEADLINE",
+        "FAILED",
+        "LAUNCH_FAILED",
+        "NODE_FAIL",
+        "OUT_OF_MEMORY",
+        "PREEMPTED",
+        "REVOKED",
+        "TIMEOUT",
+    )
 )
 LIMIT_MARGIN = 60.0  # seconds by which a job's time limit is above the task's timeout, which the job itself keeps
 _GRES = re.compile(r"[A-Za-z0-9_.-]+(?::[A-Za-z0-9_.-]+)?")
@@ -101,7 +113,7 @@ class SlurmClient(Protocol):
         """Let a held job or array start."""
 
     async def jobs(self, prefix: str) -> list[JobStatus]:
-        """All jobs of this user whose name begins with `prefix` and that Slurm remembers; pending tasks of arrays each for itself."""
+        """This user's jobs whose name begins with `prefix`, ended ones too; waiting tasks of an array each for itself."""
 
     async def cancel(self, tasks: Sequence[str]) -> None:
         """End these (`ID` or `ID_INDEX`), waiting ones too. Those that have ended are passed over."""
@@ -116,7 +128,9 @@ def needs_of(resources: Mapping[str, int], timeout: float, settings: SlurmSettin
     `cores` are CPUs of one task on one node, `memory_mb` is memory of the node, `gres/NAME` and `gres/NAME:TYPE` are generic
     resources, `license/NAME` are licenses.
     """
-    gres, licenses, strange = [], [], []
+    gres: list[tuple[str, int]] = []
+    licenses: list[tuple[str, int]] = []
+    strange: list[str] = []
     for name, units in sorted(resources.items()):
         kind, _, rest = name.partition("/")
         if name in ("cores", "memory_mb") or not units:

@@ -29,7 +29,7 @@ COMMAND_SECONDS = 60.0  # for one of them; MessageTimeout in slurm.conf(5), at w
 MAX_TARGETS = 200  # tasks in one scancel
 _MAX_WORDS = 500  # characters of an error
 _HELD = ("JobHeldUser", "JobHeldAdmin", "held")
-# Settings of these commands in the environment (sbatch(1), INPUT ENVIRONMENT VARIABLES, and so on) would change what they do here.
+# Settings of these commands in the environment (sbatch(1), INPUT ENVIRONMENT VARIABLES, and so on) would change what they do.
 _INPUT_VARIABLES = ("SBATCH_", "SQUEUE_", "SCANCEL_", "SCONTROL_")
 
 # What slurm_strerror(3) says of requests that will never be granted.

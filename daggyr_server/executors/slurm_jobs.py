@@ -12,7 +12,6 @@ The pool is one host: Slurm decides where a job goes, and how many it takes is a
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import secrets
 import time
@@ -130,8 +129,6 @@ class JobExecutor(SlurmPool):
 
     def __init__(self, pool: str, settings: Any, reports: Reports, surroundings: Surroundings) -> None:
         super().__init__(pool, settings, reports, surroundings)
-        mark = hashlib.sha256(f"{surroundings.tracker_id}\0{pool}".encode()).hexdigest()[:12]
-        self._prefix = f"daggyr-{mark}-"
         self._attempts: dict[Ident, Attempt] = {}
         self._waiting: dict[Ident, Attempt] = {}  # not submitted; in order
         self._flights: dict[str, Flight] = {}  # by the submission's name
@@ -292,7 +289,7 @@ class JobExecutor(SlurmPool):
         alike = group[0].alike
         assert alike is not None
         needs, timeout, whole_stdout_bytes = alike
-        name = self._prefix + secrets.token_hex(6)
+        name = self.prefix + secrets.token_hex(6)
         manifest = Manifest(name, [attempt.ident for attempt in group], timeout, whole_stdout_bytes)
         submission = Submission(self.tracker_folder / name, manifest)
         flight = self._flights[name] = Flight(submission, dict(enumerate(group)))
@@ -388,7 +385,7 @@ class JobExecutor(SlurmPool):
     async def _adopt(self) -> None:
         """Find what an earlier coordinator had submitted."""
         placed = {attempt.ident: attempt for attempt in self._placed or ()}
-        kept = await asyncio.to_thread(lambda: list(kept_submissions(self.tracker_folder, self._prefix)))
+        kept = await asyncio.to_thread(lambda: list(kept_submissions(self.tracker_folder, self.prefix)))
         self._placed = None
         self._watch_strays_until = time.monotonic() + STRAY_SECONDS
         for submission in kept:
@@ -531,7 +528,7 @@ class JobExecutor(SlurmPool):
     async def _query(self) -> None:
         asked_at = time.monotonic()
         try:
-            statuses = await self.client.jobs(self._prefix)
+            statuses = await self.client.jobs(self.prefix)
         except SlurmError as error:
             pause = min(LONGEST_PAUSE, self.settings.poll_interval * 2**self._failures)
             self._failures += self._failures < 16
@@ -628,12 +625,12 @@ class JobExecutor(SlurmPool):
         done = []
         for flight, index in forget:
             flight.undurable.discard(index)
-            if not flight.undurable and not flight.attempts and self._flights.pop(flight.submission.name, None):
+            if not flight.undurable and not flight.attempts and self._flights.pop(flight.submission.name, None) is not None:
                 done.append(flight)
                 self._finished[flight.submission.name] = time.monotonic()
         await asyncio.to_thread(_remove, forget, done)
         if self._watch_strays_until > time.monotonic():
-            await asyncio.to_thread(remove_void, self.tracker_folder, self._prefix)
+            await asyncio.to_thread(remove_void, self.tracker_folder, self.prefix)
         long_ago = time.monotonic() - STRAY_SECONDS
         while self._finished and next(iter(self._finished.values())) < long_ago:
             del self._finished[next(iter(self._finished))]

@@ -1,8 +1,8 @@
 """How the end of a Slurm job becomes the outcome of its attempt: one pure function over what the job itself wrote, what Slurm
 says of it, and what was asked.
 
-The executor of job mode calls `judge` once an attempt is over. As everywhere, exit code 0 has succeeded, whoever asked for the end,
-because what the task did is done; and what a person wanted ended is KILLED, an operator of the cluster included.
+The executor of job mode calls `judge` once an attempt is over. As everywhere, exit code 0 has succeeded, whoever asked for the
+end, because what the task did is done; and what a person wanted ended is KILLED, an operator of the cluster included.
 """
 
 from __future__ import annotations
@@ -58,7 +58,9 @@ def judge(
     if state in ("TIMEOUT", "DEADLINE"):
         return TIMED_OUT, ["the time limit of its job had passed (`time_limit` of the pool, or the partition's)"]
     if state == "OUT_OF_MEMORY":
-        return OOM_KILLED, ["it used more memory than its job was given (`memory_mb` of its resources, or the partition's default)"]
+        return OOM_KILLED, [
+            "it used more memory than its job was given (`memory_mb` of its resources, or the partition's default)"
+        ]
     if state in _LOST:
         return LOST, [_LOST[state]]
     if state == "CANCELLED":

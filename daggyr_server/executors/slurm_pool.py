@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 from typing import Any, ClassVar
@@ -28,6 +29,9 @@ class SlurmPool(Executor):
 
     def __init__(self, pool: str, settings: Any, reports: Reports, surroundings: Surroundings) -> None:
         super().__init__(pool, settings, reports, surroundings)
+        # What tells this pool's jobs, and files, from those of others on the same cluster.
+        self.mark = hashlib.sha256(f"{surroundings.tracker_id}\0{pool}".encode()).hexdigest()[:12]
+        self.prefix = f"daggyr-{self.mark}-"  # of the names of its jobs
         # Now: what a coordinator was started with is what its tasks get.
         self._environment = dict(os.environ)
         self.job_environment = without_inputs(

@@ -1,7 +1,7 @@
 """Slurm by slurmrestd: its REST API, v0.0.38 (Slurm 22.05) and later, with a JSON Web Token.
 
-One of the two clients (`slurm_client.py`). Each call is one HTTP request, made in a thread; the token is read anew for each, so that a
-file that is renewed is enough. It tells a request that was refused from one of which nobody knows, and shows no token.
+One of the two clients (`slurm_client.py`). Each call is one HTTP request, made in a thread; the token is read anew for each, so
+that a file that is renewed is enough. It tells a request that was refused from one of which nobody knows, and shows no token.
 
 Later versions of the API say some things otherwise (states as lists, numbers as objects); both forms are understood.
 https://slurm.schedmd.com/rest_api.html

@@ -19,8 +19,41 @@ _UNFIT_FOR_PATHS = re.compile(r"[%\\\x00-\x1f\x7f]")
 _TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
 # What the executor itself says of each job; another value would break what it promises.
 _OWN_OPTIONS = frozenset(
-    "array job-name hold no-requeue requeue wait wrap parsable test-only output error input open-mode chdir export export-file "
-    "ntasks nodes cpus-per-task mem mem-per-cpu gres licenses time partition account qos uid gid clusters help usage version".split()
+    (
+        "array",
+        "job-name",
+        "hold",
+        "no-requeue",
+        "requeue",
+        "wait",
+        "wrap",
+        "parsable",
+        "test-only",
+        "output",
+        "error",
+        "input",
+        "open-mode",
+        "chdir",
+        "export",
+        "export-file",
+        "ntasks",
+        "nodes",
+        "cpus-per-task",
+        "mem",
+        "mem-per-cpu",
+        "gres",
+        "licenses",
+        "time",
+        "partition",
+        "account",
+        "qos",
+        "uid",
+        "gid",
+        "clusters",
+        "help",
+        "usage",
+        "version",
+    )
 )
 
 

@@ -258,4 +258,3 @@ def _cpu_seconds(text: str) -> float | None:
         except ValueError:
             return None
     return total if text else None
-
