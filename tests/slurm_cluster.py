@@ -2,8 +2,8 @@
 
 `running()` starts it at the first call of a session and gives the same to all; tests/conftest.py ends it. Its files are in a
 temporary folder, its ports are free ones on loopback, it needs neither systemd nor a database. It has one node with CORES cores.
-Where control groups (version 1) can be made, Slurm uses them, so that it knows of memory that is used up and of processes that went
-away; `has_cgroups` says so.
+Where control groups (version 1) can be made, Slurm uses them, so that it knows of memory that is used up, and of processes that
+went away; `has_cgroups` says so.
 
 It runs as root only: slurmd starts jobs as their users, and munged has to be another user than those who ask it.
 """
@@ -141,6 +141,11 @@ class SlurmCluster:
         self._run("slurmctld", "slurmctld", "-D", *(["-c"] if clean else []))
         self._until(lambda: "UP" in self.ask("scontrol", "ping"), "slurmctld")
 
+    def mend(self) -> None:
+        """Start the controller if a test that failed left it stopped."""
+        if "slurmctld" not in self._processes:
+            self.start_controller()
+
     def stop_controller(self) -> None:
         """End it in order: it keeps its state."""
         self._end("slurmctld")
@@ -165,7 +170,8 @@ class SlurmCluster:
 
     def close(self) -> None:
         """End all jobs and services, by pid, and remove the files."""
-        if "slurmctld" in self._processes and "slurmd" in self._processes:
+        if "slurmd" in self._processes:
+            self.mend()
             self.ask("scancel", "--user=root")
             self._until(lambda: not self.unfinished(), "the end of all jobs")
         self.abandon()

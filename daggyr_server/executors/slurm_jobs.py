@@ -12,6 +12,7 @@ The pool is one host: Slurm decides where a job goes, and how many it takes is a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import time
@@ -161,6 +162,8 @@ class JobExecutor(SlurmPool):
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        with contextlib.suppress(OSError):
+            await self._clean()
 
     def start(self, host: str, batch: AssignmentBatch) -> None:
         fillings = [Filling(template) for template in batch.templates]

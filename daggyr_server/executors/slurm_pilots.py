@@ -1,8 +1,8 @@
 """Slurm in pilot mode: jobs that each run a `daggyr-agent`, which joins the pool and carries out attempts one after another.
 
 A start of a job costs Slurm a second or so; an agent starts thousands of tasks a second. The attempts are those of an agent
-pool in every way (`agent.py`); this file only sees to it that there are agents: as many as the attempts that could run now have use for,
-at most `max_pilots`, and none when there has been nothing to do for `idle_seconds`. Tasks that wait for others count for
+pool in every way (`agent.py`); this file only sees to it that there are agents: as many as the attempts that could run now have
+use for, at most `max_pilots`, and none when there has been nothing to do for `idle_seconds`. Tasks that wait for others count for
 nothing.
 
 Address and token reach an agent by files of mode 0600 in the pool's directory; neither shows in `scontrol show job`, in `ps`, or
