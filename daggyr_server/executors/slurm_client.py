@@ -100,9 +100,6 @@ class Limits:
 class SlurmClient(Protocol):
     """All methods raise SlurmError or one of its kinds."""
 
-    # Whether `terminate` signals all processes of a job, not its script alone.
-    signals_all: bool
-
     async def limits(self) -> Limits:
         """Ask once."""
 

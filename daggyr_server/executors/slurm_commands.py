@@ -77,8 +77,6 @@ _TROUBLES = (
 class SlurmCommands:
     """A client for one pool."""
 
-    signals_all = False
-
     def __init__(self, settings: SlurmSettings, environment: Mapping[str, str]) -> None:
         """`environment` is the commands' own; jobs get theirs from `Job`. Raises ExecutorError if a command is missing."""
         missing = [command for command in COMMANDS if shutil.which(command, path=environment.get("PATH", os.defpath)) is None]

@@ -6,7 +6,8 @@
 #                wants it started. mkdir(2) is atomic, on NFS too: no attempt is started twice or after it was taken back
 #   N.start      when the task's process was started
 #   N.out N.err  what it writes; N.in, its standard input if it has one
-#   N.stop       the coordinator wants its end; "forward" if this script is to pass the signal on
+#   N.stop       the coordinator wants its end: the signal that comes is this script's alone, which passes it on. Slurm's own
+#                (a cancelled job, a time limit) go to all processes
 #   N.rejected   why it cannot be started
 #   N.result     how it ended: written under another name and renamed, so that it is there whole or not at all
 #
@@ -53,7 +54,7 @@ _d_guard() {
 }
 _d_stop() {
     [ -n "$_d_task" ] || return 0
-    [ "$(cat "$_d_own.stop" 2>/dev/null)" != forward ] ||
+    [ ! -e "$_d_own.stop" ] ||
         kill -s TERM -- "-$_d_task" 2>/dev/null || kill -s TERM "$_d_task" 2>/dev/null
     _d_guard end "$_d_task" "$_d_grace"
 }

@@ -1,9 +1,10 @@
 """Slurm in job mode: attempts are tasks of job arrays, submitted when the driver gives them and followed until they are told.
 
-Two asyncio tasks work on what calls have noted. The **submitter** takes waiting attempts of equal needs together and submits them
-(`slurm_submission.py` says why none is submitted twice). The **watch** looks into the submissions' folders, where jobs write
-when they start and how they end; at an interval that can be set it asks Slurm about all jobs with one query; it passes stops and
-recalls on; and it removes what is durable. An attempt's end is taken from its own result where that says enough, and from Slurm
+Three asyncio tasks work on what calls have noted. The **submitter** takes waiting attempts of equal needs together and submits
+them (`slurm_submission.py` says why none is submitted twice). The **watch** looks into the submissions' folders, where jobs
+write when they start and how they end, tells that, takes back what has not started, and removes what is durable; it does not
+wait for Slurm. The **talk** asks Slurm about all jobs with one query, at an interval that can be set, and has those ended that
+are to stop. An attempt's end is taken from its own result where that says enough, and from Slurm
 otherwise (`slurm_outcomes.py`).
 
 The pool is one host: Slurm decides where a job goes, and how many it takes is a matter of `max_jobs` and `resources`.
@@ -145,6 +146,7 @@ class JobExecutor(SlurmPool):
         self._failures = 0
         self._submit_wake = asyncio.Event()
         self._watch_wake = asyncio.Event()
+        self._talk_wake = asyncio.Event()
         self._room = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -155,6 +157,7 @@ class JobExecutor(SlurmPool):
         self._tasks = [
             asyncio.create_task(self._submit_all(), name=f"submitter of {self.pool}"),
             asyncio.create_task(self._watch(), name=f"watch of {self.pool}"),
+            asyncio.create_task(self._talk(), name=f"talk of {self.pool}"),
         ]
 
     async def close(self) -> None:
@@ -332,6 +335,7 @@ class JobExecutor(SlurmPool):
         await self._release(flight)
         flight.made = time.monotonic()
         self._watch_wake.set()
+        self._talk_wake.set()
 
     async def _not_submitted(self, flight: Flight, error: Exception) -> None:
         """A submission has failed: whatever Slurm has of it never starts."""
@@ -372,18 +376,20 @@ class JobExecutor(SlurmPool):
                     await self._adopt()
                 await self._heed()
                 await self._look()
-                if time.monotonic() >= self._next_query and (self._flights or time.monotonic() < self._watch_strays_until):
-                    await self._query()
                 await self._clean()
             except OSError as error:
                 log.error("pool %s: its directory cannot be used for now: %s", self.pool, error)
-            busy = self._flights or self._attempts or time.monotonic() < self._watch_strays_until
-            try:
-                async with asyncio.timeout(self._look_seconds if busy else None):
-                    await self._watch_wake.wait()
-            except TimeoutError:
-                pass
-            self._watch_wake.clear()
+            await self._rest(self._watch_wake)
+
+    async def _rest(self, wake: asyncio.Event) -> None:
+        """Return when it is time to look again, at once if `wake` is set."""
+        busy = self._flights or self._attempts or time.monotonic() < self._watch_strays_until
+        try:
+            async with asyncio.timeout(self._look_seconds if busy else None):
+                await wake.wait()
+        except TimeoutError:
+            pass
+        wake.clear()
 
     async def _adopt(self) -> None:
         """Find what an earlier coordinator had submitted."""
@@ -406,10 +412,10 @@ class JobExecutor(SlurmPool):
         for attempt in placed.values():
             self._tell(attempt, _result(LOST, "it was not submitted to Slurm before the coordinator ended"))
         self._next_query = 0.0
+        self._talk_wake.set()
 
     async def _heed(self) -> None:
-        """Do what was asked: take back what has not started, end what has."""
-        terminate: list[Attempt] = []
+        """Take back what was asked for and has not started; what is to stop and has is the talk's."""
         for attempt in [each for each in self._attempts.values() if each.ask is not None]:
             outcome = KILLED if attempt.ask == "stop" else RETURNED
             flight = attempt.flight
@@ -424,20 +430,41 @@ class JobExecutor(SlurmPool):
                 if not attempt.runs:
                     if flight.submission.manifest.job_id:
                         self._to_cancel.append(flight.task(attempt.index))
+                        self._talk_wake.set()
                     self._end(flight, attempt, _result(outcome))
                     continue
             if attempt.ask == "recall":
                 attempt.ask = None
-            elif attempt.reported is None and time.monotonic() >= attempt.asked_at and flight.submission.manifest.job_id:
-                if not attempt.asked_slurm:
-                    forward = not self.client.signals_all
-                    await asyncio.to_thread(flight.submission.ask_to_stop, attempt.index, forward=forward)
-                terminate.append(attempt)
-        if terminate or self._to_cancel:
-            await self._end_jobs(terminate)
+            else:
+                self._talk_wake.set()
 
-    async def _end_jobs(self, terminate: list[Attempt]) -> None:
+    # -- asking Slurm -------------------------------------------------------------------------------------------------
+
+    async def _talk(self) -> None:
+        while True:
+            try:
+                await self._end_jobs()
+                if time.monotonic() >= self._next_query and (self._flights or time.monotonic() < self._watch_strays_until):
+                    await self._query()
+            except OSError as error:
+                log.error("pool %s: its directory cannot be used for now: %s", self.pool, error)
+            await self._rest(self._talk_wake)
+
+    async def _end_jobs(self) -> None:
+        """Have those ended that are to stop, and those that were taken back."""
         cancel, self._to_cancel = self._to_cancel, []
+        now = time.monotonic()
+        terminate = [
+            each
+            for each in self._attempts.values()
+            if each.ask == "stop" and each.runs and each.reported is None and now >= each.asked_at and each.flight
+        ]
+        terminate = [each for each in terminate if each.flight and each.flight.submission.manifest.job_id]
+        if not (terminate or cancel):
+            return
+        for each in terminate:
+            if each.flight and not each.asked_slurm:
+                await asyncio.to_thread(each.flight.submission.ask_to_stop, each.index)
         # A signal may have come before the script could take it; and what does not end by it is ended by Slurm.
         first = [each for each in terminate if each.asked_slurm < 2]
         cancel += [each.flight.task(each.index) for each in terminate if each.asked_slurm >= 2 and each.flight]
@@ -526,8 +553,6 @@ class JobExecutor(SlurmPool):
                 result.notes.append(f"its output cannot be read: {error.strerror}")
         self._end(flight, attempt, result)
 
-    # -- asking Slurm -------------------------------------------------------------------------------------------------
-
     async def _query(self) -> None:
         asked_at = time.monotonic()
         try:
@@ -536,10 +561,9 @@ class JobExecutor(SlurmPool):
             pause = min(LONGEST_PAUSE, self.settings.poll_interval * 2**self._failures)
             self._failures += self._failures < 16
             self._next_query = time.monotonic() + pause
-            if self._failures == 2:
+            if self._failures == 1:
                 log.warning("pool %s: Slurm does not answer, its jobs go on meanwhile: %s", self.pool, error)
-            if self._failures >= 2:
-                self._offer(HOST_PAUSED)
+            self._offer(HOST_PAUSED)
             return
         self._failures = 0
         self._next_query = time.monotonic() + self.settings.poll_interval
@@ -560,7 +584,7 @@ class JobExecutor(SlurmPool):
                 attempt.state = status.state if status is not None else GONE
                 over = attempt.state == GONE or attempt.state in ENDED_STATES
                 attempt.over_since = (attempt.over_since or asked_at) if over else None
-        await self._look()
+        self._watch_wake.set()
         await self._cancel_strays(statuses)
 
     async def _find(self, flight: Flight, own: list[JobStatus]) -> bool:
@@ -577,7 +601,6 @@ class JobExecutor(SlurmPool):
         else:
             for attempt in flight.attempts.values():
                 attempt.state, attempt.over_since = GONE, attempt.over_since or time.monotonic()
-            await self._look()
         return False
 
     async def _cancel_strays(self, statuses: Iterable[JobStatus]) -> None:
@@ -607,7 +630,8 @@ class JobExecutor(SlurmPool):
 
     def _end(self, flight: Flight, attempt: Attempt, result: AttemptResult) -> None:
         """Tell the end of an attempt that was submitted; its files go once that is durable."""
-        del flight.attempts[attempt.index]
+        if flight.attempts.pop(attempt.index, None) is None:
+            return
         flight.undurable.add(attempt.index)
         self._in_slurm -= 1
         self._room.set()
@@ -619,7 +643,8 @@ class JobExecutor(SlurmPool):
         self._tell(attempt, result, durable)
 
     def _tell(self, attempt: Attempt, result: AttemptResult, durable: Callable[[], None] = forgotten) -> None:
-        del self._attempts[attempt.ident]
+        if self._attempts.pop(attempt.ident, None) is None:
+            return
         self.reports.updates(self.pool, [AttemptUpdate(key=attempt.key, finished=result)], durable)
 
     async def _clean(self) -> None:

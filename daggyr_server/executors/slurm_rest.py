@@ -41,8 +41,6 @@ _HELD = ("JobHeldUser", "JobHeldAdmin")
 class SlurmRest:
     """A client for one pool."""
 
-    signals_all = True
-
     def __init__(self, settings: SlurmSettings) -> None:
         assert settings.base_url is not None
         self._settings = settings

@@ -134,9 +134,9 @@ class Submission:
         _sync_folder(self.folder)
         return True
 
-    def ask_to_stop(self, index: int, *, forward: bool) -> None:
-        """Note that the coordinator wants a task's end; `forward`: the script has to pass its signal on."""
-        _write(self.folder / f"{index}.stop", b"forward\n" if forward else b"\n")
+    def ask_to_stop(self, index: int) -> None:
+        """Note that a signal, which comes next, is the coordinator's: the script alone gets it, and passes it on."""
+        _write(self.folder / f"{index}.stop", b"")
 
     def look(self) -> Seen:
         """What has happened so far."""

@@ -363,14 +363,17 @@ class TestRecovery:
         assert [(each.outcome, each.result.exit_code, each.text) for each in told] == [("FAILED", 5, "done\n")] * 2
 
     async def test_WhatRanAndLeftNoResultIsLost(self, home: Place) -> None:
-        """Its node, or its folder, went away with it."""
+        """Its node went away with it, and the controller has begun anew."""
         harness = await home.coordinator()
-        key = await harness.give_one(shell(FOR_EVER))
+        key = await harness.give_one(home.gated())
         await harness.started(key)
-        ((job, _, _),) = home.cluster.unfinished("daggyr-")
         await home.end()
-        home.cluster.ask("scancel", "--full", "--signal=KILL", job)
+        home.open_gate()
         await eventually(lambda: not home.cluster.unfinished("daggyr-"))
+        (folder,) = home.folders
+        (folder / "0.result").unlink()
+        home.cluster.stop_controller()
+        home.cluster.start_controller(clean=True)
         again = await home.coordinator()
         await took_up(again, [key])
         told = await again.ends(key)
