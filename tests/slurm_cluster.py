@@ -28,6 +28,7 @@ from daggyr_server.executors.slurm_client import ENDED_STATES
 CORES = 2
 MEMORY_MB = 1_000
 START_SECONDS = 30.0
+_SYSTEM_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 _PROGRAMS = ("munged", "slurmctld", "slurmd", "slurmrestd", "sbatch", "squeue", "scancel", "scontrol")
 
 _CONFIGURATION = """
@@ -82,7 +83,8 @@ class SlurmCluster:
         self.host = socket.gethostname().partition(".")[0]
         self.has_cgroups = all(_can_make(Path("/sys/fs/cgroup") / name) for name in ("freezer", "memory"))
         self.configuration = self.folder / "slurm.conf"
-        self.environment = {**os.environ, "SLURM_CONF": str(self.configuration)}
+        path = f"{os.environ.get('PATH', os.defpath)}:{_SYSTEM_PATH}"
+        self.environment = {**os.environ, "PATH": path, "SLURM_CONF": str(self.configuration)}
         self.rest_url = ""
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -224,7 +226,7 @@ def running() -> SlurmCluster:
     """The session's cluster. Skips the test without the packages or without root; in CI that fails."""
     global _running
     if _running is None:
-        missing = [program for program in _PROGRAMS if shutil.which(program, path="/usr/sbin:/usr/bin:/sbin:/bin") is None]
+        missing = [program for program in _PROGRAMS if shutil.which(program, path=_SYSTEM_PATH) is None]
         reason = ""
         if missing:
             reason = (

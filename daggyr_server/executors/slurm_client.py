@@ -30,6 +30,7 @@ ENDED_STATES = frozenset(
         "TIMEOUT",
     )
 )
+ALL_OTHERS = -1  # the index of a status that stands for the waiting tasks of its array that are not listed
 LIMIT_MARGIN = 60.0  # seconds by which a job's time limit is above the task's timeout, which the job itself keeps
 _GRES = re.compile(r"[A-Za-z0-9_.-]+(?::[A-Za-z0-9_.-]+)?")
 

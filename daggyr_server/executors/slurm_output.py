@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from daggyr.v1.task_pb2 import OutputSummary
+from daggyr.v1.task_pb2 import STDOUT, OutputStream, OutputSummary
 from daggyr_server.executors.slurm_script import KEPT_BYTES
+from daggyr_server.executors.slurm_submission import Submission
 
 CHUNK_BYTES = 256 * 1024
 
@@ -45,6 +46,13 @@ class Written:
                     return  # the task truncated it
                 yield offset, data
                 offset += len(data)
+
+
+def written_by(submission: Submission, index: int, stream: OutputStream) -> Written:
+    """What a task of a submission has written to a stream so far."""
+    if stream == STDOUT:
+        return written(submission.output(index, "out"), submission.manifest.whole_stdout_bytes)
+    return written(submission.output(index, "err"))
 
 
 def written(path: Path, whole_bytes: int = 0) -> Written:

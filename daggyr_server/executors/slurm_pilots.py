@@ -34,7 +34,6 @@ from daggyr_server.executors.slurm_pool import SlurmPool
 log = logging.getLogger(__name__)
 
 LONGEST_PAUSE = 60.0  # seconds, of a backoff
-LONGEST_TOUCH = 15.0  # seconds between two signs of life for pilots
 
 
 class PilotExecutor(SlurmPool, AgentExecutor):
@@ -108,7 +107,8 @@ class PilotExecutor(SlurmPool, AgentExecutor):
                     self._failures = min(16, self._failures + 1)
                     pause = min(LONGEST_PAUSE, pause * 2**self._failures)
                     log.warning("pool %s: pilots are looked after again in %g s: %s", self.pool, pause, error)
-                await asyncio.sleep(min(pause, LONGEST_TOUCH) if not self._failures else pause)
+                # They have to see a sign of life in time, whatever becomes of Slurm's.
+                await asyncio.sleep(min(pause, self.settings.orphan_seconds / 3))
             else:
                 self._wake.clear()
                 await self._wake.wait()
@@ -157,7 +157,7 @@ class PilotExecutor(SlurmPool, AgentExecutor):
                 environment=self.job_environment,
             )
             await self.client.release(await self.client.submit(job))
-        log.info("pool %s: %d pilots are submitted, for %d tasks that could run", self.pool, count, self._ready)
+        log.info("pool %s: pilots submitted: %d, for %d tasks that could run", self.pool, count, self._ready)
 
     # -- what a pilot finds -------------------------------------------------------------------------------------------
 

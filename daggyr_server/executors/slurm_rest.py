@@ -19,6 +19,7 @@ from urllib.parse import quote, urlsplit
 
 from daggyr.tokens import TokenError, read_token
 from daggyr_server.executors.slurm_client import (
+    ALL_OTHERS,
     Job,
     JobStatus,
     Limits,
@@ -33,7 +34,6 @@ from daggyr_server.executors.slurm_settings import SlurmSettings
 REQUEST_SECONDS = 60.0
 MAX_ANSWER_BYTES = 1 << 30  # all jobs of a cluster come in one answer
 MAX_ARRAY = 1000  # the API does not tell MaxArraySize; slurm.conf(5) has 1001 by default
-ALL_OTHERS = -1  # the index that stands for waiting tasks of an array that are not listed
 _HELD_ERROR = 2042  # ESLURM_JOB_HELD: said of each job that was submitted held
 _HELD = ("JobHeldUser", "JobHeldAdmin")
 

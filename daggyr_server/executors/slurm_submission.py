@@ -211,7 +211,7 @@ def kept_submissions(folder: Path, prefix: str) -> Iterator[Submission]:
     for path in paths:
         try:
             manifest = msgspec.json.decode((path / MANIFEST).read_bytes(), type=Manifest)
-        except (OSError, msgspec.DecodeError):
+        except (FileNotFoundError, NotADirectoryError, msgspec.DecodeError):
             manifest = None  # it is renamed into place last, and sbatch comes after that
         if manifest is None or path.name.endswith(VOID):
             shutil.rmtree(path, ignore_errors=True)
