@@ -31,7 +31,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -138,8 +138,8 @@ class Submission:
         """Note that a signal, which comes next, is the coordinator's: the script alone gets it, and passes it on."""
         _write(self.folder / f"{index}.stop", b"")
 
-    def look(self) -> Seen:
-        """What has happened so far."""
+    def look(self, starting: Container[int] = ()) -> Seen:
+        """What has happened so far; when tasks started, of those in `starting` only, for each costs a file."""
         seen = Seen()
         # Opened anew: on NFS, that is when others' changes are seen.
         with os.scandir(self.folder) as entries:
@@ -151,8 +151,10 @@ class Submission:
                     seen.claimed.add(int(number))
                 elif kind == "result":
                     seen.results.add(int(number))
-                elif kind == "start" and (time := _nanoseconds(self._text(int(number), "start"))) is not None:
-                    seen.starts[int(number)] = time
+                elif kind == "start" and int(number) in starting:
+                    time = _nanoseconds(self._text(int(number), kind))
+                    if time is not None:
+                        seen.starts[int(number)] = time
         return seen
 
     def result(self, index: int) -> Reported:

@@ -190,7 +190,7 @@ def _look_into(flights: Sequence[Flight]) -> list[tuple[dict[int, int], set[int]
     found = []
     for flight in flights:
         try:
-            seen = flight.submission.look()
+            seen = flight.submission.look({index for index, attempt in list(flight.attempts.items()) if not attempt.started})
             new = [index for index in seen.results if index in flight.attempts and flight.attempts[index].reported is None]
             found.append((seen.starts, seen.claimed, {index: flight.submission.result(index) for index in new}))
         except FileNotFoundError:  # somebody has removed the folder: nothing of it starts any more, or is told
