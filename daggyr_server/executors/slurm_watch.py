@@ -190,8 +190,9 @@ def _look_into(flights: Sequence[Flight]) -> list[tuple[dict[int, int], set[int]
     found = []
     for flight in flights:
         try:
-            seen = flight.submission.look({index for index, attempt in list(flight.attempts.items()) if not attempt.started})
-            new = [index for index in seen.results if index in flight.attempts and flight.attempts[index].reported is None]
+            attempts = dict(flight.attempts)  # in a thread: others may end meanwhile
+            seen = flight.submission.look({index for index, attempt in attempts.items() if not attempt.started})
+            new = [index for index in seen.results if index in attempts and attempts[index].reported is None]
             found.append((seen.starts, seen.claimed, {index: flight.submission.result(index) for index in new}))
         except FileNotFoundError:  # somebody has removed the folder: nothing of it starts any more, or is told
             found.append(({}, set(flight.attempts), {}))
