@@ -10,6 +10,7 @@ It runs as root only: slurmd starts jobs as their users, and munged has to be an
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import secrets
@@ -183,6 +184,11 @@ class SlurmCluster:
         for name in reversed(list(self._processes)):
             self._end(name)
         shutil.rmtree(self.folder)
+        if self.has_cgroups:  # slurmd leaves its own, empty
+            for own in Path("/sys/fs/cgroup").glob(f"*/slurm_{self.host}"):
+                for group in [*sorted((path for path in own.rglob("*") if path.is_dir()), reverse=True), own]:
+                    with contextlib.suppress(OSError):
+                        group.rmdir()
 
     def logs(self) -> str:
         return "".join(f"\n--- {path.name}\n{path.read_text(errors='replace')[-4000:]}" for path in self.folder.glob("*.log"))

@@ -126,17 +126,18 @@ class Submission:
         return True
 
     def claim(self, index: int) -> bool:
-        """Take an index, so that its task is never started. Returns False if it has been."""
+        """Take an index, so that its task is never started. Returns False if it has been, or if that cannot be known any more."""
         try:
             (self.folder / f"{index}.run").mkdir()
-        except FileExistsError:
+        except (FileExistsError, FileNotFoundError):  # the latter: somebody has removed the folder
             return False
         _sync_folder(self.folder)
         return True
 
     def ask_to_stop(self, index: int) -> None:
         """Note that a signal, which comes next, is the coordinator's: the script alone gets it, and passes it on."""
-        _write(self.folder / f"{index}.stop", b"")
+        with contextlib.suppress(FileNotFoundError):
+            _write(self.folder / f"{index}.stop", b"")
 
     def look(self, starting: Container[int] = ()) -> Seen:
         """What has happened so far; when tasks started, of those in `starting` only, for each costs a file."""

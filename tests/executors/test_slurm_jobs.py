@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 import stat
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack
@@ -378,6 +379,17 @@ class TestRecovery:
         await took_up(again, [key])
         told = await again.ends(key)
         assert (told.outcome, "left no result" in told.notes) == ("LOST", True)
+
+    async def test_ItsFilesWereRemoved(self, home: Place) -> None:
+        """What ran is lost, others go on."""
+        harness = await home.coordinator()
+        key = await harness.give_one(home.gated())
+        await harness.started(key)
+        (folder,) = home.folders
+        shutil.rmtree(folder)
+        home.open_gate()
+        assert (await harness.ends(key)).outcome == "LOST"
+        assert (await harness.run_one(spec("/bin/true"))).outcome == "SUCCEEDED"
 
     async def test_WhatWasNeverSubmittedIsLost(self, home: Place) -> None:
         harness = await home.coordinator()
