@@ -37,7 +37,7 @@ from daggyr_server.core.machine import Machine
 from daggyr_server.driver import Driver
 from daggyr_server.executors.agent import AgentExecutor
 from daggyr_server.executors.agent_session import AgentSessions
-from daggyr_server.executors.base import Executor, ExecutorError, SettingsError, Surroundings, find_executor
+from daggyr_server.executors.base import Door, Executor, ExecutorError, SettingsError, Surroundings, find_executor
 from daggyr_server.generators import Generators
 from daggyr_server.settings import ConfigurationError, Fault
 from daggyr_server.spec import PoolLimits
@@ -134,7 +134,9 @@ async def coordinator(configuration: Configuration, log_level: str = "info") -> 
     opened = await tracker.open()
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(tracker.close)
+        door = Door()
         surroundings = Surroundings(
+            door=door,
             tracker_id=opened.tracker_id,
             epoch=opened.epoch,
             lease=server.lease,
@@ -153,7 +155,8 @@ async def coordinator(configuration: Configuration, log_level: str = "info") -> 
                 for name, executor in executors.items()
             }
         )
-        listener = Listener(server.listen, tokens=_tokens(server), tls=server.tls)
+        tokens = _tokens(server)
+        listener = Listener(server.listen, tokens=tokens, tls=server.tls)
         service = RunsService(
             driver,
             Limits(
@@ -167,7 +170,9 @@ async def coordinator(configuration: Configuration, log_level: str = "info") -> 
         await _add_services(listener.server, service, executors)
         await driver.start(executors)
         stack.push_async_callback(_stop, listener, driver)
-        yield await listener.start(), driver
+        address = await listener.start()
+        door.open(address, token=tokens.agent if tokens is not None else None, tls=server.tls is not None)
+        yield address, driver
 
 
 async def _stop(listener: Listener, driver: Driver) -> None:
@@ -203,7 +208,7 @@ def _tokens(server: Server) -> Tokens | None:
 
 async def _add_services(server: grpc.aio.Server, runs: RunsService, executors: dict[str, Executor]) -> None:
     # A local pool is one of agents too, but of its own only, on a socket of its own.
-    agents = [executor for executor in executors.values() if type(executor) is AgentExecutor]
+    agents = [executor for executor in executors.values() if isinstance(executor, AgentExecutor) and executor.on_listener]
     add_RunsServicer_to_server(runs, server)
     add_AgentsServicer_to_server(AgentSessions(agents), server)
     names = [

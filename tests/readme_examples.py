@@ -12,8 +12,9 @@ EXECUTORS = ROOT / "daggyr_server/executors/README.md"
 
 
 def block(readme: Path, language: str) -> str:
-    """The only code block of that language. Raises ValueError if there are more, or none."""
-    (text,) = re.findall(rf"^```{language}\n(.*?)^```$", readme.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    """The only code block of that language under `Adding one`. Raises ValueError if there are more, or none."""
+    section = readme.read_text(encoding="utf-8").rpartition("\n## Adding one\n")[2]
+    (text,) = re.findall(rf"^```{language}\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
     return str(text)
 
 

@@ -66,6 +66,7 @@ class AgentExecutor(Executor):
     """One pool of agents."""
 
     Settings: ClassVar[type[msgspec.Struct]] = AgentSettings
+    on_listener: ClassVar[bool] = True  # its agents dial in where the coordinator listens
 
     @property
     def joined_as(self) -> str:

@@ -9,9 +9,10 @@ One executor object serves one pool. README.md in this folder shows how to add o
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import Any, ClassVar, Protocol
 
@@ -46,6 +47,26 @@ class SettingsError(ValueError):
     """A pool's settings that this executor cannot use; the message names the setting and what to write instead."""
 
 
+class Door:
+    """Where agents of whatever an executor starts elsewhere reach the coordinator; known once that listens."""
+
+    def __init__(self) -> None:
+        self.address = ""  # HOST:PORT, or unix:PATH
+        self.token: str | None = None  # an agent's; None where none is wanted. For files of mode 0600 only
+        self.tls = False
+        self._opened = asyncio.Event()
+
+    def open(self, address: str, *, token: str | None, tls: bool) -> None:
+        """The coordinator accepts connections."""
+        self.address, self.token, self.tls = address, token, tls
+        self._opened.set()
+
+    async def opened(self) -> Door:
+        """Itself, as soon as it is open."""
+        await self._opened.wait()
+        return self
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
     """What every executor of a coordinator shares."""
@@ -56,6 +77,7 @@ class Surroundings:
     heartbeat: float  # seconds
     grace: float  # seconds between SIGTERM and SIGKILL
     log_level: str = "warning"  # for child processes
+    door: Door = field(default_factory=Door)
 
 
 class Executor(ABC):

@@ -49,6 +49,7 @@ class LocalExecutor(AgentExecutor):
     """One pool on this host."""
 
     Settings = LocalSettings
+    on_listener = False
 
     def __init__(self, pool: str, settings: Any, reports: Reports, surroundings: Surroundings) -> None:
         super().__init__(pool, settings, reports, surroundings)

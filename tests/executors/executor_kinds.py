@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import readme_examples
+import slurm_cluster
 from executor_harness import DEADLINE, Ear, Harness, surroundings
 from sshd_server import SshdServer, sshd_server
 
@@ -41,6 +42,7 @@ class ExecutorKind:
     begin: Callable[[Path], AbstractAsyncContextManager[Harness]]
     runs_processes: bool  # tasks are executed, with all that follows: output, signals, folders, files
     tells_usage: bool = False  # CPU seconds and peak memory are in the results
+    many: int = 300  # attempts that it starts and ends within some seconds
 
 
 @contextlib.asynccontextmanager
@@ -170,10 +172,29 @@ async def _dry(home: Path) -> AsyncIterator[Harness]:
         yield harness
 
 
+@contextlib.asynccontextmanager
+async def slurm(home: Path, **settings: Any) -> AsyncIterator[Harness]:
+    """The pool of the tests' own cluster; its tasks start in `home`. Settings go over those for tests."""
+    cluster = slurm_cluster.running()
+    offered = {"cores": slurm_cluster.CORES, "memory_mb": slurm_cluster.MEMORY_MB}
+    given = {"directory": home, "resources": offered, "poll_interval": 0.2, "settle_seconds": 3.0, **settings}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {**ENVIRONMENT, "SLURM_CONF": str(cluster.configuration)}.items():
+            patch.setenv(name, value)
+        async with contextlib.AsyncExitStack() as stack:
+            harness = await stack.enter_async_context(opened(find_executor("slurm"), **given))
+            patch.undo()
+            closing = stack.pop_all()
+    async with closing:
+        await harness.host()
+        yield harness
+
+
 KINDS = (
     ExecutorKind(name="local", begin=_local, runs_processes=True, tells_usage=True),
     ExecutorKind(name="agent", begin=_agent, runs_processes=True, tells_usage=True),
     ExecutorKind(name="ssh", begin=_ssh, runs_processes=True),
+    ExecutorKind(name="slurm", begin=slurm, runs_processes=True, many=12),
     ExecutorKind(name="noop", begin=_noop, runs_processes=False),
     ExecutorKind(name="dry", begin=_dry, runs_processes=False),  # the README's example
 )

@@ -14,16 +14,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import slurm_cluster
 from deployment import BIN, Deployment
 
 EXAMPLES = Path(__file__).resolve().parent.parent.parent / "examples"
 MAX_SECONDS = 300
 
 
+def lines_of(readme: Path) -> list[str]:
+    """The shell blocks of a README, of one line each."""
+    return re.findall(r"^```sh\n(.*)\n```$", readme.read_text(encoding="utf-8"), re.MULTILINE)
+
+
 def line_of(readme: Path) -> str:
     """The only shell block of a README, which is one line."""
-    (line,) = re.findall(r"^```sh\n(.*)\n```$", readme.read_text(encoding="utf-8"), re.MULTILINE)
-    return str(line)
+    (line,) = lines_of(readme)
+    return line
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +43,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
 
 def run(place: Deployment, name: str, **variables: str) -> str:
     """Standard output of the example's line, run in `sh` at the root of the copy."""
+    return run_line(place, line_of(place.work / "examples" / name / "README.md"), **variables)
+
+
+def run_line(place: Deployment, line: str, **variables: str) -> str:
     assert place.environment["PATH"].startswith(str(BIN))
     ended = subprocess.run(
-        ["sh", "-c", line_of(place.work / "examples" / name / "README.md")],
+        ["sh", "-c", line],
         cwd=place.work,
         env={**place.environment, **variables},
         stdin=subprocess.DEVNULL,
@@ -65,6 +75,7 @@ def test_every_example_is_tested_here_and_listed() -> None:
             "generator",
             "parameters",
             "ssh",
+            "slurm",
         }
     )
     listed = set(re.findall(r"\]\((\w+)/README\.md\)", (EXAMPLES / "README.md").read_text()))
@@ -112,6 +123,19 @@ def test_ssh(place: Deployment) -> None:
     for where in ("the harbour", "Hill's top", "$100 bridge"):
         assert re.search(rf"^survey.*\| surveyed {re.escape(where)} from /", out, re.MULTILINE)
     assert 'measured all places with the theodolite "Nº 5"' in out
+
+
+def test_slurm(place: Deployment) -> None:
+    cluster = slurm_cluster.running()
+    folder = place.work / "examples/slurm"
+    for line in lines_of(folder / "README.md"):
+        shutil.rmtree(folder / "out", ignore_errors=True)
+        out = run_line(place, line, SLURM_CONF=str(cluster.configuration))
+        assert "COMPLETED" in out
+        assert "550 primes below 4000" in out
+        assert cluster.unfinished() == []
+    assert len(lines_of(folder / "README.md")) == 2
+    assert "pilot-" in out
 
 
 def table(path: Path) -> list[dict[str, str]]:

@@ -1,0 +1,129 @@
+"""The job script by itself, in the shells that a node may have as /bin/sh: without a cluster, as Slurm would start it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from executor_harness import python, shell, spec
+from waiting import until
+
+from daggyr.v1.task_pb2 import Assignment, AttemptKey, TaskSpec
+from daggyr_server.executors.slurm_script import job_script
+from daggyr_server.executors.slurm_submission import Manifest, Reported, Submission
+
+SHELLS = [
+    pytest.param(words, id=words[0])
+    for words in (["dash"], ["bash", "--posix"], ["busybox", "sh"])
+    if shutil.which(words[0]) is not None
+]
+
+
+class Node:
+    """Runs the tasks of one submission."""
+
+    def __init__(self, folder: Path, words: Sequence[str], *tasks: TaskSpec, timeout: float = 0) -> None:
+        self.words = list(words)
+        self.home = folder / "home with 'quotes'"
+        self.home.mkdir(exist_ok=True)
+        keys = [(1, number, 1) for number in range(len(tasks))]
+        self.submission = Submission(folder / "it's one", Manifest("daggyr-x", keys, timeout, 0))
+        self.submission.write(self.home, [(number, _assignment(number), task) for number, task in enumerate(tasks)])
+        self.script = folder / "script"
+        self.script.write_text(job_script(self.submission.folder, grace=0.5, timeout=timeout, whole_stdout_bytes=0))
+
+    def start(self, index: int) -> subprocess.Popen[bytes]:
+        environment = {**os.environ, "SLURM_ARRAY_TASK_ID": str(index), "SLURM_JOB_ID": f"test-{os.getpid()}-{index}"}
+        return subprocess.Popen([*self.words, str(self.script)], env=environment, cwd=self.home, stdin=subprocess.DEVNULL)
+
+    def run(self, index: int = 0) -> Reported:
+        self.start(index).wait(30)
+        return self.submission.result(index)
+
+    def out(self, index: int = 0) -> str:
+        return self.submission.output(index, "out").read_text()
+
+
+def _assignment(number: int) -> Assignment:
+    return Assignment(key=AttemptKey(run_id=1, task_number=number, attempt=1), task_id=f"task {number} 'x'")
+
+
+@pytest.mark.parametrize("words", SHELLS)
+def test_a_task_gets_what_it_was_given(words: list[str], tmp_path: Path) -> None:
+    strange = {"A-B": "1 2", "IFS": ":", "UID": "7", "PS1": "$ ", "_d_task": "mine", "LINES": "a\nb'c\"", "EMPTY": "", "1x": "y"}
+    source = "import os, sys\nprint([os.environ.get(name) for name in sys.argv[1:]], os.getcwd())\nprint(sys.stdin.read())"
+    node = Node(
+        tmp_path, words, python(source, *strange, environment=strange, stdin="in\nput"), shell("echo $DAGGYR_TASK_ID $0", "*")
+    )
+    reported = node.run()
+    assert (reported.status, reported.stopped, reported.rejected) == (0, False, None)
+    assert node.out() == f"{list(strange.values())} {node.home}\nin\nput\n"
+    assert reported.start is not None and reported.stop is not None and reported.start < reported.stop
+    node.run(1)
+    assert node.out(1) == "task 1 'x' sh\n"
+
+
+@pytest.mark.parametrize("words", SHELLS)
+def test_ends_are_told(words: list[str], tmp_path: Path) -> None:
+    tasks = [shell("exit 7"), shell("kill -KILL $$"), spec("no-such-program"), spec("/bin/true", working_directory="nowhere")]
+    script = tmp_path / "script-without-interpreter"
+    script.write_text("#!/no/such/interpreter\n")
+    script.chmod(0o755)
+    node = Node(tmp_path, words, *tasks, spec(str(script)))
+    found = [node.run(index) for index in range(5)]
+    assert [each.status for each in found[:2]] == [7, 128 + 9]
+    assert ["no-such-program" in (found[2].rejected or ""), "nowhere" in (found[3].rejected or "")] == [True, True]
+    assert "script-without-interpreter" in (found[4].rejected or "")
+    assert [each.start for each in found[2:4]] == [None, None]
+
+
+@pytest.mark.parametrize("words", SHELLS)
+def test_a_stop_is_passed_on_and_the_grace_period_kept(words: list[str], tmp_path: Path) -> None:
+    cleaning = shell("trap 'echo bye; exit 4' TERM; echo here; while :; do sleep 0.02; done")
+    stubborn = shell("trap '' TERM; echo here; while :; do sleep 0.02; done")
+    node = Node(tmp_path, words, cleaning, stubborn)
+    for index, status in ((0, 4), (1, 128 + 9)):
+        process = node.start(index)
+        until(lambda index=index: "here" in node.out(index) if (node.submission.folder / f"{index}.out").exists() else "", "it")
+        node.submission.ask_to_stop(index)
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
+        reported = node.submission.result(index)
+        assert (reported.status, reported.stopped) == (status, True)
+    assert node.out() == "here\nbye\n"
+
+
+@pytest.mark.parametrize("words", SHELLS)
+def test_a_timeout_is_kept(words: list[str], tmp_path: Path) -> None:
+    node = Node(tmp_path, words, shell("sleep 100 & wait"), timeout=0.2)
+    reported = node.run()
+    assert (reported.status, reported.timed_out, reported.stopped) == (128 + 15, True, False)
+
+
+@pytest.mark.parametrize("words", SHELLS)
+def test_what_is_void_or_taken_or_was_begun_is_not_started(words: list[str], tmp_path: Path) -> None:
+    touch = [shell('touch "$1"', str(tmp_path / f"ran-{number}")) for number in range(3)]
+    node = Node(tmp_path, words, *touch)
+    assert node.submission.claim(0)
+    assert node.start(0).wait(30) == 0
+    node.run(1)
+    (tmp_path / "ran-1").unlink()
+    assert node.start(1).wait(30) == 0, "a job that Slurm starts again"
+    assert not node.submission.void(), "one of it has begun"
+    void = Node(tmp_path / "home with 'quotes'", words, *touch)
+    assert void.submission.void()
+    assert void.start(2).wait(30) == 0
+    assert not list(tmp_path.glob("ran-*"))
+
+
+@pytest.mark.parametrize("words", SHELLS)
+def test_interrupts_are_not_ignored(words: list[str], tmp_path: Path) -> None:
+    """A shell's background processes ignore SIGINT; a task has it as it should be."""
+    node = Node(tmp_path, words, python("import signal\nprint(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"))
+    node.run()
+    assert node.out() == "True\n"

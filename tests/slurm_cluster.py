@@ -1,0 +1,294 @@
+"""A Slurm cluster of the tests' own on this host: munged, slurmctld, slurmd and slurmrestd, from Debian's packages.
+
+`running()` starts it at the first call of a session and gives the same to all; tests/conftest.py ends it. Its files are in a
+temporary folder, its ports are free ones on loopback, it needs neither systemd nor a database. It has one node with CORES cores.
+Where control groups (version 1) can be made, Slurm uses them, so that it knows of memory that is used up, and of processes that
+went away; `has_cgroups` says so.
+
+It runs as root only: slurmd starts jobs as their users, and munged has to be another user than those who ask it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from daggyr_server.executors.slurm_client import ENDED_STATES
+
+CORES = 2
+MEMORY_MB = 1_000
+START_SECONDS = 30.0
+_SYSTEM_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
+_PROGRAMS = ("munged", "slurmctld", "slurmd", "slurmrestd", "sbatch", "squeue", "scancel", "scontrol")
+
+_CONFIGURATION = """
+ClusterName=tests
+SlurmctldHost={host}(127.0.0.1)
+SlurmUser=root
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge/socket
+CredType=cred/munge
+AuthAltTypes=auth/jwt
+AuthAltParameters=jwt_key={folder}/jwt.key
+SlurmctldPort={controller_port}
+SlurmdPort={node_port}
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd.pid
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool
+SlurmdParameters=config_overrides
+ProctrackType=proctrack/{track}
+TaskPlugin=task/{task}
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core_Memory
+DefMemPerCPU=200
+JobAcctGatherType=jobacct_gather/linux
+MpiDefault=none
+ReturnToService=2
+KillWait=2
+MinJobAge=300
+PreemptType=preempt/partition_prio
+PreemptMode=CANCEL
+GresTypes=widget
+# Jobs start about three times a second on each core; by default, it takes a second and more.
+SchedulerParameters=batch_sched_delay=0,sched_interval=1,sched_min_interval=0,bf_interval=1,default_queue_depth=1000
+NodeName={host} NodeAddr=127.0.0.1 CPUs={cores} RealMemory={memory} Gres=widget:{cores} State=UNKNOWN
+PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP PriorityTier=1
+PartitionName=urgent Nodes={host} MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
+"""
+_CGROUPS = """
+CgroupPlugin=cgroup/v1
+CgroupMountpoint=/sys/fs/cgroup
+CgroupAutomount=no
+ConstrainRAMSpace=yes
+"""
+
+
+class SlurmCluster:
+    """Life: `start`, then any calls, `close`. The controller may be stopped and started in between."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="daggyr-slurm-", dir="/tmp"))  # sockets have to have short paths
+        self.folder.chmod(0o755)
+        self.host = socket.gethostname().partition(".")[0]
+        self.has_cgroups = all(_can_make(Path("/sys/fs/cgroup") / name) for name in ("freezer", "memory"))
+        self.configuration = self.folder / "slurm.conf"
+        path = f"{os.environ.get('PATH', os.defpath)}:{_SYSTEM_PATH}"
+        self.environment = {**os.environ, "PATH": path, "SLURM_CONF": str(self.configuration)}
+        self.rest_url = ""
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self) -> None:
+        """Returns when the cluster takes jobs."""
+        munge = self.folder / "munge"
+        munge.mkdir(mode=0o755)
+        (self.folder / "state").mkdir()
+        (self.folder / "spool").mkdir()
+        for path in (munge / "key", self.folder / "jwt.key"):
+            path.write_bytes(secrets.token_bytes(64))
+            path.chmod(0o600)
+        user = pwd.getpwnam("munge")
+        for path in (munge, munge / "key"):
+            os.chown(path, user.pw_uid, user.pw_gid)
+        controller_port, node_port, rest_port = _free_ports(3)
+        self.configuration.write_text(
+            _CONFIGURATION.format(
+                host=self.host,
+                folder=self.folder,
+                controller_port=controller_port,
+                node_port=node_port,
+                track="cgroup" if self.has_cgroups else "linuxproc",
+                task="cgroup" if self.has_cgroups else "none",
+                cores=CORES,
+                memory=MEMORY_MB,
+            )
+        )
+        (self.folder / "cgroup.conf").write_text(_CGROUPS if self.has_cgroups else "")
+        (self.folder / "gres.conf").write_text(f"NodeName={self.host} Name=widget Count={CORES}\n")
+        self._run(
+            "munged",
+            *_as("munge"),
+            "munged",
+            "--foreground",
+            *(f"--{name}-file={munge / name}" for name in ("key", "pid", "seed", "log")),
+            f"--socket={munge / 'socket'}",
+        )
+        self._until((munge / "socket").exists, "munged")
+        self.start_controller(clean=True)
+        self._run("slurmd", "slurmd", "-D")
+        self._until(lambda: self.ask("sinfo", "--noheader", "--format=%T").split() == ["idle"], "slurmd")
+        self.rest_url = f"http://127.0.0.1:{rest_port}"
+        # It refuses to be root, and needs no rights: each request brings a token.
+        self._run(
+            "slurmrestd",
+            *_as("nobody"),
+            *("slurmrestd", "-a", "rest_auth/jwt", "-s", "openapi/v0.0.38", "-f", str(self.configuration)),
+            f"127.0.0.1:{rest_port}",
+            SLURM_JWT="daemon",
+        )
+        self._until(lambda: _answers(rest_port), "slurmrestd")
+
+    def start_controller(self, *, clean: bool = False) -> None:
+        """`clean`: it has forgotten all jobs. Returns when it answers."""
+        self._run("slurmctld", "slurmctld", "-D", *(["-c"] if clean else []))
+        self._until(lambda: "UP" in self.ask("scontrol", "ping"), "slurmctld")
+
+    def mend(self) -> None:
+        """Start the controller if a test that failed left it stopped."""
+        if "slurmctld" not in self._processes:
+            self.start_controller()
+
+    def stop_controller(self) -> None:
+        """End it in order: it keeps its state."""
+        self._end("slurmctld")
+
+    def token(self) -> str:
+        """A token for slurmrestd."""
+        return self.ask("scontrol", "token", "username=root", "lifespan=3600").strip().partition("=")[2]
+
+    def ask(self, *command: str) -> str:
+        """Standard output of one of Slurm's commands, whatever it exits with."""
+        return subprocess.run(
+            command, env=self.environment, capture_output=True, text=True, timeout=START_SECONDS, check=False
+        ).stdout
+
+    def jobs(self, prefix: str = "") -> list[tuple[str, str, str]]:
+        """Id, name and state of all jobs that Slurm remembers."""
+        lines = self.ask("squeue", "--noheader", "--array", "--states=all", "--format=%i %j %T").splitlines()
+        return [(words[0], words[1], words[2]) for words in map(str.split, lines) if words[1].startswith(prefix)]
+
+    def unfinished(self, prefix: str = "") -> list[tuple[str, str, str]]:
+        return [job for job in self.jobs(prefix) if job[2] not in ENDED_STATES]
+
+    def close(self) -> None:
+        """End all jobs and services, by pid, and remove the files."""
+        if "slurmd" in self._processes:
+            self.mend()
+            self.ask("scancel", "--user=root")
+            self._until(lambda: not self.unfinished(), "the end of all jobs")
+        self.abandon()
+
+    def abandon(self) -> None:
+        """End the services, whatever they do."""
+        for name in reversed(list(self._processes)):
+            self._end(name)
+        shutil.rmtree(self.folder)
+        if self.has_cgroups:  # slurmd leaves its own, empty
+            for own in Path("/sys/fs/cgroup").glob(f"*/slurm_{self.host}"):
+                for group in [*sorted((path for path in own.rglob("*") if path.is_dir()), reverse=True), own]:
+                    with contextlib.suppress(OSError):
+                        group.rmdir()
+
+    def logs(self) -> str:
+        return "".join(f"\n--- {path.name}\n{path.read_text(errors='replace')[-4000:]}" for path in self.folder.glob("*.log"))
+
+    def _run(self, name: str, *command: str, **variables: str) -> None:
+        # setpriv, so that it ends with this process, whatever becomes of that: PR_SET_PDEATHSIG in prctl(2).
+        with open(self.folder / f"{name}.log", "ab") as log:
+            self._processes[name] = subprocess.Popen(
+                ["setpriv", "--pdeathsig", "TERM", *command],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**self.environment, **variables},
+                cwd=self.folder,
+            )
+
+    def _end(self, name: str) -> None:
+        process = self._processes.pop(name, None)
+        if process is None:
+            return
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def _until(self, condition: object, what: str) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while not condition():  # type: ignore[operator]
+            ended = [name for name, process in self._processes.items() if process.poll() is not None]
+            if ended or time.monotonic() > deadline:
+                raise AssertionError(f"this never came: {what}; ended: {ended}{self.logs()}")
+            time.sleep(0.05)
+
+
+_running: SlurmCluster | None = None
+
+
+def running() -> SlurmCluster:
+    """The session's cluster. Skips the test without the packages or without root; in CI that fails."""
+    global _running
+    if _running is None:
+        missing = [program for program in _PROGRAMS if shutil.which(program, path=_SYSTEM_PATH) is None]
+        reason = ""
+        if missing:
+            reason = (
+                f"Slurm is not installed: apt-get install slurm-wlm slurm-wlm-jwt-plugin slurmrestd munge ({', '.join(missing)})"
+            )
+        elif os.getuid() != 0:
+            reason = "a Slurm cluster is only started by root"
+        if reason and os.environ.get("CI"):
+            pytest.fail(reason)
+        if reason:
+            pytest.skip(reason)
+        cluster = SlurmCluster()
+        try:
+            cluster.start()
+        except BaseException:
+            cluster.abandon()
+            raise
+        _running = cluster
+    return _running
+
+
+def end() -> None:
+    """End the session's cluster, if one was started."""
+    global _running
+    cluster, _running = _running, None
+    if cluster is not None:
+        cluster.close()
+
+
+def _as(user: str) -> tuple[str, ...]:
+    found = pwd.getpwnam(user)
+    return ("--reuid", str(found.pw_uid), "--regid", str(found.pw_gid), "--clear-groups")
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [int(each.getsockname()[1]) for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def _answers(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def _can_make(controller: Path) -> bool:
+    """Whether control groups can be made below a controller's folder."""
+    probe = controller / f"daggyr-{os.getpid()}"
+    try:
+        probe.mkdir()
+        probe.rmdir()
+    except OSError:
+        return False
+    return True
