@@ -1,4 +1,4 @@
-"""One run spread over a local, an SSH and a Slurm pool, with a real sshd and a real cluster; the coordinator is killed meanwhile."""
+"""One run on a local, an SSH and a Slurm pool, with a real sshd and a real cluster; the coordinator is killed meanwhile."""
 
 from __future__ import annotations
 
