@@ -10,45 +10,15 @@ medians are printed, and ratios to the peers. It asserts nothing: machines are n
 from __future__ import annotations
 
 import argparse
-import os
-import select
 import shutil
 import statistics
-import subprocess
 import tempfile
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from measured import TRUE, coordinator, expanded, noop_agent
-
-
-def seconds(command: list[str], *, stdin: str | None = None, cwd: Path | None = None) -> float:
-    """Wall time of a command that must succeed."""
-    started = time.perf_counter()
-    subprocess.run(command, input=stdin, text=True, cwd=cwd, check=True, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - started
-
-
-def bare(count: int, slots: int) -> float:
-    """Wall time of a loop that keeps `slots` processes running and does nothing else: about the least it can take."""
-    started = time.perf_counter()
-    running: dict[int, int] = {}
-    left = count
-    poll = select.epoll()
-    while left or running:
-        while left and len(running) < slots:
-            pid = os.posix_spawn(TRUE, [TRUE], {})
-            pidfd = os.pidfd_open(pid)
-            poll.register(pidfd, select.EPOLLIN)
-            running[pidfd] = pid
-            left -= 1
-        for pidfd, _ in poll.poll():
-            os.waitpid(running.pop(pidfd), 0)
-            poll.unregister(pidfd)
-            os.close(pidfd)
-    poll.close()
-    return time.perf_counter() - started
+from peers import bare, peers
 
 
 def independent(count: int) -> dict[str, object]:
@@ -61,11 +31,6 @@ def chain(count: int) -> dict[str, object]:
         return {"details": {"command": [TRUE]}, "children": children}
 
     return {"tasks": {f"t{number}": task(number) for number in range(count)}}
-
-
-def makefile(folder: Path, count: int) -> None:
-    targets = " ".join(f"t{number}" for number in range(count))
-    (folder / "Makefile").write_text(f".PHONY: all {targets}\nall: {targets}\n{targets}:\n\t@{TRUE}\n")
 
 
 def measure(rounds: int, candidates: dict[str, Callable[[], float]]) -> dict[str, float]:
@@ -86,17 +51,12 @@ def main() -> None:
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="daggyr-bench-peers-"))
     count, hops = options.tasks, options.chain
-    makefile(folder, count)
-    with coordinator(config='[pools.default]\nexecutor = "local"\nworkers = 2\n') as server:
+    local = '[pools.default]\nexecutor = "local"\nworkers = 2\n'
+    with coordinator(config=local) as server, peers(folder) as others:
         server.run("warm", independent(200))
-        candidates: dict[str, Callable[[], float]] = {
-            "daggyr": lambda: server.run("independent", independent(count)),
-            "xargs -P2": lambda: seconds(["xargs", "-P2", "-n1", TRUE], stdin="x\n" * count),
-            "bare loop": lambda: bare(count, 2),
-        }
-        if shutil.which("make"):
-            candidates["make -j2"] = lambda: seconds(["make", "-j2", "-s", "all"], cwd=folder)
         print(f"{count:,} independent {TRUE}, local pool of 2, memory tracker")
+        candidates: dict[str, Callable[[], float]] = {"daggyr": lambda: server.run("independent", independent(count))}
+        candidates |= {name: partial(peer, count) for name, peer in others.items()}
         times = measure(options.rounds, candidates)
         for name, taken in times.items():
             print(f"  {name:<12}{count / taken:>10,.0f} tasks/s   daggyr is {taken / times['daggyr']:.2f} times as fast")
