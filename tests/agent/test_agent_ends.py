@@ -207,7 +207,9 @@ async def test_sigusr1_drains(agent: AgentProcess, coordinator: Coordinator) -> 
     await coordinator.start_of(key(0))
     agent.signal(signal.SIGUSR1)
     assert (await coordinator.result(key(1))).outcome == RETURNED
-    assert session.heartbeat is not None and session.heartbeat.draining  # told before what came back, which would else be sent again at once
+    assert (
+        session.heartbeat is not None and session.heartbeat.draining
+    )  # told before what came back, which would else be sent again at once
     (agent.home / "go").touch()
     assert (await coordinator.result(key(0))).outcome == SUCCEEDED
     assert await agent.exit_code() == 0

@@ -184,9 +184,7 @@ def uncommented(text: str) -> str:
 def systemd_kit(folder: Path, *, tls: bool = False) -> Kit:
     """Server and agent of one host. With `tls`, as the comments in their configurations say."""
     root = Root(folder / "host")
-    server, agent = (
-        Container(shlex.split(unit(f"daggyr-{name}.service")["ExecStart"][0]), root) for name in ("server", "agent")
-    )
+    server, agent = (Container(shlex.split(unit(f"daggyr-{name}.service")["ExecStart"][0]), root) for name in ("server", "agent"))
     for name in ("server", "agent"):
         (state,) = unit(f"daggyr-{name}.service")["StateDirectory"]
         Path(root(f"/var/lib/{state}")).mkdir(parents=True)

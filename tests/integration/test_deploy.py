@@ -7,7 +7,6 @@ tested: confinement, mounts, limits, restarts, and the build of the images.
 
 from __future__ import annotations
 
-import os
 import shlex
 import signal
 import subprocess
@@ -154,8 +153,9 @@ def test_systemd_accepts_the_units(tmp_path: Path, name: str) -> None:
 
 def test_systemd_finds_faults_in_units(tmp_path: Path) -> None:
     """The test above can fail."""
+    text = (DEPLOY / "systemd" / UNITS[0]).read_text().replace("/opt/daggyr/bin", str(BIN))
     copy = tmp_path / UNITS[0]
-    copy.write_text((DEPLOY / "systemd" / UNITS[0]).read_text().replace("/opt/daggyr/bin", str(BIN)) + "[Service]\nKillMod=mixed\n")
+    copy.write_text(f"{text}[Service]\nKillMod=mixed\n")
     command = [tool("systemd-analyze", "systemd"), "verify", "--man=no", "--recursive-errors=no", str(copy)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE)
     assert UNITS[0] in ended.stderr
@@ -177,7 +177,7 @@ def test_the_users_of_the_units_are_made(tmp_path: Path) -> None:
 
 def test_secrets_are_made_once_and_are_private(tmp_path: Path) -> None:
     tool("openssl", "openssl")
-    command = [DEPLOY / "make-secrets", tmp_path / "made", "build1", "192.0.2.7"]
+    command = [str(DEPLOY / "make-secrets"), str(tmp_path / "made"), "build1", "192.0.2.7"]
     subprocess.run(command, check=True)
     made = {path.name: path.read_text() for path in (tmp_path / "made").iterdir()}
     assert set(made) == {"client.token", "agent.token", "server.key", "server.crt"}
@@ -190,11 +190,18 @@ def test_secrets_are_made_once_and_are_private(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [([], "which folder"), (["made"], "by which names"), (["made", "a/b"], "'a/b'"), (["made", ""], "''"), (["--what"], "which folder")],
+    [
+        ([], "which folder"),
+        (["--what"], "which folder"),
+        (["made"], "by which names"),
+        (["made", "a/b"], "'a/b'"),
+        (["made", ""], "''"),
+    ],
 )
 def test_bad_usage_of_make_secrets(tmp_path: Path, arguments: list[str], words: str) -> None:
+    tool("openssl", "openssl")
     ended = subprocess.run([DEPLOY / "make-secrets", *arguments], cwd=tmp_path, capture_output=True, text=True)
-    assert (ended.returncode, words in ended.stderr, os.listdir(tmp_path)) == (1, True, [])
+    assert (ended.returncode, words in ended.stderr, list(tmp_path.iterdir())) == (1, True, [])
 
 
 def test_half_a_certificate_is_refused(tmp_path: Path) -> None:
