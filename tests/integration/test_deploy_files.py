@@ -140,6 +140,7 @@ def test_images_are_built_from_all_that_the_wheel_is_made_of() -> None:
         assert any(path == source or path.startswith(f"{source}/") for source in copied()), path
     for source in copied():
         assert (ROOT / source).exists(), source
+        assert in_context(source if (ROOT / source).is_file() else f"{source}/__init__.py"), source
     for path in ("daggyr_server/core/machine.py", "protos/daggyr/v1/task.proto", *(path for path in needed if "." in path)):
         assert (ROOT / path).exists()
         assert in_context(path), path
