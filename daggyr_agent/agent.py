@@ -1,7 +1,7 @@
 """The agent as a whole: puts its parts together, and brings them to an end in the way that was asked for.
 
-`main` runs it once. It ends by drain (the coordinator asks: what runs is finished), by stop (SIGTERM or SIGINT: what runs is
-ended), by halt (a second signal, or the lifeline: everything is killed at once), or because the coordinator refused it.
+`main` runs it once. It ends by drain (the coordinator asks, or SIGUSR1: what runs is finished), by stop (SIGTERM or SIGINT: what
+runs is ended), by halt (a second signal, or the lifeline: everything is killed at once), or because the coordinator refused it.
 Whatever the way, no process of any attempt is left. Only if it is killed can it not see to that: then its next process, with the
 same state folder, begins by ending what was left, and delivers the results that nobody had acknowledged.
 """
@@ -103,6 +103,7 @@ class Agent:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup(1) means it
                 self._loop.add_signal_handler(number, self.stop)
+        self._loop.add_signal_handler(signal.SIGUSR1, self.drain)
         if self._config.lifeline is not None:
             os.set_inheritable(self._config.lifeline, False)
             self._loop.add_reader(self._config.lifeline, self._feel_lifeline, self._config.lifeline)
@@ -119,7 +120,9 @@ class Agent:
         """Take nothing new, hand back what has not started, finish what runs, deliver it, leave."""
         if self._finishing is None:
             _log.info("draining: %d attempts are finished first", self._work.running)
+            # Told first, as in `stop`: the coordinator may not have asked.
             self._standing.draining = True
+            self._connection.beat()
             self._work.close("the agent is draining")
             self._finishing = asyncio.create_task(self._finish(None))
 

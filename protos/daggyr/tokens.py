@@ -62,6 +62,8 @@ def make_token(role: Role, path: Path) -> str:
 
     Two servers that start at once agree on one token. Raises TokenError if the file can be neither made nor read.
     """
+    if path.exists():  # where secrets are handed in, in containers, nothing can be written beside them
+        return read_token(path)
     token = f"daggyr-{role}-{secrets.token_urlsafe(32)}"
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -198,6 +198,24 @@ async def test_drain_returns_what_waits_finishes_what_runs_and_leaves(agent: Age
     assert coordinator.of(key(0)).output() == b"done\n"
 
 
+async def test_sigusr1_drains(agent: AgentProcess, coordinator: Coordinator) -> None:
+    session = await coordinator.session()
+    await session.assign(
+        (key(0), spec("sh", "-c", "until [ -e go ]; do sleep 0.01; done; echo done", resources={"cores": 2})),
+        (key(1), spec("true")),
+    )
+    await coordinator.start_of(key(0))
+    agent.signal(signal.SIGUSR1)
+    assert (await coordinator.result(key(1))).outcome == RETURNED
+    assert (
+        session.heartbeat is not None and session.heartbeat.draining
+    )  # told before what came back, which would else be sent again at once
+    (agent.home / "go").touch()
+    assert (await coordinator.result(key(0))).outcome == SUCCEEDED
+    assert await agent.exit_code() == 0
+    assert coordinator.of(key(0)).output() == b"done\n"
+
+
 async def test_sigterm_ends_what_runs_returns_what_waits_and_delivers(agent: AgentProcess, coordinator: Coordinator) -> None:
     session = await coordinator.session()
     succeeds = python(
