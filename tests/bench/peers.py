@@ -1,7 +1,7 @@
 """What else could run the same commands on this machine: each a function of how many, returning seconds. Used by speed.py.
 
-Dask and HyperQueue are measured if they are installed (`pip install "dask[distributed]" hyperqueue`), each with a warm cluster of
-its own; how they start one is no part of the figure.
+Dask and HyperQueue are measured if they are installed (`pip install "dask[distributed]" hyperqueue`), each with a warm cluster
+of its own; how they start one is no part of the figure.
 """
 
 from __future__ import annotations
