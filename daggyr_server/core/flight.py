@@ -22,7 +22,7 @@ class Sent:
 class InFlight:
     """An attempt that a host has. `number` is its task's when it was assigned: what the host, and records, know it by."""
 
-    __slots__ = ("attempt", "killed", "number", "recalled", "sent", "start_time", "stopping", "void")
+    __slots__ = ("attempt", "held", "killed", "number", "recalled", "sent", "start_time", "stopping", "void")
 
     def __init__(self, number: int, attempt: int, sent: Sent) -> None:
         self.number = number
@@ -32,6 +32,7 @@ class InFlight:
         self.stopping = False  # its end was asked for
         self.recalled = False  # it was asked back
         self.void = False  # an edit changed its task: however it ends, the task is queued again
+        self.held = False  # it only keeps a task waiting that has the name of its own, which an edit took away
         self.killed = False  # or KILLED, because a person asked for that after the edit
 
     @property

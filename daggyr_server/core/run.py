@@ -134,8 +134,11 @@ class Run(Tasks):
         flight = InFlight(number, adopted.attempt, sent)
         flight.void = adopted.void
         for start, carry in self.graph.edits:
-            over = carry.forward(number) if number < start else None
-            if over is not None:
+            if number < start:
+                over = carry.forward(number)
+                if over is None:
+                    number = adopted.number
+                    break
                 number = over[0]
         self.attempts[number] = max(self.attempts[number], adopted.attempt)
         self._fly(number, flight)
@@ -226,7 +229,9 @@ class Run(Tasks):
             if seconds is not None and self.state is State.QUEUED:
                 self._begin(now - seconds)
         if not counts:
-            return self._ended_in_vain(number, flight, follows)
+            state = self._ended_in_vain(number, flight, follows)
+            self._hold_back()  # there may be another one that was taken away
+            return state
         if follows is Follows.COMPLETE:
             self._complete(number)
         elif follows is Follows.ERROR:
@@ -318,6 +323,9 @@ class Run(Tasks):
         of the attempts that are to be ended; all numbers are those from now on.
         """
         phases = self.phases.translate(_ENDED_ONLY)
+        for number, flight in self.in_flight.items():
+            if flight.killed:
+                phases[number] = _KILLED  # as it will be, unless it is changed
         delayed, before = self.delayed, self.in_flight
         if self.has_ended:
             self._become(State.QUEUED, now)
@@ -342,8 +350,10 @@ class Run(Tasks):
         stopped = []
         queued = set(again)
         for number, flight in before.items():
-            over = edit.carry.forward(number)
-            if over is not None:
+            over = edit.carry.forward(number) if not flight.held else None
+            if over is None:
+                number, flight.held = flight.number, False
+            else:
                 number = over[0]
                 if not over[1] or number in queued:
                     flight.void, flight.killed = True, False
@@ -367,12 +377,14 @@ class Run(Tasks):
         Returns the tasks that have to.
         """
         held = []
-        for number, flight in list(self.in_flight.items()):
-            task = self.graph.number_of(self.graph.task_id(number)) if number < self.graph.live else None
+        gone = sorted(number for number in self.in_flight if number < self.graph.live) if self.graph.live else []
+        for number in gone:
+            flight = self.in_flight[number]
+            task = self.graph.number_of(self.graph.task_id(flight.number))
             if task is None or task in self.in_flight or self.graph.kind(task):
                 continue
             del self.in_flight[number]
-            flight.void, flight.killed = True, self.phases[task] == _KILLED
+            flight.void, flight.held, flight.killed = True, True, self.phases[task] == _KILLED
             self._fly(task, flight)
             self._set(task, _ASSIGNED if flight.start_time is None else _RUNNING)
             held.append(task)

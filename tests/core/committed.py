@@ -132,7 +132,7 @@ def assert_as_before(run: Run, live: Run) -> None:
 
 
 def _told(flight: InFlight) -> tuple[object, ...]:
-    return flight.number, flight.attempt, flight.pool, flight.host, flight.void, flight.killed
+    return flight.number, flight.attempt, flight.pool, flight.host, flight.void, flight.held, flight.killed
 
 
 def _known(phase: int) -> Phase:
