@@ -184,7 +184,7 @@ class Driver:
         if not events:
             return
         self._now = self._clock()
-        step = self.machine.handle(self._now, events)
+        step = self._handle(events)
         placed: dict[tuple[str, str], list[tuple[AttemptKey, Placement]]] = {}
         for run in self.machine.runs.values():
             for number, flight in run.in_flight.items():
@@ -466,7 +466,7 @@ class Driver:
     async def _step(self) -> float | None:
         # Wall clocks may be set back; the machine's time never goes back.
         self._now = max(self._now, self._clock())
-        steps, kept, durables = self._take()
+        steps, kept, durables = await self._take()
         await self._finish(steps, kept, durables)
         if self._inbox:
             self._wake.set()
@@ -476,8 +476,8 @@ class Driver:
         """Persist, then act."""
         records: list[Record] = [*kept, *(record for step in steps for record in step.records)]
         if records:
-            self._unsettled = {run_id for step in steps for run_id in step.changed}
             await self._commit(records)
+        if self._unsettled:
             self._unsettled.clear()
             self._wake_readers()
         for step in steps:
@@ -517,7 +517,13 @@ class Driver:
                 await asyncio.sleep(delay)
                 delay = min(5.0, 2 * delay)
 
-    def _take(self) -> tuple[list[Step], list[OutputKept], list[Callable[[], None]]]:
+    def _handle(self, events: Sequence[Event]) -> Step:
+        """A step of the machine. What it decides is no one's to see before it is durable."""
+        step = self.machine.handle(self._now, events)
+        self._unsettled.update(step.changed)
+        return step
+
+    async def _take(self) -> tuple[list[Step], list[OutputKept], list[Callable[[], None]]]:
         """Turn what waits in the inbox into steps; more than one only where a generator's tasks depend on what came before."""
         steps: list[Step] = []
         events: list[Event] = []
@@ -541,11 +547,13 @@ class Driver:
             budget -= len(entry.updates)
             durables.append(entry.durable)
             for update in entry.updates:
-                self._translate(update, events, kept, steps)
-        steps.append(self.machine.handle(self._now, events))
+                self._translate(update, events, kept)
+                if self._generators and type(events[-1] if events else None) is AttemptEnded:
+                    await self._generate(events, steps)
+        steps.append(self._handle(events))
         return steps, kept, durables
 
-    def _translate(self, update: AttemptUpdate, events: list[Event], kept: list[OutputKept], steps: list[Step]) -> None:
+    def _translate(self, update: AttemptUpdate, events: list[Event], kept: list[OutputKept]) -> None:
         key = update.key
         run_id, number, attempt = key.run_id, key.task_number, key.attempt
         kind = update.WhichOneof("update")
@@ -556,10 +564,7 @@ class Driver:
             seconds = None
             if start.seconds:
                 seconds = max(0.0, stop.seconds - start.seconds + (stop.nanos - start.nanos) / 1e9)
-            if self._generators and (run_id, number, attempt) in self._generators:
-                events.append(self._generated((run_id, number, attempt), outcome, seconds, result, events, steps))
-            else:
-                events.append(AttemptEnded(run_id, number, attempt, outcome, seconds, result))
+            events.append(AttemptEnded(run_id, number, attempt, outcome, seconds, result))
         elif kind == "started":
             start = update.started.start_time
             events.append(AttemptStarted(run_id, number, attempt, start.seconds + start.nanos / 1e9))
@@ -570,23 +575,30 @@ class Driver:
                 kept.append(OutputKept(run_id, number, attempt, chunk.stream, chunk.offset, chunk.data))
                 self._generators.keep((run_id, number, attempt), chunk.stream, chunk.offset, chunk.data)
 
-    def _generated(
-        self, key: Key, outcome: Outcome, seconds: float | None, result: AttemptResult, events: list[Event], steps: list[Step]
-    ) -> AttemptEnded:
+    async def _generate(self, events: list[Event], steps: list[Step]) -> None:
+        """If the last event is the end of a generator's attempt, put the tasks that it printed into it."""
+        ended = events[-1]
+        assert isinstance(ended, AttemptEnded)
+        key = ended[:3]
+        if key not in self._generators:
+            return
         # The addition is made for the graph as it is: all that came before must be in it.
-        steps.append(self.machine.handle(self._now, events))
+        events.pop()
+        steps.append(self._handle(events))
         events.clear()
+        events.append(ended)
         run = self.machine.runs.get(key[0])
         flight = run.current(key[1], key[2]) if run is not None else None
         counts = run is not None and flight is not None and run.counts_for(run.task_of(key[1]), flight)
-        if outcome is not Outcome.SUCCEEDED or run is None or not counts:
+        if ended.outcome is not Outcome.SUCCEEDED or run is None or not counts:
             self._generators.forget(key)
-            return AttemptEnded(*key, outcome, seconds, result)
-        addition = self._generators.addition(key, run, result)
+            return
+        addition = await self._generators.addition(key, run, ended.result)
         if isinstance(addition, str):
-            result.notes.append(addition)
-            return AttemptEnded(*key, outcome, seconds, result, refusal=addition)
-        return AttemptEnded(*key, outcome, seconds, result, addition=addition)
+            ended.result.notes.append(addition)
+            events[0] = ended._replace(refusal=addition)
+        else:
+            events[0] = ended._replace(addition=addition)
 
     async def _act(self, step: Step) -> None:
         given = 0

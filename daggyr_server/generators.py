@@ -6,7 +6,9 @@ when one has SUCCEEDED. Generator output must be whole: pieces are put together 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
+from functools import partial
 
 from daggyr.v1.task_pb2 import STDOUT, AttemptResult
 from daggyr_server.core.commands import Key
@@ -15,6 +17,7 @@ from daggyr_server.core.run import Run
 from daggyr_server.spec import PoolLimits, SpecificationError, expand_generated
 
 MAX_BYTES = 64 * 1024 * 1024
+LARGE_BYTES = 64 * 1024  # more takes long enough to be noticed by callers
 
 
 class Generators:
@@ -46,22 +49,27 @@ class Generators:
         """The attempt ended otherwise."""
         self._output.pop(key, None)
 
-    def addition(self, key: Key, run: Run, result: AttemptResult) -> Addition | str:
-        """The tasks that a generator printed, made for its run's graph as it is now, or why they are refused."""
+    async def addition(self, key: Key, run: Run, result: AttemptResult) -> Addition | str:
+        """The tasks that a generator printed, made for its run's graph as it is now, or why they are refused.
+
+        Many are read in a thread. The run's graph must not change meanwhile.
+        """
         document = bytes(self._output.pop(key, b""))
         size = result.stdout.size_bytes
         if size > MAX_BYTES:
             return f"the generator printed {size:,} bytes; the most is {MAX_BYTES:,}"
         if result.stdout.cut_bytes or len(document) != size:
             return f"only {len(document):,} of the {size:,} bytes that the generator printed arrived"
+        expand = partial(
+            expand_generated,
+            document,
+            run_parameters=run.parameters,
+            graph=run.graph,
+            generator=run.task_of(key[1]),
+            pools=self._pools,
+            default_pool=run.pool,
+        )
         try:
-            return expand_generated(
-                document,
-                run_parameters=run.parameters,
-                graph=run.graph,
-                generator=run.task_of(key[1]),
-                pools=self._pools,
-                default_pool=run.pool,
-            )
+            return await asyncio.to_thread(expand) if size > LARGE_BYTES else expand()
         except SpecificationError as error:
             return f"the generator's tasks are refused: {error}"

@@ -87,6 +87,7 @@ MAX_REQUEST_ID_BYTES = 128
 MAX_RUNS_A_PAGE = 1_000
 MAX_TASKS_A_PAGE = 10_000
 MAX_EDITS_A_PAGE = 1_000
+LARGE_RUN = 20_000  # tasks
 MAX_CHANGED_TASKS = 2_000  # in one RunChange
 WATCH_SECONDS = 0.1  # between two messages of a watch; what changes meanwhile goes together
 
@@ -262,6 +263,7 @@ class RunsService(RunsServicer):
         history: list[StateChange] = []
         for known in reversed(run.graph.lineage(number)):
             history += await self._asked(self._driver.tracker.history(run.run_id, known), context)
+        await self._learn_parents(run)
         await self._driver.settled(run.run_id)
         message = views.task(run, _by_now(run, number), stored)
         message.history.extend(views.history(history))
@@ -271,6 +273,7 @@ class RunsService(RunsServicer):
         run = await self._run(request.run_id, context)
         number = await self._number(run, request.task_id, context)
         stored = await self._attempts(run, number, context)
+        await self._learn_parents(run)
         await self._driver.settled(run.run_id)
         number = _by_now(run, number)
         return ExplainTaskResponse(
@@ -546,6 +549,14 @@ class RunsService(RunsServicer):
         for known in reversed(run.graph.lineage(number)):
             found += await self._asked(self._driver.tracker.attempts(run.run_id, known), context)
         return found
+
+    async def _learn_parents(self, run: Run) -> None:
+        """See to it that asking for a task's parents takes no time here: of a large run, they are found in a thread, once."""
+        graph = run.graph
+        if graph.size >= LARGE_RUN and not graph.knows_parents:
+            frozen = graph.frozen()
+            await asyncio.to_thread(frozen.parents, frozen.live)
+            graph.learn_parents(frozen)
 
     async def _number(self, run: Run, task_id: str, context: Context, *, before: bool = False) -> int:
         """A task's number; `before`: also of one that an edit took away."""

@@ -246,6 +246,8 @@ class Addition:
     policies: list[Policy] = field(default_factory=list)
     segments: list[Segment] = field(default_factory=list)
     edges: list[tuple[int, int]] = field(default_factory=list)  # (existing parent, new child)
+    # How many parents each new task has, if that is known already; counting takes a moment where there are millions of edges.
+    degrees: array[int] | None = None
 
 
 @dataclass(slots=True)
@@ -516,6 +518,20 @@ class Graph:
             )
         return sorted(found)
 
+    @property
+    def knows_parents(self) -> bool:
+        """Whether `parents` is quick already."""
+        return self._reverse is not None and self._reverse[0] == self._version
+
+    def learn_parents(self, other: Graph) -> None:
+        """Take from a graph, which was frozen from this one and was asked for parents since, what makes `parents` quick."""
+        if other._reverse is not None and other._reverse[0] == self._version and other.live == self.live:
+            self._reverse = other._reverse
+
+    @property
+    def _version(self) -> int:
+        return self.size + sum(len(children) for children in self.added_children.values())
+
     def _explicit_edges(self) -> Iterator[tuple[int, Sequence[int]]]:
         for segment in self.segments:
             if isinstance(segment, PlainSegment):
@@ -527,8 +543,7 @@ class Graph:
 
     def _reverse_rows(self) -> tuple[array[int], array[int]]:
         """Compressed rows of the explicit edges' sources by target; made again when the graph has grown."""
-        edges = sum(len(children) for children in self.added_children.values())
-        version = self.size + edges
+        version = self._version
         if self._reverse is None or self._reverse[0] != version:
             offsets = array("I", bytes(4 * (self.size + 2)))
             for _, children in self._explicit_edges():

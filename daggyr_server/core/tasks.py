@@ -68,7 +68,7 @@ class Tasks:
         self.phases += bytes(size - start)
         self.counts[_BLOCKED] += size - start
         self.attempts.frombytes(bytes(4 * (size - start)))
-        self.waiting += self.graph.indegrees(start)
+        self.waiting += addition.degrees if addition.degrees is not None else self.graph.indegrees(start)
         waiting = self.waiting
         roots: list[int] = []
         for segment in addition.segments:

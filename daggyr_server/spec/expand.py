@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from daggyr_server.core.graph import Addition, Policy
+from daggyr_server.core.graph import Addition, Graph, PlainSegment, Policy
 from daggyr_server.spec.assembly import Assembly
 from daggyr_server.spec.document import RunSpec
 from daggyr_server.spec.faults import Faults
 from daggyr_server.spec.parameters import Scopes, check_values
 from daggyr_server.spec.policies import Policies, PoolLimits
 from daggyr_server.spec.templates import Templates
+
+MANY_EDGES = 10_000  # are counted here, where there is time
 
 
 def expand(
@@ -34,7 +36,12 @@ def expand(
     faults = Faults()
     assembly, found = _assembled(spec, faults, pools, default_pool, (), base, policies)
     faults.refuse_if_any()
-    return Addition(policies=found.added, segments=assembly.segments())
+    addition = Addition(policies=found.added, segments=assembly.segments())
+    if any(len(segment.child_numbers) > MANY_EDGES for segment in addition.segments if isinstance(segment, PlainSegment)):
+        graph = Graph(size=base, live=base)
+        graph.extend(addition)
+        addition.degrees = graph.indegrees(base)
+    return addition
 
 
 def find_faults(
