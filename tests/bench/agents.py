@@ -48,7 +48,7 @@ def main() -> None:
             while len(server.daggyr("agents")) < options.agents:
                 time.sleep(0.1)
             print(f"{options.agents} agents joined after {time.perf_counter() - joining:.1f} s")
-            asker = Asker(server.address)
+            asker = Asker(server.address, pause=0.25)  # asking costs the coordinator something as well
             before, started = server.cost, time.perf_counter()
             run = server.daggyr("submit", server.document("run", expanded(in_flight * options.rounds)))
             asker.start()

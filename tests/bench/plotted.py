@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 _WIDTH, _HEIGHT = 640, 360
-_LEFT, _RIGHT, _TOP, _BOTTOM = 70, 20, 40, 50
+_LEFT, _RIGHT, _TOP, _BOTTOM = 70, 45, 40, 50
 _COLOURS = ("#1b6ca8", "#c8553d", "#3d8361")
 
 

@@ -83,10 +83,11 @@ def watched(server: Coordinator, run: Row) -> Row:
 
 
 class Asker(threading.Thread):
-    """A client that asks, again and again, and takes the time of each answer."""
+    """A client that asks, again and again, and takes the time of each answer; between two rounds it waits for `pause` seconds."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, pause: float = 0.01) -> None:
         super().__init__(daemon=True)
+        self.pause = pause
         self.address = address
         self.times: dict[str, list[float]] = {"ListRuns": [], "GetRun": []}
         self.stopped = threading.Event()
@@ -107,7 +108,7 @@ class Asker(threading.Thread):
                         if error.code() is not grpc.StatusCode.NOT_FOUND:
                             raise
                     self.times[name].append(time.perf_counter() - started)
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(self.pause)
 
     def report(self) -> None:
         for name, times in self.times.items():
