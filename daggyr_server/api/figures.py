@@ -54,8 +54,8 @@ async def figures(driver: Driver, executors: Mapping[str, str], lag: float) -> F
     machine = driver.machine
     pools = [await _of_pool(pool, executors.get(pool.name, "")) for pool in list(machine.pools.values())]
     return Figures(
-        runs=dict(machine.tally.runs),
-        tasks=dict(machine.tally.tasks),
+        runs={state: machine.tally.runs[state] for state in State},
+        tasks={state: machine.tally.tasks[state] for state in State},
         pools=pools,
         committed=driver.committed,
         commits=tuple(driver.commits.counts),
@@ -66,7 +66,7 @@ async def figures(driver: Driver, executors: Mapping[str, str], lag: float) -> F
 
 
 async def _of_pool(pool: Pool, executor: str) -> PoolFigures:
-    found = PoolFigures(pool.name, executor, pool.ready, dict(pool.outcomes))
+    found = PoolFigures(pool.name, executor, pool.ready, {outcome: pool.outcomes[outcome] for outcome in Outcome})
     hosts = list(pool.hosts.values())
     for first in range(0, len(hosts), HOSTS_A_TURN):
         if first:

@@ -147,9 +147,9 @@ def _check_tally(machine: Machine) -> None:
     for run in machine.runs.values():
         if not run.has_ended:
             tasks.update(run.task_states())
-    tally = machine.tally
-    _hold(tally.runs == {state: runs[state] for state in State}, f"{tally.runs} runs counted, but there are {runs}")
-    _hold(tally.tasks == {state: tasks[state] for state in State}, f"{tally.tasks} tasks counted, but there are {tasks}")
+    for name, counted, there in (("runs", machine.tally.runs, runs), ("tasks", machine.tally.tasks, tasks)):
+        found = {state: counted[state] for state in State if counted[state]}
+        _hold(found == +there, f"{found} {name} counted, but there are {there}")
 
 
 def _check_shares(machine: Machine, pool: Pool) -> None:

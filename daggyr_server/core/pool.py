@@ -58,7 +58,7 @@ class Pool:
         self.hosts: dict[str, Host] = {}
         self.shares = Shares()
         self.reservations = Reservations()
-        self.outcomes = dict.fromkeys(Outcome, 0)  # of attempts that ended since the start
+        self.outcomes = [0] * (max(Outcome) + 1)  # of attempts that ended since the start, indexed by Outcome
         self.due: float | None = None  # place again then, even if nothing happens
         self.look_again: float | None = None  # when to look for attempts that wait while a host idles
         self._fresh: dict[str, Host] = {}  # where something changed since the last round

@@ -6,21 +6,22 @@ coordinator reads. Nothing is decided by it.
 
 from __future__ import annotations
 
-from daggyr_server.core.run import Run
-from daggyr_server.core.states import Phase, State
+from collections.abc import Sequence
 
-_RUNNING, _COMPLETED, _ERRORED, _KILLED = Phase.RUNNING, Phase.COMPLETED, Phase.ERRORED, Phase.KILLED
-_NONE = (0, 0, 0, 0, 0)
-_Counts = tuple[int, int, int, int, int]  # tasks in each State, in its order
+from daggyr_server.core.run import Run
+from daggyr_server.core.states import State
+
+_SIZE = max(State) + 1
+_NONE = (0,) * _SIZE
 
 
 class Tally:
-    """Of one machine. Public attributes are for reading, between calls of `handle`; each has all states."""
+    """Of one machine. Public attributes are for reading, between calls of `handle`; they are indexed by State."""
 
     def __init__(self) -> None:
-        self.runs = dict.fromkeys(State, 0)  # in memory
-        self.tasks = dict.fromkeys(State, 0)  # of those that have not ended, structural ones included
-        self._noted: dict[int, tuple[State, _Counts]] = {}  # what each run counts for
+        self.runs = [0] * _SIZE  # in memory
+        self.tasks = [0] * _SIZE  # of those that have not ended, structural ones included
+        self._noted: dict[int, tuple[int, Sequence[int]]] = {}  # the state and the tasks that each run counts for
 
     def note(self, run: Run) -> None:
         """Count a run as it is now, in the place of what it counted for."""
@@ -28,7 +29,7 @@ class Tally:
         state, counts = run.state, _NONE if run.has_ended else _by_state(run.counts)
         if known is None:
             self.runs[state] += 1
-        elif known[0] is not state:
+        elif known[0] != state:
             self.runs[known[0]] -= 1
             self.runs[state] += 1
         self._count(known[1] if known is not None else _NONE, counts)
@@ -41,14 +42,12 @@ class Tally:
             self.runs[known[0]] -= 1
             self._count(known[1], _NONE)
 
-    def _count(self, before: _Counts, now: _Counts) -> None:
+    def _count(self, before: Sequence[int], now: Sequence[int]) -> None:
         if before != now:
-            tasks = self.tasks
-            for state, was, is_now in zip(State, before, now, strict=True):
-                tasks[state] += is_now - was
+            self.tasks = [count - was + is_now for count, was, is_now in zip(self.tasks, before, now, strict=True)]
 
 
-def _by_state(counts: list[int]) -> _Counts:
+def _by_state(counts: Sequence[int]) -> Sequence[int]:
     """What a run counts by phase, by state: its tasks move among the phases that are QUEUED without anybody noting it."""
-    queued = counts[Phase.BLOCKED] + counts[Phase.READY] + counts[Phase.DELAYED] + counts[Phase.ASSIGNED]
-    return queued, counts[_RUNNING], counts[_COMPLETED], counts[_ERRORED], counts[_KILLED]
+    blocked, ready, delayed, assigned, running, completed, errored, killed = counts
+    return 0, blocked + ready + delayed + assigned, running, completed, errored, killed
