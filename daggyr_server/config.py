@@ -42,6 +42,7 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
     """`[server]`. Times are in seconds. Without a token file, the one in the user's state folder is meant."""
 
     listen: str = DEFAULT_ADDRESS  # HOST:PORT, port 0 for a free one, or unix:PATH with an absolute path
+    metrics: str | None = None  # where Prometheus scrapes: an address like that of `listen`; None: nowhere
     tracker: str = "memory"  # `memory`, `sqlite:PATH` with an absolute path, or another tracker's address
     default_pool: str | None = None
     insecure: bool = False  # listen off loopback without TLS
@@ -171,16 +172,21 @@ def _server(table: object, folder: Path, command_line: Mapping[str, str], faults
     def where(name: str) -> tuple[str, Path]:
         return (f"--{name}", Path.cwd()) if name in command_line else (f"server.{name}", folder)
 
-    listen, tracker = server.listen, server.tracker
+    listen, metrics, tracker = server.listen, server.metrics, server.tracker
+    check_exposure = not faulty & {"tls", "insecure"}
     if "listen" not in faulty:
-        listen = _listen(server, *where("listen"), check_exposure=not faulty & {"tls", "insecure"}, faults=found)
+        listen = _listen(server.listen, server, *where("listen"), check_exposure=check_exposure, faults=found)
+    if metrics is not None and "metrics" not in faulty:
+        metrics = _listen(metrics, server, *where("metrics"), check_exposure=check_exposure, faults=found)
+        if metrics == listen and not metrics.endswith(":0"):
+            found.append(Fault("server.metrics", "`listen` has this address already", "give metrics a port of their own"))
     if "tracker" not in faulty:
         tracker = _tracker(server.tracker, *where("tracker"), faults=found)
     if not faulty & {"lease", "heartbeat"} and server.lease < 2 * server.heartbeat:
         problem = f"{server.lease:g} seconds are too short for a heartbeat every {server.heartbeat:g} seconds"
         found.append(Fault("server.lease", problem, "make it twice as long at least: one late heartbeat loses nothing"))
     faults += found
-    return msgspec.structs.replace(server, listen=listen, tracker=tracker)
+    return msgspec.structs.replace(server, listen=listen, metrics=metrics, tracker=tracker)
 
 
 def _listen_from_ip_and_port(table: dict[str, Any], faults: list[Fault]) -> dict[str, Any]:
@@ -199,15 +205,15 @@ def _listen_from_ip_and_port(table: dict[str, Any], faults: list[Fault]) -> dict
     return table
 
 
-def _listen(server: Server, place: str, folder: Path, *, check_exposure: bool, faults: list[Fault]) -> str:
-    """The address to listen at, checked and with an absolute path."""
+def _listen(wanted: str, server: Server, place: str, folder: Path, *, check_exposure: bool, faults: list[Fault]) -> str:
+    """An address to listen at, checked and with an absolute path."""
     try:
-        address = check_address(server.listen)
+        address = check_address(wanted)
         if address.startswith("unix:"):
             return f"unix:{resolve(address.removeprefix('unix:'), folder)}"
     except (AddressError, ValueError) as error:
         faults.append(Fault(place, str(error)))
-        return server.listen
+        return wanted
     if check_exposure and not (is_loopback(address) or server.tls or server.insecure):
         port = address.rpartition(":")[2]
         faults.append(

@@ -55,6 +55,7 @@ from daggyr_server.core.machine import Machine, Reason, Refusal, Step
 from daggyr_server.core.records import AttemptRecorded, OutputKept, Record, RunEdited, RunMoved
 from daggyr_server.core.run import Run
 from daggyr_server.core.states import Outcome, State
+from daggyr_server.durations import Durations
 from daggyr_server.edits import Plan, Snapshot, planned
 from daggyr_server.executors.base import Executor
 from daggyr_server.generators import Generators
@@ -135,6 +136,8 @@ class Driver:
         self.tracker = tracker
         self.changes = changes
         self.trouble: str | None = None  # why nothing can be made durable at the moment
+        self.committed = 0  # records, since the start
+        self.commits = Durations()
         self._unsettled: set[int] = set()  # runs of which more is decided than is durable
         self._settled = asyncio.Event()
         self.durable = durable
@@ -500,10 +503,14 @@ class Driver:
 
     async def _commit(self, records: list[Record]) -> None:
         """Nothing may go on while records are not durable: a tracker in trouble is asked again until it is not."""
+        loop = asyncio.get_running_loop()
         delay = 0.1
         while True:
+            begun = loop.time()
             try:
                 await self.tracker.commit(records)
+                self.commits.add(loop.time() - begun)
+                self.committed += len(records)
                 if self.trouble is not None:
                     log.warning("state can be made durable again")
                     self.trouble = None

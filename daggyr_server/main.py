@@ -21,6 +21,7 @@ import click
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+from msgspec.structs import replace
 
 from daggyr.channel import AddressError
 from daggyr.tokens import TokenError, make_token, token_file
@@ -29,7 +30,8 @@ from daggyr.v1.agents_pb2_grpc import add_AgentsServicer_to_server
 from daggyr.v1.runs_pb2_grpc import add_RunsServicer_to_server
 from daggyr_server import __version__
 from daggyr_server.api.authentication import Tokens
-from daggyr_server.api.listener import Listener, ListenerError
+from daggyr_server.api.binding import ListenerError
+from daggyr_server.api.listener import Listener
 from daggyr_server.api.runs import Limits, RunsService
 from daggyr_server.changes import Changes
 from daggyr_server.config import Configuration, Server, load
@@ -66,6 +68,7 @@ SWITCH_SECONDS = 0.0005
 )
 @click.option("--workers", type=click.IntRange(1, 65_536), help="Cores of the local pool.")
 @click.option("--ready-file", type=click.Path(path_type=Path), help="Write the address here once connections are accepted.")
+@click.option("--no-metrics", is_flag=True, help="Serve no metrics, whatever the configuration says.")
 @click.option("--lifeline", type=int, metavar="FD", help="An inherited pipe: end when its other end closes.")
 @click.option("--log-level", type=click.Choice(LEVELS), default="info", show_default=True)
 @click.version_option(__version__)
@@ -75,6 +78,7 @@ def main(
     tracker: str | None,
     workers: int | None,
     ready_file: Path | None,
+    no_metrics: bool,
     lifeline: int | None,
     log_level: str,
 ) -> None:
@@ -89,6 +93,8 @@ def main(
     )
     try:
         configuration = load(config, listen=listen, tracker=tracker, workers=workers)
+        if no_metrics:
+            configuration = replace(configuration, server=replace(configuration.server, metrics=None))
         asyncio.run(_serve(configuration, ready_file, lifeline, log_level))
     except (ConfigurationError, ExecutorError, ListenerError, TokenError, TrackerError, AddressError) as error:
         click.echo(f"daggyr-server: {error}", err=True)
@@ -156,6 +162,8 @@ async def coordinator(configuration: Configuration, log_level: str = "info") -> 
             }
         )
         tokens = _tokens(server)
+        if server.metrics is not None:
+            await _serve_metrics(stack, server.metrics, configuration, tokens, driver)
         listener = Listener(server.listen, tokens=tokens, tls=server.tls)
         service = RunsService(
             driver,
@@ -171,8 +179,28 @@ async def coordinator(configuration: Configuration, log_level: str = "info") -> 
         await driver.start(executors)
         stack.push_async_callback(_stop, listener, driver)
         address = await listener.start()
-        door.open(address, token=tokens.agent if tokens is not None else None, tls=server.tls is not None)
+        door.open(address, token=tokens.agent if tokens is not None and _is_tcp(address) else None, tls=server.tls is not None)
         yield address, driver
+
+
+async def _serve_metrics(
+    stack: contextlib.AsyncExitStack, address: str, configuration: Configuration, tokens: Tokens | None, driver: Driver
+) -> None:
+    """Serve metrics until the stack is left. Before anything else is started: an address in use then stops nothing halfway."""
+    # Those without metrics need not wait for the library to load.
+    from daggyr_server.api.figures import figures
+    from daggyr_server.api.scrapes import PATH, Scrapes
+
+    executors = {name: pool.executor for name, pool in configuration.pools.items()}
+    scrapes = Scrapes(address, lambda lag: figures(driver, executors, lag), tokens=tokens, tls=configuration.server.tls)
+    stack.push_async_callback(scrapes.stop)
+    address = await scrapes.start()
+    scheme = "https://" if configuration.server.tls is not None else "http://"
+    log.info("metrics at %s%s%s", scheme if _is_tcp(address) else "", address, PATH if _is_tcp(address) else "")
+
+
+def _is_tcp(address: str | None) -> bool:
+    return address is not None and not address.startswith("unix:")
 
 
 async def _stop(listener: Listener, driver: Driver) -> None:
@@ -198,7 +226,7 @@ def _executors(configuration: Configuration, driver: Driver, surroundings: Surro
 
 
 def _tokens(server: Server) -> Tokens | None:
-    if server.listen.startswith("unix:"):
+    if not _is_tcp(server.listen) and not _is_tcp(server.metrics):
         return None
     return Tokens(
         client=make_token("client", server.client_token_file or token_file("client", os.environ)),

@@ -29,7 +29,9 @@ CLIENT = "daggyr_server.client"
 CONFIG = "daggyr_server.config"
 SETTINGS = "daggyr_server.settings"
 MAIN = "daggyr_server.main"
-DRIVER = frozenset(f"daggyr_server.{name}" for name in ("assignments", "changes", "driver", "edits", "generators", "recovery"))
+DRIVER = frozenset(
+    f"daggyr_server.{name}" for name in ("assignments", "changes", "driver", "durations", "edits", "generators", "recovery")
+)
 
 WIRE = frozenset({"daggyr", "google.protobuf", "grpc"})
 SERVICES = frozenset({"grpc_health", "grpc_reflection"})
@@ -47,10 +49,10 @@ ARROWS: dict[str, frozenset[str]] = {
     SETTINGS: frozenset({"msgspec"}),
     CONFIG: frozenset({"daggyr", SETTINGS, "msgspec"}),
     **dict.fromkeys(DRIVER, frozenset({"daggyr", "google.protobuf", "msgspec"}) | BELOW_DRIVER),
-    API: WIRE | SERVICES | BELOW_DRIVER | {CONFIG},
+    API: WIRE | SERVICES | BELOW_DRIVER | {CONFIG, "prometheus_client"},
     CLIENT: WIRE,
     CLI: WIRE | {CLIENT, SPEC, "daggyr_server.core.graph", "click", "msgspec", "rich"},
-    MAIN: WIRE | SERVICES | BELOW_DRIVER | {API, CONFIG, SETTINGS, "click"},
+    MAIN: WIRE | SERVICES | BELOW_DRIVER | {API, CONFIG, SETTINGS, "click", "msgspec"},
 }
 
 # The core is pure: nothing that waits, looks at the world, or rolls dice, though the standard library has it.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hmac
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,13 +47,26 @@ class Tokens:
         if self.client == self.agent:
             raise TokenError("clients and agents have the same token: give them different token files")
 
+    def holder(self, authorizations: Sequence[str]) -> tuple[Role | None, str]:
+        """Whose token the `authorization` entries of a call hold; None, and the reason, if nobody's. In constant time."""
+        if not authorizations:
+            return None, "there is no token"
+        scheme, _, token = authorizations[0].partition(" ") if len(authorizations) == 1 else ("", "", "")
+        if scheme.lower() != "bearer" or not token:
+            return None, "the authorization is not one `Bearer TOKEN`"
+        presented = token.strip(" ").encode()
+        # Both are compared, whatever the first comparison says, so that the time tells nothing.
+        known: tuple[tuple[Role, str], ...] = (("client", self.client), ("agent", self.agent))
+        matches = [role for role, own in known if hmac.compare_digest(presented, own.encode())]
+        return (matches[0], "") if matches else (None, "the token is not one of this server's")
+
 
 class Authentication(grpc.aio.ServerInterceptor):
     """Lets a call through to its service, or answers it with UNAUTHENTICATED (no valid token) or PERMISSION_DENIED (the
     token of another role). It costs nothing a message: a call that is let through gets its service's own handler."""
 
     def __init__(self, tokens: Tokens) -> None:
-        self._tokens: dict[Role, bytes] = {"client": tokens.client.encode(), "agent": tokens.agent.encode()}
+        self._tokens = tokens
 
     async def intercept_service(
         self,
@@ -64,7 +77,8 @@ class Authentication(grpc.aio.ServerInterceptor):
         service = handler_call_details.method.rpartition("/")[0].removeprefix("/")
         if service == _OPEN:
             return await continuation(handler_call_details)
-        role, fault = self._role(handler_call_details.invocation_metadata)
+        entries = [value for key, value in handler_call_details.invocation_metadata or () if key == "authorization"]
+        role, fault = self._tokens.holder([value if isinstance(value, str) else "" for value in entries])
         allowed = _ROLES.get(service)
         needed = " or ".join(sorted(allowed or _EITHER))
         if role is None:
@@ -76,19 +90,6 @@ class Authentication(grpc.aio.ServerInterceptor):
         if allowed is None and handler is not None:
             return _refusal(grpc.StatusCode.PERMISSION_DENIED, "no token opens this service")
         return handler
-
-    def _role(self, metadata: Any) -> tuple[Role | None, str]:
-        """Whose token came with the call; None and the reason if nobody's."""
-        entries = [value for key, value in metadata or () if key == "authorization"]
-        if not entries:
-            return None, "there is no token"
-        scheme, _, token = entries[0].partition(" ") if len(entries) == 1 and isinstance(entries[0], str) else ("", "", "")
-        if scheme.lower() != "bearer" or not token:
-            return None, "the authorization is not one `Bearer TOKEN`"
-        presented = token.strip(" ").encode()
-        # Both are compared, whatever the first comparison says, so that the time tells nothing.
-        matches: list[Role] = [role for role, known in self._tokens.items() if hmac.compare_digest(presented, known)]
-        return (matches[0], "") if matches else (None, "the token is not one of this server's")
 
 
 def _refusal(code: grpc.StatusCode, message: str) -> grpc.RpcMethodHandler[Any, Any]:

@@ -101,6 +101,7 @@ class OwnServer:
                 self.address,
                 "--ready-file",
                 str(self._folder / "ready"),
+                "--no-metrics",  # those of its configuration are for the server that runs for good
                 "--lifeline",
                 str(read_end),
                 "--log-level",

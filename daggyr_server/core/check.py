@@ -31,6 +31,7 @@ def check(machine: Machine, shrunk: Container[str] = ()) -> None:
         _check_queues(machine, run)
         _check_delays(machine, run)
         _check_end(run)
+    _check_tally(machine)
     for pool in machine.pools.values():
         _check_shares(machine, pool)
         _check_hosts(machine, pool, shrunk)
@@ -101,6 +102,7 @@ def _check_queues(machine: Machine, run: Run) -> None:
         _hold(len(queue) == len(ready), f"{where}: it counts {len(queue)}, but READY are {ready}")
         share = machine.pools[queue.policy.pool].shares.by_run.get(run.run_id)
         offered = share is not None and share.queues.get(queue.policy_index) is queue
+        _hold((queue.offered is not None) is offered, f"{where}: it is counted {'' if queue.offered else 'not '}to be offered")
         if run.killing:
             _hold(not offered, f"{where}: its run is killed, and it is offered")
         elif ready:
@@ -138,6 +140,18 @@ def _check_end(run: Run) -> None:
     _hold(run.task_states() == +told, f"{where}: it tells {run.task_states()}")
 
 
+def _check_tally(machine: Machine) -> None:
+    """How many runs and tasks are in which state."""
+    runs = Counter(run.state for run in machine.runs.values())
+    tasks = Counter[State]()
+    for run in machine.runs.values():
+        if not run.has_ended:
+            tasks.update(run.task_states())
+    for name, counted, there in (("runs", machine.tally.runs, runs), ("tasks", machine.tally.tasks, tasks)):
+        found = {state: counted[state] for state in State if counted[state]}
+        _hold(found == +there, f"{found} {name} counted, but there are {there}")
+
+
 def _check_shares(machine: Machine, pool: Pool) -> None:
     """What each run is charged with, and that all that wait stand in line."""
     wanted: Counter[Needs] = Counter()
@@ -157,6 +171,8 @@ def _check_shares(machine: Machine, pool: Pool) -> None:
         _hold(in_line or not share.queues, f"{where}: it waits, but not in line")
         _hold(not (run.ranked and share.queues) or run.run_id in shares.ranked, f"{where}: its priorities are not looked at")
         wanted.update(queue.policy.needs for queue in share.queues.values())
+    ready = sum(len(queue) for share in shares.by_run.values() for queue in share.queues.values())
+    _hold(shares.ready == ready, f"pool {pool.name}: {shares.ready} counted as ready, but {ready} are")
     _hold(shares.by_run.keys() <= machine.runs.keys(), f"pool {pool.name}: shares of runs that are not there")
     _hold(shares.ranked.keys() <= shares.by_run.keys(), f"pool {pool.name}: it ranks runs that have no share")
     _hold(shares.wanted == wanted, f"pool {pool.name}: {shares.wanted} wanted, but {wanted} are")

@@ -57,6 +57,7 @@ from daggyr_server.core.records import (
 )
 from daggyr_server.core.run import Run, changed_completed
 from daggyr_server.core.states import Outcome, Phase, State
+from daggyr_server.core.tally import Tally
 
 _GONE: Sequence[int] = ()  # compared by identity
 
@@ -97,6 +98,7 @@ class Machine:
         self.runs: dict[int, Run] = {}
         self.pools = {name: Pool(name) for name in pools}
         self.requests: dict[str, int] = {}  # request id -> run id
+        self.tally = Tally()
         self._next_run_id = next_run_id
         self._step = Step()
         self._touched: dict[int, Run] = {}
@@ -183,7 +185,7 @@ class Machine:
         state = run.ended(run.task_of(number), flight, outcome, now, seconds, addition, refusal)
         if seconds is not None:
             sent.queue.lasted(seconds)
-        self.pools[sent.pool].ended(sent)
+        self.pools[sent.pool].ended(sent, outcome)
         self._dirty[sent.pool] = None
         self._touched[run_id] = run
         if run.delayed:
@@ -245,6 +247,7 @@ class Machine:
         run.offers_to(self._offer)
         self._note_delay(run)
         if run.has_ended:
+            self.tally.note(run)
             return
         for flight in flights:
             self.pools[flight.pool].adopt(flight.sent)
@@ -264,6 +267,7 @@ class Machine:
             run = self.runs.get(run_id)
             if run is not None and run.has_ended and not run.in_flight:
                 del self.runs[run_id]
+                self.tally.forget(run_id)
                 for pool in self.pools.values():
                     pool.drop(run)
                 self._touched.pop(run_id, None)
@@ -467,6 +471,7 @@ class Machine:
         step = self._step
         for run_id, run in self._touched.items():
             run.settle(now)
+            self.tally.note(run)
             step.records += [
                 RunMoved(run_id, state, time, run.task_states() if state not in (State.QUEUED, State.RUNNING) else {})
                 for state, time in run.moves

@@ -28,6 +28,7 @@ from daggyr_server.core.ready import ReadyQueue
 from daggyr_server.core.reservations import Reservations
 from daggyr_server.core.run import Run
 from daggyr_server.core.shares import Share, Shares
+from daggyr_server.core.states import Outcome
 
 
 class Placing(NamedTuple):
@@ -57,6 +58,7 @@ class Pool:
         self.hosts: dict[str, Host] = {}
         self.shares = Shares()
         self.reservations = Reservations()
+        self.outcomes = [0] * (max(Outcome) + 1)  # of attempts that ended since the start, indexed by Outcome
         self.due: float | None = None  # place again then, even if nothing happens
         self.look_again: float | None = None  # when to look for attempts that wait while a host idles
         self._fresh: dict[str, Host] = {}  # where something changed since the last round
@@ -103,8 +105,9 @@ class Pool:
         """A queue may have ready tasks."""
         self.shares.add(queue)
 
-    def ended(self, sent: Sent) -> None:
+    def ended(self, sent: Sent, outcome: Outcome) -> None:
         """An attempt no longer uses its host."""
+        self.outcomes[outcome] += 1
         host = self._fresh[sent.host] = self.hosts[sent.host]
         host.give(sent.queue.policy.needs, sent.weight)
         self.shares.charge(sent.queue, sent.weight, -1)

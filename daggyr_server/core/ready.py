@@ -16,6 +16,7 @@ from daggyr_server.core.states import Phase
 
 if TYPE_CHECKING:
     from daggyr_server.core.run import Run
+    from daggyr_server.core.shares import Shares
 
 _READY = int(Phase.READY)
 _NEWEST = 0.1  # the newest duration's part in the mean
@@ -24,7 +25,7 @@ _NEWEST = 0.1  # the newest duration's part in the mean
 class ReadyQueue:
     """First in, first out. `mean_seconds` is what its attempts took of late, `unstarted` how many could be recalled."""
 
-    __slots__ = ("_entries", "_size", "cores", "mean_seconds", "policy", "policy_index", "run", "unstarted")
+    __slots__ = ("_entries", "_size", "cores", "mean_seconds", "offered", "policy", "policy_index", "run", "unstarted")
 
     def __init__(self, run: Run, policy: Policy, policy_index: int) -> None:
         self.run = run
@@ -33,6 +34,7 @@ class ReadyQueue:
         self.cores = max(1, dict(policy.needs).get("cores", 1))  # what an attempt counts for in the run's share
         self.mean_seconds: float | None = None  # None until an attempt has run
         self.unstarted = 0  # attempts in flight that have not started and were not recalled
+        self.offered: Shares | None = None  # where its ready tasks are counted, while it is offered
         self._size = 0
         self._entries: deque[list[int]] = deque()  # [first, beyond, order]
 
@@ -43,6 +45,8 @@ class ReadyQueue:
         """
         entries = self._entries
         self._size += beyond - first
+        if self.offered is not None:
+            self.offered.ready += beyond - first
         if entries:
             last = entries[-1]
             if last[1] == first:
@@ -78,13 +82,13 @@ class ReadyQueue:
                 entries.popleft()
             else:
                 entry[0] = until
-        self._size -= len(taken)
+        self._resize(self._size - len(taken))
         return taken
 
     def clear(self) -> None:
         """Forget all of them."""
         self._entries.clear()
-        self._size = 0
+        self._resize(0)
 
     def keep_ready(self) -> None:
         """Forget those that are no longer READY. Linear, but fast where ranges are whole: people ask, machines do not."""
@@ -102,7 +106,12 @@ class ReadyQueue:
                     else:
                         kept.append([number, number + 1, order])
         self._entries = kept
-        self._size = sum(beyond - first for first, beyond, _ in kept)
+        self._resize(sum(beyond - first for first, beyond, _ in kept))
+
+    def _resize(self, size: int) -> None:
+        if self.offered is not None:
+            self.offered.ready += size - self._size
+        self._size = size
 
     def lasted(self, seconds: float) -> None:
         """An attempt of this queue took this long."""

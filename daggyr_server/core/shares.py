@@ -35,6 +35,7 @@ class Shares:
 
     def __init__(self) -> None:
         self.by_run: dict[int, Share] = {}
+        self.ready = 0  # tasks that only wait for capacity; the queues that are offered count them
         self.ranked: dict[int, Share] = {}  # those of runs in which some tasks have a higher priority than others
         self.wanted: dict[Needs, int] = {}  # how many queues of all shares have these needs
         self.line: list[Place] = []  # a heap; an entry that is not its share's `place` any more is passed over
@@ -51,6 +52,8 @@ class Shares:
             self.ranked[run_id] = share
         if queue.policy_index not in share.queues:
             share.queues[queue.policy_index] = queue
+            queue.offered = self
+            self.ready += len(queue)
             self.wanted[queue.policy.needs] = self.wanted.get(queue.policy.needs, 0) + 1
             self.moved[run_id] = share
 
@@ -61,6 +64,8 @@ class Shares:
     def withdraw(self, share: Share, queue: ReadyQueue) -> None:
         """A queue has no ready tasks any more, or may not have them placed."""
         del share.queues[queue.policy_index]
+        queue.offered = None
+        self.ready -= len(queue)
         needs = queue.policy.needs
         self.wanted[needs] -= 1
         if not self.wanted[needs]:
@@ -120,8 +125,3 @@ class Shares:
         share.served = self._served
         self.moved.pop(share.run.run_id, None)
         self._line_up(share)
-
-    @property
-    def ready(self) -> int:
-        """How many tasks only wait for capacity."""
-        return sum(len(queue) for share in self.by_run.values() for queue in share.queues.values())

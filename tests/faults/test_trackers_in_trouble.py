@@ -13,6 +13,7 @@ import pytest
 from deployment import Deployment, shell, task, until
 from farm import LEDGER, Farm, layers
 from faults_tracker import new_tracker
+from metrics_scrape import address_said, scrape
 from postgres_server import PostgresServer
 from test_coordinator_ends import stop
 
@@ -80,7 +81,7 @@ def keeps_its_agents(deployment: Deployment, clock: str) -> None:
 
 @pytest.fixture
 def on_disk(deployment: Deployment, disk: Disk) -> Iterator[Farm]:
-    farm = Farm(deployment, f"sqlite:{disk.folder}/state.db", "lease = 30\nheartbeat = 0.1")
+    farm = Farm(deployment, f"sqlite:{disk.folder}/state.db", "lease = 30\nheartbeat = 0.1\nmetrics = '127.0.0.1:0'")
     farm.start()
     yield farm
     farm.coordinator.end()
@@ -105,6 +106,8 @@ def test_a_disk_that_is_full_for_a_while(deployment: Deployment, disk: Disk, on_
     said = in_trouble(deployment, run_id)
     assert "is full" in said and str(disk.folder) in said
     until(lambda: "is full" in farm.coordinator.said(), "the trouble, in the log")
+    metrics = address_said(farm.coordinator.said())
+    assert scrape(metrics, deployment.token()).value("daggyr_tracker_trouble") == 1
     performed = farm.performed()
     assert 3 <= len(performed) < 40
     # What ends meanwhile is kept by its agent, however much it is; nothing that waits for it is started, nor what is new.
@@ -123,6 +126,7 @@ def test_a_disk_that_is_full_for_a_while(deployment: Deployment, disk: Disk, on_
         assert deployment.watch(each)["state"] == "COMPLETED"
     assert not deployment.json("show", str(run_id))["notes"]
     assert "can be made durable again" in farm.coordinator.said()
+    assert scrape(metrics, deployment.token()).value("daggyr_tracker_trouble") == 0
     assert sorted(name for name, _ in farm.performed()) == sorted([*tasks, *gates, "after", "new"])
     assert deployment.daggyr("logs", str(held), "held7").out == "done\n"
     assert set(deployment.attempts(run_id).values()) == {1}
@@ -152,7 +156,7 @@ def test_a_postgres_that_is_gone_for_a_while(
     deployment: Deployment, postgres: PostgresServer, request: pytest.FixtureRequest, crash: bool
 ) -> None:
     """In the middle of a run; commands that need it say so, others go on."""
-    farm = Farm(deployment, new_tracker("postgresql", request), "lease = 30\nheartbeat = 0.1")
+    farm = Farm(deployment, new_tracker("postgresql", request), "lease = 30\nheartbeat = 0.1\nmetrics = '127.0.0.1:0'")
     farm.start()
     farm.agents("one", "two")
     tasks = layers(400, 20)

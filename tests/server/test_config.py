@@ -168,6 +168,21 @@ def test_off_loopback_needs_tls_or_a_word_and_the_refusal_says_all_ways_on(file:
     assert loaded(file, f'[server]\nlisten = "{listen}"\n{tls}').server.listen == listen
 
 
+def test_where_metrics_are_served(file: Path) -> None:
+    assert loaded(file, "").server.metrics is None
+    assert loaded(file, '[server]\nmetrics = "127.0.0.1:9464"').server.metrics == "127.0.0.1:9464"
+    assert loaded(file, '[server]\nmetrics = "unix:m.sock"').server.metrics == f"unix:{file.parent}/m.sock"
+    both = '[server]\nmetrics = "127.0.0.1:{0}"\nlisten = "127.0.0.1:{0}"'
+    assert loaded(file, both.format(0)).server.metrics == "127.0.0.1:0"
+    assert "has this address already" in faults(file, both.format(2503))["server.metrics"]
+    assert "HOST:PORT" in faults(file, '[server]\nmetrics = "9464"')["server.metrics"]
+    assert "expected text" in faults(file, "[server]\nmetrics = 9464")["server.metrics"]
+    refusal = faults(file, '[server]\nmetrics = "0.0.0.0:9464"')["server.metrics"]
+    for way in ("127.0.0.1:9464", "[server.tls]", "`insecure = true`"):
+        assert way in refusal
+    assert loaded(file, '[server]\nmetrics = "0.0.0.0:9464"\ninsecure = true').server.metrics == "0.0.0.0:9464"
+
+
 @pytest.mark.parametrize("listen", ["127.0.0.1:0", "127.1.2.3:2503", "localhost:2503", "[::1]:2503"])
 def test_on_loopback_it_does_not(file: Path, listen: str) -> None:
     assert loaded(file, f'[server]\nlisten = "{listen}"').server.listen == listen

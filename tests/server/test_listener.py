@@ -12,7 +12,8 @@ from services import STREAM_STREAM, TOKENS, UNARY_UNARY, serving, status
 
 from daggyr.channel import AddressError, Tls, open_channel
 from daggyr_server import config
-from daggyr_server.api.listener import Listener, ListenerError
+from daggyr_server.api.binding import ListenerError
+from daggyr_server.api.listener import Listener
 
 CLIENT = (f"Bearer {TOKENS.client}",)
 OK = (grpc.StatusCode.OK, "")
