@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -460,10 +461,16 @@ class RunsService(RunsServicer):
 
     async def ListAgents(self, request: ListAgentsRequest, context: Context) -> ListAgentsResponse:
         response = ListAgentsResponse()
+        running, waiting = Counter[str](), Counter[str]()  # by host; one look at what is in flight, however many agents there are
+        for run in self._driver.machine.runs.values():
+            for flight in run.in_flight.values():
+                (waiting if flight.start_time is None else running)[flight.host] += 1
         for pool, executor in sorted(self._driver.executors.items()):
             if isinstance(executor, AgentExecutor):
                 for agent in executor.agents.values():
-                    response.agents.append(self._agent(pool, agent))
+                    entry = self._agent(pool, agent)
+                    entry.running, entry.waiting = running[agent.agent_id], waiting[agent.agent_id]
+                    response.agents.append(entry)
         return response
 
     def _agent(self, pool: str, agent: Any) -> Agent:
@@ -484,13 +491,6 @@ class RunsService(RunsServicer):
             entry.name = host.name  # of an agent that has not come back yet, the executor knows the id only
             for resource, units in host.load.items():
                 entry.used[resource] = min(units, host.resources.get(resource, 0))
-        for run in self._driver.machine.runs.values():
-            for flight in run.in_flight.values():
-                if flight.host == agent.agent_id:
-                    if flight.start_time is None:
-                        entry.waiting += 1
-                    else:
-                        entry.running += 1
         if agent.heartbeat is not None:
             entry.load_average = agent.heartbeat.load_average
             entry.cpu_percent = agent.heartbeat.cpu_percent

@@ -1,6 +1,6 @@
 """Every benchmark of this folder, one after the other, in one go: about ten minutes on a quiet machine.
 
-    python tests/bench/all.py
+python tests/bench/all.py
 """
 
 from __future__ import annotations
