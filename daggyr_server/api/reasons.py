@@ -14,7 +14,7 @@ from daggyr_server.api.views import missing_host, state_of
 from daggyr_server.core.graph import Kind
 from daggyr_server.core.machine import Machine
 from daggyr_server.core.run import Run
-from daggyr_server.core.states import ENDED, MAX_LOSSES, Phase, State
+from daggyr_server.core.states import MAX_LOSSES, Phase, State
 from daggyr_server.trackers.base import StoredAttempt
 
 MAX_NAMED = 5  # parents named in a sentence
@@ -32,11 +32,11 @@ def reasons(run: Run, number: int, machine: Machine, stored: Sequence[StoredAtte
         Phase.ASSIGNED: _assigned,
         Phase.RUNNING: _running,
     }.get(phase)
-    found = list(sentences(run, number, machine)) if sentences else list(_ended(run, number, phase))
-    found += _last_attempt(stored, run.losses.get(number, 0))
-    if run.killing and phase not in ENDED:
-        found.append(f"Run {run.run_id} was killed: nothing more of it is started.")
-    return found
+    if run.killing and phase in (Phase.BLOCKED, Phase.READY, Phase.DELAYED):
+        found = [f"Run {run.run_id} was killed: nothing more of it is started. To go on with it: daggyr retry {run.run_id}"]
+    else:
+        found = list(sentences(run, number, machine)) if sentences else list(_ended(run, number, phase))
+    return [*found, *_last_attempt(stored, run.losses.get(number, 0))]
 
 
 def _blocked(run: Run, number: int, machine: Machine) -> Iterator[str]:
@@ -112,6 +112,8 @@ def _ended(run: Run, number: int, phase: Phase) -> Iterator[str]:
         Phase.ERRORED: "It is ERRORED: no further attempt is made by itself.",
         Phase.KILLED: "It is KILLED: a person asked for that.",
     }[phase]
+    if phase is not Phase.COMPLETED and run.graph.kind(number) is Kind.TASK:
+        yield f"To run it again: daggyr retry {run.run_id} --task {_quoted(run, number)}"
     waiting = [child for child in run.graph.children(number) if state_of(run, child) is State.QUEUED]
     if waiting and phase is not Phase.COMPLETED:
         yield f"Waiting for it: {_names(run, waiting)}."

@@ -336,6 +336,8 @@ class Machine:
         named = self._named(run, event.ticket, event.numbers)
         if named is _GONE or named is None or self._refused(event.ticket, mark_refused(run, named, completed=event.completed)):
             return
+        if event.completed and all(run.phases[number] == Phase.COMPLETED for number in named):
+            return  # it is so already
         fresh = run.go_on(now)
         if event.completed:
             self._asked_moves(run, fresh, State.QUEUED, "mark", now)

@@ -327,9 +327,7 @@ class Run(Tasks):
             if flight.killed:
                 phases[number] = _KILLED  # as it will be, unless it is changed
         delayed, before = self.delayed, self.in_flight
-        if self.has_ended:
-            self._become(State.QUEUED, now)
-            self.stop_time, self.killing = None, False
+        ended_as = self.task_states() if self.has_ended else None
         self._take_edit(edit)
         self.printed = edit.printed_after(self.printed)
         phases += bytes(self.graph.size - len(phases))
@@ -367,6 +365,11 @@ class Run(Tasks):
             if flight.start_time is not None:
                 self._set(number, _RUNNING)
         stopped += self._hold_back()
+        # A run that had ended goes on, unless all is as it was.
+        same = (self.final_state, self.task_states()) == (self.state, ended_as)
+        if ended_as is not None and (self.in_flight or self._can_go_on or not same):
+            self._become(State.QUEUED, now)
+            self.stop_time, self.killing = None, False
         told = sorted({*again, *ended})
         self.changed += told
         return told, [number for number in stopped if number in self.in_flight]
@@ -416,10 +419,13 @@ class Run(Tasks):
     def has_ended(self) -> bool:
         return self.state is not State.QUEUED and self.state is not State.RUNNING
 
+    @property
+    def _can_go_on(self) -> bool:
+        return bool(self.counts[Phase.READY] + self.counts[Phase.DELAYED])
+
     def settle(self, now: float) -> None:
         """End the run if nothing is left that could go on."""
-        counts = self.counts
-        if self.has_ended or self.in_flight or (not self.killing and counts[Phase.READY] + counts[Phase.DELAYED]):
+        if self.has_ended or self.in_flight or (not self.killing and self._can_go_on):
             return
         self._become(self.final_state, now)
         self.stop_time = now

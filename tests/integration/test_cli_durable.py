@@ -136,9 +136,10 @@ def test_runs_that_are_not_there_and_trackers_that_cannot_be_used(deployment: De
         assert (ended.code, ended.out) == (2, ""), ended.err
         return ended.err
 
-    assert said("--tracker", STATE, "--resume", "last") == (
-        "daggyr: there is no run yet in this tracker: name the one that kept it with --tracker\n"
-    )
+    missing = "daggyr: there is no file kept.db: --resume needs the tracker that kept the run\n"
+    assert said("--tracker", STATE, "--resume", "last") == missing
+    assert not (deployment.work / "kept.db").exists()
+    assert deployment.daggyr("run", "--tracker", STATE, deployment.spec({"a": shell("true")})).code == 0
     assert "there is no run 7 in this tracker" in said("--tracker", STATE, "--resume", "7")
     assert "there is no tracker `sqlit`; did you mean `sqlite`?" in said("--tracker", "sqlit:kept.db", "--resume", "7")
     (deployment.work / "text.db").write_text("this is no database\n" * 1000)
@@ -171,7 +172,7 @@ def test_an_address_with_a_password_is_in_no_arguments_but_the_users_own(deploym
     # An option wins over the variable, here as everywhere.
     assert deployment.daggyr("run", "--tracker", "memory", spec, "--resume", "1", DAGGYR_TRACKER="sqlite:secret.db").code == 2
     ended = deployment.daggyr("run", "--tracker", STATE, "--resume", "1", DAGGYR_TRACKER="sqlite:secret.db")
-    assert "there is no run 1 in this tracker" in ended.err
+    assert "there is no file kept.db" in ended.err
 
 
 def test_a_password_is_not_told_when_the_tracker_cannot_be_used(deployment: Deployment) -> None:

@@ -237,3 +237,12 @@ def test_the_second_of_two_editors_is_told(kept: Deployment) -> None:
     assert ended.code == 2
     assert "has revision 2, not 1" in ended.err
     assert kept.task(run_id, "a")["details"]["command"][-1] == ":"
+
+
+def test_an_edit_that_changes_nothing_leaves_an_ended_run_as_it_is(kept: Deployment) -> None:
+    run_id = kept.submit({"a": shell("true")})
+    before = kept.watch(run_id)
+    after = edit(kept, run_id, {"a": shell("true", max_retries=1)})
+    assert {name: after[name] for name in ("state", "stop_time")} == {name: before[name] for name in ("state", "stop_time")}
+    assert kept.task(run_id, "a")["max_retries"] == 1
+    assert kept.json("mark", str(run_id), "a", "completed")["stop_time"] == before["stop_time"]

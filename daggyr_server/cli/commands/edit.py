@@ -27,8 +27,8 @@ def edit(settings: Settings, run_id: int, spec: str, plan: bool, downstream: boo
 
     A task is changed if its command, environment, working directory or standard input is. What is unchanged keeps its state; what
     is changed or new is queued, once an attempt that still runs has been ended; what is gone ends. Other fields, as retries and
-    resources, hold from the next attempt on; tags are added to those that it has. All of it happens at once, or, if SPEC is
-    wrong, nothing.
+    resources, hold from the next attempt on, and who waits for whom at once; --plan does not list these. Tags are added to those
+    that it has. All of it happens at once, or, if SPEC is wrong, nothing.
     """
     with document.json_document(spec) as source:
 

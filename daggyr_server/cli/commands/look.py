@@ -89,7 +89,7 @@ def show(settings: Settings, run_id: int) -> int:
 @state_option
 @settings_object
 def tasks(settings: Settings, run_id: int, states: tuple[State, ...]) -> int:
-    """List the tasks of RUN, in the order of the specification."""
+    """List the tasks of RUN by their numbers: in the order of the specification, those that were expanded behind the others."""
 
     async def work(client: Client) -> int:
         pages = client.tasks(run_id, states=states)

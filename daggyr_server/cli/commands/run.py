@@ -82,6 +82,9 @@ def run(
             raise Fault("--resume goes on with a run as it was submitted: leave out SPEC, --tag and --pool")
         if (tracker is None and config is None) or (tracker or "").partition(":")[0] == "memory":
             raise Fault("--resume needs the tracker that kept the run, and `memory` keeps none: give --tracker sqlite:PATH")
+        kind, _, path = (tracker or "").partition(":")
+        if kind == "sqlite" and not Path(path).exists():
+            raise Fault(f"there is no file {path}: --resume needs the tracker that kept the run")
         return asyncio.run(_Resumed(settings, resume).to_its_end(options, tracker))
     if spec is None:
         raise Fault("there is nothing to run: name a specification, or an earlier run with --resume")
