@@ -261,7 +261,7 @@ class TestEnds:
     async def test_ProcessorTimeIsTold(self, home: Place) -> None:
         harness = await home.coordinator()
         told = await harness.run_one(python("import time\nwhile time.process_time() < 0.5: pass"))
-        assert 0.5 <= told.result.cpu_seconds < 20
+        assert 0.4 <= told.result.cpu_seconds < 20
 
 
 class TestTogether:
