@@ -15,7 +15,7 @@ from daggyr_server.core.host import MAX_IN_FLIGHT, WHOLE, Host, Needs
 from daggyr_server.core.machine import Machine
 from daggyr_server.core.pool import Pool
 from daggyr_server.core.run import Run
-from daggyr_server.core.states import STATE_OF, Phase, State
+from daggyr_server.core.states import ENDED, STATE_OF, Phase, State
 
 
 class BrokenInvariant(AssertionError):
@@ -76,7 +76,7 @@ def _check_attempts(machine: Machine, run: Run) -> None:
     for number, flight in run.in_flight.items():
         where = f"run {run.run_id} task {number} attempt {flight.attempt}"
         last = flight.attempt == run.attempts[number]
-        _hold(last or flight.void, f"{where}: the task's last attempt is {run.attempts[number]}")
+        _hold(last or flight.held, f"{where}: the task's last attempt is {run.attempts[number]}")
         _hold(run.task_of(flight.number) == number, f"{where}: reports of {flight.number} go elsewhere")
         _hold(run.counts_for(number, flight) or flight.stopping, f"{where}: an edit ended it, and it was not told")
         queue = run.queues[run.graph.policy_index(flight.number)]
@@ -86,6 +86,11 @@ def _check_attempts(machine: Machine, run: Run) -> None:
         unstarted[queue.policy_index] += flight.start_time is None and not flight.recalled
         if run.killing:
             _hold(flight.stopping or flight.recalled, f"{where}: its run is killed, and it was not told")
+    _hold(run.orphans == {number for number in run.in_flight if number < live}, f"run {run.run_id}: orphans {run.orphans}")
+    for number in run.orphans:
+        task = run.graph.number_of(run.graph.task_id(run.in_flight[number].number))
+        waits = task is None or task in run.in_flight or run.graph.kind(task) or Phase(run.phases[task]) in ENDED
+        _hold(bool(waits), f"run {run.run_id} task {task}: it may begin while attempts of its name are being ended")
     _hold(set(run.renumbered.values()) <= run.in_flight.keys(), f"run {run.run_id}: {run.renumbered} are not all in flight")
     for queue in run.queues:
         found = unstarted[queue.policy_index]

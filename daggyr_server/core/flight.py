@@ -32,8 +32,8 @@ class InFlight:
         self.stopping = False  # its end was asked for
         self.recalled = False  # it was asked back
         self.void = False  # an edit changed its task: however it ends, the task is queued again
-        self.held = False  # it only keeps a task waiting that has the name of its own, which an edit took away
         self.killed = False  # or KILLED, because a person asked for that after the edit
+        self.held = False  # an edit took its task away, and another of that name waits for its end
 
     @property
     def pool(self) -> str:

@@ -300,6 +300,7 @@ class Machine:
             self._stop(run, [flight for flight in run.in_flight.values() if flight.start_time is not None])
             self._recall(run, recall.unstarted(run))
         else:
+            run.let_go(named)
             flights = {number: run.in_flight[number] for number in named if number in run.in_flight}
             moved = run.kill_waiting(named)
             moved += [number for number, flight in flights.items() if not (flight.killed if flight.void else flight.stopping)]
@@ -485,8 +486,8 @@ class Machine:
 
 
 def _moved(run: Run, numbers: Sequence[int], state: State, reason: str, now: float) -> TasksMoved:
-    # Of a task in flight, what counts is recorded under the number that the attempt has; a void one does not count.
-    flights = {number: flight for number in numbers if (flight := run.in_flight.get(number)) is not None and not flight.void}
+    # Of a task in flight, what counts is recorded under the number that the attempt has, if that counts.
+    flights = {number: flight for number in numbers if (flight := run.in_flight.get(number)) and run.counts_for(number, flight)}
     known = [flights[number].number if number in flights else number for number in numbers]
     ended = [run.attempts[number] - (number in flights) for number in numbers]
     return TasksMoved(run.run_id, known, ended, state, reason, now)

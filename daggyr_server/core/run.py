@@ -58,6 +58,7 @@ class Run(Tasks):
         self.failures: dict[int, int] = {}  # retries used
         self.losses: dict[int, int] = {}
         self.in_flight: dict[int, InFlight] = {}  # by the task's number; of one that an edit took away, the last that it had
+        self.orphans: set[int] = set()  # those of `in_flight` that an edit took away and nobody waits for
         self.renumbered: dict[int, int] = {}  # of those in flight: the number when it was assigned -> the one in `in_flight`
 
     def extend(self, addition: Addition) -> None:
@@ -94,7 +95,7 @@ class Run(Tasks):
             self._carry_rows(event, phases)
         flights = [self._adopt(adopted) for adopted in event.adopted]
         for number, flight in self.in_flight.items():
-            flight.killed = flight.void and phases[number] == _KILLED
+            flight.killed = flight.void and number >= self.graph.live and phases[number] == _KILLED
         delayed = [
             (now + _seconds_before_retry(policy, used), number)
             for number, used in self.failures.items()
@@ -147,6 +148,8 @@ class Run(Tasks):
 
     def _fly(self, number: int, flight: InFlight) -> None:
         self.in_flight[number] = flight
+        if number < self.graph.live:
+            self.orphans.add(number)
         if number != flight.number:
             self.renumbered[flight.number] = number
 
@@ -180,7 +183,7 @@ class Run(Tasks):
 
     def counts_for(self, number: int, flight: InFlight) -> bool:
         """Whether how an attempt ends decides on a task: no edit has changed it, or taken it away."""
-        return not flight.void and number >= self.graph.live
+        return not (flight.void or flight.held) and number >= self.graph.live
 
     def started(self, number: int, flight: InFlight, start_time: float, now: float) -> None:
         """A current attempt has a process; saying so again changes nothing."""
@@ -219,9 +222,9 @@ class Run(Tasks):
         counts = self.counts_for(number, flight)
         if follows is Follows.COMPLETE and addition is not None and counts:
             self.extend(addition)
-            self._hold_back()
             self.printed[self.revision] = number
         del self.in_flight[number]
+        self.orphans.discard(number)
         self.renumbered.pop(flight.number, None)
         if flight.start_time is None:
             if not flight.recalled:
@@ -229,9 +232,7 @@ class Run(Tasks):
             if seconds is not None and self.state is State.QUEUED:
                 self._begin(now - seconds)
         if not counts:
-            state = self._ended_in_vain(number, flight, follows)
-            self._hold_back()  # there may be another one that was taken away
-            return state
+            return self._ended_in_vain(number, flight, follows)
         if follows is Follows.COMPLETE:
             self._complete(number)
         elif follows is Follows.ERROR:
@@ -251,7 +252,9 @@ class Run(Tasks):
             self._queue_again(number)
         if outcome is not Outcome.RETURNED or flight.start_time is not None or flight.stopping:
             self.changed.append(number)
-        return _STATES[self.phases[number]]
+        state = _STATES[self.phases[number]]
+        self._hold_back()
+        return state
 
     def _ended_in_vain(self, number: int, flight: InFlight, follows: Follows) -> State:
         """An attempt of a task that an edit changed, or took away."""
@@ -263,7 +266,9 @@ class Run(Tasks):
             self.changed.append(number)
         else:
             self.phases[number] = _COMPLETED if follows is Follows.COMPLETE else _KILLED
-        return _STATES[self.phases[number]]
+        state = _STATES[self.phases[number]]
+        self._hold_back()
+        return state
 
     def _retry(self, number: int, now: float) -> None:
         used = self.failures.get(number, 0)
@@ -298,7 +303,9 @@ class Run(Tasks):
         """
         numbers = list(numbers)
         fresh = self._forgive(numbers)
-        return sorted({*fresh, *self._reopen(numbers)})
+        moved = self._reopen(numbers)
+        self._hold_back()
+        return sorted({*fresh, *moved})
 
     def complete(self, numbers: Iterable[int]) -> list[int]:
         """A person says that these are COMPLETED. None is in flight. Returns which moved."""
@@ -344,13 +351,13 @@ class Run(Tasks):
         ]
         self.failures, self.losses = _carried(self.failures, edit.carry), _carried(self.losses, edit.carry)
         self._forgive(again)
-        self.in_flight, self.renumbered = {}, {}
+        self.in_flight, self.renumbered, self.orphans = {}, {}, set()
         stopped = []
         queued = set(again)
         for number, flight in before.items():
             over = edit.carry.forward(number) if not flight.held else None
             if over is None:
-                number, flight.held = flight.number, False
+                number, flight.held, flight.killed = flight.number, False, False
             else:
                 number = over[0]
                 if not over[1] or number in queued:
@@ -375,25 +382,36 @@ class Run(Tasks):
         return told, [number for number in stopped if number in self.in_flight]
 
     def _hold_back(self) -> list[int]:
-        """A task that comes back while an attempt of it, which an edit took away, is being ended waits for that end.
+        """Nothing begins under the name of a task that an edit took away, as long as an attempt of that is being ended.
 
-        Returns the tasks that have to.
+        A task of the name that has not ended is in flight with it until then; one that has waits for nothing, but will if it is
+        queued again. So this is called whenever tasks come, or may have been queued. Returns the tasks that wait from now on.
         """
-        held = []
-        gone = sorted(number for number in self.in_flight if number < self.graph.live) if self.graph.live else []
-        for number in gone:
+        held: list[int] = []
+        for number in sorted(self.orphans):
             flight = self.in_flight[number]
             task = self.graph.number_of(self.graph.task_id(flight.number))
-            if task is None or task in self.in_flight or self.graph.kind(task):
+            if task is None or task in self.in_flight or self.graph.kind(task) or Phase(self.phases[task]) in ENDED:
                 continue
             del self.in_flight[number]
-            flight.void, flight.held, flight.killed = True, True, self.phases[task] == _KILLED
+            self.orphans.discard(number)
+            flight.held = True
             self._fly(task, flight)
             self._set(task, _ASSIGNED if flight.start_time is None else _RUNNING)
             held.append(task)
         if held:
             self._forget_moved()
         return held
+
+    def let_go(self, numbers: Iterable[int]) -> None:
+        """Those of `numbers` that only wait for an attempt of a task that was taken away no longer do: a person kills them."""
+        for number in numbers:
+            flight = self.in_flight.get(number)
+            if flight is not None and flight.held:
+                del self.in_flight[number], self.renumbered[flight.number]
+                flight.held = False
+                self._fly(flight.number, flight)
+                self._set(number, _BLOCKED)
 
     def _take_edit(self, edit: Edit) -> None:
         revision = self.revision

@@ -123,6 +123,7 @@ def assert_as_before(run: Run, live: Run) -> None:
         number: _told(flight) for number, flight in live.in_flight.items()
     }
     assert run.renumbered == live.renumbered
+    assert run.orphans == live.orphans
     asked = {number for number, flight in live.in_flight.items() if flight.stopping or run.killing}
     assert {number for number, flight in run.in_flight.items() if flight.stopping} == asked
     for used in ("failures", "losses"):
