@@ -20,8 +20,7 @@ from typing import Any
 
 import psycopg
 import pytest
-
-_START_SECONDS = 60.0
+from waiting import DEADLINE
 
 
 def programs() -> Path | None:
@@ -95,7 +94,7 @@ class PostgresServer:
                 stderr=log,
                 cwd=self._folder,
             )
-        deadline = time.monotonic() + _START_SECONDS
+        deadline = time.monotonic() + DEADLINE
         while True:
             try:
                 psycopg.connect(self.url()).close()
@@ -116,7 +115,7 @@ class PostgresServer:
     def _end(self, how: signal.Signals) -> None:
         if self._process is not None:
             self._process.send_signal(how)
-            self._process.wait(timeout=_START_SECONDS)
+            self._process.wait(timeout=DEADLINE)
             self._process = None
 
     def _run(self, program: str, *arguments: str) -> None:

@@ -23,12 +23,12 @@ import time
 from pathlib import Path
 
 import pytest
+from waiting import DEADLINE
 
 from daggyr_server.executors.slurm_client import ENDED_STATES
 
 CORES = 2
 MEMORY_MB = 1_000
-START_SECONDS = 30.0
 _SYSTEM_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 _PROGRAMS = ("munged", "slurmctld", "slurmd", "slurmrestd", "sbatch", "squeue", "scancel", "scontrol")
 
@@ -159,9 +159,7 @@ class SlurmCluster:
 
     def ask(self, *command: str) -> str:
         """Standard output of one of Slurm's commands, whatever it exits with."""
-        return subprocess.run(
-            command, env=self.environment, capture_output=True, text=True, timeout=START_SECONDS, check=False
-        ).stdout
+        return subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=DEADLINE, check=False).stdout
 
     def jobs(self, prefix: str = "") -> list[tuple[str, str, str]]:
         """Id, name and state of all jobs that Slurm remembers."""
@@ -217,7 +215,7 @@ class SlurmCluster:
             process.wait()
 
     def _until(self, condition: object, what: str) -> None:
-        deadline = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + DEADLINE
         while not condition():  # type: ignore[operator]
             ended = [name for name, process in self._processes.items() if process.poll() is not None]
             if ended or time.monotonic() > deadline:

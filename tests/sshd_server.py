@@ -24,8 +24,8 @@ from typing import Any
 import asyncssh
 import psutil
 import pytest
+from waiting import DEADLINE
 
-_START_SECONDS = 30.0
 _PROGRAM = Path("/usr/sbin/sshd")
 
 
@@ -111,7 +111,7 @@ class SshdServer:
         argv = ["setpriv", "--pdeathsig", "TERM", str(_PROGRAM), "-D", "-e", "-f", str(self._configuration)]
         with open(self._folder / "log", "ab") as log:
             self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        deadline = time.monotonic() + _START_SECONDS
+        deadline = time.monotonic() + DEADLINE
         while True:
             try:
                 socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
@@ -139,7 +139,7 @@ class SshdServer:
             process.send_signal(signal.SIGSTOP)  # it takes nobody in any more
             self.cut()
             process.kill()
-            process.wait(timeout=_START_SECONDS)
+            process.wait(timeout=DEADLINE)
             self._process = None
 
     def connections(self) -> int:

@@ -19,12 +19,12 @@ from pathlib import Path
 import click
 import pytest
 from readme_examples import ROOT
+from waiting import DEADLINE
 
 from daggyr_server.cli.main import program
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BIN = Path(sys.executable).parent
-DEADLINE = 60.0  # seconds
 
 
 def blocks(language: str) -> list[str]:

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from daggyr.v1.task_pb2 import HOST_AVAILABLE, HOST_PAUSED, LOST
-from daggyr_server.executors.slurm_client import ALL_OTHERS, ENDED_STATES, JobStatus, SlurmError
+from daggyr_server.executors.slurm_client import ALL_OTHERS, ENDED_STATES, JobStatus, SlurmError, SlurmUnavailable
 from daggyr_server.executors.slurm_flights import LONGEST_PAUSE, Flight, Flights, result_of
 from daggyr_server.executors.slurm_outcomes import GONE
 
@@ -73,6 +73,8 @@ class Talk:
                 attempt.asked_slurm += 1
         except SlurmError as error:
             log.warning("pool %s: jobs cannot be ended for now: %s", self.pool.pool, error)
+            if isinstance(error, SlurmUnavailable):
+                self.flights.offer(HOST_PAUSED)
             pause = self.pool.settings.poll_interval
         for attempt in terminate:
             attempt.asked_at = time.monotonic() + pause

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from scripted_coordinator import DEADLINE
+from waiting import DEADLINE
 
 PROGRAM = Path(sys.executable).with_name("daggyr-agent")
 MARK = "AGENT_TEST_MARK"

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
+from waiting import DEADLINE
 
 from daggyr.channel import MAX_MESSAGE_BYTES
 from daggyr.v1.agents_pb2 import (
@@ -42,8 +43,6 @@ from daggyr.v1.task_pb2 import (
     TaskSpec,
     TaskTemplate,
 )
-
-DEADLINE = 30.0  # seconds; only a test that fails waits this long
 
 Ident = tuple[int, int, int]
 

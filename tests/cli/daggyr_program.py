@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from waiting import DEADLINE
+
 PROGRAM = Path(sys.executable).with_name("daggyr")
-DEADLINE = 30.0  # seconds for any one process
 
 
 @dataclass(frozen=True)

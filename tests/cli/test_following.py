@@ -15,8 +15,9 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import grpc
-from daggyr_program import DEADLINE, PROGRAM, Daggyr, Process, Start
+from daggyr_program import PROGRAM, Daggyr, Process, Start
 from scripted_server import COMPLETED, ERRORED, Piece, ScriptedServer
+from waiting import DEADLINE
 
 from daggyr.v1.task_pb2 import STDERR, STDOUT, AttemptOutcome
 

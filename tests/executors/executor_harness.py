@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
+from waiting import DEADLINE
 
 from daggyr.v1.task_pb2 import (
     HOST_AVAILABLE,
@@ -36,7 +37,6 @@ from daggyr.v1.task_pb2 import (
 )
 from daggyr_server.executors.base import Executor, Surroundings
 
-DEADLINE = 30.0  # seconds; only a test that fails waits this long
 MAX_CHUNK = 256 * 1024
 GRACE = 0.5  # seconds from SIGTERM to SIGKILL in these tests
 Ident = tuple[int, int, int]

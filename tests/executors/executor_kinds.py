@@ -19,8 +19,9 @@ from typing import Any
 import pytest
 import readme_examples
 import slurm_cluster
-from executor_harness import DEADLINE, Ear, Harness, surroundings
+from executor_harness import Ear, Harness, surroundings
 from sshd_server import SshdServer, sshd_server
+from waiting import DEADLINE
 
 from daggyr.v1.agents_pb2_grpc import add_AgentsServicer_to_server
 from daggyr_server.api.listener import Listener

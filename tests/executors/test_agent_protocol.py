@@ -12,8 +12,9 @@ from typing import Any
 import grpc
 import pytest
 from agent_by_hand import Hand, finished, hand, hello, idents
-from executor_harness import DEADLINE, Harness, ident, spec, surroundings
+from executor_harness import Harness, ident, spec, surroundings
 from executor_kinds import opened, serving
+from waiting import DEADLINE
 
 from daggyr.channel import MAX_MESSAGE_BYTES, open_channel
 from daggyr.v1.agents_pb2 import FollowedOutput

@@ -21,7 +21,8 @@ from pathlib import Path
 
 import pytest
 import readme_examples
-from executor_harness import DEADLINE, eventually
+from executor_harness import eventually
+from waiting import DEADLINE
 
 PROGRAMS = Path(sys.executable).parent
 RUN = """

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from executor_harness import DEADLINE, Ear, Harness, eventually, pid_in, runs, shell, spec, surroundings
+from executor_harness import Ear, Harness, eventually, pid_in, runs, shell, spec, surroundings
 from executor_kinds import CORES, opened
+from waiting import DEADLINE
 
 from daggyr.v1.task_pb2 import HOST_AVAILABLE, HOST_GONE, AttemptKey, Placement
 from daggyr_server.executors.base import ExecutorError

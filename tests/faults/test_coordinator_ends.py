@@ -28,8 +28,11 @@ def stop(coordinator: Program) -> None:
 def waits_for_the_lock(coordinator: Program, tracker: str) -> bool:
     """Whether a coordinator wants the tracker that another one has."""
     if tracker.startswith("sqlite:"):
-        links = [path.readlink() for path in Path(f"/proc/{coordinator.pid}/fd").iterdir() if path.is_symlink()]
-        return any(link.name == "state.db-lock" for link in links)
+        for path in Path(f"/proc/{coordinator.pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                if path.readlink().name == "state.db-lock":
+                    return True
+        return False
     with psycopg.connect(tracker) as connection:
         waiting = connection.execute("SELECT count(*) FROM pg_locks WHERE NOT granted").fetchone()
         return waiting is not None and waiting[0] > 0
