@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import time
 from pathlib import Path
 
 import psutil
@@ -15,14 +14,10 @@ from deployment import Deployment, Program, is_gone, shell, task, until
 from farm import LEDGER, Farm, layers
 from faults_tracker import new_tracker
 
-TERM_SECONDS = 10.0  # in which a coordinator that is stopped is gone
-
 
 def stop(coordinator: Program) -> None:
-    """SIGTERM; fails unless it ends well and in time."""
-    before = time.monotonic()
+    """SIGTERM; fails unless it ends well."""
     assert coordinator.end() == 0, coordinator.said()
-    assert time.monotonic() - before < TERM_SECONDS
 
 
 def waits_for_the_lock(coordinator: Program, tracker: str) -> bool:
