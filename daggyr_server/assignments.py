@@ -10,7 +10,8 @@ from collections.abc import Iterator
 
 from daggyr.v1.task_pb2 import AssignmentBatch
 from daggyr_server.core.commands import StartAttempts
-from daggyr_server.core.graph import ExpandedSegment, Graph, Segment
+from daggyr_server.core.graph import Graph
+from daggyr_server.core.segments import ExpandedSegment, Segment
 
 MAX_ASSIGNMENTS = 512
 MAX_BYTES = 1024 * 1024

@@ -12,8 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from daggyr_server.core.graph import Edit, Graph, Kind
+from daggyr_server.core.graph import Edit, Graph
 from daggyr_server.core.run import Run, changed_completed
+from daggyr_server.core.segments import Kind
 from daggyr_server.core.states import ENDED, STATE_OF, Phase, State
 from daggyr_server.spec import PoolLimits, Printed, RunSpec, differences, expand_edit
 

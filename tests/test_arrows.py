@@ -51,7 +51,7 @@ ARROWS: dict[str, frozenset[str]] = {
     **dict.fromkeys(DRIVER, frozenset({"daggyr", "google.protobuf", "msgspec"}) | BELOW_DRIVER),
     API: WIRE | SERVICES | BELOW_DRIVER | {CONFIG, "prometheus_client"},
     CLIENT: WIRE,
-    CLI: WIRE | {CLIENT, SPEC, "daggyr_server.core.graph", "click", "msgspec", "rich"},
+    CLI: WIRE | {CLIENT, SPEC, "daggyr_server.core.graph", "daggyr_server.core.segments", "click", "msgspec", "rich"},
     MAIN: WIRE | SERVICES | BELOW_DRIVER | {API, CONFIG, SETTINGS, "click", "msgspec"},
 }
 

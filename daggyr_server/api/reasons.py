@@ -11,9 +11,9 @@ from shlex import quote
 
 from daggyr.v1.task_pb2 import AttemptOutcome
 from daggyr_server.api.views import missing_host, state_of
-from daggyr_server.core.graph import Kind
 from daggyr_server.core.machine import Machine
 from daggyr_server.core.run import Run
+from daggyr_server.core.segments import Kind
 from daggyr_server.core.states import MAX_LOSSES, Phase, State
 from daggyr_server.trackers.base import StoredAttempt
 

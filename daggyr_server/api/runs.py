@@ -66,9 +66,10 @@ from daggyr_server.api import views
 from daggyr_server.api.output import read_output
 from daggyr_server.api.reasons import reasons
 from daggyr_server.api.statuses import fitting, of_specification
-from daggyr_server.core.graph import Addition, Kind
+from daggyr_server.core.graph import Addition
 from daggyr_server.core.machine import Reason
 from daggyr_server.core.run import Run
+from daggyr_server.core.segments import Kind
 from daggyr_server.core.states import STATE_OF, Phase, State
 from daggyr_server.driver import Closing, Driver, Refused
 from daggyr_server.edits import Change, Plan, TaskEdit

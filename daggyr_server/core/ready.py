@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from daggyr_server.core.graph import Policy
+from daggyr_server.core.segments import Policy
 from daggyr_server.core.states import Phase
 
 if TYPE_CHECKING:

@@ -14,9 +14,10 @@ from daggyr_server.core.carry import Carry
 from daggyr_server.core.events import Adopted, RunRestored
 from daggyr_server.core.flight import InFlight as InFlight
 from daggyr_server.core.flight import Sent
-from daggyr_server.core.graph import Addition, Edit, Policy
+from daggyr_server.core.graph import Addition, Edit
 from daggyr_server.core.host import WHOLE
 from daggyr_server.core.ready import ReadyQueue
+from daggyr_server.core.segments import Policy
 from daggyr_server.core.states import ENDED, FOLLOWS, MAX_LOSSES, STATE_OF, Follows, Outcome, Phase, State
 from daggyr_server.core.tasks import IllegalTransition, Tasks
 

@@ -11,8 +11,9 @@ from array import array
 from collections.abc import Callable, Iterable, Sequence
 
 from daggyr_server.core.carry import Carry
-from daggyr_server.core.graph import Addition, ExpandedSegment, Graph, PlainSegment
+from daggyr_server.core.graph import Addition, Graph
 from daggyr_server.core.ready import ReadyQueue
+from daggyr_server.core.segments import ExpandedSegment, PlainSegment
 from daggyr_server.core.states import ENDED, TRANSITIONS, Phase
 
 _BLOCKED, _READY, _DELAYED = int(Phase.BLOCKED), int(Phase.READY), int(Phase.DELAYED)

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
-from daggyr_server.core.graph import Digit, ExpandedSegment, MatchRule, free_offsets
+from daggyr_server.core.segments import Digit, ExpandedSegment, MatchRule, free_offsets
 from daggyr_server.spec.faults import Faults, listed, quoted
 
 MAX_MATCH_EDGES = 100_000_000

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from daggyr_server.core.graph import ExpandedSegment, stems
+from daggyr_server.core.segments import ExpandedSegment, stems
 
 # Choices that are looked at before two rules count as too much alike.
 _MAX_STEPS = 2_000_000

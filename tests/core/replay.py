@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from daggyr_server.core.graph import Edit, Graph, Kind
+from daggyr_server.core.graph import Edit, Graph
 from daggyr_server.core.records import (
     AttemptRecorded,
     AttemptsAssigned,
@@ -17,6 +17,7 @@ from daggyr_server.core.records import (
     TasksMoved,
 )
 from daggyr_server.core.run import Run
+from daggyr_server.core.segments import Kind
 from daggyr_server.core.states import Outcome, State
 
 

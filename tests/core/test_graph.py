@@ -15,13 +15,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from daggyr_server.core.graph import (
+from daggyr_server.core.graph import Addition, Graph
+from daggyr_server.core.segments import (
     MAX_NUMBER,
-    Addition,
     Details,
     Digit,
     ExpandedSegment,
-    Graph,
     Kind,
     MatchRule,
     PlainSegment,
