@@ -19,30 +19,18 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 
-from daggyr.v1.task_pb2 import (
-    HOST_AVAILABLE,
-    HOST_DRAINING,
-    HOST_GONE,
-    STDOUT,
-    AttemptKey,
-    AttemptResult,
-    AttemptUpdate,
-    Host,
-    Placement,
-)
 from daggyr.v1.task_pb2 import LOST as LOST_OUTCOME
+from daggyr.v1.task_pb2 import STDOUT, AttemptKey, AttemptResult, AttemptUpdate, Placement
 from daggyr_server.assignments import assignment_batches
 from daggyr_server.changes import Changes
 from daggyr_server.core.commands import Key, RecallAttempts, StartAttempts, StopAttempts
 from daggyr_server.core.events import (
     AttemptEnded,
-    AttemptStarted,
     EditAsked,
     Event,
-    HostChanged,
     HostGone,
     KillAsked,
     MarkAsked,
@@ -51,16 +39,18 @@ from daggyr_server.core.events import (
     RunSubmitted,
 )
 from daggyr_server.core.graph import Addition
-from daggyr_server.core.machine import Machine, Reason, Refusal, Step
+from daggyr_server.core.machine import Machine, Refusal, Step
 from daggyr_server.core.records import AttemptRecorded, OutputKept, Record, RunEdited, RunMoved
 from daggyr_server.core.run import Run
-from daggyr_server.core.states import Outcome, State
+from daggyr_server.core.states import Outcome
+from daggyr_server.deletions import Deletions
 from daggyr_server.durations import Durations
-from daggyr_server.edits import Plan, Snapshot, planned
+from daggyr_server.editing import Editing
 from daggyr_server.executors.base import Executor
 from daggyr_server.generators import Generators
 from daggyr_server.recovery import restored
-from daggyr_server.spec import PoolLimits, Printed, RunSpec
+from daggyr_server.refusals import Closing, Refused
+from daggyr_server.reports import PoolReports, Reported, event_of
 from daggyr_server.trackers.base import LostTracker, Tracker, TrackerError
 
 log = logging.getLogger(__name__)
@@ -70,52 +60,7 @@ TURNS = 6
 MAX_UPDATES_A_STEP = 1_024  # more wait for the next one, so that answers do not
 KEPT_ENDED_RUNS = 200  # ended runs in memory, where a tracker has them too
 KEPT_ENDED_TASKS = 2_000_000  # and their tasks together
-DELETED_ROWS = 5_000  # at once
-ROWS_AT_ONCE = 1_000
-PLANS = 10  # of one edit, while the run goes on
 _PIECE_BYTES = 1024 * 1024
-_OUTCOMES = {int(outcome): outcome for outcome in Outcome}
-_ENDED = (State.COMPLETED, State.ERRORED, State.KILLED)
-
-
-class _Reported:
-    """A batch of updates from a pool's executor, as it waits in the inbox."""
-
-    __slots__ = ("durable", "host", "pool", "updates")
-
-    def __init__(self, pool: str, host: str, updates: Sequence[AttemptUpdate], durable: Callable[[], None]) -> None:
-        self.pool = pool
-        self.host = host
-        self.updates = updates
-        self.durable = durable
-
-
-class PoolReports:
-    """The driver's ear for one pool; see executors.base.Reports."""
-
-    def __init__(self, pool: str, put: Callable[[Event | _Reported], None]) -> None:
-        self._pool = pool
-        self._put = put
-
-    def host(self, host: Host) -> None:
-        if host.state == HOST_GONE:
-            result = AttemptResult(outcome=LOST_OUTCOME, notes=[f"its host {host.name} went away"])
-            self._put(HostGone(pool=self._pool, host=host.host, result=result))
-            return
-        self._put(
-            HostChanged(
-                pool=self._pool,
-                host=host.host,
-                name=host.name,
-                resources=dict(host.resources),
-                open=host.state == HOST_AVAILABLE,
-                ahead=host.takes_ahead,
-                draining=host.state == HOST_DRAINING,
-            )
-        )
-
-    def updates(self, host: str, updates: Sequence[AttemptUpdate], durable: Callable[[], None]) -> None:
-        self._put(_Reported(self._pool, host, updates, durable))
 
 
 class Driver:
@@ -143,16 +88,16 @@ class Driver:
         self.durable = durable
         self._ended: dict[int, int] = {}  # ended runs in memory -> how many tasks; asked for longest ago first
         self._loading = asyncio.Lock()
+        self.editing = Editing(tracker, self._ask, self.find)
+        self.deletions = Deletions(tracker, self._forgotten)
         self.executors: dict[str, Executor] = {}
         self._generators = generators
         self._clock = clock
         self._now = 0.0
-        self._inbox: deque[Event | _Reported] = deque()
+        self._inbox: deque[Event | Reported] = deque()
         self._wake = asyncio.Event()
         self._waiting: dict[Hashable, asyncio.Future[int | None]] = {}
         self._task: asyncio.Task[None] | None = None
-        self._deleting: asyncio.Task[None] | None = None
-        self._deletions: set[asyncio.Task[None]] = set()
         self._ready: dict[str, int] = {}
         self._demanding: dict[str, Executor] = {}
 
@@ -175,7 +120,7 @@ class Driver:
             await self._close_executors()
             raise
         self._task = asyncio.create_task(self._loop(), name="driver")
-        self._deleting = asyncio.create_task(self._delete_on(await self.tracker.deleting()), name="deleting")
+        self.deletions.go_on(await self.tracker.deleting())
 
     async def _restore(self) -> None:
         """Go on with the runs that have not ended. Raises TrackerError."""
@@ -217,11 +162,11 @@ class Driver:
 
     async def close(self) -> None:
         """Commit what has come in, let go of the executors and the tracker. Safe to call twice."""
-        tasks = [task for task in (self._task, self._deleting, *self._deletions) if task is not None]
-        self._task = self._deleting = None
-        for task in tasks:
+        task, self._task = self._task, None
+        await self.deletions.close()
+        if task is not None:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(task, return_exceptions=True)
         await self._close_executors()
         for future in self._waiting.values():
             if not future.done():
@@ -283,115 +228,6 @@ class Driver:
         ticket = object()
         await self._ask(ticket, MarkAsked(ticket=ticket, run_id=run_id, numbers=numbers, completed=completed))
 
-    async def plan(self, run: Run, spec: RunSpec, *, pools: Mapping[str, PoolLimits], downstream: bool) -> Plan:
-        """What giving a run another specification would do to it; made in a thread. Raises SpecificationError, TrackerError."""
-        snapshot, generators = Snapshot.of(run), dict(run.printed)
-        printed = []
-        for revision, number in generators.items():
-            document = await self.tracker.document(run.run_id, revision)
-            if document is None:
-                raise Refused(Refusal(Reason.NOT_FOUND, f"run {run.run_id} is being deleted"))
-            printed.append(Printed(revision, number, document))
-        return await asyncio.to_thread(
-            planned, snapshot, spec, printed, pools=pools, default_pool=spec.pool or run.pool, downstream=downstream
-        )
-
-    async def edit(
-        self,
-        run: Run,
-        spec: RunSpec,
-        document: bytes,
-        edits: int,
-        *,
-        pools: Mapping[str, PoolLimits],
-        downstream: bool,
-        most: int,
-    ) -> None:
-        """Give a run another specification, of `most` tasks at most; returns once that is durable.
-
-        `edits` is how often it had been edited when the caller looked at it; if that is not so any more, Refused says so. Raises
-        SpecificationError, Refused, TrackerError, Closing.
-        """
-        for attempt in range(1, PLANS + 1):
-            if len(run.graph.edits) != edits:
-                break  # it will be refused: no need to plan
-            plan = await self.plan(run, spec, pools=pools, downstream=downstream)
-            tasks = plan.graph.size - plan.graph.live
-            if tasks > most:
-                message = f"the run would have {tasks:,} tasks; the most is {most:,} ([server] max_run_tasks)"
-                raise Refused(Refusal(Reason.TOO_LARGE, message))
-            try:
-                await self._edit(run, spec, document, edits, plan)
-            except Refused as error:
-                found = await self.find(run.run_id)  # ended runs may have left memory meanwhile
-                if attempt == PLANS or found is None or (error.refusal.reason is not Reason.STALE and found is run):
-                    raise
-                run = found
-            else:
-                return
-        message = f"run {run.run_id} was edited meanwhile: it has revision {run.revision} now, look at it again"
-        raise Refused(Refusal(Reason.CONFLICT, message))
-
-    async def _edit(self, run: Run, spec: RunSpec, document: bytes, edits: int, plan: Plan) -> None:
-        ticket = object()
-        await self._ask(
-            ticket,
-            EditAsked(
-                ticket=ticket,
-                run_id=run.run_id,
-                edits=edits,
-                revision=plan.snapshot.revision,
-                edit=plan.edit,
-                tags={**run.tags, **(spec.tags or {})},
-                pool=spec.pool or run.pool,
-                parameters=spec.run_parameters(),
-                document=document,
-                completed=plan.completed,
-                again=plan.again,
-            ),
-        )
-
-    async def delete(self, run_id: int) -> None:
-        """Take a run away that has ended; other things go on meanwhile. Raises Refused, TrackerError, Closing.
-
-        It is ended even if the caller goes away: a run that is half there is of no use to anybody.
-        """
-        deleting = asyncio.create_task(self._delete(run_id), name=f"deleting run {run_id}")
-        self._deletions.add(deleting)
-        deleting.add_done_callback(self._deletions.discard)
-        await asyncio.shield(deleting)
-
-    async def _delete(self, run_id: int) -> None:
-        async with self._loading:  # nobody brings it back meanwhile
-            ticket = object()
-            await self._ask(ticket, RunsForgotten(ticket=ticket, run_ids=(run_id,)))
-            self._ended.pop(run_id, None)
-            more = await self.tracker.delete(run_id, DELETED_ROWS)
-        while more:
-            await asyncio.sleep(0)
-            more = await self.tracker.delete(run_id, DELETED_ROWS)
-
-    async def prune(self, before: float) -> int:
-        """Take all runs away that ended before a time. Returns how many. Raises TrackerError, Closing."""
-        deleted = 0
-        newest: int | None = None
-        while rows := await self.tracker.rows(before=newest, limit=ROWS_AT_ONCE):
-            newest = rows[-1].run_id
-            for row in rows:
-                if row.state in _ENDED and row.stop_time is not None and row.stop_time < before:
-                    with contextlib.suppress(Refused):  # somebody has asked for it again
-                        await self.delete(row.run_id)
-                        deleted += 1
-        return deleted
-
-    async def _delete_on(self, run_ids: Sequence[int]) -> None:
-        """Go on with what an earlier coordinator had begun to delete."""
-        for run_id in run_ids:
-            try:
-                await self.delete(run_id)
-            except TrackerError as error:
-                log.warning("what is left of run %d is deleted at the next start: %s", run_id, error)
-
     async def find(self, run_id: int) -> Run | None:
         """A run, from the tracker if it is not in memory; None if there is none. Raises TrackerError, Closing."""
         run = self.machine.runs.get(run_id)
@@ -407,6 +243,15 @@ class Driver:
         if run is not None and run.has_ended:
             self._keep_ended(run)
         return run
+
+    @contextlib.asynccontextmanager
+    async def _forgotten(self, run_id: int) -> AsyncIterator[None]:
+        """Has an ended run taken from memory; nobody brings it back while this lasts. Raises Refused, Closing."""
+        async with self._loading:
+            ticket = object()
+            await self._ask(ticket, RunsForgotten(ticket=ticket, run_ids=(run_id,)))
+            self._ended.pop(run_id, None)
+            yield
 
     async def settled(self, run_id: int, *, patient: bool = False) -> None:
         """Return once all that is to be seen of a run is durable; in `trouble` at once, unless `patient`.
@@ -442,7 +287,7 @@ class Driver:
         # A caller that goes away does not take its question back: it is answered to nobody.
         return await asyncio.shield(future)
 
-    def _put(self, entry: Event | _Reported) -> None:
+    def _put(self, entry: Event | Reported) -> None:
         self._inbox.append(entry)
         self._wake.set()
 
@@ -488,7 +333,7 @@ class Driver:
             self._answer(step)
             self.changes.publish(step.changed)
             for record in step.records:
-                if type(record) is RunMoved and record.state in _ENDED:
+                if type(record) is RunMoved and record.state.has_ended:
                     self.changes.ended(record.run_id)
                     run = self.machine.runs.get(record.run_id)
                     if run is not None:
@@ -547,40 +392,32 @@ class Driver:
                 else:
                     events.append(entry)
                 break
-            if type(entry) is not _Reported:
+            if type(entry) is not Reported:
                 events.append(entry)  # type: ignore[arg-type]
                 budget -= 1
                 continue
             budget -= len(entry.updates)
             durables.append(entry.durable)
             for update in entry.updates:
-                self._translate(update, events, kept)
-                if self._generators and type(events[-1] if events else None) is AttemptEnded:
+                event = event_of(update)
+                if event is None:
+                    self._keep(update, kept)
+                    continue
+                events.append(event)
+                if self._generators and type(event) is AttemptEnded:
                     await self._generate(events, steps)
         steps.append(self._handle(events))
         return steps, kept, durables
 
-    def _translate(self, update: AttemptUpdate, events: list[Event], kept: list[OutputKept]) -> None:
-        key = update.key
-        run_id, number, attempt = key.run_id, key.task_number, key.attempt
-        kind = update.WhichOneof("update")
-        if kind == "finished":
-            result = update.finished
-            outcome = _OUTCOMES.get(result.outcome, Outcome.FAILED)  # an unknown outcome is no success
-            start, stop = result.start_time, result.stop_time
-            seconds = None
-            if start.seconds:
-                seconds = max(0.0, stop.seconds - start.seconds + (stop.nanos - start.nanos) / 1e9)
-            events.append(AttemptEnded(run_id, number, attempt, outcome, seconds, result))
-        elif kind == "started":
-            start = update.started.start_time
-            events.append(AttemptStarted(run_id, number, attempt, start.seconds + start.nanos / 1e9))
-        elif kind == "output":
-            run = self.machine.runs.get(run_id)
-            if run is not None and run.current(number, attempt) is not None:
-                chunk = update.output
-                kept.append(OutputKept(run_id, number, attempt, chunk.stream, chunk.offset, chunk.data))
-                self._generators.keep((run_id, number, attempt), chunk.stream, chunk.offset, chunk.data)
+    def _keep(self, update: AttemptUpdate, kept: list[OutputKept]) -> None:
+        """Output of an attempt is kept while somebody waits for its end."""
+        if not update.HasField("output"):
+            return  # of a kind that a later version knows
+        key, chunk = update.key, update.output
+        run = self.machine.runs.get(key.run_id)
+        if run is not None and run.current(key.task_number, key.attempt) is not None:
+            kept.append(OutputKept(key.run_id, key.task_number, key.attempt, chunk.stream, chunk.offset, chunk.data))
+            self._generators.keep((key.run_id, key.task_number, key.attempt), chunk.stream, chunk.offset, chunk.data)
 
     async def _generate(self, events: list[Event], steps: list[Step]) -> None:
         """If the last event is the end of a generator's attempt, put the tasks that it printed into it."""
@@ -647,18 +484,6 @@ class Driver:
             if ready != self._ready.get(name, 0):
                 self._ready[name] = ready
                 executor.demand(ready)
-
-
-class Refused(Exception):
-    """What was asked cannot be granted; nothing has changed."""
-
-    def __init__(self, refusal: Refusal) -> None:
-        super().__init__(refusal.message)
-        self.refusal = refusal
-
-
-class Closing(Exception):
-    """The server is going away; what was asked may or may not have been done."""
 
 
 def _keys(keys: Sequence[Key]) -> list[AttemptKey]:

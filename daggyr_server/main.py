@@ -29,10 +29,11 @@ from daggyr.v1 import agents_pb2, runs_pb2
 from daggyr.v1.agents_pb2_grpc import add_AgentsServicer_to_server
 from daggyr.v1.runs_pb2_grpc import add_RunsServicer_to_server
 from daggyr_server import __version__
+from daggyr_server.api.asking import Limits
 from daggyr_server.api.authentication import Tokens
 from daggyr_server.api.binding import ListenerError
 from daggyr_server.api.listener import Listener
-from daggyr_server.api.runs import Limits, RunsService
+from daggyr_server.api.runs import RunsService
 from daggyr_server.changes import Changes
 from daggyr_server.config import Configuration, Server, load
 from daggyr_server.core.machine import Machine

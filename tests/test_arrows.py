@@ -30,7 +30,11 @@ CONFIG = "daggyr_server.config"
 SETTINGS = "daggyr_server.settings"
 MAIN = "daggyr_server.main"
 DRIVER = frozenset(
-    f"daggyr_server.{name}" for name in ("assignments", "changes", "driver", "durations", "edits", "generators", "recovery")
+    f"daggyr_server.{name}"
+    for name in (
+        *("assignments", "changes", "deletions", "driver", "durations", "editing", "edits"),
+        *("generators", "recovery", "refusals", "reports"),
+    )
 )
 
 WIRE = frozenset({"daggyr", "google.protobuf", "grpc"})

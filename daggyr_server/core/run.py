@@ -436,7 +436,7 @@ class Run(Tasks):
 
     @property
     def has_ended(self) -> bool:
-        return self.state is not State.QUEUED and self.state is not State.RUNNING
+        return self.state.has_ended
 
     @property
     def _can_go_on(self) -> bool:

@@ -51,6 +51,10 @@ class State(IntEnum):
     ERRORED = 4
     KILLED = 5
 
+    @property
+    def has_ended(self) -> bool:
+        return self is not State.QUEUED and self is not State.RUNNING
+
 
 @unique
 class Phase(IntEnum):

@@ -1,0 +1,140 @@
+"""What every call of the client's service begins and ends with: which run and task it means, and what a refusal is on the wire.
+
+The classes of the calls derive from `Asking`: submitting.py, reading.py, watching.py, steering.py, hosts.py. Nothing here changes
+anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn, TypeVar
+
+import grpc
+
+from daggyr.v1.run_pb2 import RunSummary
+from daggyr_server.api import views
+from daggyr_server.api.statuses import fitting
+from daggyr_server.core.machine import Reason
+from daggyr_server.core.run import Run
+from daggyr_server.core.segments import Kind
+from daggyr_server.driver import Driver
+from daggyr_server.refusals import Closing, Refused
+from daggyr_server.spec import PoolLimits
+from daggyr_server.trackers.base import StoredAttempt, TrackerError
+
+LARGE_RUN = 20_000  # tasks
+_CODES = {
+    Reason.NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+    Reason.NOT_NOW: grpc.StatusCode.FAILED_PRECONDITION,
+    Reason.CONFLICT: grpc.StatusCode.ABORTED,
+    Reason.STALE: grpc.StatusCode.ABORTED,
+    Reason.TOO_LARGE: grpc.StatusCode.RESOURCE_EXHAUSTED,
+}
+T = TypeVar("T")
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What the configuration lets clients submit."""
+
+    pools: Mapping[str, PoolLimits]
+    executors: Mapping[str, str]  # pool -> its executor's name
+    default_pool: str
+    max_bytes: int
+    max_tasks: int
+
+
+class Asking:
+    """Of one server."""
+
+    def __init__(self, driver: Driver, limits: Limits) -> None:
+        self.driver = driver
+        self.limits = limits
+
+    async def summary(self, run: Run) -> RunSummary:
+        await self.driver.settled(run.run_id)
+        return self.summary_now(run)
+
+    def summary_now(self, run: Run) -> RunSummary:
+        """As the machine has it, which may be more than is durable."""
+        summary = views.run_summary(run, self.driver.machine, self.driver.changes.seq(run.run_id))
+        if self.driver.trouble is not None:
+            summary.notes.append(f"nothing new is started, because state cannot be made durable: {self.driver.trouble}")
+        return summary
+
+    async def asked(self, answer: Awaitable[T], context: Context) -> T:
+        """What driver or tracker answer, or the end of the call if they cannot."""
+        try:
+            return await answer
+        except (TrackerError, Closing, Refused) as error:
+            await refuse(error, context)
+
+    async def run(self, run_id: int, context: Context) -> Run:
+        run = await self.find(run_id, context)
+        if isinstance(run, str):
+            await context.abort(grpc.StatusCode.NOT_FOUND, run)
+        return run
+
+    async def find(self, run_id: int, context: Context) -> Run | str:
+        """A run (0: the newest), or why there is none."""
+        driver = self.driver
+        if not run_id:
+            newest = next(reversed(driver.machine.runs), 0) if not driver.durable else 0
+            rows = [] if newest else await self.asked(driver.tracker.rows(before=None, limit=1), context)
+            run_id = newest or (rows[0].run_id if rows else 0)
+            if not run_id:
+                return "there are no runs yet"
+        run = await self.asked(driver.find(run_id), context)
+        return run if run is not None else f"there is no run {run_id}; `daggyr runs` lists them"
+
+    async def attempts(self, run: Run, number: int, context: Context) -> list[StoredAttempt]:
+        """The ended attempts of a task under all the numbers that it has had."""
+        found: list[StoredAttempt] = []
+        for known in reversed(run.graph.lineage(number)):
+            found += await self.asked(self.driver.tracker.attempts(run.run_id, known), context)
+        return found
+
+    async def learn_parents(self, run: Run) -> None:
+        """See to it that asking for a task's parents takes no time here: of a large run, they are found in a thread, once."""
+        graph = run.graph
+        if graph.size >= LARGE_RUN and not graph.knows_parents:
+            frozen = graph.frozen()
+            await asyncio.to_thread(frozen.parents, frozen.live)
+            graph.learn_parents(frozen)
+
+    async def number(self, run: Run, task_id: str, context: Context, *, before: bool = False) -> int:
+        """A task's number; `before`: also of one that an edit took away."""
+        number = run.graph.number_of(task_id)
+        if number is None and before:
+            number = run.graph.number_before(task_id)
+            now = run.graph.newest(number) if number is not None else None  # it may live on under another name
+            number = now if now is not None else number
+        if number is None:
+            message = f"run {run.run_id} has no task {task_id[:1024]!r}; `daggyr tasks {run.run_id}` lists them"
+            await context.abort(grpc.StatusCode.NOT_FOUND, fitting(message))
+        return number
+
+    async def named(self, run: Run, names: Any, context: Context) -> tuple[int, ...] | None:
+        """The numbers that plain names mean, None for no names."""
+        if not names:
+            return None
+        numbers: list[int] = []
+        for name in names:
+            found = run.graph.named(name)
+            if found is None:
+                await self.number(run, name, context)
+            elif run.graph.kind(found[0]) is not Kind.TASK:
+                message = f"task {name!r} runs nothing: name the task that it belongs to, or one of its expansions"
+                await context.abort(grpc.StatusCode.FAILED_PRECONDITION, fitting(message))
+            else:
+                numbers += found
+        return tuple(dict.fromkeys(numbers))
+
+
+async def refuse(error: Refused | Closing | TrackerError, context: Context) -> NoReturn:
+    if not isinstance(error, Refused):
+        await context.abort(grpc.StatusCode.UNAVAILABLE, fitting(str(error)))
+    await context.abort(_CODES[error.refusal.reason], fitting(str(error)))

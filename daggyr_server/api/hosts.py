@@ -1,0 +1,100 @@
+"""The calls about what tasks run on: pools, agents, and an agent that is to be drained.
+
+Part of `RunsService` (runs.py).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import grpc
+
+from daggyr.v1.runs_pb2 import (
+    AGENT_STATE_CONNECTED,
+    AGENT_STATE_DISCONNECTED,
+    AGENT_STATE_DRAINING,
+    Agent,
+    DrainAgentRequest,
+    DrainAgentResponse,
+    ListAgentsRequest,
+    ListAgentsResponse,
+    ListPoolsRequest,
+    ListPoolsResponse,
+    Pool,
+)
+from daggyr_server.api import views
+from daggyr_server.api.asking import Asking, Context
+from daggyr_server.api.statuses import fitting
+from daggyr_server.executors.agent import AgentExecutor
+
+
+class Hosts(Asking):
+    """See runs.proto."""
+
+    async def ListPools(self, request: ListPoolsRequest, context: Context) -> ListPoolsResponse:
+        response = ListPoolsResponse()
+        for name, pool in sorted(self.driver.machine.pools.items()):
+            entry = response.pools.add(name=name, executor=self.limits.executors.get(name, ""), ready=pool.ready)
+            entry.is_default = name == self.limits.default_pool
+            for host in pool.hosts.values():
+                if host.open:
+                    entry.hosts += 1
+                    for resource, units in host.resources.items():
+                        entry.resources[resource] += units
+                        entry.used[resource] += min(units, host.load.get(resource, 0))
+        for run in self.driver.machine.runs.values():
+            for flight in run.in_flight.values():
+                if flight.start_time is not None:
+                    _of(response, flight.pool).running += 1
+        return response
+
+    async def ListAgents(self, request: ListAgentsRequest, context: Context) -> ListAgentsResponse:
+        response = ListAgentsResponse()
+        running, waiting = Counter[str](), Counter[str]()  # by host; one look at what is in flight, however many agents there are
+        for run in self.driver.machine.runs.values():
+            for flight in run.in_flight.values():
+                (waiting if flight.start_time is None else running)[flight.host] += 1
+        for pool, executor in sorted(self.driver.executors.items()):
+            if isinstance(executor, AgentExecutor):
+                for agent in executor.agents.values():
+                    entry = self._agent(pool, agent)
+                    entry.running, entry.waiting = running[agent.agent_id], waiting[agent.agent_id]
+                    response.agents.append(entry)
+        return response
+
+    def _agent(self, pool: str, agent: Any) -> Agent:
+        state = AGENT_STATE_DRAINING if agent.draining else AGENT_STATE_CONNECTED
+        entry = Agent(
+            name=agent.name,
+            agent_id=agent.agent_id,
+            pool=pool,
+            state=state if agent.session is not None else AGENT_STATE_DISCONNECTED,
+            resources=agent.resources,
+            version=agent.version,
+            connect_time=views.timestamp(agent.connect_time) if agent.connect_time else None,
+            last_seen=views.timestamp(agent.last_seen) if agent.last_seen else None,
+            address=agent.address,
+        )
+        host = self.driver.machine.pools[pool].hosts.get(agent.agent_id)
+        if host is not None:
+            entry.name = host.name  # of an agent that has not come back yet, the executor knows the id only
+            for resource, units in host.load.items():
+                entry.used[resource] = min(units, host.resources.get(resource, 0))
+        if agent.heartbeat is not None:
+            entry.load_average = agent.heartbeat.load_average
+            entry.cpu_percent = agent.heartbeat.cpu_percent
+            entry.memory_available_bytes = agent.heartbeat.memory_available_bytes
+        return entry
+
+    async def DrainAgent(self, request: DrainAgentRequest, context: Context) -> DrainAgentResponse:
+        executors = [executor for executor in self.driver.executors.values() if isinstance(executor, AgentExecutor)]
+        if not any(executor.drain(request.name) for executor in executors):
+            message = f"there is no agent {request.name[:1024]!r}; `daggyr agents` lists them"
+            await context.abort(grpc.StatusCode.NOT_FOUND, fitting(message))
+        agents = (await self.ListAgents(ListAgentsRequest(), context)).agents
+        return DrainAgentResponse(running=sum(agent.running for agent in agents if agent.name == request.name))
+
+
+def _of(response: ListPoolsResponse, name: str) -> Pool:
+    return next(pool for pool in response.pools if pool.name == name)

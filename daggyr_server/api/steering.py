@@ -1,0 +1,63 @@
+"""The calls that say what is to become of runs: kill, retry, mark, delete, prune.
+
+Each answers once what was asked is durable. Part of `RunsService` (runs.py); edits bring a specification: submitting.py.
+"""
+
+from __future__ import annotations
+
+import grpc
+
+from daggyr.v1.run_pb2 import STATE_COMPLETED, STATE_QUEUED, RunSummary
+from daggyr.v1.runs_pb2 import (
+    DeleteRunRequest,
+    DeleteRunResponse,
+    KillRunRequest,
+    MarkTasksRequest,
+    PruneRunsRequest,
+    PruneRunsResponse,
+    RetryRunRequest,
+)
+from daggyr_server.api.asking import Asking, Context
+
+
+class Steering(Asking):
+    """See runs.proto."""
+
+    async def KillRun(self, request: KillRunRequest, context: Context) -> RunSummary:
+        run = await self.run(request.run_id, context)
+        numbers = await self.named(run, request.tasks, context)
+        await self.asked(self.driver.kill(run.run_id, numbers), context)
+        return await self.summary(run)
+
+    async def RetryRun(self, request: RetryRunRequest, context: Context) -> RunSummary:
+        run = await self.run(request.run_id, context)
+        numbers = await self.named(run, request.tasks, context)
+        if request.downstream and numbers is None:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "downstream of which task? Name one, or leave downstream out")
+        await self.asked(self.driver.retry(run.run_id, numbers, downstream=request.downstream), context)
+        return await self.summary(run)
+
+    async def MarkTasks(self, request: MarkTasksRequest, context: Context) -> RunSummary:
+        run = await self.run(request.run_id, context)
+        numbers = await self.named(run, request.tasks, context)
+        if numbers is None or request.state not in (STATE_COMPLETED, STATE_QUEUED):
+            message = "name tasks, and the state to mark them with: COMPLETED or QUEUED"
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, message)
+        await self.asked(self.driver.mark(run.run_id, numbers, completed=request.state == STATE_COMPLETED), context)
+        return await self.summary(run)
+
+    async def DeleteRun(self, request: DeleteRunRequest, context: Context) -> DeleteRunResponse:
+        if not request.run_id:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "which run is to be taken away? Name its id")
+        run = await self.run(request.run_id, context)
+        if not run.has_ended:
+            message = f"run {run.run_id} has not ended: it is {run.state.name}; kill it first"
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, message)
+        await self.asked(self.driver.deletions.delete(run.run_id), context)
+        return DeleteRunResponse()
+
+    async def PruneRuns(self, request: PruneRunsRequest, context: Context) -> PruneRunsResponse:
+        if not request.HasField("ended_before"):
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "prune what ended before when?")
+        before = request.ended_before.ToNanoseconds() / 1e9
+        return PruneRunsResponse(runs=await self.asked(self.driver.deletions.prune(before), context))

@@ -1,0 +1,184 @@
+"""The calls that bring specifications: submitting a run, and editing one.
+
+Documents are decoded and expanded in threads; what comes of them is given to the driver. Part of `RunsService` (runs.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from itertools import islice
+
+import grpc
+
+from daggyr.v1.runs_pb2 import (
+    TASK_EDIT_KIND_ADDED,
+    TASK_EDIT_KIND_CHANGED,
+    TASK_EDIT_KIND_QUEUED_AGAIN,
+    TASK_EDIT_KIND_REMOVED,
+    EditRunChunk,
+    EditRunResponse,
+    SubmitRunChunk,
+    SubmitRunRequest,
+    SubmitRunResponse,
+)
+from daggyr.v1.runs_pb2 import TaskEdit as TaskEditMessage
+from daggyr_server.api.asking import Asking, Context
+from daggyr_server.api.statuses import of_specification
+from daggyr_server.core.graph import Addition
+from daggyr_server.core.run import Run
+from daggyr_server.edits import Change, Plan, TaskEdit
+from daggyr_server.spec import (
+    RunSpec,
+    SpecificationError,
+    decode_json,
+    encode_json,
+    expand,
+    run_spec_from_message,
+)
+
+MAX_REQUEST_ID_BYTES = 128
+MAX_EDITS_A_PAGE = 1_000
+_EDIT_KINDS = {
+    Change.CHANGED: TASK_EDIT_KIND_CHANGED,
+    Change.ADDED: TASK_EDIT_KIND_ADDED,
+    Change.REMOVED: TASK_EDIT_KIND_REMOVED,
+    Change.QUEUED_AGAIN: TASK_EDIT_KIND_QUEUED_AGAIN,
+}
+
+
+class Submitting(Asking):
+    """See runs.proto."""
+
+    async def SubmitRun(self, request: SubmitRunRequest, context: Context) -> SubmitRunResponse:
+        known = await self._known_request(request.request_id, context)
+        if known is not None:
+            return known
+
+        def read() -> tuple[RunSpec, bytes]:
+            spec = run_spec_from_message(request.spec)
+            return spec, encode_json(spec)
+
+        try:
+            spec, document = await asyncio.to_thread(read)
+        except SpecificationError as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, of_specification(error))
+        return await self._submit(request.request_id, spec, document, context)
+
+    async def SubmitRunStream(self, request_iterator: AsyncIterator[SubmitRunChunk], context: Context) -> SubmitRunResponse:
+        first = await anext(request_iterator, None)
+        if first is None or first.WhichOneof("chunk") != "header":
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first message carries the header")
+        header = first.header
+        known = await self._known_request(header.request_id, context)
+        if known is not None:
+            return known
+        document = await self._document(request_iterator, context)
+        try:
+            limits = self.limits
+            spec = await asyncio.to_thread(
+                decode_json, document, pool=header.pool, pools=limits.pools, default_pool=limits.default_pool
+            )
+            spec = spec.with_overrides(tags=header.tags, pool=header.pool)
+        except SpecificationError as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, of_specification(error))
+        return await self._submit(header.request_id, spec, document, context)
+
+    async def _document(self, chunks: AsyncIterator[SubmitRunChunk] | AsyncIterator[EditRunChunk], context: Context) -> bytes:
+        """What comes behind the header."""
+        pieces: list[bytes] = []
+        size = 0
+        async for chunk in chunks:
+            if chunk.WhichOneof("chunk") != "data":
+                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "after the header, messages carry data")
+            size += len(chunk.data)
+            if size > self.limits.max_bytes:
+                message = f"the specification is larger than {self.limits.max_bytes:,} bytes ([server] max_run_bytes)"
+                await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, message)
+            pieces.append(chunk.data)
+        return b"".join(pieces)
+
+    async def _known_request(self, request_id: str, context: Context) -> SubmitRunResponse | None:
+        if not 0 < len(request_id.encode()) <= MAX_REQUEST_ID_BYTES:
+            message = f"a request_id has 1 to {MAX_REQUEST_ID_BYTES} bytes"
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, message)
+        known = self.driver.machine.requests.get(request_id)
+        if known is None:
+            known = await self.asked(self.driver.tracker.find_request(request_id), context)
+        return SubmitRunResponse(run_id=known) if known is not None else None
+
+    async def _submit(self, request_id: str, spec: RunSpec, document: bytes, context: Context) -> SubmitRunResponse:
+        limits = self.limits
+        try:
+            addition: Addition = await asyncio.to_thread(expand, spec, pools=limits.pools, default_pool=limits.default_pool)
+        except SpecificationError as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, of_specification(error))
+        tasks = sum(segment.size for segment in addition.segments)
+        if tasks > limits.max_tasks:
+            message = f"the run has {tasks:,} tasks; the most is {limits.max_tasks:,} ([server] max_run_tasks)"
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, message)
+        submitted = self.driver.submit(
+            request_id=request_id,
+            tags=spec.tags or {},
+            pool=spec.pool or limits.default_pool,
+            parameters=spec.run_parameters(),
+            addition=addition,
+            document=document,
+        )
+        return SubmitRunResponse(run_id=await self.asked(submitted, context))
+
+    async def EditRun(self, request_iterator: AsyncIterator[EditRunChunk], context: Context) -> AsyncIterator[EditRunResponse]:
+        first = await anext(request_iterator, None)
+        if first is None or first.WhichOneof("chunk") != "header":
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first message carries the header")
+        header = first.header
+        run = await self.find(header.run_id, context)
+        # Whoever edits it while this one sends its document is first.
+        edits, revision = (len(run.graph.edits), run.revision) if isinstance(run, Run) else (0, 0)
+        # A call that ends while its client still sends would end there with an error of gRPC's own: all of it is read first.
+        document = await self._document(request_iterator, context)
+        if isinstance(run, str):
+            await context.abort(grpc.StatusCode.NOT_FOUND, run)
+        if header.revision not in (0, revision):
+            message = f"run {run.run_id} has revision {revision}, not {header.revision}: look at it again"
+            await context.abort(grpc.StatusCode.ABORTED, message)
+        limits = self.limits
+        try:
+            default_pool = run.pool
+            spec = await asyncio.to_thread(decode_json, document, pools=limits.pools, default_pool=default_pool)
+            if header.plan:
+                plan = await self.asked(
+                    self.driver.editing.plan(run, spec, pools=limits.pools, downstream=header.downstream), context
+                )
+                async for response in self._planned(run, plan, context):
+                    yield response
+                return
+            await self.asked(
+                self.driver.editing.edit(
+                    run, spec, document, edits, pools=limits.pools, downstream=header.downstream, most=limits.max_tasks
+                ),
+                context,
+            )
+        except SpecificationError as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, of_specification(error))
+        yield EditRunResponse(run=await self.summary(run))
+
+    async def _planned(self, run: Run, plan: Plan, context: Context) -> AsyncIterator[EditRunResponse]:
+        """What would happen, a page at a time; others have their turn in between."""
+        tasks = plan.tasks()
+        summary = await self.summary(run)
+        while True:
+            if run.graph.edits and run.graph.live != plan.snapshot.live:
+                await context.abort(grpc.StatusCode.ABORTED, f"run {run.run_id} was edited meanwhile: look at it again")
+            page = [_task_edit(edit) for edit in islice(tasks, MAX_EDITS_A_PAGE)]
+            yield EditRunResponse(run=summary, tasks=page)
+            if len(page) < MAX_EDITS_A_PAGE:
+                return
+            await asyncio.sleep(0)
+
+
+def _task_edit(edit: TaskEdit) -> TaskEditMessage:
+    message = TaskEditMessage(task_id=edit.task_id, kind=_EDIT_KINDS[edit.change], fields=edit.fields)
+    if edit.state is not None:
+        message.state = int(edit.state)  # type: ignore[assignment]
+    return message

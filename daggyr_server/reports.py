@@ -1,0 +1,74 @@
+"""What executors tell, on its way to the machine: the ear that each pool's executor gets, and its messages as the core's events.
+
+The driver makes a `PoolReports` for each pool, and takes what it puts into the inbox. Nothing here waits or decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from daggyr.v1.task_pb2 import HOST_AVAILABLE, HOST_DRAINING, HOST_GONE, AttemptResult, AttemptUpdate, Host
+from daggyr.v1.task_pb2 import LOST as LOST_OUTCOME
+from daggyr_server.core.events import AttemptEnded, AttemptStarted, Event, HostChanged, HostGone
+from daggyr_server.core.states import Outcome
+
+_OUTCOMES = {int(outcome): outcome for outcome in Outcome}
+
+
+class Reported:
+    """A batch of updates from a pool's executor, as it waits in the inbox."""
+
+    __slots__ = ("durable", "host", "pool", "updates")
+
+    def __init__(self, pool: str, host: str, updates: Sequence[AttemptUpdate], durable: Callable[[], None]) -> None:
+        self.pool = pool
+        self.host = host
+        self.updates = updates
+        self.durable = durable
+
+
+class PoolReports:
+    """The driver's ear for one pool; see executors.base.Reports."""
+
+    def __init__(self, pool: str, put: Callable[[Event | Reported], None]) -> None:
+        self._pool = pool
+        self._put = put
+
+    def host(self, host: Host) -> None:
+        if host.state == HOST_GONE:
+            result = AttemptResult(outcome=LOST_OUTCOME, notes=[f"its host {host.name} went away"])
+            self._put(HostGone(pool=self._pool, host=host.host, result=result))
+            return
+        self._put(
+            HostChanged(
+                pool=self._pool,
+                host=host.host,
+                name=host.name,
+                resources=dict(host.resources),
+                open=host.state == HOST_AVAILABLE,
+                ahead=host.takes_ahead,
+                draining=host.state == HOST_DRAINING,
+            )
+        )
+
+    def updates(self, host: str, updates: Sequence[AttemptUpdate], durable: Callable[[], None]) -> None:
+        self._put(Reported(self._pool, host, updates, durable))
+
+
+def event_of(update: AttemptUpdate) -> AttemptStarted | AttemptEnded | None:
+    """What an update says of an attempt's course; None for output."""
+    key = update.key
+    run_id, number, attempt = key.run_id, key.task_number, key.attempt
+    kind = update.WhichOneof("update")
+    if kind == "finished":
+        result = update.finished
+        outcome = _OUTCOMES.get(result.outcome, Outcome.FAILED)  # an unknown outcome is no success
+        start, stop = result.start_time, result.stop_time
+        seconds = None
+        if start.seconds:
+            seconds = max(0.0, stop.seconds - start.seconds + (stop.nanos - start.nanos) / 1e9)
+        return AttemptEnded(run_id, number, attempt, outcome, seconds, result)
+    if kind == "started":
+        start = update.started.start_time
+        return AttemptStarted(run_id, number, attempt, start.seconds + start.nanos / 1e9)
+    return None
