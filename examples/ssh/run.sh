@@ -11,24 +11,7 @@ sshd=/usr/sbin/sshd
     echo "run.sh: there is no $sshd: apt-get install openssh-server" >&2
     exit 1
 }
-XDG_STATE_HOME=$(mktemp -d)
-export XDG_STATE_HOME
-
-server=''
-finish() {
-    status=$?
-    trap - EXIT
-    trap '' HUP INT TERM
-    if [ -n "$server" ] && kill "$server" 2> /dev/null; then
-        wait "$server" || :
-    fi
-    rm -rf "$XDG_STATE_HOME"
-    exit "$status"
-}
-trap finish EXIT
-trap 'exit 129' HUP
-trap 'exit 130' INT
-trap 'exit 143' TERM
+. ../coordinator.sh
 
 rm -rf out
 mkdir out
@@ -53,20 +36,7 @@ Host near far
 EOF
 [ "$(id -u)" -ne 0 ] || mkdir -p /run/sshd # where an sshd of root's locks itself in before a login
 
-# Port 0 is any free one. The server writes its address into the ready file once it accepts connections.
-ready=$XDG_STATE_HOME/address
-daggyr-server --config hosts.toml --listen 127.0.0.1:0 --ready-file "$ready" &
-server=$!
-until [ -s "$ready" ]; do
-    kill -0 "$server" 2> /dev/null || {
-        echo "run.sh: the coordinator did not start" >&2
-        exit 1
-    }
-    sleep 0.1
-done
-DAGGYR_SERVER=$(cat "$ready")
-export DAGGYR_SERVER
-
+start_coordinator hosts.toml
 daggyr submit ssh.yaml --watch
 daggyr logs last
 daggyr pools
