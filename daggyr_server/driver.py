@@ -51,6 +51,7 @@ from daggyr_server.generators import Generators
 from daggyr_server.recovery import restored
 from daggyr_server.refusals import Closing, Refused
 from daggyr_server.reports import PoolReports, Reported, event_of
+from daggyr_server.shelf import Shelf
 from daggyr_server.trackers.base import LostTracker, Tracker, TrackerError
 
 log = logging.getLogger(__name__)
@@ -88,7 +89,7 @@ class Driver:
         self.durable = durable
         self._ended: dict[int, int] = {}  # ended runs in memory -> how many tasks; asked for longest ago first
         self._loading = asyncio.Lock()
-        self.editing = Editing(tracker, self._ask, self.find)
+        self.editing = Editing(tracker, self.shelf, self._ask, self.find)
         self.deletions = Deletions(tracker, self._forgotten)
         self.executors: dict[str, Executor] = {}
         self._generators = generators
@@ -102,6 +103,10 @@ class Driver:
         self._demanding: dict[str, Executor] = {}
 
     # -- life ---------------------------------------------------------------------------------------------------------
+
+    def shelf(self) -> Shelf:
+        """For what the tasks of an addition execute."""
+        return Shelf(self.tracker.folder)
 
     def reports(self, pool: str) -> PoolReports:
         """The ear to give to the executor of `pool`."""
@@ -128,7 +133,7 @@ class Driver:
         for run_id in await self.tracker.unfinished():
             stored = await self.tracker.load(run_id)
             if stored is not None:
-                events.append(await restored(stored))
+                events.append(await restored(stored, self.shelf))
         if not events:
             return
         self._now = self._clock()
@@ -238,7 +243,7 @@ class Driver:
                     if stored is None:
                         return None
                     ticket = object()
-                    await self._ask(ticket, replace(await restored(stored), ticket=ticket))
+                    await self._ask(ticket, replace(await restored(stored, self.shelf), ticket=ticket))
                 run = self.machine.runs.get(run_id)
         if run is not None and run.has_ended:
             self._keep_ended(run)
@@ -437,7 +442,7 @@ class Driver:
         if ended.outcome is not Outcome.SUCCEEDED or run is None or not counts:
             self._generators.forget(key)
             return
-        addition = await self._generators.addition(key, run, ended.result)
+        addition = await self._generators.addition(key, run, ended.result, self.shelf)
         if isinstance(addition, str):
             ended.result.notes.append(addition)
             events[0] = ended._replace(refusal=addition)

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from daggyr_server.core.events import EditAsked, Event
 from daggyr_server.core.machine import Reason, Refusal
 from daggyr_server.core.run import Run
+from daggyr_server.core.segments import Keeping
 from daggyr_server.edits import Plan, Snapshot, planned
 from daggyr_server.refusals import Refused
 from daggyr_server.spec import PoolLimits, Printed, RunSpec
@@ -26,11 +27,15 @@ class Editing:
     def __init__(
         self,
         tracker: Tracker,
+        keep: Callable[[], Keeping],
         ask: Callable[[object, Event], Awaitable[int | None]],
         find: Callable[[int], Awaitable[Run | None]],
     ) -> None:
-        """`ask` puts an event with its ticket to the machine, and returns once it is durable; `find` gives a run by its id."""
+        """`keep` makes the lists of what tasks execute; `ask` puts an event with its ticket to the machine, and returns once it
+        is
+        durable; `find` gives a run by its id."""
         self._tracker = tracker
+        self._keep = keep
         self._ask = ask
         self._find = find
 
@@ -44,7 +49,14 @@ class Editing:
                 raise Refused(Refusal(Reason.NOT_FOUND, f"run {run.run_id} is being deleted"))
             printed.append(Printed(revision, number, document))
         return await asyncio.to_thread(
-            planned, snapshot, spec, printed, pools=pools, default_pool=spec.pool or run.pool, downstream=downstream
+            planned,
+            snapshot,
+            spec,
+            printed,
+            pools=pools,
+            default_pool=spec.pool or run.pool,
+            downstream=downstream,
+            keep=self._keep,
         )
 
     async def edit(

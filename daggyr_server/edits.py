@@ -8,13 +8,13 @@ run.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
 from daggyr_server.core.graph import Edit, Graph
 from daggyr_server.core.run import Run, changed_completed
-from daggyr_server.core.segments import Kind
+from daggyr_server.core.segments import Keeping, Kind
 from daggyr_server.core.states import ENDED, STATE_OF, Phase, State
 from daggyr_server.spec import PoolLimits, Printed, RunSpec, differences, expand_edit
 
@@ -115,6 +115,7 @@ def planned(
     pools: Mapping[str, PoolLimits] | None,
     default_pool: str,
     downstream: bool,
+    keep: Callable[[], Keeping] = list,
 ) -> Plan:
     """The plan that gives a run the specification `spec`; `printed` is what its generators printed.
 
@@ -123,7 +124,7 @@ def planned(
     """
     kept = list(printed)
     while True:
-        edited = expand_edit(spec, graph=snapshot.graph, printed=kept, pools=pools, default_pool=default_pool)
+        edited = expand_edit(spec, graph=snapshot.graph, printed=kept, pools=pools, default_pool=default_pool, keep=keep)
         carry = edited.edit.carry
         completed = changed_completed(carry, snapshot.phases)
         again: list[int] = []

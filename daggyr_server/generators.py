@@ -7,13 +7,14 @@ when one has SUCCEEDED. Generator output must be whole: pieces are put together 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from daggyr.v1.task_pb2 import STDOUT, AttemptResult
 from daggyr_server.core.commands import Key
 from daggyr_server.core.graph import Addition
 from daggyr_server.core.run import Run
+from daggyr_server.core.segments import Keeping
 from daggyr_server.spec import PoolLimits, SpecificationError, expand_generated
 
 MAX_BYTES = 64 * 1024 * 1024
@@ -49,10 +50,10 @@ class Generators:
         """The attempt ended otherwise."""
         self._output.pop(key, None)
 
-    async def addition(self, key: Key, run: Run, result: AttemptResult) -> Addition | str:
+    async def addition(self, key: Key, run: Run, result: AttemptResult, keep: Callable[[], Keeping]) -> Addition | str:
         """The tasks that a generator printed, made for its run's graph as it is now, or why they are refused.
 
-        Many are read in a thread. The run's graph must not change meanwhile.
+        Many are read in a thread; `keep` makes the list of what they execute. The run's graph must not change meanwhile.
         """
         document = bytes(self._output.pop(key, b""))
         size = result.stdout.size_bytes
@@ -68,6 +69,7 @@ class Generators:
             generator=run.task_of(key[1]),
             pools=self._pools,
             default_pool=run.pool,
+            keep=keep,
         )
         try:
             return await asyncio.to_thread(expand) if size > LARGE_BYTES else expand()

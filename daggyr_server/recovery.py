@@ -7,23 +7,25 @@ Expansion is deterministic, so task numbers are what they were. Nothing here cha
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from daggyr_server.core.events import Adopted, RunRestored
 from daggyr_server.core.graph import Addition, Edit, Graph
+from daggyr_server.core.segments import Keeping
 from daggyr_server.spec import Printed, SpecificationError, decode_json, expand, expand_edit, expand_generated
 from daggyr_server.trackers.base import Growth, StoredRun, TrackerError
 
 
-async def restored(stored: StoredRun) -> RunRestored:
-    """The event that gives `stored` back to the machine; expansion runs in a thread.
+async def restored(stored: StoredRun, keep: Callable[[], Keeping]) -> RunRestored:
+    """The event that gives `stored` back to the machine; expansion runs in a thread. `keep` makes the lists of
+    what tasks execute.
 
     Raises TrackerError if the documents do not expand any more, which a damaged tracker or an older program would explain.
     """
     row = stored.row
     try:
-        grown = await asyncio.to_thread(_grown, stored)
+        grown = await asyncio.to_thread(_grown, stored, keep)
     except SpecificationError as error:
         raise TrackerError(
             f"run {row.run_id} cannot be restored, because its specification is refused now: {error}; "
@@ -66,17 +68,17 @@ class _Grown:
     printed: dict[int, int]  # revision -> the generator, by now, of the tasks that came then and are still there
 
 
-def _grown(stored: StoredRun) -> _Grown:
+def _grown(stored: StoredRun, keep: Callable[[], Keeping]) -> _Grown:
     pool = stored.pool
     spec = decode_json(stored.document)
-    first = expand(spec.with_overrides(pool=pool), default_pool=pool)
+    first = expand(spec.with_overrides(pool=pool), default_pool=pool, keep=keep)
     grown = _Grown(Graph(), spec.run_parameters(), [first], {})
     grown.graph.extend(first)
     documents = {growth.revision: growth.document for growth in stored.growths}
     for growth in stored.growths:
         if growth.number is None:
             pool = growth.pool
-            _edit_again(grown, growth, documents)
+            _edit_again(grown, growth, documents, keep)
             continue
         generator = grown.graph.newest(growth.number)
         if generator is None:
@@ -88,6 +90,7 @@ def _grown(stored: StoredRun) -> _Grown:
             generator=generator,
             pools=None,
             default_pool=pool,
+            keep=keep,
         )
         grown.graph.extend(addition)
         grown.growths.append(addition)
@@ -95,10 +98,10 @@ def _grown(stored: StoredRun) -> _Grown:
     return grown
 
 
-def _edit_again(grown: _Grown, growth: Growth, documents: Mapping[int, bytes]) -> None:
+def _edit_again(grown: _Grown, growth: Growth, documents: Mapping[int, bytes], keep: Callable[[], Keeping]) -> None:
     spec = decode_json(growth.document).with_overrides(pool=growth.pool)
     printed = [Printed(revision, grown.printed[revision], documents[revision]) for revision in growth.kept]
-    edit = expand_edit(spec, graph=grown.graph, printed=printed, pools=None, default_pool=growth.pool).edit
+    edit = expand_edit(spec, graph=grown.graph, printed=printed, pools=None, default_pool=growth.pool, keep=keep).edit
     grown.graph.retire(edit.carry)
     for addition in edit.additions:
         grown.graph.extend(addition)

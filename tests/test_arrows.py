@@ -33,7 +33,7 @@ DRIVER = frozenset(
     f"daggyr_server.{name}"
     for name in (
         *("assignments", "changes", "deletions", "driver", "durations", "editing", "edits"),
-        *("generators", "recovery", "refusals", "reports"),
+        *("generators", "recovery", "refusals", "reports", "shelf"),
     )
 )
 

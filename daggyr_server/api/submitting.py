@@ -110,7 +110,9 @@ class Submitting(Asking):
     async def _submit(self, request_id: str, spec: RunSpec, document: bytes, context: Context) -> SubmitRunResponse:
         limits = self.limits
         try:
-            addition: Addition = await asyncio.to_thread(expand, spec, pools=limits.pools, default_pool=limits.default_pool)
+            addition: Addition = await asyncio.to_thread(
+                expand, spec, pools=limits.pools, default_pool=limits.default_pool, keep=self.driver.shelf
+            )
         except SpecificationError as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, of_specification(error))
         tasks = sum(segment.size for segment in addition.segments)

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from math import prod
+from typing import Protocol
 
 MAX_NUMBER = 2**32 - 1
 MAX_TASK_ID_BYTES = 1024
@@ -101,6 +102,14 @@ class MatchRule:
         return [first + offset for offset in self.parent_free]
 
 
+class Keeping(Protocol):
+    """A list of specifications: put to while it is made, only read from then on. It may be on disk."""
+
+    def append(self, details: bytes, /) -> None: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> bytes: ...
+
+
 class PlainSegment:
     """Tasks that were not multiplied. Lists are parallel; edges are in compressed rows: task i's children are
     `child_numbers[child_offsets[i]:child_offsets[i + 1]]`. `bindings` has the parameters that were replaced in a task, with the
@@ -112,7 +121,7 @@ class PlainSegment:
         self,
         base: int,
         names: list[str],
-        details: list[bytes],
+        details: Keeping,
         policies: array[int],
         child_offsets: array[int],
         child_numbers: array[int],

@@ -12,7 +12,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from daggyr_server.core.segments import MAX_NUMBER, Binding, ExpandedSegment, MatchRule, PlainSegment, Segment
+from daggyr_server.core.segments import MAX_NUMBER, Binding, ExpandedSegment, Keeping, MatchRule, PlainSegment, Segment
 from daggyr_server.spec.cycles import find_cycle, path
 from daggyr_server.spec.document import RunSpec
 from daggyr_server.spec.faults import Faults, at, quoted
@@ -35,9 +35,10 @@ class Assembly:
         root: str = "tasks",
         outside: Outside | None = None,
         unsound: Collection[str] = (),
+        keep: Callable[[], Keeping] = list,
     ) -> None:
         """`base` is the first task's number, `root` the place that has the tasks. `unsound` names tasks of which
-        not all could be read: nothing is said of how they are matched."""
+        not all could be read: nothing is said of how they are matched. `keep` makes the list of what tasks execute."""
         self.names = list(spec.tasks)
         self.faults: Faults = templates.faults
         self._spec = spec
@@ -45,7 +46,7 @@ class Assembly:
         self._base = base
         self._root = root
         self._unsound = unsound
-        self._details: list[bytes] = []
+        self._details = keep()
         self._policies = array("I")
         self._bindings: list[Binding] = []  # none at all as long as no task has one
         self._kept_bindings: dict[Binding, Binding] = {}

@@ -9,7 +9,7 @@ The driver calls this for an edit, and recovery to do one again. The run's graph
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import NamedTuple
@@ -18,7 +18,7 @@ from daggyr.substitution import Filling
 from daggyr.v1.task_pb2 import TaskSpec, TaskTemplate
 from daggyr_server.core.carry import Carry
 from daggyr_server.core.graph import Edit, Graph
-from daggyr_server.core.segments import Binding, Details, ExpandedSegment, PlainSegment
+from daggyr_server.core.segments import Binding, Details, ExpandedSegment, Keeping, PlainSegment
 from daggyr_server.spec.document import RunSpec
 from daggyr_server.spec.expand import expand
 from daggyr_server.spec.faults import Fault, SpecificationError, quoted
@@ -51,13 +51,14 @@ def expand_edit(
     printed: Sequence[Printed],
     pools: Mapping[str, PoolLimits] | None,
     default_pool: str,
+    keep: Callable[[], Keeping] = list,
 ) -> Edited:
     """The edit that gives the run of `graph` the specification `spec`.
 
-    Of `printed`, in the order in which they came, the tasks stay whose generator is unchanged; these are in `Edit.kept`. Raises
-    SpecificationError with all faults, those included that such tasks would make.
+    Of `printed`, in the order in which they came, the tasks stay whose generator is unchanged; these are in `Edit.kept`. `keep`
+    makes the lists of what tasks execute. Raises SpecificationError with all faults, those included that such tasks would make.
     """
-    first = expand(spec, pools=pools, default_pool=default_pool, base=graph.size, policies=graph.policies)
+    first = expand(spec, pools=pools, default_pool=default_pool, base=graph.size, policies=graph.policies, keep=keep)
     made = Graph(policies=list(graph.policies), size=graph.size, live=graph.size)
     made.extend(first)
     comparison = _Comparison(graph)
@@ -71,7 +72,13 @@ def expand_edit(
             continue
         try:
             addition = expand_generated(
-                document, run_parameters=parameters, graph=made, generator=over[0], pools=pools, default_pool=default_pool
+                document,
+                run_parameters=parameters,
+                graph=made,
+                generator=over[0],
+                pools=pools,
+                default_pool=default_pool,
+                keep=keep,
             )
         except SpecificationError as error:
             raise _of_generator(made.task_id(over[0]), error) from None

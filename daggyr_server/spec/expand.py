@@ -6,10 +6,10 @@ would find. The result is as large as the document, whatever the number of combi
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from daggyr_server.core.graph import Addition, Graph
-from daggyr_server.core.segments import PlainSegment, Policy
+from daggyr_server.core.segments import Keeping, PlainSegment, Policy
 from daggyr_server.spec.assembly import Assembly
 from daggyr_server.spec.document import RunSpec
 from daggyr_server.spec.faults import Faults
@@ -27,15 +27,17 @@ def expand(
     default_pool: str,
     base: int = 0,
     policies: Sequence[Policy] = (),
+    keep: Callable[[], Keeping] = list,
 ) -> Addition:
     """What makes the graph of `spec`: for an empty Graph, with all its segments.
 
     `pools` are those that there are, with what they can ever give (None: nothing is known of pools); `default_pool` is for tasks
     of a specification that names none. For an edit, `base` is the first task's number, and `policies` are those that the run has:
-    equal ones are used again. Raises SpecificationError with all faults; then nothing was made.
+    equal ones are used again. `keep` makes the list of what tasks execute. Raises SpecificationError with all faults; then
+    nothing was made.
     """
     faults = Faults()
-    assembly, found = _assembled(spec, faults, pools, default_pool, (), base, policies)
+    assembly, found = _assembled(spec, faults, pools, default_pool, (), base, policies, keep)
     faults.refuse_if_any()
     addition = Addition(policies=found.added, segments=assembly.segments())
     if any(len(segment.child_numbers) > MANY_EDGES for segment in addition.segments if isinstance(segment, PlainSegment)):
@@ -60,12 +62,13 @@ def _assembled(
     unsound: Collection[str],
     base: int = 0,
     known: Sequence[Policy] = (),
+    keep: Callable[[], Keeping] = list,
 ) -> tuple[Assembly, Policies]:
     scopes = Scopes(spec.parameters or {})
     check_values(scopes.run, "parameters", faults)
     policies = Policies(known, spec.pool or default_pool, pools)
     policies.check_default(faults, given=bool(spec.pool))
-    assembly = Assembly(spec, Templates(scopes, policies, faults), base=base, unsound=unsound)
+    assembly = Assembly(spec, Templates(scopes, policies, faults), base=base, unsound=unsound, keep=keep)
     assembly.resolve()
     assembly.check_names()
     assembly.check_cycles()

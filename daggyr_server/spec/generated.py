@@ -8,9 +8,10 @@ and extends the graph itself, in one commit with the generator's completion.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from daggyr_server.core.graph import Addition, Graph
+from daggyr_server.core.segments import Keeping
 from daggyr_server.spec.assembly import Assembly
 from daggyr_server.spec.decode import decode_tasks
 from daggyr_server.spec.document import RunSpec
@@ -29,12 +30,13 @@ def expand_generated(
     generator: int,
     pools: Mapping[str, PoolLimits] | None,
     default_pool: str,
+    keep: Callable[[], Keeping] = list,
 ) -> Addition:
     """The tasks in `document`, a JSON object of task definitions, as an addition to `graph` as it is now.
 
-    `generator` is the number of the task that printed it; `default_pool` is for tasks that name no pool. Of the policies
-    that the graph has already, equal ones are used again. Raises SpecificationError with all faults; `graph` is never
-    changed.
+    `generator` is the number of the task that printed it; `default_pool` is for tasks that name no pool; `keep` makes the list of
+    what tasks execute. Of the policies that the graph has already, equal ones are used again. Raises SpecificationError with all
+    faults; `graph` is never changed.
     """
     tasks = decode_tasks(document)
     if not tasks:
@@ -49,6 +51,7 @@ def expand_generated(
         base=graph.size,
         root="",
         outside=existing,
+        keep=keep,
     )
     assembly.resolve()
     assembly.check_names()

@@ -13,6 +13,7 @@ from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
+from pathlib import Path
 
 from daggyr.v1.task_pb2 import AttemptResult
 from daggyr_server.core.records import Record
@@ -148,6 +149,11 @@ class Tracker(ABC):
     def __init__(self, address: str) -> None:
         """`address` as given to `--tracker`. Raises TrackerError if it is malformed."""
         self.address = address
+
+    @property
+    def folder(self) -> Path | None:
+        """A folder on this host's disk for what of large runs need not be in memory. None: state is in memory anyway."""
+        return None
 
     @abstractmethod
     async def open(self) -> Opened:

@@ -14,8 +14,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import secrets
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from daggyr_server.core.records import Record
@@ -59,6 +61,11 @@ class PostgresTracker(PostgresReading):
         self._writing = asyncio.Lock()
 
     # -- life ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def folder(self) -> Path:
+        # /tmp is in memory on many systems; /var/tmp is not, it outlives a restart: https://refspecs.linuxfoundation.org/FHS_3.0
+        return Path(os.environ.get("TMPDIR") or "/var/tmp")
 
     async def open(self) -> Opened:
         writer = await self._where.connect()

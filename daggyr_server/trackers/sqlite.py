@@ -64,6 +64,10 @@ class SqliteTracker(SqliteReading):
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
+    @property
+    def folder(self) -> Path:
+        return self._file.path.parent
+
     async def open(self) -> Opened:
         await self._file.lock(self._wait)
         try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from pathlib import Path
 
 import psutil
 import psycopg
@@ -13,6 +12,7 @@ import pytest
 from deployment import Deployment, Program, is_gone, shell, task, until
 from farm import LEDGER, Farm, layers
 from faults_tracker import new_tracker
+from open_files import open_files
 
 
 def stop(coordinator: Program) -> None:
@@ -23,11 +23,7 @@ def stop(coordinator: Program) -> None:
 def waits_for_the_lock(coordinator: Program, tracker: str) -> bool:
     """Whether a coordinator wants the tracker that another one has."""
     if tracker.startswith("sqlite:"):
-        for path in Path(f"/proc/{coordinator.pid}/fd").iterdir():
-            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
-                if path.readlink().name == "state.db-lock":
-                    return True
-        return False
+        return any(file.endswith("/state.db-lock") for file in open_files(coordinator.pid).values())
     with psycopg.connect(tracker) as connection:
         waiting = connection.execute("SELECT count(*) FROM pg_locks WHERE NOT granted").fetchone()
         return waiting is not None and waiting[0] > 0
