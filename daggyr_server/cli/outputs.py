@@ -46,21 +46,24 @@ async def whole(client: Client, run_id: int, task_id: str, attempt: int, stream:
 
 async def show(
     client: Client, run_id: int, task_id: str, attempt: int, stream: OutputStream, *, prefixed: bool, follow: bool = False
-) -> None:
+) -> bool:
     """Prints what an attempt (0: the last) wrote, as it comes; with `prefixed`, line by line behind `task_id | `.
 
-    Raises ServerError, or stdout.Closed.
+    Returns whether there was anything. Raises ServerError, or stdout.Closed.
     """
     output = pieces(client, run_id, task_id, attempt, stream, follow=follow)
     async with aclosing(output):
-        if not prefixed:
-            async for data in output:
-                write(data)
-            return
-        lines = _PrefixedLines(task_id)
+        found = False
+        lines = _PrefixedLines(task_id) if prefixed else None
         async for data in output:
-            lines.write(data)
-        lines.end()
+            found = True
+            if lines is None:
+                write(data)
+            else:
+                lines.write(data)
+        if lines is not None:
+            lines.end()
+        return found
 
 
 class _PrefixedLines:

@@ -15,7 +15,7 @@ from daggyr_server.cli.options import Settings, command, run_argument, settings_
 from daggyr_server.client import Client, ServerError
 
 
-@command("edit", example="daggyr edit last nightly.yaml --plan")
+@command("edit", example="daggyr edit last nightly.yaml --plan", short="Give RUN, running or ended, another specification.")
 @run_argument
 @document.spec_argument
 @click.option("--plan", is_flag=True, help="Only print each task that would change, and why.")

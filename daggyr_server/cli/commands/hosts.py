@@ -10,7 +10,7 @@ from daggyr_server.cli.options import Settings, command, settings_object
 from daggyr_server.client import Client
 
 
-@command("pools", example="daggyr pools")
+@command("pools", example="daggyr pools", short="List the pools: what they offer, and what is in use.")
 @settings_object
 def pools(settings: Settings) -> int:
     """List the server's pools: what they offer, what is in use, and how many tasks wait for capacity."""
@@ -23,14 +23,19 @@ def pools(settings: Settings) -> int:
     return with_client(settings, work)
 
 
-@command("agents", example="daggyr agents")
+@command("agents", example="daggyr agents", short="List the agents that are connected, or were just now.")
 @settings_object
 def agents(settings: Settings) -> int:
     """List the agents that are connected, or were until a moment ago."""
 
     async def work(client: Client) -> int:
         found = await client.agents()
-        stdout.document([shapes.agent(agent) for agent in found]) if settings.json else tables.show_agents(found)
+        if settings.json:
+            stdout.document([shapes.agent(agent) for agent in found])
+        elif found:
+            tables.show_agents(found)
+        else:
+            stdout.notice("no agent is connected")
         return 0
 
     return with_client(settings, work)

@@ -14,16 +14,19 @@ from daggyr_server.cli.faults import Fault
 from daggyr_server.cli.follow_output import OutputFollower
 from daggyr_server.cli.options import Settings, command, run_argument, settings_object
 from daggyr_server.cli.outputs import show
+from daggyr_server.cli.stdout import notice
+from daggyr_server.cli.words import plural
 from daggyr_server.client import Client, ServerError
 
 
-@command("logs", example="daggyr logs last transform -f")
+@command("logs", example="daggyr logs last transform -f", short="Print what a TASK of RUN, or all of them, wrote.")
 @run_argument
 @click.argument("task_id", metavar="[TASK]", required=False)
 @click.option("-f", "--follow", is_flag=True, help="Go on until the task, or without TASK the run, has ended.")
 @click.option("--stderr", is_flag=True, help="Standard error instead of standard output.")
+@click.option("--attempt", metavar="N", type=click.IntRange(1), help="That attempt of TASK instead of the last one.")
 @settings_object
-def logs(settings: Settings, run_id: int, task_id: str | None, follow: bool, stderr: bool) -> int:
+def logs(settings: Settings, run_id: int, task_id: str | None, follow: bool, stderr: bool, attempt: int | None) -> int:
     """Print what a TASK of RUN wrote, byte for byte; without TASK, what all tasks wrote.
 
     Of several tasks (all, or the expansions of TASK), each line begins with `task_id | `. It is the last attempt's output;
@@ -31,6 +34,8 @@ def logs(settings: Settings, run_id: int, task_id: str | None, follow: bool, std
     missing. `--output` changes nothing here.
     """
     stream = STDERR if stderr else STDOUT
+    if attempt is not None and (follow or task_id is None):
+        raise Fault("--attempt is for one TASK, and not for --follow, which goes from attempt to attempt")
 
     async def work(client: Client) -> int:
         run = await client.run(run_id)
@@ -38,12 +43,23 @@ def logs(settings: Settings, run_id: int, task_id: str | None, follow: bool, std
         if follow:
             await OutputFollower(client, run.run_id, stream, numbers).until_ended()
         elif task_id is not None and numbers is not None and len(numbers) == 1:
-            await show(client, run.run_id, task_id, 0, stream, prefixed=False)
+            found = await show(client, run.run_id, task_id, attempt or 0, stream, prefixed=False)
+            if not found and not stderr:
+                await _say_where_it_is(client, run.run_id, task_id, attempt)
+        elif attempt is not None:
+            raise Fault(f"--attempt is for one TASK: task {task_id} is expanded; `daggyr tasks` lists its expansions")
         else:
             await _show_all(client, run.run_id, stream, numbers)
         return 0
 
     return with_client(settings, work)
+
+
+async def _say_where_it_is(client: Client, run_id: int, task_id: str, attempt: int | None) -> None:
+    """Of an attempt that has written to standard error only, so that nobody takes it for silent."""
+    attempts = [each for each in (await client.task(run_id, task_id)).attempts if attempt in (None, each.attempt)]
+    if attempts and (size := attempts[-1].result.stderr.size_bytes):
+        notice(f"nothing on standard output; --stderr shows what is on standard error, {plural(size, 'byte')}")
 
 
 async def _numbers(client: Client, run_id: int, task_id: str) -> range:

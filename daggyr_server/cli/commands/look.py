@@ -60,13 +60,14 @@ def runs(
         if settings.json:
             await _json_list(shapes.run, pages)
         else:
-            await _table(tables.run_columns(), tables.run_row, pages)
+            if not await _table(tables.run_columns(), tables.run_row, pages):
+                stdout.notice("there are no such runs" if wanted or states or since or until else "there are no runs yet")
         return 0
 
     return with_client(settings, work)
 
 
-@command("show", example="daggyr show last")
+@command("show", example="daggyr show last", short="Show RUN: its state, its tasks by state, what it waits for.")
 @run_argument
 @settings_object
 def show(settings: Settings, run_id: int) -> int:
@@ -84,7 +85,7 @@ def show(settings: Settings, run_id: int) -> int:
     return with_client(settings, work)
 
 
-@command("tasks", example="daggyr tasks last --state errored")
+@command("tasks", example="daggyr tasks last --state errored", short="List the tasks of RUN.")
 @run_argument
 @state_option
 @settings_object
@@ -96,13 +97,18 @@ def tasks(settings: Settings, run_id: int, states: tuple[State, ...]) -> int:
         if settings.json:
             await _json_list(shapes.task_summary, pages)
         else:
-            await _table(tables.task_columns(), tables.task_row, pages)
+            if not await _table(tables.task_columns(), tables.task_row, pages):
+                stdout.notice("the run has no such tasks")
         return 0
 
     return with_client(settings, work)
 
 
-@command("task", example="daggyr task last 'transform.{{MONTH}}:1'")
+@command(
+    "task",
+    example="daggyr task last 'transform.{{MONTH}}:1'",
+    short="Show a TASK of RUN: its command, its attempts, its output.",
+)
 @run_argument
 @click.argument("task_id", metavar="TASK")
 @settings_object
@@ -139,7 +145,7 @@ async def _tails(client: Client, run_id: int, task: Task) -> list[tuple[str, lis
     return tails
 
 
-@command("why", example="daggyr why last load")
+@command("why", example="daggyr why last load", short="Say why a TASK of RUN is in the state it is in.")
 @run_argument
 @click.argument("task_id", metavar="TASK")
 @settings_object
@@ -161,10 +167,14 @@ def why(settings: Settings, run_id: int, task_id: str) -> int:
     return with_client(settings, work)
 
 
-async def _table(columns: stdout.Columns, row: Callable[[Item], stdout.Row], pages: Pages[Item]) -> None:
+async def _table(columns: stdout.Columns, row: Callable[[Item], stdout.Row], pages: Pages[Item]) -> bool:
+    """Returns whether there was any item."""
+    found = False
     async with aclosing(pages):
         async for page in pages:
             columns.page(map(row, page))
+            found |= bool(page)
+    return found
 
 
 async def _json_list(shape: Callable[[Item], shapes.Shape], pages: Pages[Item]) -> None:

@@ -56,7 +56,7 @@ def submit(settings: Settings, spec: str, tags: tuple[tuple[str, str], ...], poo
         return with_client(settings, work)
 
 
-@command("watch", example="daggyr watch last")
+@command("watch", example="daggyr watch last", short="Follow RUN until it has ended.")
 @run_argument
 @settings_object
 def watch(settings: Settings, run_id: int) -> int:
