@@ -28,7 +28,8 @@ case ${1-} in
     timeout) # timeout TASK
         sleep "$_d_timeout"
         : >"$_d_own.timeout"
-        kill -s TERM -- "-$2"
+        # What has not come to a session of its own yet has no group.
+        kill -s TERM -- "-$2" || kill -s TERM "$2"
         sleep "$_d_timeout_grace"
         kill -s KILL -- "-$2"
         exit
