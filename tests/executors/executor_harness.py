@@ -297,13 +297,12 @@ class Harness:
         (told,) = await self.run(spec)
         return told
 
-    async def timed(self, script: str, folder: Path, **details: Any) -> tuple[AttemptKey, float, int]:
+    async def timed(self, script: str, folder: Path, timeout: float = 0.5, **details: Any) -> tuple[AttemptKey, float, int]:
         """Give a shell's script with a timeout that does not strike before it has written its pid into $1, a file in `folder`.
 
         However slow it is: where the time was too short, it must be TIMED_OUT too, and gets twice as long. Returns the key, the
         timeout in seconds, and the pid.
         """
-        timeout = 0.5
         while True:
             path = folder / f"pid-{timeout:g}"
             told = self.ear.of(key := await self.give_one(shell(script, str(path), timeout=timeout, **details)))
