@@ -194,6 +194,7 @@ class TestEnds:
         told = await harness.ends(key)
         assert told.outcome == "KILLED"
         assert "not from here" in told.notes
+        assert told.result.signal == 15, "it was asked to end before it was made to"
         assert told.result.HasField("start_time")
 
     async def test_AnOperatorCancelsWhatWaits(self, place: Place) -> None:

@@ -96,7 +96,6 @@ def test_a_stop_is_passed_on_and_the_grace_period_kept(words: list[str], tmp_pat
         node = Node(folder, words, task, grace=grace)
         process = node.start(0)
         until(node.has_written, "a task that is there")
-        node.submission.ask_to_stop(0)
         process.send_signal(signal.SIGTERM)
         process.wait(DEADLINE)
         reported = node.submission.result(0)
