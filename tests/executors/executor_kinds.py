@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +47,7 @@ class ExecutorKind:
     begin: Begin
     runs_processes: bool  # tasks are executed, with all that follows: output, signals, folders, files
     tells_usage: bool = False  # CPU seconds and peak memory are in the results
+    finds_daemons: Callable[[], bool] = lambda: True  # those too that hide: in sessions of their own, with another environment
     many: int = 300  # attempts that it starts and ends within some seconds
 
 
@@ -198,11 +199,16 @@ async def slurm(home: Path, *, around: Surroundings | None = None, **settings: A
         yield harness
 
 
+def _slurm_tracks() -> bool:
+    """Slurm itself ends them, where it has control groups."""
+    return slurm_cluster.running().has_cgroups
+
+
 KINDS = (
     ExecutorKind(name="local", begin=_local, runs_processes=True, tells_usage=True),
     ExecutorKind(name="agent", begin=_agent, runs_processes=True, tells_usage=True),
     ExecutorKind(name="ssh", begin=_ssh, runs_processes=True),
-    ExecutorKind(name="slurm", begin=slurm, runs_processes=True, many=12),
+    ExecutorKind(name="slurm", begin=slurm, runs_processes=True, finds_daemons=_slurm_tracks, many=12),
     ExecutorKind(name="noop", begin=_noop, runs_processes=False),
     ExecutorKind(name="dry", begin=_dry, runs_processes=False),  # the README's example
 )
