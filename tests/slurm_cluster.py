@@ -1,7 +1,7 @@
 """A Slurm cluster of the tests' own on this host: munged, slurmctld, slurmd and slurmrestd, from Debian's packages.
 
 `running()` starts it at the first call of a session and gives the same to all; tests/conftest.py ends it. Its files are in a
-temporary folder, its ports are free ones on loopback, it needs neither systemd nor a database. It has one node with CORES cores.
+temporary folder, its ports are its own on loopback, it needs neither systemd nor a database. It has one node with CORES cores.
 Where control groups (version 1) can be made, Slurm uses them, so that it knows of memory that is used up, and of processes that
 went away; `has_cgroups` says so.
 
@@ -30,7 +30,7 @@ from daggyr_server.executors.slurm_client import ENDED_STATES
 CORES = 2
 MEMORY_MB = 1_000
 _SYSTEM_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
-_PROGRAMS = ("munged", "slurmctld", "slurmd", "slurmrestd", "sbatch", "squeue", "scancel", "scontrol")
+_PROGRAMS = ("munge", "munged", "slurmctld", "slurmd", "slurmrestd", "sbatch", "squeue", "scancel", "scontrol")
 
 _CONFIGURATION = """
 ClusterName=tests
@@ -56,8 +56,13 @@ DefMemPerCPU=200
 JobAcctGatherType=jobacct_gather/linux
 MpiDefault=none
 ReturnToService=2
-KillWait=2
-MinJobAge=300
+# What follows never matters, whatever else stands still: who is asked to end does so, and nobody is given up before.
+KillWait=60
+MinJobAge=86400
+BatchStartTimeout=600
+UnkillableStepTimeout=1200
+SlurmdTimeout=3600
+TCPTimeout=60
 PreemptType=preempt/partition_prio
 PreemptMode=CANCEL
 GresTypes=widget
@@ -88,6 +93,7 @@ class SlurmCluster:
         self.environment = {**os.environ, "PATH": path, "SLURM_CONF": str(self.configuration)}
         self.rest_url = ""
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._ports: list[socket.socket] = []
 
     def start(self) -> None:
         """Returns when the cluster takes jobs."""
@@ -101,7 +107,8 @@ class SlurmCluster:
         user = pwd.getpwnam("munge")
         for path in (munge, munge / "key"):
             os.chown(path, user.pw_uid, user.pw_gid)
-        controller_port, node_port, rest_port = _free_ports(3)
+        self._ports = [_reserved_port() for _ in range(3)]
+        controller_port, node_port, rest_port = (int(each.getsockname()[1]) for each in self._ports)
         self.configuration.write_text(
             _CONFIGURATION.format(
                 host=self.host,
@@ -124,7 +131,7 @@ class SlurmCluster:
             *(f"--{name}-file={munge / name}" for name in ("key", "pid", "seed", "log")),
             f"--socket={munge / 'socket'}",
         )
-        self._until((munge / "socket").exists, "munged")
+        self._until(lambda: self.ask("munge", "--no-input", f"--socket={munge / 'socket'}"), "munged")
         self.start_controller(clean=True)
         self._run("slurmd", "slurmd", "-D")
         self._until(lambda: self.ask("sinfo", "--noheader", "--format=%T").split() == ["idle"], "slurmd")
@@ -155,11 +162,16 @@ class SlurmCluster:
 
     def token(self) -> str:
         """A token for slurmrestd."""
-        return self.ask("scontrol", "token", "username=root", "lifespan=3600").strip().partition("=")[2]
+        return self.ask("scontrol", "token", "username=root", "lifespan=86400").strip().partition("=")[2]
 
     def ask(self, *command: str) -> str:
-        """Standard output of one of Slurm's commands, whatever it exits with."""
-        return subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=DEADLINE, check=False).stdout
+        """Standard output of one of Slurm's commands, whatever it exits with; asked again if nobody answers it for now."""
+        deadline = time.monotonic() + DEADLINE
+        while True:
+            ended = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=DEADLINE, check=False)
+            # sbatch may have been heard.
+            if "timed out" not in ended.stderr or command[0] == "sbatch" or time.monotonic() > deadline:
+                return ended.stdout
 
     def jobs(self, prefix: str = "") -> list[tuple[str, str, str]]:
         """Id, name and state of all jobs that Slurm remembers."""
@@ -181,6 +193,8 @@ class SlurmCluster:
         """End the services, whatever they do."""
         for name in reversed(list(self._processes)):
             self._end(name)
+        for each in self._ports:
+            each.close()
         shutil.rmtree(self.folder)
         if self.has_cgroups:  # slurmd leaves its own, empty
             for own in Path("/sys/fs/cgroup").glob(f"*/slurm_{self.host}"):
@@ -209,7 +223,7 @@ class SlurmCluster:
             return
         process.send_signal(signal.SIGTERM)
         try:
-            process.wait(20)
+            process.wait(DEADLINE)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -265,12 +279,12 @@ def _as(user: str) -> tuple[str, ...]:
     return ("--reuid", str(found.pw_uid), "--regid", str(found.pw_gid), "--clear-groups")
 
 
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(each.getsockname()[1]) for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
+def _reserved_port() -> socket.socket:
+    """A port on loopback that is nobody else's until this is closed: who does not listen leaves it to who does (SO_REUSEADDR)."""
+    reserved = socket.socket()
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    reserved.bind(("127.0.0.1", 0))
+    return reserved
 
 
 def _answers(port: int) -> bool:

@@ -24,7 +24,7 @@ from typing import Any
 import asyncssh
 import psutil
 import pytest
-from waiting import DEADLINE
+from waiting import DEADLINE, until
 
 _PROGRAM = Path("/usr/sbin/sshd")
 
@@ -48,13 +48,13 @@ def sshd_server(environment: Mapping[str, str] | None = None, *lines: str) -> It
         try:
             yield server
         finally:
-            server.stop()
+            server.close()
     finally:
         shutil.rmtree(folder)
 
 
 class SshdServer:
-    """Life: `start`, then any number of `stop` (or `cut`) and `start`; its port stays the same."""
+    """Life: `start`, then any number of `stop` (or `cut`) and `start`, at last `close`; its port stays the same."""
 
     def __init__(self, folder: Path, environment: Mapping[str, str], lines: tuple[str, ...]) -> None:
         self._folder = folder
@@ -63,8 +63,11 @@ class SshdServer:
         self.private_key = self._key("client")
         self.host_key = self._key("host")
         self.let_in(self.private_key)
-        with socket.create_server(("127.0.0.1", 0)) as taken:
-            self.port: int = taken.getsockname()[1]
+        # Bound, and not listening: nobody else is given the port, and the server listens there all the same (SO_REUSEADDR).
+        self._reserved = socket.socket()
+        self._reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._reserved.bind(("127.0.0.1", 0))
+        self.port: int = self._reserved.getsockname()[1]
         self.known_hosts = folder / "known_hosts"
         self.known_hosts.write_text(f"[127.0.0.1]:{self.port} {self.public_host_key}\n")
         self.ssh_config = folder / "ssh_config"
@@ -142,6 +145,11 @@ class SshdServer:
             process.wait(timeout=DEADLINE)
             self._process = None
 
+    def close(self) -> None:
+        """End it; its port is anybody's."""
+        self.stop()
+        self._reserved.close()
+
     def connections(self) -> int:
         """How many are open."""
         assert self._process is not None
@@ -173,9 +181,17 @@ def account(shell: str = "/bin/sh") -> Iterator[pwd.struct_passwd]:
         os.chown(home, user.pw_uid, user.pw_gid)
         yield user
     finally:
-        for process in psutil.process_iter(["uids"]):
-            with contextlib.suppress(psutil.Error):
-                if process.info["uids"].real == user.pw_uid:
-                    process.kill()
+        until(lambda: _no_process_of(user.pw_uid), f"the end of all processes of {name}")
         subprocess.run(["userdel", name], check=True)
         shutil.rmtree(home)
+
+
+def _no_process_of(uid: int) -> bool:
+    """Kill what a user runs; whether there was nobody. userdel(8) takes those that end for running."""
+    nobody = True
+    for process in psutil.process_iter(["uids"]):
+        with contextlib.suppress(psutil.Error):
+            if process.info["uids"].real == uid:
+                nobody = False
+                process.kill()
+    return nobody

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-HELLO_SECONDS = 10.0
-WRITE_SECONDS = 1.0  # for the last message of a session to be written
+HELLO_SECONDS = 30.0
+WRITE_SECONDS = 10.0  # for the last message of a session to be written
 MAX_WORD = 200  # characters of an agent's name or id
 MAX_UNDURABLE = 32  # batches of updates taken from one agent and not yet durable; more wait in its connection
 
@@ -176,7 +176,10 @@ async def _hello(requests: AsyncIterator[AgentMessage]) -> Hello:
     try:
         async with asyncio.timeout(HELLO_SECONDS):
             first = await anext(requests)
-    except (TimeoutError, StopAsyncIteration):
+    except TimeoutError:  # an agent on a slow host is not refused for good
+        message = f"no hello came within {HELLO_SECONDS:g} s"
+        raise SessionRefused(grpc.StatusCode.DEADLINE_EXCEEDED, message) from None
+    except StopAsyncIteration:
         raise SessionRefused(invalid, "an agent says hello first") from None
     if first.WhichOneof("message") != "hello":
         raise SessionRefused(invalid, "an agent says hello first")

@@ -6,8 +6,6 @@
 #                wants it started. mkdir(2) is atomic, on NFS too: no attempt is started twice or after it was taken back
 #   N.start      when the task's process was started
 #   N.out N.err  what it writes; N.in, its standard input if it has one
-#   N.stop       the coordinator wants its end: the signal that comes is this script's alone, which passes it on. Slurm's own
-#                (a cancelled job, a time limit) go to all processes
 #   N.rejected   why it cannot be started
 #   N.result     how it ended: written under another name and renamed, so that it is there whole or not at all
 #
@@ -28,7 +26,8 @@ case ${1-} in
     timeout) # timeout TASK
         sleep "$_d_timeout"
         : >"$_d_own.timeout"
-        kill -s TERM -- "-$2"
+        # What has not come to a session of its own yet has no group.
+        kill -s TERM -- "-$2" || kill -s TERM "$2"
         sleep "$_d_timeout_grace"
         kill -s KILL -- "-$2"
         exit
@@ -54,8 +53,8 @@ _d_guard() {
 }
 _d_stop() {
     [ -n "$_d_task" ] || return 0
-    [ ! -e "$_d_own.stop" ] ||
-        kill -s TERM -- "-$_d_task" 2>/dev/null || kill -s TERM "$_d_task" 2>/dev/null
+    # Where Slurm tracks processes by control groups, its own signals (a cancelled job, a time limit) come to this script alone too.
+    kill -s TERM -- "-$_d_task" 2>/dev/null || kill -s TERM "$_d_task" 2>/dev/null
     _d_guard end "$_d_task" "$_d_grace"
 }
 _d_script=$0

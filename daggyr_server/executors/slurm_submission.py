@@ -134,11 +134,6 @@ class Submission:
         _sync_folder(self.folder)
         return True
 
-    def ask_to_stop(self, index: int) -> None:
-        """Note that a signal, which comes next, is the coordinator's: the script alone gets it, and passes it on."""
-        with contextlib.suppress(FileNotFoundError):
-            _write(self.folder / f"{index}.stop", b"")
-
     def look(self, starting: Container[int] = ()) -> Seen:
         """What has happened so far; when tasks started, of those in `starting` only, for each costs a file."""
         seen = Seen()

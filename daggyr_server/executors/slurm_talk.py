@@ -56,9 +56,6 @@ class Talk:
         terminate = [each for each in terminate if each.flight and each.flight.submission.manifest.job_id]
         if not (terminate or cancel):
             return
-        for each in terminate:
-            if each.flight and not each.asked_slurm:
-                await asyncio.to_thread(each.flight.submission.ask_to_stop, each.index)
         # A signal may have come before the script could take it; and what does not end by it is ended by Slurm.
         first = [each for each in terminate if each.asked_slurm < 2]
         cancel += [each.flight.task(each.index) for each in terminate if each.asked_slurm >= 2 and each.flight]

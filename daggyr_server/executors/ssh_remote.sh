@@ -292,9 +292,9 @@ dg_refuse() {
 
 # -- ending ------------------------------------------------------------------------------------------------------------
 
-# dg_stop GRACE KEY...: end attempts that run; SIGKILL after GRACE seconds.
+# dg_stop NAP KEY...: end attempts that run; SIGKILL after 20 naps of so many seconds. It naps no longer than they run.
 dg_stop() {
-    dg_grace=$1
+    dg_nap=$1
     shift
     for dg_key; do
         if [ -d "$dg_key" ] && [ ! -e "$dg_key/result" ]; then
@@ -312,8 +312,15 @@ dg_end() {
     done
     { dg_alive "$1" && read -r dg_task dg_line <"$1/pid"; } || exit
     kill -TERM "-$dg_task" || kill -TERM "$dg_task"
-    sleep "$dg_grace"
-    if dg_alive "$1" && [ ! -e "$1/result" ]; then kill -KILL "-$dg_task"; fi
+    dg_turn=0
+    while dg_alive "$1" && [ ! -e "$1/result" ]; do
+        if [ "$dg_turn" -ge 20 ]; then
+            kill -KILL "-$dg_task"
+            break
+        fi
+        sleep "$dg_nap"
+        dg_turn=$((dg_turn + 1))
+    done
     exit
 }
 

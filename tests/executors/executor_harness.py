@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -38,13 +39,16 @@ from daggyr.v1.task_pb2 import (
 from daggyr_server.executors.base import Executor, Surroundings
 
 MAX_CHUNK = 256 * 1024
-GRACE = 0.5  # seconds from SIGTERM to SIGKILL in these tests
+GRACE = 0.5  # seconds from SIGTERM to SIGKILL, for what ignores SIGTERM
+PATIENCE = 60.0  # the same for what has to come to its end before it is killed
 Ident = tuple[int, int, int]
+_KILLED = 1 << (signal.SIGKILL - 1)
+_PF_EXITING = 0x4
 
 
 def surroundings(**changes: Any) -> Surroundings:
-    """A coordinator's, with times for tests: a grace of half a second, and a lease and a heartbeat that never matter."""
-    given: dict[str, Any] = {"tracker_id": "tracker-1", "epoch": 1, "lease": 60.0, "heartbeat": 5.0, "grace": GRACE}
+    """A coordinator's, with times for tests: a lease, a heartbeat and a grace that never matter, whatever else stands still."""
+    given: dict[str, Any] = {"tracker_id": "tracker-1", "epoch": 1, "lease": 3600.0, "heartbeat": 300.0, "grace": PATIENCE}
     return Surroundings(**{**given, **changes})
 
 
@@ -93,21 +97,31 @@ async def eventually(condition: Callable[[], object], seconds: float = DEADLINE)
 
 
 def runs(pid: int) -> bool:
-    """Whether the process is there and no zombie (proc_pid_stat(5))."""
+    """Whether the process may still execute anything: it is there, no zombie, and was not killed.
+
+    Who was killed ends once the kernel gets to it, which may take its time, and does nothing meanwhile. Then SIGKILL is pending
+    (proc_pid_status(5); for whatever signal ends all of a process, signal(7)), or the process is on its way out (PF_EXITING in
+    the flags of proc_pid_stat(5)).
+    """
     try:
-        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
-    except OSError:
+        state, *numbers = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines())
+    except (OSError, ValueError):
         return False
+    pending = int(status["SigPnd"], 16) | int(status["ShdPnd"], 16)
+    return not (state in "ZX" or pending & _KILLED or int(numbers[5]) & _PF_EXITING)
+
+
+def written_pid(path: Path) -> int:
+    """The process id that a task has written into a file; 0 until all of it is there."""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    return int(text) if text.endswith("\n") else 0
 
 
 async def pid_in(path: Path) -> int:
     """The process id that a task writes into a file, as soon as it is there."""
-
-    def written() -> str:
-        return path.read_text(encoding="utf-8") if path.exists() else ""
-
-    await eventually(lambda: written().endswith("\n"))
-    return int(written())
+    await eventually(lambda: written_pid(path))
+    return written_pid(path)
 
 
 @dataclass
@@ -282,6 +296,22 @@ class Harness:
     async def run_one(self, spec: TaskSpec) -> Told:
         (told,) = await self.run(spec)
         return told
+
+    async def timed(self, script: str, folder: Path, timeout: float = 0.5, **details: Any) -> tuple[AttemptKey, float, int]:
+        """Give a shell's script with a timeout that does not strike before it has written its pid into $1, a file in `folder`.
+
+        However slow it is: where the time was too short, it must be TIMED_OUT too, and gets twice as long. Returns the key, the
+        timeout in seconds, and the pid.
+        """
+        while True:
+            path = folder / f"pid-{timeout:g}"
+            told = self.ear.of(key := await self.give_one(shell(script, str(path), timeout=timeout, **details)))
+            while not (pid := written_pid(path)) and not told.results:
+                await asyncio.sleep(0.01)
+            if pid := pid or written_pid(path):
+                return key, timeout, pid
+            assert told.outcome == "TIMED_OUT", told
+            timeout *= 2
 
     async def started(self, key: AttemptKey) -> None:
         """Wait until the attempt's start was told; its task has to run for a while."""

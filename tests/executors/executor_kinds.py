@@ -1,7 +1,7 @@
 """Which executors the conformance suite runs against, each through its real wire, and what each says of itself.
 
 `begin` makes an executor whose host offers CORES cores and whose tasks start in the folder it is given, opens it, and closes it
-in the end. A new executor adds one entry to KINDS.
+in the end; its surroundings may be given. A new executor adds one entry to KINDS.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 import readme_examples
@@ -35,14 +35,19 @@ CORES = 2
 ENVIRONMENT = {"INHERITED": "from the daemon", "DAGGYR_SERVER": "nobody's", "DAGGYR_TASK_ID": "nobody's"}
 
 
+class Begin(Protocol):
+    def __call__(self, home: Path, *, around: Surroundings | None = None) -> AbstractAsyncContextManager[Harness]: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class ExecutorKind:
     """One executor and what it can do."""
 
     name: str
-    begin: Callable[[Path], AbstractAsyncContextManager[Harness]]
+    begin: Begin
     runs_processes: bool  # tasks are executed, with all that follows: output, signals, folders, files
     tells_usage: bool = False  # CPU seconds and peak memory are in the results
+    finds_daemons: Callable[[], bool] = lambda: True  # those too that hide: in sessions of their own, with another environment
     many: int = 300  # attempts that it starts and ends within some seconds
 
 
@@ -119,12 +124,12 @@ async def agent(
 
 
 @contextlib.asynccontextmanager
-async def _local(home: Path) -> AsyncIterator[Harness]:
+async def _local(home: Path, *, around: Surroundings | None = None) -> AsyncIterator[Harness]:
     with pytest.MonkeyPatch.context() as patch, contextlib.chdir(home):
         for name, value in ENVIRONMENT.items():
             patch.setenv(name, value)
         async with contextlib.AsyncExitStack() as stack:
-            harness = await stack.enter_async_context(opened(find_executor("local"), workers=CORES))
+            harness = await stack.enter_async_context(opened(find_executor("local"), around, workers=CORES))
             await harness.host()
             patch.undo()
             closing = stack.pop_all()
@@ -133,11 +138,11 @@ async def _local(home: Path) -> AsyncIterator[Harness]:
 
 
 @contextlib.asynccontextmanager
-async def _agent(home: Path) -> AsyncIterator[Harness]:
+async def _agent(home: Path, *, around: Surroundings | None = None) -> AsyncIterator[Harness]:
     folder = home.parent
     (folder / "wire").mkdir(mode=0o700)
     socket = folder / "wire/socket"
-    async with opened(find_executor("agent")) as harness:
+    async with opened(find_executor("agent"), around) as harness:
         assert isinstance(harness.executor, AgentExecutor)
         async with serving(socket, harness.executor), agent(socket, folder / "state", home):
             await harness.host()
@@ -153,37 +158,40 @@ def ssh_settings(server: SshdServer, *targets: Mapping[str, Any], **changes: Any
 
 
 @contextlib.asynccontextmanager
-async def _ssh(home: Path) -> AsyncIterator[Harness]:
+async def _ssh(home: Path, *, around: Surroundings | None = None) -> AsyncIterator[Harness]:
     with sshd_server({**ENVIRONMENT, "HOME": str(home)}) as server:
-        async with opened(find_executor("ssh"), **ssh_settings(server)) as harness:
+        async with opened(find_executor("ssh"), around, **ssh_settings(server)) as harness:
             await harness.host()
             yield harness
 
 
 @contextlib.asynccontextmanager
-async def _noop(home: Path) -> AsyncIterator[Harness]:
-    async with opened(find_executor("noop"), workers=CORES) as harness:
+async def _noop(home: Path, *, around: Surroundings | None = None) -> AsyncIterator[Harness]:
+    async with opened(find_executor("noop"), around, workers=CORES) as harness:
         yield harness
 
 
 @contextlib.asynccontextmanager
-async def _dry(home: Path) -> AsyncIterator[Harness]:
+async def _dry(home: Path, *, around: Surroundings | None = None) -> AsyncIterator[Harness]:
     kind = readme_examples.module(readme_examples.EXECUTORS, "daggyr_dry").DryExecutor
-    async with opened(kind, workers=CORES) as harness:
+    async with opened(kind, around, workers=CORES) as harness:
         yield harness
 
 
 @contextlib.asynccontextmanager
-async def slurm(home: Path, **settings: Any) -> AsyncIterator[Harness]:
-    """The pool of the tests' own cluster; its tasks start in `home`. Settings go over those for tests."""
+async def slurm(home: Path, *, around: Surroundings | None = None, **settings: Any) -> AsyncIterator[Harness]:
+    """The pool of the tests' own cluster; its tasks start in `home`. Settings go over those for tests.
+
+    A result that is on its way is waited for, however long it takes. A test in which none can come says another `settle_seconds`.
+    """
     cluster = slurm_cluster.running()
     offered = {"cores": slurm_cluster.CORES, "memory_mb": slurm_cluster.MEMORY_MB}
-    given = {"directory": home, "resources": offered, "poll_interval": 0.2, "settle_seconds": 3.0, **settings}
+    given = {"directory": home, "resources": offered, "poll_interval": 0.2, "settle_seconds": 2 * DEADLINE, **settings}
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {**ENVIRONMENT, "SLURM_CONF": str(cluster.configuration)}.items():
             patch.setenv(name, value)
         async with contextlib.AsyncExitStack() as stack:
-            harness = await stack.enter_async_context(opened(find_executor("slurm"), **given))
+            harness = await stack.enter_async_context(opened(find_executor("slurm"), around, **given))
             patch.undo()
             closing = stack.pop_all()
     async with closing:
@@ -191,11 +199,16 @@ async def slurm(home: Path, **settings: Any) -> AsyncIterator[Harness]:
         yield harness
 
 
+def _slurm_tracks() -> bool:
+    """Slurm itself ends them, where it has control groups."""
+    return slurm_cluster.running().has_cgroups
+
+
 KINDS = (
     ExecutorKind(name="local", begin=_local, runs_processes=True, tells_usage=True),
     ExecutorKind(name="agent", begin=_agent, runs_processes=True, tells_usage=True),
     ExecutorKind(name="ssh", begin=_ssh, runs_processes=True),
-    ExecutorKind(name="slurm", begin=slurm, runs_processes=True, many=12),
+    ExecutorKind(name="slurm", begin=slurm, runs_processes=True, finds_daemons=_slurm_tracks, many=12),
     ExecutorKind(name="noop", begin=_noop, runs_processes=False),
     ExecutorKind(name="dry", begin=_dry, runs_processes=False),  # the README's example
 )

@@ -86,7 +86,7 @@ class TestHello:
     async def test_TheWelcomeCarriesTheFence(self, wire: Wire) -> None:
         welcome = await (await wire.hand()).joins()
         assert (welcome.tracker_id, welcome.epoch, welcome.next_sequence) == ("tracker-1", 1, 1)
-        assert (welcome.heartbeat_interval.ToMilliseconds(), welcome.lease.ToMilliseconds()) == (5_000, 60_000)
+        assert (welcome.heartbeat_interval.ToMilliseconds(), welcome.lease.ToMilliseconds()) == (300_000, 3_600_000)
         assert list(welcome.end) == []
 
     async def test_TheHostIsOfferedWithItsResources(self, wire: Wire) -> None:
@@ -371,7 +371,7 @@ class TestAfterABreak:
         message = await again.hears(heard)
         assert idents(message.keys) == {ident(asked)}
         if heard == "cancel":
-            assert message.grace.ToMilliseconds() == 500
+            assert message.grace.ToMilliseconds() == 60_000
 
     @pytest.mark.parametrize(("ask", "outcome"), [("stop", "KILLED"), ("recall", "RETURNED")])
     async def test_WhatItNeverGotAndWasAskedBackNeverStarts(self, wire: Wire, ask: str, outcome: str) -> None:
@@ -422,9 +422,7 @@ class TestLease:
         keys = wire.pool.start("nobody", wire.pool.batch(TASK, TASK))
         assert {told.outcome for told in await wire.pool.ended(keys)} == {"LOST"}
 
-    async def test_AnAgentThatComesBackInTimeKeepsWhatItHas(self, bare_wire: Wire) -> None:
-        wire = bare_wire
-        await wire.open(lease=2.0)
+    async def test_AnAgentThatComesBackInTimeKeepsWhatItHas(self, wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
         agent = await wire.joined()
         (key,) = wire.pool.start("agent-1", wire.pool.batch(TASK))
         agent.cut()
@@ -432,6 +430,10 @@ class TestLease:
         again = await wire.joined(tracker_id="tracker-1", epoch=1, held=[key])
         # Another's lease begins after this one's: once that has ended, so would this one.
         (await wire.joined(agent_id="agent-2", name="two")).cut()
+        await wire.state(HOST_PAUSED, "agent-2")
+        loop = asyncio.get_running_loop()
+        time = loop.time
+        monkeypatch.setattr(loop, "time", lambda: time() + 2 * 3600)
         await wire.state(HOST_GONE, "agent-2")
         await again.tells(1, finished(key))
         assert (await wire.pool.ends(key)).outcome == "SUCCEEDED"

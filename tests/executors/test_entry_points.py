@@ -107,7 +107,7 @@ def outside(tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = folder / "installed"
     command = [sys.executable, "-m", "pip", "--isolated", "--disable-pip-version-check", "install", "--quiet"]
     command += ["--no-index", "--no-deps", "--no-cache-dir", "--target", str(target), str(make_wheel(folder))]
-    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    subprocess.run(command, check=True, capture_output=True, timeout=DEADLINE)
     return target
 
 

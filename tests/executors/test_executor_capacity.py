@@ -12,7 +12,7 @@ from daggyr.v1.task_pb2 import AssignmentBatch
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-# Says when it begins and ends, and takes long enough for another to begin meanwhile, were it allowed to.
+# Says when it begins and ends, and mostly takes long enough for another to begin meanwhile, were it allowed to.
 COUNTED = 'echo + >> "$1/log"; sleep 0.05; echo - >> "$1/log"'
 WAITING = 'echo . >> "$1/started"; until [ -e "$1/gate" ]; do sleep 0.02; done'
 
@@ -27,7 +27,9 @@ def most_at_once(log: Path) -> int:
 
 
 async def test_ResourcesAreNotOversubscribed(executor: Harness, tmp_path: Path) -> None:
-    told = await executor.run(*[shell(COUNTED, str(tmp_path))] * 12)
+    # The first ones wait for each other.
+    meet = f'until [ "$(grep -c + "$1/log")" -ge {CORES} ]; do sleep 0.02; done'
+    told = await executor.run(*[shell(f'echo + >> "$1/log"; {meet}; sleep 0.05; echo - >> "$1/log"', str(tmp_path))] * 12)
     assert {one.outcome for one in told} == {"SUCCEEDED"}
     assert most_at_once(tmp_path / "log") == CORES, "all slots are used, and no more"
 

@@ -9,7 +9,7 @@ import stat
 import sys
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, chdir
+from contextlib import AsyncExitStack, chdir, suppress
 from pathlib import Path
 
 import psutil
@@ -28,7 +28,12 @@ FOR_EVER = 'echo $$ > "$1"; while :; do sleep 100; done'
 
 def children() -> set[int]:
     """The agents that are this process's own children."""
-    return {child.pid for child in psutil.Process().children() if "daggyr_agent" in child.cmdline()}
+    found = set()
+    for child in psutil.Process().children():
+        with suppress(psutil.Error):  # it has ended meanwhile
+            if "daggyr_agent" in child.cmdline():
+                found.add(child.pid)
+    return found
 
 
 def modes(folder: Path) -> list[int]:
@@ -64,7 +69,7 @@ async def local() -> AsyncIterator[Local]:
 async def test_KilledItsAttemptsAreLostAtOnceAndItComesBack(
     local: Local, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    harness = await local.open()  # with a lease of a minute, which nobody waits for
+    harness = await local.open()  # with a lease that nobody waits for
     host = await harness.host()
     keys = await harness.give(
         *[shell('echo $$ > "$1/$DAGGYR_TASK_ID"; until [ -e "$1/gate" ]; do sleep 0.02; done', str(tmp_path))] * 3

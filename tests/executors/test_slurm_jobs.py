@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import shutil
 import stat
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -18,6 +19,7 @@ import slurm_cluster
 from executor_harness import Harness, Told, eventually, pid_in, python, shell, spec
 from executor_kinds import CORES, slurm
 from slurm_cluster import SlurmCluster
+from waiting import DEADLINE, until
 
 from daggyr.v1.task_pb2 import HOST_AVAILABLE, HOST_PAUSED, AttemptKey, Placement, TaskSpec
 from daggyr_server.executors.slurm_client import Job, SlurmClient, SlurmUnavailable
@@ -30,11 +32,12 @@ GATED = 'echo "$DAGGYR_TASK_ID" >> "$1/log"; until [ -e "$1/gate" ]; do sleep 0.
 
 @pytest.fixture
 def cluster() -> Iterator[SlurmCluster]:
-    """The session's; a test leaves no job behind."""
+    """The session's; a test leaves no job behind, but for those that are just ending."""
     found = slurm_cluster.running()
+    until(lambda: not found.unfinished("daggyr-"), "the end of the jobs of tests before")
     yield found
     found.mend()
-    assert found.unfinished("daggyr-") == []
+    until(lambda: not found.unfinished("daggyr-"), "the end of the jobs of this test")
 
 
 class Place:
@@ -71,6 +74,11 @@ class Place:
     def open_gate(self) -> None:
         (self.home / "gate").touch()
 
+    def silence(self) -> None:
+        """Take the one job that runs its way to tell of its end, so that only what Slurm says counts."""
+        (folder,) = self.folders
+        (folder / "0.part").mkdir()
+
     @property
     def folders(self) -> list[Path]:
         """The submissions that are on disk."""
@@ -83,7 +91,7 @@ class Dying:
     def __init__(self, call: str, *, after: bool) -> None:
         self.client: SlurmClient
         self.job: Job | None = None
-        self.reached = asyncio.Event()
+        self._reached = asyncio.Event()
         self._call, self._after = call, after
 
     def __getattr__(self, name: str) -> Any:
@@ -94,8 +102,13 @@ class Dying:
             return await getattr(self.client, call)(*arguments)
         if self._after:
             await getattr(self.client, call)(*arguments)
-        self.reached.set()
+        self._reached.set()
         return await asyncio.Event().wait()
+
+    async def reached(self) -> None:
+        """Return once the coordinator is there."""
+        async with asyncio.timeout(DEADLINE):
+            await self._reached.wait()
 
     async def submit(self, job: Job) -> str:
         self.job = job
@@ -181,6 +194,7 @@ class TestEnds:
         told = await harness.ends(key)
         assert told.outcome == "KILLED"
         assert "not from here" in told.notes
+        assert told.result.signal == 15, "it was asked to end before it was made to"
         assert told.result.HasField("start_time")
 
     async def test_AnOperatorCancelsWhatWaits(self, place: Place) -> None:
@@ -205,9 +219,10 @@ class TestEnds:
         assert told.result.signal == 9
 
     async def test_APreemptedOneIsLost(self, home: Place) -> None:
-        harness = await home.coordinator()
+        harness = await home.coordinator(settle_seconds=0.05)
         key = await harness.give_one(shell(FOR_EVER, resources={"cores": CORES}))
         await harness.started(key)
+        home.silence()
         urgent = home.cluster.ask(
             *("sbatch", "--parsable", "--partition=urgent", f"--cpus-per-task={CORES}", "--output=/dev/null"),
             *("--job-name=urgent", "--wrap=true"),
@@ -217,9 +232,10 @@ class TestEnds:
         await eventually(lambda: (urgent.strip(), "urgent", "COMPLETED") in home.cluster.jobs())
 
     async def test_OneWhoseNodeFailsIsLost(self, home: Place) -> None:
-        harness = await home.coordinator()
+        harness = await home.coordinator(settle_seconds=0.05)
         key = await harness.give_one(shell(FOR_EVER))
         await harness.started(key)
+        home.silence()
         node = f"nodename={home.cluster.host}"
         home.cluster.ask("scontrol", "update", node, "state=down", "reason=test")
         try:
@@ -231,14 +247,13 @@ class TestEnds:
 
     async def test_TheJobsTimeLimitHasPassed(self, home: Place) -> None:
         """Slurm looks at time limits twice a minute only, so the limit is moved rather than waited for."""
-        harness = await home.coordinator(time_limit="5")
+        harness = await home.coordinator(time_limit="50")
         key = await harness.give_one(shell(FOR_EVER))
         await harness.started(key)
         ((job, _, _),) = home.cluster.unfinished("daggyr-")
-        assert "TimeLimit=00:05:00" in home.cluster.ask("scontrol", "show", "job", job)
+        assert "TimeLimit=00:50:00" in home.cluster.ask("scontrol", "show", "job", job)
         home.cluster.ask("scontrol", "update", f"jobid={job}", "endtime=now+1")
-        await harness.ear.until(lambda: harness.ear.of(key).results, 90)
-        told = harness.ear.of(key)
+        told = await harness.ends(key)
         assert (told.outcome, "time_limit" in told.notes) == ("TIMED_OUT", True)
 
     async def test_WhatSlurmWillNeverTakeIsRejectedInItsWords(self, place: Place) -> None:
@@ -249,19 +264,20 @@ class TestEnds:
     async def test_AResourceIsAskedOfSlurm(self, place: Place) -> None:
         harness = await place.coordinator()
         resources = {"cores": 1, "memory_mb": 123, "gres/widget": 1}
-        key = await harness.give_one(shell('touch "$1"; sleep 100', str(place.home / "runs"), resources=resources, timeout=300))
+        key = await harness.give_one(shell(FOR_EVER, resources=resources, timeout=3000))
         await harness.started(key)
         ((job, _, _),) = place.cluster.unfinished("daggyr-")
         shown = place.cluster.ask("scontrol", "show", "job", "-d", job)
         assert "MinMemoryNode=123M" in shown and "widget" in shown
-        assert "TimeLimit=00:07:00" in shown, "the timeout, what may be needed after it, and a whole minute"
+        assert "TimeLimit=00:52:00" in shown, "the timeout, what may be needed after it, and a whole minute"
         harness.stop(key)
         assert (await harness.ends(key)).outcome == "KILLED"
 
     async def test_ProcessorTimeIsTold(self, home: Place) -> None:
         harness = await home.coordinator()
+        before = time.monotonic()
         told = await harness.run_one(python("import time\nwhile time.process_time() < 0.5: pass"))
-        assert 0.4 <= told.result.cpu_seconds < 20
+        assert 0.4 <= told.result.cpu_seconds <= time.monotonic() - before, "one thread cannot have used more"
 
 
 class TestTogether:
@@ -286,8 +302,8 @@ class TestTogether:
         harness = await place.coordinator()
         cleaning = shell(f"trap 'echo bye; exit 4' TERM; echo $$ > \"$1/pid\"; {FOR_EVER} & wait", str(place.home))
         key = await harness.give_one(cleaning)
-        others = await harness.give(*[place.gated()] * CORES)
         child = await pid_in(place.home / "pid")
+        others = await harness.give(*[place.gated()] * CORES)
         assert psutil.pid_exists(child)
         await harness.started(others[0])
         harness.recall(*others)
@@ -375,14 +391,14 @@ class TestRecovery:
         (folder / "0.result").unlink()
         home.cluster.stop_controller()
         home.cluster.start_controller(clean=True)
-        again = await home.coordinator()
+        again = await home.coordinator(settle_seconds=0.05)
         await took_up(again, [key])
         told = await again.ends(key)
         assert (told.outcome, "left no result" in told.notes) == ("LOST", True)
 
     async def test_ItsFilesWereRemoved(self, home: Place) -> None:
         """What ran is lost, others go on."""
-        harness = await home.coordinator()
+        harness = await home.coordinator(settle_seconds=0.05)
         key = await harness.give_one(home.gated())
         await harness.started(key)
         (folder,) = home.folders
@@ -439,7 +455,7 @@ class TestSubmittedOnce:
         dying = Dying("submit", after=False)
         harness = await place.coordinator(dying)
         keys = await harness.give(*[shell(COUNTED, str(place.home))] * 2)
-        await dying.reached.wait()
+        await dying.reached()
         again = await place.coordinator()
         await took_up(again, keys)
         assert outcomes(await again.ended(keys)) == ["LOST"] * 2
@@ -456,7 +472,7 @@ class TestSubmittedOnce:
         dying = Dying("submit", after=False)
         harness = await home.coordinator(dying)
         key = await harness.give_one(shell(COUNTED, str(home.home)))
-        await dying.reached.wait()
+        await dying.reached()
         again = await home.coordinator()
         await took_up(again, [key])
         await again.ends(key)
@@ -473,7 +489,7 @@ class TestSubmittedOnce:
         dying = Dying("submit", after=True)
         harness = await place.coordinator(dying)
         keys = await harness.give(*[shell(COUNTED, str(place.home))] * 2)
-        await dying.reached.wait()
+        await dying.reached()
         again = await place.coordinator()
         await took_up(again, keys)
         assert outcomes(await again.ended(keys)) == ["SUCCEEDED"] * 2
@@ -483,7 +499,7 @@ class TestSubmittedOnce:
         dying = Dying("release", after=False)
         harness = await place.coordinator(dying)
         keys = await harness.give(*[shell(COUNTED, str(place.home))] * 2)
-        await dying.reached.wait()
+        await dying.reached()
         again = await place.coordinator()
         await took_up(again, keys)
         assert outcomes(await again.ended(keys)) == ["SUCCEEDED"] * 2
@@ -493,7 +509,7 @@ class TestSubmittedOnce:
         dying = Dying("release", after=True)
         harness = await home.coordinator(dying)
         keys = await harness.give(*[shell(COUNTED, str(home.home))] * 2)
-        await dying.reached.wait()
+        await dying.reached()
         again = await home.coordinator()
         await took_up(again, keys)
         assert outcomes(await again.ended(keys)) == ["SUCCEEDED"] * 2
@@ -504,7 +520,7 @@ class TestSubmittedOnce:
         dying = Dying("release", after=False)
         harness = await home.coordinator(dying)
         keys = await harness.give(*[shell(COUNTED, str(home.home))] * 3)
-        await dying.reached.wait()
+        await dying.reached()
         again = await home.coordinator()
         await took_up(again, keys[:1])
         assert outcomes(await again.ended(keys[:1])) == ["SUCCEEDED"]
@@ -535,7 +551,7 @@ async def test_ATokenThatHasExpiredIsWaitedOut(cluster: SlurmCluster, tmp_path: 
     token.touch(mode=0o600)
     token.write_text("not.a.token")
     (tmp_path / "home").mkdir()
-    given = {"base_url": cluster.rest_url, "user": "root", "token_file": token}
+    given: dict[str, Any] = {"base_url": cluster.rest_url, "user": "root", "token_file": token}
     executor = slurm(tmp_path / "home", **given)
     opening = asyncio.ensure_future(executor.__aenter__())
     done, _ = await asyncio.wait((opening,), timeout=0.5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import threading
 import tomllib
 from collections.abc import Iterator
@@ -224,8 +225,12 @@ async def test_later_versions_of_the_api_are_understood(later: Scripted, tmp_pat
 
 
 async def test_a_slurmrestd_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
-    scripted = Scripted({})
-    client = scripted.client(tmp_path, "v0.0.38")
-    scripted.close()
-    with pytest.raises(SlurmUnavailable, match="slurmrestd at http://127"):
-        await client.jobs("daggyr-")
+    token = tmp_path / "token"
+    token.touch(mode=0o600)
+    token.write_text("a.b.c")
+    with socket.socket() as reserved:  # nobody listens, and nobody else can
+        reserved.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{reserved.getsockname()[1]}"
+        client = SlurmRest(SlurmSettings(directory=tmp_path, base_url=url, user="me", token_file=token))
+        with pytest.raises(SlurmUnavailable, match="slurmrestd at http://127"):
+            await client.jobs("daggyr-")

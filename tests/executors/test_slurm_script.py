@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from executor_harness import python, shell, spec
-from waiting import until
+from executor_harness import GRACE, PATIENCE, python, shell, spec
+from waiting import DEADLINE, until
 
 from daggyr.v1.task_pb2 import Assignment, AttemptKey, TaskSpec
 from daggyr_server.executors.slurm_script import job_script
@@ -27,7 +27,7 @@ SHELLS = [
 class Node:
     """Runs the tasks of one submission."""
 
-    def __init__(self, folder: Path, words: Sequence[str], *tasks: TaskSpec, timeout: float = 0) -> None:
+    def __init__(self, folder: Path, words: Sequence[str], *tasks: TaskSpec, timeout: float = 0, grace: float = PATIENCE) -> None:
         self.words = list(words)
         self.home = folder / "home with 'quotes'"
         self.home.mkdir(exist_ok=True)
@@ -35,15 +35,19 @@ class Node:
         self.submission = Submission(folder / "it's one", Manifest("daggyr-x", keys, timeout, 0))
         self.submission.write(self.home, [(number, _assignment(number), task) for number, task in enumerate(tasks)])
         self.script = folder / "script"
-        self.script.write_text(job_script(self.submission.folder, grace=0.5, timeout=timeout, whole_stdout_bytes=0))
+        self.script.write_text(job_script(self.submission.folder, grace=grace, timeout=timeout, whole_stdout_bytes=0))
 
     def start(self, index: int) -> subprocess.Popen[bytes]:
         environment = {**os.environ, "SLURM_ARRAY_TASK_ID": str(index), "SLURM_JOB_ID": f"test-{os.getpid()}-{index}"}
         return subprocess.Popen([*self.words, str(self.script)], env=environment, cwd=self.home, stdin=subprocess.DEVNULL)
 
     def run(self, index: int = 0) -> Reported:
-        self.start(index).wait(30)
+        self.start(index).wait(DEADLINE)
         return self.submission.result(index)
+
+    def has_written(self) -> bool:
+        path = self.submission.output(0, "out")
+        return path.exists() and path.read_text().endswith("\n")
 
     def out(self, index: int = 0) -> str:
         return self.submission.output(index, "out").read_text()
@@ -86,16 +90,17 @@ def test_ends_are_told(words: list[str], tmp_path: Path) -> None:
 def test_a_stop_is_passed_on_and_the_grace_period_kept(words: list[str], tmp_path: Path) -> None:
     cleaning = shell("trap 'echo bye; exit 4' TERM; echo here; while :; do sleep 0.02; done")
     stubborn = shell("trap '' TERM; echo here; while :; do sleep 0.02; done")
-    node = Node(tmp_path, words, cleaning, stubborn)
-    for index, status in ((0, 4), (1, 128 + 9)):
-        process = node.start(index)
-        until(lambda index=index: "here" in node.out(index) if (node.submission.folder / f"{index}.out").exists() else "", "it")
-        node.submission.ask_to_stop(index)
+    for task, grace, status, said in ((cleaning, PATIENCE, 4, "here\nbye\n"), (stubborn, GRACE, 128 + 9, "here\n")):
+        folder = tmp_path / str(status)
+        folder.mkdir()
+        node = Node(folder, words, task, grace=grace)
+        process = node.start(0)
+        until(node.has_written, "a task that is there")
         process.send_signal(signal.SIGTERM)
-        process.wait(30)
-        reported = node.submission.result(index)
+        process.wait(DEADLINE)
+        reported = node.submission.result(0)
         assert (reported.status, reported.stopped) == (status, True)
-    assert node.out() == "here\nbye\n"
+        assert node.out() == said
 
 
 @pytest.mark.parametrize("words", SHELLS)
@@ -110,14 +115,14 @@ def test_what_is_void_or_taken_or_was_begun_is_not_started(words: list[str], tmp
     touch = [shell('touch "$1"', str(tmp_path / f"ran-{number}")) for number in range(3)]
     node = Node(tmp_path, words, *touch)
     assert node.submission.claim(0)
-    assert node.start(0).wait(30) == 0
+    assert node.start(0).wait(DEADLINE) == 0
     node.run(1)
     (tmp_path / "ran-1").unlink()
-    assert node.start(1).wait(30) == 0, "a job that Slurm starts again"
+    assert node.start(1).wait(DEADLINE) == 0, "a job that Slurm starts again"
     assert not node.submission.void(), "one of it has begun"
     void = Node(tmp_path / "home with 'quotes'", words, *touch)
     assert void.submission.void()
-    assert void.start(2).wait(30) == 0
+    assert void.start(2).wait(DEADLINE) == 0
     assert not list(tmp_path.glob("ran-*"))
 
 

@@ -15,10 +15,11 @@ from typing import Any
 import asyncssh
 import msgspec
 import pytest
-from executor_harness import Ear, eventually, python, runs, shell, spec, surroundings
+from executor_harness import GRACE, Ear, eventually, python, runs, shell, spec, surroundings
 from executor_kinds import ssh_settings
 from ssh_pools import Pools
 from sshd_server import SshdServer, account, sshd_server
+from waiting import DEADLINE
 
 from daggyr_server.executors.base import ExecutorError
 from daggyr_server.executors.ssh import SshExecutor
@@ -40,6 +41,16 @@ def refused(pools: Pools, caplog: pytest.LogCaptureFixture) -> Refused:
         assert harness.ear.states == []
 
     return refused
+
+
+async def adds(key: Path) -> None:
+    """Give the SSH agent a key, as soon as it listens at its socket."""
+    async with asyncio.timeout(DEADLINE):
+        while True:
+            adding = await asyncio.create_subprocess_exec("ssh-add", "-q", str(key))
+            if await adding.wait() == 0:
+                return
+            await asyncio.sleep(0.01)
 
 
 def new_key() -> str:
@@ -134,8 +145,7 @@ class TestLogins:
             await eventually(socket.exists)
             monkeypatch.setenv("SSH_AUTH_SOCK", str(socket))
             monkeypatch.setenv("HOME", str(tmp_path))
-            adding = await asyncio.create_subprocess_exec("ssh-add", "-q", str(server.private_key))
-            assert await adding.wait() == 0
+            await adds(server.private_key)
             harness = await pools.open(server.target(private_key_file=None))
             assert (await harness.run_one(HELLO)).text == "hello\n"
         finally:
@@ -209,25 +219,27 @@ class TestShells:
         odd = {"A.B-c": "x y", "IFS": ":", "PPID": "5", "dg_root": "/", "home": "h", "LANG": "C"}
         with sshd_server(None, f"ForceCommand exec {interpreter}") as server:
             pools.server = server
-            harness = await pools.available()
+            harness = await pools.available(around=surroundings(grace=GRACE))
             source = "import os, sys\nsys.stdout.buffer.write(os.fsencode(sys.argv[1]) + sys.stdin.buffer.read())"
             told = await harness.run(
                 python(source, every, stdin=every * 100 + "\0\\0end"),
                 python("import os, sys\nfor n in sys.argv[1:]: print(n, os.environ[n])", *odd, environment=odd),
                 shell("exit 137"),
                 shell("kill -KILL $$"),
-                shell('sleep 100 & echo "$!"; wait', timeout=0.2),
                 spec("no-such-program"),
                 spec("/bin/pwd", working_directory="/no/such/folder"),
                 shell("exec sleep 0; echo not reached", working_directory=tmp_path),
                 spec("-leading-dash"),
             )
             outcomes = [one.outcome for one in told]
-            assert outcomes == ["SUCCEEDED"] * 2 + ["FAILED"] * 2 + ["TIMED_OUT"] + ["REJECTED"] * 2 + ["SUCCEEDED", "REJECTED"]
+            assert outcomes == ["SUCCEEDED"] * 2 + ["FAILED"] * 2 + ["REJECTED"] * 2 + ["SUCCEEDED", "REJECTED"]
             assert told[0].output() == (every + every * 100 + "\0\\0end").encode()
             assert told[1].text == "".join(f"{name} {value}\n" for name, value in odd.items())
             assert (told[2].result.exit_code, told[3].result.signal) == (137, 9)
-            assert not runs(int(told[4].text))
+            timed, _, child = await harness.timed('sleep 1000 & echo "$!"; echo "$!" > "$1"; wait', tmp_path)
+            told_timed = await harness.ends(timed)
+            assert (told_timed.outcome, told_timed.text) == ("TIMED_OUT", f"{child}\n")
+            assert not runs(child)
             key = await harness.give_one(shell('trap "" TERM; echo x > "$1"; while :; do sleep 100; done', str(tmp_path / "up")))
             await eventually((tmp_path / "up").exists)
             harness.stop(key)
