@@ -40,7 +40,7 @@ SHORT_LEASE = "heartbeat = 2.5\nlease = 5"
 
 # What a user may have set, and what would change what programs do or say.
 _OTHERS = ("DAGGYR_", "XDG_", "LC_", "GRPC_", "PG", "SLURM_", "SBATCH_", "SQUEUE_", "SCONTROL_")
-_LOOKS = ("LANGUAGE", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS", "LINES", "TERM", "UNICODE_VERSION")
+_LOOKS = ("LANGUAGE", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS", "LINES")
 
 Task = dict[str, Any]
 
@@ -68,7 +68,7 @@ def words(process: psutil.Process) -> list[str]:
 
 
 def follows(command: subprocess.Popen[str]) -> None:
-    """Return once a `daggyr run` or `watch` says that it follows its run; a task may start before. From now on, Ctrl-C kills it."""
+    """Return once a `daggyr run` or `watch` says that it follows its run, which Ctrl-C then kills. A task may start before that."""
     assert command.stderr is not None
     said = iter(command.stderr.readline, "")
     assert any(re.match(r"run \d+ [A-Za-z]+: [\d,]+ task", line) for line in said), "it has ended"

@@ -109,10 +109,12 @@ def test_a_gigabyte_of_output(farm: Deployment) -> None:
     """
     state = farm.folder / "agent"
     agent = farm.start_agent("one", "--state-dir", str(state))
-    pieces = "for i in 01 02 03 04 05 06 07 08; do head -c 128M /dev/zero{}; echo > {}$i; until [ -e {}$i.go ]; do sleep 0.02; done; done"
-    out, err = pieces.format("", "out", "out"), pieces.format(" >&2", "err", "err")
+    pieces = (
+        "for i in 1 2 3 4 5 6 7 8; do head -c 128M /dev/zero{0}; echo > {1}$i; until [ -e {1}$i.go ]; do sleep 0.02; done; done"
+    )
+    out, err = pieces.format("", "out"), pieces.format(" >&2", "err")
     run_id = farm.submit({"a": shell(f"echo begin; {out}; printf end", priority=1), "b": shell(err)})
-    for name in (f"{stream}{number:02}" for stream in ("out", "err") for number in range(1, 9)):
+    for name in (f"{stream}{number}" for stream in ("out", "err") for number in range(1, 9)):
         until((farm.work / name).exists, f"the piece {name}")
         until(lambda: sum(map(_blocks, (state / "output").iterdir())) < 8 << 20, f"less on the agent's disk after {name}")
         (farm.work / f"{name}.go").touch()

@@ -57,8 +57,10 @@ async def test_an_agent_that_loses_its_connection_goes_on_and_delivers(farm: Dep
 
 
 async def test_a_connection_that_breaks_again_and_again(farm: Deployment) -> None:
-    """Nothing is done twice, and nothing is left out. Every sixth task waits for two breaks, and goes on while there is no connection
-    or once there is one again, in turn."""
+    """Nothing is done twice, and nothing is left out.
+
+    Every sixth task waits for two breaks, and goes on while there is no connection or once there is one again, in turn.
+    """
     gates = {number: farm.gate(f"held-{number}") for number in range(0, 60, 6)}
     tasks = {
         f"t{number}": shell(f"{gates[number].hold if number in gates else ':'}; {LEDGER}; echo {number}") for number in range(60)
@@ -164,7 +166,7 @@ def test_a_drained_agent_finishes_and_leaves(farm: Deployment) -> None:
 
 
 def test_a_server_that_is_stopped_leaves_nothing_behind(deployment: Deployment) -> None:
-    """Nor does it wait for tasks that ignore SIGTERM, which would have an hour, or for those who watch, who would stay for ever."""
+    """Nor does it wait for tasks that ignore SIGTERM, which would have an hour, or for those who watch, who would stay."""
     local = deployment
     local.start_server(config='[server]\nkill_grace = 3600\n[pools.default]\nexecutor = "local"\nworkers = 2\n')
     local.submit(
