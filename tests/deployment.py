@@ -68,7 +68,7 @@ def words(process: psutil.Process) -> list[str]:
 
 
 def follows(command: subprocess.Popen[str]) -> None:
-    """Return once a `daggyr run` or `watch` says that it follows its run, which Ctrl-C then kills. A task may start before that."""
+    """Return once a `daggyr run` or `watch` says that it follows its run, which Ctrl-C then kills. Tasks may start before."""
     assert command.stderr is not None
     said = iter(command.stderr.readline, "")
     assert any(re.match(r"run \d+ [A-Za-z]+: [\d,]+ task", line) for line in said), "it has ended"
