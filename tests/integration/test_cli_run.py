@@ -12,6 +12,7 @@ import json
 import os
 import pty
 import re
+import select
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -231,6 +232,7 @@ def test_when_the_command_is_killed_nothing_is_left_running(home: Home) -> None:
 def test_a_server_that_dies_is_3(home: Home) -> None:
     process = home.start("run", home.spec(a=shell("echo $$ > pid; exec sleep 1000")))
     task = home.pid("pid")
+    follows(process)
     psutil.Process(process.pid).children()[0].kill()
     ended = home.ended(process)
     assert ended.returncode == 3
@@ -256,7 +258,7 @@ def test_a_live_run_on_a_terminal(home: Home) -> None:
     decoder = codecs.getincrementaldecoder("utf-8")()  # what is read may end within a character
     try:
         with contextlib.suppress(OSError):  # EIO: the terminal is closed at their end (pty(7))
-            while data := os.read(ours, 65536):
+            while select.select([ours], (), (), DEADLINE)[0] and (data := os.read(ours, 65536)):
                 seen += decoder.decode(data)
                 if "running: a" in seen and "1 of 2" in re.sub(r"\x1b\[[0-9;]*m", "", seen):
                     (home.folder / "go").touch()
