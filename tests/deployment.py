@@ -4,12 +4,17 @@ Everything lies under one folder: `work`, where all programs and therefore tasks
 daemon's standard error goes to a file of its own. `close` ends what was started, by pid, and fails if a process of any kind is
 left, if a daemon left files in `tmp`, or if one of them printed a traceback. Tasks that are to be held until the test says so use
 a `Gate`. A conftest.py that imports the fixture `deployment` imports the hook beside it as well.
+
+Machines stand still at times: a test that is not about heartbeats uses `PATIENT`, one that waits for a lease `SHORT_LEASE`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
+import secrets
 import signal
 import subprocess
 import sys
@@ -28,7 +33,45 @@ from daggyr_server.client import Client
 BIN = Path(sys.executable).parent
 MARK = "INTEGRATION_TEST"  # a variable that all that is started inherits
 
+# Of [server], as TOML. No silence of an agent is noticed, and no absence is too long: only a connection that breaks is seen.
+PATIENT = "heartbeat = 30\nlease = 100"
+# Who is cut off is given up after five seconds. Who is only slow is not: that takes ten seconds of silence before.
+SHORT_LEASE = "heartbeat = 2.5\nlease = 5"
+
+# What a user may have set, and what would change what programs do or say.
+_OTHERS = ("DAGGYR_", "XDG_", "LC_", "GRPC_", "PG", "SLURM_", "SBATCH_", "SQUEUE_", "SCONTROL_")
+_LOOKS = ("LANGUAGE", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS", "LINES")
+
 Task = dict[str, Any]
+
+
+def plain_environment() -> dict[str, str]:
+    """The variables of this process, but for those that make programs speak otherwise or of something else."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(_OTHERS) and name not in _LOOKS}
+    return {**kept, "LC_ALL": "C.UTF-8", "TERM": "xterm"}
+
+
+def own_address() -> str:
+    """An address of loopback for a server that is to be started there again, with a port of the system's choice.
+
+    Nobody else takes ports of this host's other names (127.0.0.0/8), so that it is still free then.
+    """
+    return f"127.{'.'.join(str(1 + secrets.randbelow(254)) for _ in range(3))}:0"
+
+
+def words(process: psutil.Process) -> list[str]:
+    """A process's command line; empty if it has ended."""
+    try:
+        return list(process.cmdline())
+    except psutil.Error:
+        return []
+
+
+def follows(command: subprocess.Popen[str]) -> None:
+    """Return once a `daggyr run` or `watch` says that it follows its run, which Ctrl-C then kills. Tasks may start before."""
+    assert command.stderr is not None
+    said = iter(command.stderr.readline, "")
+    assert any(re.match(r"run \d+ [A-Za-z]+: [\d,]+ task", line) for line in said), "it has ended"
 
 
 def task(*command: str, **keys: Any) -> Task:
@@ -76,7 +119,7 @@ class Program:
 
     def said(self) -> str:
         """What it wrote to standard error so far."""
-        return self.log.read_text(errors="replace")
+        return self.log.read_text(encoding="utf-8", errors="replace")
 
     def wait(self) -> int:
         """Its exit code, once it has ended by itself."""
@@ -103,10 +146,10 @@ class Deployment:
         self.work, self.state, self.temporary = (self.folder / name for name in ("work", "state", "tmp"))
         for path in (self.work, self.temporary):
             path.mkdir(parents=True)
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("DAGGYR_", "XDG_"))}
+        plain = plain_environment()
         self.environment = {
-            **kept,
-            "PATH": f"{BIN}{os.pathsep}{kept.get('PATH', os.defpath)}",
+            **plain,
+            "PATH": f"{BIN}{os.pathsep}{plain.get('PATH', os.defpath)}",
             "XDG_STATE_HOME": str(self.state),
             "TMPDIR": str(self.temporary),
             MARK: str(self.folder),
@@ -169,7 +212,7 @@ class Deployment:
             stdin=subprocess.DEVNULL if input is None else subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            text=True,
+            encoding="utf-8",
         )
         self.commands.append(process)
         return process
@@ -235,7 +278,7 @@ class Deployment:
         return {each["task_id"]: each["state"] for each in self.json("tasks", str(run_id))}
 
     def running(self, run_id: int, task_id: str) -> None:
-        """Return once the server knows that a task runs, which its agent tells a moment after the start."""
+        """Return once the server knows that a task runs, which its agent tells a moment after the start; the task is held."""
         until(lambda: self.states(run_id)[task_id] == "RUNNING", f"{task_id} to be RUNNING")
 
     def attempts(self, run_id: int) -> dict[str, int]:
@@ -285,10 +328,13 @@ class Deployment:
         servers = [program for program in self.programs if program.name == "daggyr-server"]
         agents = [program for program in self.programs if program.name != "daggyr-server"]
         stubborn = [*_end(agents), *_end(servers)]
-        left = {process.pid: " ".join(process.cmdline()) for process in self.processes()}
+        # Nobody is there any more to end them. What belongs to a command or daemon that was killed does so a moment later.
+        with contextlib.suppress(AssertionError):
+            until(lambda: not list(self.processes()), "the end of all processes")
+        left = {process.pid: " ".join(words(process)) for process in self.processes()}
         for pid in left:
             _kill(pid)
-        assert not stubborn, f"these did not end within 20 s of SIGTERM: {stubborn}{self.logs()}"
+        assert not stubborn, f"these were not ended by SIGTERM: {stubborn}{self.logs()}"
         assert not left, f"processes that were left: {left}"
         assert "Traceback" not in self.logs(), self.logs()
         if not self.killed:
@@ -311,9 +357,10 @@ def _end(programs: list[Program]) -> list[str]:
     for program in programs:
         if program.process.poll() is None:
             program.process.terminate()
+            program.process.send_signal(signal.SIGCONT)  # if the test stopped it
     for program in programs:
         try:
-            program.process.wait(20)
+            program.process.wait(DEADLINE)
         except subprocess.TimeoutExpired:
             stubborn.append(program.name)
             program.process.kill()

@@ -27,6 +27,7 @@ Result = TypeVar("Result")
 _START_TIMEOUT = 60.0  # seconds until the server is ready; a durable tracker may have much to read
 _END_TIMEOUT = 20.0  # seconds: a process has a grace period of 10 s
 _END_AT_ONCE_TIMEOUT = 2.0
+_ENDING_TIMEOUT = 10.0  # seconds from a connection that broke until the process behind it has ended
 _SAID_BYTES = 64 * 1024
 # The socket's path must fit sockaddr_un (unix(7): 108 bytes with the NUL).
 _MAX_FOLDER_BYTES = 90
@@ -86,7 +87,7 @@ class OwnServer:
         raise Fault(_with_words(f"the server ended unexpectedly ({_ending(code)})", self._said), NO_SERVER)
 
     async def _is_ending(self) -> bool:
-        await asyncio.wait({self._ended}, timeout=0.5)
+        await asyncio.wait({self._ended}, timeout=_ENDING_TIMEOUT)
         return self._ended.done()
 
     async def _start(self) -> None:

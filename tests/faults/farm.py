@@ -11,12 +11,12 @@ import asyncio
 import signal
 import subprocess
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from deployment import Deployment, Program, Task, shell, until
+from deployment import PATIENT, Deployment, Program, Task, follows, shell, until
 
 from daggyr.v1.run_pb2 import Attempt
 from daggyr.v1.run_pb2 import Task as TaskMessage
@@ -38,7 +38,7 @@ class Farm:
 
     deployment: Deployment
     tracker: str
-    settings: str = "lease = 30\nheartbeat = 0.5"  # of [server], as TOML
+    settings: str = PATIENT  # of [server], as TOML
     pools: str = '[pools.farm]\nexecutor = "agent"'
     listen: str = ""
     coordinator: Program = field(init=False)
@@ -67,11 +67,17 @@ class Farm:
         """Start agents of these names; they have joined when this returns."""
         return [self.deployment.start_agent(name, "--resource", f"cores={cores}", **options) for name in names]
 
+    def result_kept(self, agent: str, work: Callable[[], None]) -> None:
+        """Do `work`, after which a task ends, and wait until the agent has its result on its disk; no coordinator is there."""
+        journal = self.deployment.state / "daggyr" / "agents" / agent / "journal"
+        before = journal.stat().st_size
+        work()
+        until(lambda: journal.stat().st_size > before, "the result, on the agent's disk")
+
     def watching(self, run_id: int) -> subprocess.Popen[str]:
         """Start `daggyr watch`; it has seen the run when this returns, and then bears with coordinators that go away."""
         process = self.deployment.command("watch", str(run_id))
-        assert process.stderr is not None
-        assert f"run {run_id}" in process.stderr.readline()
+        follows(process)
         return process
 
     # -- what tasks have done -----------------------------------------------------------------------------------------

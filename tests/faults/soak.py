@@ -21,7 +21,7 @@ from random import Random
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from deployment import Deployment, Program
+from deployment import SHORT_LEASE, Deployment, Program
 from farm import LEDGER, Farm, layers
 from postgres_server import PostgresServer, postgres_server
 
@@ -126,7 +126,7 @@ def main() -> None:
             with deployment() as made:
                 if postgres is None:
                     tracker = f"sqlite:{made.folder}/state.db"
-                print(Round(Farm(made, tracker, "lease = 3\nheartbeat = 0.5"), seed, postgres).run())
+                print(Round(Farm(made, tracker, SHORT_LEASE), seed, postgres).run())
             seed += 1
     print("nothing was lost")
 

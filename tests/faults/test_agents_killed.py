@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from random import Random
 
-from deployment import Deployment, shell, until
+from deployment import SHORT_LEASE, Deployment, shell
 from farm import LEDGER, Farm, layers
 
 TASKS = 600
@@ -15,7 +15,7 @@ NAMES = ("one", "two", "three")
 
 def test_agents_that_are_killed_at_random(deployment: Deployment, tracker: str) -> None:
     """Some are started again at once, some only when the next one dies."""
-    farm = Farm(deployment, tracker, "lease = 3\nheartbeat = 0.5")
+    farm = Farm(deployment, tracker, SHORT_LEASE)
     random = Random(f"{KILLS} agents, {tracker[:6]}")
     farm.start()
     alive = dict(zip(NAMES, farm.agents(*NAMES), strict=True))
@@ -50,12 +50,9 @@ def test_results_that_a_killed_agent_had_kept(deployment: Deployment, sqlite_tra
     (agent,) = farm.agents("one", cores=1)
     run_id = deployment.submit({"a": shell(f"{gate.hold}; {LEDGER}; echo done"), "b": shell(LEDGER, parents=["a"])})
     gate.reached()
-    until(lambda: deployment.states(run_id)["a"] == "RUNNING", "the task")
+    deployment.running(run_id, "a")  # so that nothing but its result is still to be written down
     farm.kill()
-    journal = deployment.state / "daggyr" / "agents" / "one" / "journal"
-    before = journal.stat().st_size
-    gate.open()
-    until(lambda: journal.stat().st_size > before, "the result, on the agent's disk")
+    farm.result_kept("one", gate.open)
     agent.end(signal.SIGKILL)
     farm.start()
     farm.agents("one", cores=1)

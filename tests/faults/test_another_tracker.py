@@ -15,14 +15,16 @@ def test_results_of_another_tracker_are_nobodys(deployment: Deployment, tmp_path
     first.start()
     ended, runs = deployment.gate("ended"), deployment.gate("runs")
     (agent,) = first.agents("one")
-    deployment.submit(
+    run_id = deployment.submit(
         {"ended": shell(f"{ended.hold}; {LEDGER}; echo of the first"), "runs": shell(f"{runs.hold}; {LEDGER}; echo of the first")}
     )
     ended.reached()
     pid = runs.reached()
+    for name in ("ended", "runs"):
+        deployment.running(run_id, name)  # so that nothing but a result is still to be written down
     first.kill()
-    ended.open()
-    until(lambda: first.performed() == [("ended", 1)], "a result that is kept")
+    first.result_kept("one", ended.open)
+    assert first.performed() == [("ended", 1)]
     # A second coordinator at the same address, with the agent's attempts assigned to it before it has said a word.
     agent.process.send_signal(signal.SIGSTOP)
     second = Farm(deployment, f"sqlite:{tmp_path}/second.db")

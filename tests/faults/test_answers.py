@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,16 +16,17 @@ from faults_tracker import new_tracker
 
 @contextmanager
 def held_commits(tracker: str) -> Iterator[None]:
-    """Within, the coordinator's next commit waits; returns to the test once `waits` is true."""
+    """Within, the coordinator's next commit waits: the process of Postgres that serves who holds the tracker's lock is stopped.
+
+    A lock would do as well, but for no longer than a coordinator lets a commit wait for one.
+    """
     with psycopg.connect(tracker) as connection:
-        connection.execute("SELECT * FROM daggyr.tracker FOR UPDATE")
+        (row,) = connection.execute("SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted").fetchall()
+    os.kill(row[0], signal.SIGSTOP)
+    try:
         yield
-
-
-def commit_waits(tracker: str) -> bool:
-    with psycopg.connect(tracker) as connection:
-        row = connection.execute("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'").fetchone()
-        return row is not None and row[0] > 0
+    finally:
+        os.kill(row[0], signal.SIGCONT)
 
 
 def test_nothing_is_told_before_it_is_durable(deployment: Deployment, request: pytest.FixtureRequest) -> None:
@@ -35,11 +38,12 @@ def test_nothing_is_told_before_it_is_durable(deployment: Deployment, request: p
     run_id = deployment.submit({"a": shell(f"{gate.hold}; {LEDGER}")})
     other = deployment.submit({"b": shell("true", resources={"gpus": 1})})
     gate.reached()
-    until(lambda: deployment.states(run_id)["a"] == "RUNNING", "the task")
+    deployment.running(run_id, "a")
     watching = farm.watching(run_id)
     with held_commits(farm.tracker):
         gate.open()
-        until(lambda: commit_waits(farm.tracker), "the commit of its end")
+        # What runs is counted when it is decided on, which is before the commit.
+        until(lambda: [pool["running"] for pool in deployment.json("pools")] == [0], "the end of the task")
         asked = [deployment.command("--output", "json", command, str(run_id)) for command in ("show", "tasks")]
         # These take longer than the others would if they were answered.
         assert deployment.json("show", str(other))["state"] == "QUEUED"

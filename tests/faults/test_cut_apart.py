@@ -10,14 +10,14 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import pytest
-from deployment import Deployment, is_gone, shell, until
+from deployment import PATIENT, SHORT_LEASE, Deployment, is_gone, own_address, shell, until
 from farm import LEDGER, Farm
 from proxy import Proxy
 
 T = TypeVar("T")
 
-PATIENT = "lease = 60\nheartbeat = 0.1"  # silence is noticed after four heartbeats
-SHORT = "lease = 1\nheartbeat = 0.1"
+# Silence is noticed after two seconds. Who was only slow is noticed as well, joins again, and has lost nothing.
+ATTENTIVE = "heartbeat = 0.5\nlease = 100"
 
 
 async def aside(work: Callable[..., T], *arguments: object) -> T:
@@ -43,7 +43,7 @@ async def attempts(deployment: Deployment, run_id: int, name: str) -> list[tuple
 @pytest.mark.parametrize("silent", [False, True], ids=["broken", "silent"])
 async def test_cut_apart_for_less_than_the_lease(deployment: Deployment, sqlite_tracker: str, silent: bool) -> None:
     """The agent goes on and delivers later what ended meanwhile; nothing is done twice."""
-    farm = Farm(deployment, sqlite_tracker, PATIENT, listen="127.0.0.1:0")
+    farm = Farm(deployment, sqlite_tracker, ATTENTIVE if silent else PATIENT, listen=own_address())
     await aside(farm.start)
     gate = deployment.gate()
     async with Proxy(deployment.address) as proxy:
@@ -60,7 +60,7 @@ async def test_cut_apart_for_less_than_the_lease(deployment: Deployment, sqlite_
         await disconnected(deployment)
         await aside(gate.open)
         await aside(until, lambda: ("a", 1) in farm.performed(), "the task")
-        assert (await aside(deployment.states, run_id))["a"] in ("QUEUED", "RUNNING")
+        assert (await aside(deployment.states, run_id))["a"] in ("QUEUED", "RUNNING")  # as far as the coordinator knows
         proxy.mend()
         assert (await aside(deployment.watch, run_id))["task_states"] == {"COMPLETED": 3}
         assert sorted(farm.performed()) == [("a", 1), ("b", 1), ("c", 1)]
@@ -70,7 +70,7 @@ async def test_cut_apart_for_less_than_the_lease(deployment: Deployment, sqlite_
 
 async def test_cut_apart_for_longer_than_the_lease(deployment: Deployment, tracker: str) -> None:
     """Its attempts run elsewhere. What it ran meanwhile may be done twice; what it tells of that, late, changes nothing."""
-    farm = Farm(deployment, tracker, SHORT, listen="127.0.0.1:0")
+    farm = Farm(deployment, tracker, SHORT_LEASE, listen=own_address())
     await aside(farm.start)
     ended, runs = deployment.gate("ended"), deployment.gate("runs")
     first = '[ "$DAGGYR_ATTEMPT" = 1 ]'
@@ -112,7 +112,7 @@ async def test_cut_apart_for_longer_than_the_lease(deployment: Deployment, track
 
 async def test_a_result_whose_acknowledgement_is_lost(deployment: Deployment, sqlite_tracker: str) -> None:
     """It is durable, and told again to another coordinator: it is the same result, and what follows from it is not repeated."""
-    farm = Farm(deployment, sqlite_tracker, PATIENT, listen="127.0.0.1:0")
+    farm = Farm(deployment, sqlite_tracker, PATIENT, listen=own_address())
     await aside(farm.start)
     gate = deployment.gate()
     async with Proxy(deployment.address) as proxy:
@@ -144,7 +144,7 @@ async def test_a_result_whose_acknowledgement_is_lost(deployment: Deployment, sq
 
 async def test_a_kill_that_does_not_get_through(deployment: Deployment, sqlite_tracker: str) -> None:
     """The run is KILLED once the agent is back and has ended its processes; what waited on the agent is never started."""
-    farm = Farm(deployment, sqlite_tracker, PATIENT, listen="127.0.0.1:0")
+    farm = Farm(deployment, sqlite_tracker, PATIENT, listen=own_address())
     await aside(farm.start)
     gate = deployment.gate()
     async with Proxy(deployment.address) as proxy:

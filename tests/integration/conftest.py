@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from deployment import Deployment, new_deployment, pytest_runtest_makereport  # noqa: F401
+from deployment import PATIENT, Deployment, new_deployment, pytest_runtest_makereport  # noqa: F401
 
-FARM = """
+FARM = f"""
 [server]
-heartbeat = 0.5
-lease = 30
+{PATIENT}
 [pools.farm]
 executor = "agent"
 """

@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 import pytest
 from deployment import Deployment, shell, task
+from waiting import DEADLINE
 
 from daggyr.channel import PROTOCOL_VERSION, open_channel, token_metadata
 from daggyr.v1.agents_pb2 import AgentMessage, CoordinatorMessage, Heartbeat, Hello, UpdateBatch
@@ -49,7 +50,7 @@ async def session(deployment: Deployment, *messages: AgentMessage) -> AsyncItera
 async def refusal(call: Call) -> tuple[grpc.StatusCode, str]:
     """How the coordinator ends a session."""
     with pytest.raises(grpc.aio.AioRpcError) as refused:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(DEADLINE):
             while await call.read() is not grpc.aio.EOF:
                 pass
             raise await _error(call)
@@ -61,7 +62,7 @@ async def _error(call: Call) -> grpc.aio.AioRpcError:
 
 
 async def answer(call: Call) -> CoordinatorMessage:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(DEADLINE):
         message = await call.read()
     assert isinstance(message, CoordinatorMessage)
     return message
@@ -148,14 +149,14 @@ async def test_reports_of_attempts_that_are_not_the_agents_change_nothing(farm: 
     assert (await asyncio.to_thread(farm.watch, run_id))["task_states"] == {"COMPLETED": 2}
 
 
-async def test_an_agent_that_says_nothing_more_loses_its_session(farm: Deployment) -> None:
+async def test_an_agent_that_says_nothing_more_loses_its_session(deployment: Deployment) -> None:
     """Its connection stands, but no heartbeat comes (half a second each)."""
-    async with session(farm, hello()) as call:
-        assert (await answer(call)).HasField("welcome")
+    deployment.start_server(config='[server]\nheartbeat = 0.5\nlease = 100\n[pools.farm]\nexecutor = "agent"\n')
+    async with session(deployment, hello()) as call:
         code, details = await refusal(call)
     assert code is grpc.StatusCode.UNAVAILABLE
     assert "heartbeat" in details
-    (agent,) = farm.json("agents")
+    (agent,) = deployment.json("agents")
     assert (agent["name"], agent["state"]) == ("raw", "DISCONNECTED")
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import grpc
 import pytest
 from deployment import Deployment, shell, task
-from waiting import until
+from waiting import DEADLINE, until
 
 from daggyr.channel import open_channel, token_metadata
 from daggyr.v1 import runs_pb2
@@ -30,11 +30,11 @@ UNARY = ("SubmitRun", "ListRuns", "GetRun", "ListTasks", "GetTask", "ExplainTask
 
 @pytest.mark.parametrize("address", ["port", "unix:/nowhere/daggyr.sock"])
 def test_no_server_is_reached(deployment: Deployment, address: str) -> None:
-    if address == "port":
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            address = f"127.0.0.1:{free.getsockname()[1]}"
-    ended = deployment.daggyr("--server", address, "runs")
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))  # and does not listen, so that nobody else does
+        if address == "port":
+            address = f"127.0.0.1:{silent.getsockname()[1]}"
+        ended = deployment.daggyr("--server", address, "runs")
     assert (ended.code, ended.out) == (3, "")
     assert ended.err.startswith(f"daggyr: no server reached at {address}")
     assert "start one with `daggyr-server`" in ended.err
@@ -89,6 +89,7 @@ def test_tokens(standing: Deployment) -> None:
     wrong.chmod(0o600)
     open_to_others = standing.folder / "open"
     open_to_others.write_text(client.read_text())
+    open_to_others.chmod(0o644)
     for path, words in (
         (wrong, "wants a valid token"),
         (agent, "it must be a client's token"),
@@ -159,7 +160,7 @@ async def test_messages_that_are_no_protobuf(standing: Deployment) -> None:
 def test_bytes_that_are_no_http(standing: Deployment) -> None:
     host, _, port = standing.address.rpartition(":")
     for data in (b"GET / HTTP/1.1\r\n\r\n", RUBBISH * 10_000, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + RUBBISH):
-        with socket.create_connection((host, int(port)), timeout=30) as connection:
+        with socket.create_connection((host, int(port)), timeout=DEADLINE) as connection:
             try:
                 connection.sendall(data)
                 connection.shutdown(socket.SHUT_WR)
@@ -236,7 +237,7 @@ def test_a_reader_that_closes_its_pipe(standing: Deployment) -> None:
     process.stdout.close()
     assert process.stderr is not None
     said = process.stderr.read()
-    assert (process.wait(60), said) == (0, "")
+    assert (process.wait(DEADLINE), said) == (0, "")
 
 
 async def test_a_client_without_patience(standing: Deployment) -> None:
@@ -254,7 +255,8 @@ async def test_a_client_without_patience(standing: Deployment) -> None:
 def test_the_socket_of_another_user_and_of_a_dead_server(deployment: Deployment) -> None:
     """A folder that others may enter is refused; a socket file that nobody listens at is replaced; one in use is not."""
     public = deployment.folder / "public"
-    public.mkdir(mode=0o755)
+    public.mkdir()
+    public.chmod(0o755)
     program = deployment.start("daggyr-server", "--listen", f"unix:{public}/daggyr.sock")
     assert program.wait() == 2
     assert "others may enter" in program.said()

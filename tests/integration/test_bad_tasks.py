@@ -8,14 +8,13 @@ from __future__ import annotations
 import json
 import random
 import re
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from deployment import Deployment, shell, task
+from deployment import Deployment, shell, task, words
 from waiting import is_gone, until
 
 GENERATED = {"details": {"command": ["true"]}}
@@ -104,19 +103,22 @@ def test_a_generator_that_prints_more_than_is_taken(standing: Deployment) -> Non
 
 
 def test_a_gigabyte_of_output(farm: Deployment) -> None:
-    """Neither the agent's disk nor anyone's memory takes it; its beginning and end are kept, and the cut is marked."""
+    """Neither the agent's disk nor anyone's memory takes it; its beginning and end are kept, and the cut is marked.
+
+    It comes in pieces, each once what came before is off the disk but for what is kept.
+    """
     state = farm.folder / "agent"
     agent = farm.start_agent("one", "--state-dir", str(state))
-    run_id = farm.submit(
-        {"a": shell("echo begin; head -c 1073741824 /dev/zero; printf end"), "b": shell("head -c 1G /dev/zero >&2")}
+    pieces = (
+        "for i in 1 2 3 4 5 6 7 8; do head -c 128M /dev/zero{0}; echo > {1}$i; until [ -e {1}$i.go ]; do sleep 0.02; done; done"
     )
-    watching = farm.command("watch", str(run_id))
-    most = 0
-    while watching.poll() is None:
-        most = max(most, sum(map(_blocks, (state / "output").iterdir())))
-        time.sleep(0.005)  # so as not to take the processor from those who are watched
-    assert farm.ended(watching).code == 0
-    assert 0 < most < 500 << 20, f"{most:,} bytes on the agent's disk"
+    out, err = pieces.format("", "out"), pieces.format(" >&2", "err")
+    run_id = farm.submit({"a": shell(f"echo begin; {out}; printf end", priority=1), "b": shell(err)})
+    for name in (f"{stream}{number}" for stream in ("out", "err") for number in range(1, 9)):
+        until((farm.work / name).exists, f"the piece {name}")
+        until(lambda: sum(map(_blocks, (state / "output").iterdir())) < 8 << 20, f"less on the agent's disk after {name}")
+        (farm.work / f"{name}.go").touch()
+    assert farm.watch(run_id)["task_states"] == {"COMPLETED": 2}
     server = farm.programs[0]
     for program, bound in ((agent, 200 << 20), (server, 200 << 20)):
         peak = _peak_memory(program.pid)
@@ -167,11 +169,15 @@ def test_a_task_that_forks_and_leaves(standing: Deployment, environment: str, ex
 
 def test_a_task_that_floods_with_processes_is_killed_whole(standing: Deployment) -> None:
     run_id = standing.submit({"a": shell("for i in 1 2 3 4 5; do (sleep 1000 &); setsid sleep 1000 & done; echo > ready; wait")})
-    until(lambda: standing.read("ready"), "the processes")
-    assert sum(process.name() == "sleep" for process in standing.processes()) == 10
+    until(lambda: standing.read("ready"), "the task")
+    until(lambda: sleepers(standing) == 10, "its processes")
     assert standing.daggyr("kill", str(run_id)).code == 0
     assert standing.watch(run_id, code=1)["state"] == "KILLED"
-    assert not [process for process in standing.processes() if process.name() == "sleep"]
+    assert sleepers(standing) == 0
+
+
+def sleepers(deployment: Deployment) -> int:
+    return sum(words(process)[:1] == ["sleep"] for process in deployment.processes())
 
 
 def test_a_task_that_kills_its_agent(standing: Deployment) -> None:

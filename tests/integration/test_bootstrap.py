@@ -11,6 +11,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from waiting import DEADLINE
 
 BOOTSTRAP = Path(__file__).resolve().parent.parent.parent / "deploy" / "bootstrap"
 
@@ -79,7 +80,7 @@ class Checkout:
     def run(self, *arguments: str) -> tuple[int, str, str]:
         """Exit code, standard output and standard error."""
         with self.start(*arguments) as process:
-            stdout, stderr = process.communicate(timeout=120)
+            stdout, stderr = process.communicate(timeout=DEADLINE)
         return process.returncode, stdout, stderr
 
 
@@ -120,7 +121,7 @@ def test_it_makes_updates_and_leaves_alone(tmp_path: Path) -> None:
     # Of two at once, one makes it and the other waits for that.
     checkout.proto.write_text("better")
     with checkout.start("echo", "one") as one, checkout.start("echo", "two") as two:
-        ends = [process.communicate(timeout=120) for process in (one, two)]
+        ends = [process.communicate(timeout=DEADLINE) for process in (one, two)]
     assert [process.returncode for process in (one, two)] == [0, 0]
     assert [stdout for stdout, _ in ends] == ["one\n", "two\n"]
     assert sum(stderr.count("making") for _, stderr in ends) == 1

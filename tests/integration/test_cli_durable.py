@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
-from deployment import Deployment, Ended, Gate, Task, is_gone, shell, until
+from deployment import Deployment, Ended, Gate, Task, follows, is_gone, shell, until
 
 STATE = "sqlite:kept.db"
 
@@ -37,6 +37,7 @@ def begun(deployment: Deployment, gate: Gate, **variables: str) -> subprocess.Po
     """`daggyr run`, once the middle of its run is there."""
     process = deployment.command("run", "--tracker", STATE, deployment.spec(held(gate)), **variables)
     gate.reached()
+    follows(process)
     return process
 
 
@@ -68,7 +69,9 @@ def test_a_run_that_ctrl_c_killed_goes_on(deployment: Deployment, gate: Gate) ->
 def test_a_run_that_was_still_being_killed_goes_on(deployment: Deployment) -> None:
     """The order is durable, and its server went before the process did."""
     deployment.killed = True
-    server = deployment.start_server("--tracker", STATE)
+    # It has an hour to end after SIGTERM, so that it is still there.
+    config = '[server]\nkill_grace = 3600\n[pools.default]\nexecutor = "local"\n'
+    server = deployment.start_server("--tracker", f"sqlite:{deployment.work}/kept.db", config=config)
     script = "trap '' TERM; test -e go && exit; echo $$ > pid; while :; do sleep 1000; done"
     assert deployment.submit({"stubborn": shell(script)}) == 1
     task = int(until(lambda: deployment.read("pid").rstrip("\n"), "the task"))
@@ -123,6 +126,7 @@ def test_ctrl_c_kills_a_resumed_run_too(deployment: Deployment, gate: Gate) -> N
     (deployment.work / f"{gate.name}.pid").unlink()
     process = deployment.command("--output", "json", "run", "--tracker", STATE, "--resume", "last")
     task = gate.reached()
+    follows(process)
     process.send_signal(signal.SIGINT)
     ended = deployment.ended(process)
     assert (ended.code, ended.json["state"]) == (130, "KILLED")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import re
+import select
 import socket
 import ssl
 import subprocess
@@ -12,7 +14,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from deployment import Deployment, shell, task
+from deployment import PATIENT, Deployment, own_address, shell, task
 from metrics_scrape import address_said, eventually, scrape
 from readme_examples import ROOT
 from server.certificates import Authority
@@ -52,7 +54,7 @@ def test_the_figures_of_a_run_that_ended(deployment: Deployment, address: str) -
     commits = found.value("daggyr_commit_duration_seconds_count")
     assert 1 <= commits <= found.value("daggyr_committed_records_total")
     assert found.value("daggyr_commit_duration_seconds_bucket", le="+Inf") == commits
-    assert found.value("daggyr_commit_duration_seconds_sum") > 0
+    assert found.value("daggyr_commit_duration_seconds_sum") >= 0
     assert found.value("daggyr_event_loop_lag_seconds") >= 0
     assert found.value("process_resident_memory_bytes") > 1e6
 
@@ -86,7 +88,7 @@ def test_the_page_tells_of_all_metrics(deployment: Deployment, address: str) -> 
 
 
 def test_agents_come_drain_and_go(deployment: Deployment) -> None:
-    config = '[server]\nmetrics = "127.0.0.1:0"\nheartbeat = 0.5\nlease = 30\n[pools.farm]\nexecutor = "agent"\n'
+    config = f'[server]\nmetrics = "127.0.0.1:0"\n{PATIENT}\n[pools.farm]\nexecutor = "agent"\n'
     address = address_said(deployment.start_server(config=config).said())
     found = scrape(address, deployment.token())
     assert found.values("daggyr_pool_hosts", "state", pool="farm") == {}
@@ -148,21 +150,27 @@ def test_what_is_no_request_harms_nobody(deployment: Deployment, address: str) -
     ):
         with socket.create_connection((host, int(port)), DEADLINE) as connection:
             connection.sendall(sent)
-            connection.shutdown(socket.SHUT_WR)
+            with contextlib.suppress(OSError):  # it has answered and hung up already
+                connection.shutdown(socket.SHUT_WR)
             head = connection.recv(100)
         assert head.split(b" ")[1:2] == ([status] if status else []), sent
     assert scrape(address, deployment.token()).status == 200
 
 
 def test_many_who_say_nothing_do_not_pile_up(deployment: Deployment, address: str) -> None:
+    """Those who say nothing for long are hung up on, so that there may have to be more than 32 until one is too many."""
     host, _, port = address.rpartition(":")
-    silent = [socket.create_connection((host, int(port)), DEADLINE) for _ in range(32)]
-    try:
-        with socket.create_connection((host, int(port)), DEADLINE) as one_more:
-            assert one_more.recv(100).startswith(b"HTTP/1.1 503 ")
-    finally:
-        for connection in silent:
-            connection.close()
+    with contextlib.ExitStack() as stack:
+        silent: list[socket.socket] = []
+
+        def one_more() -> bool:
+            silent.append(stack.enter_context(socket.create_connection((host, int(port)), DEADLINE)))
+            answered, _, _ = select.select(silent, (), (), 0)
+            for connection in answered:
+                silent.remove(connection)
+            return any(connection.recv(100).startswith(b"HTTP/1.1 503 ") for connection in answered)
+
+        until(one_more, "one too many")
     eventually_answers(address, deployment.token())
     deployment.goes_on()
 
@@ -172,10 +180,16 @@ def eventually_answers(address: str, token: str) -> None:
 
 
 def test_scrapes_side_by_side(deployment: Deployment, address: str) -> None:
-    """While a run goes on, and more at once than are made at a time."""
+    """While a run goes on, and more at once than are made at a time. Who has waited for long is hung up on, and asks again."""
     token = deployment.token()
     found: list[int] = []
-    threads = [threading.Thread(target=lambda: found.append(scrape(address, token).status)) for _ in range(20)]
+
+    def status() -> int | None:
+        with contextlib.suppress(ConnectionError):
+            return scrape(address, token).status
+        return None
+
+    threads = [threading.Thread(target=lambda: found.append(until(status, "an answer"))) for _ in range(20)]
     for thread in threads:
         thread.start()
     deployment.complete({f"t{number}": task("true") for number in range(20)})
@@ -220,7 +234,8 @@ def test_metrics_over_tcp_have_a_token_though_the_rest_needs_none(deployment: De
 
 def test_the_end_does_not_wait_for_scrapes(deployment: Deployment) -> None:
     """Whether they say nothing, or do not read; and the address is free again."""
-    server = deployment.start_server(config=CONFIG)
+    config = CONFIG.replace("127.0.0.1:0", own_address())
+    server = deployment.start_server(config=config)
     address = address_said(server.said())
     host, _, port = address.rpartition(":")
     with (
@@ -232,7 +247,7 @@ def test_the_end_does_not_wait_for_scrapes(deployment: Deployment) -> None:
         assert server.end() == 0
     with pytest.raises(OSError):
         socket.create_connection((host, int(port)), DEADLINE)
-    deployment.start_server(config=CONFIG.replace("127.0.0.1:0", address))
+    deployment.start_server(config=re.sub(r"127[\d.]+:0", address, config))
 
 
 def test_over_tls_with_certificates(deployment: Deployment, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import signal
 from typing import Any
 
 import pytest
-from deployment import Deployment, Task, shell
+from deployment import PATIENT, Deployment, Task, shell
 from waiting import is_gone, until
 
 LEDGER = 'echo "$DAGGYR_TASK_ID $DAGGYR_ATTEMPT" >> ledger'
@@ -107,7 +107,8 @@ def test_a_table_says_what_would_change(kept: Deployment) -> None:
 
 def test_what_runs_goes_on_or_is_replaced_after_its_end(deployment: Deployment) -> None:
     """On an agent, through kill -9 of the server too: the same process goes on, the changed one ends before the next begins."""
-    config = '[server]\nheartbeat = 0.5\nlease = 30\ntracker = "sqlite:state.db"\n[pools.farm]\nexecutor = "agent"\n'
+    # Who is asked to end has an hour for that.
+    config = f'[server]\n{PATIENT}\nkill_grace = 3600\ntracker = "sqlite:state.db"\n[pools.farm]\nexecutor = "agent"\n'
     deployment.start_server(config=config, listen=f"unix:{deployment.folder}/s")
     server = deployment.programs[-1]
     deployment.start_agent("one", "--resource", "cores=3")

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import time
 
 import psutil
 import pytest
-from deployment import Deployment, shell, task
+from deployment import PATIENT, SHORT_LEASE, Deployment, follows, own_address, shell, task
 from proxy import Proxy
 from waiting import is_gone, until
 
@@ -18,6 +17,11 @@ LEDGER = 'echo "$DAGGYR_TASK_ID $DAGGYR_ATTEMPT" >> ledger'
 def host_of(deployment: Deployment, run_id: int, name: str) -> list[tuple[str, str]]:
     """Outcome and host of each attempt of a task."""
     return [(attempt["outcome"], attempt["host"]) for attempt in deployment.task(run_id, name)["attempts"]]
+
+
+def states(deployment: Deployment) -> dict[str, str]:
+    """Of the agents, by name."""
+    return {agent["name"]: agent["state"] for agent in deployment.json("agents")}
 
 
 async def test_an_agent_that_loses_its_connection_goes_on_and_delivers(farm: Deployment) -> None:
@@ -35,7 +39,7 @@ async def test_an_agent_that_loses_its_connection_goes_on_and_delivers(farm: Dep
         )
         await asyncio.to_thread(farm.running, run_id, "held")
         await proxy.cut()
-        await asyncio.to_thread(until, lambda: farm.json("agents")[0]["state"] == "DISCONNECTED", "the break")
+        await asyncio.to_thread(until, lambda: states(farm) == {"one": "DISCONNECTED"}, "the break")
         assert (await asyncio.to_thread(farm.states, run_id))["held"] == "RUNNING"
         assert "out of reach" in await asyncio.to_thread(farm.why, run_id, "held")
         await asyncio.to_thread(gate.open)
@@ -53,30 +57,37 @@ async def test_an_agent_that_loses_its_connection_goes_on_and_delivers(farm: Dep
 
 
 async def test_a_connection_that_breaks_again_and_again(farm: Deployment) -> None:
-    """Nothing is done twice, and nothing is left out."""
-    tasks = {f"t{number}": shell(f"{LEDGER}; echo {number}") for number in range(60)}
+    """Nothing is done twice, and nothing is left out.
+
+    Every sixth task waits for two breaks, and goes on while there is no connection or once there is one again, in turn.
+    """
+    gates = {number: farm.gate(f"held-{number}") for number in range(0, 60, 6)}
+    tasks = {
+        f"t{number}": shell(f"{gates[number].hold if number in gates else ':'}; {LEDGER}; echo {number}") for number in range(60)
+    }
+    left = list(gates.values())
     async with Proxy(farm.address) as proxy:
         agent = await asyncio.to_thread(farm.start_agent, "one", coordinator=proxy.address)
         run_id = await asyncio.to_thread(farm.submit, tasks)
-        watching = farm.command("watch", str(run_id))
-        breaks = 0
-        while watching.poll() is None and breaks < 20:
-            done = len(farm.read("ledger").splitlines())
-            await asyncio.to_thread(
-                until, lambda done=done: len(farm.read("ledger").splitlines()) > done or watching.poll() is not None, "a task"
+        while left:
+            there = await asyncio.to_thread(
+                until, lambda: [gate for gate in left if (gate.folder / f"{gate.name}.pid").exists()], "a task that is held"
             )
-            await proxy.cut()
+            left.remove(there[0])
+            for _ in range(2):
+                await proxy.cut()
+                if len(left) % 2 == 0:
+                    proxy.mend()
+            await asyncio.to_thread(there[0].open)
             proxy.mend()
-            breaks += 1
-        assert (await asyncio.to_thread(farm.ended, watching)).code == 0
+        await asyncio.to_thread(farm.watch, run_id)
         assert sorted(farm.read("ledger").splitlines()) == sorted(f"{name} 1" for name in tasks)
-        assert breaks > 3
         await asyncio.to_thread(agent.end)
 
 
 async def test_an_agent_away_for_longer_than_its_lease_is_given_up(deployment: Deployment) -> None:
     """Its attempts run elsewhere; what it reports when it is back changes nothing."""
-    deployment.start_server(config='[server]\nlease = 0.3\nheartbeat = 0.1\n[pools.farm]\nexecutor = "agent"\n')
+    deployment.start_server(config=f'[server]\n{SHORT_LEASE}\n[pools.farm]\nexecutor = "agent"\n')
     gate = deployment.gate()
     async with Proxy(deployment.address) as proxy:
         first = await asyncio.to_thread(deployment.start_agent, "one", coordinator=proxy.address)
@@ -93,8 +104,8 @@ async def test_an_agent_away_for_longer_than_its_lease_is_given_up(deployment: D
         proxy.mend()
         # It is told on its return that this attempt is no longer its own, and ends it.
         await asyncio.to_thread(until, lambda: is_gone(pid), "the end of the attempt that was given up")
-        names = {agent["name"]: agent["state"] for agent in await asyncio.to_thread(deployment.json, "agents")}
-        assert names == {"one": "CONNECTED", "two": "CONNECTED"}
+        both = {"one": "CONNECTED", "two": "CONNECTED"}
+        await asyncio.to_thread(until, lambda: states(deployment) == both, "both agents")
         assert deployment.read("ledger") == "a 2\n"
         assert len((await asyncio.to_thread(deployment.task, run_id, "a"))["attempts"]) == 2
         await asyncio.to_thread(first.end)
@@ -143,7 +154,7 @@ def test_a_drained_agent_finishes_and_leaves(farm: Deployment) -> None:
     drained = farm.json("agent", "drain", "one")
     assert drained == {"name": "one", "running": 1}
     second = farm.submit({"b": shell(LEDGER)})
-    assert farm.json("agents")[0]["state"] == "DRAINING"
+    assert states(farm) == {"one": "DRAINING"}
     farm.start_agent("two")
     assert farm.watch(second)["state"] == "COMPLETED"
     assert host_of(farm, second, "b") == [("SUCCEEDED", "two")]
@@ -151,11 +162,13 @@ def test_a_drained_agent_finishes_and_leaves(farm: Deployment) -> None:
     assert one.wait() == 0
     assert farm.watch(first)["state"] == "COMPLETED"
     assert host_of(farm, first, "a") == [("SUCCEEDED", "one")]
-    assert [agent["name"] for agent in farm.json("agents")] == ["two"]
+    until(lambda: list(states(farm)) == ["two"], "the end of its session")
 
 
-def test_a_server_that_is_stopped_leaves_nothing_behind(local: Deployment) -> None:
-    """Nor does it wait for tasks that ignore SIGTERM, or for those who watch."""
+def test_a_server_that_is_stopped_leaves_nothing_behind(deployment: Deployment) -> None:
+    """Nor does it wait for tasks that ignore SIGTERM, which would have an hour, or for those who watch, who would stay."""
+    local = deployment
+    local.start_server(config='[server]\nkill_grace = 3600\n[pools.default]\nexecutor = "local"\nworkers = 2\n')
     local.submit(
         {
             "stubborn": shell("trap '' TERM HUP INT; echo > ready-1; while :; do sleep 0.01; done"),
@@ -164,22 +177,23 @@ def test_a_server_that_is_stopped_leaves_nothing_behind(local: Deployment) -> No
     )
     until(lambda: local.read("ready-1") and local.read("ready-2"), "both tasks")
     watchers = [local.command("watch", "1"), local.command("logs", "1", "-f")]
-    assert watchers[0].stderr is not None
-    assert "run 1" in watchers[0].stderr.readline()
+    follows(watchers[0])
     below = psutil.Process(local.programs[0].pid).children(recursive=True)
     assert len(below) > 3
-    before = time.monotonic()
     assert local.programs[0].end() == 0
-    assert time.monotonic() - before < 15
     for watcher in watchers:
         watcher.kill()
         watcher.wait()
-    assert not [process.name() for process in local.processes()]
+    # None of these ends by itself, and there is nobody any more who would end them.
+    until(lambda: not list(local.processes()), "the end of all processes")
     assert not list(local.temporary.iterdir())
 
 
-def test_agents_wait_for_a_server_that_was_ended(farm: Deployment) -> None:
+def test_agents_wait_for_a_server_that_was_ended(deployment: Deployment) -> None:
     """And join the next one at its address, which knows nothing of what they ran: they end that."""
+    farm = deployment
+    config = f'[server]\n{PATIENT}\n[pools.farm]\nexecutor = "agent"\n'
+    farm.start_server(config=config, listen=own_address())
     gate = farm.gate()
     agent = farm.start_agent("one")
     farm.submit({"a": shell(gate.hold)})
@@ -187,7 +201,7 @@ def test_agents_wait_for_a_server_that_was_ended(farm: Deployment) -> None:
     address = farm.address
     assert farm.programs[0].end() == 0
     assert not is_gone(pid)
-    farm.start_server(config='[pools.farm]\nexecutor = "agent"\n', listen=address)
+    farm.start_server(config=config, listen=address)
     until(lambda: is_gone(pid), "the end of what the other server had started")
     farm.goes_on()
     assert agent.process.poll() is None

@@ -74,8 +74,10 @@ def test_killing_a_task_leaves_the_rest_alone(local: Deployment) -> None:
     assert local.attempts(run_id)["a.{{X}}:1"] == 1
 
 
-def test_a_task_may_end_in_its_own_way_when_it_is_killed(local: Deployment) -> None:
+def test_a_task_may_end_in_its_own_way_when_it_is_killed(deployment: Deployment) -> None:
     """SIGTERM first: who ends with 0 has done its work."""
+    local = deployment
+    local.start_server(config='[server]\nkill_grace = 3600\n[pools.default]\nexecutor = "local"\nworkers = 2\n')
     run_id = local.submit(
         {
             "good": shell("trap 'echo saved > saved; exit 0' TERM; echo > ready-1; while :; do sleep 0.01; done"),

@@ -6,6 +6,7 @@ import grpc
 from deployment import Deployment, shell, task
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from waiting import until
 
 from daggyr.channel import open_channel, token_metadata
 
@@ -19,7 +20,7 @@ def test_output_is_seen_while_its_task_still_runs(local: Deployment) -> None:
         assert follower.stdout is not None
         assert follower.stdout.readline() == line
     # Without -f, it is what there is so far.
-    assert local.daggyr("logs", "last", "a").out == "first\n"
+    until(lambda: local.daggyr("logs", "last", "a").out == "first\n", "what there is")
     local.running(1, "a")
     gate.open()
     assert [local.ended(follower).out for follower in followers] == ["second", ""]

@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from deployment import Deployment, task
+from deployment import PATIENT, Deployment, shell, task
 from waiting import DEADLINE, until
 
 AGENTS = 300
@@ -18,8 +18,8 @@ TASKS = 3_000
 
 @pytest.fixture
 def crowded(deployment: Deployment) -> Deployment:
-    """A server with an empty pool of agents; heartbeats are as usual."""
-    deployment.start_server("--log-level", "warning", config='[pools.farm]\nexecutor = "agent"\n')
+    """A server with an empty pool of agents."""
+    deployment.start_server("--log-level", "warning", config=f'[server]\n{PATIENT}\n[pools.farm]\nexecutor = "agent"\n')
     return deployment
 
 
@@ -35,6 +35,11 @@ async def hosts(deployment: Deployment, run_id: int) -> Counter[str]:
     return found
 
 
+def states(deployment: Deployment) -> dict[str, str]:
+    """Of the agents, by name."""
+    return {agent["name"]: agent["state"] for agent in deployment.json("agents")}
+
+
 def test_a_run_on_300_agents(crowded: Deployment) -> None:
     log = crowded.folder / "fleet.log"
     arguments = ["--coordinator", crowded.address, "--pool", "farm", "--resource", "cores=1", "--log-level", "warning"]
@@ -47,18 +52,24 @@ def test_a_run_on_300_agents(crowded: Deployment) -> None:
             stderr=stderr,
         )
     try:
-        until(lambda: fleet.poll() is not None or len(crowded.json("agents")) == AGENTS, "all agents")
-        agents = crowded.json("agents")
-        assert sorted(agent["name"] for agent in agents) == sorted(f"agent-{number}" for number in range(AGENTS))
-        assert {agent["state"] for agent in agents} == {"CONNECTED"}
+        everyone = {f"agent-{number}": "CONNECTED" for number in range(AGENTS)}
+        until(lambda: fleet.poll() is not None or states(crowded) == everyone, "all agents")
+        assert fleet.poll() is None, log.read_text()
         (pool,) = crowded.json("pools")
         assert (pool["hosts"], pool["resources"]["cores"]) == (AGENTS, AGENTS)
+
+        # As many tasks as agents, all at once: none ends before all have begun.
+        together = "echo >> here; until [ -e go ]; do sleep 1; done; : {{N}}"
+        run_id = crowded.submit({"a": shell(together)}, parameters={"{{N}}": [str(number) for number in range(AGENTS)]})
+        until(lambda: crowded.read("here").count("\n") >= AGENTS, "a task on each agent")
+        (crowded.work / "go").touch()
+        assert crowded.watch(run_id)["task_states"] == {"COMPLETED": AGENTS + 2}
+        assert asyncio.run(hosts(crowded, run_id)) == Counter(everyone.keys())
 
         parameters = {"{{N}}": [str(number) for number in range(TASKS)]}
         run = crowded.complete({"a": task("true", "{{N}}")}, parameters=parameters)
         assert run["task_states"] == {"COMPLETED": TASKS + 2}
-        found = asyncio.run(hosts(crowded, run["run_id"]))
-        assert (len(found), found.total()) == (AGENTS, TASKS)
+        assert asyncio.run(hosts(crowded, run["run_id"])).total() == TASKS
 
         listed = crowded.daggyr("agents").out
         assert all(f"agent-{number} " in listed for number in range(AGENTS))

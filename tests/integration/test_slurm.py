@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 import slurm_cluster
-from deployment import Deployment, shell, task
+from deployment import PATIENT, Deployment, own_address, shell, task, words
 from slurm_cluster import SlurmCluster
 from waiting import until
 
@@ -37,7 +37,7 @@ def pool(deployment: Deployment, **settings: Any) -> str:
     """A configuration with one Slurm pool."""
     given = {"executor": "slurm", "directory": str(deployment.work), "poll_interval": 0.2, **settings}
     table = "".join(f"{name} = {_toml(value)}\n" for name, value in given.items())
-    return f"[server]\nkill_grace = 0.5\nheartbeat = 0.5\nlease = 30\n[pools.hpc]\n{table}"
+    return f"[server]\nkill_grace = 0.5\n{PATIENT}\n[pools.hpc]\n{table}"
 
 
 def _toml(value: Any) -> str:
@@ -94,7 +94,7 @@ def test_a_run_of_everything(deployment: Deployment, cluster: SlurmCluster) -> N
 class TestPilots:
     def test_as_many_as_there_is_work_for(self, deployment: Deployment, cluster: SlurmCluster) -> None:
         """Tasks that wait for others start no pilots; those that have nothing to do leave."""
-        settings = pool(deployment, mode="pilot", max_pilots=2, pilot_resources={"cores": 1}, idle_seconds=0.5)
+        settings = pool(deployment, mode="pilot", max_pilots=2, pilot_resources={"cores": 1}, idle_seconds=10)
         deployment.start_server(config=settings)
         assert cluster.unfinished() == []
         gate = deployment.gate()
@@ -105,11 +105,11 @@ class TestPilots:
         gate.open()
         assert deployment.watch(run_id)["task_states"] == {"COMPLETED": 6}
         until(lambda: not cluster.unfinished(), "the end of the pilots")
-        assert deployment.json("agents") == []
+        until(lambda: deployment.json("agents") == [], "the end of their sessions")
         assert deployment.complete({"later": shell(COUNTED)})["state"] == "COMPLETED"
 
     def test_no_more_than_it_may(self, deployment: Deployment, cluster: SlurmCluster) -> None:
-        settings = pool(deployment, mode="pilot", max_pilots=2, pilot_resources={"cores": 1}, idle_seconds=0.5)
+        settings = pool(deployment, mode="pilot", max_pilots=2, pilot_resources={"cores": 1})
         deployment.start_server(config=settings)
         run_id = deployment.submit({f"t{number}": shell("until [ -e gate ]; do sleep 0.02; done") for number in range(5)})
         until(lambda: list(deployment.states(run_id).values()).count("RUNNING") == 2, "two running tasks")
@@ -124,11 +124,11 @@ class TestPilots:
         gate.reached()
         ((job, _, _),) = cluster.unfinished()
         shown = cluster.ask("scontrol", "show", "job", "-dd", job) + cluster.ask("scontrol", "write", "batch_script", job, "-")
-        pilots = [process for process in psutil.process_iter() if f"pilot-{job}" in " ".join(_words(process))]
+        pilots = [process for process in psutil.process_iter() if f"pilot-{job}" in " ".join(words(process))]
         assert pilots, "the agent runs"
-        shown += " ".join(" ".join(_words(process)) for process in psutil.process_iter())
+        shown += " ".join(" ".join(words(process)) for process in psutil.process_iter())
         assert deployment.token("agent") not in shown
-        assert deployment.address not in " ".join(" ".join(_words(process)) for process in pilots)
+        assert deployment.address not in " ".join(" ".join(words(process)) for process in pilots)
         (settings,) = deployment.work.glob("*/pilots-*/agent.toml")
         assert deployment.address in settings.read_text()
         for path in (settings, settings.with_name("token")):
@@ -139,7 +139,7 @@ class TestPilots:
     def test_a_server_that_is_killed_finds_its_pilots_again(self, deployment: Deployment, cluster: SlurmCluster) -> None:
         tracker = f"sqlite:{deployment.folder / 'state.db'}"
         settings = pool(deployment, mode="pilot", max_pilots=1)
-        server = deployment.start_server("--tracker", tracker, config=settings)
+        server = deployment.start_server("--tracker", tracker, config=settings, listen=own_address())
         address = deployment.address
         gate = deployment.gate()
         run_id = deployment.submit({"running": shell(f"{COUNTED}; {gate.hold}", children=["last"]), "last": shell(COUNTED)})
@@ -155,7 +155,7 @@ class TestPilots:
         assert cluster.unfinished() == before, "one pilot, and the same"
 
     def test_pilots_without_a_coordinator_end(self, deployment: Deployment, cluster: SlurmCluster) -> None:
-        server = deployment.start_server(config=pool(deployment, mode="pilot", orphan_seconds=1, idle_seconds=60))
+        server = deployment.start_server(config=pool(deployment, mode="pilot", orphan_seconds=15))
         assert deployment.complete({"one": shell(COUNTED)})["state"] == "COMPLETED"
         assert len(cluster.unfinished()) == 1
         server.end()
@@ -172,7 +172,7 @@ class TestBatchScript:
     """deploy/slurm/pilot.sbatch"""
 
     def test_it_joins_a_pool_of_agents(self, deployment: Deployment, cluster: SlurmCluster) -> None:
-        deployment.start_server(config='[pools.farm]\nexecutor = "agent"\n')
+        deployment.start_server(config=f'[server]\n{PATIENT}\n[pools.farm]\nexecutor = "agent"\n')
         token = deployment.work / "agent.token"
         token.touch(mode=0o600)
         token.write_text(deployment.token("agent"))
@@ -197,10 +197,3 @@ class TestBatchScript:
         assert deployment.daggyr("agent", "drain", f"pilot-{job}").code == 0
         until(lambda: not cluster.unfinished(), "the end of the pilot")
         assert (job, "daggyr-pilot", "COMPLETED") in cluster.jobs()
-
-
-def _words(process: psutil.Process) -> list[str]:
-    try:
-        return list(process.cmdline())
-    except psutil.Error:
-        return []
