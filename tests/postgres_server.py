@@ -67,10 +67,13 @@ class PostgresServer:
             # threads from earlier tests, does not always come as far as the program.
             self._as = ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
             os.chown(folder, user.pw_uid, user.pw_gid)
-        self._run("initdb", "--pgdata", str(self._data), "--auth", "trust", "--username", self.user, "--no-sync")
+        # Its words and its order of text do not depend on this host's language.
+        as_everywhere = ("--no-locale", "--encoding", "UTF8")
+        self._run("initdb", "--pgdata", str(self._data), "--auth", "trust", "--username", self.user, "--no-sync", *as_everywhere)
 
     def url(self, database: str = "postgres", user: str | None = None) -> str:
-        return f"postgresql://{user or self.user}@/{database}?host={self._folder}"
+        # A server that stands still is waited for: one that is gone refuses at once.
+        return f"postgresql://{user or self.user}@/{database}?host={self._folder}&connect_timeout={DEADLINE:.0f}"
 
     def execute(self, *statements: str, database: str = "postgres") -> list[Any]:
         """Run some SQL as the server's owner; the rows of the last statement."""

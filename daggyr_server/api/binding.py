@@ -53,6 +53,8 @@ class Place:
             )
         except socket.gaierror as error:
             raise self.error(f"no address of {host!r} is known ({error.strerror})") from None
+        except UnicodeError:  # a part of it is empty, or has more than 63 bytes (RFC 1035, 2.3.4)
+            raise self.error(f"no address of {host!r} is known (it cannot be a name)") from None
         taken: list[Taken] = []
         faults: list[OSError] = []
         for entry in found:

@@ -1,4 +1,4 @@
-"""The real program `daggyr-agent` as a process.
+"""The real program `daggyr-agent` as a process; how patient it is, patient_agent.py says.
 
 Every agent that a test starts is ended after it, and then no process that any of its tasks started may be left: each agent has
 a mark of its own in its environment, which its tasks inherit.
@@ -20,6 +20,7 @@ from pathlib import Path
 from waiting import DEADLINE
 
 PROGRAM = Path(sys.executable).with_name("daggyr-agent")
+PATIENT = (sys.executable, "-P", str(Path(__file__).with_name("patient_agent.py")))
 MARK = "AGENT_TEST_MARK"
 
 
@@ -42,6 +43,24 @@ async def eventually(condition: Callable[[], object], what: str) -> None:
         await asyncio.sleep(0.01)
 
 
+class Turnstile:
+    """Lets tasks go on one by one: each reads a line of a fifo, which `let` writes."""
+
+    def __init__(self, folder: Path, name: str = "turnstile") -> None:
+        """A fifo in a folder where the tasks run, in which nothing of that name is yet."""
+        os.mkfifo(folder / name)
+        self.wait = f"read line < {name}"  # a piece of shell script
+        # Both ends, so that neither side ever waits for the other to open it (fifo(7)).
+        self._descriptor = os.open(folder / name, os.O_RDWR)
+
+    def let(self, count: int = 1) -> None:
+        """So many more go on, now or when they come."""
+        os.write(self._descriptor, b"\n" * count)  # a reader takes a byte at a time, so that each gets a line of its own
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
 class AgentProcess:
     """A started agent. `home` is the folder where it was started, `state` its state folder."""
 
@@ -49,10 +68,9 @@ class AgentProcess:
         self,
         home: Path,
         state: Path,
-        arguments: tuple[str, ...],
+        command: tuple[str, ...],
         environment: dict[str, str],
         pass_fds: tuple[int, ...],
-        prefix: tuple[str, ...],
     ):
         self.home = home
         self.state = state
@@ -60,7 +78,7 @@ class AgentProcess:
         self._log = home.parent / f"log-{self.mark}"
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
-                [*prefix, PROGRAM, *arguments],
+                command,
                 cwd=home,
                 env={**environment, MARK: self.mark},
                 stdin=subprocess.DEVNULL,

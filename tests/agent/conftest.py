@@ -9,14 +9,14 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from agent_program import AgentProcess, StartAgent
+from agent_program import PATIENT, PROGRAM, AgentProcess, StartAgent
 from scripted_coordinator import Coordinator
 
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """A folder with a short path: a unix socket's has 107 bytes at most."""
-    path = Path(tempfile.mkdtemp(prefix="daggyr-"))
+    path = Path(tempfile.mkdtemp(prefix="daggyr-", dir="/tmp")).resolve()
     yield path
     shutil.rmtree(path)
 
@@ -36,7 +36,10 @@ async def address(coordinator: Coordinator, folder: Path) -> str:
 
 @pytest.fixture
 def start_agent(folder: Path) -> Iterator[StartAgent]:
-    """Starts agents: `start_agent(address, "--more", "arguments", name=..., environment={...})`."""
+    """Starts agents: `start_agent(address, "--more", "arguments", name=..., environment={...})`.
+
+    They are patient, but for those whose own limits a test is about.
+    """
     agents: list[AgentProcess] = []
 
     def start(
@@ -47,6 +50,7 @@ def start_agent(folder: Path) -> Iterator[StartAgent]:
         environment: dict[str, str] | None = None,
         pass_fds: tuple[int, ...] = (),
         prefix: tuple[str, ...] = (),
+        patient: bool = True,
     ) -> AgentProcess:
         home = folder / f"home-{name}"
         home.mkdir(exist_ok=True)
@@ -55,10 +59,12 @@ def start_agent(folder: Path) -> Iterator[StartAgent]:
         agent = AgentProcess(
             home,
             state,
-            ("--coordinator", address, "--name", name, "--state-dir", str(state), *more, *arguments),
+            (
+                *(*prefix, *(PATIENT if patient else (str(PROGRAM),))),
+                *("--coordinator", address, "--name", name, "--state-dir", str(state), *more, *arguments),
+            ),
             {**os.environ, "XDG_STATE_HOME": str(folder / "xdg"), **(environment or {})},
             pass_fds,
-            prefix,
         )
         agents.append(agent)
         return agent

@@ -8,6 +8,7 @@ does: refuse, welcome as somebody else, drop the stream, acknowledge nothing. It
 from __future__ import annotations
 
 import asyncio
+import itertools
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -137,6 +138,11 @@ class Coordinator:
         self.refused: list[Hello] = []
         self.told: dict[Ident, Told] = {}
         self.followed: dict[int, list[FollowedOutput]] = {}
+        self.reading = (
+            asyncio.Event()
+        )  # while it is not set, nothing is read, so that an agent cannot write any more (flow control)
+        self.reading.set()
+        self._obeyed = itertools.count(1 << 32)
         self._changed = asyncio.Condition()
         self._server: grpc.aio.Server | None = None
 
@@ -195,6 +201,12 @@ class Coordinator:
         """Wait until the agent says that nothing more comes."""
         await self.until(lambda: self.followed.get(follow_id) and self.followed[follow_id][-1].end)
 
+    async def obeyed(self, session: Session) -> None:
+        """Wait until the agent has obeyed all that this session was sent so far."""
+        follow_id = next(self._obeyed)
+        await session.follow(follow_id, AttemptKey(run_id=follow_id))  # of what is not there, and so ends at once
+        await self.end_of_follow(follow_id)
+
     async def serve(self, request_iterator: object, context: grpc.aio.ServicerContext[AgentMessage, CoordinatorMessage]) -> None:
         first = await context.read()
         assert first.WhichOneof("message") == "hello"
@@ -231,7 +243,7 @@ class Coordinator:
             await self._notify()
 
     async def _read(self, session: Session, context: grpc.aio.ServicerContext[AgentMessage, CoordinatorMessage]) -> None:
-        while isinstance(message := await context.read(), AgentMessage):
+        while await self.reading.wait() and isinstance(message := await context.read(), AgentMessage):
             match message.WhichOneof("message"):
                 case "updates":
                     session.batches.append(message.updates)

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from agent_program import PROGRAM, AgentProcess, StartAgent, eventually
+from agent_program import PATIENT, AgentProcess, StartAgent, Turnstile, eventually
 from scripted_coordinator import Coordinator, Told, idents, key, python, spec
 from strays import LEAVE, SCRUB, left, runs
 
@@ -31,6 +31,16 @@ AGENT_ID = "DAGGYR_AGENT_ID"
 def written_down(agent: AgentProcess) -> Journal:
     """What the agent's journal says now."""
     return Journal(agent.state / "journal")
+
+
+async def number_in(file: Path) -> int:
+    """What a task writes there with echo, once it has."""
+
+    def written() -> str:
+        return file.read_text() if file.exists() else ""
+
+    await eventually(lambda: written().endswith("\n"), f"a number in {file}")
+    return int(written())
 
 
 def born(pid: int) -> int:
@@ -68,9 +78,7 @@ async def test_what_ran_has_ended_before_the_coordinator_hears_of_the_next_proce
         (key(7), spec("sleep", "600", resources={"cores": 8})),
     )
     strays = [await left(agent.home / name) for name in ("left", "scrubbed")]
-    for name in ("child", "pid", "orphan"):
-        await eventually(lambda name=name: (agent.home / name).exists() and (agent.home / name).read_text(), name)  # type: ignore[misc]
-        strays.append(int((agent.home / name).read_text()))
+    strays += [await number_in(agent.home / name) for name in ("child", "pid", "orphan")]
     for number in range(6):
         await coordinator.start_of(key(number))
     await coordinator.result(key(6))
@@ -97,13 +105,19 @@ async def test_process_that_starts_others_all_the_time_is_ended_with_all_of_them
     agent: AgentProcess, start_agent: StartAgent, address: str, coordinator: Coordinator
 ) -> None:
     session = await coordinator.session()
+    # With some hundred at a time: nobody knows how long it is until the next agent ends them.
     source = """
-import os, time
+import os, signal, time
+children = []
 while True:
-    if os.fork() == 0:
+    children.append(os.fork())
+    if children[-1] == 0:
         os.setsid()
         open("forked", "w").close()
         time.sleep(600)
+    if len(children) > 200:
+        os.kill(children[0], signal.SIGKILL)
+        os.waitpid(children.pop(0), 0)
     time.sleep(0.001)
 """
     await session.assign((key(0), python(source)))
@@ -183,12 +197,12 @@ async def test_task_may_start_its_agent_anew(
     """It becomes the agent that ends all else that the killed one had left."""
     session = await coordinator.session()
     script = 'sleep 600 & echo $! > child; echo $$ > pid; until [ -e go ]; do sleep 0.01; done; exec "$@"'
-    again = [str(PROGRAM), "--coordinator", address, "--name", "agent", "--state-dir", str(agent.state)]
+    again = [*PATIENT, "--coordinator", address, "--name", "agent", "--state-dir", str(agent.state)]
     await session.assign((key(0), spec("sh", "-c", script, "sh", *again)), (key(1), spec("sleep", "600")))
     await coordinator.start_of(key(0))
     await coordinator.start_of(key(1))
+    child, pid = [await number_in(agent.home / name) for name in ("child", "pid")]
     agent.kill()
-    child, pid = (int((agent.home / name).read_text()) for name in ("child", "pid"))
     (agent.home / "go").touch()
     try:
         second = await coordinator.session(2)
@@ -202,6 +216,11 @@ async def test_task_may_start_its_agent_anew(
     await eventually(lambda: not agent.tasks(), "the agent that the task had started has ended")
 
 
+def files(pid: int) -> Iterator[Path]:
+    """Names of the files that a process has open now."""
+    return Path(f"/proc/{pid}/fd").iterdir()
+
+
 async def test_lock_that_is_about_to_be_released_is_waited_for(
     agent: AgentProcess, start_agent: StartAgent, address: str, coordinator: Coordinator
 ) -> None:
@@ -212,8 +231,13 @@ async def test_lock_that_is_about_to_be_released_is_waited_for(
     with lock.open() as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         second = start_agent(address)
-        descriptors = Path(f"/proc/{second.pid}/fd")
-        await eventually(lambda: lock in [entry.resolve() for entry in descriptors.iterdir()], "it has opened the lock")
+
+        def has_opened_it() -> bool:
+            with suppress(OSError):  # its files come and go
+                return any(os.path.samestat(entry.stat(), os.fstat(held.fileno())) for entry in files(second.pid))
+            return False
+
+        await eventually(has_opened_it, "it has opened the lock")
     await coordinator.session(2)
 
 
@@ -332,9 +356,19 @@ async def test_killed_among_many_short_attempts(
     assert len(ran) == len(set(ran))
     heard = {ident for ident, one in before.items() if one.results}
     assert acknowledging or heard <= ended, "it was written down before it was told"
-    known = {ident[0] for ident in ended | heard}
-    assert known <= set(ran)
-    assert len(set(ran) - known) <= 2 * count // GATHERED
+    assert {ident[0] for ident in ended | heard} <= set(ran)
+
+
+async def test_of_many_short_attempts_only_a_few_are_not_yet_written_down(agent: AgentProcess, coordinator: Coordinator) -> None:
+    """As many as are gathered for a message, at the most; here nothing else happens that would write them down."""
+    turnstile, count, through = Turnstile(agent.home), 300, 200
+    session = await coordinator.session()
+    coordinator.acknowledging = False
+    await session.assign(*((key(number), spec("sh", "-c", turnstile.wait)) for number in range(count)))
+    turnstile.let(through)
+    gathered = (count - through) // GATHERED
+    await eventually(lambda: len(written_down(agent).results()) >= through - gathered, "the others were written down")
+    turnstile.close()
 
 
 async def test_results_of_another_tracker_are_never_delivered(

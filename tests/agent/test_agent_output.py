@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import random
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from agent_program import AgentProcess, StartAgent, eventually
+from agent_program import AgentProcess, StartAgent, Turnstile, eventually
 from scripted_coordinator import Coordinator, key, python, spec
 
 from daggyr.v1.task_pb2 import STDERR, STDOUT, SUCCEEDED
@@ -58,20 +59,24 @@ async def test_of_more_the_first_and_the_last_half_mebibyte_are_kept(coordinator
 
 
 async def test_a_gigabyte_fills_neither_disk_nor_memory(agent: AgentProcess, coordinator: Coordinator) -> None:
+    """The task goes on whenever the agent has caught up, however long that takes."""
     session = await coordinator.session()
-    await session.assign((key(), spec("sh", "-c", "head -c 1G /dev/zero; echo the end; sleep 600")))
+    turnstile, pieces = Turnstile(agent.home), 16
+    piece = f"head -c {(1 << 30) // pieces} /dev/zero; {turnstile.wait}"
+    script = f"n=0; while [ $n -lt {pieces} ]; do {piece}; n=$((n + 1)); done; echo the end; sleep 600"
+    await session.assign((key(), spec("sh", "-c", script)))
     await coordinator.start_of(key())
     output = agent.state / "output"
-    most = 0
 
-    def written() -> bool:
-        nonlocal most
-        most = max(most, on_disk(output))
-        return sum(entry.stat().st_size for entry in os.scandir(output)) > 1 << 30
+    def written() -> int:
+        return sum(entry.stat().st_size for entry in os.scandir(output))
 
-    await eventually(written, "the task has written everything")
-    await eventually(lambda: on_disk(output) < 4 * MIB, "the middle is off the disk while the task runs")
-    assert most < 600 * MIB
+    for number in range(1, pieces + 1):
+        await eventually(lambda size=number * (1 << 30) // pieces: written() == size, "the task has written more")  # type: ignore[misc]
+        await eventually(lambda: on_disk(output) < 4 * MIB, "the middle is off the disk while the task runs")
+        turnstile.let()
+    await eventually(lambda: written() == (1 << 30) + 8, "the task has written everything")
+    turnstile.close()
     await session.cancel(key(), grace=0)
     summary = (await coordinator.result(key())).stdout
     assert (summary.size_bytes, summary.cut_bytes) == ((1 << 30) + 8, (1 << 30) + 8 - MIB)
@@ -133,11 +138,12 @@ async def test_stale_output_of_an_earlier_process_is_removed_at_the_start(
     session = await coordinator.session()
     await session.assign((key(), spec("sh", "-c", "echo lost; sleep 600")))
     await coordinator.start_of(key())
-    assert list((agent.state / "output").iterdir())
+    await eventually(lambda: on_disk(agent.state / "output"), "something was written")
     agent.process.kill()
     agent.process.wait()
     for pid in agent.tasks():
-        os.kill(pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     start_agent(address)
     await coordinator.session(2)
     assert not list((agent.state / "output").iterdir())

@@ -25,8 +25,8 @@ async def test_success_tells_output_times_and_use(coordinator: Coordinator) -> N
     assert result.exit_code == 0
     assert not result.HasField("signal")
     assert not result.notes
-    assert result.start_time.ToNanoseconds() < result.stop_time.ToNanoseconds()
-    assert 0 < result.cpu_seconds < 10
+    assert 0 < result.start_time.ToNanoseconds() <= result.stop_time.ToNanoseconds()
+    assert result.HasField("cpu_seconds") and result.cpu_seconds >= 0
     told = coordinator.of(key())
     assert told.output() == b"out\n"
     assert told.output(STDERR) == b"err\n"
@@ -151,7 +151,7 @@ async def test_process_begins_with_default_signals_and_three_descriptors_in_a_se
     await session.assign(
         (key(0), spec("grep", "-E", "^Sig(Blk|Ign)", "/proc/self/status")),
         (key(1), spec("ls", "/proc/self/fd")),
-        (key(2), spec("sh", "-c", "ps -o pid=,pgid=,sid= -p $$")),
+        (key(2), python("import os; print(os.getpid(), os.getpgid(0), os.getsid(0))")),
     )
     await coordinator.results(*(key(n) for n in range(3)))
     blocked, ignored = (int(line.split()[1], 16) for line in coordinator.of(key(0)).output().splitlines())
@@ -234,11 +234,18 @@ async def test_timeout_ends_what_ignores_it_and_its_children(coordinator: Coordi
 
 async def test_exit_code_0_after_the_timeout_is_success_with_a_note(coordinator: Coordinator) -> None:
     session = await coordinator.session()
-    task = python("import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(0)); signal.pause()", timeout=1)
-    await session.assign((key(), task))
-    result = await coordinator.result(key())
+    source = (
+        "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(0)); print('ready', flush=True); signal.pause()"
+    )
+    # Should the timeout pass before the task knows what to do then: again, with twice the time.
+    for attempt in range(1, 10):
+        this, timeout = key(attempt=attempt), 2 ** (attempt - 1)
+        await session.assign((this, python(source, timeout=timeout)))
+        result = await coordinator.result(this)
+        if coordinator.of(this).output():
+            break
     assert (result.outcome, result.exit_code) == (SUCCEEDED, 0)
-    assert "timeout of 1 s had passed" in result.notes[0]
+    assert f"timeout of {timeout} s had passed" in result.notes[0]
 
 
 async def test_resources_are_never_oversubscribed_and_all_used(agent: AgentProcess, coordinator: Coordinator) -> None:
@@ -249,7 +256,7 @@ async def test_resources_are_never_oversubscribed_and_all_used(agent: AgentProce
         "mine = here / f'{os.getpid()}.{cores}'; mine.mkdir(parents=True);"
         "until = time.monotonic() + 0.05\n"
         "most = 0\n"
-        "while time.monotonic() < until:\n"
+        "while not most or time.monotonic() < until:\n"
         "    most = max(most, sum(int(name.rpartition('.')[2]) for name in os.listdir(here)))\n"
         "mine.rmdir(); print(most)"
     )
@@ -266,25 +273,27 @@ async def test_resources_are_never_oversubscribed_and_all_used(agent: AgentProce
 
 async def test_attempts_start_in_the_order_in_which_they_came(agent: AgentProcess, coordinator: Coordinator) -> None:
     session = await coordinator.session()
-    keys = [key(n) for n in range(8)]
     demands = [2, 1, 1, 2, 2, 1, 1, 2]
-    await session.assign(*((k, spec("true", resources={"cores": cores})) for k, cores in zip(keys, demands, strict=True)))
-    results = await coordinator.results(*keys)
-    starts = [result.start_time.ToNanoseconds() for result in results]
+    keys = [key(n) for n in range(len(demands))]
+    tasks = [spec("sh", "-c", f"echo {n} >> ledger", resources={"cores": cores}) for n, cores in enumerate(demands)]
+    await session.assign(*zip(keys, tasks, strict=True))
+    await coordinator.results(*keys)
+    ran = [int(line) for line in (agent.home / "ledger").read_text().split()]
     # Those that run at the same time may overtake each other by a hair; those that need everything stay in their place.
-    for place, demand in enumerate(demands):
-        if demand == 2:
-            assert max(starts[:place], default=0) < starts[place] < min(starts[place + 1 :], default=1 << 63)
+    assert sorted(ran) == list(range(len(demands)))
+    assert [place for place, number in enumerate(ran) if demands[number] == 2 and place == number] == [0, 3, 4, 7]
 
 
-async def test_memory_of_a_process_is_its_own_and_not_the_agents(coordinator: Coordinator) -> None:
+async def test_memory_of_a_process_is_its_own_and_not_the_agents(agent: AgentProcess, coordinator: Coordinator) -> None:
     """wait4(2) alone would say of a small process what the agent has."""
     session = await coordinator.session()
     await session.assign(
         (key(0), python("data = bytearray(150 << 20); data[::4096] = b'x' * len(data[::4096])")),
-        (key(1), spec("sleep", "0.5")),
+        (key(1), spec("sh", "-c", "until [ -e go ]; do sleep 0.01; done")),
         (key(2), spec("true")),
     )
+    await coordinator.start_of(key(1))  # it was looked at
+    (agent.home / "go").touch()
     large, small, shortest = await coordinator.results(*(key(n) for n in range(3)))
     assert 150 << 20 <= large.max_rss_bytes < 200 << 20
     assert 0 < small.max_rss_bytes < 8 << 20
@@ -293,22 +302,24 @@ async def test_memory_of_a_process_is_its_own_and_not_the_agents(coordinator: Co
 
 async def test_cpu_seconds_count_children_that_were_waited_for(coordinator: Coordinator) -> None:
     session = await coordinator.session()
-    burn = "import time\nwhile time.process_time() < 0.3: pass"
+    burn = "import time\nwhile time.process_time() < 0.5: pass"
     await session.assign(
         (key(0), spec("sh", "-c", f"'{sys.executable}' -I -S -c '{burn}'; true")), (key(1), spec("sleep", "0.3"))
     )
     busy, idle = await coordinator.results(key(0), key(1))
-    assert busy.cpu_seconds >= 0.3
-    assert idle.cpu_seconds < 0.2
+    assert busy.cpu_seconds >= 0.4  # a clock of a hundredth of a second may tell a little less
+    assert idle.cpu_seconds < busy.cpu_seconds
 
 
 async def test_many_attempts_at_once(coordinator: Coordinator, start_agent: StartAgent, address: str) -> None:
     """More than are started in one turn of the event loop, all at the same time."""
-    start_agent(address, name="large", cores=200)
+    agent = start_agent(address, name="large", cores=200)
     session = await coordinator.session(name="large")
     keys = [key(n) for n in range(200)]
-    await session.assign(*((k, spec("sh", "-c", "echo $DAGGYR_RUN_ID; sleep 600")) for k in keys))
+    await session.assign(*((k, spec("sh", "-c", "echo $DAGGYR_RUN_ID; echo >> ledger; sleep 600")) for k in keys))
     await coordinator.until(lambda: all(coordinator.of(k).started for k in keys))
+    ledger = agent.home / "ledger"
+    await eventually(lambda: ledger.exists() and ledger.stat().st_size == len(keys), "all have written")
     await session.cancel(*keys)
     await coordinator.results(*keys)
     assert {coordinator.of(k).output() for k in keys} == {b"1\n"}

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import secrets
+from contextlib import suppress
 from pathlib import Path
 
 import grpc
 import pytest
-from agent_program import AgentProcess, StartAgent, eventually
+from agent_program import AgentProcess, StartAgent, Turnstile, eventually
 from scripted_coordinator import Coordinator, idents, key, spec
 from server.certificates import Authority
 
 from daggyr.tokens import make_token
 from daggyr.v1.agents_pb2 import Follow
 from daggyr.v1.task_pb2 import STDERR, STDOUT, SUCCEEDED, Assignment, AssignmentBatch, TaskTemplate
+from daggyr_agent.journal import Journal
 
 
 async def test_hello_says_who_it_is(start_agent: StartAgent, address: str, coordinator: Coordinator) -> None:
@@ -83,7 +86,12 @@ async def test_agent_goes_on_while_disconnected_and_delivers_with_the_same_numbe
     await coordinator.start_of(key(1))
     await coordinator.stop()
     (agent.home / "go").touch()
-    await eventually((agent.home / "done").exists, "the agent worked without its coordinator")
+    # Not when it has written the file: it runs until its end is written down.
+    await eventually(
+        lambda: (1, 2, 1) in idents(update.key for update, _ in Journal(agent.state / "journal").results()),
+        "the agent worked without its coordinator",
+    )
+    assert (agent.home / "done").exists()
     told_before, coordinator.told = coordinator.told, {}
     await coordinator.start(address)
     second = await coordinator.session(2)
@@ -107,6 +115,7 @@ async def test_dropped_stream_is_opened_again_at_once(agent: AgentProcess, coord
     first = await coordinator.session()
     await first.assign((key(), spec("sh", "-c", "until [ -e go ]; do sleep 0.01; done")))
     await coordinator.start_of(key())
+    await coordinator.obeyed(first)  # it knows that its word was taken
     first.drop()
     second = await coordinator.session(2)
     assert idents(second.hello.held) == {(1, 0, 1)}
@@ -166,8 +175,15 @@ async def test_attempts_of_another_tracker_are_ended_and_never_told_of(agent: Ag
     assert set(coordinator.told) == {(2, 1, 1)}
     # The numbers go on where the hello said, so that this tracker sees no gap.
     assert second.batches[0].sequence == second.hello.first_unacknowledged
-    contents = {entry.read_bytes() for entry in (agent.state / "output").iterdir()} - {b""}
-    assert contents == {b"new\n"}
+
+    def contents() -> set[bytes]:
+        found = set()
+        for entry in (agent.state / "output").iterdir():
+            with suppress(FileNotFoundError):  # removed meanwhile
+                found.add(entry.read_bytes())
+        return found - {b""}
+
+    await eventually(lambda: contents() == {b"new\n"}, "the other tracker's output was removed")
 
 
 async def test_another_trackers_attempts_may_have_the_same_numbers(agent: AgentProcess, coordinator: Coordinator) -> None:
@@ -393,15 +409,29 @@ async def test_follow_of_what_is_not_acknowledged_and_of_what_is_not_here(agent:
 async def test_follow_of_a_fast_writer_passes_over_what_is_cut_and_stops_when_told(
     agent: AgentProcess, coordinator: Coordinator
 ) -> None:
+    """Here it is the connection that stands still, while more is written than any buffer on the way can hold."""
+    turnstile = Turnstile(agent.home)
+    first, more = 1_000_000, 64 << 20
+    script = f"yes | head -c {first}; {turnstile.wait}; yes | head -c {more}; sleep 600"
     session = await coordinator.session()
-    await session.assign((key(), spec("yes")))
+    await session.assign((key(), spec("sh", "-c", script)))
     await session.follow(1, key())
-    await coordinator.until(lambda: len(coordinator.followed.get(1, ())) >= 20)
+    await coordinator.until(lambda: len(coordinator.followed_bytes(1)) == first)
+    coordinator.reading.clear()
+    turnstile.let()
+    output = agent.state / "output"
+    await eventually(lambda: sum(entry.stat().st_size for entry in os.scandir(output)) == first + more, "all is written")
+    coordinator.reading.set()
+
+    def ends() -> list[int]:
+        return [message.chunk.offset + len(message.chunk.data) for message in coordinator.followed[1]]
+
+    await coordinator.until(lambda: ends()[-1] == first + more)
+    turnstile.close()
     chunks = [message.chunk for message in coordinator.followed[1]]
     assert all(set(chunk.data) <= set(b"y\n") for chunk in chunks)
-    ends = [chunk.offset + len(chunk.data) for chunk in chunks]
-    assert all(chunk.offset >= end for chunk, end in zip(chunks[1:], ends, strict=False))
-    assert any(chunk.offset > end for chunk, end in zip(chunks[1:], ends, strict=False))
+    assert all(chunk.offset >= end for chunk, end in zip(chunks[1:], ends(), strict=False))
+    assert any(chunk.offset > end for chunk, end in zip(chunks[1:], ends(), strict=False))
     await session.send(follow=Follow(follow_id=1, stop=True))
     await session.cancel(key())
     await coordinator.result(key())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import signal
 import sys
 from collections.abc import Awaitable, Callable
@@ -14,6 +15,8 @@ from typing import Any
 from waiting import DEADLINE
 
 PROGRAM = Path(sys.executable).with_name("daggyr")
+# What a command that follows a run says every five seconds; tests/cli/test_words.py has a clock of its own for it.
+_PROGRESS = re.compile(r"run \d+ [A-Z]+: [\d,]+ of [\d,]+ tasks? ended \(")
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,11 @@ class Ended:
     @property
     def json(self) -> Any:
         return json.loads(self.out)
+
+    @property
+    def said(self) -> list[str]:
+        """The lines of standard error but for those on progress, which stand there if this took some seconds."""
+        return [line for line in self.err.splitlines() if not _PROGRESS.match(line)]
 
 
 class Process:
@@ -48,9 +56,12 @@ class Process:
         return (await asyncio.wait_for(self.process.stdout.readline(), DEADLINE)).decode()
 
     async def error_line(self) -> str:
-        """The next line of standard error."""
+        """The next line of standard error that is not on progress."""
         assert self.process.stderr is not None
-        return (await asyncio.wait_for(self.process.stderr.readline(), DEADLINE)).decode()
+        while True:
+            line = (await asyncio.wait_for(self.process.stderr.readline(), DEADLINE)).decode()
+            if not _PROGRESS.match(line):
+                return line
 
     def interrupt(self) -> None:
         self.process.send_signal(signal.SIGINT)

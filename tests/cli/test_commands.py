@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from daggyr_program import Daggyr, Start
 from scripted_server import COMPLETED, ERRORED, KILLED, TOKEN, ScriptedRun, ScriptedServer, stamp
+from waiting import DEADLINE
 
 from daggyr.v1 import runs_pb2 as pb
 from daggyr.v1.run_pb2 import State, TaskType
@@ -330,7 +331,7 @@ async def test_a_reader_that_goes_away_ends_the_output_quietly(start: Start, ser
     await process.process.stdout.readexactly(10)
     process.process.stdout._transport.close()  # type: ignore[attr-defined]
     assert process.process.stderr is not None
-    assert await asyncio.wait_for(process.process.stderr.read(), 30) == b""
+    assert await asyncio.wait_for(process.process.stderr.read(), DEADLINE) == b""
     assert await process.process.wait() == 0
 
 
@@ -352,12 +353,12 @@ async def test_a_unix_socket_needs_no_token_of_its_own(start: Start, tmp_path: P
     await server.stop()
 
 
-async def test_options_win_over_the_environment(daggyr: Daggyr, server: ScriptedServer) -> None:
+async def test_options_win_over_the_environment(daggyr: Daggyr, server: ScriptedServer, nowhere: str) -> None:
     await server.new_run("a").complete()
     address = f"127.0.0.1:{server.port}"
-    elsewhere = {"DAGGYR_SERVER": "127.0.0.1:1"}
+    elsewhere = {"DAGGYR_SERVER": nowhere}
     assert (await daggyr("--server", address, "show", "1", env=elsewhere)).code == 0
-    assert (await daggyr("--server", "127.0.0.1:1", "show", "1", "--server", address)).code == 0
+    assert (await daggyr("--server", nowhere, "show", "1", "--server", address)).code == 0
     assert (await daggyr("show", "1", env=elsewhere)).code == 3
 
 

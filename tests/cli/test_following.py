@@ -55,7 +55,7 @@ async def test_submit_watch_tells_what_fails_and_how_it_ended(start: Start, serv
     assert ended.code == 1
     assert ended.out.splitlines()[0] == "Run 1  ERRORED"
     assert "3: 1 QUEUED, 1 COMPLETED, 1 ERRORED" in ended.out
-    assert ended.err.splitlines() == [
+    assert ended.said == [
         "1 task did not complete:",
         "  task b ERRORED: FAILED, exit code 3 (no more retries)",
         *[f"    | line {number}" for number in range(20, 30)],

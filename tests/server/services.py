@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+from waiting import DEADLINE
 
 from daggyr.v1 import agents_pb2, agents_pb2_grpc, run_pb2, runs_pb2, runs_pb2_grpc
 from daggyr_server.api.authentication import Tokens
@@ -93,7 +95,8 @@ async def status(
 
     A call that is refused while its client is about to write may end there with an error of gRPC's own: it is made again then.
     """
-    for _ in range(20):
+    deadline = time.monotonic() + DEADLINE
+    while time.monotonic() < deadline:
         try:
             await call(channel, method, payloads, authorization)
         except grpc.aio.AioRpcError as error:

@@ -17,7 +17,7 @@ from daggyr_server.core.states import Outcome, State
 
 async def main(address: str, first: int, size: int) -> None:
     kind = next(kind for kind in KINDS if address.startswith(kind.name))
-    tracker = kind.make(address, wait=30.0)
+    tracker = kind.make(address)
     await tracker.open()
     print("open", flush=True)
     number = first

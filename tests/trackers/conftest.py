@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from postgres_server import postgres_server
-from tracker_kinds import KINDS, Databases, OpenAgain, TrackerKind, databases
+from tracker_kinds import DATABASES, KINDS, Databases, OpenAgain, TrackerKind, databases
 
 from daggyr_server.trackers.base import Opened, Tracker
 
@@ -32,12 +33,15 @@ def kind(request: pytest.FixtureRequest) -> TrackerKind:
 
 @pytest.fixture
 async def open_again(kind: TrackerKind, tmp_path: Path) -> AsyncIterator[OpenAgain]:
-    """Opens a tracker of the test's own address, as often as it is called; all are closed in the end."""
+    """Opens a tracker of the test's own address, as often as it is called; all are closed in the end.
+
+    Settings are for those that keep state in a database, and passed over by others.
+    """
     address = kind.address(tmp_path)
     trackers: list[Tracker] = []
 
-    async def opened() -> tuple[Tracker, Opened]:
-        tracker = kind.make(address)
+    async def opened(**settings: Any) -> tuple[Tracker, Opened]:
+        tracker = kind.make(address, **(settings if kind in DATABASES else {}))
         trackers.append(tracker)
         return tracker, await tracker.open()
 

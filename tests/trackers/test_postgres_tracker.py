@@ -15,6 +15,7 @@ import psycopg
 import pytest
 from tracker_kinds import WAIT, Databases
 from tracker_records import recorded, run_added
+from waiting import DEADLINE, until
 
 from daggyr_server.core.records import Record
 from daggyr_server.trackers import postgres as postgres_tracker
@@ -49,7 +50,9 @@ async def run_ids(tracker: Tracker) -> list[int]:
 def cut_connections(postgres: Databases, address: str) -> None:
     """As a network would that is gone for a moment."""
     name = PostgresAddress(address).database
-    postgres.server.execute(f"SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = '{name}'")
+    postgres.server.execute(
+        f"SELECT pg_terminate_backend(pid, {DEADLINE * 1000:.0f}) FROM pg_stat_activity WHERE datname = '{name}'"
+    )
 
 
 def change(postgres: Databases, address: str, statement: str) -> None:
@@ -58,7 +61,7 @@ def change(postgres: Databases, address: str, statement: str) -> None:
 
 async def until_kept(tracker: Tracker, records: Sequence[Record]) -> None:
     """As the driver does: the same records again, until they are durable."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(DEADLINE):
         while True:
             try:
                 await tracker.commit(records)
@@ -94,23 +97,31 @@ async def test_a_server_that_crashes_loses_and_doubles_no_commit(postgres: Datab
     async with opened(address) as tracker:
         await tracker.commit([run_added()])
         last = 0
+        enough = False
 
         async def write() -> None:
             nonlocal last
-            for number in range(1, 300):
+            while not enough:
+                number = last + 1
                 await until_kept(tracker, [recorded(number=number), recorded(number=number, attempt=2)])
                 last = number
 
-        writing = asyncio.create_task(write())
-        for after in (50, 150):
-            while last < after:
+        async def fifty_more() -> None:
+            goal = last + 50
+            while last < goal and not writing.done():
                 await asyncio.sleep(0.001)
+
+        writing = asyncio.create_task(write())
+        for _ in range(2):
+            await fifty_more()
             postgres.server.kill()
             postgres.server.start()
+        await fifty_more()
+        enough = True
         await writing
         stored = await tracker.load(1)
         assert stored is not None
-        assert list(stored.tasks.numbers) == list(range(1, 300))
+        assert list(stored.tasks.numbers) == list(range(1, last + 1))
         assert set(stored.tasks.attempts) == {2}
 
 
@@ -128,7 +139,7 @@ async def test_a_tracker_that_was_taken_over_meanwhile_is_lost(postgres: Databas
     async with opened(address) as first:
         await first.commit([run_added(1)])
         cut_connections(postgres, address)
-        async with opened(address, wait=30.0) as second:
+        async with opened(address) as second:
             with pytest.raises(LostTracker, match="taken over by another coordinator: process"):
                 await until_kept(first, [run_added(2)])
             await second.commit([run_added(3)])
@@ -142,10 +153,11 @@ async def test_a_connection_that_the_server_still_sees_is_waited_for(postgres: D
         async with await psycopg.AsyncConnection.connect(address, autocommit=True) as other:
             waiting = asyncio.create_task(other.execute("SELECT pg_advisory_lock(1684105063, 1)"))
             name = PostgresAddress(address).database
-            while postgres.server.execute("SELECT count(*) FROM pg_locks WHERE NOT granted") == [(0,)]:
-                await asyncio.sleep(0.01)
+            async with asyncio.timeout(DEADLINE):
+                while not postgres.waiting(name):
+                    await asyncio.sleep(0.01)
             postgres.server.execute(
-                "SELECT pg_terminate_backend(pid, 5000) FROM pg_locks JOIN pg_stat_activity USING (pid) "
+                f"SELECT pg_terminate_backend(pid, {DEADLINE * 1000:.0f}) FROM pg_locks JOIN pg_stat_activity USING (pid) "
                 f"WHERE locktype = 'advisory' AND granted AND datname = '{name}'"
             )
             await waiting
@@ -220,7 +232,7 @@ async def over_a_wire(address: str) -> AsyncIterator[tuple[Wire, Tracker]]:
         host = PostgresAddress(address).host
         wire = Wire(Path(host) / ".s.PGSQL.5432")
         listening = await asyncio.start_unix_server(wire.relay, Path(folder) / ".s.PGSQL.5432")
-        async with listening, opened(address.replace(host, folder), wait=30.0) as tracker:
+        async with listening, opened(address.replace(host, folder)) as tracker:
             yield wire, tracker
 
 
@@ -249,7 +261,7 @@ async def test_other_records_after_a_commit_that_was_kept_are_refused(address: s
             await until_kept(tracker, [run_added(2)])
         with pytest.raises(LostTracker):
             await tracker.commit([run_added(1)])
-    async with opened(address, wait=30.0) as tracker:
+    async with opened(address) as tracker:
         assert await run_ids(tracker) == [1]
 
 
@@ -270,7 +282,7 @@ async def test_deleting_goes_on_after_a_lost_answer(address: str) -> None:
 
 
 async def delete_again(tracker: Tracker, run_id: int) -> bool:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(DEADLINE):
         while True:
             try:
                 return await tracker.delete(run_id, 100)
@@ -300,12 +312,12 @@ async def test_a_server_that_is_not_durable_is_told_of(
         assert "may not survive" not in caplog.text
     postgres.server.execute("ALTER SYSTEM SET fsync = off", "SELECT pg_reload_conf()")
     try:
-        while postgres.server.execute("SHOW fsync") != [("off",)]:
-            await asyncio.sleep(0.01)
-        async with opened(address, wait=30.0):
+        until(lambda: postgres.server.execute("SHOW fsync") == [("off",)], "the setting is read")
+        async with opened(address):
             assert "runs with fsync = off: what it keeps may not survive power loss" in caplog.text
     finally:
         postgres.server.execute("ALTER SYSTEM RESET fsync", "SELECT pg_reload_conf()")
+        until(lambda: postgres.server.execute("SHOW fsync") == [("on",)], "the setting is read")
 
 
 async def test_a_user_without_the_right_to_make_the_schema(postgres: Databases, address: str) -> None:
@@ -320,10 +332,10 @@ async def test_a_newer_version(postgres: Databases, address: str) -> None:
         pass
     change(postgres, address, "UPDATE daggyr.tracker SET version = 99")
     with pytest.raises(TrackerError, match=r"made by a newer DaggyR \(its tables are version 99, this one knows 1\)"):
-        async with opened(address, wait=30.0):
+        async with opened(address):
             pass
     change(postgres, address, "UPDATE daggyr.tracker SET version = 1")
-    async with opened(address, wait=30.0):
+    async with opened(address):
         pass
 
 
@@ -335,11 +347,11 @@ async def test_a_migration_is_applied_once_and_whole_or_not_at_all(address: str,
         await tracker.commit([run_added()])
     with_second("CREATE TABLE daggyr.more (x integer); INSERT INTO daggyr.missing VALUES (1)")
     with pytest.raises(TrackerError, match=r'"daggyr\.missing" does not exist'):
-        async with opened(address, wait=30.0):
+        async with opened(address):
             pass
     with_second("CREATE TABLE daggyr.more (x integer); INSERT INTO daggyr.more VALUES (1)")
     for _ in range(2):
-        async with opened(address, wait=30.0) as tracker:
+        async with opened(address) as tracker:
             assert await tracker.document(1) == b"{}"
 
 

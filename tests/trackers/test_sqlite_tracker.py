@@ -7,6 +7,7 @@ import contextlib
 import os
 import re
 import resource
+import shutil
 import sqlite3
 import stat
 import subprocess
@@ -14,10 +15,11 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from tracker_kinds import WAIT
+from tracker_kinds import IN_VAIN, WAIT
 from tracker_records import kept, recorded, run_added, whole
+from waiting import DEADLINE
 
-from daggyr_server.trackers import sqlite_file
+from daggyr_server.trackers import sqlite, sqlite_file
 from daggyr_server.trackers.base import LostTracker, Tracker, TrackerError, make_tracker
 from daggyr_server.trackers.sqlite import SqliteTracker
 from daggyr_server.trackers.statements import migrations
@@ -31,8 +33,8 @@ def file(tmp_path: Path) -> Path:
 
 
 @contextlib.asynccontextmanager
-async def opened(file: Path) -> AsyncIterator[Tracker]:
-    tracker = SqliteTracker(f"sqlite:{file}", wait=WAIT)
+async def opened(file: Path, wait: float = WAIT) -> AsyncIterator[Tracker]:
+    tracker = SqliteTracker(f"sqlite:{file}", wait=wait)
     try:
         await tracker.open()
         yield tracker
@@ -75,7 +77,8 @@ def replace_by_an_empty_one(file: Path) -> None:
 
 
 def mount(*arguments: str | Path) -> bool:
-    return subprocess.run(["mount", *arguments], capture_output=True, check=False).returncode == 0
+    """Whether that worked: it takes root's rights, and the program."""
+    return bool(shutil.which("mount")) and subprocess.run(["mount", *arguments], capture_output=True, check=False).returncode == 0
 
 
 def unmount(folder: Path) -> None:
@@ -268,7 +271,7 @@ async def test_another_name_of_the_file_has_the_same_lock(file: Path) -> None:
     file.parent.joinpath("link.db").symlink_to(file)
     async with opened(file):
         with pytest.raises(TrackerError, match="another coordinator uses"):
-            async with opened(file.parent / "link.db"):
+            async with opened(file.parent / "link.db", wait=IN_VAIN):
                 pass
 
 
@@ -281,13 +284,18 @@ async def test_a_file_that_was_replaced_is_written_no_more(file: Path) -> None:
                 await tracker.commit([recorded()])
 
 
-async def test_another_program_that_writes_is_waited_for(file: Path) -> None:
+async def test_another_program_that_writes_is_waited_for(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite, "_BUSY_SECONDS", DEADLINE)  # however long it takes
     async with opened(file) as tracker:
+        tried: list[str] = []
+        tracker._writer.set_trace_callback(tried.append)  # type: ignore[attr-defined]
         with database(file) as connection:
             connection.execute("BEGIN IMMEDIATE")
             commit = asyncio.create_task(tracker.commit([run_added()]))
-            done, _ = await asyncio.wait([commit], timeout=0.1)
-            assert not done
+            async with asyncio.timeout(DEADLINE):
+                while tried.count("BEGIN IMMEDIATE") < 3:
+                    await asyncio.sleep(0.01)
+            assert not commit.done()
             connection.execute("COMMIT")
         await commit
         assert await tracker.document(1) == b"{}"

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from tracker_kinds import KINDS, OpenAgain, TrackerKind
+from tracker_kinds import IN_VAIN, KINDS, OpenAgain, TrackerKind
 from tracker_records import kept, recorded, run_added, whole
 
 from daggyr_server.core.records import AttemptsAssigned, RunMoved, TasksGenerated, TasksMoved
@@ -46,7 +46,7 @@ async def test_a_second_coordinator_fences_the_first_or_is_refused(kind: Tracker
     first, before = await open_again()
     await first.commit([run_added(1)])
     try:
-        _, after = await open_again()
+        _, after = await open_again(wait=IN_VAIN)
     except TrackerError:
         await first.commit([run_added(2)])  # the first goes on undisturbed
         assert await first.document(2) == b"{}"

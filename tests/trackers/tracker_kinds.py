@@ -9,12 +9,13 @@ from pathlib import Path
 
 import readme_examples
 from postgres_server import PostgresServer
+from waiting import DEADLINE, until
 
 from daggyr_server.trackers.base import Opened, Tracker, make_tracker
 from daggyr_server.trackers.postgres import PostgresTracker
 from daggyr_server.trackers.sqlite import SqliteTracker
 
-OpenAgain = Callable[[], Awaitable[tuple[Tracker, Opened]]]  # the fixture `open_again`
+OpenAgain = Callable[..., Awaitable[tuple[Tracker, Opened]]]  # the fixture `open_again`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +37,9 @@ def _journal(address: str) -> Tracker:
     return tracker
 
 
+WAITING = "SELECT 1 FROM pg_locks JOIN pg_database ON pg_database.oid = pg_locks.database WHERE NOT granted"
+
+
 class Databases:
     """Databases of a Postgres server for tests, each empty when it is taken. Their owner has no other rights."""
 
@@ -48,18 +52,27 @@ class Databases:
         server.execute("CREATE ROLE tester LOGIN", *(f"CREATE DATABASE test_{i} OWNER tester" for i in range(self.COUNT)))
 
     def address(self, folder: Path) -> str:
-        """The same for the same folder; for a new one that of a database that nobody is connected to."""
+        """The same for the same folder; for a new one that of a database that nobody is connected to any more."""
         if folder not in self._of:
-            busy = {name for (name,) in self.server.execute("SELECT datname FROM pg_stat_activity WHERE datname IS NOT NULL")}
-            name = self._of[folder] = next(name for name in itertools.islice(self._in_turn, self.COUNT) if name not in busy)
+            name = self._of[folder] = until(self._free, "a database that nobody is connected to")
             self.server.execute("DROP SCHEMA IF EXISTS daggyr CASCADE", database=name)
         return self.server.url(self._of[folder], user="tester")
+
+    def waiting(self, name: str) -> bool:
+        """Whether somebody waits for a lock in that database."""
+        return bool(self.server.execute(f"{WAITING} AND datname = '{name}'"))
+
+    def _free(self) -> str | None:
+        busy = {name for (name,) in self.server.execute("SELECT datname FROM pg_stat_activity WHERE datname IS NOT NULL")}
+        return next((name for name in itertools.islice(self._in_turn, self.COUNT) if name not in busy), None)
 
 
 databases: list[Databases] = []  # one, once the fixture `postgres` has been asked for
 
-# Short: a coordinator that waits for another one's lock would wait in vain here.
-WAIT = 0.05
+# A server may take its time to notice that whoever had the lock is gone.
+WAIT = DEADLINE
+# For a coordinator that is to be refused: it waits in vain, because another one holds the lock all the time.
+IN_VAIN = 0.05
 
 KINDS = (
     TrackerKind(name="memory", address=lambda folder: "memory", durable=False, bad_addresses=("memory:", "memory:x")),
