@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 SHORTEST_PAUSE = 0.1  # seconds before a child that ended is started again; doubling while none joins
 LONGEST_PAUSE = 30.0
-END_SECONDS = 60.0  # for the child to end what it runs, which it has to have started for on a busy host
+END_SECONDS = 9.0  # for the child to end what it runs: a coordinator that is stopped is gone within 10 s
 _NAME = "local"  # the child's, and that of the pool it joins: on its socket there is no other
 _MAX_FOLDER_BYTES = 90  # a socket's path must fit sockaddr_un (unix(7): 108 bytes with the NUL)
 
