@@ -1,11 +1,12 @@
 """What tests of all folders share: this file's folder is on the import path, so that they find the modules beside it.
 
-It takes away what a shell may have set that programs would heed, and tells Hypothesis that time means nothing.
+It takes away what a shell may have set and programs would heed, and tells Hypothesis that time means nothing.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 import slurm_cluster
@@ -23,6 +24,10 @@ settings.load_profile("tests")
 def pytest_configure() -> None:
     for name in [name for name in os.environ if name.startswith(FOREIGN)]:
         del os.environ[name]
+    # In the background of a shell, or under nohup, these are ignored, and would be by all programs that tests start.
+    for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, usual)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -179,7 +179,8 @@ async def test_a_token_file_that_cannot_be_used_is_2(daggyr: Daggyr, tmp_path: P
     ended = await daggyr("--token-file", "nowhere", "runs")
     assert (ended.code, one_line(ended)) == (2, "cannot read the token file nowhere: No such file or directory")
     token = tmp_path / "open"
-    token.touch(0o644)
+    token.touch()
+    token.chmod(0o644)  # whatever the umask
     ended = await daggyr("--token-file", str(token), "runs")
     assert (ended.code, f"chmod 600 {token}" in one_line(ended)) == (2, True)
 
