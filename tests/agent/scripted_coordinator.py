@@ -143,7 +143,7 @@ class Coordinator:
         )  # while it is not set, nothing is read, so that an agent cannot write any more (flow control)
         self.reading.set()
         self._obeyed = itertools.count(1 << 32)
-        self._changed = asyncio.Condition()
+        self._waiting: set[asyncio.Event] = set()  # by who waits for something; set when anything has changed
         self._server: grpc.aio.Server | None = None
 
     async def start(self, address: str, credentials: grpc.ServerCredentials | None = None) -> str:
@@ -166,8 +166,15 @@ class Coordinator:
 
     async def until(self, condition: Callable[[], object], seconds: float = DEADLINE) -> None:
         """Wait until something the agent said makes `condition` true."""
-        async with asyncio.timeout(seconds), self._changed:
-            await self._changed.wait_for(lambda: bool(condition()))
+        changed = asyncio.Event()
+        self._waiting.add(changed)
+        try:
+            async with asyncio.timeout(seconds):
+                while not condition():
+                    await changed.wait()
+                    changed.clear()
+        finally:
+            self._waiting.discard(changed)
 
     async def session(self, number: int = 1, name: str = "agent") -> Session:
         """The first, second, ... session of the agent of that name, as soon as it is welcomed."""
@@ -214,7 +221,7 @@ class Coordinator:
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "this token opens nothing here")
         if self.refusal is not None:
             self.refused.append(first.hello)
-            await self._notify()
+            self._notify()
             await context.abort(*self.refusal)
         session = Session(first.hello, context)
         await session.send(
@@ -230,7 +237,7 @@ class Coordinator:
         if self.assigned_at_once:
             await session.assign(*self.assigned_at_once)
         self.sessions.append(session)
-        await self._notify()
+        self._notify()
         reading = asyncio.create_task(self._read(session, context))
         dropping = asyncio.create_task(session.dropped.wait())
         try:
@@ -238,9 +245,11 @@ class Coordinator:
         finally:
             for task in (reading, dropping):
                 task.cancel()
-            await asyncio.gather(reading, dropping, return_exceptions=True)
-            session.ended.set()
-            await self._notify()
+            try:
+                await asyncio.gather(reading, dropping, return_exceptions=True)
+            finally:  # gRPC cancels this when the agent is gone, and that may be while it is here
+                session.ended.set()
+                self._notify()
 
     async def _read(self, session: Session, context: grpc.aio.ServicerContext[AgentMessage, CoordinatorMessage]) -> None:
         while await self.reading.wait() and isinstance(message := await context.read(), AgentMessage):
@@ -255,7 +264,7 @@ class Coordinator:
                     session.heartbeat = message.heartbeat
                 case "followed":
                     self.followed.setdefault(message.followed.follow_id, []).append(message.followed)
-            await self._notify()
+            self._notify()
 
     def _write_down(self, batch: UpdateBatch) -> None:
         for update in batch.updates:
@@ -268,9 +277,9 @@ class Coordinator:
                 case "finished":
                     told.results.append(update.finished)
 
-    async def _notify(self) -> None:
-        async with self._changed:
-            self._changed.notify_all()
+    def _notify(self) -> None:
+        for changed in self._waiting:
+            changed.set()
 
 
 def _serialized(message: CoordinatorMessage | bytes) -> bytes:
