@@ -448,16 +448,22 @@ class TestRecovery:
         assert home.log() == ["task-0", "task-0"]
 
 
+async def succession(place: Place, dying: Dying, count: int = 2) -> tuple[Harness, list[AttemptKey]]:
+    """A coordinator is given so many attempts and dies; its successor is told of them."""
+    harness = await place.coordinator(dying)
+    keys = await harness.give(*[shell(COUNTED, str(place.home))] * count)
+    await dying.reached()
+    again = await place.coordinator()
+    await took_up(again, keys)
+    return again, keys
+
+
 class TestSubmittedOnce:
     """A coordinator is killed at each step of a submission. Its successor is told of the attempts by the tracker."""
 
     async def test_KilledBeforeSbatch(self, place: Place) -> None:
         dying = Dying("submit", after=False)
-        harness = await place.coordinator(dying)
-        keys = await harness.give(*[shell(COUNTED, str(place.home))] * 2)
-        await dying.reached()
-        again = await place.coordinator()
-        await took_up(again, keys)
+        again, keys = await succession(place, dying)
         assert outcomes(await again.ended(keys)) == ["LOST"] * 2
         # The sbatch that it had started outlived it, and only now comes to its end.
         assert dying.job is not None
@@ -470,12 +476,8 @@ class TestSubmittedOnce:
 
     async def test_ALateOneDoesNothingEvenIfSomebodyReleasesIt(self, home: Place) -> None:
         dying = Dying("submit", after=False)
-        harness = await home.coordinator(dying)
-        key = await harness.give_one(shell(COUNTED, str(home.home)))
-        await dying.reached()
-        again = await home.coordinator()
-        await took_up(again, [key])
-        await again.ends(key)
+        again, keys = await succession(home, dying, count=1)
+        await again.ended(keys)
         executor = again.executor
         assert isinstance(executor, JobExecutor) and dying.job is not None
         client = executor.client
@@ -485,35 +487,11 @@ class TestSubmittedOnce:
         await eventually(lambda: not home.cluster.unfinished(dying.job.name if dying.job else ""))
         assert home.log() == []
 
-    async def test_KilledAfterSbatch(self, place: Place) -> None:
-        dying = Dying("submit", after=True)
-        harness = await place.coordinator(dying)
-        keys = await harness.give(*[shell(COUNTED, str(place.home))] * 2)
-        await dying.reached()
-        again = await place.coordinator()
-        await took_up(again, keys)
+    @pytest.mark.parametrize(("step", "after"), [("submit", True), ("release", False), ("release", True)])
+    async def test_KilledLater(self, place: Place, step: str, after: bool) -> None:
+        again, keys = await succession(place, Dying(step, after=after))
         assert outcomes(await again.ended(keys)) == ["SUCCEEDED"] * 2
         assert sorted(place.log()) == ["task-0", "task-1"]
-
-    async def test_KilledBeforeTheRelease(self, place: Place) -> None:
-        dying = Dying("release", after=False)
-        harness = await place.coordinator(dying)
-        keys = await harness.give(*[shell(COUNTED, str(place.home))] * 2)
-        await dying.reached()
-        again = await place.coordinator()
-        await took_up(again, keys)
-        assert outcomes(await again.ended(keys)) == ["SUCCEEDED"] * 2
-        assert sorted(place.log()) == ["task-0", "task-1"]
-
-    async def test_KilledAfterTheRelease(self, home: Place) -> None:
-        dying = Dying("release", after=True)
-        harness = await home.coordinator(dying)
-        keys = await harness.give(*[shell(COUNTED, str(home.home))] * 2)
-        await dying.reached()
-        again = await home.coordinator()
-        await took_up(again, keys)
-        assert outcomes(await again.ended(keys)) == ["SUCCEEDED"] * 2
-        assert sorted(home.log()) == ["task-0", "task-1"]
 
     async def test_AnAttemptThatTheTrackerDoesNotKnowOfIsEnded(self, home: Place) -> None:
         """It was taken back, or its run was deleted, while no coordinator was there."""
