@@ -72,8 +72,8 @@ async def test_an_address_of_another_host_is_refused() -> None:
             pass
 
 
-# RFC 6761: the first is never a name. Of the others, nobody need be asked.
-@pytest.mark.parametrize("host", ["no-such-host.invalid", "no..such.host", "x" * 64])
+# Names of hosts have letters, digits and hyphens, in parts of 1 to 63 bytes (RFC 1123, 2.1): nobody need be asked.
+@pytest.mark.parametrize("host", ["no-such!host", "no..such.host", "x" * 64])
 async def test_a_name_that_means_no_host_is_refused(host: str) -> None:
     with pytest.raises(ListenerError, match=f"no address of '{re.escape(host)}'"):
         async with serving(f"{host}:0"):
