@@ -333,16 +333,22 @@ class AgentExecutor(Executor):
         self._offer(agent, HOST_GONE)
 
     async def _watch_heartbeats(self) -> None:
-        """End sessions whose agent says nothing any more, though the connection still stands."""
+        """End sessions whose agent says nothing any more, though the connection still stands.
+
+        While this process itself stood still, it heard nobody: that time does not count.
+        """
+        interval = self.surroundings.heartbeat
+        now = time.monotonic()
         while True:
-            await asyncio.sleep(self.surroundings.heartbeat)
+            before = now
+            await asyncio.sleep(interval)
             now = time.monotonic()
+            stood_still = max(0.0, now - before - interval)
             for agent in self.agents.values():
                 if agent.session is None:
                     continue
-                if agent.session.is_full:
-                    agent.heard = now
-                elif agent.heard < now - MISSED_HEARTBEATS * self.surroundings.heartbeat:
+                agent.heard = now if agent.session.is_full else min(now, agent.heard + stood_still)
+                if agent.heard < now - MISSED_HEARTBEATS * interval:
                     agent.session.end(grpc.StatusCode.UNAVAILABLE, "no heartbeat came")
 
     # -- telling ------------------------------------------------------------------------------------------------------

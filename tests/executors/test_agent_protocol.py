@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import grpc
 import pytest
 from agent_by_hand import Hand, finished, hand, hello, idents
-from executor_harness import Harness, ident, spec, surroundings
+from executor_harness import Harness, eventually, ident, spec, surroundings
 from executor_kinds import opened, serving
 from waiting import DEADLINE
 
@@ -446,6 +447,20 @@ class TestLease:
         await wire.state(HOST_PAUSED)
         code, words = await agent.status()
         assert (code, words) == (grpc.StatusCode.UNAVAILABLE, "no heartbeat came")
+
+    async def test_WhoStoodStillDoesNotBlameItsAgents(self, bare_wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A coordinator that was stopped for longer than silence is borne has heard nobody meanwhile."""
+        wire = bare_wire
+        await wire.open(heartbeat=5.0)
+        executor = wire.pool.executor
+        assert isinstance(executor, AgentExecutor)
+        await wire.joined()
+        agent = executor.agents["agent-1"]
+        session, heard, clock = agent.session, agent.heard, time.monotonic
+        monkeypatch.setattr(time, "monotonic", lambda: clock() + 100)
+        await eventually(lambda: agent.heard != heard or agent.session is None)
+        assert agent.session is session
+        assert wire.pool.available() == ["agent-1"]
 
     async def test_AnAgentThatReadsNothingIsCutOffToo(self, bare_wire: Wire) -> None:
         """Though what it is sent fills the connection, so that the coordinator's writer waits."""
