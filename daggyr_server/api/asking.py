@@ -105,8 +105,17 @@ class Asking:
             await asyncio.to_thread(frozen.parents, frozen.live)
             graph.learn_parents(frozen)
 
+    async def learn_names(self, run: Run) -> None:
+        """The same for finding tasks by their names."""
+        graph = run.graph
+        if graph.size >= LARGE_RUN and not graph.knows_names:
+            frozen = graph.frozen()
+            await asyncio.to_thread(frozen.number_of, "")
+            graph.learn_names(frozen)
+
     async def number(self, run: Run, task_id: str, context: Context, *, before: bool = False) -> int:
         """A task's number; `before`: also of one that an edit took away."""
+        await self.learn_names(run)
         number = run.graph.number_of(task_id)
         if number is None and before:
             number = run.graph.number_before(task_id)
@@ -121,6 +130,7 @@ class Asking:
         """The numbers that plain names mean, None for no names."""
         if not names:
             return None
+        await self.learn_names(run)
         numbers: list[int] = []
         for name in names:
             found = run.graph.named(name)

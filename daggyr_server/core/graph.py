@@ -193,22 +193,18 @@ class Graph:
         return Details(segment.details, segment.parameters, segment.values_at(number - segment.first))
 
     def number_of(self, task_id: str) -> int | None:
-        """The number of the task called exactly `task_id`: a task, an expansion, a head or a tail. None if there is none."""
+        """The number of the task called exactly `task_id`: a task, an expansion, a head or a tail. None if there is none.
+
+        The first call on a graph costs time linear in its tasks that were not multiplied.
+        """
         if len(task_id) > MAX_TASK_ID_BYTES:
             return None
-        if self._plain_numbers is None or self._expanded_names is None:
-            self._plain_numbers = {
-                name: segment.base + index
-                for segment in self.segments
-                if isinstance(segment, PlainSegment)
-                for index, name in enumerate(segment.names)
-            }
-            self._expanded_names = {segment.name: segment for segment in self.expanded()}
-        number = self._plain_numbers.get(task_id)
+        plain_numbers, expanded_names = self._names()
+        number = plain_numbers.get(task_id)
         if number is not None:
             return number
         for stem in stems(task_id):
-            expanded = self._expanded_names.get(stem)
+            expanded = expanded_names.get(stem)
             if expanded is None:
                 continue
             if task_id == stem:
@@ -219,6 +215,27 @@ class Graph:
             if index is not None:
                 return expanded.first + index
         return None
+
+    def _names(self) -> tuple[dict[str, int], dict[str, ExpandedSegment]]:
+        if self._plain_numbers is None or self._expanded_names is None:
+            self._plain_numbers = {
+                name: segment.base + index
+                for segment in self.segments
+                if isinstance(segment, PlainSegment)
+                for index, name in enumerate(segment.names)
+            }
+            self._expanded_names = {segment.name: segment for segment in self.expanded()}
+        return self._plain_numbers, self._expanded_names
+
+    @property
+    def knows_names(self) -> bool:
+        """Whether `number_of` is quick already."""
+        return self._plain_numbers is not None
+
+    def learn_names(self, other: Graph) -> None:
+        """Take from a graph, which was frozen from this one and was asked for a number since, what makes `number_of` quick."""
+        if (other.size, other.live) == (self.size, self.live):
+            self._plain_numbers, self._expanded_names = other._plain_numbers, other._expanded_names
 
     def number_before(self, task_id: str) -> int | None:
         """The last number of a task of that name which an edit took away. None if there never was one."""

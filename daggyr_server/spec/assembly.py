@@ -22,6 +22,8 @@ from daggyr_server.spec.names import above, ambiguous_name, common_name, name_in
 from daggyr_server.spec.parameters import Expansion
 from daggyr_server.spec.templates import Templates
 
+PLACES_AT_ONCE = 50_000
+
 
 class Assembly:
     """Made of a document in one pass; then `resolve` and `check_names`, then `segments`."""
@@ -51,7 +53,11 @@ class Assembly:
         self._bindings: list[Binding] = []  # none at all as long as no task has one
         self._kept_bindings: dict[Binding, Binding] = {}
         self._multiplied: dict[int, tuple[Expansion, bytes, int]] = {}
-        self._links = Links(dict(zip(self.names, range(len(self.names)), strict=True)), self.faults, outside, unsound)
+        places: dict[str, int] = {}
+        for start in range(0, len(self.names), PLACES_AT_ONCE):  # other threads have their turn in between
+            names = self.names[start : start + PLACES_AT_ONCE]
+            places.update(zip(names, range(start, start + len(names)), strict=True))
+        self._links = Links(places, self.faults, outside, unsound)
         self._read()
         self.expanded: dict[int, ExpandedSegment] = {}
         self.numbers = self._number()

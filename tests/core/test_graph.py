@@ -186,6 +186,14 @@ def agree(graph: Graph, expected: Written, sizes: Sequence[int]) -> None:
         assert graph.indegrees(size) == degrees[size:]
 
 
+def learn(graph: Graph, frozen: Graph) -> None:
+    """As a thread would ask `frozen`, and the loop then takes what it knows."""
+    frozen.number_of("")
+    frozen.parents(frozen.live)
+    graph.learn_names(frozen)
+    graph.learn_parents(frozen)
+
+
 @settings(deadline=None)
 @given(st.data())
 def test_names_edges_and_counts_are_those_of_the_written_graph(data: st.DataObject) -> None:
@@ -193,6 +201,9 @@ def test_names_edges_and_counts_are_those_of_the_written_graph(data: st.DataObje
     graph = Graph()
     graph.extend(Addition(segments=list(segments(tasks, 0).values())))
     sizes = [0]
+    if data.draw(st.booleans()):
+        learn(graph, graph.frozen())
+        assert graph.knows_names and graph.knows_parents
     agree(graph, written(tasks), sizes)
 
     # What a generator prints: new tasks behind existing ones, whose edges to them come with the addition.
@@ -202,10 +213,12 @@ def test_names_edges_and_counts_are_those_of_the_written_graph(data: st.DataObje
         made = segments(new, graph.size)
         ends = {task.name: graph.number_of(task.end) for task in tasks}
         edges = [(ends[name], made[task.name].base) for task in new for name in task.parents if name in ends]
+        frozen = graph.frozen()
         graph.extend(
             Addition(segments=list(made.values()), edges=[(above, below) for above, below in edges if above is not None])
         )
         tasks = [*tasks, *new]
+        learn(graph, data.draw(st.sampled_from([frozen, graph.frozen()])))  # the first knows less by now
         agree(graph, written(tasks), sizes)
 
 
