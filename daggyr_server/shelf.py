@@ -19,14 +19,29 @@ from daggyr_server.trackers.base import LostTracker
 log = logging.getLogger(__name__)
 
 CHUNK_BYTES = 1024 * 1024  # goes to disk at once; less than that never does
+BLOCK_BYTES = 8 * 1024  # is read at once: tasks that follow each other are asked for one after the other
+MAX_FILES = 128  # open in all; what comes while so many are stays in memory
 SHARED = 1_000  # specifications that are looked for again, the first small ones
 SHARED_BYTES = 1024
+
+_open: set[int] = set()  # the descriptors of all shelves
 
 
 class Shelf:
     """A list of specifications, to the end of which more can be put as long as nobody else has it."""
 
-    __slots__ = ("__weakref__", "_end", "_file", "_folder", "_lengths", "_shared", "_starts", "_waiting", "_waiting_bytes")
+    __slots__ = (
+        "__weakref__",
+        "_block",
+        "_end",
+        "_file",
+        "_folder",
+        "_lengths",
+        "_shared",
+        "_starts",
+        "_waiting",
+        "_waiting_bytes",
+    )
 
     def __init__(self, folder: Path | None) -> None:
         """`folder` is where the file is made. None: all stays in memory."""
@@ -34,6 +49,7 @@ class Shelf:
         self._file: int | None = None
         self._starts, self._lengths = array("Q"), array("I")  # bytes, of what is on disk
         self._end = 0  # of the file
+        self._block = (0, b"")  # what was read last: where it begins, and the bytes
         self._shared: dict[bytes, int] = {}  # where they are
         self._waiting: list[bytes] = []  # what comes behind that
         self._waiting_bytes = 0
@@ -46,19 +62,26 @@ class Shelf:
         if index >= len(self._starts):
             return self._waiting[index - len(self._starts)]
         assert self._file is not None and index >= 0
-        length = self._lengths[index]
+        start, length = self._starts[index], self._lengths[index]
+        begins, block = self._block
+        if begins <= start and start + length <= begins + len(block):
+            return block[start - begins : start - begins + length]
         try:
-            data = os.pread(self._file, length, self._starts[index])
+            block = os.pread(self._file, max(length, BLOCK_BYTES), start)
         except OSError as error:
             raise LostTracker(f"what tasks execute cannot be read from {self._folder} any more: {error.strerror}") from None
-        if len(data) != length:
+        if len(block) < length:
             raise LostTracker(f"what tasks execute cannot be read from {self._folder} any more: the file is too short")
-        return data
+        self._block = (start, block)
+        return block[:length]
 
     def append(self, details: bytes) -> None:
         self._waiting.append(details)
         self._waiting_bytes += len(details)
         if self._waiting_bytes >= CHUNK_BYTES and self._folder is not None:
+            if self._file is None and len(_open) >= MAX_FILES:
+                self._folder = None
+                return
             try:
                 self._put_away(self._folder)
             except OSError as error:
@@ -70,7 +93,8 @@ class Shelf:
         if self._file is None:
             with tempfile.TemporaryFile(buffering=0, prefix="daggyr-", dir=folder) as file:
                 self._file = os.dup(file.fileno())
-            weakref.finalize(self, os.close, self._file)
+            _open.add(self._file)
+            weakref.finalize(self, _close, self._file)
         starts, pieces, end = array("Q"), [], self._end
         for each in self._waiting:
             start = self._shared.get(each)
@@ -89,3 +113,8 @@ class Shelf:
         self._lengths.extend(map(len, self._waiting))
         self._end = end
         self._waiting, self._waiting_bytes = [], 0
+
+
+def _close(file: int) -> None:
+    _open.discard(file)
+    os.close(file)

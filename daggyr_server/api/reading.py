@@ -96,7 +96,10 @@ class Reading(Asking):
             history += await self.asked(self.driver.tracker.history(run.run_id, known), context)
         await self.learn_parents(run)
         await self.driver.settled(run.run_id)
-        message = views.task(run, _by_now(run, number), stored)
+        try:
+            message = views.task(run, _by_now(run, number), stored)
+        except TrackerError as error:
+            await refuse(error, context)
         message.history.extend(views.history(history))
         return message
 

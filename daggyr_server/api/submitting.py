@@ -23,7 +23,7 @@ from daggyr.v1.runs_pb2 import (
     SubmitRunResponse,
 )
 from daggyr.v1.runs_pb2 import TaskEdit as TaskEditMessage
-from daggyr_server.api.asking import Asking, Context
+from daggyr_server.api.asking import Asking, Context, refuse
 from daggyr_server.api.statuses import of_specification
 from daggyr_server.core.graph import Addition
 from daggyr_server.core.run import Run
@@ -36,6 +36,7 @@ from daggyr_server.spec import (
     expand,
     run_spec_from_message,
 )
+from daggyr_server.trackers.base import TrackerError
 
 MAX_REQUEST_ID_BYTES = 128
 MAX_EDITS_A_PAGE = 1_000
@@ -172,7 +173,10 @@ class Submitting(Asking):
         while True:
             if run.graph.edits and run.graph.live != plan.snapshot.live:
                 await context.abort(grpc.StatusCode.ABORTED, f"run {run.run_id} was edited meanwhile: look at it again")
-            page = [_task_edit(edit) for edit in islice(tasks, MAX_EDITS_A_PAGE)]
+            try:
+                page = [_task_edit(edit) for edit in islice(tasks, MAX_EDITS_A_PAGE)]
+            except TrackerError as error:
+                await refuse(error, context)
             yield EditRunResponse(run=summary, tasks=page)
             if len(page) < MAX_EDITS_A_PAGE:
                 return

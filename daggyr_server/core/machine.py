@@ -271,6 +271,7 @@ class Machine:
                 for pool in self.pools.values():
                     pool.drop(run)
                 self._touched.pop(run_id, None)
+                run.forgotten()
         forgotten = {request_id for request_id, run_id in self.requests.items() if run_id not in self.runs}
         for request_id in forgotten:
             del self.requests[request_id]

@@ -71,6 +71,13 @@ class Run(Tasks):
             addition, [ReadyQueue(self, policy, index) for index, policy in enumerate(addition.policies, len(self.queues))]
         )
 
+    def forgotten(self) -> None:
+        """Nobody has it any more but those who just look at it: what it holds goes with the last of them, not some time later.
+
+        Its queues know it as it knows them, and such a circle waits for the garbage collector.
+        """
+        self.queues = []
+
     def restore(self, event: RunRestored, now: float) -> list[InFlight]:
         """Become what a tracker kept. Returns the attempts that are in flight."""
         for growth in event.growths:
@@ -221,7 +228,8 @@ class Run(Tasks):
         if follows is Follows.COMPLETE and refusal is not None:
             follows = Follows.ERROR
         counts = self.counts_for(number, flight)
-        if follows is Follows.COMPLETE and addition is not None and counts:
+        grows = follows is Follows.COMPLETE and addition is not None and counts
+        if grows and addition is not None:
             self.extend(addition)
             self.printed[self.revision] = number
         del self.in_flight[number]
@@ -254,7 +262,8 @@ class Run(Tasks):
         if outcome is not Outcome.RETURNED or flight.start_time is not None or flight.stopping:
             self.changed.append(number)
         state = _STATES[self.phases[number]]
-        self._hold_back()
+        if grows:
+            self._hold_back()
         return state
 
     def _ended_in_vain(self, number: int, flight: InFlight, follows: Follows) -> State:
@@ -267,9 +276,7 @@ class Run(Tasks):
             self.changed.append(number)
         else:
             self.phases[number] = _COMPLETED if follows is Follows.COMPLETE else _KILLED
-        state = _STATES[self.phases[number]]
-        self._hold_back()
-        return state
+        return _STATES[self.phases[number]]
 
     def _retry(self, number: int, now: float) -> None:
         used = self.failures.get(number, 0)
@@ -386,7 +393,8 @@ class Run(Tasks):
         """Nothing begins under the name of a task that an edit took away, as long as an attempt of that is being ended.
 
         A task of the name that has not ended is in flight with it until then; one that has waits for nothing, but will if it is
-        queued again. So this is called whenever tasks come, or may have been queued. Returns the tasks that wait from now on.
+        queued again. So this is called whenever tasks come, or tasks that have ended are queued. Returns the tasks that wait from
+        now on.
         """
         held: list[int] = []
         for number in sorted(self.orphans):

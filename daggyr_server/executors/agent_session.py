@@ -157,8 +157,10 @@ class AgentSessions(AgentsServicer):
             executor.lost(agent, session)
             reader.cancel()
             over.cancel()
-            await _let_finish(writer)
-            await asyncio.gather(*tasks, return_exceptions=True)
+            try:
+                await _let_finish(writer)
+            finally:
+                await asyncio.gather(*tasks, return_exceptions=True)
 
     def _check_name(self, hello: Hello, joined: AgentExecutor) -> None:
         for executor in self._executors.values():
@@ -219,7 +221,9 @@ async def _let_finish(writer: asyncio.Task[None]) -> None:
     A call cannot be given a status while a message is being written: gRPC fails, and the agent waits in vain. If it takes
     nothing any more, it is not waited for either: a call whose handler is cancelled is reset without a status.
     """
-    await asyncio.wait((writer,), timeout=WRITE_SECONDS)
-    if not writer.done():
-        writer.cancel()
+    try:
+        await asyncio.wait((writer,), timeout=WRITE_SECONDS)
+    finally:  # also where the server ends meanwhile
+        cancelled = writer.cancel()
+    if cancelled:
         raise asyncio.CancelledError

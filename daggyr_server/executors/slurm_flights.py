@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from daggyr.v1.task_pb2 import (
+    HOST_PAUSED,
     Assignment,
     AttemptKey,
     AttemptOutcome,
@@ -106,9 +107,14 @@ class Flights:
         """Between two looks at anything."""
         return min(LOOK_SECONDS, float(self.pool.settings.poll_interval))
 
+    @property
+    def away(self) -> bool:
+        """Whether Slurm could not be asked last time: somebody has to see that it is back, for nothing is given to us before."""
+        return self.offered == HOST_PAUSED
+
     async def rest(self, wake: asyncio.Event) -> None:
         """Return when it is time to look again, at once if `wake` is set."""
-        busy = self.flying or self.attempts or time.monotonic() < self.strays_until
+        busy = self.flying or self.attempts or self.away or time.monotonic() < self.strays_until
         try:
             async with asyncio.timeout(self.look_seconds if busy else None):
                 await wake.wait()

@@ -36,7 +36,7 @@ class Talk:
         while True:
             try:
                 await self._end_jobs()
-                awaited = self.flights.flying or time.monotonic() < self.flights.strays_until
+                awaited = self.flights.flying or self.flights.away or time.monotonic() < self.flights.strays_until
                 # Until it is known what an earlier coordinator has submitted, its jobs would seem to be nobody's.
                 if awaited and self.flights.placed is None and time.monotonic() >= self._next_query:
                     await self._query()

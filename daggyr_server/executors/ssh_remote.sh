@@ -318,7 +318,7 @@ dg_end() {
             kill -KILL "-$dg_task"
             break
         fi
-        sleep "$dg_nap"
+        sleep "$dg_nap" || sleep 1 # where there are whole seconds only
         dg_turn=$((dg_turn + 1))
     done
     exit

@@ -6,6 +6,8 @@ after or before the last one was committed. What follows from the last step is t
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 from committed import assert_as_before, restored
@@ -134,6 +136,21 @@ def test_forgetting_a_run_takes_it_off_its_pools() -> None:
     assert world.retry(run_id) is None
     world.end(run_id, "a", "b")
     assert world.state(run_id) is State.COMPLETED
+
+
+def test_what_a_forgotten_run_holds_goes_at_once() -> None:
+    """Its file of specifications, for instance: nobody waits for the garbage collector."""
+    world = DurableWorld()
+    run_id = world.submit({"a": task(), "b": task(children=["a"])})
+    world.kill(run_id)
+    gc.collect()
+    gc.disable()
+    try:
+        run = weakref.ref(world.machine.runs[run_id])
+        world.tell(RunsForgotten(run_ids=(run_id,)))
+        assert run() is None
+    finally:
+        gc.enable()
 
 
 def test_a_run_that_goes_on_is_not_forgotten() -> None:

@@ -433,6 +433,23 @@ class TestRecovery:
         home.cluster.start_controller()
         assert (await harness.ends(key)).outcome == "KILLED"
 
+    async def test_APoolThatHasNothingLeftNoticesThatTheControllerIsBack(self, home: Place) -> None:
+        """What waited is taken back without Slurm, which cannot be asked; nothing flies any more, and nothing would ask."""
+        harness = await home.coordinator()
+        home.cluster.ask("scontrol", "update", "partition=main", "state=down")
+        try:
+            key = await harness.give_one(spec("/bin/true"))
+            await eventually(lambda: [job for job in home.cluster.unfinished("daggyr-") if job[2] == "PENDING"])
+            home.cluster.stop_controller()
+            harness.stop(key)
+            await harness.ear.until(lambda: harness.ear.states[-1][1] == HOST_PAUSED)
+            assert (await harness.ends(key)).outcome == "KILLED"
+        finally:
+            home.cluster.mend()
+            home.cluster.ask("scontrol", "update", "partition=main", "state=up")
+        await harness.ear.until(lambda: harness.ear.states[-1][1] == HOST_AVAILABLE)
+        assert (await harness.run_one(spec("/bin/true"))).outcome == "SUCCEEDED"
+
     async def test_TheControllerGoesAwayAndComesBack(self, home: Place) -> None:
         harness = await home.coordinator()
         running = await harness.give_one(home.gated())

@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 from pathlib import Path
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -38,17 +39,23 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     details=st.lists(st.sampled_from([b"", b"one", b"two", b"three"]) | st.binary(max_size=300), max_size=40),
     chunk=st.integers(1, 400),
     shared=st.integers(0, 3),
+    block=st.integers(0, 500),
+    order=st.randoms(use_true_random=False),
 )
 def test_it_gives_back_what_it_was_given(
-    tmp_path_factory: pytest.TempPathFactory, details: list[bytes], chunk: int, shared: int
+    tmp_path_factory: pytest.TempPathFactory, details: list[bytes], chunk: int, shared: int, block: int, order: Random
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shelf, "CHUNK_BYTES", chunk)
         patch.setattr(shelf, "SHARED", shared)
+        patch.setattr(shelf, "BLOCK_BYTES", block)
         made = Shelf(tmp_path_factory.getbasetemp())
         for each in details:
             made.append(each)
         assert [made[index] for index in range(len(made))] == details
+        indexes = [index for index in range(len(made)) for _ in range(2)]
+        order.shuffle(indexes)
+        assert all(made[index] == details[index] for index in indexes)
 
 
 @pytest.mark.usefixtures("small_chunks")
@@ -62,6 +69,27 @@ def test_the_file_has_no_name_and_goes_with_it(folder: Path) -> None:
     del made
     gc.collect()
     assert not files(folder)
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_only_so_many_files_are_open(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes while they are stays in memory; a place that becomes free is taken again."""
+    monkeypatch.setattr(shelf, "MAX_FILES", 2 + len(shelf._open))
+
+    def made(mark: bytes) -> Shelf:
+        one = Shelf(folder)
+        for _ in range(5):
+            one.append(mark * 90)
+        return one
+
+    shelves = [made(b"a"), made(b"b"), made(b"c")]
+    assert len(files(folder)) == 2
+    assert [each[4] for each in shelves] == [b"a" * 90, b"b" * 90, b"c" * 90]
+    del shelves[0]
+    gc.collect()
+    shelves.append(made(b"d"))
+    assert len(files(folder)) == 2
+    assert shelves[-1][0] == b"d" * 90
 
 
 @pytest.mark.usefixtures("small_chunks")
