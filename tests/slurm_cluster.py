@@ -58,6 +58,8 @@ MpiDefault=none
 ReturnToService=2
 # What follows never matters, whatever else stands still: who is asked to end does so, and nobody is given up before.
 KillWait=60
+# Control groups have the node's name and the job's number: another cluster on this host, of another checkout, has other numbers.
+FirstJobId={first_job}
 MinJobAge=86400
 BatchStartTimeout=600
 UnkillableStepTimeout=1200
@@ -115,6 +117,7 @@ class SlurmCluster:
                 folder=self.folder,
                 controller_port=controller_port,
                 node_port=node_port,
+                first_job=1 + 1_000 * secrets.randbelow(60_000),
                 track="cgroup" if self.has_cgroups else "linuxproc",
                 task="cgroup" if self.has_cgroups else "none",
                 cores=CORES,
