@@ -142,7 +142,8 @@ class Launcher:
     ) -> int:
         """Start a process and return its pid; when this returns, the program has been executed (execve(2) succeeded).
 
-        `environment` goes over the agent's. The caller must `reap` the process. Other threads go on meanwhile. Raises StartRefusedError or HostError; then nothing was started.
+        `environment` goes over the agent's. The caller must `reap` the process. Other threads go on meanwhile. Raises
+        StartRefusedError or HostError; then nothing was started.
         """
         if not command or not command[0]:
             raise StartRefusedError("the command is empty")

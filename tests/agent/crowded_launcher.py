@@ -4,8 +4,9 @@
 
 Each thread has STARTS processes write what only they know to both streams, one of four what it reads from its standard input,
 and compares every byte. Most of the files' descriptors are the lowest that are free, so that pairs of them come again in other
-threads; the others lie anywhere up to what the system allows, so that there are thousands of pairs. It prints how many starts and how many different
-pairs there were, or the first difference, and then exits with 1. A test runs it with a C library that checks its memory.
+threads; the others lie anywhere up to what the system allows, so that there are thousands of pairs. It prints how many starts and
+how many different pairs there were, after the first difference if there is one, and then exits with 1. A test runs it with a C
+library that checks its memory.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Every byte that a task writes stands in its own output, and nothing else does: many slots, chatty tasks, odd sizes.
 
 Tasks write lines with their own name to both streams and end out of order, for they write between nothing and 100 kB. Some read
-standard input, some are generators, some stand in a folder of their own, some fail. Afterwards both outputs of every task are read
-and compared with what its name says.
+standard input, some are generators, some stand in a folder of their own, some fail. Afterwards both outputs of every task are
+read and compared with what its name says.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ PLAN = r"""
 i=0; printf '{'
 while [ $i -lt $1 ]; do
     [ $i = 0 ] || printf ','
-    printf '"planned-%s-%s": {"details": {"command": ["sh", "-c", "echo out $DAGGYR_TASK_ID; echo err $DAGGYR_TASK_ID >&2"]}}' "$2" $i
+    printf '"planned-%s-%s": {"details": {"command": ' "$2" $i
+    printf '["sh", "-c", "echo out $DAGGYR_TASK_ID; echo err $DAGGYR_TASK_ID >&2"]}}'
     i=$((i + 1))
 done
 printf '}'; echo "err $2" >&2
