@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from daggyr.channel import AddressError, Tls, check_address
-from daggyr.tokens import state_folder
+from daggyr.tokens import TokenError, state_folder
 
 from . import __version__
 from .resources import host_resources
@@ -105,7 +105,7 @@ def read_config(arguments: Sequence[str], environment: Mapping[str, str]) -> Con
         name=name,
         pool=_word("pool", settings.get("pool", "default")),
         resources=resources,
-        state_dir=_path(state_dir) if state_dir else state_folder(environment) / "agents" / name,
+        state_dir=_path(state_dir) if state_dir else _default_state_dir(environment, name),
         token_file=_path(token_file) if token_file else None,
         tls=_tls(settings),
         noop=bool(settings.get("noop", False)),
@@ -190,8 +190,20 @@ def _word(what: str, text: str) -> str:
     return text
 
 
+def _default_state_dir(environment: Mapping[str, str], name: str) -> Path:
+    try:
+        return state_folder(environment) / "agents" / name
+    except TokenError as error:
+        raise UsageError(f"{error}; or name the agent's folder with --state-dir") from None
+
+
 def _path(text: str) -> Path:
-    return Path(text).expanduser().absolute()
+    try:
+        return Path(text).expanduser().absolute()
+    except RuntimeError:
+        raise UsageError(f"{text!r}: the home folder that `~` stands for is not known; write the whole path") from None
+    except FileNotFoundError:
+        raise UsageError(f"{text!r}: the folder that it counts from was removed; write the whole path") from None
 
 
 def _tls(settings: Mapping[str, Any]) -> Tls | None:

@@ -131,10 +131,10 @@ class Connection:
         """Read each time, so that a new token is found. A socket's own permissions are enough, unless a file is named."""
         if self._config.token_file is not None:
             return read_token(self._config.token_file)
-        path = token_file("agent", os.environ)
-        if self._config.coordinator.startswith("unix:") or not path.exists():
+        if self._config.coordinator.startswith("unix:"):
             return None
-        return read_token(path)
+        path = token_file("agent", os.environ)
+        return read_token(path) if path.exists() else None
 
     def _welcomed(self) -> None:
         self._say(logging.INFO, f"connected to {self._config.coordinator} as {self._standing.name}")
@@ -170,6 +170,6 @@ class Connection:
 
 
 def _hint(error: SessionError, token: str | None) -> str:
-    if error.code is grpc.StatusCode.UNAUTHENTICATED and token is None:
+    if error.code is grpc.StatusCode.UNAUTHENTICATED and token is None:  # so there is a folder that was looked in
         return f" (there is no {token_file('agent', os.environ)}: name a copy of the server's agent.token with --token-file)"
     return ""

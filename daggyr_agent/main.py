@@ -12,9 +12,12 @@ import logging
 import os
 import sys
 
+from daggyr.logs import log_to_stderr
+
 from .agent import Agent
 from .config import Config, UsageError, read_config
 from .connection import RefusedError
+from .descriptors import fill_standard_ones, keep_from_children
 from .state import StateError, StateFolder
 
 _GC_THRESHOLD = 50_000  # attempts come and go in cycles of none; the default looks for them every few hundred
@@ -24,23 +27,22 @@ _SWITCH_SECONDS = 0.0005  # how long a thread whose process has ended may wait f
 def main() -> None:
     """Run the agent with the command line's arguments; leaves by SystemExit."""
     try:
+        fill_standard_ones()
+        keep_from_children()
         config = read_config(sys.argv[1:], os.environ)
-        logging.basicConfig(
-            level=config.log_level.upper(), format="%(asctime)s daggyr-agent %(levelname)s %(message)s", stream=sys.stderr
-        )
+        log_to_stderr("daggyr-agent", config.log_level)
         logging.getLogger("grpc").setLevel(logging.CRITICAL)  # it logs faults of the network with a traceback; we name them
         state = StateFolder(config.state_dir)
     except (UsageError, StateError) as error:
         sys.exit(_fault(error))
-    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass  # whatever was closed at our start must not become one of our files: children get their own there
-    os.close(descriptor)
+    except OSError as error:
+        sys.exit(_fault(_unfit(error)))
     try:
         asyncio.run(_run(config, state))
     except RefusedError as error:
         sys.exit(_fault(error))
     except OSError as error:
-        sys.exit(_fault(f"this system cannot run an agent: {error}"))
+        sys.exit(_fault(_unfit(error)))
     finally:
         state.close()
     sys.exit(0)
@@ -51,6 +53,11 @@ async def _run(config: Config, state: StateFolder) -> None:
     gc.freeze()
     gc.set_threshold(_GC_THRESHOLD)
     await Agent(config, state, os.environb).run()
+
+
+def _unfit(error: OSError) -> str:
+    where = f" ({error.filename})" if error.filename else ""
+    return f"this system cannot run an agent: {error.strerror or error}{where}"
 
 
 def _fault(error: object) -> int:

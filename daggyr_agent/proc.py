@@ -6,7 +6,9 @@ process may be gone, or its number another's, as soon as an answer is given: its
 
 from __future__ import annotations
 
+import errno
 import os
+import secrets
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,10 +63,16 @@ def daggyr_variables(pid: int) -> dict[bytes, bytes]:
 def numbering() -> str:
     """Names the boot and the namespace in which process numbers, and ticks since boot, mean what they mean here.
 
-    See random(4) for the boot's id and pid_namespaces(7). Raises OSError where /proc is not mounted.
+    See random(4) for the boot's id and pid_namespaces(7). Where a sandbox hides one of them, the answer is never the same twice, so
+    that numbers that were written down mean nothing to the next process. Raises OSError where /proc is not mounted.
     """
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    if not Path("/proc/self/stat").exists():
+        raise OSError(errno.ENOENT, "/proc is not mounted, and an agent needs it to follow processes")
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return secrets.token_hex(16)
 
 
 def _read(pid: int, name: str, limit: int) -> bytes:

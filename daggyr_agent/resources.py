@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-import psutil
+from daggyr.memory import total_memory
 
 from .cgroup import ControlGroup
 
@@ -16,13 +16,11 @@ _MEBIBYTE = 1024 * 1024
 
 
 def host_resources() -> dict[str, int]:
-    """`cores` (those this process may run on, sched_getaffinity(2)) and `memory_mb` (the host's or its control group's)."""
-    memory = psutil.virtual_memory().total
-    limit = ControlGroup().memory_limit()
-    return {
-        "cores": len(os.sched_getaffinity(0)),
-        "memory_mb": (memory if limit is None else min(memory, limit)) // _MEBIBYTE,
-    }
+    """`cores` (those this process may run on, sched_getaffinity(2)) and `memory_mb` (the host's or its control group's), which is
+    missing where nothing tells it."""
+    known = [memory for memory in (total_memory(), ControlGroup().memory_limit()) if memory is not None]
+    cores = {"cores": len(os.sched_getaffinity(0))}
+    return {**cores, "memory_mb": min(known) // _MEBIBYTE} if known else cores
 
 
 class Ledger:

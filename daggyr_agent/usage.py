@@ -17,6 +17,7 @@ import os
 
 import psutil
 
+from daggyr.memory import available_memory
 from daggyr.v1.agents_pb2 import Heartbeat
 
 # Kernels add up a process's memory from counters of each processor, which may each be off by some pages.
@@ -58,14 +59,31 @@ class HostUsage:
     """The host's figures for heartbeats."""
 
     def __init__(self) -> None:
-        psutil.cpu_percent()  # the first call only begins the interval
+        _cpu_percent()  # the first call only begins the interval
 
     def heartbeat(self, *, running: int, waiting: int) -> Heartbeat:
-        """Load of one minute, processors' use since the call before, available memory, and the given counts."""
+        """Load of one minute, processors' use since the call before, available memory, and the given counts.
+
+        A figure that this host does not tell (a /proc of which parts are missing) is 0.
+        """
         return Heartbeat(
-            load_average=os.getloadavg()[0],
-            cpu_percent=psutil.cpu_percent(),
-            memory_available_bytes=psutil.virtual_memory().available,
+            load_average=_load_average(),
+            cpu_percent=_cpu_percent(),
+            memory_available_bytes=available_memory() or 0,
             running=running,
             waiting=waiting,
         )
+
+
+def _load_average() -> float:
+    try:
+        return os.getloadavg()[0]
+    except OSError:
+        return 0.0
+
+
+def _cpu_percent() -> float:
+    try:
+        return psutil.cpu_percent()
+    except Exception:  # psutil parses /proc, and raises whatever a surprise there leads to
+        return 0.0

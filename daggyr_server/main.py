@@ -24,6 +24,7 @@ from grpc_reflection.v1alpha import reflection
 from msgspec.structs import replace
 
 from daggyr.channel import AddressError
+from daggyr.logs import log_to_stderr
 from daggyr.tokens import TokenError, make_token, token_file
 from daggyr.v1 import agents_pb2, runs_pb2
 from daggyr.v1.agents_pb2_grpc import add_AgentsServicer_to_server
@@ -89,9 +90,7 @@ def main(
         daggyr-server
         daggyr-server --config server.toml --listen 0.0.0.0:2503
     """
-    logging.basicConfig(
-        level=log_level.upper(), format="%(asctime)s %(levelname)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S", stream=sys.stderr
-    )
+    log_to_stderr("daggyr-server", log_level)
     try:
         configuration = load(config, listen=listen, tracker=tracker, workers=workers)
         if no_metrics:

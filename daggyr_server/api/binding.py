@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+from daggyr.channel import is_loopback
 from daggyr_server.config import Tls
 
 MAX_SOCKET_PATH_BYTES = 107  # unix(7): sun_path
@@ -120,6 +121,10 @@ class Place:
             return self.taken()
         if error.errno == errno.EACCES:
             return self.error(f"this user may not: ports below 1024 are root's, take a higher one ({self.setting})")
+        if error.errno == errno.EADDRNOTAVAIL and is_loopback(self.address):
+            other = "[::1]" if "." in self.address or "localhost" in self.address else "127.0.0.1"
+            port = self.address.rpartition(":")[2]
+            return self.error(f"this host has no such loopback address: take its other one, {other}:{port} ({self.setting})")
         if error.errno == errno.EADDRNOTAVAIL:
             return self.error(f"this host has no such address: take one of its own, or 0.0.0.0 for all of them ({self.setting})")
         return self.error(error.strerror or str(error))

@@ -61,7 +61,10 @@ def _token(settings: Settings, address: str) -> tuple[str | None, str]:
     chosen = settings.token_file
     if chosen is None and address.startswith("unix:"):
         return None, "name the file that holds one with --token-file"
-    path = chosen or token_file("client", os.environ)
+    try:
+        path = chosen or token_file("client", os.environ)
+    except TokenError as error:
+        raise Fault(f"{error}; or name the token's file with --token-file") from None
     if chosen is None and not path.exists():
         return None, (
             f"looked for {path}, which is not there; copy client.token from the server's user on its host "

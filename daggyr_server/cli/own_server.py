@@ -11,13 +11,13 @@ import asyncio
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from daggyr.private_folder import private_folder
 from daggyr_server.cli.faults import BAD_USAGE, NO_SERVER, Fault
 from daggyr_server.cli.stdout import notice
 from daggyr_server.client import Unreachable
@@ -29,8 +29,6 @@ _END_TIMEOUT = 20.0  # seconds: a process has a grace period of 10 s
 _END_AT_ONCE_TIMEOUT = 2.0
 _ENDING_TIMEOUT = 10.0  # seconds from a connection that broke until the process behind it has ended
 _SAID_BYTES = 64 * 1024
-# The socket's path must fit sockaddr_un (unix(7): 108 bytes with the NUL).
-_MAX_FOLDER_BYTES = 90
 
 
 class OwnServer:
@@ -54,7 +52,10 @@ class OwnServer:
 
     async def __aenter__(self) -> Self:
         """Raises Fault, with the server's own words, if it does not start."""
-        self._folder = _private_folder()
+        try:
+            self._folder = private_folder("daggyr-")
+        except OSError as error:
+            raise Fault(f"the server cannot be started: {error.strerror}") from None
         try:
             await self._start()
         except BaseException:
@@ -156,15 +157,6 @@ class OwnServer:
             self._listening.cancel()
             await asyncio.gather(self._ended, self._listening, return_exceptions=True)
             shutil.rmtree(self._folder, ignore_errors=True)
-
-
-def _private_folder() -> Path:
-    """A new folder of mode 0700 whose path leaves room for a socket's name."""
-    folder = Path(tempfile.mkdtemp(prefix="daggyr-"))
-    if len(os.fsencode(folder)) <= _MAX_FOLDER_BYTES:
-        return folder
-    folder.rmdir()
-    return Path(tempfile.mkdtemp(prefix="daggyr-", dir="/tmp"))
 
 
 def _environment(tracker: str | None) -> dict[str, str]:

@@ -41,7 +41,7 @@ def of_server(error: ServerError, address: str, *, tls: bool, token_hint: str) -
 
 
 def _unreachable(error: Unreachable, address: str, tls: bool) -> str:
-    """Advice by what gRPC 1.85 says of a connection that was not made; its words, so each has a test."""
+    """Advice by what gRPC 1.75 to 1.85 say of a connection that was not made; their words, so each has a test."""
     said = str(error)
     if error.code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return f"the server at {address} did not answer in time: it may be overloaded; try again"
@@ -49,7 +49,7 @@ def _unreachable(error: Unreachable, address: str, tls: bool) -> str:
         return f"the server at {address} does not speak TLS: leave out --tls and the other --tls options"
     if "CERTIFICATE_VERIFY_FAILED" in said:
         return f"the certificate of {address} is not trusted: name the authority that signed it with --tls-ca FILE"
-    if "Hostname Verification" in said:
+    if "Hostname Verification" in said or "is not in peer certificate" in said:  # the newer words, and the older
         return f"the certificate of {address} is for another name: give --server the name that is in the certificate"
     if "security handshaker" in said:
         return "the TLS files cannot be used: --tls-ca, --tls-cert and --tls-key take PEM files"

@@ -54,7 +54,8 @@ def time(stamp: Timestamp | None) -> str:
 
 
 def moment(stamp: Timestamp) -> datetime:
-    return stamp.ToDatetime(tzinfo=UTC)
+    instant: datetime = stamp.ToDatetime(tzinfo=UTC)  # Any, to some versions of protobuf's types
+    return instant
 
 
 def span(seconds: float) -> str:

@@ -14,16 +14,16 @@ import logging
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import grpc
 import msgspec
-import psutil
 
 from daggyr.channel import CHANNEL_OPTIONS
+from daggyr.memory import total_memory
+from daggyr.private_folder import private_folder
 from daggyr.v1.agents_pb2_grpc import add_AgentsServicer_to_server
 from daggyr.v1.task_pb2 import LOST, AttemptKey, Placement
 from daggyr_server.executors.agent import AgentExecutor
@@ -36,7 +36,6 @@ SHORTEST_PAUSE = 0.1  # seconds before a child that ended is started again; doub
 LONGEST_PAUSE = 30.0
 END_SECONDS = 9.0  # for the child to end what it runs: a coordinator that is stopped is gone within 10 s
 _NAME = "local"  # the child's, and that of the pool it joins: on its socket there is no other
-_MAX_FOLDER_BYTES = 90  # a socket's path must fit sockaddr_un (unix(7): 108 bytes with the NUL)
 
 
 class LocalSettings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -53,8 +52,10 @@ class LocalExecutor(AgentExecutor):
 
     def __init__(self, pool: str, settings: Any, reports: Reports, surroundings: Surroundings) -> None:
         super().__init__(pool, settings, reports, surroundings)
-        memory_mb = psutil.virtual_memory().total // (1024 * 1024)
-        self._resources = {"cores": settings.workers, "memory_mb": memory_mb}
+        self._resources = {"cores": settings.workers}
+        memory = total_memory()
+        if memory is not None:
+            self._resources["memory_mb"] = memory // (1024 * 1024)
         self._folder: Path | None = None
         self._server: grpc.aio.Server | None = None
         self._child: asyncio.Task[None] | None = None
@@ -76,13 +77,11 @@ class LocalExecutor(AgentExecutor):
         self._server = grpc.aio.server(options=CHANNEL_OPTIONS)
         add_AgentsServicer_to_server(AgentSessions([self]), self._server)
         try:
-            self._folder = _private_folder()
+            self._folder = private_folder("daggyr-local-")
             self._server.add_insecure_port(f"unix:{self._folder}/agent.sock")
         except (OSError, RuntimeError) as error:
-            where = self._folder or tempfile.gettempdir()
-            raise ExecutorError(
-                f"pool {self.pool}: cannot make a socket in {where} (set TMPDIR to choose another): {error}"
-            ) from error
+            why = error.strerror if isinstance(error, OSError) else error
+            raise ExecutorError(f"pool {self.pool}: cannot make a socket for its agent: {why}") from error
         await self._server.start()
         self._child = asyncio.create_task(self._keep_running(self._folder), name=f"local agent of {self.pool}")
 
@@ -154,15 +153,6 @@ class LocalExecutor(AgentExecutor):
             if not self._orderly:
                 await self._end_leftovers(folder)
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
-
-
-def _private_folder() -> Path:
-    """A new folder of mode 0700 whose path leaves room for a socket's name. Raises OSError."""
-    folder = Path(tempfile.mkdtemp(prefix="daggyr-local-"))
-    if len(os.fsencode(folder)) <= _MAX_FOLDER_BYTES:
-        return folder
-    folder.rmdir()
-    return Path(tempfile.mkdtemp(prefix="daggyr-local-", dir="/tmp"))
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

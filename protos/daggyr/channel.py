@@ -6,6 +6,7 @@ retries: whoever holds the channel decides about that.
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,8 +60,18 @@ def check_address(address: str) -> str:
     if not colon or not host or not port.isdecimal() or not 0 <= int(port) <= 65535:
         raise AddressError(f"{address!r} is no address: write HOST:PORT, for instance {DEFAULT_ADDRESS}")
     if ":" in host and not (host.startswith("[") and host.endswith("]")):
-        raise AddressError(f"{address!r} is no address: write an IPv6 host in brackets, [{host}]:{port}")
+        raise AddressError(f"{address!r} is no address: write an IPv6 host in brackets, {_in_brackets(address)}")
     return address
+
+
+def _in_brackets(address: str) -> str:
+    """What was meant by `::1` or `::1:2503`: the last part is a port if what is before it is an address without it."""
+    default_port = DEFAULT_ADDRESS.rpartition(":")[2]
+    host, _, port = address.rpartition(":")
+    for meant, its_port in ((host, port), (address, default_port)):
+        with contextlib.suppress(ValueError):
+            return f"[{ipaddress.IPv6Address(meant.strip('[]'))}]:{its_port}"
+    return f"[::1]:{default_port}"
 
 
 def is_loopback(address: str) -> bool:

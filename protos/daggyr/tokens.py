@@ -25,11 +25,20 @@ class TokenError(Exception):
 def state_folder(environment: Mapping[str, str]) -> Path:
     """The user's folder for DaggyR's state: `$XDG_STATE_HOME/daggyr`, by default `~/.local/state/daggyr`.
 
-    The rule is the XDG Base Directory Specification's: a relative XDG_STATE_HOME is ignored.
+    The rule is the XDG Base Directory Specification's: a relative XDG_STATE_HOME is ignored. Raises TokenError for a user who has
+    neither that nor a home folder.
     """
     base = environment.get("XDG_STATE_HOME", "")
-    root = Path(base) if base.startswith("/") else Path(environment.get("HOME") or "~").expanduser() / ".local/state"
-    return root / "daggyr"
+    if base.startswith("/"):
+        return Path(base) / "daggyr"
+    try:
+        home = Path(environment.get("HOME") or "~").expanduser()
+    except RuntimeError:  # HOME is not set, and the user's number is not in the list of users
+        raise TokenError(
+            f"user {os.geteuid()} has no home folder, where tokens and state are kept otherwise: "
+            "set HOME, or XDG_STATE_HOME to the whole path of a folder of this user"
+        ) from None
+    return home / ".local/state/daggyr"
 
 
 def token_file(role: Role, environment: Mapping[str, str]) -> Path:
