@@ -63,8 +63,8 @@ def daggyr_variables(pid: int) -> dict[bytes, bytes]:
 def numbering() -> str:
     """Names the boot and the namespace in which process numbers, and ticks since boot, mean what they mean here.
 
-    See random(4) for the boot's id and pid_namespaces(7). Where a sandbox hides one of them, the answer is never the same twice, so
-    that numbers that were written down mean nothing to the next process. Raises OSError where /proc is not mounted.
+    See random(4) for the boot's id and pid_namespaces(7). Where a sandbox hides one of them, the answer is never the same twice,
+    so that numbers that were written down mean nothing to the next process. Raises OSError where /proc is not mounted.
     """
     if not Path("/proc/self/stat").exists():
         raise OSError(errno.ENOENT, "/proc is not mounted, and an agent needs it to follow processes")

@@ -1,7 +1,7 @@
 """How much memory this host has, wherever that can be learnt.
 
-The agent and the server's local pool ask. Some sandboxes and containers have no /proc/meminfo, or none that says anything; then the
-C library is asked (sysconf(3)), and whoever gets None does without a figure. Control groups are not looked at here.
+The agent and the server's local pool ask. Some sandboxes and containers have no /proc/meminfo, or none that says anything; then
+the C library is asked (sysconf(3)), and whoever gets None does without a figure. Control groups are not looked at here.
 """
 
 from __future__ import annotations
