@@ -9,15 +9,13 @@ import os
 import re
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import pytest
+from own_network import own_network
 from readme_examples import ROOT
 from waiting import DEADLINE
 
@@ -49,7 +47,6 @@ class Reader:
             "PATH": f"{BIN}{os.pathsep}{kept.get('PATH', os.defpath)}",
             "XDG_STATE_HOME": str(folder / "state"),
         }
-        self.daemons: list[subprocess.Popen[bytes]] = []
 
     def paste(self, line: str) -> str:
         """Run a line that ends by itself; returns its standard output."""
@@ -66,72 +63,50 @@ class Reader:
         assert ended.returncode == 0, f"{line}\n{ended.stderr}"
         return ended.stdout
 
-    def start(self, line: str) -> None:
-        """Run a line that ends in `&`."""
-        words = shlex.split(line, comments=True)
-        assert words.pop() == "&"
-        with (self.folder / "log").open("ab") as log:
-            self.daemons.append(
-                subprocess.Popen(words, cwd=self.folder, env=self.environment, stdin=subprocess.DEVNULL, stderr=log)
-            )
-
-    def wait_for(self, path: Path) -> str:
-        """What is in a file, once it is there."""
-        deadline = time.monotonic() + DEADLINE
-        while not path.exists():
-            assert time.monotonic() < deadline, (self.folder / "log").read_text()
-            time.sleep(0.01)
-        return path.read_text()
-
-    def close(self) -> None:
-        # In the order opposite to the start: an agent without its server waits for the next one.
-        for daemon in reversed(self.daemons):
-            daemon.send_signal(signal.SIGTERM)
-            daemon.wait(DEADLINE)
-
 
 @pytest.fixture
-def reader(tmp_path: Path) -> Iterator[Reader]:
-    made = Reader(tmp_path)
-    yield made
-    made.close()
+def reader(tmp_path: Path) -> Reader:
+    return Reader(tmp_path)
 
 
-def write_specification(folder: Path) -> None:
-    """The README's example of a run, with the scripts that it calls."""
-    (text,) = blocks("yaml")
-    (folder / "spec.yaml").write_text(text)
-    for name, script in (("extract", 'test $# = 1 && echo "$1" > "extracted-$1"'), ("load", "cat extracted-* > loaded")):
-        (folder / f"{name}.sh").write_text(f"#!/bin/sh\n{script}\n")
-        (folder / f"{name}.sh").chmod(0o755)
+def block_with(words: str) -> str:
+    """The only shell block of the README in which `words` occur."""
+    (block,) = (block for block in blocks("sh") if words in block)
+    return block
 
 
-def test_the_run_runs_as_it_is_described(reader: Reader) -> None:
-    write_specification(reader.folder)
-    assert "`daggyr run spec.yaml`" in section("A run")
-    assert "6 COMPLETED" in reader.paste("daggyr run spec.yaml")  # a head, three tasks, a tail, and `load`
-    assert (reader.folder / "loaded").read_text().split() == ["01", "02", "03"]
+def test_the_run_runs_as_it_is_pasted(reader: Reader) -> None:
+    reader.paste(block_with("cat > spec.yaml"))
+    assert (reader.folder / "report.txt").read_text().splitlines() == [
+        *("1001: 7 11 13", "2023: 7 17 17", "65537: 65537"),
+    ]
 
 
-def test_a_server_and_two_agents_in_five_lines(reader: Reader) -> None:
-    """As they stand there, but for the port: on a host where others test, too, the server takes a free one."""
-    write_specification(reader.folder)
-    (block,) = (block for block in blocks("sh") if "daggyr-agent" in block)
-    server, *agents, listing, submission = block.splitlines()
+def test_a_server_and_two_agents_pasted_at_once(reader: Reader) -> None:
+    """As it stands, at the default port: on a network of its own, where nobody else has that."""
+    own = own_network()
+    reader.paste(block_with("cat > spec.yaml"))
+    block = block_with("daggyr-server --config")
+    server, *agents, listing, _ = block.splitlines()
     assert (len(agents), server.split()[0], agents[0].split()[0]) == (2, "daggyr-server", "daggyr-agent")
-    ready = reader.folder / "ready"
-    reader.start(server.replace("daggyr-server", f"daggyr-server --listen 127.0.0.1:0 --ready-file {ready}", 1))
-    address = reader.wait_for(ready).strip()
-    reader.environment["DAGGYR_SERVER"] = address
-    for agent in agents:
-        assert "--coordinator 127.0.0.1:2503" in agent
-        reader.start(agent.replace("127.0.0.1:2503", address))
-    reader.paste(listing)
-    assert "6 COMPLETED" in reader.paste(submission)
     names = {found[1] for agent in agents if (found := re.search(r"--name (\w+)", agent))}
-    deadline = time.monotonic() + DEADLINE
-    while not names <= {line.split()[0] for line in reader.paste(listing).splitlines()}:
-        assert time.monotonic() < deadline
+    # Behind the block: both agents join, and what was started is ended, agents before their server, whatever went wrong.
+    joined = " ".join(f"until {listing} | grep -q '^{name} '; do sleep 0.1; done;" for name in names)
+    end = "jobs -p > pids; for pid in $(sort -rn pids); do kill $pid; wait $pid; done"
+    script = reader.folder / "pasted.sh"
+    script.write_text(f"trap '{end}' EXIT\nset -e\n{block}{joined}\n")
+    ended = subprocess.run(
+        [*own, "sh", str(script)],
+        cwd=reader.folder,
+        env=reader.environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=2 * DEADLINE,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert re.search(r"tasks +\d+: 6 COMPLETED|6 COMPLETED", ended.stdout), ended.stdout
+    assert "no server at 127.0.0.1:2503 yet; waiting" in ended.stderr  # it takes longer to start than a command does
     assert (reader.folder / "state/daggyr/agent.token").exists()
 
 
@@ -193,6 +168,20 @@ def test_the_keys_of_the_run_format_are_those_that_are_decoded() -> None:
     )
     details = {f"details.{name}" for name in Details.__struct_fields__}
     assert told == {*RunSpec.__struct_fields__, *details, *TaskDefinition.__struct_fields__} - {"details"}
+
+
+def test_words_are_explained_where_they_are_used_first() -> None:
+    """Each of these stands in italics once, and nowhere before that as a word of its own (in commands it may)."""
+    prose = re.sub(r"^```.*?^```$|`[^`]+`|^#.*?$", "", README, flags=re.MULTILINE | re.DOTALL)
+    for word in ("coordinator", "agent", "run", "task", "parameter", "attempt", "token", "pool", "executor", "tracker", "lease"):
+        first = re.search(rf"(?i)\b{word}s?\b(?! graphs| it| on| side| by| in| this| a real| from)", prose)
+        assert first is not None
+        assert prose[first.start() - 1] == "*", f"{word}: {prose[max(0, first.start() - 60) : first.end() + 20]!r}"
+
+
+def test_it_reads_the_same_on_a_page_of_its_own() -> None:
+    """A package's page has the README and nothing beside it: no picture and no link of a relative path."""
+    assert not re.findall(r"\]\((?!https?://)[^)]*\)", README)
 
 
 def test_files_that_are_named_are_there() -> None:

@@ -16,6 +16,7 @@ from daggyr.channel import DEFAULT_ADDRESS, AddressError, Tls
 from daggyr.tokens import TokenError, read_token, token_file
 from daggyr_server.cli.faults import Fault
 from daggyr_server.cli.options import Settings
+from daggyr_server.cli.patience import until_it_listens
 from daggyr_server.cli.server_faults import of_server
 from daggyr_server.cli.stdout import notice
 from daggyr_server.client import Client, ServerError
@@ -31,6 +32,8 @@ def with_client(settings: Settings, work: Callable[[Client], Awaitable[Result]])
 
     async def connected() -> Result:
         address = settings.server or DEFAULT_ADDRESS
+        if settings.server is None:
+            await until_it_listens()
         token, hint = _token(settings, address)
         async with client_of(address, token=token, tls=_tls(settings), token_hint=hint) as client:
             return await work(client)

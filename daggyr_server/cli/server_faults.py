@@ -51,7 +51,7 @@ def _unreachable(error: Unreachable, address: str, tls: bool) -> str:
         return f"the certificate of {address} is not trusted: name the authority that signed it with --tls-ca FILE"
     if "Hostname Verification" in said or "is not in peer certificate" in said:  # the newer words, and the older
         return f"the certificate of {address} is for another name: give --server the name that is in the certificate"
-    if "security handshaker" in said:
+    if "security handshaker" in said or (tls and "empty address list" in said):
         return "the TLS files cannot be used: --tls-ca, --tls-cert and --tls-key take PEM files"
     if "Socket closed" in said or "HTTP/2" in said or "connection reset" in said.lower():
         hint = (

@@ -5,9 +5,11 @@ The checkout's build backend is its own, of a few lines, so that the real venv a
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -63,10 +65,11 @@ class Checkout:
         self.proto.write_text("first")
         self.stamp = root / ".venv" / "bootstrap.stamp"
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, **variables: str) -> subprocess.Popen[str]:
         """Start it in another folder than its own, without an index to download from."""
         environment = {**os.environ, "PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull}
         environment.pop("PIP_FIND_LINKS", None)
+        environment.update(variables)
         return subprocess.Popen(
             [self.root / "deploy" / "bootstrap", *arguments],
             cwd=self.root.parent,
@@ -77,9 +80,9 @@ class Checkout:
             text=True,
         )
 
-    def run(self, *arguments: str) -> tuple[int, str, str]:
+    def run(self, *arguments: str, **variables: str) -> tuple[int, str, str]:
         """Exit code, standard output and standard error."""
-        with self.start(*arguments) as process:
+        with self.start(*arguments, **variables) as process:
             stdout, stderr = process.communicate(timeout=DEADLINE)
         return process.returncode, stdout, stderr
 
@@ -125,6 +128,47 @@ def test_it_makes_updates_and_leaves_alone(tmp_path: Path) -> None:
     assert [process.returncode for process in (one, two)] == [0, 0]
     assert [stdout for stdout, _ in ends] == ["one\n", "two\n"]
     assert sum(stderr.count("making") for _, stderr in ends) == 1
+
+
+def wheel(folder: Path, name: str, version: str) -> str:
+    """Put a wheel of a module `name` there; returns its line for tools.txt."""
+    path = folder / f"{name}-{version}-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr(f"{name}.py", f"version = {version!r}\n")
+        file.writestr(f"{name}-{version}.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        file.writestr(f"{name}-{version}.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        file.writestr(f"{name}-{version}.dist-info/RECORD", "")
+    return f"{name}=={version} --hash=sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}\n"
+
+
+def test_tools_are_installed_as_pinned_and_only_so(tmp_path: Path) -> None:
+    """In a folder whose name pip would take for extras."""
+    checkout = Checkout(tmp_path / "it's a[b]")
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+    lines = [wheel(wheels, "tool", version) for version in ("1", "2", "3")]
+    tools = checkout.root / "deploy" / "tools.txt"
+    tools.write_text(lines[1])
+    variables = {"PIP_FIND_LINKS": str(wheels).replace(" ", "%20")}
+    show = ("python", "-c", "import tool; print(tool.version)")
+    assert checkout.run("python", "-c", "import tool", **variables)[0] == 1  # without an extra, no tools
+    assert checkout.run("--extra", "check", *show, **variables)[:2] == (0, "2\n")
+    tools.write_text(lines[0])
+    assert checkout.run(*show, **variables)[:2] == (0, "1\n")
+    assert checkout.run(*show, **variables) == (0, "1\n", "")
+
+    tools.write_text(lines[2].replace("==3", "==2"))  # the hash of another file
+    code, _, stderr = checkout.run(*show, **variables)
+    assert (code, "DO NOT MATCH THE HASHES" in stderr) == (1, True)
+    assert not checkout.stamp.exists()
+
+
+@pytest.mark.parametrize("name", ["a:b", 'a"b', "a$b", "a\nb"])
+def test_a_folder_that_no_environment_can_have_is_refused(tmp_path: Path, name: str) -> None:
+    checkout = Checkout(tmp_path / name)
+    code, _, stderr = checkout.run("true")
+    assert (code, "no environment can be made here" in stderr) == (1, True)
+    assert not (checkout.root / ".venv").exists()
 
 
 @pytest.mark.parametrize(
