@@ -8,23 +8,32 @@ from __future__ import annotations
 
 import os
 
-import psutil
+_MEMINFO = "/proc/meminfo"
+_MAX_BYTES = 64 * 1024
 
 
 def total_memory() -> int | None:
     """The host's memory in bytes; None if nothing here tells."""
-    try:
-        return int(psutil.virtual_memory().total)
-    except Exception:  # psutil parses /proc, and raises whatever a surprise there leads to
-        return _pages("SC_PHYS_PAGES")
+    return _from_proc(b"MemTotal") or _pages("SC_PHYS_PAGES")
 
 
 def available_memory() -> int | None:
     """What processes could still have, in bytes; None if nothing here tells."""
+    return _from_proc(b"MemAvailable") or _pages("SC_AVPHYS_PAGES")
+
+
+def _from_proc(name: bytes) -> int | None:
+    """A line of /proc/meminfo (proc_meminfo(5)), `MemTotal:  16318480 kB`, in bytes; None if there is none."""
     try:
-        return int(psutil.virtual_memory().available)
-    except Exception:
-        return _pages("SC_AVPHYS_PAGES")
+        with open(_MEMINFO, "rb") as file:
+            lines = file.read(_MAX_BYTES).splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        words = line.split()
+        if len(words) >= 2 and words[0] == name + b":" and words[1].isdigit():
+            return int(words[1]) * 1024
+    return None
 
 
 def _pages(name: str) -> int | None:
