@@ -22,9 +22,10 @@ def private_folder(prefix: str) -> Path:
             folder.rmdir()
             folder = Path(tempfile.mkdtemp(prefix=prefix, dir="/tmp"))
     except OSError as error:
-        wanted = os.environ.get("TMPDIR") or "/tmp"
+        # Where no folder at all will do, tempfile puts a list of those that it tried in the place of the system's word.
+        none_will_do = error.filename is None
+        wanted = os.environ.get("TMPDIR") or "/tmp" if none_will_do else Path(error.filename).parent
         where = f"{wanted} (set TMPDIR to a folder of yours with a short path)"
-        # tempfile puts a list of all it tried where others have the system's word for the error.
-        why = "no folder for temporary files can be written" if error.filename is None else str(error.strerror)
+        why = "no folder for temporary files can be written" if none_will_do else str(error.strerror)
         raise OSError(error.errno, f"no private folder can be made in {where}: {why}") from None
     return folder

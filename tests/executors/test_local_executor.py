@@ -166,7 +166,7 @@ async def test_ALongTemporaryFolderIsNoObstacle(local: Local, tmp_path: Path, mo
 
 async def test_NoTemporaryFolderIsSaid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
-    with pytest.raises(ExecutorError, match=r"cannot make a socket in .*missing.*TMPDIR"):
+    with pytest.raises(ExecutorError, match=r"no private folder can be made in .*missing.*TMPDIR"):
         async with opened(LocalExecutor, workers=1):
             pass
 
