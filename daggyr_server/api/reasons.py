@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from shlex import quote
 
+from daggyr.bounded import bounded_notes, cut
 from daggyr.v1.task_pb2 import AttemptOutcome
 from daggyr_server.api.views import missing_host, state_of
 from daggyr_server.core.machine import Machine
@@ -18,10 +19,15 @@ from daggyr_server.core.states import MAX_LOSSES, Phase, State
 from daggyr_server.trackers.base import StoredAttempt
 
 MAX_NAMED = 5  # parents named in a sentence
+MAX_SENTENCE_BYTES = 16 * 1024
 
 
-def reasons(run: Run, number: int, machine: Machine, stored: Sequence[StoredAttempt]) -> list[str]:
-    """At least one sentence."""
+def reasons(run: Run, number: int, machine: Machine, last: StoredAttempt | None) -> list[str]:
+    """At least one sentence; `last` is the last attempt that has ended. What people named is cut where it is very long."""
+    return [cut(sentence, MAX_SENTENCE_BYTES) for sentence in _reasons(run, number, machine, last)]
+
+
+def _reasons(run: Run, number: int, machine: Machine, last: StoredAttempt | None) -> list[str]:
     if number < run.graph.live:
         return ["An edit took it away: the run does not have it any more."]
     phase = Phase(run.phases[number])
@@ -36,7 +42,7 @@ def reasons(run: Run, number: int, machine: Machine, stored: Sequence[StoredAtte
         found = [f"Run {run.run_id} was killed: nothing more of it is started. To go on with it: daggyr retry {run.run_id}"]
     else:
         found = list(sentences(run, number, machine)) if sentences else list(_ended(run, number, phase))
-    return [*found, *_last_attempt(stored, run.losses.get(number, 0))]
+    return [*found, *_last_attempt(last, run.losses.get(number, 0))]
 
 
 def _blocked(run: Run, number: int, machine: Machine) -> Iterator[str]:
@@ -119,10 +125,9 @@ def _ended(run: Run, number: int, phase: Phase) -> Iterator[str]:
         yield f"Waiting for it: {_names(run, waiting)}."
 
 
-def _last_attempt(stored: Sequence[StoredAttempt], losses: int) -> Iterator[str]:
-    if not stored:
+def _last_attempt(last: StoredAttempt | None, losses: int) -> Iterator[str]:
+    if last is None:
         return
-    last = stored[-1]
     result = last.result
     how = AttemptOutcome.Name(result.outcome)
     if result.HasField("signal"):
@@ -131,7 +136,7 @@ def _last_attempt(stored: Sequence[StoredAttempt], losses: int) -> Iterator[str]
         how += f" with exit code {result.exit_code}"
     when = f" at {_time(result.stop_time.ToNanoseconds() / 1e9)}" if result.HasField("stop_time") else ""
     yield f"Attempt {last.attempt} ended as {how} on {last.host_name}{when}."
-    yield from (f"{note[:1].upper()}{note[1:]}." for note in result.notes)
+    yield from (f"{note[:1].upper()}{note[1:]}." for note in bounded_notes(result.notes))
     if losses > MAX_LOSSES:
         yield f"It was lost {losses} times, which is more than the {MAX_LOSSES} that are allowed."
 
