@@ -31,7 +31,7 @@ from daggyr.v1.run_pb2 import RunSpec, RunSummary, State, Task, TaskSummary
 from daggyr.v1.runs_pb2_grpc import RunsStub
 from daggyr.v1.task_pb2 import OutputStream
 
-CHUNK_BYTES = 1024 * 1024
+CHUNK_BYTES = 256 * 1024  # of a document; a server waits 30 s for each, so that a slow connection brings it too
 # Seconds for a call that answers with one message. Submitting and deleting take as long as they take; should the server go
 # away meanwhile, the channel's keepalive finds out.
 CALL_TIMEOUT = 60.0

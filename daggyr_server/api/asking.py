@@ -16,6 +16,7 @@ import grpc
 from daggyr.bounded import MAX_NOTE_BYTES, cut
 from daggyr.v1.run_pb2 import RunSummary
 from daggyr_server.api import views
+from daggyr_server.api.arriving import Arriving
 from daggyr_server.api.statuses import fitting
 from daggyr_server.core.machine import Reason
 from daggyr_server.core.run import Run
@@ -49,6 +50,8 @@ class Limits:
     default_pool: str
     max_bytes: int
     max_tasks: int
+    max_arriving_bytes: int = 2 * 1024**3  # of documents on their way, all together
+    arriving_seconds: float = 30.0  # that a client may bring nothing of its document
 
 
 class Asking:
@@ -57,6 +60,7 @@ class Asking:
     def __init__(self, driver: Driver, limits: Limits) -> None:
         self.driver = driver
         self.limits = limits
+        self.arriving = Arriving(driver.tracker.folder, most=limits.max_arriving_bytes, patience=limits.arriving_seconds)
 
     async def summary(self, run: Run) -> RunSummary:
         await self.driver.settled(run.run_id)
