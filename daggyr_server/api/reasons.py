@@ -15,11 +15,13 @@ from daggyr_server.api.views import missing_host, state_of
 from daggyr_server.core.machine import Machine
 from daggyr_server.core.run import Run
 from daggyr_server.core.segments import Kind
-from daggyr_server.core.states import MAX_LOSSES, Phase, State
+from daggyr_server.core.states import MAX_LOSSES, STATE_OF, Phase, State
 from daggyr_server.trackers.base import StoredAttempt
 
 MAX_NAMED = 5  # parents named in a sentence
 MAX_SENTENCE_BYTES = 16 * 1024
+_STUCK = frozenset(map(int, (Phase.ERRORED, Phase.KILLED)))
+_QUEUED = frozenset(int(phase) for phase in Phase if STATE_OF[phase] is State.QUEUED)
 
 
 def reasons(run: Run, number: int, machine: Machine, last: StoredAttempt | None) -> list[str]:
@@ -46,10 +48,11 @@ def _reasons(run: Run, number: int, machine: Machine, last: StoredAttempt | None
 
 
 def _blocked(run: Run, number: int, machine: Machine) -> Iterator[str]:
-    parents = run.graph.parents(number)
-    missing = [parent for parent in parents if run.phases[parent] != Phase.COMPLETED]
+    parents, phases = run.graph.parents(number), run.phases
+    completed = int(Phase.COMPLETED)  # a million parents are compared faster as plain numbers
+    missing = [parent for parent in parents if phases[parent] != completed]
     yield f"It waits for {len(missing):,} of its {len(parents):,} parent{'s' * (len(parents) != 1)}: {_names(run, missing)}."
-    stuck = [parent for parent in missing if run.phases[parent] in (Phase.ERRORED, Phase.KILLED)]
+    stuck = [parent for parent in missing if phases[parent] in _STUCK]
     if stuck:
         yield f"It will not run unless {_names(run, stuck)} is retried: daggyr retry {run.run_id} --task {_quoted(run, stuck[0])}"
     elif run.state not in (State.QUEUED, State.RUNNING):
@@ -120,8 +123,11 @@ def _ended(run: Run, number: int, phase: Phase) -> Iterator[str]:
     }[phase]
     if phase is not Phase.COMPLETED and run.graph.kind(number) is Kind.TASK:
         yield f"To run it again: daggyr retry {run.run_id} --task {_quoted(run, number)}"
-    waiting = [child for child in run.graph.children(number) if state_of(run, child) is State.QUEUED]
-    if waiting and phase is not Phase.COMPLETED:
+    if phase is Phase.COMPLETED:
+        return
+    phases = run.phases
+    waiting = [child for child in run.graph.children(number) if phases[child] in _QUEUED]
+    if waiting:
         yield f"Waiting for it: {_names(run, waiting)}."
 
 
