@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import grpc
 
-from daggyr.channel import AddressError, open_channel, token_metadata
+from daggyr.channel import AddressError, check_exposure, open_channel, token_metadata
 from daggyr.tokens import TokenError, read_token, token_file
 from daggyr.v1.agents_pb2_grpc import AgentsStub
 
@@ -100,6 +100,7 @@ class Connection:
         token = None
         try:
             token = self._token()
+            check_exposure(self._config.coordinator, token, self._config.tls, insecure=self._config.insecure)
             # A channel of its own for each: a channel that has failed waits by a clock of its own before it tries again.
             channel = open_channel(self._config.coordinator, tls=self._config.tls)
         except (TokenError, AddressError) as error:
