@@ -146,7 +146,7 @@ class Agent:
         self._finishing = asyncio.create_task(self._finish(_DELIVERY_SECONDS))
 
     def _hang_up(self) -> None:
-        """Each session reads the token and the certificates again, so that there is nothing to do, unless the terminal is gone."""
+        """Each session reads the token and the certificates again: nothing is left to do, unless the terminal is gone."""
         if self._terminal.is_gone():
             self.stop()
         else:

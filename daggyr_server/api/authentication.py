@@ -15,7 +15,7 @@ from typing import Any
 
 import grpc
 
-from daggyr.tokens import Role, TokenError
+from daggyr.tokens import MIN_BYTES, Role, TokenError
 from daggyr_server.api.places import Places, StrangersPlaces
 from daggyr_server.api.refused_callers import RefusedCallers
 
@@ -37,14 +37,14 @@ _ADVICE = (
 
 @dataclass(frozen=True)
 class Tokens:
-    """The token of each role. Raises TokenError if one is empty or both are the same: then they would not tell roles apart."""
+    """The token of each role. Raises TokenError if one is too short or both are the same: then they do not tell roles apart."""
 
     client: str = field(repr=False)
     agent: str = field(repr=False)
 
     def __post_init__(self) -> None:
-        if not self.client or not self.agent:
-            raise TokenError("a token is empty: let the server make another by deleting its file")
+        if min(len(self.client), len(self.agent)) < MIN_BYTES:
+            raise TokenError(f"a token has less than {MIN_BYTES} bytes: let the server make another by deleting its file")
         if self.client == self.agent:
             raise TokenError("clients and agents have the same token: give them different token files")
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-
 # Given a message, where the first unknown value stands and what it is; None if there is none.
 Check = Callable[[Any], "str | None"]
 
@@ -30,17 +29,15 @@ def _check_of(descriptor: Any, above: frozenset[Any]) -> Check | None:
     """What looks through a message of this type; None if there is nothing to look for. No type of the contract holds itself."""
     if descriptor in above:
         return None
-    checks = [check for field in descriptor.fields if (check := _check_of_field(field, above | {descriptor})) is not None]
+    found = (_check_of_field(field, above | {descriptor}) for field in descriptor.fields)
+    checks = [check for check in found if check is not None]
     if not checks:
         return None
 
-    def check(message: Any) -> str | None:
-        for each in checks:
-            if (found := each(message)) is not None:
-                return found
-        return None
+    def all_of_them(message: Any) -> str | None:
+        return next((found for check in checks if (found := check(message)) is not None), None)
 
-    return check if len(checks) > 1 else checks[0]
+    return all_of_them
 
 
 def _check_of_field(field: Any, above: frozenset[Any]) -> Check | None:

@@ -83,7 +83,7 @@ def is_loopback(address: str) -> bool:
 def check_exposure(address: str, token: str | None, tls: Tls | None, *, insecure: bool) -> None:
     """Raises AddressError if `token` would cross a network that anybody may listen to: off loopback it goes over TLS only,
     unless a person said that the network itself is to be trusted (`insecure`)."""
-    if token is None or tls is not None or insecure or is_loopback(address):
+    if is_loopback(check_address(address)) or token is None or tls is not None or insecure:
         return
     raise AddressError(
         f"the token would go to {address} without TLS, for everybody on the way to read: use TLS (--tls-ca FILE names the "

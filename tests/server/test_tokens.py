@@ -19,7 +19,7 @@ def test_nothing_is_written_beside_a_token_that_is_there(tmp_path: Path) -> None
     """It may be a secret that was handed in, on a file system that cannot be written to."""
     path = tmp_path / "agent.token"
     path.touch(0o600)
-    path.write_text("handed-in\n")
+    path.write_text("handed-in-from-outside\n")
     before = tmp_path.stat().st_mtime_ns
-    assert make_token("agent", path) == "handed-in"
+    assert make_token("agent", path) == "handed-in-from-outside"
     assert tmp_path.stat().st_mtime_ns == before
