@@ -17,6 +17,7 @@ import grpc
 
 from daggyr.channel import AddressError, check_exposure, open_channel, token_metadata
 from daggyr.tokens import TokenError, read_token, token_file
+from daggyr.unreached import tls_fault
 from daggyr.v1.agents_pb2_grpc import AgentsStub
 
 from .config import Config
@@ -152,7 +153,11 @@ class Connection:
         elif self._standing.welcomed:
             self._say(logging.WARNING, f"no session with {address}, the agent goes on and tries again: {error}")
         else:
-            self._say(logging.INFO, f"waiting for a coordinator at {address}: {error}")
+            self._say(logging.INFO, f"waiting for a coordinator at {address}: {self._reason(error)}")
+
+    def _reason(self, error: SessionError) -> str:
+        tls = self._config.tls is not None
+        return tls_fault(str(error), self._config.coordinator, tls=tls, option="--coordinator") or str(error)
 
     def _token_is_new(self, error: SessionError, token: str | None) -> bool:
         """Whether the server made its token only after this agent had looked for it."""

@@ -16,7 +16,7 @@ from typing import Any
 import grpc
 
 from daggyr.tokens import MIN_BYTES, Role, TokenError
-from daggyr_server.api.places import Places, StrangersPlaces
+from daggyr_server.api.places import MAX_CALLS, Places, StrangersPlaces
 from daggyr_server.api.refused_callers import RefusedCallers
 
 _OPEN = "/grpc.health.v1.Health/Check"
@@ -66,18 +66,26 @@ class Authentication(grpc.aio.ServerInterceptor):
     """Lets a call through to its service, or answers it with UNAUTHENTICATED (no valid token) or PERMISSION_DENIED (the
     token of another role). Tokens may be replaced while it is in use."""
 
-    def __init__(self, tokens: Tokens, refused: RefusedCallers | None = None) -> None:
-        """`refused` is told of each refusal."""
+    def __init__(
+        self,
+        tokens: Tokens,
+        refused: RefusedCallers | None = None,
+        *,
+        calls: int = MAX_CALLS,
+        strangers: StrangersPlaces | None = None,
+    ) -> None:
+        """`refused` is told of each refusal. Each token has `calls` places, and what has none those of `strangers`."""
         self._tokens = tokens
         self._refused = refused or RefusedCallers()
-        self._strangers = StrangersPlaces()
-        self._places = {role: Places(role) for role in _EITHER}
+        self._strangers = strangers or StrangersPlaces()
+        self._calls = calls
+        self._places = {role: Places(role, calls) for role in _EITHER}
 
     def replace(self, tokens: Tokens) -> None:
         """Take `tokens` from now on, and end the calls that came with a token which is none of them any more."""
         for role in _EITHER:
             if getattr(tokens, role) != getattr(self._tokens, role):
-                gone, self._places[role] = self._places[role], Places(role)
+                gone, self._places[role] = self._places[role], Places(role, self._calls)
                 gone.end_all(grpc.StatusCode.UNAUTHENTICATED, f"the {role} token was replaced. {_ADVICE}")
         self._tokens = tokens
 
