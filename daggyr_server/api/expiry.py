@@ -48,22 +48,24 @@ def ends(path: Path, setting: str) -> float | None:
 def _ends(pem: bytes) -> Iterator[float]:
     for block in _PEM.findall(pem):
         # RFC 5280, 4.1: Certificate > tbsCertificate > [version], number, algorithm, issuer, validity > notBefore, notAfter
-        certificate = next(_elements(ssl.PEM_cert_to_DER_cert(block.decode("ascii"))))[1]
-        fields = [element for element in _elements(next(_elements(certificate))[1]) if element[0] != 0xA0]
-        tag, text = list(_elements(fields[3][1]))[1]
+        certificate = _elements(ssl.PEM_cert_to_DER_cert(block.decode("ascii")))[0][1]
+        fields = [element for element in _elements(_elements(certificate)[0][1]) if element[0] != 0xA0]
+        tag, text = _elements(fields[3][1])[1]
         # 4.1.2.5: UTCTime until 2049, GeneralizedTime after that
         if tag == 0x17:
             text = (b"20" if text < b"50" else b"19") + text
         yield datetime.strptime(text.decode("ascii"), "%Y%m%d%H%M%SZ").replace(tzinfo=UTC).timestamp()
 
 
-def _elements(der: bytes) -> Iterator[tuple[int, bytes]]:
-    """Tag and contents of each element (X.690, 8.1)."""
+def _elements(der: bytes) -> list[tuple[int, bytes]]:
+    """Tag and contents of each element (X.690, 8.1). Raises IndexError if they are not whole."""
     at = 0
+    found = []
     while at < len(der):
         tag, length, at = der[at], der[at + 1], at + 2
         if length & 0x80:
             size = length & 0x7F
             length, at = int.from_bytes(der[at : at + size]), at + size
-        yield tag, der[at : at + length]
+        found.append((tag, der[at : at + length]))
         at += length
+    return found

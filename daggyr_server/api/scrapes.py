@@ -179,7 +179,7 @@ class Scrapes:
                 async with asyncio.timeout(SECONDS):
                     if self._context is not None:  # here, so that a handshake counts as a connection and has its time
                         await writer.start_tls(self._context)
-                    writer.write(await self._answered(reader, str(writer.get_extra_info("peername", ("",))[0])))
+                    writer.write(await self._answered(reader, _peer(writer)))
                     await writer.drain()
                     writer.close()
                     await writer.wait_closed()
@@ -237,6 +237,11 @@ class Scrapes:
             figures = await self._read(self._lag.seconds)
             text = await asyncio.get_running_loop().run_in_executor(self._thread, self._exposition.text, figures)
         return _Answer(HTTPStatus.OK, text, (("Content-Type", CONTENT_TYPE),))
+
+
+def _peer(writer: asyncio.StreamWriter) -> str:
+    name = writer.get_extra_info("peername")
+    return str(name[0]) if isinstance(name, tuple) else ""
 
 
 def _said(status: HTTPStatus, text: str, *headers: tuple[str, str]) -> _Answer:
