@@ -6,6 +6,9 @@ apart again in the other order when it is told to end. Nothing is decided here.
 
 from __future__ import annotations
 
+import daggyr_server.quiet_grpc  # noqa: F401  # before whatever else loads grpc
+
+# isort: split
 import asyncio
 import contextlib
 import gc
@@ -118,7 +121,6 @@ async def _serve(configuration: Configuration, ready_file: Path | None, lifeline
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup(1) means it
         loop.add_signal_handler(signal.SIGHUP, lambda: (stop if terminal.is_gone() else hang_up).set())
     sys.setswitchinterval(SWITCH_SECONDS)
-    _quiet_grpc()
     async with coordinator(configuration, log_level) as (address, driver, renewal):
         gc.collect()
         gc.freeze()
@@ -148,14 +150,6 @@ async def _renew(renewal: Renewal, hang_up: asyncio.Event) -> None:
         await hang_up.wait()
         hang_up.clear()
         await renewal.read_again()
-
-
-def _quiet_grpc() -> None:
-    """gRPC's own log has a line for each stranger whose handshake fails, and no limit. What this process starts keeps its own."""
-    if "GRPC_VERBOSITY" not in os.environ:
-        os.environ["GRPC_VERBOSITY"] = "NONE"
-        grpc.aio.init_grpc_aio()  # which reads it, once
-        del os.environ["GRPC_VERBOSITY"]
 
 
 @contextlib.asynccontextmanager

@@ -7,6 +7,7 @@ out by clients, nor either of them by strangers. Nothing here reads a token or d
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -89,7 +90,8 @@ class Places:
             if call not in self._ended:
                 raise
             call.uncancel()
-            await context.abort(*self._ended[call])
+            with contextlib.suppress(grpc.aio.UsageError):  # it was on its way out already, to a caller who does not read
+                await context.abort(*self._ended[call])
         finally:
             self._calls.pop(call, None)
             self._ended.pop(call, None)
