@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import resource
 import secrets
 import signal
@@ -193,3 +194,28 @@ def test_an_agent_sends_its_token_off_this_host_over_tls_only(deployment: Deploy
         agent = deployment.start_agent("trusting", *options, coordinator="no..such.host:2503", wait=False)
         until(lambda agent=agent: "waiting for a coordinator" in agent.said(), "an agent that waits")  # type: ignore[misc]
         assert agent.end() == 0
+
+
+def test_what_is_wrong_with_certificates_is_said_by_both_ends(deployment: Deployment) -> None:
+    authority = Authority(deployment.folder, "authority")
+    late = authority.sign("late", until=datetime.timedelta(days=-1))
+    settings = f'{FARM.strip()}\n[server.tls]\ncertificate = "{late.certificate}"\nkey = "{late.key}"\n'
+    server = deployment.start_server(config=settings)
+    until(lambda: f"`certificate` {late.certificate} expired at" in server.said(), "a warning")
+    trust = ("--tls-ca", str(authority.certificate))
+    ended = deployment.daggyr(*trust, "runs")
+    assert (ended.code, f"the certificate of {deployment.address} has expired" in ended.err) == (3, True), ended.err
+    agent = deployment.start_agent("patient", *trust, wait=False)
+    until(lambda: f"the certificate of {deployment.address} has expired" in agent.said(), "the agent's word on it")
+    assert agent.end() == 0
+
+
+def test_a_missing_client_certificate_is_said(deployment: Deployment) -> None:
+    authority = Authority(deployment.folder, "authority")
+    pair = authority.sign("server")
+    files = {"certificate": pair.certificate, "key": pair.key, "client_ca": authority.certificate}
+    deployment.start_server(config="[server.tls]\n" + "".join(f'{name} = "{path}"\n' for name, path in files.items()))
+    ended = deployment.daggyr("--tls-ca", str(authority.certificate), "runs")
+    assert (ended.code, "if it asks for a client certificate, give --tls-cert and --tls-key" in ended.err) == (3, True), ended.err
+    member = ("--tls-cert", str(pair.certificate), "--tls-key", str(pair.key))
+    assert deployment.daggyr("--tls-ca", str(authority.certificate), *member, "runs").code == 0
