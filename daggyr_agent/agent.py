@@ -101,7 +101,8 @@ class Agent:
     async def run(self) -> None:
         """Work until drained, stopped or halted. Raises RefusedError."""
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup(1) means it
+            # nohup(1) means it, and so does a shell's `&` in a script, whose Ctrl-C is not for what it left in the background.
+            if number == signal.SIGTERM or signal.getsignal(number) != signal.SIG_IGN:
                 self._loop.add_signal_handler(number, self.stop)
         self._loop.add_signal_handler(signal.SIGUSR1, self.drain)
         if self._config.lifeline is not None:

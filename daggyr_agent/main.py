@@ -12,6 +12,8 @@ import logging
 import os
 import sys
 
+from daggyr.standard_streams import claim, say
+
 from .agent import Agent
 from .config import Config, UsageError, read_config
 from .connection import RefusedError
@@ -23,6 +25,7 @@ _SWITCH_SECONDS = 0.0005  # how long a thread whose process has ended may wait f
 
 def main() -> None:
     """Run the agent with the command line's arguments; leaves by SystemExit."""
+    claim()  # whatever was closed at our start must not become one of our files: children get their own there
     try:
         config = read_config(sys.argv[1:], os.environ)
         logging.basicConfig(
@@ -32,9 +35,6 @@ def main() -> None:
         state = StateFolder(config.state_dir)
     except (UsageError, StateError) as error:
         sys.exit(_fault(error))
-    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass  # whatever was closed at our start must not become one of our files: children get their own there
-    os.close(descriptor)
     try:
         asyncio.run(_run(config, state))
     except RefusedError as error:
@@ -54,5 +54,5 @@ async def _run(config: Config, state: StateFolder) -> None:
 
 
 def _fault(error: object) -> int:
-    print(f"daggyr-agent: {error}".replace("\n", " "), file=sys.stderr)
+    say(f"daggyr-agent: {error}".replace("\n", " "))
     return 2

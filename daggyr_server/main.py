@@ -24,6 +24,7 @@ from grpc_reflection.v1alpha import reflection
 from msgspec.structs import replace
 
 from daggyr.channel import AddressError
+from daggyr.standard_streams import say
 from daggyr.tokens import TokenError, make_token, token_file
 from daggyr.v1 import agents_pb2, runs_pb2
 from daggyr.v1.agents_pb2_grpc import add_AgentsServicer_to_server
@@ -72,7 +73,7 @@ SWITCH_SECONDS = 0.0005
 @click.option("--no-metrics", is_flag=True, help="Serve no metrics, whatever the configuration says.")
 @click.option("--lifeline", type=int, metavar="FD", help="An inherited pipe: end when its other end closes.")
 @click.option("--log-level", type=click.Choice(LEVELS), default="info", show_default=True)
-@click.version_option(__version__)
+@click.version_option(__version__, message="daggyr-server %(version)s")
 def main(
     config: Path | None,
     listen: str | None,
@@ -98,7 +99,7 @@ def main(
             configuration = replace(configuration, server=replace(configuration.server, metrics=None))
         asyncio.run(_serve(configuration, ready_file, lifeline, log_level))
     except (ConfigurationError, ExecutorError, ListenerError, TokenError, TrackerError, AddressError) as error:
-        click.echo(f"daggyr-server: {error}", err=True)
+        say(f"daggyr-server: {error}")
         sys.exit(2)
 
 
@@ -106,7 +107,8 @@ async def _serve(configuration: Configuration, ready_file: Path | None, lifeline
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        if number != signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN:  # a shell's `&` in a script means it
+            loop.add_signal_handler(number, stop.set)
     if lifeline is not None:
         loop.add_reader(lifeline, stop.set)
     sys.setswitchinterval(SWITCH_SECONDS)

@@ -29,6 +29,7 @@ CLIENT = "daggyr_server.client"
 CONFIG = "daggyr_server.config"
 SETTINGS = "daggyr_server.settings"
 MAIN = "daggyr_server.main"
+ENTRY = "daggyr_server.__main__"
 DRIVER = frozenset(
     f"daggyr_server.{name}"
     for name in (
@@ -56,6 +57,7 @@ ARROWS: dict[str, frozenset[str]] = {
     API: WIRE | SERVICES | BELOW_DRIVER | {CONFIG, "prometheus_client"},
     CLIENT: WIRE,
     CLI: WIRE | {CLIENT, SPEC, "daggyr_server.core.graph", "daggyr_server.core.segments", "click", "msgspec", "rich"},
+    ENTRY: frozenset({"daggyr", MAIN}),
     MAIN: WIRE | SERVICES | BELOW_DRIVER | {API, CONFIG, SETTINGS, "click", "msgspec"},
 }
 

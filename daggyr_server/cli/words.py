@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 STATES = ("QUEUED", "RUNNING", "COMPLETED", "ERRORED", "KILLED")
 
-# C0, DEL and C1: a tag or a note must not move the cursor.
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
+# C0, DEL and C1: a tag or a note must not move the cursor. Line separators and marks of direction (UAX 9) must not make a
+# name look like another one. Surrogates are bytes of a path that is no UTF-8 (PEP 383).
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def total(run: RunSummary) -> int:
@@ -105,4 +106,10 @@ def sentences(texts: Iterable[str]) -> str:
 
 def printable(text: str) -> str:
     """`text` in one line, control characters as `\\x1b`: what a user wrote must not steer the terminal."""
-    return _CONTROL.sub(lambda match: f"\\x{ord(match.group()):02x}", text)
+    return _CONTROL.sub(lambda match: _escaped(ord(match.group())), text)
+
+
+def _escaped(code: int) -> str:
+    if 0xDC80 <= code <= 0xDCFF:
+        code -= 0xDC00  # the byte that the path has
+    return f"\\x{code:02x}" if code <= 0xFF else f"\\u{code:04x}"
