@@ -14,8 +14,8 @@ def main() -> None:
 
     try:
         serve(prog_name="daggyr-server")
-    except OSError as error:  # the coordinator tells of its own; this is of click, which prints --help and --version
-        say(f"daggyr-server: cannot write: {error.strerror}")
+    except OSError as error:  # for instance where click prints --help to a full disk
+        say(f"daggyr-server: {error}")
         sys.exit(2)
     finally:
         leave_quietly()

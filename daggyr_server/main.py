@@ -11,6 +11,7 @@ import contextlib
 import gc
 import logging
 import os
+import shutil
 import signal
 import sys
 import time
@@ -24,6 +25,7 @@ from grpc_reflection.v1alpha import reflection
 from msgspec.structs import replace
 
 from daggyr.channel import AddressError
+from daggyr.private_folder import is_abandoned
 from daggyr.standard_streams import say
 from daggyr.tokens import TokenError, make_token, token_file
 from daggyr.v1 import agents_pb2, runs_pb2
@@ -72,6 +74,7 @@ SWITCH_SECONDS = 0.0005
 @click.option("--ready-file", type=click.Path(path_type=Path), help="Write the address here once connections are accepted.")
 @click.option("--no-metrics", is_flag=True, help="Serve no metrics, whatever the configuration says.")
 @click.option("--lifeline", type=int, metavar="FD", help="An inherited pipe: end when its other end closes.")
+@click.option("--private-folder", type=click.Path(path_type=Path), hidden=True, help="Remove it in the end if its owner is gone.")
 @click.option("--log-level", type=click.Choice(LEVELS), default="info", show_default=True)
 @click.version_option(__version__, message="daggyr-server %(version)s")
 def main(
@@ -82,6 +85,7 @@ def main(
     ready_file: Path | None,
     no_metrics: bool,
     lifeline: int | None,
+    private_folder: Path | None,
     log_level: str,
 ) -> None:
     """Run a coordinator. It needs nothing but this:
@@ -101,6 +105,9 @@ def main(
     except (ConfigurationError, ExecutorError, ListenerError, TokenError, TrackerError, AddressError) as error:
         say(f"daggyr-server: {error}")
         sys.exit(2)
+    finally:
+        if private_folder is not None and is_abandoned(private_folder):
+            shutil.rmtree(private_folder, ignore_errors=True)
 
 
 async def _serve(configuration: Configuration, ready_file: Path | None, lifeline: int | None, log_level: str) -> None:

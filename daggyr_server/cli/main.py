@@ -1,9 +1,9 @@
 """The program `daggyr`: its commands by name, and how every command ends.
 
-`main` is called by the entry point, `__main__`. It loads only the command that was asked for, because a command line is typed often and must
-answer at once. All that can go wrong leaves a command as an exception and becomes one message on standard error and an exit
-code here: 0 the command worked, 1 the run ended otherwise, 2 bad usage, specification, run, task or token, 3 no server
-reached, 130 interrupted.
+`main` is called by the entry point, `__main__`. It loads only the command that was asked for, because a command line is typed
+often and must answer at once. All that can go wrong leaves a command as an exception and becomes one message on standard error
+and an exit code here: 0 the command worked, 1 the run ended otherwise, 2 bad usage, specification, run, task or token, 3 no
+server reached, 130 interrupted.
 """
 
 from __future__ import annotations

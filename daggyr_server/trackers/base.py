@@ -234,6 +234,10 @@ def make_tracker(address: str) -> Tracker:
     Raises TrackerError for an unknown kind, naming those that exist, and for a kind whose entry point is no tracker. What follows
     the kind is shown in no error of this function: it may hold a password.
     """
+    try:
+        address.encode()
+    except UnicodeEncodeError:
+        raise TrackerError("the tracker's address is no UTF-8: give its path another name") from None
     kind = address.partition(":")[0]
     found = {entry.name: entry for entry in entry_points(group=GROUP)}
     if kind not in found:

@@ -45,7 +45,7 @@ def leave_quietly() -> None:
 
 def _printing(stream: Any, descriptor: int) -> Any:
     if stream is None:
-        return open(descriptor, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+        return open(descriptor, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
     if hasattr(stream, "reconfigure"):  # a test may have put something else there
         stream.reconfigure(errors="backslashreplace")
     return stream
