@@ -174,7 +174,7 @@ def _coordinator(address: str) -> str:
     except AddressError as error:
         raise UsageError(f"coordinator: {error}") from None
     # In full, for logs that are read elsewhere.
-    return f"unix:{Path(address[5:]).absolute()}" if address.startswith("unix:") else address
+    return f"unix:{_path(address[5:])}" if address.startswith("unix:") else address
 
 
 def _name(name: str) -> str:
@@ -191,7 +191,10 @@ def _word(what: str, text: str) -> str:
 
 
 def _path(text: str) -> Path:
-    return Path(text).expanduser().absolute()
+    try:
+        return Path(text).expanduser().absolute()
+    except FileNotFoundError:
+        raise UsageError(f"{text!r}: the folder where this was started is gone; give a whole path, or start elsewhere") from None
 
 
 def _tls(settings: Mapping[str, Any]) -> Tls | None:

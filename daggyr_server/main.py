@@ -98,6 +98,11 @@ def main(
         level=log_level.upper(), format="%(asctime)s %(levelname)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S", stream=sys.stderr
     )
     try:
+        Path.cwd()
+    except FileNotFoundError:
+        say("daggyr-server: the folder where this was started is gone, and tasks would start in it: start it elsewhere")
+        sys.exit(2)
+    try:
         configuration = load(config, listen=listen, tracker=tracker, workers=workers)
         if no_metrics:
             configuration = replace(configuration, server=replace(configuration.server, metrics=None))

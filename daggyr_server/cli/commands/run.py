@@ -73,6 +73,10 @@ def run(
     """
     if settings.server_on_command_line:
         raise Fault("run starts a server of its own; for a run on the server at --server: daggyr submit --watch SPEC")
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise Fault("the folder where this was started is gone, and tasks would start in it: change to another one") from None
     options = [
         *(["--config", str(config)] if config is not None else []),
         *(["--workers", str(workers)] if workers is not None else []),
