@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -107,7 +107,10 @@ class StoredFlight:
 
 @dataclass(frozen=True, slots=True)
 class RunRow:
-    """A run in a list. `task_states` is empty until it has ended."""
+    """A run in a list. `task_states` and `command_states` (without structural tasks) are empty until it has ended.
+
+    A run that ended before command_states were kept has none of them.
+    """
 
     run_id: int
     request_id: str
@@ -119,6 +122,7 @@ class RunRow:
     stop_time: float | None
     killing: bool
     task_states: Mapping[State, int]
+    command_states: Mapping[State, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import click
 import grpc
 
 from daggyr.v1.run_pb2 import RunSummary, State
-from daggyr_server.cli import names, shapes, words
+from daggyr_server.cli import names, shapes
 from daggyr_server.cli.connection import client_of
 from daggyr_server.cli.document import json_document, submit
 from daggyr_server.cli.faults import INTERRUPTED, Fault
@@ -170,8 +170,9 @@ class _Run(ABC):
         return INTERRUPTED if self.interrupted else exit_code(run)
 
     async def _tasks(self, client: Client, run: RunSummary) -> list[shapes.Shape]:
-        if words.total(run) > _MAX_TASKS:
-            notice(f"daggyr: {words.total(run):,} tasks, of which the document holds the first {_MAX_TASKS:,}")
+        count = sum(run.task_states.values())
+        if count > _MAX_TASKS:
+            notice(f"daggyr: {count:,} tasks with structural ones, of which the document holds the first {_MAX_TASKS:,}")
         tasks = await client.first_tasks(run.run_id, _MAX_TASKS)
         return [shapes.task_summary(task) for task in tasks]
 
