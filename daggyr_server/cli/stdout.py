@@ -29,18 +29,22 @@ class Closed(Exception):
     """Nobody reads standard output any more."""
 
 
-def write(data: bytes) -> None:
-    """All of `data`, at once and unbuffered. Raises Closed, or Fault if it cannot be written (a full disk)."""
+def write(data: bytes, descriptor: int = _STDOUT) -> None:
+    """All of `data`, at once and unbuffered. Raises Closed, or Fault if it cannot be written (a full disk).
+
+    Standard error is `descriptor` 2, for what a task wrote there.
+    """
     view = memoryview(data)
     while view:
         try:
-            view = view[os.write(_STDOUT, view) :]
+            view = view[os.write(descriptor, view) :]
         except BlockingIOError:  # someone who shares the descriptor made it non-blocking
-            select.select([], [_STDOUT], [])
+            select.select([], [descriptor], [])
         except BrokenPipeError:
             raise Closed from None
         except OSError as error:
-            raise Fault(f"cannot write to standard output: {error.strerror}") from None
+            where = "output" if descriptor == _STDOUT else "error"
+            raise Fault(f"cannot write to standard {where}: {error.strerror}") from None
 
 
 def line(text: str = "") -> None:
