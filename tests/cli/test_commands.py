@@ -184,7 +184,7 @@ async def test_task(daggyr: Daggyr, failed: ScriptedRun) -> None:
         "cpu_seconds": 0.25,
         "max_rss_bytes": 3 * 1024 * 1024,
         "host": "h1",
-        "placement": {"host": "agent-1", "incarnation": "", "submission": ""},
+        "placement": {"host": "agent-1"},
         "executor": ["its patience ended"],
     }
     output = (await daggyr("--output", "json", "task", "1", "a")).json["attempts"][0]["stdout"]
