@@ -121,7 +121,8 @@ async def test_show(daggyr: Daggyr, failed: ScriptedRun) -> None:
 
 async def test_a_run_that_has_not_started_has_no_times(daggyr: Daggyr, server: ScriptedServer) -> None:
     run = server.new_run("a")
-    run.summary.ready, run.summary.blocked = 1, 1234
+    run.summary.ready, run.summary.blocked = 1, 1236  # and so many with the structural ones, of which a table says nothing
+    run.summary.command_states["QUEUED"] = 1235
     shown = (await daggyr("show", "1")).out
     assert "1 for capacity, 1,234 for other tasks" in shown
     assert "started" not in shown
