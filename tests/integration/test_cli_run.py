@@ -103,7 +103,7 @@ def test_the_original_run(home: Home) -> None:
     names = [task["task_id"] for task in run["tasks"]]
     assert names == ["a", "a.{{DATE}}:2022-01-01", "a.{{DATE}}:2022-01-02", "a.tail"]
     assert {task["state"] for task in run["tasks"]} == {"COMPLETED"}
-    assert ended.stderr.splitlines()[0] == "run 1 accepted: 4 tasks"
+    assert ended.stderr.splitlines()[0] == "run 1 accepted: 2 tasks"
     assert list(home.temporary.iterdir()) == []
 
 
