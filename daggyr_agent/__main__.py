@@ -1,5 +1,20 @@
-"""`python -m daggyr_agent` is `daggyr-agent`."""
+"""`python -m daggyr_agent` is `daggyr-agent`: the program's entry point."""
 
-from .main import main
+from __future__ import annotations
 
-main()
+from daggyr.standard_streams import claim, leave_quietly
+
+
+def main() -> None:
+    """Run the agent with the command line's arguments; leaves by SystemExit."""
+    claim()  # before anything that the agent imports can open a file
+    from .main import main as agent
+
+    try:
+        agent()
+    finally:
+        leave_quietly()
+
+
+if __name__ == "__main__":
+    main()

@@ -104,7 +104,9 @@ class Agent:
     async def run(self) -> None:
         """Work until drained, stopped or halted. Raises RefusedError."""
         for number in (signal.SIGTERM, signal.SIGINT):
-            self._loop.add_signal_handler(number, self.stop)
+            # A SIGINT that is ignored was meant so by a script's `&`: its Ctrl-C is not for what it left in the background.
+            if number == signal.SIGTERM or signal.getsignal(number) != signal.SIG_IGN:
+                self._loop.add_signal_handler(number, self.stop)
         if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup(1) means it
             self._loop.add_signal_handler(signal.SIGHUP, self._hang_up)
         self._loop.add_signal_handler(signal.SIGUSR1, self.drain)

@@ -177,7 +177,7 @@ def _coordinator(address: str) -> str:
     except AddressError as error:
         raise UsageError(f"coordinator: {error}") from None
     # In full, for logs that are read elsewhere.
-    return f"unix:{Path(address[5:]).absolute()}" if address.startswith("unix:") else address
+    return f"unix:{_path(address[5:])}" if address.startswith("unix:") else address
 
 
 def _name(name: str) -> str:

@@ -1,6 +1,6 @@
 """The descriptors that the agent was started with: which of them are its own, and which its children may have.
 
-`main` calls these two before anything else is opened. Descriptors that the agent opens itself are close-on-exec (PEP 446), so
+`main` calls `keep_from_children` before anything else is opened. Descriptors that the agent opens itself are close-on-exec (PEP 446), so
 that a task is given 0, 1 and 2 and nothing else. Those that the agent inherited are not, unless somebody says so: a task's
 daemon would otherwise hold a lock, a pipe or a socket of whoever started the agent, for as long as it runs.
 """
@@ -11,14 +11,6 @@ import os
 import resource
 
 _MOST = 65_536  # looked at where /proc does not tell which descriptors are open
-
-
-def fill_standard_ones() -> None:
-    """Open /dev/null as 0, 1 and 2 where they were closed, so that none of the agent's own files gets such a number: children
-    are given theirs there. Raises OSError."""
-    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass
-    os.close(descriptor)
 
 
 def keep_from_children() -> None:

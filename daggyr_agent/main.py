@@ -13,11 +13,12 @@ import os
 import sys
 
 from daggyr.logs import log_to_stderr
+from daggyr.standard_streams import claim, say
 
 from .agent import Agent
 from .config import Config, UsageError, read_config
 from .connection import RefusedError
-from .descriptors import fill_standard_ones, keep_from_children
+from .descriptors import keep_from_children
 from .state import StateError, StateFolder
 
 _GC_THRESHOLD = 50_000  # attempts come and go in cycles of none; the default looks for them every few hundred
@@ -26,8 +27,8 @@ _SWITCH_SECONDS = 0.0005  # how long a thread whose process has ended may wait f
 
 def main() -> None:
     """Run the agent with the command line's arguments; leaves by SystemExit."""
+    claim()  # whatever was closed at our start must not become one of our files: children get their own there
     try:
-        fill_standard_ones()
         keep_from_children()
         config = read_config(sys.argv[1:], os.environ)
         log_to_stderr("daggyr-agent", config.log_level)
@@ -61,5 +62,5 @@ def _unfit(error: OSError) -> str:
 
 
 def _fault(error: object) -> int:
-    print(f"daggyr-agent: {error}".replace("\n", " "), file=sys.stderr)
+    say(f"daggyr-agent: {error}".replace("\n", " "))
     return 2

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 
 AGENT_VARIABLE = b"DAGGYR_AGENT_ID"
 
+_FIRST_LINE_BYTES = 256  # that the kernel looks at (BINPRM_BUF_SIZE)
 _DEFAULT_PATH = b"/usr/local/bin:/usr/bin:/bin"
 _MAX_SHOWN = 300  # characters of a user's text in a note
 
@@ -271,8 +272,8 @@ def _fault(number: int, program: bytes, working_directory: bytes, size: int) -> 
     seen_from_here = os.path.join(working_directory, program)  # noqa: PTH118
     if number == errno.ENOENT:
         if os.path.lexists(seen_from_here):
-            return StartRefusedError(f"{shown} names an interpreter in its first line, or a loader, that is not there")
-        return StartRefusedError(f"no such program: {shown}")
+            return StartRefusedError(f"{shown} {_first_line_fault(seen_from_here)}")
+        return StartRefusedError(f"no such program: {shown}{_looked_in(program, working_directory)}")
     if number == errno.ENOEXEC:
         return StartRefusedError(f"{shown} is neither a binary for this host nor a script with a first line like #!/bin/sh")
     if number == errno.EACCES:
@@ -280,6 +281,31 @@ def _fault(number: int, program: bytes, working_directory: bytes, size: int) -> 
             return StartRefusedError(f"{shown} is a folder, not a program")
         return StartRefusedError(f"{shown} is not executable: {reason}")
     return StartRefusedError(f"cannot start {shown}: {reason}")
+
+
+def _first_line_fault(program: bytes) -> str:
+    """Why a program that is there is not found: what its first line names, or its loader, is not there (execve(2))."""
+    try:
+        with open(program, "rb") as file:
+            beginning = file.read(_FIRST_LINE_BYTES)
+    except OSError:
+        beginning = b""
+    if not beginning.startswith(b"#!"):
+        return "needs a loader that is not there: it was made for another system"
+    line = beginning.partition(b"\n")[0][2:]
+    if line.endswith(b"\r"):
+        return r"has Windows line ends, so that its first line names no program: sed -i 's/\r$//' takes them away"
+    interpreter = line.split(maxsplit=1)[0] if line.split() else b""
+    return f"names an interpreter in its first line that is not there: {_shown(interpreter)}"
+
+
+def _looked_in(program: bytes, working_directory: bytes) -> str:
+    """The folder in which a relative path was looked for, in words; nothing for an absolute one."""
+    if program.startswith(b"/"):
+        return ""
+    if working_directory.startswith(b"/"):
+        return f" in {_shown(working_directory)}"
+    return f" in {_here()}" + (f", working_directory {_shown(working_directory)}" if working_directory else "")
 
 
 def _check_folder(folder: bytes) -> None:

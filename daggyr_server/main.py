@@ -14,6 +14,7 @@ import contextlib
 import gc
 import logging
 import os
+import shutil
 import signal
 import sys
 import time
@@ -29,6 +30,8 @@ from msgspec.structs import replace
 from daggyr.channel import AddressError
 from daggyr.hangup import Terminal
 from daggyr.logs import log_to_stderr
+from daggyr.private_folder import is_abandoned
+from daggyr.standard_streams import say
 from daggyr.tokens import TokenError, make_token, token_file
 from daggyr.v1 import agents_pb2, runs_pb2
 from daggyr.v1.agents_pb2_grpc import add_AgentsServicer_to_server
@@ -78,8 +81,9 @@ SWITCH_SECONDS = 0.0005
 @click.option("--ready-file", type=click.Path(path_type=Path), help="Write the address here once connections are accepted.")
 @click.option("--no-metrics", is_flag=True, help="Serve no metrics, whatever the configuration says.")
 @click.option("--lifeline", type=int, metavar="FD", help="An inherited pipe: end when its other end closes.")
+@click.option("--private-folder", type=click.Path(path_type=Path), hidden=True, help="Remove it in the end if its owner is gone.")
 @click.option("--log-level", type=click.Choice(LEVELS), default="info", show_default=True)
-@click.version_option(__version__)
+@click.version_option(__version__, message="daggyr-server %(version)s")
 def main(
     config: Path | None,
     listen: str | None,
@@ -88,6 +92,7 @@ def main(
     ready_file: Path | None,
     no_metrics: bool,
     lifeline: int | None,
+    private_folder: Path | None,
     log_level: str,
 ) -> None:
     """Run a coordinator. It needs nothing but this:
@@ -98,21 +103,30 @@ def main(
     """
     log_to_stderr("daggyr-server", log_level)
     try:
+        Path.cwd()
+    except FileNotFoundError:
+        say("daggyr-server: the folder where this was started is gone, and tasks would start in it: start it elsewhere")
+        sys.exit(2)
+    try:
         configuration = load(config, listen=listen, tracker=tracker, workers=workers)
         take_all()
         if no_metrics:
             configuration = replace(configuration, server=replace(configuration.server, metrics=None))
         asyncio.run(_serve(configuration, ready_file, lifeline, log_level))
     except (ConfigurationError, ExecutorError, ListenerError, TokenError, TrackerError, AddressError) as error:
-        click.echo(f"daggyr-server: {error}", err=True)
+        say(f"daggyr-server: {error}")
         sys.exit(2)
+    finally:
+        if private_folder is not None and is_abandoned(private_folder):
+            shutil.rmtree(private_folder, ignore_errors=True)
 
 
 async def _serve(configuration: Configuration, ready_file: Path | None, lifeline: int | None, log_level: str) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        if number != signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN:  # a shell's `&` in a script means it
+            loop.add_signal_handler(number, stop.set)
     if lifeline is not None:
         loop.add_reader(lifeline, stop.set)
     hang_up = asyncio.Event()

@@ -31,6 +31,7 @@ SETTINGS = "daggyr_server.settings"
 DESCRIPTORS = "daggyr_server.descriptors"
 QUIET_GRPC = "daggyr_server.quiet_grpc"
 MAIN = "daggyr_server.main"
+ENTRY = "daggyr_server.__main__"
 DRIVER = frozenset(
     f"daggyr_server.{name}"
     for name in (
@@ -60,6 +61,7 @@ ARROWS: dict[str, frozenset[str]] = {
     API: WIRE | SERVICES | BELOW_DRIVER | {CONFIG, DESCRIPTORS, "prometheus_client"},
     CLIENT: WIRE,
     CLI: WIRE | {CLIENT, SPEC, "daggyr_server.core.graph", "daggyr_server.core.segments", "click", "msgspec", "rich"},
+    ENTRY: frozenset({"daggyr", MAIN}),
     MAIN: WIRE | SERVICES | BELOW_DRIVER | {API, CONFIG, DESCRIPTORS, QUIET_GRPC, SETTINGS, "click", "msgspec"},
 }
 

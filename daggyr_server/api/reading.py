@@ -126,7 +126,7 @@ class Reading(Asking):
         number = _by_now(run, number)
         return ExplainTaskResponse(
             run_id=run.run_id,
-            state=int(views.state_of(run, number)),  # type: ignore[arg-type]
+            state=int(views.whole_state(run, number)),  # type: ignore[arg-type]
             reasons=reasons(run, number, self.driver.machine, last),
         )
 

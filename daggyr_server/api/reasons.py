@@ -5,13 +5,14 @@ Pure: a run, the machine and the task's attempts in, sentences out.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import islice
 from shlex import quote
 
 from daggyr.bounded import bounded_notes, cut
 from daggyr.v1.task_pb2 import AttemptOutcome
-from daggyr_server.api.views import missing_host, state_of
+from daggyr_server.api.views import expansions, missing_host, state_of
 from daggyr_server.core.machine import Machine
 from daggyr_server.core.run import Run
 from daggyr_server.core.segments import Kind
@@ -32,6 +33,8 @@ def reasons(run: Run, number: int, machine: Machine, last: StoredAttempt | None)
 def _reasons(run: Run, number: int, machine: Machine, last: StoredAttempt | None) -> list[str]:
     if number < run.graph.live:
         return ["An edit took it away: the run does not have it any more."]
+    if together := expansions(run, number):
+        return list(_expanded(run, number, machine, together))
     phase = Phase(run.phases[number])
     sentences = {
         Phase.BLOCKED: _blocked,
@@ -45,6 +48,20 @@ def _reasons(run: Run, number: int, machine: Machine, last: StoredAttempt | None
     else:
         found = list(sentences(run, number, machine)) if sentences else list(_ended(run, number, phase))
     return [*found, *_last_attempt(last, run.losses.get(number, 0))]
+
+
+def _expanded(run: Run, number: int, machine: Machine, together: Mapping[State, int]) -> Iterator[str]:
+    """Of the head of an expanded task: what its expansions do, for that is what whoever asks wants to know."""
+    count = sum(together.values())
+    states = ", ".join(f"{together[state]:,} {state.name}" for state in State if state in together)
+    yield f"It is expanded into {count:,} tasks: {states}."
+    if run.phases[number] == Phase.BLOCKED:
+        yield from _blocked(run, number, machine)
+    for state in (State.ERRORED, State.KILLED, State.RUNNING, State.QUEUED):
+        if state in together:
+            found = islice((each for each in range(number + 1, number + 1 + count) if state_of(run, each) is state), 1)
+            yield f"To see why one is {state.name}: daggyr why {run.run_id} {_quoted(run, next(found))}"
+            return
 
 
 def _blocked(run: Run, number: int, machine: Machine) -> Iterator[str]:

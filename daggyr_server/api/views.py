@@ -54,6 +54,7 @@ def run_summary(run: Run, machine: Machine, change_seq: int) -> RunSummary:
         state=int(run.state),  # type: ignore[arg-type]
         tags=tags,
         task_states={state.name: count for state, count in run.task_states().items()},
+        command_states={state.name: count for state, count in run.command_states().items()},
         submit_time=timestamp(run.submit_time),
         change_seq=change_seq,
         pool=run.pool,
@@ -83,6 +84,7 @@ def stored_summary(row: RunRow) -> RunSummary:
         tags=tags,
         notes=cut_note,
         task_states={state.name: count for state, count in row.task_states.items()},
+        command_states={state.name: count for state, count in row.command_states.items()},
         submit_time=timestamp(row.submit_time),
         pool=row.pool,
     )
@@ -168,6 +170,29 @@ def task_summary(run: Run, number: int) -> TaskSummary:
         attempt_count=run.attempts[number],
         pool="" if structural else policy.pool,
     )
+
+
+def whole_state(run: Run, number: int) -> State:
+    """A task's state, and of an expanded task's head that of its expansions together."""
+    counts = expansions(run, number)
+    if not counts:
+        return state_of(run, number)
+    if State.RUNNING in counts or (State.QUEUED in counts and State.COMPLETED in counts and not run.state.has_ended):
+        return State.RUNNING
+    return next(state for state in (State.KILLED, State.ERRORED, State.QUEUED, State.COMPLETED) if state in counts)
+
+
+def expansions(run: Run, number: int) -> dict[State, int]:
+    """How many expansions of the task with this head are in each state; empty for any other task."""
+    if number < run.graph.live or run.graph.kind(number) is not Kind.HEAD:
+        return {}
+    segment = run.graph.segment_of(number)
+    found: dict[State, int] = {}
+    for phase in Phase:
+        count = run.phases.count(int(phase), number + 1, segment.base + segment.size - 1)
+        if count:
+            found[STATE_OF[phase]] = found.get(STATE_OF[phase], 0) + count
+    return found
 
 
 def state_of(run: Run, number: int) -> State:

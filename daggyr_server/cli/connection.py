@@ -15,6 +15,7 @@ from typing import TypeVar
 from daggyr.channel import DEFAULT_ADDRESS, AddressError, Tls
 from daggyr.tokens import TokenError, read_token, token_file
 from daggyr_server.cli.faults import Fault
+from daggyr_server.cli.interruption import tidied_up
 from daggyr_server.cli.options import Settings
 from daggyr_server.cli.patience import until_it_listens
 from daggyr_server.cli.server_faults import of_server
@@ -38,7 +39,8 @@ def with_client(settings: Settings, work: Callable[[Client], Awaitable[Result]])
         async with client_of(address, token=token, tls=_tls(settings), token_hint=hint, insecure=settings.insecure) as client:
             return await work(client)
 
-    return asyncio.run(connected())
+    with tidied_up():
+        return asyncio.run(connected())
 
 
 @asynccontextmanager

@@ -22,7 +22,7 @@ import grpc
 
 from daggyr_server.cli.faults import Fault, Refused
 from daggyr_server.cli.stdout import notice
-from daggyr_server.cli.words import size
+from daggyr_server.cli.words import printable, size
 from daggyr_server.client import Client, ServerError
 
 MAX_YAML_BYTES = 1024**3
@@ -34,7 +34,7 @@ spec_argument = click.argument("spec", metavar="SPEC")
 
 def name_of(spec: str) -> str:
     """How messages call the specification."""
-    return "the specification on standard input" if spec == "-" else spec
+    return "the specification on standard input" if spec == "-" else printable(spec)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ of each task's standard error. Both are bounded: a run with a million failures i
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 from daggyr.v1.run_pb2 import RunSummary, State, Task
 from daggyr.v1.runs_pb2 import TaskChange
@@ -27,15 +27,15 @@ def of_change(task: TaskChange) -> str:
     return _line(task.task_id, task.state, names.ending(task.outcome, exit_code, signal), task.notes)
 
 
-def of_task(task: Task) -> str:
-    """The same of a task that was read."""
+def of_task(task: Task, *, notes: bool = True) -> str:
+    """The same of a task that was read; without `notes` where they were told already."""
     result = task.attempts[-1].result if task.attempts and task.attempts[-1].HasField("result") else None
     if result is None:
         return _line(task.summary.task_id, task.summary.state, "", ())
     exit_code = result.exit_code if result.HasField("exit_code") else None
     signal = result.signal if result.HasField("signal") else None
     ending = names.ending(result.outcome, exit_code, signal)
-    return _line(task.summary.task_id, task.summary.state, ending, result.notes)
+    return _line(task.summary.task_id, task.summary.state, ending, result.notes if notes else ())
 
 
 def _line(task_id: str, state: int, ending: str, notes: Iterable[str]) -> str:
@@ -44,9 +44,10 @@ def _line(task_id: str, state: int, ending: str, notes: Iterable[str]) -> str:
     return words.printable(text)
 
 
-async def report(client: Client, run: RunSummary) -> list[str]:
+async def report(client: Client, run: RunSummary, *, told: Container[int] = ()) -> list[str]:
     """Lines on the tasks of `run` that ERRORED or were KILLED, at most ten of them; none if there are none.
 
+    `told`: the numbers of those of which `of_change` or `of_task` has told, whose notes are not said again.
     Raises ServerError.
     """
     count = sum(words.task_states(run).get(names.state(state), 0) for state in STATES)
@@ -55,7 +56,7 @@ async def report(client: Client, run: RunSummary) -> list[str]:
     lines = [f"{words.plural(count, 'task')} did not complete" + (", for instance:" if count > MAX_REPORTED else ":")]
     for summary in await client.first_tasks(run.run_id, MAX_REPORTED, states=STATES):
         task = await client.task(run.run_id, summary.task_id)
-        lines.append(f"  {of_task(task)}")
+        lines.append(f"  {of_task(task, notes=summary.task_number not in told)}")
         if task.attempts:
             last = await last_lines(client, run.run_id, summary.task_id, task.attempts[-1], STDERR, _LINES)
             lines += [f"    | {words.printable(line)}" for line in last]

@@ -32,8 +32,9 @@ async def follow(client: Client, run_id: int, *, accepted: bool) -> RunSummary:
     with open_view() as view:
         word = "accepted" if accepted else names.state(run.state)
         view.say(f"run {run.run_id} {word}: {words.plural(words.total(run), 'task')}")
-        run = await _Follower(client, view).until_ended(run)
-    for line in await failures.report(client, run):
+        follower = _Follower(client, view)
+        run = await follower.until_ended(run)
+    for line in await failures.report(client, run, told=follower.told):
         notice(line)
     notice(closing(run))
     return run
@@ -52,6 +53,7 @@ class _Follower:
         self._view = view
         self._running: dict[int, str] = {}
         self._failed: set[int] = set()
+        self.told: set[int] = set()  # tasks of whose failure a line has told
 
     async def until_ended(self, run: RunSummary) -> RunSummary:
         told = words.total(run) <= _TOLD_TASKS
@@ -82,6 +84,7 @@ class _Follower:
         for summary in await self._client.first_tasks(run_id, _FAILURE_LINES, states=failures.STATES):
             if self._is_news(summary.task_number):
                 self._view.say(failures.of_task(await self._client.task(run_id, summary.task_id)))
+                self.told.add(summary.task_number)
 
     def _take(self, task: TaskChange) -> None:
         if task.state == State.STATE_RUNNING:
@@ -90,6 +93,7 @@ class _Follower:
             self._running.pop(task.task_number, None)
         if task.state in failures.STATES and self._is_news(task.task_number):
             self._view.say(failures.of_change(task))
+            self.told.add(task.task_number)
 
     def _is_news(self, number: int) -> bool:
         """Whether a failed task is to be told of: once each, and a bounded number of them."""

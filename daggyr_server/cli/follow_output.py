@@ -17,7 +17,7 @@ import grpc
 from daggyr.v1.run_pb2 import State, TaskSummary, TaskType
 from daggyr.v1.runs_pb2 import TaskChange
 from daggyr.v1.task_pb2 import RETURNED, OutputStream
-from daggyr_server.cli.outputs import show
+from daggyr_server.cli.outputs import Unshown, show
 from daggyr_server.client import ENDED, Client, ServerError
 
 _STREAMS = 32
@@ -37,11 +37,25 @@ class _Begun(NamedTuple):
 class OutputFollower:
     """Prints the output of a run's tasks until they have ended."""
 
-    def __init__(self, client: Client, run_id: int, stream: OutputStream, numbers: range | None) -> None:
-        """`numbers`: those of the tasks that are followed; None: all of the run."""
+    def __init__(
+        self,
+        client: Client,
+        run_id: int,
+        stream: OutputStream,
+        numbers: range | None,
+        *,
+        to: int = 1,
+        unshown: Unshown | None = None,
+    ) -> None:
+        """`numbers`: those of the tasks that are followed; None: all of the run. `to`: the descriptor that is written to.
+
+        `unshown` looks at each attempt that was shown.
+        """
         self._client = client
         self._run_id = run_id
         self._stream = stream
+        self._to = to
+        self._unshown = unshown
         self._numbers = numbers
         self._is_single = numbers is not None and len(numbers) == 1
         self._ended: set[int] = set()  # of self._numbers
@@ -100,7 +114,7 @@ class OutputFollower:
             try:
                 attempt = begun.attempt or await self._last_attempt(begun.task_id)
                 if self._is_news(begun.task_number, attempt):
-                    await show(
+                    found = await show(
                         self._client,
                         self._run_id,
                         begun.task_id,
@@ -108,7 +122,10 @@ class OutputFollower:
                         self._stream,
                         prefixed=not self._is_single,
                         follow=True,
+                        to=self._to,
                     )
+                    if self._unshown is not None:
+                        await self._unshown.look(begun.task_id, attempt, found=found)
             except ServerError as error:
                 if error.code is not grpc.StatusCode.NOT_FOUND:  # it never started, or was edited away
                     raise

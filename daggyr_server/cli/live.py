@@ -104,7 +104,7 @@ class _Bar(Progress):
         state = names.state(self.run.state)
         line.append(state, _STYLES.get(state, ""))
         line.append("  ")
-        for index, (name, count) in enumerate(words.task_states(self.run).items()):
+        for index, (name, count) in enumerate(words.command_states(self.run).items()):
             line.append(", " if index else "").append(f"{count:,} {name}", _STYLES[name])
         yield line
         if self.running:

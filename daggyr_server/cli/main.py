@@ -1,20 +1,23 @@
 """The program `daggyr`: its commands by name, and how every command ends.
 
-`main` is the entry point. It loads only the command that was asked for, because a command line is typed often and must
-answer at once. All that can go wrong leaves a command as an exception and becomes one message on standard error and an exit
-code here: 0 the command worked, 1 the run ended otherwise, 2 bad usage, specification, run, task or token, 3 no server
-reached, 130 interrupted.
+`main` is called by the entry point, `__main__`. It loads only the command that was asked for, because a command line is typed
+often and must answer at once. All that can go wrong leaves a command as an exception and becomes one message on standard error
+and an exit code here: 0 the command worked, 1 the run ended otherwise, 2 bad usage, specification, run, task or token, 3 no
+server reached, 130 interrupted.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
+from contextlib import suppress
 from importlib import import_module
 from typing import NoReturn
 
 import click
 
+from daggyr.standard_streams import leave_quietly
 from daggyr_server import __version__
 from daggyr_server.cli.options import Settings, shared_options
 
@@ -78,13 +81,15 @@ def program(context: click.Context) -> None:
 
 def main() -> NoReturn:
     """Run the command that the arguments name, and exit."""
-    sys.exit(_exit_code())
+    code = _exit_code()
+    leave_quietly()
+    sys.exit(code)
 
 
 def _exit_code() -> int:
     # What gRPC's core writes on its own account is not for people; errors come back from calls.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    from daggyr_server.cli.faults import INTERRUPTED, Fault
+    from daggyr_server.cli.faults import BAD_USAGE, INTERRUPTED, Fault
     from daggyr_server.cli.stdout import Closed, notice
 
     try:
@@ -93,7 +98,8 @@ def _exit_code() -> int:
     except click.exceptions.Exit as exit:
         return exit.exit_code
     except click.ClickException as error:
-        error.show()
+        with suppress(OSError):
+            error.show()
         return error.exit_code
     except Fault as fault:
         notice(f"daggyr: {fault}")
@@ -102,10 +108,8 @@ def _exit_code() -> int:
         return 0
     except (KeyboardInterrupt, click.Abort):
         return INTERRUPTED
-    except BrokenPipeError:  # click writes --help itself
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 0
-
-
-if __name__ == "__main__":
-    main()
+    except OSError as error:  # click writes --help itself
+        if error.errno == errno.EPIPE:
+            return 0
+        notice(f"daggyr: cannot write to standard output: {error.strerror}")
+        return BAD_USAGE

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from daggyr_server.cli.faults import Fault
-from daggyr_server.cli.words import STATES
+from daggyr_server.cli.words import STATES, printable
 
 if TYPE_CHECKING:
     from google.protobuf.timestamp_pb2 import Timestamp
@@ -49,11 +49,25 @@ def _store(context: click.Context, parameter: click.Parameter, value: Any) -> No
     given = source in (click.core.ParameterSource.COMMANDLINE, click.core.ParameterSource.ENVIRONMENT)
     if not given or parameter.name is None:
         return
+    _check_text(context, parameter, value)
     settings = context.ensure_object(Settings)
     # A copy behind the command's name reads no environment, so whatever it stores was typed there.
     setattr(settings, parameter.name, value)
     if parameter.name == "server":
         settings.server_on_command_line |= source is click.core.ParameterSource.COMMANDLINE
+
+
+def _check_text(context: click.Context, parameter: click.Parameter, value: Any) -> None:
+    """Names travel as UTF-8, arguments may be any bytes (PEP 383). Raises BadParameter for what cannot be a name."""
+    for text in value if isinstance(value, tuple) else (value,):
+        if isinstance(text, tuple):
+            _check_text(context, parameter, text)
+        elif isinstance(text, str):
+            try:
+                text.encode()
+            except UnicodeEncodeError:
+                message = f"'{printable(text)}' is no UTF-8, as names are"
+                raise click.BadParameter(message, context, parameter) from None
 
 
 def shared_options(*, hidden: bool) -> list[click.Option]:
@@ -103,6 +117,12 @@ class Command(click.Command):
         super().__init__(*args, **kwargs)
         self.example = example
         self.params += shared_options(hidden=True)
+
+    def invoke(self, context: click.Context) -> Any:
+        for parameter in self.get_params(context):
+            if parameter.name != "spec":  # a path, of any bytes, and so is what comes as a Path
+                _check_text(context, parameter, context.params.get(parameter.name or ""))
+        return super().invoke(context)
 
     def format_epilog(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Example"):

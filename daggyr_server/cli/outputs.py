@@ -11,13 +11,14 @@ from contextlib import aclosing
 from daggyr.v1.run_pb2 import Attempt
 from daggyr.v1.task_pb2 import STDERR, OutputStream
 from daggyr_server.cli.stdout import write
-from daggyr_server.cli.words import printable
+from daggyr_server.cli.words import plural, printable
 from daggyr_server.client import Client
 
 # A generator's output is kept whole up to 64 MiB, everything else to 1 MiB.
 _MAX_BYTES = 80 * 1024**2
 _TAIL_BYTES = 8192
 _MAX_LINE_BYTES = 64 * 1024
+_LOOKED_AT = 100
 
 
 async def pieces(
@@ -45,20 +46,30 @@ async def whole(client: Client, run_id: int, task_id: str, attempt: int, stream:
 
 
 async def show(
-    client: Client, run_id: int, task_id: str, attempt: int, stream: OutputStream, *, prefixed: bool, follow: bool = False
+    client: Client,
+    run_id: int,
+    task_id: str,
+    attempt: int,
+    stream: OutputStream,
+    *,
+    prefixed: bool,
+    follow: bool = False,
+    to: int = 1,
 ) -> bool:
     """Prints what an attempt (0: the last) wrote, as it comes; with `prefixed`, line by line behind `task_id | `.
+
+    `to`: the descriptor that it is written to.
 
     Returns whether there was anything. Raises ServerError, or stdout.Closed.
     """
     output = pieces(client, run_id, task_id, attempt, stream, follow=follow)
     async with aclosing(output):
         found = False
-        lines = _PrefixedLines(task_id) if prefixed else None
+        lines = _PrefixedLines(task_id, to) if prefixed else None
         async for data in output:
             found = True
             if lines is None:
-                write(data)
+                write(data, to)
             else:
                 lines.write(data)
         if lines is not None:
@@ -69,7 +80,8 @@ async def show(
 class _PrefixedLines:
     """Writes whole lines only, so that those of several tasks do not get into each other. Very long ones are broken."""
 
-    def __init__(self, task_id: str) -> None:
+    def __init__(self, task_id: str, to: int) -> None:
+        self._to = to
         self._prefix = f"{printable(task_id)} | ".encode()
         self._begun = bytearray()
 
@@ -78,15 +90,54 @@ class _PrefixedLines:
         if lines:
             lines[0] = bytes(self._begun) + lines[0]
             self._begun.clear()
-            write(b"".join(self._prefix + line + b"\n" for line in lines))
+            write(b"".join(self._prefix + line + b"\n" for line in lines), self._to)
         self._begun += rest
         if len(self._begun) > _MAX_LINE_BYTES:
             self.end()
 
     def end(self) -> None:
         if self._begun:
-            write(self._prefix + bytes(self._begun) + b"\n")
+            write(self._prefix + bytes(self._begun) + b"\n", self._to)
             self._begun.clear()
+
+
+class Unshown:
+    """How many tasks wrote to the stream that is not shown, of the first hundred: each costs a question to the server."""
+
+    def __init__(self, client: Client, run_id: int, shown: OutputStream) -> None:
+        self._client = client
+        self._run_id = run_id
+        self._other = "output" if shown == STDERR else "error"
+        self._asked = 0
+        self._bytes: list[int] = []  # of each task that wrote any
+        self._is_silent = True
+
+    async def look(self, task_id: str, attempt: int, *, found: bool) -> None:
+        """Note what an attempt (0: the last) that has ended wrote there; `found`: the stream that is shown was not empty.
+
+        Raises ServerError.
+        """
+        self._is_silent &= not found
+        if self._asked >= _LOOKED_AT:
+            return
+        self._asked += 1
+        attempts = [each for each in (await self._client.task(self._run_id, task_id)).attempts if attempt in (0, each.attempt)]
+        if attempts:
+            result = attempts[-1].result
+            if size := (result.stdout if self._other == "output" else result.stderr).size_bytes:
+                self._bytes.append(size)
+
+    def said(self) -> str | None:
+        """A line that tells of it, if there is anything."""
+        if not self._bytes:
+            return None
+        shown = "error" if self._other == "output" else "output"
+        of = plural(len(self._bytes), "task") + (" at least" if self._asked >= _LOOKED_AT else "")
+        what = f"standard {self._other} is not shown, {plural(sum(self._bytes), 'byte')}" + (
+            f" of {of}" if self._asked > 1 else ""
+        )
+        option = "leave out --stderr for it" if self._other == "output" else "--stderr shows it"
+        return (f"nothing on standard {shown}; " if self._is_silent else "") + f"{what}: {option}, --both shows both"
 
 
 async def last_lines(client: Client, run_id: int, task_id: str, attempt: Attempt, stream: OutputStream, count: int) -> list[str]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from daggyr.private_folder import private_folder
+from daggyr.private_folder import PrivateFolder, abandoned
 from daggyr_server.cli.faults import BAD_USAGE, NO_SERVER, Fault
 from daggyr_server.cli.stdout import notice
 from daggyr_server.client import Unreachable
@@ -29,6 +29,7 @@ _END_TIMEOUT = 20.0  # seconds: a process has a grace period of 10 s
 _END_AT_ONCE_TIMEOUT = 2.0
 _ENDING_TIMEOUT = 10.0  # seconds from a connection that broke until the process behind it has ended
 _SAID_BYTES = 64 * 1024
+_PREFIX = "daggyr-run-"
 
 
 class OwnServer:
@@ -38,7 +39,7 @@ class OwnServer:
         """`options` are passed on to the server's program, and so is the tracker's address, but where nobody else reads it."""
         self._options = options
         self._tracker = tracker
-        self._folder = Path()
+        self._private: PrivateFolder
         self._lifeline = -1
         self._process: asyncio.subprocess.Process
         self._ended: asyncio.Task[int]
@@ -50,16 +51,22 @@ class OwnServer:
     def address(self) -> str:
         return f"unix:{self._folder}/server.sock"
 
+    @property
+    def _folder(self) -> Path:
+        return self._private.path
+
     async def __aenter__(self) -> Self:
         """Raises Fault, with the server's own words, if it does not start."""
+        for folder in abandoned(_PREFIX):
+            shutil.rmtree(folder, ignore_errors=True)
         try:
-            self._folder = private_folder("daggyr-")
+            self._private = PrivateFolder(_PREFIX)
         except OSError as error:
             raise Fault(f"the server cannot be started: {error.strerror}") from None
         try:
             await self._start()
         except BaseException:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._private.remove()
             raise
         try:
             await self._until_ready()
@@ -103,6 +110,8 @@ class OwnServer:
                 self.address,
                 "--ready-file",
                 str(self._folder / "ready"),
+                "--private-folder",
+                str(self._folder),
                 "--no-metrics",  # those of its configuration are for the server that runs for good
                 "--lifeline",
                 str(read_end),
@@ -156,7 +165,7 @@ class OwnServer:
                     self._process.kill()
             self._listening.cancel()
             await asyncio.gather(self._ended, self._listening, return_exceptions=True)
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._private.remove()
 
 
 def _environment(tracker: str | None) -> dict[str, str]:

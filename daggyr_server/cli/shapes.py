@@ -152,11 +152,7 @@ def _attempt(attempt: Attempt, stdout: bytes, stderr: bytes) -> Shape:
         "cpu_seconds": _optional(result, "cpu_seconds"),
         "max_rss_bytes": _optional(result, "max_rss_bytes"),
         "host": attempt.host,
-        "placement": {
-            "host": attempt.placement.host,
-            "incarnation": attempt.placement.incarnation,
-            "submission": attempt.placement.submission,
-        },
+        "placement": {"host": attempt.placement.host},
         "executor": list(result.notes) if result is not None else [],
     }
 

@@ -7,6 +7,7 @@ not with NO_COLOR (no-color.org) or TERM=dumb. What a user wrote is printed with
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import select
@@ -28,28 +29,33 @@ class Closed(Exception):
     """Nobody reads standard output any more."""
 
 
-def write(data: bytes) -> None:
-    """All of `data`, at once and unbuffered. Raises Closed, or Fault if it cannot be written (a full disk)."""
+def write(data: bytes, descriptor: int = _STDOUT) -> None:
+    """All of `data`, at once and unbuffered. Raises Closed, or Fault if it cannot be written (a full disk).
+
+    Standard error is `descriptor` 2, for what a task wrote there.
+    """
     view = memoryview(data)
     while view:
         try:
-            view = view[os.write(_STDOUT, view) :]
+            view = view[os.write(descriptor, view) :]
         except BlockingIOError:  # someone who shares the descriptor made it non-blocking
-            select.select([], [_STDOUT], [])
+            select.select([], [descriptor], [])
         except BrokenPipeError:
             raise Closed from None
         except OSError as error:
-            raise Fault(f"cannot write to standard output: {error.strerror}") from None
+            where = "output" if descriptor == _STDOUT else "error"
+            raise Fault(f"cannot write to standard {where}: {error.strerror}") from None
 
 
 def line(text: str = "") -> None:
-    write((text + "\n").encode("utf-8", "replace"))
+    """A line for a person, in the encoding of standard output; characters that it does not have become escapes."""
+    write((text + "\n").encode(sys.stdout.encoding, "backslashreplace"))
 
 
 def notice(text: str) -> None:
-    """A line on standard error; lost quietly if nobody reads it."""
+    """Lines on standard error; lost quietly if nobody reads it. Whatever a name holds does not steer the terminal."""
     try:
-        print(text, file=sys.stderr, flush=True)
+        print("\n".join(map(printable, text.split("\n"))), file=sys.stderr, flush=True)
     except OSError:
         return
 
@@ -71,11 +77,17 @@ def paint(text: str, kind: str) -> str:
 
 def document(value: Any) -> None:
     """One JSON document, for a person to read too."""
-    line(json.dumps(value, ensure_ascii=False, indent=2))
+    write((_json(value, indent=2) + "\n").encode())
 
 
 def json_line(value: Any) -> None:
-    line(json.dumps(value, ensure_ascii=False))
+    write((_json(value) + "\n").encode())
+
+
+def _json(value: Any, indent: int | None = None) -> str:
+    """JSON is UTF-8 (RFC 8259); where standard output is said to be anything else, JSON's own escapes make it ASCII."""
+    is_utf8 = codecs.lookup(sys.stdout.encoding).name == "utf-8"
+    return json.dumps(value, ensure_ascii=not is_utf8, indent=indent)
 
 
 class JsonList:
@@ -85,9 +97,9 @@ class JsonList:
         self._before = "[\n"
 
     def page(self, items: Iterable[Any]) -> None:
-        text = ",\n".join(json.dumps(item, ensure_ascii=False) for item in items)
+        text = ",\n".join(map(_json, items))
         if text:
-            write((self._before + text).encode("utf-8", "replace"))
+            write((self._before + text).encode())
             self._before = ",\n"
 
     def end(self) -> None:

@@ -37,7 +37,7 @@ def run_row(run: RunSummary) -> Row:
 
 def show_run(run: RunSummary) -> None:
     state = names.state(run.state)
-    waiting = [(run.ready, "for capacity"), (run.delayed, "for a retry"), (run.blocked, "for other tasks")]
+    waiting = [(run.ready, "for capacity"), (run.delayed, "for a retry"), (_blocked(run), "for other tasks")]
     line(f"Run {run.run_id}  {paint(state, state)}")
     fields(
         [
@@ -53,6 +53,11 @@ def show_run(run: RunSummary) -> None:
             *(("note", note) for note in run.notes),
         ]
     )
+
+
+def _blocked(run: RunSummary) -> int:
+    """Of the tasks that run commands; the run's own count has structural ones too."""
+    return max(0, words.command_states(run).get("QUEUED", 0) - run.ready - run.delayed)
 
 
 def show_history(changes: Sequence[StateChange]) -> None:

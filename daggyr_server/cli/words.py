@@ -18,28 +18,35 @@ if TYPE_CHECKING:
 
 STATES = ("QUEUED", "RUNNING", "COMPLETED", "ERRORED", "KILLED")
 
-# C0, DEL and C1: a tag or a note must not move the cursor.
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
+# C0, DEL and C1: a tag or a note must not move the cursor. Line separators and marks of direction (UAX 9) must not make a
+# name look like another one. Surrogates are bytes of a path that is no UTF-8 (PEP 383).
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def total(run: RunSummary) -> int:
-    """How many tasks the run has, structural ones too."""
-    return sum(run.task_states.values())
+    """How many tasks the run has that run commands."""
+    return sum(command_states(run).values())
 
 
 def ended(run: RunSummary) -> int:
     """How many of them have ended, in whatever way."""
-    return sum(run.task_states[name] for name in ("COMPLETED", "ERRORED", "KILLED") if name in run.task_states)
+    return sum(count for name, count in command_states(run).items() if name in ("COMPLETED", "ERRORED", "KILLED"))
+
+
+def command_states(run: RunSummary) -> dict[str, int]:
+    """As `task_states`, of the tasks that run commands. A server of before 0.2 tells of all tasks together only."""
+    states = run.command_states or run.task_states
+    return {name: states[name] for name in STATES if states.get(name)}
 
 
 def task_states(run: RunSummary) -> dict[str, int]:
-    """The states that occur, in the order in which tasks go through them."""
+    """The states that occur, in the order in which tasks go through them; structural tasks count too."""
     return {name: run.task_states[name] for name in STATES if run.task_states.get(name)}
 
 
 def counts(run: RunSummary) -> str:
-    """`5 COMPLETED, 1 ERRORED`."""
-    return ", ".join(f"{count:,} {name}" for name, count in task_states(run).items()) or "none"
+    """`5 COMPLETED, 1 ERRORED`, of the tasks that run commands."""
+    return ", ".join(f"{count:,} {name}" for name, count in command_states(run).items()) or "none"
 
 
 def plural(count: int, noun: str) -> str:
@@ -106,4 +113,10 @@ def sentences(texts: Iterable[str]) -> str:
 
 def printable(text: str) -> str:
     """`text` in one line, control characters as `\\x1b`: what a user wrote must not steer the terminal."""
-    return _CONTROL.sub(lambda match: f"\\x{ord(match.group()):02x}", text)
+    return _CONTROL.sub(lambda match: _escaped(ord(match.group())), text)
+
+
+def _escaped(code: int) -> str:
+    if 0xDC80 <= code <= 0xDCFF:
+        code -= 0xDC00  # the byte that the path has
+    return f"\\x{code:02x}" if code <= 0xFF else f"\\u{code:04x}"

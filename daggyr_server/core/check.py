@@ -143,6 +143,10 @@ def _check_end(run: Run) -> None:
     for phase, count in counts.items():
         told[STATE_OF[phase]] += count
     _hold(run.task_states() == +told, f"{where}: it tells {run.task_states()}")
+    structural = Counter(
+        STATE_OF[Phase(run.phases[number])] for number in range(run.graph.live, run.graph.size) if run.graph.kind(number)
+    )
+    _hold(run.command_states() == +(told - structural), f"{where}: of commands it tells {run.command_states()}")
 
 
 def _check_tally(machine: Machine) -> None:

@@ -477,7 +477,9 @@ class Machine:
             run.settle(now)
             self.tally.note(run)
             step.records += [
-                RunMoved(run_id, state, time, run.task_states() if state not in (State.QUEUED, State.RUNNING) else {})
+                RunMoved(run_id, state, time, run.task_states(), run.command_states())
+                if state.has_ended
+                else RunMoved(run_id, state, time)
                 for state, time in run.moves
             ]
             run.moves.clear()

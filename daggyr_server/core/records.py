@@ -34,6 +34,7 @@ class RunMoved:
     state: State
     time: float
     task_states: Mapping[State, int] = field(default_factory=dict)  # how many tasks are in each, if the run has ended
+    command_states: Mapping[State, int] = field(default_factory=dict)  # of these, those that run commands
 
 
 @dataclass(frozen=True, slots=True)

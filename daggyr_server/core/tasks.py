@@ -39,6 +39,8 @@ class Tasks:
         self.waiting: array[int] = array("I")  # parents that are not COMPLETED
         self.attempts: array[int] = array("I")  # the number of the last attempt
         self.counts = [0] * len(Phase)
+        self.structural = 0  # of the tasks that count, those that run nothing...
+        self.structural_completed = 0  # ...and of these, the COMPLETED ones; the others are BLOCKED
         self.delayed: list[tuple[float, int]] = []  # a heap of (due, number): exactly what is DELAYED
         self.queues: list[ReadyQueue] = []  # by policy index
         self.ranked = False  # some tasks have a higher priority than others
@@ -76,6 +78,7 @@ class Tasks:
             if isinstance(segment, PlainSegment):
                 children, beyond = segment.child_numbers, segment.base + segment.size
             else:
+                self.structural += 2
                 children, beyond = segment.tail_children, segment.first  # all but the head have a parent in the segment
             if start > self.graph.live:
                 for child in children:
@@ -93,6 +96,7 @@ class Tasks:
         """Another specification's tasks follow, in the place of all: those of before keep their phases, and count no more."""
         self.graph.retire(carry)
         self.counts = [0] * len(Phase)
+        self.structural = self.structural_completed = 0
         self.delayed = []
         for queue in self.queues:
             queue.clear()
@@ -166,6 +170,7 @@ class Tasks:
                 self._push(number)
             elif number != segment.base or not self._release_all(segment):
                 self._move(number, _COMPLETED)
+                self.structural_completed += 1
                 self.changed.append(number)
                 stack += reversed(self._freed_by(number))
 
@@ -179,6 +184,7 @@ class Tasks:
         if self.waiting[first:beyond] != array("I", [1]) * segment.count:
             return False
         self._move(segment.base, _COMPLETED)
+        self.structural_completed += 1
         self.changed.append(segment.base)
         self.waiting[first:beyond] = array("I", bytes(4 * segment.count))
         self.phases[first:beyond] = bytes([_READY]) * segment.count
@@ -212,6 +218,12 @@ class Tasks:
             if self.phases[number] == _READY:
                 self._set(number, _DELAYED)
                 self.delayed.append((due, number))
+        self.structural_completed = sum(
+            self.phases[number] == _COMPLETED
+            for segment in self.graph.segments
+            if isinstance(segment, ExpandedSegment)
+            for number in (segment.base, segment.tail)
+        )
         self._forget_moved()
         self.changed.clear()
 
@@ -239,6 +251,7 @@ class Tasks:
         freed: set[int] = set()
         for number in moved:
             self._move(number, _COMPLETED)
+            self.structural_completed += self.graph.kind(number) != 0
             freed.update(self._freed_by(number))
         self._forget_moved()
         self.changed += moved
@@ -262,6 +275,7 @@ class Tasks:
             moved.append(number)
             if before != _COMPLETED:
                 continue
+            self.structural_completed -= graph.kind(number) != 0
             for child in graph.children(number):
                 waiting[child] += 1
                 phase = phases[child]

@@ -123,7 +123,7 @@ class AgentExecutor(Executor):
         for key, placement in placed:
             agent = self.agents.get(placement.host)
             if agent is None:
-                agent = self.agents[placement.host] = Agent(placement.host, placement.host, placement.incarnation, awaited=True)
+                agent = self.agents[placement.host] = Agent(placement.host, placement.host, "", awaited=True)
                 agent.lease = asyncio.get_running_loop().call_later(self.lease, self._give_up, agent)
             agent.held.setdefault(ident_of(key), PLACED_EARLIER)
 
@@ -226,7 +226,6 @@ class AgentExecutor(Executor):
                     tracker_id=self.surroundings.tracker_id,
                     epoch=self.surroundings.epoch,
                     heartbeat_interval=_duration(self.surroundings.heartbeat),
-                    lease=_duration(self.surroundings.lease),
                     end=[key_of(ident) for ident in held - ours.keys()],
                     next_sequence=agent.durable + 1,
                 )

@@ -15,6 +15,7 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,7 +24,7 @@ import msgspec
 
 from daggyr.channel import CHANNEL_OPTIONS
 from daggyr.memory import total_memory
-from daggyr.private_folder import private_folder
+from daggyr.private_folder import PrivateFolder, abandoned
 from daggyr.v1.agents_pb2_grpc import add_AgentsServicer_to_server
 from daggyr.v1.task_pb2 import LOST, AttemptKey, Placement
 from daggyr_server.descriptors import as_given
@@ -37,6 +38,8 @@ SHORTEST_PAUSE = 0.1  # seconds before a child that ended is started again; doub
 LONGEST_PAUSE = 30.0
 END_SECONDS = 9.0  # for the child to end what it runs: a coordinator that is stopped is gone within 10 s
 _NAME = "local"  # the child's, and that of the pool it joins: on its socket there is no other
+_PREFIX = "daggyr-local-"
+_MOST_SWEPT = 8  # folders of killed coordinators, at each start
 
 
 class LocalSettings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -57,9 +60,11 @@ class LocalExecutor(AgentExecutor):
         memory = total_memory()
         if memory is not None:
             self._resources["memory_mb"] = memory // (1024 * 1024)
+        self._private: PrivateFolder | None = None
         self._folder: Path | None = None
         self._server: grpc.aio.Server | None = None
         self._child: asyncio.Task[None] | None = None
+        self._sweeping: asyncio.Task[None] | None = None
         self._orderly = True  # nothing can be left of the children that have ended
 
     @property
@@ -78,13 +83,22 @@ class LocalExecutor(AgentExecutor):
         self._server = grpc.aio.server(options=CHANNEL_OPTIONS)
         add_AgentsServicer_to_server(AgentSessions([self]), self._server)
         try:
-            self._folder = private_folder("daggyr-local-")
+            self._private = PrivateFolder(_PREFIX)
+            self._folder = self._private.path
             self._server.add_insecure_port(f"unix:{self._folder}/agent.sock")
         except (OSError, RuntimeError) as error:
             why = error.strerror if isinstance(error, OSError) else error
             raise ExecutorError(f"pool {self.pool}: cannot make a socket for its agent: {why}") from error
         await self._server.start()
         self._child = asyncio.create_task(self._keep_running(self._folder), name=f"local agent of {self.pool}")
+        self._sweeping = asyncio.create_task(self._sweep(), name=f"what earlier pools like {self.pool} left")
+
+    async def _sweep(self) -> None:
+        """End what local pools of coordinators that were killed left running, and remove their folders."""
+        for folder in await asyncio.to_thread(lambda: list(islice(abandoned(_PREFIX), _MOST_SWEPT))):
+            # Its agent, if it is still there, ends everything and holds its folder's lock meanwhile; then this one gives up.
+            if not (folder / "agent").exists() or await self._end_leftovers(folder) == 0:
+                await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
     async def _keep_running(self, folder: Path) -> None:
         pause = SHORTEST_PAUSE
@@ -114,14 +128,20 @@ class LocalExecutor(AgentExecutor):
                 self._orderly = process.returncode == 0
         return f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
 
-    async def _end_leftovers(self, folder: Path) -> None:
-        """Start an agent whose lifeline is cut already: it ends what an earlier one left running, and leaves."""
+    async def _end_leftovers(self, folder: Path) -> int | None:
+        """Start an agent whose lifeline is cut already: it ends what an earlier one left running, and leaves.
+
+        Returns its exit code, or None if it cannot be started.
+        """
         ours, theirs = os.pipe()
         os.close(theirs)
         try:
-            await _end(await self._start_child(folder, ours))
+            process = await self._start_child(folder, ours)
+            await _end(process)
+            return process.returncode
         except OSError as error:
             log.error("what the local agent of pool %s left running cannot be ended: %s", self.pool, error.strerror)
+            return None
 
     async def _start_child(self, folder: Path, lifeline: int) -> asyncio.subprocess.Process:
         """Start an agent that ends when the other end of `lifeline`, which is closed here, does. Raises OSError."""
@@ -142,6 +162,7 @@ class LocalExecutor(AgentExecutor):
 
     async def close(self) -> None:
         child, self._child = self._child, None
+        sweeping, self._sweeping = self._sweeping, None
         if child is not None:
             child.cancel()
             await asyncio.gather(child, return_exceptions=True)
@@ -149,19 +170,24 @@ class LocalExecutor(AgentExecutor):
         server, self._server = self._server, None
         if server is not None:
             await server.stop(0)
-        folder, self._folder = self._folder, None
-        if folder is not None:
+        if sweeping is not None:
+            sweeping.cancel()
+            await asyncio.gather(sweeping, return_exceptions=True)
+        private, self._private, self._folder = self._private, None, None
+        if private is not None:
             if not self._orderly:
-                await self._end_leftovers(folder)
-            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+                await self._end_leftovers(private.path)
+            await asyncio.to_thread(private.remove)
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
-    """Wait for a child whose lifeline is cut; kill it if it does not end."""
+    """Wait for a child whose lifeline is cut; kill it if it does not end, or if nobody waits any more."""
     try:
         async with asyncio.timeout(END_SECONDS):
             await process.wait()
-    except TimeoutError:
+    except (TimeoutError, asyncio.CancelledError) as reason:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
         await process.wait()
+        if isinstance(reason, asyncio.CancelledError):
+            raise

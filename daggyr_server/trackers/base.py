@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -109,7 +109,10 @@ class StoredFlight:
 
 @dataclass(frozen=True, slots=True)
 class RunRow:
-    """A run in a list. `task_states` is empty until it has ended."""
+    """A run in a list. `task_states` and `command_states` (without structural tasks) are empty until it has ended.
+
+    A run that ended before command_states were kept has none of them.
+    """
 
     run_id: int
     request_id: str
@@ -121,6 +124,7 @@ class RunRow:
     stop_time: float | None
     killing: bool
     task_states: Mapping[State, int]
+    command_states: Mapping[State, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +253,10 @@ def make_tracker(address: str) -> Tracker:
     Raises TrackerError for an unknown kind, naming those that exist, and for a kind whose entry point is no tracker. What follows
     the kind is shown in no error of this function: it may hold a password.
     """
+    try:
+        address.encode()
+    except UnicodeEncodeError:
+        raise TrackerError("the tracker's address is no UTF-8: give its path another name") from None
     kind = address.partition(":")[0]
     found = {entry.name: entry for entry in entry_points(group=GROUP)}
     if kind not in found:

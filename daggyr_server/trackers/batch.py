@@ -29,6 +29,7 @@ from daggyr_server.core.records import (
 )
 from daggyr_server.core.states import State
 from daggyr_server.trackers.pieces import DOCUMENT_PIECE_BYTES, MAX_OFFSET, MAX_PIECE_BYTES, cut
+from daggyr_server.trackers.stored_rows import COMMANDS
 from daggyr_server.trackers.task_rows import pack
 
 MAX_LIST = 65_536  # numbers in one packed column
@@ -106,6 +107,7 @@ class Batch:
             self.steps.append(("start_run", (state, record.time, record.run_id)))
         else:
             counts = {of.name: count for of, count in record.task_states.items()}
+            counts |= {COMMANDS + of.name: count for of, count in record.command_states.items()}
             self.steps.append(("end_run", (state, record.time, msgspec.json.encode(counts).decode(), record.run_id)))
         self.steps.append(("note_move", (record.run_id, record.time, state)))
 

@@ -64,6 +64,7 @@ class _Kept:
         self.stop_time: float | None = None
         self.killing = False
         self.task_states: Mapping[State, int] = {}
+        self.command_states: Mapping[State, int] = {}
         self.growths: list[Growth] = []
         self.log = AttemptLog()
         self.in_flight: dict[int, AttemptsAssigned] = {}  # by task: what it was sent with
@@ -82,16 +83,17 @@ class _Kept:
             stop_time=self.stop_time,
             killing=self.killing,
             task_states=dict(self.task_states),
+            command_states=dict(self.command_states),
         )
 
     def move(self, record: RunMoved) -> None:
         self.state = record.state
         if record.state is State.QUEUED:
-            self.stop_time, self.task_states, self.killing = None, {}, False
+            self.stop_time, self.task_states, self.command_states, self.killing = None, {}, {}, False
         elif record.state is State.RUNNING:
             self.start_time = record.time if self.start_time is None else self.start_time
         else:
-            self.stop_time, self.task_states = record.time, record.task_states
+            self.stop_time, self.task_states, self.command_states = record.time, record.task_states, record.command_states
         self.note(record.time, "")
 
     def note(self, time: float, reason: str) -> None:

@@ -22,6 +22,7 @@ DELETIONS = (
     *("delete_hosts", "delete_run"),
 )
 
+COMMANDS = "commands "  # before a state's name, in a run's counts: only the tasks that run commands
 Row = Sequence[Any]
 
 
@@ -38,7 +39,8 @@ def run_row(row: Row) -> RunRow:
         start_time=start_time,
         stop_time=stop_time,
         killing=bool(killing),
-        task_states={State[name]: count for name, count in counts.items()},
+        task_states={State[name]: count for name, count in counts.items() if not name.startswith(COMMANDS)},
+        command_states={State[name.removeprefix(COMMANDS)]: count for name, count in counts.items() if name.startswith(COMMANDS)},
     )
 
 

@@ -52,6 +52,10 @@ class Tls:
 
 def check_address(address: str) -> str:
     """`address` as gRPC takes it: HOST:PORT, [IPv6]:PORT or unix:PATH. Raises AddressError otherwise."""
+    try:
+        address.encode()
+    except UnicodeEncodeError:
+        raise AddressError(f"{address!r} is no address: it is no UTF-8") from None
     if address.startswith("unix:"):
         if len(address) > len("unix:"):
             return address

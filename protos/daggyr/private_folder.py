@@ -1,31 +1,82 @@
-"""A new folder for one program's socket and files, below the system's folder for temporary files.
+"""Folders for sockets of one process, in the folder for temporary files: owned, so that what a killed process left goes away.
 
-`daggyr run` (for its own server) and the local pool (for its agent) ask. Whoever asked removes it. Nothing here is shared with
-other users: the folder's mode is 0700.
+A folder has a file `owner` that its process keeps locked (flock(2)) for as long as it lives; the lock goes with the process,
+however that ends. `abandoned` finds the folders of this user whose owner is gone, for the next process to remove. Folders
+without that file, of other names, or of another user are never touched. Used by `daggyr run` and by local pools.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
+import shutil
+import stat
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
-# A socket's path must fit sockaddr_un (unix(7): 108 bytes with the NUL); this leaves room for its name.
+OWNER = "owner"
+_CONTENT = b"daggyr: removed once nobody locks this file\n"
+# A socket's path must fit sockaddr_un (unix(7): 108 bytes with the NUL).
 _MAX_FOLDER_BYTES = 90
+_MOST = 1000  # entries of a folder for temporary files that are looked at
 
 
-def private_folder(prefix: str) -> Path:
-    """A new folder whose path leaves room for a socket's name. Raises OSError, whose `strerror` says what to do."""
-    try:
-        folder = Path(tempfile.mkdtemp(prefix=prefix))
+class PrivateFolder:
+    """A new folder of mode 0700 that belongs to this process; `remove` takes it away with what is in it."""
+
+    def __init__(self, prefix: str) -> None:
+        """`prefix` begins its name. Its path leaves room for a socket's name. Raises OSError, whose `strerror` says what to do."""
+        try:
+            self._make(prefix)
+        except OSError as error:
+            # Where no folder at all will do, tempfile puts a list of those that it tried in the place of the system's word.
+            none_will_do = error.filename is None
+            wanted = os.environ.get("TMPDIR") or "/tmp" if none_will_do else Path(error.filename).parent
+            where = f"{wanted} (set TMPDIR to a folder of yours with a short path)"
+            why = "no folder for temporary files can be written" if none_will_do else str(error.strerror)
+            raise OSError(error.errno, f"no private folder can be made in {where}: {why}") from None
+
+    def _make(self, prefix: str) -> None:
+        folder = Path(tempfile.mkdtemp(prefix=prefix)).absolute()
         if len(os.fsencode(folder)) > _MAX_FOLDER_BYTES:
             folder.rmdir()
             folder = Path(tempfile.mkdtemp(prefix=prefix, dir="/tmp"))
-    except OSError as error:
-        # Where no folder at all will do, tempfile puts a list of those that it tried in the place of the system's word.
-        none_will_do = error.filename is None
-        wanted = os.environ.get("TMPDIR") or "/tmp" if none_will_do else Path(error.filename).parent
-        where = f"{wanted} (set TMPDIR to a folder of yours with a short path)"
-        why = "no folder for temporary files can be written" if none_will_do else str(error.strerror)
-        raise OSError(error.errno, f"no private folder can be made in {where}: {why}") from None
-    return folder
+        self.path = folder
+        self._lock = os.open(folder / OWNER, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        # The lock comes first: a file without this content is nobody's to remove. Who looks for that has it for a moment only.
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        os.write(self._lock, _CONTENT)
+
+    def remove(self) -> None:
+        """What cannot be removed stays, and is found by `abandoned` later."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        os.close(self._lock)
+
+
+def abandoned(prefix: str) -> Iterator[Path]:
+    """This user's folders of a name with `prefix` whose process is gone. Raises nothing."""
+    for parent in dict.fromkeys((Path(tempfile.gettempdir()), Path("/tmp"))):
+        with contextlib.suppress(OSError), os.scandir(parent) as entries:
+            for _, entry in zip(range(_MOST), (each for each in entries if each.name.startswith(prefix)), strict=False):
+                if is_abandoned(Path(entry.path)):
+                    yield Path(entry.path)
+
+
+def is_abandoned(folder: Path) -> bool:
+    """Whether `folder` was made here by a process of this user that is gone. Raises nothing."""
+    try:
+        found = folder.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+            return False
+        lock = os.open(folder / OWNER, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.read(lock, len(_CONTENT) + 1) == _CONTENT
+    except OSError:
+        return False
+    finally:
+        os.close(lock)

@@ -229,7 +229,6 @@ class Coordinator:
                 tracker_id=self.tracker_id,
                 epoch=self.epoch,
                 heartbeat_interval=duration(self.heartbeat_interval),
-                lease=duration(60),
                 end=self.end,
                 next_sequence=self.next_sequence,
             )

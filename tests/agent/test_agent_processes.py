@@ -182,6 +182,7 @@ def files(folder: Path) -> None:
         ("data", "#!/bin/sh\n", 0o644),
         ("script", "echo no first line\n", 0o755),
         ("lost", "#!/no/such/interpreter\n", 0o755),
+        ("windows", "#!/bin/sh\r\n", 0o755),
     ):
         (folder / name).write_text(text)
         (folder / name).chmod(mode)
@@ -198,7 +199,10 @@ def files(folder: Path) -> None:
         (spec("./data"), "'./data' is not executable"),
         (spec("data", environment={"PATH": "."}), "'./data' is not executable: chmod +x it"),
         (spec("./script"), "a script with a first line like #!/bin/sh"),
-        (spec("./lost"), "names an interpreter in its first line"),
+        (spec("./lost"), "names an interpreter in its first line that is not there: '/no/such/interpreter'"),
+        (spec("./windows"), "'./windows' has Windows line ends, so that its first line names no program"),
+        (spec("./x.sh"), "no such program: './x.sh' in '/"),
+        (spec("./x.sh", working_directory="folder"), ", working_directory 'folder'"),
         (spec("./folder"), "'./folder' is a folder, not a program"),
         (spec("./data/program"), "Not a directory"),
         (spec("true", working_directory="missing"), "no such folder: working_directory 'missing' (relative ones count from '/"),

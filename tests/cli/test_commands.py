@@ -121,7 +121,8 @@ async def test_show(daggyr: Daggyr, failed: ScriptedRun) -> None:
 
 async def test_a_run_that_has_not_started_has_no_times(daggyr: Daggyr, server: ScriptedServer) -> None:
     run = server.new_run("a")
-    run.summary.ready, run.summary.blocked = 1, 1234
+    run.summary.ready, run.summary.blocked = 1, 1236  # and so many with the structural ones, of which a table says nothing
+    run.summary.command_states["QUEUED"] = 1235
     shown = (await daggyr("show", "1")).out
     assert "1 for capacity, 1,234 for other tasks" in shown
     assert "started" not in shown
@@ -184,7 +185,7 @@ async def test_task(daggyr: Daggyr, failed: ScriptedRun) -> None:
         "cpu_seconds": 0.25,
         "max_rss_bytes": 3 * 1024 * 1024,
         "host": "h1",
-        "placement": {"host": "agent-1", "incarnation": "", "submission": ""},
+        "placement": {"host": "agent-1"},
         "executor": ["its patience ended"],
     }
     output = (await daggyr("--output", "json", "task", "1", "a")).json["attempts"][0]["stdout"]
@@ -287,7 +288,9 @@ async def test_logs_are_raw_and_mark_what_is_missing(daggyr: Daggyr, failed: Scr
     ended = await daggyr("logs", "last", "a")
     assert ended.out.encode("utf-8", "surrogateescape") == b"caf\xc3\xa9 \xff\n[... 10 bytes not kept ...]\nend\n"
     assert ended.err == ""
-    assert (await daggyr("logs", "last", "b")).out == ""
+    ended = await daggyr("logs", "last", "b")
+    said = "nothing on standard output; standard error is not shown, 13 bytes: --stderr shows it, --both shows both"
+    assert (ended.out, ended.err) == ("", f"daggyr: {said}\n")
     assert (await daggyr("--output", "json", "logs", "1", "b", "--stderr")).out == "no such file\n"
 
 
@@ -300,6 +303,33 @@ async def test_logs_of_a_run_name_the_task_before_each_line(daggyr: Daggyr, serv
         await run.finish(name)
     expected = "a | a begins\na | and ends\nb | b begins\nb | and ends\n"
     assert (await daggyr("logs", "1")).out == expected
+
+
+@pytest.mark.parametrize("follow", [[], ["-f"]])
+async def test_logs_tell_of_the_stream_that_they_do_not_show(daggyr: Daggyr, server: ScriptedServer, follow: list[str]) -> None:
+    run = server.new_run("a", "b")
+    for name in ("a", "b"):
+        await run.start(name)
+        await run.write(name, b"out\n")
+        if name == "a":
+            await run.write(name, b"error\n", stream=STDERR)
+        await run.finish(name)
+    await run.end()
+    ended = await daggyr("logs", "1", "a", *follow)
+    assert (ended.out, ended.err) == (
+        "out\n",
+        "daggyr: standard error is not shown, 6 bytes: --stderr shows it, --both shows both\n",
+    )
+    ended = await daggyr("logs", "1", "a", "--stderr", *follow)
+    assert (ended.out, "standard output is not shown, 4 bytes: leave out --stderr" in ended.err) == ("error\n", True)
+    ended = await daggyr("logs", "1", "a", "--both", *follow)
+    assert (ended.out, ended.err) == ("out\n", "error\n")
+    ended = await daggyr("logs", "1", "--both", *follow)
+    assert (sorted(ended.out.splitlines()), ended.err) == (["a | out", "b | out"], "a | error\n")
+    ended = await daggyr("logs", "1", *follow)
+    assert "daggyr: standard error is not shown, 6 bytes of 1 task: --stderr shows it" in ended.err
+    assert (await daggyr("logs", "1", "b", *follow)).err == ""
+    assert (await daggyr("logs", "1", "--both", "--stderr")).code == 2
 
 
 async def test_logs_of_an_expanded_task_are_those_of_its_expansions(daggyr: Daggyr, server: ScriptedServer) -> None:

@@ -57,7 +57,7 @@ async def test_submit_watch_tells_what_fails_and_how_it_ended(start: Start, serv
     assert "3: 1 QUEUED, 1 COMPLETED, 1 ERRORED" in ended.out
     assert ended.said == [
         "1 task did not complete:",
-        "  task b ERRORED: FAILED, exit code 3 (no more retries)",
+        "  task b ERRORED: FAILED, exit code 3",
         *[f"    | line {number}" for number in range(20, 30)],
         "run 1 ERRORED in 1 min 0 s: 1 QUEUED, 1 COMPLETED, 1 ERRORED",
     ]

@@ -24,6 +24,8 @@ from deployment import BIN, follows, plain_environment, shell
 from deployment import task as command
 from waiting import DEADLINE, is_gone, until
 
+STRANGERS = ("daggyr-run-mine", "daggyr-local-mine", "daggyr-backup")
+
 
 class Home:
     """A user's folders and environment, and the programs started in it."""
@@ -101,7 +103,7 @@ def test_the_original_run(home: Home) -> None:
     names = [task["task_id"] for task in run["tasks"]]
     assert names == ["a", "a.{{DATE}}:2022-01-01", "a.{{DATE}}:2022-01-02", "a.tail"]
     assert {task["state"] for task in run["tasks"]} == {"COMPLETED"}
-    assert ended.stderr.splitlines()[0] == "run 1 accepted: 4 tasks"
+    assert ended.stderr.splitlines()[0] == "run 1 accepted: 2 tasks"
     assert list(home.temporary.iterdir()) == []
 
 
@@ -347,3 +349,45 @@ def test_the_commands_on_a_server(home: Home, server: str) -> None:
         assert (ended.returncode, ended.stdout) == (2, ""), arguments
         assert ended.stderr.startswith("daggyr: ")
         assert len(ended.stderr.splitlines()) == 1
+
+
+def test_what_killed_commands_leave_goes_away_and_nothing_else(home: Home) -> None:
+    """Their folders stayed in TMPDIR for ever, and whatever ran below a server that was killed with them went on."""
+    for name in STRANGERS:
+        (home.temporary / name / "agent").mkdir(parents=True)
+    (home.temporary / "daggyr-run-file").write_text("a file of somebody's")
+    spec = home.spec(a=command("sh", "-c", "echo $$ > pid; exec sleep 600"))
+    kept = {*STRANGERS, "daggyr-run-file"}
+    living = home.start("run", spec)
+    until(lambda: (home.folder / "pid").exists() and (home.folder / "pid").read_text().strip(), "the task's pid")
+    (home.folder / "pid").unlink()
+    folders = {path.name for path in home.temporary.iterdir()} - kept
+    assert len(folders) == 2
+
+    killed = home.start("run", spec)
+    until(lambda: (home.folder / "pid").exists() and (home.folder / "pid").read_text().strip(), "the task's pid")
+    killed.kill()
+    until(
+        lambda: {path.name for path in home.temporary.iterdir()} == kept | folders, "the end of the folders"
+    )  # its server saw to that
+
+    (home.folder / "pid").unlink()
+    killed = home.start("run", spec)
+    until(lambda: (home.folder / "pid").exists() and (home.folder / "pid").read_text().strip(), "the task's pid")
+    task = int((home.folder / "pid").read_text())
+    programs = psutil.Process(killed.pid).children(recursive=True)
+    for program in [killed.pid, *(program.pid for program in programs if program.pid != task)]:
+        os.kill(program, signal.SIGSTOP)
+    for program in [*(program.pid for program in programs if program.pid != task), killed.pid]:
+        os.kill(program, signal.SIGKILL)
+    killed.wait()
+    assert {path.name for path in home.temporary.iterdir()} > kept | folders
+
+    going = home.start("run", spec)
+    until(lambda: is_gone(task), "the end of the task")
+    going.terminate()
+    assert home.ended(going).returncode == 130
+    until(lambda: {path.name for path in home.temporary.iterdir()} == kept | folders, "the end of the folders")
+    living.send_signal(signal.SIGINT)
+    assert home.ended(living).returncode == 130
+    assert {path.name for path in home.temporary.iterdir()} == kept

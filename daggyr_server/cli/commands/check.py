@@ -12,7 +12,7 @@ from daggyr_server.cli.document import json_document, name_of, spec_argument
 from daggyr_server.cli.faults import Refused
 from daggyr_server.cli.options import Settings, command, settings_object
 from daggyr_server.core.graph import Graph
-from daggyr_server.core.segments import Kind
+from daggyr_server.core.segments import ExpandedSegment, Kind
 from daggyr_server.spec import SpecificationError, decode_json
 from daggyr_server.spec import expand as expand_spec
 
@@ -37,7 +37,7 @@ def validate(settings: Settings, spec: str) -> int:
     if settings.json:
         stdout.document({"valid": True, "task_count": graph.size, "faults": []})
     else:
-        stdout.line(f"{name_of(spec)} is valid: {words.plural(graph.size, 'task')}")
+        stdout.line(f"{name_of(spec)} is valid: {words.plural(_commands(graph), 'task')}")
     return 0
 
 
@@ -69,6 +69,11 @@ def _graph(spec: str) -> Graph:
     graph = Graph()
     graph.extend(addition)
     return graph
+
+
+def _commands(graph: Graph) -> int:
+    """How many tasks run commands: all but head and tail of what is expanded."""
+    return graph.size - 2 * sum(isinstance(segment, ExpandedSegment) for segment in graph.segments)
 
 
 def _pages(graph: Graph) -> Iterator[list[Task]]:

@@ -1,7 +1,9 @@
-"""`daggyr logs`: what tasks wrote; of one task as it is, of several with the task's name before each line."""
+"""`daggyr logs`: what tasks wrote to one of their streams, or to both; of several tasks with the name before each line."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Coroutine, Iterable, Sequence
 from contextlib import aclosing
 
 import click
@@ -13,9 +15,8 @@ from daggyr_server.cli.connection import with_client
 from daggyr_server.cli.faults import Fault
 from daggyr_server.cli.follow_output import OutputFollower
 from daggyr_server.cli.options import Settings, command, run_argument, settings_object
-from daggyr_server.cli.outputs import show
+from daggyr_server.cli.outputs import Unshown, show
 from daggyr_server.cli.stdout import notice
-from daggyr_server.cli.words import plural
 from daggyr_server.client import Client, ServerError
 
 
@@ -24,42 +25,60 @@ from daggyr_server.client import Client, ServerError
 @click.argument("task_id", metavar="[TASK]", required=False)
 @click.option("-f", "--follow", is_flag=True, help="Go on until the task, or without TASK the run, has ended.")
 @click.option("--stderr", is_flag=True, help="Standard error instead of standard output.")
+@click.option("--both", is_flag=True, help="Both: standard output on standard output, standard error on standard error.")
 @click.option("--attempt", metavar="N", type=click.IntRange(1), help="That attempt of TASK instead of the last one.")
 @settings_object
-def logs(settings: Settings, run_id: int, task_id: str | None, follow: bool, stderr: bool, attempt: int | None) -> int:
-    """Print what a TASK of RUN wrote, byte for byte; without TASK, what all tasks wrote.
+def logs(
+    settings: Settings, run_id: int, task_id: str | None, follow: bool, stderr: bool, both: bool, attempt: int | None
+) -> int:
+    """Print what a TASK of RUN wrote to its standard output, byte for byte; without TASK, what all tasks wrote there.
 
-    Of several tasks (all, or the expansions of TASK), each line begins with `task_id | `. It is the last attempt's output;
-    with -f, also that of attempts which begin meanwhile. Where output was too long to be kept, a line says how much is
-    missing. `--output` changes nothing here.
+    With --stderr it is their standard error, and with --both each of the two goes where the task had it, without --follow one
+    after the other. A line on standard error tells of what a task wrote to the stream that is not shown. Of several tasks (all,
+    or the expansions of TASK), each line begins with `task_id | `. It is the last attempt's output; with -f, also that of
+    attempts which begin meanwhile. Where output was too long to be kept, a line says how much is missing. `--output` changes
+    nothing here.
     """
-    stream = STDERR if stderr else STDOUT
     if attempt is not None and (follow or task_id is None):
         raise Fault("--attempt is for one TASK, and not for --follow, which goes from attempt to attempt")
+    if stderr and both:
+        raise Fault("--stderr shows standard error only, and --both shows both: leave one of them out")
+    shown: list[tuple[OutputStream, int]] = [(STDERR if stderr else STDOUT, 1), *([(STDERR, 2)] if both else [])]
 
     async def work(client: Client) -> int:
         run = await client.run(run_id)
         numbers = None if task_id is None else await _numbers(client, run.run_id, task_id)
+        unshown = None if both else Unshown(client, run.run_id, shown[0][0])
         if follow:
-            await OutputFollower(client, run.run_id, stream, numbers).until_ended()
+            followers = [
+                OutputFollower(client, run.run_id, stream, numbers, to=to, unshown=unshown).until_ended() for stream, to in shown
+            ]
+            await _all(followers)
         elif task_id is not None and numbers is not None and len(numbers) == 1:
-            found = await show(client, run.run_id, task_id, attempt or 0, stream, prefixed=False)
-            if not found and not stderr:
-                await _say_where_it_is(client, run.run_id, task_id, attempt)
+            for stream, to in shown:
+                found = await show(client, run.run_id, task_id, attempt or 0, stream, prefixed=False, to=to)
+                if unshown is not None:
+                    await unshown.look(task_id, attempt or 0, found=found)
         elif attempt is not None:
             raise Fault(f"--attempt is for one TASK: task {task_id} is expanded; `daggyr tasks` lists its expansions")
         else:
-            await _show_all(client, run.run_id, stream, numbers)
+            await _show_all(client, run.run_id, shown, numbers, unshown)
+        if unshown is not None and (said := unshown.said()):
+            notice(f"daggyr: {said}")
         return 0
 
     return with_client(settings, work)
 
 
-async def _say_where_it_is(client: Client, run_id: int, task_id: str, attempt: int | None) -> None:
-    """Of an attempt that has written to standard error only, so that nobody takes it for silent."""
-    attempts = [each for each in (await client.task(run_id, task_id)).attempts if attempt in (None, each.attempt)]
-    if attempts and (size := attempts[-1].result.stderr.size_bytes):
-        notice(f"nothing on standard output; --stderr shows what is on standard error, {plural(size, 'byte')}")
+async def _all(works: Iterable[Coroutine[None, None, None]]) -> None:
+    """Side by side; the first that fails ends the others, and its error leaves as it is."""
+    jobs = [asyncio.ensure_future(work) for work in works]
+    try:
+        await asyncio.gather(*jobs)
+    finally:
+        for job in jobs:
+            job.cancel()
+        await asyncio.gather(*jobs, return_exceptions=True)
 
 
 async def _numbers(client: Client, run_id: int, task_id: str) -> range:
@@ -77,11 +96,16 @@ async def _numbers(client: Client, run_id: int, task_id: str) -> range:
     return range(number + 1, tail.summary.task_number)
 
 
-async def _show_all(client: Client, run_id: int, stream: OutputStream, numbers: range | None) -> None:
+async def _show_all(
+    client: Client, run_id: int, shown: Sequence[tuple[OutputStream, int]], numbers: range | None, unshown: Unshown | None
+) -> None:
     async with aclosing(client.tasks(run_id)) as pages:
         async for page in pages:
             for task in page:
                 if numbers is not None and task.task_number >= numbers.stop:
                     return
                 if task.attempt_count and (numbers is None or task.task_number in numbers):
-                    await show(client, run_id, task.task_id, 0, stream, prefixed=True)
+                    for stream, to in shown:
+                        found = await show(client, run_id, task.task_id, 0, stream, prefixed=True, to=to)
+                        if unshown is not None:
+                            await unshown.look(task.task_id, 0, found=found)

@@ -13,11 +13,12 @@ import click
 import grpc
 
 from daggyr.v1.run_pb2 import RunSummary, State
-from daggyr_server.cli import names, shapes, words
+from daggyr_server.cli import names, shapes
 from daggyr_server.cli.connection import client_of
 from daggyr_server.cli.document import json_document, submit
 from daggyr_server.cli.faults import INTERRUPTED, Fault
 from daggyr_server.cli.follow import exit_code, follow
+from daggyr_server.cli.interruption import end_at_once
 from daggyr_server.cli.options import RUN, Settings, command, one_value_a_tag, pool_option, settings_object, tag_option
 from daggyr_server.cli.own_server import OwnServer
 from daggyr_server.cli.stdout import Closed, document, notice
@@ -72,6 +73,10 @@ def run(
     """
     if settings.server_on_command_line:
         raise Fault("run starts a server of its own; for a run on the server at --server: daggyr submit --watch SPEC")
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise Fault("the folder where this was started is gone, and tasks would start in it: change to another one") from None
     options = [
         *(["--config", str(config)] if config is not None else []),
         *(["--workers", str(workers)] if workers is not None else []),
@@ -85,11 +90,18 @@ def run(
         kind, _, path = (tracker or "").partition(":")
         if kind == "sqlite" and not Path(path).exists():
             raise Fault(f"there is no file {path}: --resume needs the tracker that kept the run")
-        return asyncio.run(_Resumed(settings, resume).to_its_end(options, tracker))
+        return _to_its_end(_Resumed(settings, resume), options, tracker)
     if spec is None:
         raise Fault("there is nothing to run: name a specification, or an earlier run with --resume")
     with json_document(spec) as document:
-        return asyncio.run(_Submitted(settings, spec, document, header, pool).to_its_end(options, tracker))
+        return _to_its_end(_Submitted(settings, spec, document, header, pool), options, tracker)
+
+
+def _to_its_end(run: _Run, options: list[str], tracker: str | None) -> int:
+    try:
+        return asyncio.run(run.to_its_end(options, tracker))
+    finally:
+        end_at_once()  # the loop had handlers of its own
 
 
 class _Run(ABC):
@@ -111,7 +123,8 @@ class _Run(ABC):
         job = asyncio.create_task(self._with_server(options, tracker))
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            loop.add_signal_handler(number, self._interrupt, job)
+            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup(1) means it, and so does a shell's `&` in a script
+                loop.add_signal_handler(number, self._interrupt, job)
         try:
             return await job
         except asyncio.CancelledError:
@@ -157,8 +170,9 @@ class _Run(ABC):
         return INTERRUPTED if self.interrupted else exit_code(run)
 
     async def _tasks(self, client: Client, run: RunSummary) -> list[shapes.Shape]:
-        if words.total(run) > _MAX_TASKS:
-            notice(f"daggyr: {words.total(run):,} tasks, of which the document holds the first {_MAX_TASKS:,}")
+        count = sum(run.task_states.values())
+        if count > _MAX_TASKS:
+            notice(f"daggyr: {count:,} tasks with structural ones, of which the document holds the first {_MAX_TASKS:,}")
         tasks = await client.first_tasks(run.run_id, _MAX_TASKS)
         return [shapes.task_summary(task) for task in tasks]
 
