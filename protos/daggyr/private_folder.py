@@ -27,7 +27,10 @@ class PrivateFolder:
     """A new folder of mode 0700 that belongs to this process; `remove` takes it away with what is in it."""
 
     def __init__(self, prefix: str) -> None:
-        """`prefix` begins its name. Its path leaves room for a socket's name. Raises OSError, whose `strerror` says what to do."""
+        """`prefix` begins its name. Its path leaves room for a socket's name.
+
+        Raises OSError, whose `strerror` says what to do.
+        """
         try:
             self._make(prefix)
         except OSError as error:
