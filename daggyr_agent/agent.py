@@ -89,6 +89,7 @@ class Agent:
         self._tidied = 0.0
         self._standing = Standing(
             agent_id=state.agent_id,
+            agent_key=state.agent_key,
             incarnation=secrets.token_hex(8),
             name=config.name,
             pool=config.pool,

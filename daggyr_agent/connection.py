@@ -27,6 +27,7 @@ from .work import Work
 
 _SHORTEST_PAUSE = 0.1  # seconds
 _LONGEST_PAUSE = 5.0
+_LONGEST_PAUSE_OF_NONSENSE = 60.0  # where the coordinator says that this agent makes no sense: it will hear the same again
 
 _REFUSALS = frozenset(
     {
@@ -70,6 +71,7 @@ class Connection:
         self._session: Session | None = None
         self._leaving = asyncio.Event()
         self._said = ""
+        self._refusal: grpc.StatusCode | None = None  # how the last session was refused, welcomed or not
 
     def beat(self) -> None:
         """Tell the coordinator now how the agent is, if there is a session."""
@@ -87,7 +89,11 @@ class Connection:
         pause = _SHORTEST_PAUSE
         while not self._leaving.is_set():
             welcomed = await self._one_session()
-            pause = _SHORTEST_PAUSE if welcomed else min(pause * 2, _LONGEST_PAUSE)
+            if welcomed and self._refusal is None:
+                pause = _SHORTEST_PAUSE
+            else:
+                nonsense = self._refusal is grpc.StatusCode.INVALID_ARGUMENT
+                pause = min(pause * 2, _LONGEST_PAUSE_OF_NONSENSE if nonsense else _LONGEST_PAUSE)
             if not self._leaving.is_set():
                 try:
                     async with asyncio.timeout(pause * random.uniform(0.5, 1.0)):
@@ -98,6 +104,7 @@ class Connection:
     async def _one_session(self) -> bool:
         """One session, or the attempt at one; tells whether it was welcomed. Raises RefusedError."""
         token = None
+        self._refusal = None
         try:
             token = self._token()
             # A channel of its own for each: a channel that has failed waits by a clock of its own before it tries again.
@@ -145,6 +152,7 @@ class Connection:
         if error.code is grpc.StatusCode.ABORTED:
             raise RefusedError(f"{address} ended this agent: {error}")
         if error.code in _REFUSALS:
+            self._refusal = error.code
             if not self._standing.welcomed and not self._token_is_new(error, token):
                 raise RefusedError(f"{address} refused this agent: {error}{_hint(error, token)}")
             self._say(logging.ERROR, f"{address} refused this agent, which goes on and tries again: {error}")

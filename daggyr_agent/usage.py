@@ -64,7 +64,7 @@ class HostUsage:
         """Load of one minute, processors' use since the call before, available memory, and the given counts."""
         return Heartbeat(
             load_average=os.getloadavg()[0],
-            cpu_percent=psutil.cpu_percent(),
+            cpu_percent=min(100.0, max(0.0, psutil.cpu_percent())),
             memory_available_bytes=psutil.virtual_memory().available,
             running=running,
             waiting=waiting,

@@ -39,9 +39,11 @@ from daggyr_server.config import Configuration, Server, load
 from daggyr_server.core.machine import Machine
 from daggyr_server.driver import Driver
 from daggyr_server.executors.agent import AgentExecutor
+from daggyr_server.executors.agent_pins import AgentPins, Keep, PinsClosed
 from daggyr_server.executors.agent_session import AgentSessions
 from daggyr_server.executors.base import Door, Executor, ExecutorError, SettingsError, Surroundings, find_executor
 from daggyr_server.generators import Generators
+from daggyr_server.refusals import Closing
 from daggyr_server.settings import ConfigurationError, Fault
 from daggyr_server.spec import PoolLimits
 from daggyr_server.trackers.base import TrackerError, make_tracker
@@ -141,7 +143,7 @@ async def coordinator(configuration: Configuration, log_level: str = "info") -> 
     opened = await tracker.open()
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(tracker.close)
-        door = Door()
+        door, pins = Door(), AgentPins()
         surroundings = Surroundings(
             door=door,
             tracker_id=opened.tracker_id,
@@ -150,10 +152,12 @@ async def coordinator(configuration: Configuration, log_level: str = "info") -> 
             heartbeat=server.heartbeat,
             grace=server.kill_grace,
             log_level=log_level,
+            pins=pins,
         )
         limits: dict[str, PoolLimits] = {}
         machine = Machine(configuration.pools, next_run_id=opened.next_run_id)
         driver = Driver(machine, tracker, Changes(opened.epoch), Generators(limits), time.time, durable=opened.durable)
+        pins.open(await tracker.pins(), _keep_pin(driver))
         stack.push_async_callback(driver.close)  # unless all goes well: then it ends together with the listener
         executors = _executors(configuration, driver, surroundings)
         limits.update(
@@ -176,7 +180,7 @@ async def coordinator(configuration: Configuration, log_level: str = "info") -> 
                 max_tasks=server.max_run_tasks,
             ),
         )
-        await _add_services(listener.server, service, executors)
+        await _add_services(listener.server, service, executors, surroundings)
         await driver.start(executors)
         stack.push_async_callback(_stop, listener, driver)
         address = await listener.start()
@@ -198,6 +202,16 @@ async def _serve_metrics(
     address = await scrapes.start()
     scheme = "https://" if configuration.server.tls is not None else "http://"
     log.info("metrics at %s%s%s", scheme if _is_tcp(address) else "", address, PATH if _is_tcp(address) else "")
+
+
+def _keep_pin(driver: Driver) -> Keep:
+    async def keep(agent_id: str, name: str, digest: bytes | None) -> None:
+        try:
+            await driver.keep_pin(agent_id, name, digest)
+        except Closing as closing:
+            raise PinsClosed(str(closing)) from None
+
+    return keep
 
 
 def _is_tcp(address: str | None) -> bool:
@@ -235,11 +249,13 @@ def _tokens(server: Server) -> Tokens | None:
     )
 
 
-async def _add_services(server: grpc.aio.Server, runs: RunsService, executors: dict[str, Executor]) -> None:
+async def _add_services(
+    server: grpc.aio.Server, runs: RunsService, executors: dict[str, Executor], surroundings: Surroundings
+) -> None:
     # A local pool is one of agents too, but of its own only, on a socket of its own.
     agents = [executor for executor in executors.values() if isinstance(executor, AgentExecutor) and executor.on_listener]
     add_RunsServicer_to_server(runs, server)
-    add_AgentsServicer_to_server(AgentSessions(agents), server)
+    add_AgentsServicer_to_server(AgentSessions(agents, surroundings.pins), server)
     names = [
         runs_pb2.DESCRIPTOR.services_by_name["Runs"].full_name,
         agents_pb2.DESCRIPTOR.services_by_name["Agents"].full_name,

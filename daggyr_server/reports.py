@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from daggyr.v1.task_pb2 import HOST_AVAILABLE, HOST_DRAINING, HOST_GONE, AttemptResult, AttemptUpdate, Host
 from daggyr.v1.task_pb2 import LOST as LOST_OUTCOME
 from daggyr_server.core.events import AttemptEnded, AttemptStarted, Event, HostChanged, HostGone
+from daggyr_server.core.records import Record
 from daggyr_server.core.states import Outcome
 
 _OUTCOMES = {int(outcome): outcome for outcome in Outcome}
@@ -24,6 +25,16 @@ class Reported:
         self.pool = pool
         self.host = host
         self.updates = updates
+        self.durable = durable
+
+
+class ToKeep:
+    """A record that changes nothing in the machine, as it waits in the inbox."""
+
+    __slots__ = ("durable", "record")
+
+    def __init__(self, record: Record, durable: Callable[[], None]) -> None:
+        self.record = record
         self.durable = durable
 
 

@@ -26,6 +26,7 @@ from daggyr.v1.task_pb2 import (
     OutputChunk,
     Placement,
 )
+from daggyr_server.executors.agent_pins import AgentPins
 
 GROUP = "daggyr.executors"
 
@@ -78,6 +79,7 @@ class Surroundings:
     grace: float  # seconds between SIGTERM and SIGKILL
     log_level: str = "warning"  # for child processes
     door: Door = field(default_factory=Door)
+    pins: AgentPins = field(default_factory=AgentPins)  # of the agents that dial in where the coordinator listens
 
 
 class Executor(ABC):

@@ -40,6 +40,7 @@ class PilotExecutor(SlurmPool, AgentExecutor):
     """One pool of pilots."""
 
     sized_by: ClassVar[str] = "pilot_resources"
+    fleeting: ClassVar[bool] = True
 
     def __init__(self, pool: str, settings: Any, reports: Reports, surroundings: Surroundings) -> None:
         super().__init__(pool, settings, reports, surroundings)

@@ -16,6 +16,8 @@ from typing import Any
 
 from daggyr.v1.task_pb2 import STDOUT
 from daggyr_server.core.records import (
+    AgentForgotten,
+    AgentPinned,
     AttemptRecorded,
     AttemptsAssigned,
     OutputKept,
@@ -106,6 +108,7 @@ class MemoryTracker(Tracker):
         self._requests: dict[str, int] = {}
         self._output: dict[tuple[int, int, int, int], dict[int, bytes]] = {}  # (run, task, attempt, stream) -> by offset
         self._output_bytes = 0
+        self._pins: dict[str, AgentPinned] = {}
         self._handlers: dict[type, Callable[[Any], None]] = {
             RunAdded: self._run_added,
             RunMoved: self._run_moved,
@@ -116,6 +119,8 @@ class MemoryTracker(Tracker):
             AttemptRecorded: self._attempt_recorded,
             TasksMoved: self._tasks_moved,
             OutputKept: self._output_kept,
+            AgentPinned: self._agent_pinned,
+            AgentForgotten: self._agent_forgotten,
         }
 
     async def open(self) -> Opened:
@@ -199,6 +204,12 @@ class MemoryTracker(Tracker):
         pieces = self._output.pop(stream)
         self._output_bytes -= _STREAM_COST + sum(_PIECE_COST + len(data) for data in pieces.values())
 
+    def _agent_pinned(self, record: AgentPinned) -> None:
+        self._pins[record.agent_id] = record
+
+    def _agent_forgotten(self, record: AgentForgotten) -> None:
+        self._pins.pop(record.agent_id, None)
+
     # -- reading ------------------------------------------------------------------------------------------------------
 
     async def attempts(self, run_id: int, number: int) -> list[StoredAttempt]:
@@ -242,6 +253,9 @@ class MemoryTracker(Tracker):
     async def rows(self, *, before: int | None, limit: int) -> list[RunRow]:
         newest_first = (run for run_id, run in sorted(self._runs.items(), reverse=True) if before is None or run_id < before)
         return [run.row() for run in islice(newest_first, limit)]
+
+    async def pins(self) -> list[AgentPinned]:
+        return list(self._pins.values())
 
     async def history(self, run_id: int, number: int | None) -> list[StateChange]:
         run = self._runs.get(run_id)

@@ -12,6 +12,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
+from daggyr_server.core.records import AgentPinned
 from daggyr_server.trackers.base import Piece, RunRow, StateChange, StoredAttempt, StoredRun, Tracker, TrackerError
 from daggyr_server.trackers.batch import stored_text
 from daggyr_server.trackers.pieces import MAX_OFFSET, in_order, joined
@@ -65,6 +66,9 @@ class SqliteReading(Tracker):
             return []
         rows = self._rows("run_history", run_id) if number is None else self._rows("task_history", run_id, number)
         return history(rows, number)
+
+    async def pins(self) -> list[AgentPinned]:
+        return [AgentPinned(*row) for row in self._rows("pins")]
 
     async def deleting(self) -> list[int]:
         return [run_id for (run_id,) in self._rows("deleting")]
