@@ -15,6 +15,8 @@ import secrets
 import signal
 from collections.abc import Mapping
 
+from daggyr.environment import passes
+
 from .attempts import Attempts
 from .capture import Captures
 from .cgroup import ControlGroup, OomKills
@@ -68,7 +70,8 @@ class Agent:
         self._captures = Captures(state.output, max(journal.output_numbers(), default=0) + 1)
         for update, number in journal.results():
             self._outbox.restore(update, self._captures.kept(number, update.finished))
-        self._launcher = Launcher(environment, state.agent_id)
+        passed = {name: value for name, value in environment.items() if passes(os.fsdecode(name), config.pass_environment)}
+        self._launcher = Launcher(passed, state.agent_id)
         self._watch = Watch(loop)
         self._host = Host(
             loop=loop,

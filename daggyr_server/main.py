@@ -41,7 +41,7 @@ from daggyr_server.driver import Driver
 from daggyr_server.executors.agent import AgentExecutor
 from daggyr_server.executors.agent_pins import AgentPins, Keep, PinsClosed
 from daggyr_server.executors.agent_session import AgentSessions
-from daggyr_server.executors.base import Door, Executor, ExecutorError, SettingsError, Surroundings, find_executor
+from daggyr_server.executors.base import Door, Executor, ExecutorError, SettingsError, Surroundings, check_patterns, find_executor
 from daggyr_server.generators import Generators
 from daggyr_server.refusals import Closing
 from daggyr_server.settings import ConfigurationError, Fault
@@ -72,6 +72,12 @@ SWITCH_SECONDS = 0.0005
 @click.option("--workers", type=click.IntRange(1, 65_536), help="Cores of the local pool.")
 @click.option("--ready-file", type=click.Path(path_type=Path), help="Write the address here once connections are accepted.")
 @click.option("--no-metrics", is_flag=True, help="Serve no metrics, whatever the configuration says.")
+@click.option(
+    "--pass-environment",
+    metavar="NAME",
+    multiple=True,
+    help="A variable of this program that tasks of local and Slurm pools get, PREFIX_* or * for several; again for each.",
+)
 @click.option("--lifeline", type=int, metavar="FD", help="An inherited pipe: end when its other end closes.")
 @click.option("--log-level", type=click.Choice(LEVELS), default="info", show_default=True)
 @click.version_option(__version__)
@@ -82,6 +88,7 @@ def main(
     workers: int | None,
     ready_file: Path | None,
     no_metrics: bool,
+    pass_environment: tuple[str, ...],
     lifeline: int | None,
     log_level: str,
 ) -> None:
@@ -95,16 +102,23 @@ def main(
         level=log_level.upper(), format="%(asctime)s %(levelname)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S", stream=sys.stderr
     )
     try:
+        check_patterns(pass_environment)
+    except ValueError as error:
+        click.echo(f"daggyr-server: --pass-environment: {error}", err=True)
+        sys.exit(2)
+    try:
         configuration = load(config, listen=listen, tracker=tracker, workers=workers)
         if no_metrics:
             configuration = replace(configuration, server=replace(configuration.server, metrics=None))
-        asyncio.run(_serve(configuration, ready_file, lifeline, log_level))
+        asyncio.run(_serve(configuration, ready_file, lifeline, log_level, pass_environment))
     except (ConfigurationError, ExecutorError, ListenerError, TokenError, TrackerError, AddressError) as error:
         click.echo(f"daggyr-server: {error}", err=True)
         sys.exit(2)
 
 
-async def _serve(configuration: Configuration, ready_file: Path | None, lifeline: int | None, log_level: str) -> None:
+async def _serve(
+    configuration: Configuration, ready_file: Path | None, lifeline: int | None, log_level: str, pass_environment: tuple[str, ...]
+) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -112,7 +126,7 @@ async def _serve(configuration: Configuration, ready_file: Path | None, lifeline
     if lifeline is not None:
         loop.add_reader(lifeline, stop.set)
     sys.setswitchinterval(SWITCH_SECONDS)
-    async with coordinator(configuration, log_level) as (address, driver):
+    async with coordinator(configuration, log_level, pass_environment) as (address, driver):
         gc.collect()
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD, 20, 20)
@@ -133,7 +147,9 @@ async def _serve(configuration: Configuration, ready_file: Path | None, lifeline
 
 
 @contextlib.asynccontextmanager
-async def coordinator(configuration: Configuration, log_level: str = "info") -> AsyncIterator[tuple[str, Driver]]:
+async def coordinator(
+    configuration: Configuration, log_level: str = "info", pass_environment: tuple[str, ...] = ()
+) -> AsyncIterator[tuple[str, Driver]]:
     """A whole coordinator in this event loop: yields the real address and the driver once connections are accepted.
 
     Raises what its parts raise if they cannot be used. When the context ends, everything it started has ended.
@@ -152,6 +168,7 @@ async def coordinator(configuration: Configuration, log_level: str = "info") -> 
             heartbeat=server.heartbeat,
             grace=server.kill_grace,
             log_level=log_level,
+            pass_environment=pass_environment,
             pins=pins,
         )
         limits: dict[str, PoolLimits] = {}

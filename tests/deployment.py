@@ -186,11 +186,11 @@ class Deployment:
         return program
 
     def start(self, executable: str, *arguments: str, name: str = "", **variables: str) -> Program:
-        """Start a daemon."""
+        """Start a daemon, whose tasks inherit the mark, too."""
         log = self.folder / f"{len(self.programs)}-{name or executable}.log"
         with log.open("wb") as stderr:
             process = subprocess.Popen(
-                [BIN / executable, *arguments],
+                [BIN / executable, *arguments, f"--pass-environment={MARK}"],
                 cwd=self.work,
                 env={**self.environment, **variables},
                 stdin=subprocess.DEVNULL,

@@ -103,6 +103,8 @@ class OwnServer:
                 "--ready-file",
                 str(self._folder / "ready"),
                 "--no-metrics",  # those of its configuration are for the server that runs for good
+                "--pass-environment",  # tasks get all that the user's shell would give them
+                "*",
                 "--lifeline",
                 str(read_end),
                 "--log-level",

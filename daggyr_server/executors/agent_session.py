@@ -228,7 +228,7 @@ class AgentSessions(AgentsServicer):
             raise SessionRefused(
                 grpc.StatusCode.PERMISSION_DENIED,
                 f"agent {hello.name!r} (id {hello.agent_id}) shows {key} the agent that is known by that id. If its state folder "
-                f"lost agent-key, or its host was set up anew: `daggyr agent forget {hello.agent_id}`. If the folder is a copy of "
+                f"lost its key, or its host was set up anew: `daggyr agent forget {hello.agent_id}`. If the folder is a copy of "
                 "another agent's: remove agent-id and agent-key from the copy",
             )
 
