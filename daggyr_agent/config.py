@@ -82,7 +82,7 @@ def _parser() -> _Parser:
         "--pass-environment",
         metavar="NAME",
         action="append",
-        help="a variable of this program that tasks get, or PREFIX_* for several; again for each (default: PATH, HOME and the like)",
+        help="a variable of this program that tasks get, PREFIX_* for several; again for each (PATH, HOME and the like always)",
     )
     add("--noop", action="store_true", default=None, help="answer without starting anything, to measure")
     add("--log-level", metavar="LEVEL", help=f"{', '.join(LOG_LEVELS)} (default: info)")

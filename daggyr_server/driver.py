@@ -117,9 +117,9 @@ class Driver:
         """For what the tasks of an addition execute."""
         return Shelf(self.tracker.folder)
 
-    def reports(self, pool: str) -> PoolReports:
-        """The ear to give to the executor of `pool`."""
-        return PoolReports(pool, self._put)
+    def reports(self, pool: str, *, mend: bool = True) -> PoolReports:
+        """The ear to give to the executor of `pool`; `mend`: unless it checks by itself what it is told."""
+        return PoolReports(pool, self._put, mend=mend)
 
     async def start(self, executors: Mapping[str, Executor]) -> None:
         """Open the executors, by pool, and begin to work. Raises ExecutorError, with all of them closed again."""

@@ -249,7 +249,8 @@ def _executors(configuration: Configuration, driver: Driver, surroundings: Surro
         settings = pool.check(kind.Settings, faults)
         if settings is not None:
             try:
-                executors[name] = kind(name, settings, driver.reports(name), surroundings)
+                reports = driver.reports(name, mend=not issubclass(kind, AgentExecutor))  # agents' words are checked in sessions
+                executors[name] = kind(name, settings, reports, surroundings)
             except SettingsError as error:
                 faults.append(Fault(f"pools.{name}", str(error)))
     if faults:

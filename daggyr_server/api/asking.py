@@ -20,6 +20,7 @@ from daggyr_server.core.machine import Reason
 from daggyr_server.core.run import Run
 from daggyr_server.core.segments import Kind
 from daggyr_server.driver import Driver
+from daggyr_server.executors.believable import mend_result
 from daggyr_server.refusals import Closing, Refused
 from daggyr_server.spec import PoolLimits
 from daggyr_server.trackers.base import StoredAttempt, TrackerError
@@ -95,6 +96,8 @@ class Asking:
         found: list[StoredAttempt] = []
         for known in reversed(run.graph.lineage(number)):
             found += await self.asked(self.driver.tracker.attempts(run.run_id, known), context)
+        for stored in found:
+            mend_result(stored.result)  # what was kept before there were bounds can be shown, too
         return found
 
     async def learn_parents(self, run: Run) -> None:

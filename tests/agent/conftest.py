@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from agent_program import PATIENT, PROGRAM, AgentProcess, StartAgent
+from agent_program import MARK, PATIENT, PROGRAM, AgentProcess, StartAgent
 from scripted_coordinator import Coordinator
 
 
@@ -61,7 +61,17 @@ def start_agent(folder: Path) -> Iterator[StartAgent]:
             state,
             (
                 *(*prefix, *(PATIENT if patient else (str(PROGRAM),))),
-                *("--coordinator", address, "--name", name, "--state-dir", str(state), *more, *arguments),
+                *(
+                    "--coordinator",
+                    address,
+                    "--name",
+                    name,
+                    "--state-dir",
+                    str(state),
+                    *more,
+                    f"--pass-environment={MARK}",
+                    *arguments,
+                ),
             ),
             {**os.environ, "XDG_STATE_HOME": str(folder / "xdg"), **(environment or {})},
             pass_fds,
