@@ -26,6 +26,7 @@ from .usage import HostUsage
 from .work import Work
 
 _SHORTEST_PAUSE = 0.1  # seconds
+_SHORT_SESSION = 1.0
 _LONGEST_PAUSE = 5.0
 _LONGEST_PAUSE_OF_NONSENSE = 60.0  # where the coordinator says that this agent makes no sense: it will hear the same again
 
@@ -87,9 +88,12 @@ class Connection:
     async def run(self) -> None:
         """Keep a session open until `leave`. Raises RefusedError."""
         pause = _SHORTEST_PAUSE
+        loop = asyncio.get_running_loop()
         while not self._leaving.is_set():
+            begun = loop.time()
             welcomed = await self._one_session()
-            if welcomed and self._refusal is None:
+            # One that ended as soon as it had begun would end so again.
+            if welcomed and self._refusal is None and loop.time() >= begun + _SHORT_SESSION:
                 pause = _SHORTEST_PAUSE
             else:
                 nonsense = self._refusal is grpc.StatusCode.INVALID_ARGUMENT

@@ -55,23 +55,13 @@ def start_agent(folder: Path) -> Iterator[StartAgent]:
         home = folder / f"home-{name}"
         home.mkdir(exist_ok=True)
         state = folder / f"state-{name}"
-        more = () if cores is None else ("--resource", f"cores={cores}")
+        more = (f"--pass-environment={MARK}", *(() if cores is None else ("--resource", f"cores={cores}")))
         agent = AgentProcess(
             home,
             state,
             (
                 *(*prefix, *(PATIENT if patient else (str(PROGRAM),))),
-                *(
-                    "--coordinator",
-                    address,
-                    "--name",
-                    name,
-                    "--state-dir",
-                    str(state),
-                    *more,
-                    f"--pass-environment={MARK}",
-                    *arguments,
-                ),
+                *("--coordinator", address, "--name", name, "--state-dir", str(state), *more, *arguments),
             ),
             {**os.environ, "XDG_STATE_HOME": str(folder / "xdg"), **(environment or {})},
             pass_fds,

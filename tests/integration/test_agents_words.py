@@ -144,17 +144,30 @@ class Speaker:
         try:
             await self._call.write(message)
             await self._call.write(AgentMessage(updates=UpdateBatch(sequence=self._sequence + 1 + mine)))
-            while True:
-                await self._call.write(AgentMessage(heartbeat=Heartbeat()))
-                if (await self._read()).acknowledge.sequence == self._sequence + 1 + mine:
-                    self._sequence += 1 + mine
-                    return True
+            beating = asyncio.create_task(self._beat())
+            try:
+                while (await self._read()).acknowledge.sequence != self._sequence + 1 + mine:
+                    pass
+            finally:
+                beating.cancel()
+                await asyncio.gather(beating, return_exceptions=True)
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
             code, details = await self._call.code(), await self._call.details()
+            await self.end()
+            if (code, details) == (grpc.StatusCode.INTERNAL, "Internal error from Core"):
+                # gRPC's own: a write met the end of the call, whose status is lost by that. Again, until it is seen.
+                return await self.says(message)
             assert code is grpc.StatusCode.INVALID_ARGUMENT, (code, details)
             assert len(details) < 1_000, details
-            await self.end()
             return False
+        self._sequence += 1 + mine
+        return True
+
+    async def _beat(self) -> None:
+        """As an agent does all the time; with each, it is told what is durable by now."""
+        while True:
+            await self._call.write(AgentMessage(heartbeat=Heartbeat()))
+            await asyncio.sleep(0.02)
 
     def updates(self, **update: Any) -> AgentMessage:
         key = self.keys[0]
