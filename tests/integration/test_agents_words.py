@@ -144,12 +144,13 @@ class Speaker:
         try:
             await self._call.write(message)
             await self._call.write(AgentMessage(updates=UpdateBatch(sequence=self._sequence + 1 + mine)))
-            beating = asyncio.create_task(self._beat())
+            told = asyncio.Event()
+            beating = asyncio.create_task(self._beat(told))
             try:
                 while (await self._read()).acknowledge.sequence != self._sequence + 1 + mine:
                     pass
             finally:
-                beating.cancel()
+                told.set()  # a write that is cancelled would end the call
                 await asyncio.gather(beating, return_exceptions=True)
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
             code, details = await self._call.code(), await self._call.details()
@@ -163,9 +164,9 @@ class Speaker:
         self._sequence += 1 + mine
         return True
 
-    async def _beat(self) -> None:
+    async def _beat(self, told: asyncio.Event) -> None:
         """As an agent does all the time; with each, it is told what is durable by now."""
-        while True:
+        while not told.is_set():
             await self._call.write(AgentMessage(heartbeat=Heartbeat()))
             await asyncio.sleep(0.02)
 
