@@ -132,7 +132,7 @@ def _read_file(path: Path) -> dict[str, Any]:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"cannot read the configuration {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # of tomllib, of UTF-8, and of a number with thousands of digits
         raise UsageError(f"{path} is no TOML: {error}") from None
     settings = {name.replace("-", "_"): value for name, value in content.items()}
     for name, value in settings.items():

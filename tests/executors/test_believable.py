@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from daggyr.v1.task_pb2 import FAILED, STDERR, STDOUT, SUCCEEDED, AttemptKey, AttemptResult, AttemptUpdate, OutputChunk
 from daggyr_server.executors.believable import MAX_CHUNK_BYTES, MAX_NOTE_BYTES, MAX_NOTES, mended
+from daggyr_server.executors.slurm_submission import Manifest, Submission
+from daggyr_server.executors.ssh_output import Output
+from daggyr_server.executors.ssh_script import parse_ended
 
 KEY = AttemptKey(run_id=1, attempt=1)
 
@@ -80,3 +84,55 @@ def test_output_comes_in_pieces_and_of_known_streams_only() -> None:
 
 def test_an_update_of_no_attempt_is_dropped() -> None:
     assert mended([AttemptUpdate(key=AttemptKey(run_id=1)), AttemptUpdate(finished=AttemptResult(outcome=FAILED))]) == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "256 - - - 1.00 2.00 0m0.00s 0m0.00s - .",
+        "-1 - - - 1.00 2.00 0m0.00s 0m0.00s - .",
+        f"0 - - - {'9' * 20}.00 2.00 0m0.00s 0m0.00s - .",
+        "x - - - 1.00 2.00 - .",
+    ],
+)
+def test_an_end_that_cannot_be_is_not_understood(words: str) -> None:
+    """Of a target's shell: then the connection is begun anew."""
+    with pytest.raises(ValueError):
+        parse_ended(words.split())
+
+
+def test_cpu_seconds_without_end_are_none_at_all() -> None:
+    ended = parse_ended(f"0 - - - 1.00 2.00 {'9' * 400}m0.00s 0m0.00s - .".split())
+    assert (ended.status, ended.cpu_seconds) == (0, None)
+
+
+@pytest.mark.parametrize("sizes", ["-1 0 0", "10 6 6", "10 -1 5", f"{2**70} 5 5", "x 1 1"])
+def test_sizes_of_output_that_contradict_each_other_are_not_understood(sizes: str) -> None:
+    with pytest.raises(ValueError):
+        Output(["1-0-1/stdout", *sizes.split()])
+
+
+@pytest.mark.parametrize(
+    ("start", "result"),
+    [
+        ("99999999999999999999.000000000\n", "status 1\n"),
+        ("1.000000000\n", f"status {'9' * 5_000}\nstop 1.000000000\n"),
+        ("1.000000000\n", "status -1\nstop 253402300800.000000000\nchildren 0m1e999s 0m0s\n"),
+        ("1.000000000\n", f"status x\nchildren {'9' * 400}m0s 0m0s\n"),
+    ],
+)
+def test_files_of_a_slurm_job_that_make_no_sense(tmp_path: Path, start: str, result: str) -> None:
+    """A status that is none is taken for 255, no success; what no clock tells is left out."""
+    (tmp_path / "0.start").write_text(start)
+    (tmp_path / "0.result").write_text(result)
+    manifest = Manifest(name="n", keys=[(1, 0, 1)], timeout=0, whole_stdout_bytes=0)
+    reported = Submission(tmp_path, manifest).result(0)
+    assert reported.status in (1, 255)
+    finished = AttemptResult(outcome=FAILED, exit_code=reported.status)
+    for time, told in ((finished.start_time, reported.start), (finished.stop_time, reported.stop)):
+        if told is not None:
+            time.FromNanoseconds(told)
+    if reported.cpu_seconds is not None:
+        finished.cpu_seconds = reported.cpu_seconds
+    (update,) = mended([AttemptUpdate(key=KEY, finished=finished)])
+    assert not update.finished.HasField("cpu_seconds")
