@@ -15,7 +15,7 @@ from typing import Any
 
 from daggyr.bounds import MAX_RESOURCES, MAX_UNITS, MAX_WORD
 from daggyr.v1.agents_pb2 import AgentMessage, Heartbeat, Hello
-from daggyr.v1.task_pb2 import FAILED, AttemptKey, AttemptOutcome, AttemptResult, AttemptUpdate, OutputChunk, OutputSummary
+from daggyr.v1.task_pb2 import FAILED, AttemptKey, AttemptOutcome, AttemptResult, AttemptUpdate, OutputChunk
 from daggyr_server.executors.agent_pins import KEY_BYTES
 
 MAX_NUMBER = 2**62  # of runs, batches, bytes: sums of two still fit an int64
@@ -25,10 +25,11 @@ MAX_LOAD = 1e9
 MAX_EXIT_CODE = 255  # exit(3)
 MAX_SIGNAL = 64  # SIGRTMAX, signal(7)
 MAX_NOTES = 64
-MAX_NOTE_BYTES = 64 * 1024  # of all notes of a result
+MAX_NOTE_BYTES = 256 * 1024  # of all notes of a result; an agent tells at most half of that
 MAX_CHUNK_BYTES = 256 * 1024
 MAX_KEYS = 200_000  # attempts that an agent may have of one kind
 _MAX_SHOWN = 100
+_SECOND = 1_000_000_000
 _LAST_OUTCOME = max(AttemptOutcome.values())
 
 
@@ -101,6 +102,9 @@ def mend_result(result: AttemptResult) -> None:
 # Each returns the name of the first field that is out of bounds, or "". Not a number fails every comparison.
 
 
+# Results are many: the rules of one are written out in one function, because calls would cost as much again.
+
+
 def _result_fault(result: AttemptResult) -> str:
     if not 0 < result.outcome <= _LAST_OUTCOME:
         return "outcome"
@@ -113,32 +117,38 @@ def _result_fault(result: AttemptResult) -> str:
     if result.max_rss_bytes > MAX_NUMBER:
         return "max_rss_bytes"
     # An end before the start is no fault: the host's clock was set back meanwhile.
-    if not _is_time(result.start_time):
+    time = result.start_time
+    if not (0 <= time.seconds < MAX_SECONDS and 0 <= time.nanos < _SECOND):
         return "start_time"
-    if not _is_time(result.stop_time):
+    time = result.stop_time
+    if not (0 <= time.seconds < MAX_SECONDS and 0 <= time.nanos < _SECOND):
         return "stop_time"
+    if result.HasField("stdout"):
+        output = result.stdout
+        if not output.cut_offset + output.cut_bytes <= output.size_bytes <= MAX_NUMBER:
+            return "stdout"
+    if result.HasField("stderr"):
+        output = result.stderr
+        if not output.cut_offset + output.cut_bytes <= output.size_bytes <= MAX_NUMBER:
+            return "stderr"
     notes = result.notes
     if notes and (len(notes) > MAX_NOTES or sum(len(note.encode()) for note in notes) > MAX_NOTE_BYTES):
         return "notes"
-    if not _is_summary(result.stdout):
-        return "stdout"
-    if not _is_summary(result.stderr):
-        return "stderr"
     return ""
 
 
 def _update_fault(update: AttemptUpdate) -> str:
-    field = _key_fault(update.key)
-    if field:
-        return f"key.{field}"
-    kind = update.WhichOneof("update")
-    if kind == "finished":
+    key = update.key
+    if not key.attempt or not 0 < key.run_id < MAX_NUMBER:
+        return f"key.{_key_fault(key)}"
+    if update.HasField("finished"):
         field = _result_fault(update.finished)
-    elif kind == "started":
-        field = "" if _is_time(update.started.start_time) else "start_time"
-    elif kind == "output":
+        return f"finished.{field}" if field else ""
+    if update.HasField("output"):
         field = _chunk_fault(update.output)
-    return f"{kind}.{field}" if field else ""
+        return f"output.{field}" if field else ""
+    time = update.started.start_time
+    return "" if 0 <= time.seconds < MAX_SECONDS and 0 <= time.nanos < _SECOND else "started.start_time"
 
 
 def _key_fault(key: AttemptKey) -> str:
@@ -192,14 +202,6 @@ def _hello_fault(hello: Hello) -> str | None:
         if wrong := next(filter(None, map(_key_fault, keys)), ""):
             return _words(f"hello.{field}.{wrong}", next(getattr(key, wrong) for key in keys if _key_fault(key)))
     return None
-
-
-def _is_time(time: Any) -> bool:
-    return bool(0 <= time.seconds < MAX_SECONDS and 0 <= time.nanos < 1_000_000_000)
-
-
-def _is_summary(output: OutputSummary) -> bool:
-    return output.size_bytes <= MAX_NUMBER and output.cut_offset + output.cut_bytes <= output.size_bytes
 
 
 # -- words ------------------------------------------------------------------------------------------------------------

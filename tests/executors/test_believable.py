@@ -63,7 +63,7 @@ def test_an_unknown_outcome_is_no_success(outcome: Any) -> None:
     assert update.finished.outcome == FAILED
 
 
-@pytest.mark.parametrize("notes", [["é" * MAX_NOTE_BYTES], ["x"] * 100_000, ["x" * 100, *["y" * 3_000] * 60]])
+@pytest.mark.parametrize("notes", [["é" * MAX_NOTE_BYTES], ["x"] * 100_000, ["x" * 100, *["y" * 5_000] * 60]])
 def test_notes_without_end_are_cut(notes: list[str]) -> None:
     (update,) = mended([AttemptUpdate(key=KEY, finished=AttemptResult(outcome=FAILED, notes=notes))])
     kept = update.finished.notes
