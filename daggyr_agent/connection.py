@@ -92,12 +92,7 @@ class Connection:
         while not self._leaving.is_set():
             begun = loop.time()
             welcomed = await self._one_session()
-            # One that ended as soon as it had begun would end so again.
-            if welcomed and self._refusal is None and loop.time() >= begun + _SHORT_SESSION:
-                pause = _SHORTEST_PAUSE
-            else:
-                nonsense = self._refusal is grpc.StatusCode.INVALID_ARGUMENT
-                pause = min(pause * 2, _LONGEST_PAUSE_OF_NONSENSE if nonsense else _LONGEST_PAUSE)
+            pause = next_pause(pause, lasted=loop.time() - begun if welcomed else None, refusal=self._refusal)
             if not self._leaving.is_set():
                 try:
                     async with asyncio.timeout(pause * random.uniform(0.5, 1.0)):
@@ -179,6 +174,18 @@ class Connection:
         if words != self._said:
             self._said = words
             _log.log(level, "%s", words)
+
+
+def next_pause(pause: float, *, lasted: float | None, refusal: grpc.StatusCode | None) -> float:
+    """Seconds before the next session, after `pause` before this one: doubled, unless there was a session worth the name.
+
+    `lasted`: how long the last one lasted, in seconds; None: it was not welcomed. `refusal`: the status with which it was
+    refused, welcomed or not. One that ended as soon as it had begun, or that made no sense to the coordinator, would end so again.
+    """
+    if lasted is not None and lasted >= _SHORT_SESSION and refusal is None:
+        return _SHORTEST_PAUSE
+    nonsense = refusal is grpc.StatusCode.INVALID_ARGUMENT
+    return min(pause * 2, _LONGEST_PAUSE_OF_NONSENSE if nonsense else _LONGEST_PAUSE)
 
 
 def _hint(error: SessionError, token: str | None) -> str:
