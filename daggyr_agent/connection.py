@@ -180,7 +180,7 @@ def next_pause(pause: float, *, lasted: float | None, refusal: grpc.StatusCode |
     """Seconds before the next session, after `pause` before this one: doubled, unless there was a session worth the name.
 
     `lasted`: how long the last one lasted, in seconds; None: it was not welcomed. `refusal`: the status with which it was
-    refused, welcomed or not. One that ended as soon as it had begun, or that made no sense to the coordinator, would end so again.
+    refused, welcomed or not. One that ended as soon as it had begun, or that made no sense to the coordinator, would again.
     """
     if lasted is not None and lasted >= _SHORT_SESSION and refusal is None:
         return _SHORTEST_PAUSE

@@ -311,7 +311,7 @@ def test_peak_memory_is_told_only_where_it_is_known() -> None:
 
 
 def test_the_pause_between_sessions_grows_while_they_come_to_nothing() -> None:
-    """Refused, never welcomed, or ended at once: 5 s at most; where the coordinator finds that the agent makes no sense, a minute."""
+    """To 5 s at most; where the coordinator finds that the agent makes no sense, to a minute."""
 
     def pauses(count: int, lasted: float | None, refusal: grpc.StatusCode | None) -> list[float]:
         found = [0.1]
@@ -331,7 +331,4 @@ def test_the_pause_between_sessions_grows_while_they_come_to_nothing() -> None:
 def test_a_resource_without_sense_is_refused(units: str) -> None:
     with pytest.raises(UsageError, match="resource licences"):
         read_config(["--coordinator", "127.0.0.1:1", "--resource", f"licences={units}"], {})
-    assert (
-        read_config(["--coordinator", "127.0.0.1:1", "--resource", "licences=1000000000000000"], {}).resources["licences"]
-        == 10**15
-    )
+    assert read_config(["--coordinator", "127.0.0.1:1", "--resource", f"licences={10**15}"], {}).resources["licences"] == 10**15
