@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from daggyr.bounded import are_bounded, bounded_notes
 from daggyr.v1.task_pb2 import HOST_AVAILABLE, HOST_DRAINING, HOST_GONE, AttemptResult, AttemptUpdate, Host
 from daggyr.v1.task_pb2 import LOST as LOST_OUTCOME
 from daggyr_server.core.events import AttemptEnded, AttemptStarted, Event, HostChanged, HostGone
@@ -76,6 +77,9 @@ def event_of(update: AttemptUpdate) -> AttemptStarted | AttemptEnded | None:
     kind = update.WhichOneof("update")
     if kind == "finished":
         result = update.finished
+        notes = result.notes
+        if notes and not are_bounded(notes):  # they name what people chose
+            notes[:] = bounded_notes(notes)
         outcome = _OUTCOMES.get(result.outcome, Outcome.FAILED)  # an unknown outcome is no success
         start, stop = result.start_time, result.stop_time
         seconds = None

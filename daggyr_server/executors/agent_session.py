@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
+from daggyr.bounded import status_text
 from daggyr.bounds import MAX_WORD
 from daggyr.channel import PROTOCOL_VERSION
 from daggyr.v1.agents_pb2 import Acknowledge, AgentMessage, CoordinatorMessage, Follow, Hello
@@ -169,7 +170,7 @@ class AgentSessions(AgentsServicer):
         except SessionRefused as refused:
             if refused.code not in _OWN_ENDS:
                 self._refusals.add(context.peer(), f"{refused.code.name}: {refused}")
-            await context.abort(refused.code, str(refused))
+            await context.abort(refused.code, status_text(str(refused)))
 
     async def _serve(self, requests: AsyncIterator[AgentMessage], context: grpc.aio.ServicerContext[Any, Any]) -> None:
         hello = await _hello(requests)

@@ -27,7 +27,8 @@ MAX_SIGNAL = 64  # SIGRTMAX, signal(7)
 MAX_NOTES = 64
 MAX_NOTE_BYTES = 256 * 1024  # of all notes of a result; an agent tells at most half of that
 MAX_CHUNK_BYTES = 256 * 1024
-MAX_KEYS = 200_000  # attempts that an agent may have of one kind
+MAX_HELD = 100_000  # attempts that an agent may have: a welcome may have to name them all; an agent takes half as many
+MAX_KEYS = 200_000  # of those that have ended, or run
 _MAX_SHOWN = 100
 _SECOND = 1_000_000_000
 _LAST_OUTCOME = max(AttemptOutcome.values())
@@ -195,6 +196,8 @@ def _hello_fault(hello: Hello) -> str | None:
     for field in ("epoch", "first_unacknowledged"):
         if getattr(hello, field) >= MAX_NUMBER:
             return _words(f"hello.{field}", getattr(hello, field))
+    if len(hello.held) > MAX_HELD:
+        return f"agent {hello.name!r} holds {len(hello.held):,} attempts; the most is {MAX_HELD:,}"
     for field in ("held", "running", "ended"):
         keys = getattr(hello, field)
         if len(keys) > MAX_KEYS:

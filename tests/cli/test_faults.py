@@ -139,8 +139,22 @@ async def test_no_server_is_3_and_says_how_to_get_one(daggyr: Daggyr, nowhere: s
     )
     ended = await daggyr("--server", f"unix:{tmp_path}/nowhere.sock", "runs")
     assert (ended.code, "no such file or directory" in ended.err) == (3, True)
-    ended = await daggyr("--server", "no..such.host:2503", "runs")  # no name at all, so that nobody has to be asked
+    ended = await daggyr("--insecure", "--server", "no..such.host:2503", "runs")  # no name at all, so that nobody has to be asked
     assert (ended.code, "no server reached at no..such.host:2503" in ended.err) == (3, True)
+
+
+async def test_no_token_leaves_this_host_without_tls_unless_told_so(daggyr: Daggyr) -> None:
+    """The name means no host, so that nobody is asked for it: what is refused is refused before that."""
+    address = "no..such.host:2503"
+    ended = await daggyr("--server", address, "runs")
+    assert (ended.code, ended.out) == (2, "")
+    assert f"the token would go to {address} without TLS" in one_line(ended)
+    assert "--insecure" in one_line(ended)
+    for insecure in ("1", "true"):
+        ended = await daggyr("runs", env={"DAGGYR_SERVER": address, "DAGGYR_INSECURE": insecure})
+        assert (ended.code, "no server reached" in one_line(ended)) == (3, True)
+    ended = await daggyr("--server", address, "--tls", "runs")
+    assert (ended.code, "no server reached" in one_line(ended)) == (3, True)
 
 
 async def test_no_server_is_3_without_a_token_too(start: Start, nowhere: str, tmp_path: Path) -> None:
@@ -273,3 +287,32 @@ async def test_a_full_disk_is_told(environment: dict[str, str], server: Scripted
     _, err = await process.communicate()
     assert process.returncode == 2
     assert err == b"daggyr: cannot write to standard output: No space left on device\n"
+
+
+SIZES = "5000000 bytes, the most is 4194304"
+ANSWER = f"the answer of the server at {{address}} is larger than one message ({SIZES}): is it of an earlier version?"
+SENT = f"what was to be sent is larger than one message ({SIZES}): submit it as a file, in parts, or with less in it"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("Stream removed (CLIENT: Received message larger than max (5000000 vs. 4194304))", ANSWER),
+        ("SERVER: Sent message larger than max (5000000 vs. 4194304)", ANSWER),
+        ("SERVER: Received message larger than max (5000000 vs. 4194304)", SENT),
+        ("the run has 30 tasks; the most is 20", "the run has 30 tasks; the most is 20"),
+    ],
+)
+async def test_what_is_too_large_is_the_side_that_is(daggyr: Daggyr, server: ScriptedServer, words: str, said: str) -> None:
+    server.new_run("a")
+    server.broken["GetRun"] = [(grpc.StatusCode.RESOURCE_EXHAUSTED, words)]
+    ended = await daggyr("show", "1")
+    assert (ended.code, one_line(ended)) == (2, said.format(address=f"127.0.0.1:{server.port}"))
+
+
+async def test_a_server_that_waited_for_the_document_says_so(daggyr: Daggyr, server: ScriptedServer) -> None:
+    server.new_run("a")
+    server.broken["GetRun"] = [(grpc.StatusCode.DEADLINE_EXCEEDED, "nothing of the specification came for 30 s")]
+    ended = await daggyr("show", "1")
+    assert ended.code == 3
+    assert "waited for the specification and gave up: nothing of the specification came for 30 s" in one_line(ended)
