@@ -15,6 +15,7 @@ import secrets
 import signal
 from collections.abc import Mapping
 
+from daggyr.environment import passes
 from daggyr.hangup import Terminal
 
 from .attempts import Attempts
@@ -71,7 +72,8 @@ class Agent:
         self._captures = Captures(state.output, max(journal.output_numbers(), default=0) + 1)
         for update, number in journal.results():
             self._outbox.restore(update, self._captures.kept(number, update.finished))
-        self._launcher = Launcher(environment, state.agent_id)
+        passed = {name: value for name, value in environment.items() if passes(os.fsdecode(name), config.pass_environment)}
+        self._launcher = Launcher(passed, state.agent_id)
         self._watch = Watch(loop)
         self._host = Host(
             loop=loop,
@@ -92,6 +94,7 @@ class Agent:
         self._tidied = 0.0
         self._standing = Standing(
             agent_id=state.agent_id,
+            agent_key=state.agent_key,
             incarnation=secrets.token_hex(8),
             name=config.name,
             pool=config.pool,

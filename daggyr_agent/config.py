@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from daggyr.bounds import MAX_RESOURCES, MAX_UNITS, MAX_WORD
 from daggyr.channel import AddressError, Tls, check_address
+from daggyr.environment import pattern_fault
 from daggyr.tokens import TokenError, state_folder
 
 from . import __version__
@@ -23,7 +25,6 @@ from .resources import host_resources
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
-_MAX_INT64 = 2**63 - 1
 _MAX_NAME_BYTES = 200  # it names a folder, where the limit is 255 (NAME_MAX)
 
 
@@ -46,6 +47,7 @@ class Config:
     noop: bool
     log_level: str
     lifeline: int | None
+    pass_environment: tuple[str, ...] = ()  # what tasks get of this program's environment, beside daggyr.environment.ALWAYS
 
 
 class _Parser(argparse.ArgumentParser):
@@ -78,6 +80,12 @@ def _parser() -> _Parser:
     add("--tls-cert", metavar="FILE", help="this agent's certificate, for a server that asks; implies --tls")
     add("--tls-key", metavar="FILE", help="its key")
     add("--insecure", action="store_true", default=None, help="send the token off this host without TLS too")
+    add(
+        "--pass-environment",
+        metavar="NAME",
+        action="append",
+        help="a variable of this program that tasks get, PREFIX_* for several; again for each (PATH, HOME and the like always)",
+    )
     add("--noop", action="store_true", default=None, help="answer without starting anything, to measure")
     add("--log-level", metavar="LEVEL", help=f"{', '.join(LOG_LEVELS)} (default: info)")
     add("--lifeline", metavar="FD", help="an inherited pipe: when its other end closes, end everything and leave")
@@ -114,6 +122,7 @@ def read_config(arguments: Sequence[str], environment: Mapping[str, str]) -> Con
         noop=bool(settings.get("noop", False)),
         log_level=_log_level(settings.get("log_level", "info")),
         lifeline=_lifeline(settings.get("lifeline")),
+        pass_environment=_patterns(settings.get("pass_environment", ())),
     )
 
 
@@ -126,7 +135,7 @@ def _read_file(path: Path) -> dict[str, Any]:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"cannot read the configuration {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # of tomllib, of UTF-8, and of a number with thousands of digits
         raise UsageError(f"{path} is no TOML: {error}") from None
     settings = {name.replace("-", "_"): value for name, value in content.items()}
     for name, value in settings.items():
@@ -136,8 +145,11 @@ def _read_file(path: Path) -> dict[str, Any]:
         elif name in _FLAGS:
             if not isinstance(value, bool):
                 raise UsageError(f"{path}: {name} must be true or false")
+        elif name == "pass_environment":
+            if not (isinstance(value, list) and all(isinstance(pattern, str) for pattern in value)):
+                raise UsageError(f'{path}: pass_environment must be a list of names, for instance ["LD_LIBRARY_PATH", "CUDA_*"]')
         elif name != "resource":
-            known = ", ".join((*_STRINGS, *_FLAGS, "resource"))
+            known = ", ".join((*_STRINGS, *_FLAGS, "pass_environment", "resource"))
             raise UsageError(f"{path}: unknown setting {name!r}; there are {known}")
     return settings
 
@@ -161,12 +173,23 @@ def _resources(given: object) -> dict[str, int]:
         whole = isinstance(units, int) and not isinstance(units, bool)
         if not whole and not (isinstance(units, str) and units.isascii() and units.isdecimal()):
             raise UsageError(f"resource {name}: {units!r} is no whole number of units")
-        if not 0 <= int(units) <= _MAX_INT64:
-            raise UsageError(f"resource {name}: {units} is not between 0 and {_MAX_INT64}")
+        # The text's length first: what is far too long would take long to read.
+        if len(str(units)) > 100 or not 0 <= int(units) <= MAX_UNITS:
+            raise UsageError(f"resource {name}: {str(units)[:40]} is not between 0 and {MAX_UNITS}")
         if name in resources:
             raise UsageError(f"resource {name} is given twice")
         resources[name] = int(units)
+    if len(resources) > MAX_RESOURCES:
+        raise UsageError(f"resource: {len(resources)} are given, and an agent offers at most {MAX_RESOURCES}")
     return resources
+
+
+def _patterns(given: Sequence[str]) -> tuple[str, ...]:
+    for pattern in given:
+        fault = pattern_fault(pattern)
+        if fault is not None:
+            raise UsageError(f"pass_environment: {fault}")
+    return tuple(given)
 
 
 def _coordinator(address: str) -> str:
@@ -189,7 +212,9 @@ def _name(name: str) -> str:
 
 def _word(what: str, text: str) -> str:
     if not text or not text.isprintable() or any(character.isspace() for character in text):
-        raise UsageError(f"{what} {text!r}: write one word of printable characters")
+        raise UsageError(f"{what} {text[:MAX_WORD]!r}: write one word of printable characters")
+    if len(text) > MAX_WORD:
+        raise UsageError(f"{what} {text[:40]!r}...: it has {len(text)} characters, and {MAX_WORD} are the most")
     return text
 
 

@@ -27,7 +27,9 @@ from .usage import HostUsage
 from .work import Work
 
 _SHORTEST_PAUSE = 0.1  # seconds
+_SHORT_SESSION = 1.0
 _LONGEST_PAUSE = 5.0
+_LONGEST_PAUSE_OF_NONSENSE = 60.0  # where the coordinator says that this agent makes no sense: it will hear the same again
 
 _REFUSALS = frozenset(
     {
@@ -71,6 +73,7 @@ class Connection:
         self._session: Session | None = None
         self._leaving = asyncio.Event()
         self._said = ""
+        self._refusal: grpc.StatusCode | None = None  # how the last session was refused, welcomed or not
 
     def beat(self) -> None:
         """Tell the coordinator now how the agent is, if there is a session."""
@@ -86,9 +89,11 @@ class Connection:
     async def run(self) -> None:
         """Keep a session open until `leave`. Raises RefusedError."""
         pause = _SHORTEST_PAUSE
+        loop = asyncio.get_running_loop()
         while not self._leaving.is_set():
+            begun = loop.time()
             welcomed = await self._one_session()
-            pause = _SHORTEST_PAUSE if welcomed else min(pause * 2, _LONGEST_PAUSE)
+            pause = next_pause(pause, lasted=loop.time() - begun if welcomed else None, refusal=self._refusal)
             if not self._leaving.is_set():
                 try:
                     async with asyncio.timeout(pause * random.uniform(0.5, 1.0)):
@@ -99,6 +104,7 @@ class Connection:
     async def _one_session(self) -> bool:
         """One session, or the attempt at one; tells whether it was welcomed. Raises RefusedError."""
         token = None
+        self._refusal = None
         try:
             token = self._token()
             check_exposure(self._config.coordinator, token, self._config.tls, insecure=self._config.insecure)
@@ -147,6 +153,7 @@ class Connection:
         if error.code is grpc.StatusCode.ABORTED:
             raise RefusedError(f"{address} ended this agent: {error}")
         if error.code in _REFUSALS:
+            self._refusal = error.code
             if not self._standing.welcomed and not self._token_is_new(error, token):
                 raise RefusedError(f"{address} refused this agent: {error}{_hint(error, token)}")
             self._say(logging.ERROR, f"{address} refused this agent, which goes on and tries again: {error}")
@@ -173,6 +180,18 @@ class Connection:
         if words != self._said:
             self._said = words
             _log.log(level, "%s", words)
+
+
+def next_pause(pause: float, *, lasted: float | None, refusal: grpc.StatusCode | None) -> float:
+    """Seconds before the next session, after `pause` before this one: doubled, unless there was a session worth the name.
+
+    `lasted`: how long the last one lasted, in seconds; None: it was not welcomed. `refusal`: the status with which it was
+    refused, welcomed or not. One that ended as soon as it had begun, or that made no sense to the coordinator, would again.
+    """
+    if lasted is not None and lasted >= _SHORT_SESSION and refusal is None:
+        return _SHORTEST_PAUSE
+    nonsense = refusal is grpc.StatusCode.INVALID_ARGUMENT
+    return min(pause * 2, _LONGEST_PAUSE_OF_NONSENSE if nonsense else _LONGEST_PAUSE)
 
 
 def _hint(error: SessionError, token: str | None) -> str:

@@ -106,7 +106,7 @@ class Outputs:
 
 
 class Launcher:
-    """Starts processes with the agent's environment less its DAGGYR_*, in the folder where the agent was started.
+    """Starts processes with the environment that it is given less its DAGGYR_*, in the folder where the agent was started.
 
     To these is added AGENT_VARIABLE, by which the agent's next process finds what this one left running (`leftovers`).
     """

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import grpc
 
@@ -46,6 +46,7 @@ class Standing:
     """What the agent is to the coordinator, across sessions. The last four change; the first two of these outlive the process."""
 
     agent_id: str
+    agent_key: bytes = field(repr=False)
     incarnation: str
     name: str
     pool: str
@@ -119,6 +120,7 @@ class Session:
                 hello=Hello(
                     protocol_version=PROTOCOL_VERSION,
                     agent_id=standing.agent_id,
+                    agent_key=standing.agent_key,
                     incarnation=standing.incarnation,
                     name=standing.name,
                     pool=standing.pool,

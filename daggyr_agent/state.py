@@ -1,7 +1,8 @@
 """The agent's state folder: its identity, and the files that hold what attempts write.
 
     lock        held with flock(2) for as long as the agent lives: a folder belongs to one agent at a time
-    agent-id    the agent's random id, kept for ever
+    agent-id    the agent's random id, kept for ever; every task knows it
+    agent-key   what proves that the id is this agent's: random, mode 0600, known to nobody but the coordinator
     journal     what runs, and what was not acknowledged (see `journal`)
     output/     the captured output of attempts that run or whose result is not acknowledged, named by numbers
 
@@ -13,8 +14,10 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
 import secrets
+import stat
 import time
 from collections.abc import Set
 from pathlib import Path
@@ -22,7 +25,11 @@ from pathlib import Path
 from .journal import Journal
 
 _MAX_ID_BYTES = 128
+_KEY_BYTES = 32
 _RELEASE_SECONDS = 10.0  # for the lock of an agent that was killed to come free
+
+
+_log = logging.getLogger(__name__)
 
 
 class StateError(Exception):
@@ -50,6 +57,7 @@ class StateFolder:
             os.ftruncate(self._lock, 0)
             os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
             self.agent_id, self.is_new = _identity(path / "agent-id")
+            self.agent_key = _key(path / "agent-key", is_new=self.is_new)
             self.journal = Journal(path / "journal")
             _clear(self.output, self.journal.output_numbers())
         except OSError as error:
@@ -95,17 +103,51 @@ def _identity(path: Path) -> tuple[str, bool]:
         identity = path.read_text(encoding="utf-8").strip()
     except FileNotFoundError:
         identity, is_new = secrets.token_hex(16), True
-        draft = path.with_suffix(".new")
-        with draft.open("w", encoding="utf-8") as file:
-            file.write(identity + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
+        _write_whole(path, identity)
     except UnicodeDecodeError:
         identity = ""
     if not identity or not identity.isprintable() or len(identity) > _MAX_ID_BYTES:
         raise StateError(f"{path} holds no agent id: remove it, and the agent makes itself another")
     return identity, is_new
+
+
+def _key(path: Path, *, is_new: bool) -> bytes:
+    """The agent's key; made now if there is none, though a coordinator that has seen another one will want to be told."""
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            text = file.read(4 * _KEY_BYTES)
+    except FileNotFoundError:
+        if not is_new:
+            _log.warning(
+                "%s is not there: the agent makes itself another, which no coordinator takes that knows the former", path
+            )
+        key = secrets.token_bytes(_KEY_BYTES)
+        _write_whole(path, key.hex())
+        return key
+    if stat.S_IMODE(mode) & 0o077:
+        raise StateError(f"{path} may be read by others (mode {stat.S_IMODE(mode):04o}): chmod 600 {path}")
+    try:
+        key = bytes.fromhex(text.decode("ascii").strip())
+    except ValueError:
+        key = b""
+    if len(key) != _KEY_BYTES:
+        raise StateError(
+            f"{path} holds no agent key: remove it, and the agent makes itself another "
+            "(`daggyr agent forget NAME` has the coordinator take that)"
+        )
+    return key
+
+
+def _write_whole(path: Path, word: str) -> None:
+    """Make a file of mode 0600 that is there whole or not at all, whatever ends this process or the host. Raises OSError."""
+    draft = path.with_suffix(".new")
+    draft.unlink(missing_ok=True)
+    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
+        file.write(word + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
 
 
 def _clear(folder: Path, keep: Set[int]) -> None:

@@ -68,7 +68,7 @@ class HostUsage:
         """
         return Heartbeat(
             load_average=_load_average(),
-            cpu_percent=_cpu_percent(),
+            cpu_percent=min(100.0, max(0.0, _cpu_percent())),
             memory_available_bytes=available_memory() or 0,
             running=running,
             waiting=waiting,

@@ -368,6 +368,11 @@ class Client:
         answer: pb.DrainAgentResponse = await self._call(self._stub.DrainAgent, pb.DrainAgentRequest(name=name))
         return answer.running
 
+    async def forget_agent(self, name: str) -> int:
+        """How many attempts, LOST now, the agent still had. NOT_FOUND: none is known. FAILED_PRECONDITION: it is connected."""
+        answer: pb.ForgetAgentResponse = await self._call(self._stub.ForgetAgent, pb.ForgetAgentRequest(name=name))
+        return answer.lost
+
     async def _call(self, method: Any, request: object, *, timeout: float | None = CALL_TIMEOUT) -> Any:
         return await _translated(method(request, metadata=self._metadata, timeout=timeout))
 

@@ -41,7 +41,15 @@ from daggyr_server.core.events import (
 )
 from daggyr_server.core.graph import Addition
 from daggyr_server.core.machine import Machine, Refusal, Step
-from daggyr_server.core.records import AttemptRecorded, OutputKept, Record, RunEdited, RunMoved
+from daggyr_server.core.records import (
+    AgentForgotten,
+    AgentPinned,
+    AttemptRecorded,
+    OutputKept,
+    Record,
+    RunEdited,
+    RunMoved,
+)
 from daggyr_server.core.run import Run
 from daggyr_server.core.states import Outcome
 from daggyr_server.deletions import Deletions
@@ -51,7 +59,7 @@ from daggyr_server.executors.base import Executor
 from daggyr_server.generators import Generators
 from daggyr_server.recovery import restored
 from daggyr_server.refusals import Closing, Refused
-from daggyr_server.reports import PoolReports, Reported, event_of
+from daggyr_server.reports import PoolReports, Reported, ToKeep, event_of
 from daggyr_server.shelf import Shelf
 from daggyr_server.trackers.base import LostTracker, Tracker, TrackerError
 
@@ -96,7 +104,8 @@ class Driver:
         self._generators = generators
         self._clock = clock
         self._now = 0.0
-        self._inbox: deque[Event | Reported] = deque()
+        self._inbox: deque[Event | Reported | ToKeep] = deque()
+        self._closed = False
         self._wake = asyncio.Event()
         self._waiting: dict[Hashable, asyncio.Future[int | None]] = {}
         self._task: asyncio.Task[None] | None = None
@@ -109,9 +118,9 @@ class Driver:
         """For what the tasks of an addition execute."""
         return Shelf(self.tracker.folder)
 
-    def reports(self, pool: str) -> PoolReports:
-        """The ear to give to the executor of `pool`."""
-        return PoolReports(pool, self._put)
+    def reports(self, pool: str, *, mend: bool = True) -> PoolReports:
+        """The ear to give to the executor of `pool`; `mend`: unless it checks by itself what it is told."""
+        return PoolReports(pool, self._put, mend=mend)
 
     async def start(self, executors: Mapping[str, Executor]) -> None:
         """Open the executors, by pool, and begin to work. Raises ExecutorError, with all of them closed again."""
@@ -168,6 +177,7 @@ class Driver:
 
     async def close(self) -> None:
         """Commit what has come in, let go of the executors and the tracker. Safe to call twice."""
+        self._closed = True
         task, self._task = self._task, None
         await self.deletions.close()
         if task is not None:
@@ -234,6 +244,23 @@ class Driver:
         ticket = object()
         await self._ask(ticket, MarkAsked(ticket=ticket, run_id=run_id, numbers=numbers, completed=completed))
 
+    async def keep_pin(self, agent_id: str, name: str, digest: bytes | None) -> None:
+        """Make durable by which key's digest an agent is known, or that it is by none (executors.agent_pins). Raises Closing."""
+        record = AgentForgotten(agent_id) if digest is None else AgentPinned(agent_id, name, digest)
+        if self._closed:
+            raise Closing("the server is going away")
+        ticket = object()
+        future: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
+        self._waiting[ticket] = future
+
+        def durable() -> None:
+            self._waiting.pop(ticket, None)
+            if not future.done():
+                future.set_result(None)
+
+        self._put(ToKeep(record, durable))
+        await future
+
     async def find(self, run_id: int) -> Run | None:
         """A run, from the tracker if it is not in memory; None if there is none. Raises TrackerError, Closing."""
         run = self.machine.runs.get(run_id)
@@ -293,7 +320,7 @@ class Driver:
         # A caller that goes away does not take its question back: it is answered to nobody.
         return await asyncio.shield(future)
 
-    def _put(self, entry: Event | Reported) -> None:
+    def _put(self, entry: Event | Reported | ToKeep) -> None:
         self._inbox.append(entry)
         self._wake.set()
 
@@ -326,7 +353,7 @@ class Driver:
             self._wake.set()
         return steps[-1].due
 
-    async def _finish(self, steps: list[Step], kept: list[OutputKept], durables: list[Callable[[], None]]) -> None:
+    async def _finish(self, steps: list[Step], kept: list[Record], durables: list[Callable[[], None]]) -> None:
         """Persist, then act."""
         records: list[Record] = [*kept, *(record for step in steps for record in step.records)]
         if records:
@@ -381,11 +408,11 @@ class Driver:
         self._unsettled.update(step.changed)
         return step
 
-    async def _take(self) -> tuple[list[Step], list[OutputKept], list[Callable[[], None]]]:
+    async def _take(self) -> tuple[list[Step], list[Record], list[Callable[[], None]]]:
         """Turn what waits in the inbox into steps; more than one only where a generator's tasks depend on what came before."""
         steps: list[Step] = []
         events: list[Event] = []
-        kept: list[OutputKept] = []
+        kept: list[Record] = []
         durables: list[Callable[[], None]] = []
         budget = MAX_UPDATES_A_STEP
         inbox = self._inbox
@@ -398,6 +425,11 @@ class Driver:
                 else:
                     events.append(entry)
                 break
+            if type(entry) is ToKeep:
+                kept.append(entry.record)
+                durables.append(entry.durable)
+                budget -= 1
+                continue
             if type(entry) is not Reported:
                 events.append(entry)  # type: ignore[arg-type]
                 budget -= 1
@@ -415,7 +447,7 @@ class Driver:
         steps.append(self._handle(events))
         return steps, kept, durables
 
-    def _keep(self, update: AttemptUpdate, kept: list[OutputKept]) -> None:
+    def _keep(self, update: AttemptUpdate, kept: list[Record]) -> None:
         """Output of an attempt is kept while somebody waits for its end."""
         if not update.HasField("output"):
             return  # of a kind that a later version knows

@@ -49,9 +49,11 @@ from daggyr_server.core.machine import Machine
 from daggyr_server.descriptors import take_all
 from daggyr_server.driver import Driver
 from daggyr_server.executors.agent import AgentExecutor
+from daggyr_server.executors.agent_pins import AgentPins, Keep, PinsClosed
 from daggyr_server.executors.agent_session import AgentSessions
-from daggyr_server.executors.base import Door, Executor, ExecutorError, SettingsError, Surroundings, find_executor
+from daggyr_server.executors.base import Door, Executor, ExecutorError, SettingsError, Surroundings, check_patterns, find_executor
 from daggyr_server.generators import Generators
+from daggyr_server.refusals import Closing
 from daggyr_server.settings import ConfigurationError, Fault
 from daggyr_server.spec import PoolLimits
 from daggyr_server.trackers.base import TrackerError, make_tracker
@@ -80,6 +82,12 @@ SWITCH_SECONDS = 0.0005
 @click.option("--workers", type=click.IntRange(1, 65_536), help="Cores of the local pool.")
 @click.option("--ready-file", type=click.Path(path_type=Path), help="Write the address here once connections are accepted.")
 @click.option("--no-metrics", is_flag=True, help="Serve no metrics, whatever the configuration says.")
+@click.option(
+    "--pass-environment",
+    metavar="NAME",
+    multiple=True,
+    help="A variable of this program that tasks of local and Slurm pools get, PREFIX_* or * for several; again for each.",
+)
 @click.option("--lifeline", type=int, metavar="FD", help="An inherited pipe: end when its other end closes.")
 @click.option("--private-folder", type=click.Path(path_type=Path), hidden=True, help="Remove it in the end if its owner is gone.")
 @click.option("--log-level", type=click.Choice(LEVELS), default="info", show_default=True)
@@ -91,6 +99,7 @@ def main(
     workers: int | None,
     ready_file: Path | None,
     no_metrics: bool,
+    pass_environment: tuple[str, ...],
     lifeline: int | None,
     private_folder: Path | None,
     log_level: str,
@@ -108,11 +117,16 @@ def main(
         say("daggyr-server: the folder where this was started is gone, and tasks would start in it: start it elsewhere")
         sys.exit(2)
     try:
+        check_patterns(pass_environment)
+    except ValueError as error:
+        click.echo(f"daggyr-server: --pass-environment: {error}", err=True)
+        sys.exit(2)
+    try:
         configuration = load(config, listen=listen, tracker=tracker, workers=workers)
         take_all()
         if no_metrics:
             configuration = replace(configuration, server=replace(configuration.server, metrics=None))
-        asyncio.run(_serve(configuration, ready_file, lifeline, log_level))
+        asyncio.run(_serve(configuration, ready_file, lifeline, log_level, pass_environment))
     except (ConfigurationError, ExecutorError, ListenerError, TokenError, TrackerError, AddressError) as error:
         say(f"daggyr-server: {error}")
         sys.exit(2)
@@ -121,7 +135,9 @@ def main(
             shutil.rmtree(private_folder, ignore_errors=True)
 
 
-async def _serve(configuration: Configuration, ready_file: Path | None, lifeline: int | None, log_level: str) -> None:
+async def _serve(
+    configuration: Configuration, ready_file: Path | None, lifeline: int | None, log_level: str, pass_environment: tuple[str, ...]
+) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -134,7 +150,7 @@ async def _serve(configuration: Configuration, ready_file: Path | None, lifeline
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup(1) means it
         loop.add_signal_handler(signal.SIGHUP, lambda: (stop if terminal.is_gone() else hang_up).set())
     sys.setswitchinterval(SWITCH_SECONDS)
-    async with coordinator(configuration, log_level) as (address, driver, renewal):
+    async with coordinator(configuration, log_level, pass_environment) as (address, driver, renewal):
         gc.collect()
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD, 20, 20)
@@ -166,7 +182,9 @@ async def _renew(renewal: Renewal, hang_up: asyncio.Event) -> None:
 
 
 @contextlib.asynccontextmanager
-async def coordinator(configuration: Configuration, log_level: str = "info") -> AsyncIterator[tuple[str, Driver, Renewal]]:
+async def coordinator(
+    configuration: Configuration, log_level: str = "info", pass_environment: tuple[str, ...] = ()
+) -> AsyncIterator[tuple[str, Driver, Renewal]]:
     """A whole coordinator in this event loop: yields the real address, the driver and what reads secrets again, once
     connections are accepted.
 
@@ -177,7 +195,7 @@ async def coordinator(configuration: Configuration, log_level: str = "info") -> 
     opened = await tracker.open()
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(tracker.close)
-        door = Door()
+        door, pins = Door(), AgentPins()
         surroundings = Surroundings(
             door=door,
             tracker_id=opened.tracker_id,
@@ -186,10 +204,13 @@ async def coordinator(configuration: Configuration, log_level: str = "info") -> 
             heartbeat=server.heartbeat,
             grace=server.kill_grace,
             log_level=log_level,
+            pass_environment=pass_environment,
+            pins=pins,
         )
         limits: dict[str, PoolLimits] = {}
         machine = Machine(configuration.pools, next_run_id=opened.next_run_id)
         driver = Driver(machine, tracker, Changes(opened.epoch), Generators(limits), time.time, durable=opened.durable)
+        pins.open(await tracker.pins(), _keep_pin(driver))
         stack.push_async_callback(driver.close)  # unless all goes well: then it ends together with the listener
         executors = _executors(configuration, driver, surroundings)
         limits.update(
@@ -214,7 +235,7 @@ async def coordinator(configuration: Configuration, log_level: str = "info") -> 
                 max_arriving_bytes=server.max_arriving_bytes,
             ),
         )
-        await _add_services(listener.server, service, executors)
+        await _add_services(listener.server, service, executors, surroundings)
         await driver.start(executors)
         stack.push_async_callback(_stop, listener, driver)
         address = await listener.start()
@@ -244,6 +265,16 @@ async def _serve_metrics(
     return scrapes
 
 
+def _keep_pin(driver: Driver) -> Keep:
+    async def keep(agent_id: str, name: str, digest: bytes | None) -> None:
+        try:
+            await driver.keep_pin(agent_id, name, digest)
+        except Closing as closing:
+            raise PinsClosed(str(closing)) from None
+
+    return keep
+
+
 def _is_tcp(address: str | None) -> bool:
     return address is not None and not address.startswith("unix:")
 
@@ -262,7 +293,8 @@ def _executors(configuration: Configuration, driver: Driver, surroundings: Surro
         settings = pool.check(kind.Settings, faults)
         if settings is not None:
             try:
-                executors[name] = kind(name, settings, driver.reports(name), surroundings)
+                reports = driver.reports(name, mend=not issubclass(kind, AgentExecutor))  # agents' words are checked in sessions
+                executors[name] = kind(name, settings, reports, surroundings)
             except SettingsError as error:
                 faults.append(Fault(f"pools.{name}", str(error)))
     if faults:
@@ -279,11 +311,13 @@ def _tokens(server: Server) -> Tokens | None:
     )
 
 
-async def _add_services(server: grpc.aio.Server, runs: RunsService, executors: dict[str, Executor]) -> None:
+async def _add_services(
+    server: grpc.aio.Server, runs: RunsService, executors: dict[str, Executor], surroundings: Surroundings
+) -> None:
     # A local pool is one of agents too, but of its own only, on a socket of its own.
     agents = [executor for executor in executors.values() if isinstance(executor, AgentExecutor) and executor.on_listener]
     add_RunsServicer_to_server(runs, server)
-    add_AgentsServicer_to_server(AgentSessions(agents), server)
+    add_AgentsServicer_to_server(AgentSessions(agents, surroundings.pins), server)
     names = [
         runs_pb2.DESCRIPTOR.services_by_name["Runs"].full_name,
         agents_pb2.DESCRIPTOR.services_by_name["Agents"].full_name,

@@ -11,7 +11,9 @@ from daggyr.bounded import are_bounded, bounded_notes
 from daggyr.v1.task_pb2 import HOST_AVAILABLE, HOST_DRAINING, HOST_GONE, AttemptResult, AttemptUpdate, Host
 from daggyr.v1.task_pb2 import LOST as LOST_OUTCOME
 from daggyr_server.core.events import AttemptEnded, AttemptStarted, Event, HostChanged, HostGone
+from daggyr_server.core.records import Record
 from daggyr_server.core.states import Outcome
+from daggyr_server.executors.believable import mended
 
 _OUTCOMES = {int(outcome): outcome for outcome in Outcome}
 
@@ -28,10 +30,22 @@ class Reported:
         self.durable = durable
 
 
+class ToKeep:
+    """A record that changes nothing in the machine, as it waits in the inbox."""
+
+    __slots__ = ("durable", "record")
+
+    def __init__(self, record: Record, durable: Callable[[], None]) -> None:
+        self.record = record
+        self.durable = durable
+
+
 class PoolReports:
     """The driver's ear for one pool; see executors.base.Reports."""
 
-    def __init__(self, pool: str, put: Callable[[Event | Reported], None]) -> None:
+    def __init__(self, pool: str, put: Callable[[Event | Reported], None], *, mend: bool) -> None:
+        """`mend`: what the executor tells was not checked where it came in, as agents' words are."""
+        self._mend = mend
         self._pool = pool
         self._put = put
 
@@ -53,7 +67,7 @@ class PoolReports:
         )
 
     def updates(self, host: str, updates: Sequence[AttemptUpdate], durable: Callable[[], None]) -> None:
-        self._put(Reported(self._pool, host, updates, durable))
+        self._put(Reported(self._pool, host, mended(updates) if self._mend else updates, durable))
 
 
 def event_of(update: AttemptUpdate) -> AttemptStarted | AttemptEnded | None:

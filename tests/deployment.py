@@ -140,6 +140,7 @@ class Deployment:
     address: str = ""
     programs: list[Program] = field(default_factory=list)
     commands: list[subprocess.Popen[str]] = field(default_factory=list)
+    passed: list[str] = field(default_factory=lambda: [MARK])  # variables of the daemons that their tasks inherit
     killed: bool = False  # a program was killed, so that it could not remove its files
 
     def __post_init__(self) -> None:
@@ -190,7 +191,7 @@ class Deployment:
         log = self.folder / f"{len(self.programs)}-{name or executable}.log"
         with log.open("wb") as stderr:
             process = subprocess.Popen(
-                [BIN / executable, *arguments],
+                [BIN / executable, *arguments, *(f"--pass-environment={name}" for name in self.passed)],
                 cwd=self.work,
                 env={**self.environment, **variables},
                 stdin=subprocess.DEVNULL,

@@ -22,6 +22,7 @@ from daggyr_server.core.machine import Reason
 from daggyr_server.core.run import Run
 from daggyr_server.core.segments import Kind
 from daggyr_server.driver import Driver
+from daggyr_server.executors.believable import mend_result
 from daggyr_server.refusals import Closing, Refused
 from daggyr_server.spec import PoolLimits
 from daggyr_server.trackers.base import StoredAttempt, TrackerError
@@ -120,6 +121,8 @@ class Asking:
             stored = await self.asked(
                 self.driver.tracker.attempts(run.run_id, known, before=before, limit=limit - len(found)), context
             )
+            for attempt in stored:
+                mend_result(attempt.result)  # what was kept before there were bounds can be shown, too
             found = [(known, attempt) for attempt in stored] + found
             before = None
         return found

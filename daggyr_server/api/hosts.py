@@ -1,10 +1,11 @@
-"""The calls about what tasks run on: pools, agents, and an agent that is to be drained.
+"""The calls about what tasks run on: pools, agents, and an agent that is to be drained or forgotten.
 
 Part of `RunsService` (runs.py).
 """
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from typing import Any
 
@@ -18,6 +19,8 @@ from daggyr.v1.runs_pb2 import (
     Agent,
     DrainAgentRequest,
     DrainAgentResponse,
+    ForgetAgentRequest,
+    ForgetAgentResponse,
     ListAgentsRequest,
     ListAgentsResponse,
     ListPoolsRequest,
@@ -28,6 +31,11 @@ from daggyr_server.api import views
 from daggyr_server.api.asking import MAX_PAGE_BYTES, STRANGE_TOKEN, Asking, Context
 from daggyr_server.api.statuses import fitting
 from daggyr_server.executors.agent import AgentExecutor
+from daggyr_server.executors.agent_pins import PinsClosed
+
+log = logging.getLogger(__name__)
+
+_MOST = 2**63 - 1  # that a sum of units can say; pools whose settings name more are sums of settings
 
 MAX_AGENTS_A_PAGE = 1_000
 
@@ -65,8 +73,8 @@ class Hosts(Asking):
                 for resource, units in host.resources.items():
                     resources[resource] += units
                     used[resource] += min(units, host.load.get(resource, 0))
-        entry.resources.update(views.shown_resources(resources))
-        entry.used.update(views.shown_resources(used))
+        entry.resources.update({name: min(_MOST, units) for name, units in views.shown_resources(resources).items()})
+        entry.used.update({name: min(_MOST, units) for name, units in views.shown_resources(used).items()})
         return entry
 
     async def ListAgents(self, request: ListAgentsRequest, context: Context) -> ListAgentsResponse:
@@ -125,6 +133,36 @@ class Hosts(Asking):
         named = {agent.agent_id for executor in executors for agent in executor.agents.values() if agent.name == request.name}
         flights = (flight for run in self.driver.machine.runs.values() for flight in run.in_flight.values())
         return DrainAgentResponse(running=sum(flight.host in named and flight.start_time is not None for flight in flights))
+
+    async def ForgetAgent(self, request: ForgetAgentRequest, context: Context) -> ForgetAgentResponse:
+        executors = [executor for executor in self.driver.executors.values() if isinstance(executor, AgentExecutor)]
+        agents = [
+            agent for executor in executors for agent in executor.agents.values() if request.name in (agent.name, agent.agent_id)
+        ]
+        pins = next((executor.surroundings.pins for executor in executors), None)
+        known = {agent.agent_id for agent in agents} | (pins.named(request.name) if pins is not None else set())
+        connected = {agent.agent_id: agent for agent in agents if agent.session is not None}
+        for executor in executors:  # by the names of earlier starts, some of which may be connected under others
+            for agent_id in known & executor.agents.keys():
+                if executor.agents[agent_id].session is not None:
+                    connected[agent_id] = executor.agents[agent_id]
+        if not known:
+            message = f"no agent {request.name[:1024]!r} is known; `daggyr agents` lists those that are connected, or were"
+            await context.abort(grpc.StatusCode.NOT_FOUND, fitting(message))
+        gone = known - connected.keys()
+        if not gone:
+            where = next(iter(connected.values())).address
+            message = f"agent {request.name[:1024]!r} is connected from {where}: stop it first, or drain it"
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, fitting(message))
+        lost = sum(executor.forget(agent_id) for executor in executors for agent_id in gone)
+        try:
+            for agent_id in gone:
+                if pins is not None:
+                    await pins.forget(agent_id)
+        except PinsClosed as closed:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, str(closed))
+        log.info("agent %s was forgotten; it still had %d attempts", request.name, lost)
+        return ForgetAgentResponse(lost=lost)
 
 
 async def _start(token: str, context: Context) -> int:

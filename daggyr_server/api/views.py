@@ -28,6 +28,7 @@ from daggyr_server.core.machine import Machine
 from daggyr_server.core.run import Run
 from daggyr_server.core.segments import Kind
 from daggyr_server.core.states import STATE_OF, Phase, State
+from daggyr_server.executors.believable import MAX_SECONDS
 from daggyr_server.trackers.base import RunRow, StateChange, StoredAttempt
 
 MAX_CHANGES = 1_000  # of state, told of a run or a task
@@ -41,7 +42,7 @@ _MAX_RESOURCES_BYTES = 64 * 1024  # of the names of resources
 def timestamp(seconds: float) -> Timestamp:
     """Seconds since the epoch as the contract has them."""
     message = Timestamp()
-    message.FromNanoseconds(round(seconds * 1e9))
+    message.FromNanoseconds(round(min(MAX_SECONDS, max(0.0, seconds)) * 1e9))
     return message
 
 

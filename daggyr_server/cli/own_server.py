@@ -113,6 +113,8 @@ class OwnServer:
                 "--private-folder",
                 str(self._folder),
                 "--no-metrics",  # those of its configuration are for the server that runs for good
+                "--pass-environment",  # tasks get all that the user's shell would give them
+                "*",
                 "--lifeline",
                 str(read_end),
                 "--log-level",

@@ -7,6 +7,7 @@ renamed or taken away. Nothing here prints.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -188,8 +189,8 @@ def agent(one: pb.Agent) -> Shape:
         "version": one.version,
         "connect_time": _time(one, "connect_time"),
         "last_seen": _time(one, "last_seen"),
-        "load_average": one.load_average,
-        "cpu_percent": one.cpu_percent,
+        "load_average": _number(one.load_average),
+        "cpu_percent": _number(one.cpu_percent),
         "memory_available_bytes": one.memory_available_bytes,
         "address": one.address,
     }
@@ -201,11 +202,19 @@ def seconds(duration: Duration) -> float:
 
 
 def _optional(message: Message | None, field: str) -> Any:
-    return getattr(message, field) if message is not None and message.HasField(field) else None
+    return _number(getattr(message, field)) if message is not None and message.HasField(field) else None
+
+
+def _number(value: Any) -> Any:
+    """JSON knows no NaN and no infinity (RFC 8259, section 6): a server of an older version may tell them."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _time(message: Message | None, field: str) -> str | None:
     if message is None or not message.HasField(field):
         return None
-    text: str = getattr(message, field).ToJsonString()
+    try:
+        text: str = getattr(message, field).ToJsonString()
+    except ValueError:  # a time that does not exist, from a server of an older version
+        return None
     return text

@@ -6,6 +6,7 @@ for the time. It loads no messages, since `daggyr --version` and the options nee
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
@@ -57,16 +58,25 @@ def time(stamp: Timestamp | None) -> str:
     """Local time to the second; `-` for none."""
     if stamp is None:
         return "-"
-    return moment(stamp).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    try:
+        return moment(stamp).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    except (OverflowError, ValueError):  # local time would be in the year 10000
+        return "-"
 
 
 def moment(stamp: Timestamp) -> datetime:
-    instant: datetime = stamp.ToDatetime(tzinfo=UTC)  # Any, to some versions of protobuf's types
+    """A time that does not exist, from a server of an older version, is the latest that does."""
+    try:
+        instant: datetime = stamp.ToDatetime(tzinfo=UTC)  # Any, to some versions of protobuf's types
+    except (OverflowError, ValueError):
+        return datetime.max.replace(tzinfo=UTC)
     return instant
 
 
 def span(seconds: float) -> str:
     """Two units at most: `12 ms`, `1.2 s`, `4 min 5 s`, `3 h 5 min`, `2 d 3 h`."""
+    if not math.isfinite(seconds):
+        return "-"
     if seconds < 1:
         return f"{max(seconds, 0) * 1000:.0f} ms"
     if round(seconds, 1) < 60:

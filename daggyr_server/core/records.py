@@ -123,6 +123,30 @@ class OutputKept(NamedTuple):
     data: bytes
 
 
+class AgentPinned(NamedTuple):
+    """From now on an agent's id belongs to whoever has the key of this digest. Made by the driver of what agents say."""
+
+    agent_id: str
+    name: str  # by which people know it
+    digest: bytes  # the key's SHA-256
+
+
+class AgentForgotten(NamedTuple):
+    """Nothing is known of an agent's key any more."""
+
+    agent_id: str
+
+
 Record = (
-    RunAdded | RunMoved | RunKillAsked | RunEdited | TasksGenerated | AttemptsAssigned | AttemptRecorded | TasksMoved | OutputKept
+    RunAdded
+    | RunMoved
+    | RunKillAsked
+    | RunEdited
+    | TasksGenerated
+    | AttemptsAssigned
+    | AttemptRecorded
+    | TasksMoved
+    | OutputKept
+    | AgentPinned
+    | AgentForgotten
 )

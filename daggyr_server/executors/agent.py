@@ -48,7 +48,7 @@ from daggyr.v1.task_pb2 import (
     OutputChunk,
     Placement,
 )
-from daggyr_server.executors.agent_session import Session, SessionRefused
+from daggyr_server.executors.agent_session import PROBE, Session, SessionRefused
 from daggyr_server.executors.base import Executor, Reports, Surroundings, forgotten
 from daggyr_server.executors.followed import Followed
 from daggyr_server.executors.known_agent import PLACED_EARLIER, Agent, Ask, Ident, ident_of, key_of
@@ -69,6 +69,7 @@ class AgentExecutor(Executor):
 
     Settings: ClassVar[type[msgspec.Struct]] = AgentSettings
     on_listener: ClassVar[bool] = True  # its agents dial in where the coordinator listens
+    fleeting: ClassVar[bool] = False  # its agents' state folders end with them: one that is gone never comes back
 
     @property
     def joined_as(self) -> str:
@@ -157,6 +158,17 @@ class AgentExecutor(Executor):
             self._offer(agent, HOST_DRAINING)
         return True
 
+    def forget(self, agent_id: str) -> int:
+        """Do not wait any longer for an agent that is not connected. Returns how many attempts it still had: they are LOST."""
+        agent = self.agents.get(agent_id)
+        if agent is None or agent.session is not None:
+            return 0
+        if agent.lease is not None:
+            agent.lease.cancel()
+        lost = len(agent.held)
+        self._give_up(agent)
+        return lost
+
     # -- what sessions tell -------------------------------------------------------------------------------------------
 
     def connected(self, name: str) -> Agent | None:
@@ -194,7 +206,7 @@ class AgentExecutor(Executor):
         if agent is None:
             agent = self.agents[hello.agent_id] = Agent(hello.agent_id, hello.name, hello.incarnation)
         if agent.session is not None:
-            agent.session.end(grpc.StatusCode.ABORTED, f"agent {hello.name!r} opened a newer session")
+            agent.session.end(grpc.StatusCode.ABORTED, f"agent {hello.name!r} opened a newer session, from {session.address}")
         if agent.lease is not None:
             agent.lease.cancel()
             agent.lease = None
@@ -268,6 +280,8 @@ class AgentExecutor(Executor):
             if message.heartbeat.draining and not agent.draining:
                 agent.draining = True
                 self._offer(agent, HOST_DRAINING)
+        elif kind == "followed" and message.followed.follow_id == PROBE:
+            session.answered(True)
         elif kind == "followed":
             followed = self._follows.get(message.followed.follow_id)
             if followed is not None and followed.session is session:
@@ -328,6 +342,8 @@ class AgentExecutor(Executor):
     def _give_up(self, agent: Agent) -> None:
         agent.lease = None
         self.agents.pop(agent.agent_id, None)
+        if self.fleeting:
+            self.surroundings.pins.drop(agent.agent_id)
         if agent.awaited:  # it was never offered as a host
             self._report(agent.agent_id, map(key_of, agent.held), LOST, "its agent did not come back")
             return

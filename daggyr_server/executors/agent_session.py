@@ -17,9 +17,14 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from daggyr.bounded import status_text
+from daggyr.bounds import MAX_WORD
 from daggyr.channel import PROTOCOL_VERSION
-from daggyr.v1.agents_pb2 import Acknowledge, AgentMessage, CoordinatorMessage, Hello
+from daggyr.v1.agents_pb2 import Acknowledge, AgentMessage, CoordinatorMessage, Follow, Hello
 from daggyr.v1.agents_pb2_grpc import AgentsServicer
+from daggyr.v1.task_pb2 import STDOUT, AttemptKey
+from daggyr_server.executors.agent_pins import AgentPins, PinsClosed
+from daggyr_server.executors.believable import fault_in
+from daggyr_server.executors.refusal_log import RefusalLog
 
 if TYPE_CHECKING:
     from daggyr_server.executors.agent import AgentExecutor
@@ -28,9 +33,13 @@ log = logging.getLogger(__name__)
 
 HELLO_SECONDS = 30.0
 WRITE_SECONDS = 10.0  # for the last message of a session to be written
-MAX_WORD = 200  # characters of an agent's name or id
-MAX_HELD = 100_000  # attempts; an agent takes half as many
+PROBE_SECONDS = 10.0  # for an agent to answer, when another process says that it is this agent
+PROBE = 2**63  # the follow_id of that question, which no follow has
 MAX_UNDURABLE = 32  # batches of updates taken from one agent and not yet durable; more wait in its connection
+
+
+# What ends sessions without anybody being at fault.
+_OWN_ENDS = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.ABORTED, grpc.StatusCode.DEADLINE_EXCEEDED})
 
 
 class SessionRefused(Exception):
@@ -52,6 +61,7 @@ class Session:
         self._wake = asyncio.Event()
         self._room = asyncio.Event()
         self._undurable = 0
+        self._probes: list[asyncio.Future[bool]] = []
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.open = True
 
@@ -82,6 +92,7 @@ class Session:
     def close(self) -> None:
         """The call ends: nothing more is taken, and the writer stops after the message that it writes."""
         self.open = False
+        self.answered(False)
         self._wake.set()
 
     def end(self, code: grpc.StatusCode, message: str) -> None:
@@ -93,6 +104,28 @@ class Session:
     async def over(self) -> None:
         """Raises SessionRefused once `end` was called; returns never."""
         await asyncio.shield(self._ended)
+
+    async def answers(self, seconds: float) -> bool:
+        """Whether there is still an agent at the other end: it is asked, and has this long to answer."""
+        if not self.open:
+            return False
+        probe: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._probes.append(probe)
+        # Of an attempt that there is not, an agent of any version says at once that nothing comes.
+        self.send(CoordinatorMessage(follow=Follow(follow_id=PROBE, key=AttemptKey(), stream=STDOUT)))
+        try:
+            async with asyncio.timeout(seconds):
+                return await probe
+        except TimeoutError:
+            return False
+        finally:
+            self._probes.remove(probe)
+
+    def answered(self, alive: bool) -> None:
+        """The answer to `answers` came, or none will."""
+        for probe in self._probes:
+            if not probe.done():
+                probe.set_result(alive)
 
     @property
     def is_full(self) -> bool:
@@ -118,30 +151,41 @@ class Session:
                 await self._wake.wait()
 
 
+_Session = Session  # which AgentSessions has a method of the same name as
+
+
 class AgentSessions(AgentsServicer):
     """The servicer, for the agent pools of one listener."""
 
-    def __init__(self, executors: Iterable[AgentExecutor]) -> None:
+    def __init__(self, executors: Iterable[AgentExecutor], pins: AgentPins | None = None) -> None:
+        """`pins`: whose the agents' ids are; without, what is known of them goes with this object."""
         self._executors = {executor.joined_as: executor for executor in executors}
+        self._pins = pins or AgentPins()
+        self._refusals = RefusalLog()
 
     async def Session(self, request_iterator: AsyncIterator[AgentMessage], context: grpc.aio.ServicerContext[Any, Any]) -> None:
         """See agents.proto."""
         try:
             await self._serve(request_iterator, context)
         except SessionRefused as refused:
+            if refused.code not in _OWN_ENDS:
+                self._refusals.add(context.peer(), f"{refused.code.name}: {refused}")
             await context.abort(refused.code, status_text(str(refused)))
 
     async def _serve(self, requests: AsyncIterator[AgentMessage], context: grpc.aio.ServicerContext[Any, Any]) -> None:
         hello = await _hello(requests)
-        if len(hello.held) > MAX_HELD:  # a welcome may have to name them all
-            message = f"agent {hello.name!r} holds {len(hello.held):,} attempts; the most is {MAX_HELD:,}"
-            raise SessionRefused(grpc.StatusCode.INVALID_ARGUMENT, message)
         executor = self._executors.get(hello.pool)
         if executor is None:
             pools = ", ".join(self._executors) or "none"
             message = f"there is no pool {hello.pool!r} that agents can join (there are: {pools}): give the agent another --pool"
             raise SessionRefused(grpc.StatusCode.NOT_FOUND, message)
-        self._check_name(hello, executor)
+        self._check_name(hello)
+        await self._check_key(hello)
+        await self._check_alone(hello)
+        self._check_name(hello)  # somebody else may have joined meanwhile
+        for other in self._executors.values():
+            if other is not executor:
+                other.moved(hello.agent_id)
         session = Session(context.peer())
         agent = executor.welcome(hello, session)
         reader = asyncio.create_task(_read(requests, executor, agent, session), name=f"agent {hello.name}")
@@ -167,15 +211,50 @@ class AgentSessions(AgentsServicer):
             finally:
                 await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _check_name(self, hello: Hello, joined: AgentExecutor) -> None:
+    def _check_name(self, hello: Hello) -> None:
         for executor in self._executors.values():
             other = executor.connected(hello.name)
             if other is not None and other.agent_id != hello.agent_id:
                 message = f"another agent called {hello.name!r} is connected from {other.address}: give this one another --name"
                 raise SessionRefused(grpc.StatusCode.ALREADY_EXISTS, message)
+
+    async def _check_key(self, hello: Hello) -> None:
+        """The agent is who it says; from its first hello on, this is known durably."""
+        try:
+            admitted = await self._pins.admit(hello.agent_id, hello.name, hello.agent_key, self._is_known)
+        except PinsClosed as closed:
+            raise SessionRefused(grpc.StatusCode.UNAVAILABLE, str(closed)) from None
+        if not admitted:
+            key = "another key than" if hello.agent_key else "no key, unlike"
+            raise SessionRefused(
+                grpc.StatusCode.PERMISSION_DENIED,
+                f"agent {hello.name!r} (id {hello.agent_id}) shows {key} the agent that is known by that id. If its state folder "
+                f"lost its key, or its host was set up anew: `daggyr agent forget {hello.agent_id}`. If the folder is a copy of "
+                "another agent's: remove agent-id and agent-key from the copy",
+            )
+
+    async def _check_alone(self, hello: Hello) -> None:
+        """No other process of this agent is connected: two hosts with copies of one state folder would push each other out."""
+        silent = None
+        while (other := self._other_process(hello)) is not None and other is not silent:
+            if await other.answers(PROBE_SECONDS):
+                raise SessionRefused(
+                    grpc.StatusCode.ALREADY_EXISTS,
+                    f"another process of agent {hello.name!r} (id {hello.agent_id}) is connected from {other.address}, and "
+                    "answers. If that is another host, one state folder is a copy of the other: remove agent-id and agent-key "
+                    "from the copy",
+                )
+            silent = other
+
+    def _other_process(self, hello: Hello) -> _Session | None:
         for executor in self._executors.values():
-            if executor is not joined:
-                executor.moved(hello.agent_id)
+            agent = executor.agents.get(hello.agent_id)
+            if agent is not None and agent.session is not None and agent.incarnation != hello.incarnation:
+                return agent.session
+        return None
+
+    def _is_known(self, agent_id: str) -> bool:
+        return any(agent_id in executor.agents for executor in self._executors.values())
 
 
 async def _hello(requests: AsyncIterator[AgentMessage]) -> Hello:
@@ -193,22 +272,21 @@ async def _hello(requests: AsyncIterator[AgentMessage]) -> Hello:
     hello = first.hello
     if hello.protocol_version != PROTOCOL_VERSION:
         message = (
-            f"agent {hello.name!r} speaks protocol version {hello.protocol_version}, this coordinator {PROTOCOL_VERSION}: "
-            "install the same version of daggyr on both"
+            f"agent {hello.name[:MAX_WORD]!r} speaks protocol version {hello.protocol_version}, this coordinator "
+            f"{PROTOCOL_VERSION}: install the same version of daggyr on both"
         )
         raise SessionRefused(grpc.StatusCode.FAILED_PRECONDITION, message)
-    missing = [field for field in ("agent_id", "incarnation", "name", "pool", "resources") if not getattr(hello, field)]
-    if missing:
-        raise SessionRefused(invalid, f"the hello has no {', '.join(missing)}")
-    if any(len(word) > MAX_WORD or not word.isprintable() for word in (hello.agent_id, hello.incarnation, hello.name)):
-        raise SessionRefused(invalid, f"an agent's id, incarnation and name have at most {MAX_WORD} printable characters each")
-    if any(units < 0 for units in hello.resources.values()) or not hello.resources.get("cores"):
-        raise SessionRefused(invalid, f"agent {hello.name!r} offers no cores, or less than none of a resource")
+    fault = fault_in(first)
+    if fault is not None:
+        raise SessionRefused(invalid, fault)
     return hello
 
 
 async def _read(requests: AsyncIterator[AgentMessage], executor: AgentExecutor, agent: Any, session: Session) -> None:
     async for message in requests:
+        fault = fault_in(message)
+        if fault is not None:
+            raise SessionRefused(grpc.StatusCode.INVALID_ARGUMENT, f"agent {agent.name!r}: {fault}")
         executor.said(agent, session, message)
         await session.room()
 

@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Protocol
 
 import msgspec
 
+from daggyr.environment import pattern_fault
 from daggyr.v1.task_pb2 import (
     AssignmentBatch,
     AttemptKey,
@@ -26,6 +27,7 @@ from daggyr.v1.task_pb2 import (
     OutputChunk,
     Placement,
 )
+from daggyr_server.executors.agent_pins import AgentPins
 
 GROUP = "daggyr.executors"
 
@@ -45,6 +47,13 @@ class Reports(Protocol):
 
 class SettingsError(ValueError):
     """A pool's settings that this executor cannot use; the message names the setting and what to write instead."""
+
+
+def check_patterns(patterns: Sequence[str]) -> None:
+    """For settings that say which variables tasks get. Raises ValueError."""
+    faults = [fault for fault in map(pattern_fault, patterns) if fault is not None]
+    if faults:
+        raise ValueError("; ".join(f"`pass_environment`: {fault}" for fault in faults))
 
 
 class Door:
@@ -79,6 +88,8 @@ class Surroundings:
     grace: float  # seconds between SIGTERM and SIGKILL
     log_level: str = "warning"  # for child processes
     door: Door = field(default_factory=Door)
+    pass_environment: tuple[str, ...] = ()  # of the coordinator's variables, for tasks of every pool (daggyr.environment)
+    pins: AgentPins = field(default_factory=AgentPins)  # of the agents that dial in where the coordinator listens
 
 
 class Executor(ABC):

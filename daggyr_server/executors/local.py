@@ -30,7 +30,7 @@ from daggyr.v1.task_pb2 import LOST, AttemptKey, Placement
 from daggyr_server.descriptors import as_given
 from daggyr_server.executors.agent import AgentExecutor
 from daggyr_server.executors.agent_session import AgentSessions
-from daggyr_server.executors.base import ExecutorError, Reports, Surroundings
+from daggyr_server.executors.base import ExecutorError, Reports, Surroundings, check_patterns
 
 log = logging.getLogger(__name__)
 
@@ -43,9 +43,16 @@ _MOST_SWEPT = 8  # folders of killed coordinators, at each start
 
 
 class LocalSettings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """`workers`: how many cores tasks may use at once; the configuration fills it in where it is not given."""
+    """`workers`: how many cores tasks may use at once; the configuration fills it in where it is not given.
+
+    `pass_environment`: what tasks get of the coordinator's environment, beside the usual (daggyr.environment).
+    """
 
     workers: Annotated[int, msgspec.Meta(ge=1, le=65_536)]
+    pass_environment: list[str] = []
+
+    def __post_init__(self) -> None:
+        check_patterns(self.pass_environment)
 
 
 class LocalExecutor(AgentExecutor):
@@ -158,6 +165,8 @@ class LocalExecutor(AgentExecutor):
         command += ["--name", _NAME, "--pool", _NAME, "--state-dir", str(folder / "agent")]
         for name, units in self._resources.items():
             command += ["--resource", f"{name}={units}"]
+        for pattern in (*self.settings.pass_environment, *self.surroundings.pass_environment):
+            command.append(f"--pass-environment={pattern}")
         return [*command, "--lifeline", str(lifeline), "--log-level", self.surroundings.log_level]
 
     async def close(self) -> None:

@@ -34,12 +34,23 @@ from daggyr_server.executors.slurm_pool import SlurmPool
 log = logging.getLogger(__name__)
 
 LONGEST_PAUSE = 60.0  # seconds, of a backoff
+_GIVEN_BY_SLURM = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "SLURM_CONF")  # to a pilot's job, and true of its tasks
 
 
 class PilotExecutor(SlurmPool, AgentExecutor):
     """One pool of pilots."""
 
     sized_by: ClassVar[str] = "pilot_resources"
+    fleeting: ClassVar[bool] = True
+    # What an interpreter may need to find its libraries; tasks get none of these unless told.
+    jobs_need: ClassVar[tuple[str, ...]] = (
+        "SLURM_CONF",
+        "LD_LIBRARY_PATH",
+        "PYTHONHOME",
+        "PYTHONPATH",
+        "SSL_CERT_*",
+        "VIRTUAL_ENV",
+    )
 
     def __init__(self, pool: str, settings: Any, reports: Reports, surroundings: Surroundings) -> None:
         super().__init__(pool, settings, reports, surroundings)
@@ -198,6 +209,7 @@ class PilotExecutor(SlurmPool, AgentExecutor):
             "".join(f"{name} = {_toml(value)}\n" for name, value in lines.items())
             + ("tls = true\n" if door.tls else "")
             + ("insecure = true\n" if door.insecure else "")
+            + f"pass_environment = [{', '.join(map(_toml, (*self.pass_environment, *_GIVEN_BY_SLURM)))}]\n"
             + "[resource]\n"
             + "".join(f"{_toml(name)} = {units}\n" for name, units in resources.items()),
         )

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
+from daggyr.environment import passes
 from daggyr_server.executors.base import Executor, ExecutorError, Reports, Surroundings
 from daggyr_server.executors.slurm_client import SlurmClient
 from daggyr_server.executors.slurm_commands import SlurmCommands, without_inputs
@@ -24,6 +25,7 @@ class SlurmPool(Executor):
 
     Settings: ClassVar[type[msgspec.Struct]] = SlurmSettings
     sized_by: ClassVar[str] = "resources"
+    jobs_need: ClassVar[tuple[str, ...]] = ("SLURM_CONF",)  # for Slurm's commands, ours and the tasks' own
     settings: SlurmSettings
     client: SlurmClient
 
@@ -34,9 +36,9 @@ class SlurmPool(Executor):
         self.prefix = f"daggyr-{self.mark}-"  # of the names of its jobs
         # Now: what a coordinator was started with is what its tasks get.
         self._environment = dict(os.environ)
-        self.job_environment = without_inputs(
-            {name: value for name, value in self._environment.items() if not name.startswith("DAGGYR_")}
-        )
+        self.pass_environment = (*settings.pass_environment, *surroundings.pass_environment)
+        also = (*self.pass_environment, *self.jobs_need)
+        self.job_environment = without_inputs({name: value for name, value in self._environment.items() if passes(name, also)})
 
     @property
     def tracker_folder(self) -> Path:

@@ -208,7 +208,7 @@ def _number(value: int, later: bool) -> Any:
 def _plain(value: Any) -> int | None:
     """A number of any version of the API, or None if it is not set."""
     if isinstance(value, Mapping):
-        return int(value.get("number", 0)) if value.get("set") else None
+        value = value.get("number", 0) if value.get("set") else None
     return value if isinstance(value, int) else None
 
 

@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from daggyr.environment import pattern_fault
+
 Seconds = Annotated[float, Meta(ge=0.05, le=86_400)]
 
 # Slurm expands % in the names of output files (sbatch(1), filename pattern), and a backslash switches that off.
@@ -67,6 +69,7 @@ class SlurmSettings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     qos: str | None = None
     time_limit: str | None = None  # MINUTES, [HOURS:]MINUTES:SECONDS or DAYS-HOURS[:MINUTES[:SECONDS]]; of each job
     options: list[str] = []  # further ones of sbatch, as --name=value
+    pass_environment: list[str] = []  # of this server's variables, what tasks get beside the usual: NAME or PREFIX_*
     poll_interval: Seconds = 5.0  # from one status query, for all jobs together, to the next
     settle_seconds: Seconds = 60.0  # how long a result may be on its way after Slurm says that its job has ended
     # job mode
@@ -88,7 +91,7 @@ class SlurmSettings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     job: dict[str, Any] = {}  # further properties of a job, in the API's words
 
     def __post_init__(self) -> None:
-        faults = []
+        faults = [f"`pass_environment`: {fault}" for fault in map(pattern_fault, self.pass_environment) if fault is not None]
         if _UNFIT_FOR_PATHS.search(str(self.directory)):
             faults.append("`directory` has a %, a backslash or a control character, which Slurm would not take as it is")
         if self.time_limit is not None and minutes(self.time_limit) is None:

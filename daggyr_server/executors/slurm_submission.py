@@ -38,6 +38,7 @@ from pathlib import Path
 import msgspec
 
 from daggyr.v1.task_pb2 import Assignment, TaskSpec
+from daggyr_server.executors.believable import MAX_SECONDS
 from daggyr_server.executors.slurm_script import tasks_file
 
 Ident = tuple[int, int, int]  # an AttemptKey's run_id, task_number and attempt
@@ -157,7 +158,8 @@ class Submission:
         """How a task ended; its result is there."""
         words = dict(line.partition(" ")[::2] for line in self._text(index, "result").splitlines())
         rejected = self._text(index, "rejected").rstrip("\n") or None
-        status = int(words.get("status", "255"))
+        told = words.get("status", "255")
+        status = min(int(told), 255) if told.isascii() and told.isdecimal() and len(told) < 10 else 255
         if rejected is None and status in (126, 127):
             # The last word before exec was env's or setsid's: the command was found, and the kernel would not have it.
             said = self._text(index, "err")
@@ -243,6 +245,8 @@ def _nanoseconds(text: str) -> int | None:
     seconds, point, fraction = text.strip().partition(".")
     if not (point and seconds.isdecimal() and fraction.isdecimal() and len(fraction) == 9):
         return None
+    if len(seconds) > len(str(MAX_SECONDS)) or int(seconds) >= MAX_SECONDS:
+        return None  # no clock tells that
     return int(seconds) * 1_000_000_000 + int(fraction)
 
 
@@ -253,6 +257,6 @@ def _cpu_seconds(text: str) -> float | None:
         minutes, _, seconds = word.rstrip("s").partition("m")
         try:
             total += int(minutes) * 60 + float(seconds.replace(",", "."))
-        except ValueError:
+        except (OverflowError, ValueError):
             return None
     return total if text else None

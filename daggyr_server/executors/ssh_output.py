@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from daggyr.v1.task_pb2 import STDERR, STDOUT, OutputChunk, OutputStream, OutputSummary
+from daggyr_server.executors.believable import MAX_NUMBER
 
 CHUNK_BYTES = 256 * 1024
 
@@ -21,6 +22,8 @@ class Output:
         self.attempt, _, stream = name.partition("/")
         self.stream: OutputStream = STDOUT if stream == "stdout" else STDERR
         self.size, self._head, self._tail = int(size), int(head), int(tail)
+        if min(self._head, self._tail) < 0 or not self._head + self._tail <= self.size <= MAX_NUMBER:
+            raise ValueError(f"sizes that contradict each other: {size[:40]} {head[:40]} {tail[:40]}")
         self._read = 0
 
     def chunks(self, data: bytes) -> Iterator[OutputChunk]:

@@ -14,10 +14,12 @@ from importlib.resources import files
 from urllib.parse import quote, unquote
 
 from daggyr.v1.task_pb2 import AttemptKey, TaskSpec
+from daggyr_server.executors.believable import MAX_EXIT_CODE
 
 Ident = tuple[int, int, int]  # an AttemptKey's run_id, task_number and attempt
 
 PROGRAM = files("daggyr_server.executors").joinpath("ssh_remote.sh").read_bytes()
+_MAX_DIGITS = 10  # of seconds since a target's boot
 MAX_WORDS_BYTES = 2 * 1024 * 1024 - 128 * 1024  # of all: a quarter of the usual stack limit, less what the target adds
 MAX_WORD_BYTES = 128 * 1024  # of one argument or variable with its NUL: MAX_ARG_STRLEN, execve(2)
 
@@ -111,7 +113,7 @@ def needs_in(words: Iterable[str]) -> Mapping[str, int]:
     needs = {}
     for word in words:
         name, _, units = word.partition("=")
-        if units.isdecimal():
+        if units.isdecimal() and len(units) < 20:
             needs[unquote(name)] = int(units)
     return needs
 
@@ -138,6 +140,8 @@ def parse_ended(words: list[str]) -> Ended:
     status, flags, cause, refused, began, ended, *cpu, boot, end = words
     if end != ".":
         raise ValueError("a line that was cut")
+    if not 0 <= int(status) <= MAX_EXIT_CODE:
+        raise ValueError(f"no exit code: {status}")
     cause, _, limit = cause.partition(":")
     return Ended(
         status=int(status),
@@ -157,6 +161,8 @@ def parse_ended(words: list[str]) -> Ended:
 def centiseconds(uptime: str) -> int:
     """From /proc/uptime's form, 12.34. Raises ValueError."""
     seconds, _, parts = uptime.partition(".")
+    if len(seconds) > _MAX_DIGITS:
+        raise ValueError(f"no host is up for that long: {seconds[:40]} s")
     return int(seconds) * 100 + int(f"{parts}00"[:2])
 
 
@@ -164,7 +170,7 @@ def _cpu(words: list[str]) -> float | None:
     """The sum of what times(1) of the shell prints: `0m0.20s 0m0.01s`. A decimal comma is a locale's."""
     seconds = 0.0
     for word in words:
-        match = re.fullmatch(r"(\d+)m(\d+(?:[.,]\d+)?)s", word)
+        match = re.fullmatch(r"(\d{1,12})m(\d{1,12}(?:[.,]\d{1,12})?)s", word)
         if match is None:
             return None
         seconds += 60 * int(match[1]) + float(match[2].replace(",", "."))

@@ -22,6 +22,7 @@ from contextlib import aclosing, asynccontextmanager
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from daggyr.bounds import MAX_UNITS
 from daggyr.v1.task_pb2 import (
     KILLED,
     LOST,
@@ -89,7 +90,7 @@ class Session:
         try:
             uptime, self._boot, cores, memory_kb = ready
             self._boot_ns = time.time_ns() - centiseconds(uptime) * _CENTISECOND_NS
-            target.resources(int(cores), int(memory_kb) // 1024)
+            target.resources(min(MAX_UNITS, int(cores)), min(MAX_UNITS, int(memory_kb) // 1024))
         except ValueError:
             raise TargetFault(f"it said something that is not understood: {' '.join(ready)[:200]}") from None
 

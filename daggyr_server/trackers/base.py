@@ -16,7 +16,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 from daggyr.v1.task_pb2 import AttemptResult
-from daggyr_server.core.records import Record
+from daggyr_server.core.records import AgentPinned, Record
 from daggyr_server.core.states import State
 
 GROUP = "daggyr.trackers"
@@ -223,6 +223,10 @@ class Tracker(ABC):
     @abstractmethod
     async def history(self, run_id: int, number: int | None) -> list[StateChange]:
         """State changes of a task (or, for None, of the run itself) that no attempt tells, oldest first."""
+
+    @abstractmethod
+    async def pins(self) -> list[AgentPinned]:
+        """The agents whose keys are known, as last pinned, in the order in which they came."""
 
     @abstractmethod
     async def delete(self, run_id: int, limit: int) -> bool:

@@ -16,6 +16,8 @@ from typing import Any
 import msgspec
 
 from daggyr_server.core.records import (
+    AgentForgotten,
+    AgentPinned,
     AttemptRecorded,
     AttemptsAssigned,
     OutputKept,
@@ -59,6 +61,8 @@ class Batch:
             AttemptsAssigned: self._attempts_assigned,
             TasksMoved: self._tasks_moved,
             OutputKept: self._output_kept,
+            AgentPinned: self._agent_pinned,
+            AgentForgotten: self._agent_forgotten,
         }
         attempts, hosts = self._attempts, self._hosts
         for record in records:
@@ -147,6 +151,12 @@ class Batch:
             key = (*record[:4], start)
             if len(self._output.get(key, b"")) < len(data):
                 self._output[key] = data
+
+    def _agent_pinned(self, record: AgentPinned) -> None:
+        self.steps.append(("pin_agent", (stored_text(record.agent_id), stored_text(record.name), record.digest)))
+
+    def _agent_forgotten(self, record: AgentForgotten) -> None:
+        self.steps.append(("forget_agent", (stored_text(record.agent_id),)))
 
     def _document(self, run_id: int, revision: int, document: bytes) -> None:
         self.bytes += len(document)

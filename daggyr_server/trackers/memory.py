@@ -17,6 +17,8 @@ from typing import Any
 
 from daggyr.v1.task_pb2 import STDOUT
 from daggyr_server.core.records import (
+    AgentForgotten,
+    AgentPinned,
     AttemptRecorded,
     AttemptsAssigned,
     OutputKept,
@@ -112,6 +114,7 @@ class MemoryTracker(Tracker):
         self._requests: dict[str, int] = {}
         self._output: dict[tuple[int, int, int, int], dict[int, bytes]] = {}  # (run, task, attempt, stream) -> by offset
         self._output_bytes = 0
+        self._pins: dict[str, AgentPinned] = {}
         self._handlers: dict[type, Callable[[Any], None]] = {
             RunAdded: self._run_added,
             RunMoved: self._run_moved,
@@ -122,6 +125,8 @@ class MemoryTracker(Tracker):
             AttemptRecorded: self._attempt_recorded,
             TasksMoved: self._tasks_moved,
             OutputKept: self._output_kept,
+            AgentPinned: self._agent_pinned,
+            AgentForgotten: self._agent_forgotten,
         }
 
     async def open(self) -> Opened:
@@ -207,6 +212,12 @@ class MemoryTracker(Tracker):
         pieces = self._output.pop(stream)
         self._output_bytes -= _STREAM_COST + sum(_PIECE_COST + len(data) for data in pieces.values())
 
+    def _agent_pinned(self, record: AgentPinned) -> None:
+        self._pins[record.agent_id] = record
+
+    def _agent_forgotten(self, record: AgentForgotten) -> None:
+        self._pins.pop(record.agent_id, None)
+
     # -- reading ------------------------------------------------------------------------------------------------------
 
     async def attempts(
@@ -259,6 +270,9 @@ class MemoryTracker(Tracker):
             size += sum(len(name) + len(value) for name, value in row.tags.items())
             found.append(row)
         return found
+
+    async def pins(self) -> list[AgentPinned]:
+        return list(self._pins.values())
 
     async def history(self, run_id: int, number: int | None) -> list[StateChange]:
         run = self._runs.get(run_id)

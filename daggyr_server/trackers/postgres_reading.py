@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
+from daggyr_server.core.records import AgentPinned
 from daggyr_server.trackers.base import (
     MAX_ATTEMPTS,
     MAX_ROWS_BYTES,
@@ -85,6 +86,9 @@ class PostgresReading(Tracker):
     async def history(self, run_id: int, number: int | None) -> list[StateChange]:
         name = "run_history" if number is None else "task_history"
         return history(await self._rows(name, {"run_id": run_id, "number": number}, of=run_id), number)
+
+    async def pins(self) -> list[AgentPinned]:
+        return [AgentPinned(*row) for row in await self._rows("pins")]
 
     async def deleting(self) -> list[int]:
         return [run_id for (run_id,) in await self._rows("deleting")]

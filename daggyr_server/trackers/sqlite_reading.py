@@ -12,6 +12,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
+from daggyr_server.core.records import AgentPinned
 from daggyr_server.trackers.base import (
     MAX_ATTEMPTS,
     MAX_ROWS_BYTES,
@@ -85,6 +86,9 @@ class SqliteReading(Tracker):
             return []
         rows = self._rows("run_history", run_id) if number is None else self._rows("task_history", run_id, number)
         return history(rows, number)
+
+    async def pins(self) -> list[AgentPinned]:
+        return [AgentPinned(*row) for row in self._rows("pins")]
 
     async def deleting(self) -> list[int]:
         return [run_id for (run_id,) in self._rows("deleting")]

@@ -8,10 +8,10 @@ cd "$(dirname "$0")"
 start_coordinator coordinator.toml
 
 DESK="desk with the scanner" daggyr-agent --coordinator "$DAGGYR_SERVER" \
-    --name scanner-desk --pool desks --resource cores=1 --resource scanner=1 &
+    --name scanner-desk --pool desks --resource cores=1 --resource scanner=1 --pass-environment DESK &
 daemons="$! $daemons"
 DESK="desk with the printer" daggyr-agent --coordinator "$DAGGYR_SERVER" \
-    --name printer-desk --pool desks --resource cores=1 --resource printer=1 &
+    --name printer-desk --pool desks --resource cores=1 --resource printer=1 --pass-environment DESK &
 daemons="$! $daemons"
 
 # Nothing waits for the agents to join: a task stays queued until one that can carry it out is there.

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from agent_program import PATIENT, PROGRAM, AgentProcess, StartAgent
+from agent_program import MARK, PATIENT, PROGRAM, AgentProcess, StartAgent
 from scripted_coordinator import Coordinator
 
 
@@ -55,7 +55,7 @@ def start_agent(folder: Path) -> Iterator[StartAgent]:
         home = folder / f"home-{name}"
         home.mkdir(exist_ok=True)
         state = folder / f"state-{name}"
-        more = () if cores is None else ("--resource", f"cores={cores}")
+        more = (f"--pass-environment={MARK}", *(() if cores is None else ("--resource", f"cores={cores}")))
         agent = AgentProcess(
             home,
             state,

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from agent_program import PATIENT, AgentProcess, StartAgent, Turnstile, eventually
+from agent_program import MARK, PATIENT, AgentProcess, StartAgent, Turnstile, eventually
 from scripted_coordinator import Coordinator, Told, idents, key, python, spec
 from strays import LEAVE, SCRUB, left, runs
 
@@ -197,7 +197,8 @@ async def test_task_may_start_its_agent_anew(
     """It becomes the agent that ends all else that the killed one had left."""
     session = await coordinator.session()
     script = 'sleep 600 & echo $! > child; echo $$ > pid; until [ -e go ]; do sleep 0.01; done; exec "$@"'
-    again = [*PATIENT, "--coordinator", address, "--name", "agent", "--state-dir", str(agent.state)]
+    mark = f"--pass-environment={MARK}"
+    again = [*PATIENT, "--coordinator", address, "--name", "agent", "--state-dir", str(agent.state), mark]
     await session.assign((key(0), spec("sh", "-c", script, "sh", *again)), (key(1), spec("sleep", "600")))
     await coordinator.start_of(key(0))
     await coordinator.start_of(key(1))

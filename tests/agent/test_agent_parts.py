@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,6 +26,8 @@ from daggyr.v1.task_pb2 import (
 )
 from daggyr_agent.capture import CHUNK_BYTES, KEPT_BYTES, Captures, Extent
 from daggyr_agent.cgroup import ControlGroup
+from daggyr_agent.config import UsageError, read_config
+from daggyr_agent.connection import next_pause
 from daggyr_agent.journal import Journal
 from daggyr_agent.outbox import MAX_BYTES, MAX_UNDER_WAY, MAX_UPDATES, Batch, Outbox, ident_of
 from daggyr_agent.outcomes import Ending, judge
@@ -311,3 +314,27 @@ def test_peak_memory_is_told_only_where_it_is_known() -> None:
     assert peaks.of(own, 12345) == 12345
     assert peaks.of(10 * own, 12345) == 10 * own
     assert resident_peak(2**22 + 1) == 0
+
+
+def test_the_pause_between_sessions_grows_while_they_come_to_nothing() -> None:
+    """To 5 s at most; where the coordinator finds that the agent makes no sense, to a minute."""
+
+    def pauses(count: int, lasted: float | None, refusal: grpc.StatusCode | None) -> list[float]:
+        found = [0.1]
+        for _ in range(count):
+            found.append(next_pause(found[-1], lasted=lasted, refusal=refusal))
+        return found
+
+    gone, nonsense = grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INVALID_ARGUMENT
+    assert pauses(3, 10.0, None) == [0.1, 0.1, 0.1, 0.1]
+    for lasted, refusal in ((None, None), (0.01, None), (None, grpc.StatusCode.PERMISSION_DENIED), (10.0, gone)):
+        assert pauses(8, lasted, refusal)[-1] == 5.0
+    assert pauses(12, 10.0, nonsense) == sorted(pauses(12, 10.0, nonsense))
+    assert pauses(12, 10.0, nonsense)[-1] == 60.0
+
+
+@pytest.mark.parametrize("units", ["9223372036854775807", "9" * 6_000, "1000000000000001", "-1", "1.5"])
+def test_a_resource_without_sense_is_refused(units: str) -> None:
+    with pytest.raises(UsageError, match="resource licences"):
+        read_config(["--coordinator", "127.0.0.1:1", "--resource", f"licences={units}"], {})
+    assert read_config(["--coordinator", "127.0.0.1:1", "--resource", f"licences={10**15}"], {}).resources["licences"] == 10**15

@@ -69,8 +69,13 @@ AWKWARD = "quote ' \" back\\slash $HOME `id` new\nline \t tab ; && | * ? zwölf 
 async def test_arguments_and_environment_arrive_as_they_are(
     start_agent: StartAgent, address: str, coordinator: Coordinator
 ) -> None:
+    """Of the agent's environment, what every program needs and what was named; nothing else, and nothing of the agent's own."""
+    inherited = {"LC_ALL": "C", "INHERITED": "yes", "REPLACED": "no", "SOME_A": "a", "SOME_B": "b", "TZ": "UTC"}
     agent = start_agent(
-        address, name="other", environment={"LC_ALL": "C", "INHERITED": "yes", "DAGGYR_SECRET": "no", "REPLACED": "no"}
+        address,
+        *("--pass-environment=INHERITED", "--pass-environment=SOME_*", "--pass-environment", "DAGGYR_SECRET"),
+        name="other",
+        environment={**inherited, "DAGGYR_SECRET": "no", "PGPASSWORD": "secret", "INHERITED_TOO": "no"},
     )
     session = await coordinator.session(name="other")
     task = python(
@@ -86,6 +91,9 @@ async def test_arguments_and_environment_arrive_as_they_are(
     assert environment["AWKWARD"] == AWKWARD
     assert environment["EMPTY"] == ""
     assert environment["INHERITED"] == environment["REPLACED"] == "yes"
+    assert [environment[name] for name in ("SOME_A", "SOME_B", "TZ", "LC_ALL")] == ["a", "b", "UTC", "C"]
+    assert environment["PATH"]
+    assert environment.keys().isdisjoint({"PGPASSWORD", "INHERITED_TOO", "DAGGYR_SECRET"})
     ours = {name.removeprefix("DAGGYR_"): value for name, value in environment.items() if name.startswith("DAGGYR_")}
     agent_id = (agent.state / "agent-id").read_text().strip()
     assert ours == {"RUN_ID": "12", "TASK_ID": "load.{{DAY}}:é", "ATTEMPT": "3", "AGENT_ID": agent_id}

@@ -19,7 +19,7 @@ README = Path(daggyr_server.__file__).parent / "cli" / "README.md"
 # Design section 6.
 EXPECTED = {
     "run", "submit", "runs", "show", "tasks", "task", "why", "watch", "logs", "kill", "retry", "edit", "mark", "delete", "prune",
-    "validate", "expand", "pools", "agents", "agent drain", "completion",
+    "validate", "expand", "pools", "agents", "agent drain", "agent forget", "completion",
 }  # fmt: skip
 
 

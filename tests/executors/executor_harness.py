@@ -49,6 +49,7 @@ _PF_EXITING = 0x4
 def surroundings(**changes: Any) -> Surroundings:
     """A coordinator's, with times for tests: a lease, a heartbeat and a grace that never matter, whatever else stands still."""
     given: dict[str, Any] = {"tracker_id": "tracker-1", "epoch": 1, "lease": 3600.0, "heartbeat": 300.0, "grace": PATIENCE}
+    given["pass_environment"] = ("INHERITED",)
     return Surroundings(**{**given, **changes})
 
 

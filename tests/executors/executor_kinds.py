@@ -32,6 +32,7 @@ from daggyr_server.executors.ssh_settings import TargetSettings
 
 CORES = 2
 # The daemon's environment: its own DAGGYR_* are no task's business.
+DAEMONS = {"UNNAMED": "a secret of the daemon's"}
 ENVIRONMENT = {"INHERITED": "from the daemon", "DAGGYR_SERVER": "nobody's", "DAGGYR_TASK_ID": "nobody's"}
 
 
@@ -105,10 +106,10 @@ async def agent(
 ) -> AsyncIterator[AgentProcess]:
     """An agent that dials in at a socket, from the folder `home`; it is ended with SIGTERM if it still runs."""
     command = [sys.executable, "-P", "-m", "daggyr_agent", "--coordinator", f"unix:{socket}", "--state-dir", str(state)]
-    command += ["--name", name, "--pool", pool, "--log-level", "warning"]
+    command += ["--name", name, "--pool", pool, "--log-level", "warning", "--pass-environment", "INHERITED"]
     for resource, units in (resources or {"cores": CORES, "memory_mb": 1_000}).items():
         command += ["--resource", f"{resource}={units}"]
-    process = await asyncio.create_subprocess_exec(*command, cwd=home, env={**os.environ, **ENVIRONMENT})
+    process = await asyncio.create_subprocess_exec(*command, cwd=home, env={**os.environ, **DAEMONS, **ENVIRONMENT})
     try:
         yield AgentProcess(process)
     finally:
@@ -126,7 +127,7 @@ async def agent(
 @contextlib.asynccontextmanager
 async def _local(home: Path, *, around: Surroundings | None = None) -> AsyncIterator[Harness]:
     with pytest.MonkeyPatch.context() as patch, contextlib.chdir(home):
-        for name, value in ENVIRONMENT.items():
+        for name, value in {**DAEMONS, **ENVIRONMENT}.items():
             patch.setenv(name, value)
         async with contextlib.AsyncExitStack() as stack:
             harness = await stack.enter_async_context(opened(find_executor("local"), around, workers=CORES))
@@ -188,7 +189,7 @@ async def slurm(home: Path, *, around: Surroundings | None = None, **settings: A
     offered = {"cores": slurm_cluster.CORES, "memory_mb": slurm_cluster.MEMORY_MB}
     given = {"directory": home, "resources": offered, "poll_interval": 0.2, "settle_seconds": 2 * DEADLINE, **settings}
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {**ENVIRONMENT, "SLURM_CONF": str(cluster.configuration)}.items():
+        for name, value in {**DAEMONS, **ENVIRONMENT, "SLURM_CONF": str(cluster.configuration)}.items():
             patch.setenv(name, value)
         async with contextlib.AsyncExitStack() as stack:
             harness = await stack.enter_async_context(opened(find_executor("slurm"), around, **given))

@@ -17,7 +17,7 @@ from daggyr.channel import MAX_MESSAGE_BYTES
 from daggyr.v1.agents_pb2 import CoordinatorMessage
 from daggyr.v1.task_pb2 import HOST_PAUSED, REJECTED, Assignment, AssignmentBatch, AttemptKey, TaskSpec, TaskTemplate
 from daggyr_server.executors.agent import AgentExecutor
-from daggyr_server.executors.agent_session import MAX_HELD
+from daggyr_server.executors.believable import MAX_HELD
 from daggyr_server.executors.portions import MAX_BATCH_BYTES, portions
 
 HOST = "agent-1"
@@ -124,7 +124,7 @@ def test_parts_have_their_own_templates_only() -> None:
 
 async def test_an_agent_that_holds_very_many_attempts_is_told_to_end_them_all(wire: Wire) -> None:
     """With numbers that take most bytes. More than that no agent takes, and a welcome could not name them."""
-    held = [AttemptKey(run_id=2**64 - 1, task_number=2**32 - 1 - number, attempt=2**32 - 1) for number in range(MAX_HELD)]
+    held = [AttemptKey(run_id=2**62 - 1, task_number=2**32 - 1 - number, attempt=2**32 - 1) for number in range(MAX_HELD)]
     agent = await wire.stack.enter_async_context(hand(wire.socket))
     welcome = await agent.joins(tracker_id="tracker-1", epoch=1, held=held)
     assert idents(welcome.end) == idents(held)
@@ -139,5 +139,5 @@ async def test_a_refusal_of_what_an_agent_chose_arrives(wire: Wire) -> None:
     agent = await wire.stack.enter_async_context(hand(wire.socket))
     await agent.say(hello=hello(pool="\N{SNOWMAN}" * 300_000))
     code, words = await agent.status()
-    assert code is grpc.StatusCode.NOT_FOUND
-    assert words.startswith("there is no pool") and words.endswith("...")
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert words.startswith("hello.pool is out of bounds") and len(words) < 300

@@ -329,6 +329,7 @@ class TestAfterABreak:
         agent = await wire.joined()
         keys = wire.pool.start("agent-1", wire.pool.batch(TASK, TASK))
         await agent.hears("assign")
+        agent.cut()
         again = await wire.hand()
         welcome = await again.joins(incarnation="incarnation-2")
         assert welcome.next_sequence == 1

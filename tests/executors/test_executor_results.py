@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from executor_harness import Harness, python, shell, spec
-from executor_kinds import CORES, ENVIRONMENT, ExecutorKind
+from executor_kinds import CORES, DAEMONS, ENVIRONMENT, ExecutorKind
 
 from daggyr.v1.task_pb2 import Assignment, AssignmentBatch, AttemptKey, TaskTemplate
 
@@ -120,10 +120,11 @@ class TestEnvironment:
         )
         assert told.text == "mine too\n"
 
-    async def test_TheDaemonsIsInheritedButNotItsDAGGYR(self, executor: Harness) -> None:
+    async def test_WhatIsNamedIsInheritedButNothingElseAndNotItsDAGGYR(self, executor: Harness) -> None:
         told = await executor.run_one(shell("env"))
         found = dict(line.split("=", 1) for line in told.text.splitlines() if "=" in line)
         assert found["INHERITED"] == ENVIRONMENT["INHERITED"]
+        assert found.keys().isdisjoint(DAEMONS) and found["PATH"]
         ours = {name for name in found if name.startswith("DAGGYR_")} - {"DAGGYR_AGENT_ID"}  # where an agent runs it
         assert ours == {"DAGGYR_RUN_ID", "DAGGYR_TASK_ID", "DAGGYR_ATTEMPT"}
 

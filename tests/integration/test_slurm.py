@@ -26,6 +26,7 @@ def cluster(deployment: Deployment) -> Iterator[SlurmCluster]:
     """The session's cluster, which the deployment's programs know; its tasks write to $LOG."""
     found = slurm_cluster.running()
     deployment.environment["SLURM_CONF"] = str(found.configuration)
+    deployment.passed.append("LOG")
     deployment.environment["LOG"] = str(deployment.work / "log")
     yield found
     for job, _, _ in found.unfinished():

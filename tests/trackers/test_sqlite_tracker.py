@@ -19,6 +19,7 @@ from tracker_kinds import IN_VAIN, WAIT
 from tracker_records import kept, recorded, run_added, whole
 from waiting import DEADLINE
 
+from daggyr_server.core.records import AgentPinned
 from daggyr_server.trackers import sqlite, sqlite_file
 from daggyr_server.trackers.base import LostTracker, Tracker, TrackerError, make_tracker
 from daggyr_server.trackers.sqlite import SqliteTracker
@@ -198,7 +199,20 @@ async def test_a_newer_version(file: Path) -> None:
         pass
     with database(file) as connection:
         connection.execute("PRAGMA user_version = 99")
-    await refused(file, r"made by a newer DaggyR \(its tables are version 99, this one knows 1\)")
+    await refused(file, rf"made by a newer DaggyR \(its tables are version 99, this one knows {len(migrations('sqlite'))}\)")
+
+
+async def test_a_tracker_of_0_1_learns_of_agents(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it held stays, and keys can be kept from then on."""
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlite_file, "migrations", lambda kind: migrations(kind)[:1])
+        async with opened(file) as tracker:
+            await tracker.commit([run_added()])
+    async with opened(file) as tracker:
+        assert await tracker.document(1) == b"{}"
+        pin = AgentPinned("id", "one", bytes(32))
+        await tracker.commit([pin])
+        assert await tracker.pins() == [pin]
 
 
 async def large(file: Path) -> None:
@@ -262,7 +276,7 @@ async def test_a_migration_is_applied_once_and_whole_or_not_at_all(file: Path, m
             assert await tracker.document(1) == b"{}"
     with database(file) as connection:
         assert connection.execute("SELECT count(*) FROM more").fetchone() == (1,)
-        assert connection.execute("PRAGMA user_version").fetchone() == (2,)
+        assert connection.execute("PRAGMA user_version").fetchone() == (len(migrations("sqlite")) + 1,)
 
 
 # -- while it is in use -----------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Commands about where tasks run: `pools`, `agents` and `agent drain`."""
+"""Commands about where tasks run: `pools`, `agents`, `agent drain` and `agent forget`."""
 
 from __future__ import annotations
 
@@ -63,4 +63,26 @@ def drain(settings: Settings, name: str) -> int:
     return with_client(settings, work)
 
 
+@command("forget", example="daggyr agent forget host1")
+@click.argument("name", metavar="NAME")
+@settings_object
+def forget(settings: Settings, name: str) -> int:
+    """Forget the agent NAME, for a host that was set up anew or will not come back.
+
+    It must not be connected. The next agent of its id may have another key, and what it still had runs elsewhere at once instead
+    of after its lease. NAME may be an agent's id as well.
+    """
+
+    async def work(client: Client) -> int:
+        lost = await client.forget_agent(name)
+        if settings.json:
+            stdout.document({"name": name, "lost": lost})
+        else:
+            stdout.line(f"agent {words.printable(name)} is forgotten; {words.plural(lost, 'task')} of it run again elsewhere")
+        return 0
+
+    return with_client(settings, work)
+
+
 agent.add_command(drain)
+agent.add_command(forget)

@@ -50,6 +50,16 @@ INSERT INTO daggyr.change (run_id, time, state, reason) VALUES (%s, %s, %s, '')
 -- name: note_asked
 INSERT INTO daggyr.change (run_id, time, state, reason) SELECT run_id, %s, state, %s FROM daggyr.run WHERE run_id = %s
 
+-- Agents' keys.
+
+-- name: pin_agent
+INSERT INTO daggyr.agent (agent_id, name, digest) VALUES (%s, %s, %s)
+ON CONFLICT (agent_id) DO UPDATE SET name = excluded.name, digest = excluded.digest
+-- name: forget_agent
+DELETE FROM daggyr.agent WHERE agent_id = %s
+-- name: pins
+SELECT agent_id, name, digest FROM daggyr.agent ORDER BY id
+
 -- What comes in numbers.
 
 -- name: add_documents

@@ -30,6 +30,16 @@ INSERT INTO change (run_id, time, state, reason) VALUES (?, ?, ?, '')
 -- name: note_asked
 INSERT INTO change (run_id, time, state, reason) SELECT run_id, ?, state, ? FROM run WHERE run_id = ?
 
+-- Agents' keys.
+
+-- name: pin_agent
+INSERT INTO agent (agent_id, name, digest) VALUES (?, ?, ?)
+ON CONFLICT (agent_id) DO UPDATE SET name = excluded.name, digest = excluded.digest
+-- name: forget_agent
+DELETE FROM agent WHERE agent_id = ?
+-- name: pins
+SELECT agent_id, name, digest FROM agent ORDER BY id
+
 -- What comes in numbers.
 
 -- name: add_documents

@@ -1,0 +1,26 @@
+"""Which variables of a daemon's environment its tasks get: a short list, and what settings name.
+
+The agent asks it for what it starts, and the coordinator for what it hands to Slurm. What a daemon was started with may hold
+secrets (a database's password) that are no task's. Variables of DaggyR's own (DAGGYR_*) are never passed. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+# What programs need to find others, their files and their language.
+ALWAYS = ("PATH", "HOME", "LANG", "LC_*", "TZ", "TMPDIR", "USER", "LOGNAME", "SHELL")
+
+
+def passes(name: str, patterns: Iterable[str]) -> bool:
+    """Whether tasks get the variable `name`: one of ALWAYS, or of `patterns`, which are names or beginnings with a `*` after."""
+    if name.startswith("DAGGYR_"):
+        return False
+    return any(name.startswith(each[:-1]) if each.endswith("*") else name == each for each in (*ALWAYS, *patterns))
+
+
+def pattern_fault(pattern: str) -> str | None:
+    """What is wrong with a pattern of a setting, in words; None if nothing is."""
+    if not pattern or "=" in pattern or "*" in pattern[:-1] or not pattern.isprintable():
+        return f"{pattern!r} names no variable: write NAME, PREFIX_* or *"
+    return None

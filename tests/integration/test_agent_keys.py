@@ -1,0 +1,131 @@
+"""Who an agent is: its id, which every task knows, opens nothing; its key does, and what to do where that is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import shutil
+import signal
+from pathlib import Path
+
+import grpc
+import pytest
+from deployment import Deployment, Program, shell, task, until
+from test_bad_agents import hello, refusal, session
+from waiting import Gate
+
+
+def state_of(farm: Deployment, name: str = "one") -> Path:
+    return farm.state / "daggyr" / "agents" / name
+
+
+def holding(farm: Deployment) -> tuple[int, Gate, Program]:
+    """A run whose task an agent holds; the task has told the agent's id."""
+    gate = farm.gate()
+    agent = farm.start_agent("one")
+    run_id = farm.submit({"a": shell(f'echo "$DAGGYR_AGENT_ID" > stolen; {gate.hold}')})
+    gate.reached()
+    return run_id, gate, agent
+
+
+@pytest.mark.parametrize("key", [b"", secrets.token_bytes(32)], ids=["no key", "another key"])
+async def test_an_id_that_a_task_has_read_is_worth_nothing(farm: Deployment, key: bytes) -> None:
+    """With it and the agent token: refused, no assignment is seen, the log names the peer, and the agent goes on."""
+    run_id, gate, agent = await asyncio.to_thread(holding, farm)
+    agent_id = farm.read("stolen").strip()
+    assert agent_id == (state_of(farm) / "agent-id").read_text().strip()
+    async with session(farm, hello(agent_id=agent_id, name="one", agent_key=key)) as call:
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await call.read()  # the first thing that is told
+    assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
+    assert "daggyr agent forget" in str(refused.value.details())
+    # Under another name, and in another incarnation, as well.
+    async with session(farm, hello(agent_id=agent_id, name="other", incarnation="2", agent_key=key)) as call:
+        assert (await refusal(call))[0] is grpc.StatusCode.PERMISSION_DENIED
+    lines = [line for line in farm.logs().splitlines() if "PERMISSION_DENIED" in line]
+    assert len(lines) == 1 and "127.0.0.1" in lines[0], "one line a host a minute, which names the peer"
+    assert agent.process.poll() is None
+    (seen,) = await asyncio.to_thread(farm.json, "agents")
+    assert (seen["name"], seen["state"], seen["running"]) == ("one", "CONNECTED", 1)
+    await asyncio.to_thread(gate.open)
+    assert (await asyncio.to_thread(farm.watch, run_id))["state"] == "COMPLETED"
+    assert await asyncio.to_thread(farm.attempts, run_id) == {"a": 1}
+
+
+def test_the_key_is_in_a_file_of_its_own_and_nowhere_else(farm: Deployment) -> None:
+    farm.start_agent("one")
+    path = state_of(farm) / "agent-key"
+    key = path.read_text().strip()
+    assert (len(bytes.fromhex(key)), path.stat().st_mode & 0o777) == (32, 0o600)
+    run_id = farm.submit({"a": task("env")})
+    farm.watch(run_id)
+    (attempt,) = farm.task(run_id, "a")["attempts"]
+    assert "DAGGYR_AGENT_ID=" in attempt["stdout"]
+    assert key not in attempt["stdout"] + farm.logs()
+
+
+def test_a_key_that_others_may_read_is_refused(farm: Deployment) -> None:
+    agent = farm.start_agent("one")
+    agent.end()
+    (state_of(farm) / "agent-key").chmod(0o644)
+    again = farm.start_agent("one", wait=False)
+    assert again.wait() == 2
+    assert "chmod 600" in again.said()
+
+
+def test_a_host_that_was_set_up_anew(farm: Deployment) -> None:
+    """Its key is lost: it is told what to do; what it had runs again at once when it is forgotten, and not before."""
+    run_id, gate, agent = holding(farm)
+    refused = farm.daggyr("agent", "forget", "one")
+    assert (refused.code, "is connected from" in refused.err) == (2, True), refused.err
+    agent.end(signal.SIGKILL)
+    until(lambda: farm.json("agents")[0]["state"] == "DISCONNECTED", "the end of its session")
+    (state_of(farm) / "agent-key").unlink()
+    again = farm.start_agent("one", wait=False)
+    assert again.wait() == 2
+    agent_id = farm.read("stolen").strip()
+    assert f"daggyr agent forget {agent_id}" in again.said()
+    assert farm.states(run_id) == {"a": "RUNNING"}
+    forgotten = farm.daggyr("agent", "forget", "one")
+    assert (forgotten.code, forgotten.out) == (0, "agent one is forgotten; 1 task of it run again elsewhere\n")
+    assert farm.json("agents") == []
+    farm.start_agent("one")
+    gate.open()
+    assert farm.watch(run_id)["state"] == "COMPLETED"
+    assert [attempt["outcome"] for attempt in farm.task(run_id, "a")["attempts"]] == ["LOST", "SUCCEEDED"]
+    nobody = farm.daggyr("agent", "forget", "nobody")
+    assert (nobody.code, "'nobody'" in nobody.err) == (2, True)
+
+
+def test_an_agent_that_is_gone_for_long_is_still_known_by_its_key(deployment: Deployment, tmp_path: Path) -> None:
+    """After a restart of the coordinator, too; its name finds it."""
+    config = f'[server]\ntracker = "sqlite:{tmp_path}/state.db"\nheartbeat = 30\nlease = 100\n[pools.farm]\nexecutor = "agent"\n'
+    server = deployment.start_server(config=config)
+    deployment.start_agent("one").end()
+    server.end()
+    deployment.start_server(config=config)
+    (state_of(deployment) / "agent-key").unlink()
+    assert deployment.start_agent("one", wait=False).wait() == 2
+    assert deployment.json("agent", "forget", "one") == {"name": "one", "lost": 0}
+    deployment.start_agent("one")
+    deployment.goes_on()
+
+
+def test_two_agents_on_copies_of_one_state_folder(farm: Deployment) -> None:
+    """The second is refused, with what to do, as long as the first answers; and that goes on."""
+    agent = farm.start_agent("one")
+    copy = farm.folder / "copy"
+    copy.mkdir(mode=0o700)
+    for name in ("agent-id", "agent-key"):
+        shutil.copy2(state_of(farm) / name, copy)
+    clone = farm.start_agent("one", "--state-dir", str(copy), wait=False)
+    assert clone.wait() == 2
+    assert "another process of agent 'one'" in clone.said()
+    assert "remove agent-id and agent-key from the copy" in clone.said()
+    assert agent.process.poll() is None
+    assert [(seen["name"], seen["state"]) for seen in farm.json("agents")] == [("one", "CONNECTED")]
+    farm.goes_on()
+    for name in ("agent-id", "agent-key"):
+        (copy / name).unlink()
+    farm.start_agent("two", "--state-dir", str(copy))
+    assert len(farm.json("agents")) == 2
