@@ -52,13 +52,17 @@ def expand_edit(
     pools: Mapping[str, PoolLimits] | None,
     default_pool: str,
     keep: Callable[[], Keeping] = list,
+    limited: bool = True,
 ) -> Edited:
     """The edit that gives the run of `graph` the specification `spec`.
 
     Of `printed`, in the order in which they came, the tasks stay whose generator is unchanged; these are in `Edit.kept`. `keep`
-    makes the lists of what tasks execute. Raises SpecificationError with all faults, those included that such tasks would make.
+    makes the lists of what tasks execute; `limited`: sizes are. Raises SpecificationError with all faults, those included that
+    such tasks would make.
     """
-    first = expand(spec, pools=pools, default_pool=default_pool, base=graph.size, policies=graph.policies, keep=keep)
+    first = expand(
+        spec, pools=pools, default_pool=default_pool, base=graph.size, policies=graph.policies, keep=keep, limited=limited
+    )
     made = Graph(policies=list(graph.policies), size=graph.size, live=graph.size)
     made.extend(first)
     comparison = _Comparison(graph)
@@ -79,6 +83,7 @@ def expand_edit(
                 pools=pools,
                 default_pool=default_pool,
                 keep=keep,
+                limited=limited,
             )
         except SpecificationError as error:
             raise _of_generator(made.task_id(over[0]), error) from None

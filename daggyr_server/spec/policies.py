@@ -6,7 +6,7 @@ worked out once for each combination, the part of the contract's TaskSpec that t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from google.protobuf.duration_pb2 import Duration
@@ -15,6 +15,7 @@ from daggyr.v1.task_pb2 import TaskSpec
 from daggyr_server.core.segments import Policy
 from daggyr_server.spec.document import TaskDefinition
 from daggyr_server.spec.faults import Faults, at, listed, nearest, quoted
+from daggyr_server.spec.sizes import MAX_RESOURCES, name_too_long
 
 GENERATOR_STDOUT_BYTES = 64 * 1024 * 1024
 _MAX_KEPT = 10_000
@@ -51,6 +52,7 @@ class Policies:
     default_pool: str
     pools: Mapping[str, PoolLimits] | None
     added: list[Policy] = field(default_factory=list)
+    limited: bool = True  # the sizes of names, and the number of resources, are
     _index: dict[Policy, int] = field(default_factory=dict)
     _treatments: dict[object, Treatment] = field(default_factory=dict)
 
@@ -60,6 +62,9 @@ class Policies:
 
     def check_default(self, faults: Faults, *, given: bool) -> None:
         """Add a fault if the default pool is none of the pools; `given`: the document names it."""
+        long = name_too_long("pool", self.default_pool) if self.limited else None
+        if long:
+            faults.add("pool", long)
         unknown = self._unknown(self.default_pool)
         if unknown:
             hint = "" if given else "the specification names no pool, so this is the default one"
@@ -107,7 +112,21 @@ class Policies:
             resources=resources,
             whole_stdout_bytes=GENERATOR_STDOUT_BYTES if policy.is_generator else 0,
         )
-        return Treatment(index, spec.SerializeToString(deterministic=True), tuple(self._faults(policy, definition)))
+        wrong = [*(self._large(definition) if self.limited else ()), *self._faults(policy, definition)]
+        return Treatment(index, spec.SerializeToString(deterministic=True), tuple(wrong))
+
+    def _large(self, definition: TaskDefinition) -> Iterator[tuple[str, str, str]]:
+        """What is too large to stand in each of a run's and a task's messages."""
+        long = name_too_long("pool", definition.pool) if definition.pool else None
+        if long:
+            yield "pool", long, ""
+        resources = definition.details.resources or {}
+        for name in resources:
+            long = name_too_long("resource", name)
+            if long:
+                yield at("details.resources", name), long, ""
+        if len(resources) > MAX_RESOURCES:
+            yield "details.resources", f"the task has {len(resources):,} resources; it has at most {MAX_RESOURCES}", ""
 
     def _faults(self, policy: Policy, definition: TaskDefinition) -> list[tuple[str, str, str]]:
         if self.pools is None:
