@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from msgspec import inspect
@@ -95,7 +96,7 @@ class Check:
         """Check that all of `given` are keys of a structure, and all required ones are there."""
         given = set(given)
         for key in sorted(given - fields.keys()):
-            self._add(at(place, key), "there is no such key", _key_hint(key, fields))
+            self._add(at(place, key), "there is no such key", partial(_key_hint, key, fields))
         for key, field in fields.items():
             if field.required and key not in given:
                 self._add(place, f"{quoted(key)} is missing", "every task has one" if key == "details" else "")
@@ -165,7 +166,7 @@ class Check:
             hint = "leave the key out instead"
         self._add(place, f"{needed} is needed, {_given(value)} was given", hint)
 
-    def _add(self, place: str, message: str, hint: str = "") -> None:
+    def _add(self, place: str, message: str, hint: str | Callable[[], str] = "") -> None:
         self._faults.add(place, message, hint, task=self._task)
 
 

@@ -23,9 +23,11 @@ from daggyr_server.spec.document import RunSpec
 from daggyr_server.spec.expand import expand
 from daggyr_server.spec.faults import Fault, SpecificationError, quoted
 from daggyr_server.spec.generated import expand_generated
+from daggyr_server.spec.names import Positions
 from daggyr_server.spec.policies import PoolLimits
 
 _MAX_KEPT = 1_000
+_MAX_KEPT_BYTES = 16 * 1024  # of a pair
 
 
 class Printed(NamedTuple):
@@ -125,6 +127,7 @@ class _Comparison:
         }
         self._expanded = {segment.name: segment for segment in graph.expanded()}
         self._kept: dict[tuple[bytes, bytes], bool] = {}
+        self._positions = Positions()
 
     def add(self, segment: PlainSegment | ExpandedSegment) -> None:
         if isinstance(segment, PlainSegment):
@@ -147,7 +150,7 @@ class _Comparison:
                 self.carry.add(number, old, 1, same=same)
         elif name in self._expanded:
             expanded = self._expanded[name]
-            index = _index(expanded, segment.binding(number))
+            index = _index(expanded, segment.binding(number), self._positions)
             if index is not None:
                 old = expanded.first + index
                 after = Details(segment.details[number - segment.base], (), ())
@@ -156,7 +159,7 @@ class _Comparison:
     def _add_from_plain(self, segment: ExpandedSegment, old: int) -> None:
         before = self._graph.segment_of(old)
         assert isinstance(before, PlainSegment)
-        index = _index(segment, before.binding(old))
+        index = _index(segment, before.binding(old), self._positions)
         if index is not None:
             after = Details(segment.details, segment.parameters, segment.values_at(index))
             self.carry.add(segment.first + index, old, 1, same=not differences(self._graph.details(old), after))
@@ -179,21 +182,24 @@ class _Comparison:
             return True
         found = self._kept.get((before, after))
         if found is None:
+            found = _does(TaskSpec.FromString(before)) == _does(TaskSpec.FromString(after))
             if len(self._kept) >= _MAX_KEPT:
                 self._kept.clear()
-            found = self._kept[before, after] = _does(TaskSpec.FromString(before)) == _does(TaskSpec.FromString(after))
+            if len(before) + len(after) <= _MAX_KEPT_BYTES:
+                self._kept[before, after] = found
         return found
 
 
-def _index(segment: ExpandedSegment, binding: Binding) -> int | None:
+def _index(segment: ExpandedSegment, binding: Binding, positions: Positions) -> int | None:
     """The index of the expansion with these parameters' values, if there is one."""
     if tuple(name for name, _ in binding) != segment.parameters:
         return None
     index = 0
     for (_, value), choices, stride in zip(binding, segment.values, segment.strides, strict=True):
-        if value not in choices:
+        position = positions(choices, value)
+        if position is None:
             return None
-        index += choices.index(value) * stride
+        index += position * stride
     return index
 
 

@@ -19,6 +19,7 @@ from daggyr_server.spec.policies import Policies
 from daggyr_server.spec.sizes import MAX_DETAILS_BYTES, SURELY_SMALL, check_parameter_names, refuse_details, utf8_size
 
 _MAX_KEPT = 1_000
+_MAX_KEPT_BYTES = 16 * 1024  # of one
 
 
 @dataclass(slots=True)
@@ -65,7 +66,7 @@ class Templates:
         if len(spec) > SURELY_SMALL:
             self._is_too_large(name, details, len(spec) + len(name.encode()), place)
         kept = self._kept.get(spec)
-        if kept is None and len(self._kept) < _MAX_KEPT:
+        if kept is None and len(self._kept) < _MAX_KEPT and len(spec) <= _MAX_KEPT_BYTES:
             self._kept[spec] = spec
         return kept or spec, treatment.policy, expansion
 
