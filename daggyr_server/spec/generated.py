@@ -23,7 +23,7 @@ from daggyr_server.spec.templates import Templates
 
 
 def expand_generated(
-    document: bytes,
+    document: bytes | bytearray,
     *,
     run_parameters: Mapping[str, Sequence[str]],
     graph: Graph,
@@ -39,7 +39,7 @@ def expand_generated(
     what tasks execute; `limited`: sizes are. Of the policies that the graph has already, equal ones are used again. Raises
     SpecificationError with all faults; `graph` is never changed.
     """
-    tasks = decode_tasks(document)
+    tasks = decode_tasks(document, limited=limited)
     if not tasks:
         return Addition()
     faults = Faults()
