@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from daggyr.bounded import are_bounded, bounded_notes
 from daggyr.v1.agents_pb2 import AgentMessage
 from daggyr.v1.task_pb2 import AttemptKey, AttemptResult, AttemptStarted, AttemptUpdate, OutputChunk
 
@@ -27,11 +28,11 @@ from .capture import Kept
 from .journal import Journal
 
 MAX_UPDATES = 512
-MAX_BYTES = 1024 * 1024
+MAX_BYTES = 1024 * 1024  # of output and notes; what an update takes beside them is less than 200 bytes
 MAX_UNDER_WAY = 64
 GATHERED = 8  # one of so many attempts ahead
 
-_UPDATE_BYTES = 64  # about what an update takes beside its texts and output
+_LETTER_BYTES = 4  # of UTF-8, at most
 
 _log = logging.getLogger(__name__)
 
@@ -120,6 +121,8 @@ class Outbox:
         self, ident: Ident, key: AttemptKey, result: AttemptResult, outputs: tuple[Kept, ...] = (), *, ahead: int = 0
     ) -> None:
         """The result, after all of its output; `ahead` as in `take`."""
+        if result.notes and not are_bounded(result.notes):
+            result.notes[:] = bounded_notes(result.notes)
         update = AttemptUpdate(key=key, finished=result)
         self._journal.finished(update, outputs[0].number if outputs else 0)
         self._keep(ident, update, outputs)
@@ -128,6 +131,8 @@ class Outbox:
 
     def restore(self, update: AttemptUpdate, outputs: tuple[Kept, ...]) -> None:
         """A result that is in the journal, from an earlier process; in the journal's order."""
+        if not are_bounded(update.finished.notes):
+            update.finished.notes[:] = bounded_notes(update.finished.notes)
         self._keep(ident_of(update.key), update, outputs)
         self.hurry()
 
@@ -162,19 +167,24 @@ class Outbox:
         items: list[Item | None] = []
         started: dict[Ident, int] = {}
         size = 0
-        while waiting and len(items) < MAX_UPDATES and size < MAX_BYTES:
-            item = waiting.popleft()
+        while waiting and len(items) < MAX_UPDATES:
+            item = waiting[0]
+            more = 0
+            if isinstance(item, Output):
+                more = item.length
+            elif isinstance(item, Finished):
+                more = _LETTER_BYTES * sum(map(len, item.update.finished.notes))
+            if items and size + more > MAX_BYTES:
+                break
+            size += more
+            waiting.popleft()
             if isinstance(item, Started):
                 started[item.ident] = len(items)
-            elif isinstance(item, Finished):
-                size += sum(map(len, item.update.finished.notes))
-                if item.ident in started:  # the result implies it
-                    items[started[item.ident]] = None
             elif isinstance(item, Output):
-                size += item.length
                 self._waiting_bytes -= item.length
+            elif isinstance(item, Finished) and item.ident in started:  # the result implies it
+                items[started[item.ident]] = None
             items.append(item)
-            size += _UPDATE_BYTES
         self._urgent = self._urgent and bool(waiting)
         batch = Batch(self._next, [item for item in items if item is not None])
         self._next += 1

@@ -28,6 +28,7 @@ _WELCOME_SECONDS = 30.0
 _DEFAULT_HEARTBEAT = 5.0  # seconds, where a welcome names none
 _SHORTEST_HEARTBEAT = 0.05
 _LEAVE_SECONDS = 1.0
+_MAX_HELLO_KEYS = 120_000  # some 25 bytes each at most: 3 MB
 
 _log = logging.getLogger(__name__)
 
@@ -112,6 +113,7 @@ class Session:
     async def _open(self) -> float:
         """Say hello and hear the welcome; returns the heartbeat's interval in seconds."""
         standing, work = self._standing, self._work
+        held, running, ended = work.held_keys(), work.running_keys(), self._outbox.ended_keys()
         await self._call.write(
             AgentMessage(
                 hello=Hello(
@@ -123,12 +125,13 @@ class Session:
                     resources=standing.resources,
                     tracker_id=standing.tracker_id,
                     epoch=standing.epoch,
-                    held=work.held_keys(),
-                    running=work.running_keys(),
+                    held=held,
+                    running=running,
                     first_unacknowledged=self._outbox.first_unacknowledged,
                     version=__version__,
                     draining=standing.draining,
-                    ended=self._outbox.ended_keys(),
+                    # Of more, the coordinator sends the assignments again, and hears that they have ended.
+                    ended=ended[: max(0, _MAX_HELLO_KEYS - len(held) - len(running))],
                 )
             )
         )

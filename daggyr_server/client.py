@@ -31,7 +31,7 @@ from daggyr.v1.run_pb2 import RunSpec, RunSummary, State, Task, TaskSummary
 from daggyr.v1.runs_pb2_grpc import RunsStub
 from daggyr.v1.task_pb2 import OutputStream
 
-CHUNK_BYTES = 1024 * 1024
+CHUNK_BYTES = 256 * 1024  # of a document; a server waits 30 s for each, so that a slow connection brings it too
 # Seconds for a call that answers with one message. Submitting and deleting take as long as they take; should the server go
 # away meanwhile, the channel's keepalive finds out.
 CALL_TIMEOUT = 60.0
@@ -186,8 +186,18 @@ class Client:
         return found[:limit]
 
     async def task(self, run_id: int, task_id: str) -> Task:
-        """One task with its attempts. NOT_FOUND: no such run or task."""
-        task: Task = await self._call(self._stub.GetTask, pb.GetTaskRequest(run_id=run_id, task_id=task_id))
+        """One task with all its attempts. NOT_FOUND: no such run or task."""
+        request = pb.GetTaskRequest(run_id=run_id, task_id=task_id)
+        task: Task = await self._call(self._stub.GetTask, request)
+        pages = [task]
+        while pages[-1].next_page_token:
+            request.page_token = pages[-1].next_page_token
+            pages.append(await self._call(self._stub.GetTask, request))
+        if len(pages) > 1:
+            attempts = [attempt for page in reversed(pages) for attempt in page.attempts]
+            del task.attempts[:]
+            task.attempts.extend(attempts)
+            task.next_page_token = ""
         return task
 
     async def explain(self, run_id: int, task_id: str) -> pb.ExplainTaskResponse:
@@ -331,12 +341,24 @@ class Client:
         return answer.runs
 
     async def pools(self) -> Sequence[pb.Pool]:
-        answer: pb.ListPoolsResponse = await self._call(self._stub.ListPools, pb.ListPoolsRequest())
-        return answer.pools
+        found: list[pb.Pool] = []
+        request = pb.ListPoolsRequest()
+        while True:
+            page: pb.ListPoolsResponse = await self._call(self._stub.ListPools, request)
+            found += page.pools
+            if not page.next_page_token:
+                return found
+            request.page_token = page.next_page_token
 
     async def agents(self) -> Sequence[pb.Agent]:
-        answer: pb.ListAgentsResponse = await self._call(self._stub.ListAgents, pb.ListAgentsRequest())
-        return answer.agents
+        found: list[pb.Agent] = []
+        request = pb.ListAgentsRequest()
+        while True:
+            page: pb.ListAgentsResponse = await self._call(self._stub.ListAgents, request)
+            found += page.agents
+            if not page.next_page_token:
+                return found
+            request.page_token = page.next_page_token
 
     async def drain_agent(self, name: str) -> int:
         """How many attempts the agent still finishes before it leaves. NOT_FOUND: no agent of that name."""

@@ -53,6 +53,7 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
     heartbeat: Seconds = 5.0  # how often an agent says that it is there
     kill_grace: Annotated[float, Meta(ge=0, le=86_400)] = 10.0  # from SIGTERM to SIGKILL
     max_run_bytes: Annotated[int, Meta(ge=1024, le=2**40)] = 2**30  # of a submitted document
+    max_arriving_bytes: Annotated[int, Meta(ge=1024, le=2**50)] = 2 * 2**30  # of documents on their way, all together, on disk
     max_run_tasks: Annotated[int, Meta(ge=1, le=2**32 - 1)] = 20_000_000
 
     def __repr__(self) -> str:

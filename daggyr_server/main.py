@@ -174,6 +174,7 @@ async def coordinator(configuration: Configuration, log_level: str = "info") -> 
                 default_pool=configuration.default_pool,
                 max_bytes=server.max_run_bytes,
                 max_tasks=server.max_run_tasks,
+                max_arriving_bytes=server.max_arriving_bytes,
             ),
         )
         await _add_services(listener.server, service, executors)

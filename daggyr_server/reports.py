@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from daggyr.bounded import are_bounded, bounded_notes
 from daggyr.v1.task_pb2 import HOST_AVAILABLE, HOST_DRAINING, HOST_GONE, AttemptResult, AttemptUpdate, Host
 from daggyr.v1.task_pb2 import LOST as LOST_OUTCOME
 from daggyr_server.core.events import AttemptEnded, AttemptStarted, Event, HostChanged, HostGone
@@ -52,6 +53,9 @@ class PoolReports:
         )
 
     def updates(self, host: str, updates: Sequence[AttemptUpdate], durable: Callable[[], None]) -> None:
+        for update in updates:
+            if update.HasField("finished") and update.finished.notes and not are_bounded(update.finished.notes):
+                update.finished.notes[:] = bounded_notes(update.finished.notes)
         self._put(Reported(self._pool, host, updates, durable))
 
 

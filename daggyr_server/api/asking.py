@@ -13,8 +13,10 @@ from typing import Any, NoReturn, TypeVar
 
 import grpc
 
+from daggyr.bounded import MAX_NOTE_BYTES, cut
 from daggyr.v1.run_pb2 import RunSummary
 from daggyr_server.api import views
+from daggyr_server.api.arriving import Arriving
 from daggyr_server.api.statuses import fitting
 from daggyr_server.core.machine import Reason
 from daggyr_server.core.run import Run
@@ -25,6 +27,9 @@ from daggyr_server.spec import PoolLimits
 from daggyr_server.trackers.base import StoredAttempt, TrackerError
 
 LARGE_RUN = 20_000  # tasks
+MAX_PAGE_BYTES = 1024 * 1024  # of the rows of one answer
+TURN = 250  # rows that are made without letting others have their turn: a millisecond or two
+STRANGE_TOKEN = "this page token was not made by this server"
 _CODES = {
     Reason.NOT_FOUND: grpc.StatusCode.NOT_FOUND,
     Reason.NOT_NOW: grpc.StatusCode.FAILED_PRECONDITION,
@@ -45,6 +50,8 @@ class Limits:
     default_pool: str
     max_bytes: int
     max_tasks: int
+    max_arriving_bytes: int = 2 * 1024**3  # of documents on their way, all together
+    arriving_seconds: float = 30.0  # that a client may bring nothing of its document
 
 
 class Asking:
@@ -53,6 +60,7 @@ class Asking:
     def __init__(self, driver: Driver, limits: Limits) -> None:
         self.driver = driver
         self.limits = limits
+        self.arriving = Arriving(driver.tracker.folder, most=limits.max_arriving_bytes, patience=limits.arriving_seconds)
 
     async def summary(self, run: Run) -> RunSummary:
         await self.driver.settled(run.run_id)
@@ -62,7 +70,8 @@ class Asking:
         """As the machine has it, which may be more than is durable."""
         summary = views.run_summary(run, self.driver.machine, self.driver.changes.seq(run.run_id))
         if self.driver.trouble is not None:
-            summary.notes.append(f"nothing new is started, because state cannot be made durable: {self.driver.trouble}")
+            trouble = cut(self.driver.trouble, MAX_NOTE_BYTES)
+            summary.notes.append(f"nothing new is started, because state cannot be made durable: {trouble}")
         return summary
 
     async def asked(self, answer: Awaitable[T], context: Context) -> T:
@@ -90,12 +99,35 @@ class Asking:
         run = await self.asked(driver.find(run_id), context)
         return run if run is not None else f"there is no run {run_id}; `daggyr runs` lists them"
 
-    async def attempts(self, run: Run, number: int, context: Context) -> list[StoredAttempt]:
-        """The ended attempts of a task under all the numbers that it has had."""
-        found: list[StoredAttempt] = []
-        for known in reversed(run.graph.lineage(number)):
-            found += await self.asked(self.driver.tracker.attempts(run.run_id, known), context)
+    async def attempts(
+        self, run: Run, number: int, context: Context, *, limit: int, since: tuple[int, int] | None = None
+    ) -> list[tuple[int, StoredAttempt]]:
+        """The last `limit` ended attempts of a task, oldest first, each with the number that the task had then.
+
+        `since`: only those before the attempt of this number of the task and of itself.
+        """
+        found: list[tuple[int, StoredAttempt]] = []
+        lineage = list(run.graph.lineage(number))  # the newest first
+        before = None
+        if since is not None:
+            if since[0] not in lineage:
+                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, STRANGE_TOKEN)
+            lineage = lineage[lineage.index(since[0]) :]
+            before = since[1]
+        for known in lineage:
+            if len(found) >= limit:
+                break
+            stored = await self.asked(
+                self.driver.tracker.attempts(run.run_id, known, before=before, limit=limit - len(found)), context
+            )
+            found = [(known, attempt) for attempt in stored] + found
+            before = None
         return found
+
+    async def last_attempt(self, run: Run, number: int, context: Context) -> StoredAttempt | None:
+        """A task's last attempt that has ended."""
+        last = await self.attempts(run, number, context, limit=1)
+        return last[-1][1] if last else None
 
     async def learn_parents(self, run: Run) -> None:
         """See to it that asking for a task's parents takes no time here: of a large run, they are found in a thread, once."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 
+from daggyr.bounded import cut
 from daggyr.v1.runs_pb2 import (
     AGENT_STATE_CONNECTED,
     AGENT_STATE_DISCONNECTED,
@@ -24,43 +25,72 @@ from daggyr.v1.runs_pb2 import (
     Pool,
 )
 from daggyr_server.api import views
-from daggyr_server.api.asking import Asking, Context
+from daggyr_server.api.asking import MAX_PAGE_BYTES, STRANGE_TOKEN, Asking, Context
 from daggyr_server.api.statuses import fitting
 from daggyr_server.executors.agent import AgentExecutor
+
+MAX_AGENTS_A_PAGE = 1_000
 
 
 class Hosts(Asking):
     """See runs.proto."""
 
     async def ListPools(self, request: ListPoolsRequest, context: Context) -> ListPoolsResponse:
-        response = ListPoolsResponse()
-        for name, pool in sorted(self.driver.machine.pools.items()):
-            entry = response.pools.add(name=name, executor=self.limits.executors.get(name, ""), ready=pool.ready)
-            entry.is_default = name == self.limits.default_pool
-            for host in pool.hosts.values():
-                if host.open:
-                    entry.hosts += 1
-                    for resource, units in host.resources.items():
-                        entry.resources[resource] += units
-                        entry.used[resource] += min(units, host.load.get(resource, 0))
+        names = sorted(self.driver.machine.pools)
+        start = await _start(request.page_token, context)
+        running = Counter[str]()
         for run in self.driver.machine.runs.values():
             for flight in run.in_flight.values():
-                if flight.start_time is not None:
-                    _of(response, flight.pool).running += 1
+                running[flight.pool] += flight.start_time is not None
+        response = ListPoolsResponse()
+        size = 0
+        for place, name in enumerate(names[start:], start):
+            entry = self._pool(name)
+            entry.running = running[name]
+            size += entry.ByteSize()
+            if response.pools and size > MAX_PAGE_BYTES:
+                response.next_page_token = str(place)
+                break
+            response.pools.append(entry)
         return response
 
+    def _pool(self, name: str) -> Pool:
+        pool = self.driver.machine.pools[name]
+        entry = Pool(name=name, executor=self.limits.executors.get(name, ""), ready=pool.ready)
+        entry.is_default = name == self.limits.default_pool
+        resources, used = Counter[str](), Counter[str]()
+        for host in pool.hosts.values():
+            if host.open:
+                entry.hosts += 1
+                for resource, units in host.resources.items():
+                    resources[resource] += units
+                    used[resource] += min(units, host.load.get(resource, 0))
+        entry.resources.update(views.shown_resources(resources))
+        entry.used.update(views.shown_resources(used))
+        return entry
+
     async def ListAgents(self, request: ListAgentsRequest, context: Context) -> ListAgentsResponse:
-        response = ListAgentsResponse()
+        known = [
+            (pool, agent)
+            for pool, executor in sorted(self.driver.executors.items())
+            if isinstance(executor, AgentExecutor)
+            for agent in executor.agents.values()
+        ]
+        start = await _start(request.page_token, context)
         running, waiting = Counter[str](), Counter[str]()  # by host; one look at what is in flight, however many agents there are
         for run in self.driver.machine.runs.values():
             for flight in run.in_flight.values():
                 (waiting if flight.start_time is None else running)[flight.host] += 1
-        for pool, executor in sorted(self.driver.executors.items()):
-            if isinstance(executor, AgentExecutor):
-                for agent in executor.agents.values():
-                    entry = self._agent(pool, agent)
-                    entry.running, entry.waiting = running[agent.agent_id], waiting[agent.agent_id]
-                    response.agents.append(entry)
+        response = ListAgentsResponse()
+        size = 0
+        for place, (pool, agent) in enumerate(known[start:], start):
+            entry = self._agent(pool, agent)
+            entry.running, entry.waiting = running[agent.agent_id], waiting[agent.agent_id]
+            size += entry.ByteSize()
+            if response.agents and (len(response.agents) == MAX_AGENTS_A_PAGE or size > MAX_PAGE_BYTES):
+                response.next_page_token = str(place)
+                break
+            response.agents.append(entry)
         return response
 
     def _agent(self, pool: str, agent: Any) -> Agent:
@@ -70,8 +100,8 @@ class Hosts(Asking):
             agent_id=agent.agent_id,
             pool=pool,
             state=state if agent.session is not None else AGENT_STATE_DISCONNECTED,
-            resources=agent.resources,
-            version=agent.version,
+            resources=views.shown_resources(agent.resources),
+            version=cut(agent.version, 200),
             connect_time=views.timestamp(agent.connect_time) if agent.connect_time else None,
             last_seen=views.timestamp(agent.last_seen) if agent.last_seen else None,
             address=agent.address,
@@ -79,7 +109,7 @@ class Hosts(Asking):
         host = self.driver.machine.pools[pool].hosts.get(agent.agent_id)
         if host is not None:
             entry.name = host.name  # of an agent that has not come back yet, the executor knows the id only
-            for resource, units in host.load.items():
+            for resource, units in views.shown_resources(host.load).items():
                 entry.used[resource] = min(units, host.resources.get(resource, 0))
         if agent.heartbeat is not None:
             entry.load_average = agent.heartbeat.load_average
@@ -92,9 +122,13 @@ class Hosts(Asking):
         if not any(executor.drain(request.name) for executor in executors):
             message = f"there is no agent {request.name[:1024]!r}; `daggyr agents` lists them"
             await context.abort(grpc.StatusCode.NOT_FOUND, fitting(message))
-        agents = (await self.ListAgents(ListAgentsRequest(), context)).agents
-        return DrainAgentResponse(running=sum(agent.running for agent in agents if agent.name == request.name))
+        named = {agent.agent_id for executor in executors for agent in executor.agents.values() if agent.name == request.name}
+        flights = (flight for run in self.driver.machine.runs.values() for flight in run.in_flight.values())
+        return DrainAgentResponse(running=sum(flight.host in named and flight.start_time is not None for flight in flights))
 
 
-def _of(response: ListPoolsResponse, name: str) -> Pool:
-    return next(pool for pool in response.pools if pool.name == name)
+async def _start(token: str, context: Context) -> int:
+    """Where a page begins in a list that is made anew for each: one who comes or goes meanwhile may be missed, or told twice."""
+    if token and not (token.isdecimal() and len(token) <= 9):
+        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, STRANGE_TOKEN)
+    return int(token or 0)

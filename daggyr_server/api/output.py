@@ -15,6 +15,7 @@ from daggyr.v1.task_pb2 import STDOUT, AttemptKey
 from daggyr_server.core.run import InFlight, Run
 from daggyr_server.core.states import State
 from daggyr_server.driver import Driver
+from daggyr_server.trackers.base import StoredAttempt
 
 CHUNK_BYTES = 256 * 1024
 LIVE_SECONDS = 0.5  # without `follow`: output of an attempt that runs is waited for this long after the last piece
@@ -63,7 +64,7 @@ async def _number_then(driver: Driver, run: Run, number: int, attempt: int) -> i
     """The number that a task had when an attempt was made that has ended."""
     lineage = run.graph.lineage(number)
     for known in lineage[:-1]:
-        if any(stored.attempt == attempt for stored in await driver.tracker.attempts(run.run_id, known)):
+        if await _ended(driver, run, known, attempt) is not None:
             return known
     return lineage[-1]
 
@@ -79,11 +80,17 @@ async def _stored(
                 at = piece.offset + start
                 yield ReadOutputResponse(data=data, offset=at, missing_bytes=at - offset, attempt=attempt)
                 offset = at + len(data)
-    for stored in await driver.tracker.attempts(run.run_id, number):
-        if stored.attempt == attempt:
-            size = (stored.result.stdout if stream == STDOUT else stored.result.stderr).size_bytes
-            if size > offset:
-                yield ReadOutputResponse(offset=size, missing_bytes=size - offset, attempt=attempt)
+    stored = await _ended(driver, run, number, attempt)
+    if stored is not None:
+        size = (stored.result.stdout if stream == STDOUT else stored.result.stderr).size_bytes
+        if size > offset:
+            yield ReadOutputResponse(offset=size, missing_bytes=size - offset, attempt=attempt)
+
+
+async def _ended(driver: Driver, run: Run, number: int, attempt: int) -> StoredAttempt | None:
+    """An attempt that has ended, of a task under this number."""
+    stored = await driver.tracker.attempts(run.run_id, number, before=attempt + 1, limit=1)
+    return stored[-1] if stored and stored[-1].attempt == attempt else None
 
 
 async def _live(

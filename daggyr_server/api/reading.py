@@ -5,13 +5,16 @@ They never change anything. Part of `RunsService` (runs.py); a run's changes as 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import math
-from collections.abc import AsyncIterator, Mapping
+import re
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from itertools import islice
 
 import grpc
 
-from daggyr.v1.run_pb2 import RunSummary
+from daggyr.v1.run_pb2 import Attempt, RunSummary
 from daggyr.v1.run_pb2 import Task as TaskMessage
 from daggyr.v1.runs_pb2 import (
     ExplainTaskResponse,
@@ -26,16 +29,17 @@ from daggyr.v1.runs_pb2 import (
 )
 from daggyr.v1.task_pb2 import STDERR, STDOUT
 from daggyr_server.api import views
-from daggyr_server.api.asking import Asking, Context, refuse
+from daggyr_server.api.asking import MAX_PAGE_BYTES, STRANGE_TOKEN, TURN, Asking, Context, refuse
 from daggyr_server.api.output import read_output
 from daggyr_server.api.reasons import reasons
 from daggyr_server.api.statuses import fitting
 from daggyr_server.core.run import Run
 from daggyr_server.core.states import STATE_OF, Phase, State
-from daggyr_server.trackers.base import StateChange, TrackerError
+from daggyr_server.trackers.base import MAX_ATTEMPTS, StateChange, StoredAttempt, TrackerError
 
 MAX_RUNS_A_PAGE = 1_000
 MAX_TASKS_A_PAGE = 10_000
+MAX_ATTEMPTS_BYTES = 512 * 1024  # of one answer: a task's details may take the rest
 
 
 class Reading(Asking):
@@ -46,21 +50,23 @@ class Reading(Asking):
         most = min(request.page_size or 100, MAX_RUNS_A_PAGE)
         wanted = _Wanted(request)
         response = ListRunsResponse()
-        while True:
-            rows = await self.asked(self.driver.tracker.rows(before=before, limit=MAX_RUNS_A_PAGE), context)
+        size = 0
+        while rows := await self.asked(self.driver.tracker.rows(before=before, limit=TURN), context):
             for row in rows:
                 await self.driver.settled(row.run_id)
                 run = self.driver.machine.runs.get(row.run_id)
                 state = run.state if run is not None else row.state
                 if not wanted.admits(row.tags, state, row.submit_time):
                     continue
-                if len(response.runs) == most:
+                summary = self.summary_now(run) if run is not None else views.stored_summary(row)
+                size += summary.ByteSize()
+                if response.runs and (len(response.runs) == most or size > MAX_PAGE_BYTES):
                     response.next_page_token = str(response.runs[-1].run_id)
                     return response
-                response.runs.append(self.summary_now(run) if run is not None else views.stored_summary(row))
-            if len(rows) < MAX_RUNS_A_PAGE:
-                return response
+                response.runs.append(summary)
             before = rows[-1].run_id
+            await asyncio.sleep(0)
+        return response
 
     async def GetRun(self, request: GetRunRequest, context: Context) -> RunSummary:
         run = await self.run(request.run_id, context)
@@ -71,49 +77,57 @@ class Reading(Asking):
 
     async def ListTasks(self, request: ListTasksRequest, context: Context) -> ListTasksResponse:
         run = await self.run(request.run_id, context)
-        number = max(await _page_start(request.page_token, context) or 0, run.graph.live)
+        start = await _page_start(request.page_token, context) or 0
         most = min(request.page_size or 1_000, MAX_TASKS_A_PAGE)
         states = {State(state) for state in request.states if state}
         wanted = [phase for phase in Phase if not states or STATE_OF[phase] in states]
         response = ListTasksResponse(run_id=run.run_id)
-        await self.driver.settled(run.run_id)
-        while len(response.tasks) < most:
-            found = _next_in(run.phases, wanted, number)
-            if found is None:
+        size = 0
+        while True:
+            await self.driver.settled(run.run_id)
+            numbers = list(islice(_numbers_in(run.phases, wanted, max(start, run.graph.live)), TURN))
+            for number in numbers:
+                summary = views.task_summary(run, number)
+                size += summary.ByteSize()
+                if response.tasks and (len(response.tasks) == most or size > MAX_PAGE_BYTES):
+                    response.next_page_token = str(number)
+                    return response
+                response.tasks.append(summary)
+            if len(numbers) < TURN:
                 return response
-            response.tasks.append(views.task_summary(run, found))
-            number = found + 1
-        if _next_in(run.phases, wanted, number) is not None:
-            response.next_page_token = str(number)
-        return response
+            start = numbers[-1] + 1
+            await asyncio.sleep(0)
 
     async def GetTask(self, request: GetTaskRequest, context: Context) -> TaskMessage:
-        run = await self.run(request.run_id, context)
+        start = await _attempts_start(request.page_token, context)
+        run = await self.run(start[0] if start else request.run_id, context)
         number = await self.number(run, request.task_id, context, before=True)
-        stored = await self.attempts(run, number, context)
+        stored = await self.attempts(run, number, context, limit=MAX_ATTEMPTS, since=start[1:] if start else None)
+        if start is not None:
+            return _with_attempts(TaskMessage(), run, stored)
         history: list[StateChange] = []
         for known in reversed(run.graph.lineage(number)):
             history += await self.asked(self.driver.tracker.history(run.run_id, known), context)
         await self.learn_parents(run)
         await self.driver.settled(run.run_id)
         try:
-            message = views.task(run, _by_now(run, number), stored)
+            message = views.task(run, _by_now(run, number))
         except TrackerError as error:
             await refuse(error, context)
         message.history.extend(views.history(history))
-        return message
+        return _with_attempts(message, run, stored)
 
     async def ExplainTask(self, request: GetTaskRequest, context: Context) -> ExplainTaskResponse:
         run = await self.run(request.run_id, context)
         number = await self.number(run, request.task_id, context)
-        stored = await self.attempts(run, number, context)
+        last = await self.last_attempt(run, number, context)
         await self.learn_parents(run)
         await self.driver.settled(run.run_id)
         number = _by_now(run, number)
         return ExplainTaskResponse(
             run_id=run.run_id,
             state=int(views.state_of(run, number)),  # type: ignore[arg-type]
-            reasons=reasons(run, number, self.driver.machine, stored),
+            reasons=reasons(run, number, self.driver.machine, last),
         )
 
     async def ReadOutput(self, request: ReadOutputRequest, context: Context) -> AsyncIterator[ReadOutputResponse]:
@@ -157,17 +171,50 @@ def _by_now(run: Run, number: int) -> int:
     return now if now is not None else number
 
 
-def _next_in(phases: bytearray, wanted: list[Phase], start: int) -> int | None:
-    """The first number from `start` on whose phase is wanted."""
+def _numbers_in(phases: bytearray, wanted: Sequence[Phase], start: int) -> Iterator[int]:
+    """The numbers from `start` on whose phases are wanted, ascending. Nothing changes while it is iterated over."""
     if len(wanted) == len(Phase):
-        return start if start < len(phases) else None
-    found = [position for phase in wanted if (position := phases.find(int(phase), start)) >= 0]
-    return min(found) if found else None
+        yield from range(start, len(phases))
+        return
+    following = {phase: phases.find(int(phase), start) for phase in wanted}
+    while there := [(number, phase) for phase, number in following.items() if number >= 0]:
+        number, phase = min(there)
+        yield number
+        following[phase] = phases.find(int(phase), number + 1)
+
+
+def _with_attempts(message: TaskMessage, run: Run, stored: Sequence[tuple[int, StoredAttempt]]) -> TaskMessage:
+    """As many of the attempts as an answer takes, the last ones, before those in flight; and a token for those before them."""
+    size = 0
+    shown: list[Attempt] = []
+    for number, attempt in reversed(stored):
+        entry = views.ended_attempt(attempt)
+        size += entry.ByteSize()
+        if shown and size > MAX_ATTEMPTS_BYTES:
+            break
+        shown.append(entry)
+        message.next_page_token = f"{run.run_id}-{number}-{attempt.attempt}"
+    if len(shown) == len(stored) < MAX_ATTEMPTS:
+        message.next_page_token = ""
+    flying = list(message.attempts)
+    del message.attempts[:]
+    message.attempts.extend([*reversed(shown), *flying])
+    return message
+
+
+async def _attempts_start(token: str, context: Context) -> tuple[int, int, int] | None:
+    """Where a page of attempts goes on: a run, a task's number and an attempt."""
+    if not token:
+        return None
+    match = re.fullmatch(r"([0-9]{1,18})-([0-9]{1,10})-([0-9]{1,10})", token)
+    if match is None:
+        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, STRANGE_TOKEN)
+    return int(match[1]), int(match[2]), int(match[3])
 
 
 async def _page_start(token: str, context: Context) -> int | None:
     if not token:
         return None
-    if not token.isdecimal() or len(token) > 20:
-        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "this page token was not made by this server")
+    if not token.isdecimal() or len(token) > 18:
+        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, STRANGE_TOKEN)
     return int(token)

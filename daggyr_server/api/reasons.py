@@ -9,19 +9,27 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from shlex import quote
 
+from daggyr.bounded import bounded_notes, cut
 from daggyr.v1.task_pb2 import AttemptOutcome
 from daggyr_server.api.views import missing_host, state_of
 from daggyr_server.core.machine import Machine
 from daggyr_server.core.run import Run
 from daggyr_server.core.segments import Kind
-from daggyr_server.core.states import MAX_LOSSES, Phase, State
+from daggyr_server.core.states import MAX_LOSSES, STATE_OF, Phase, State
 from daggyr_server.trackers.base import StoredAttempt
 
 MAX_NAMED = 5  # parents named in a sentence
+MAX_SENTENCE_BYTES = 16 * 1024
+_STUCK = frozenset(map(int, (Phase.ERRORED, Phase.KILLED)))
+_QUEUED = frozenset(int(phase) for phase in Phase if STATE_OF[phase] is State.QUEUED)
 
 
-def reasons(run: Run, number: int, machine: Machine, stored: Sequence[StoredAttempt]) -> list[str]:
-    """At least one sentence."""
+def reasons(run: Run, number: int, machine: Machine, last: StoredAttempt | None) -> list[str]:
+    """At least one sentence; `last` is the last attempt that has ended. What people named is cut where it is very long."""
+    return [cut(sentence, MAX_SENTENCE_BYTES) for sentence in _reasons(run, number, machine, last)]
+
+
+def _reasons(run: Run, number: int, machine: Machine, last: StoredAttempt | None) -> list[str]:
     if number < run.graph.live:
         return ["An edit took it away: the run does not have it any more."]
     phase = Phase(run.phases[number])
@@ -36,14 +44,15 @@ def reasons(run: Run, number: int, machine: Machine, stored: Sequence[StoredAtte
         found = [f"Run {run.run_id} was killed: nothing more of it is started. To go on with it: daggyr retry {run.run_id}"]
     else:
         found = list(sentences(run, number, machine)) if sentences else list(_ended(run, number, phase))
-    return [*found, *_last_attempt(stored, run.losses.get(number, 0))]
+    return [*found, *_last_attempt(last, run.losses.get(number, 0))]
 
 
 def _blocked(run: Run, number: int, machine: Machine) -> Iterator[str]:
-    parents = run.graph.parents(number)
-    missing = [parent for parent in parents if run.phases[parent] != Phase.COMPLETED]
+    parents, phases = run.graph.parents(number), run.phases
+    completed = int(Phase.COMPLETED)  # a million parents are compared faster as plain numbers
+    missing = [parent for parent in parents if phases[parent] != completed]
     yield f"It waits for {len(missing):,} of its {len(parents):,} parent{'s' * (len(parents) != 1)}: {_names(run, missing)}."
-    stuck = [parent for parent in missing if run.phases[parent] in (Phase.ERRORED, Phase.KILLED)]
+    stuck = [parent for parent in missing if phases[parent] in _STUCK]
     if stuck:
         yield f"It will not run unless {_names(run, stuck)} is retried: daggyr retry {run.run_id} --task {_quoted(run, stuck[0])}"
     elif run.state not in (State.QUEUED, State.RUNNING):
@@ -114,15 +123,17 @@ def _ended(run: Run, number: int, phase: Phase) -> Iterator[str]:
     }[phase]
     if phase is not Phase.COMPLETED and run.graph.kind(number) is Kind.TASK:
         yield f"To run it again: daggyr retry {run.run_id} --task {_quoted(run, number)}"
-    waiting = [child for child in run.graph.children(number) if state_of(run, child) is State.QUEUED]
-    if waiting and phase is not Phase.COMPLETED:
+    if phase is Phase.COMPLETED:
+        return
+    phases = run.phases
+    waiting = [child for child in run.graph.children(number) if phases[child] in _QUEUED]
+    if waiting:
         yield f"Waiting for it: {_names(run, waiting)}."
 
 
-def _last_attempt(stored: Sequence[StoredAttempt], losses: int) -> Iterator[str]:
-    if not stored:
+def _last_attempt(last: StoredAttempt | None, losses: int) -> Iterator[str]:
+    if last is None:
         return
-    last = stored[-1]
     result = last.result
     how = AttemptOutcome.Name(result.outcome)
     if result.HasField("signal"):
@@ -131,7 +142,7 @@ def _last_attempt(stored: Sequence[StoredAttempt], losses: int) -> Iterator[str]
         how += f" with exit code {result.exit_code}"
     when = f" at {_time(result.stop_time.ToNanoseconds() / 1e9)}" if result.HasField("stop_time") else ""
     yield f"Attempt {last.attempt} ended as {how} on {last.host_name}{when}."
-    yield from (f"{note[:1].upper()}{note[1:]}." for note in result.notes)
+    yield from (f"{note[:1].upper()}{note[1:]}." for note in bounded_notes(result.notes))
     if losses > MAX_LOSSES:
         yield f"It was lost {losses} times, which is more than the {MAX_LOSSES} that are allowed."
 

@@ -6,8 +6,8 @@ Documents are decoded and expanded in threads; what comes of them is given to th
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
-from itertools import islice
 
 import grpc
 
@@ -23,7 +23,8 @@ from daggyr.v1.runs_pb2 import (
     SubmitRunResponse,
 )
 from daggyr.v1.runs_pb2 import TaskEdit as TaskEditMessage
-from daggyr_server.api.asking import Asking, Context, refuse
+from daggyr_server.api.arriving import C, Document, NotTaken
+from daggyr_server.api.asking import MAX_PAGE_BYTES, Asking, Context, refuse
 from daggyr_server.api.statuses import of_specification
 from daggyr_server.core.graph import Addition
 from daggyr_server.core.run import Run
@@ -67,37 +68,44 @@ class Submitting(Asking):
         return await self._submit(request.request_id, spec, document, context)
 
     async def SubmitRunStream(self, request_iterator: AsyncIterator[SubmitRunChunk], context: Context) -> SubmitRunResponse:
-        first = await anext(request_iterator, None)
-        if first is None or first.WhichOneof("chunk") != "header":
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first message carries the header")
-        header = first.header
-        known = await self._known_request(header.request_id, context)
-        if known is not None:
-            return known
-        document = await self._document(request_iterator, context)
-        try:
-            limits = self.limits
-            spec = await asyncio.to_thread(
-                decode_json, document, pool=header.pool, pools=limits.pools, default_pool=limits.default_pool
-            )
-            spec = spec.with_overrides(tags=header.tags, pool=header.pool)
-        except SpecificationError as error:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, of_specification(error))
-        return await self._submit(header.request_id, spec, document, context)
+        async with self._arriving(context), self.arriving.document() as arriving:
+            first = await self.arriving.next(request_iterator)
+            if first is None or first.WhichOneof("chunk") != "header":
+                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first message carries the header")
+            header = first.header
+            known = await self._known_request(header.request_id, context)
+            if known is not None:
+                return known
+            await self._receive(request_iterator, arriving, context)
+            async with self.arriving.turn(arriving):
+                document = await arriving.read()
+                try:
+                    limits = self.limits
+                    spec = await asyncio.to_thread(
+                        decode_json, document, pool=header.pool, pools=limits.pools, default_pool=limits.default_pool
+                    )
+                    spec = spec.with_overrides(tags=header.tags, pool=header.pool)
+                except SpecificationError as error:
+                    await context.abort(grpc.StatusCode.INVALID_ARGUMENT, of_specification(error))
+                return await self._submit(header.request_id, spec, document, context)
 
-    async def _document(self, chunks: AsyncIterator[SubmitRunChunk] | AsyncIterator[EditRunChunk], context: Context) -> bytes:
-        """What comes behind the header."""
-        pieces: list[bytes] = []
-        size = 0
-        async for chunk in chunks:
+    @contextlib.asynccontextmanager
+    async def _arriving(self, context: Context) -> AsyncIterator[None]:
+        """Ends the call of a document that is not received further."""
+        try:
+            yield
+        except NotTaken as refused:
+            await context.abort(refused.code, str(refused))
+
+    async def _receive(self, chunks: AsyncIterator[C], arriving: Document, context: Context) -> None:
+        """What comes behind the header. Raises NotTaken."""
+        while (chunk := await self.arriving.next(chunks)) is not None:
             if chunk.WhichOneof("chunk") != "data":
                 await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "after the header, messages carry data")
-            size += len(chunk.data)
-            if size > self.limits.max_bytes:
+            if arriving.size + len(chunk.data) > self.limits.max_bytes:
                 message = f"the specification is larger than {self.limits.max_bytes:,} bytes ([server] max_run_bytes)"
                 await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, message)
-            pieces.append(chunk.data)
-        return b"".join(pieces)
+            await arriving.add(chunk.data)
 
     async def _known_request(self, request_id: str, context: Context) -> SubmitRunResponse | None:
         if not 0 < len(request_id.encode()) <= MAX_REQUEST_ID_BYTES:
@@ -131,54 +139,65 @@ class Submitting(Asking):
         return SubmitRunResponse(run_id=await self.asked(submitted, context))
 
     async def EditRun(self, request_iterator: AsyncIterator[EditRunChunk], context: Context) -> AsyncIterator[EditRunResponse]:
-        first = await anext(request_iterator, None)
-        if first is None or first.WhichOneof("chunk") != "header":
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first message carries the header")
-        header = first.header
-        run = await self.find(header.run_id, context)
-        # Whoever edits it while this one sends its document is first.
-        edits, revision = (len(run.graph.edits), run.revision) if isinstance(run, Run) else (0, 0)
-        # A call that ends while its client still sends would end there with an error of gRPC's own: all of it is read first.
-        document = await self._document(request_iterator, context)
-        if isinstance(run, str):
-            await context.abort(grpc.StatusCode.NOT_FOUND, run)
-        if header.revision not in (0, revision):
-            message = f"run {run.run_id} has revision {revision}, not {header.revision}: look at it again"
-            await context.abort(grpc.StatusCode.ABORTED, message)
-        limits = self.limits
-        try:
-            default_pool = run.pool
-            spec = await asyncio.to_thread(decode_json, document, pools=limits.pools, default_pool=default_pool)
-            if header.plan:
-                plan = await self.asked(
-                    self.driver.editing.plan(run, spec, pools=limits.pools, downstream=header.downstream), context
-                )
-                async for response in self._planned(run, plan, context):
-                    yield response
-                return
-            await self.asked(
-                self.driver.editing.edit(
-                    run, spec, document, edits, pools=limits.pools, downstream=header.downstream, most=limits.max_tasks
-                ),
-                context,
-            )
-        except SpecificationError as error:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, of_specification(error))
-        yield EditRunResponse(run=await self.summary(run))
+        plan: Plan | None = None
+        async with self._arriving(context), self.arriving.document() as arriving:
+            first = await self.arriving.next(request_iterator)
+            if first is None or first.WhichOneof("chunk") != "header":
+                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first message carries the header")
+            header = first.header
+            run = await self.find(header.run_id, context)
+            # Whoever edits it while this one sends its document is first.
+            edits, revision = (len(run.graph.edits), run.revision) if isinstance(run, Run) else (0, 0)
+            # A call that ends while its client still sends would end there with an error of gRPC's own: all of it is read first.
+            await self._receive(request_iterator, arriving, context)
+            if isinstance(run, str):
+                await context.abort(grpc.StatusCode.NOT_FOUND, run)
+            if header.revision not in (0, revision):
+                message = f"run {run.run_id} has revision {revision}, not {header.revision}: look at it again"
+                await context.abort(grpc.StatusCode.ABORTED, message)
+            limits = self.limits
+            async with self.arriving.turn(arriving):
+                document = await arriving.read()
+                try:
+                    spec = await asyncio.to_thread(decode_json, document, pools=limits.pools, default_pool=run.pool)
+                    if header.plan:
+                        plan = await self.asked(
+                            self.driver.editing.plan(run, spec, pools=limits.pools, downstream=header.downstream), context
+                        )
+                    else:
+                        edited = self.driver.editing.edit(
+                            run, spec, document, edits, pools=limits.pools, downstream=header.downstream, most=limits.max_tasks
+                        )
+                        await self.asked(edited, context)
+                except SpecificationError as error:
+                    await context.abort(grpc.StatusCode.INVALID_ARGUMENT, of_specification(error))
+        if plan is None:
+            yield EditRunResponse(run=await self.summary(run))
+            return
+        async for response in self._planned(run, plan, context):
+            yield response
 
     async def _planned(self, run: Run, plan: Plan, context: Context) -> AsyncIterator[EditRunResponse]:
         """What would happen, a page at a time; others have their turn in between."""
-        tasks = plan.tasks()
+        tasks = map(_task_edit, plan.tasks())
         summary = await self.summary(run)
+        left: list[TaskEditMessage] = []
         while True:
             if run.graph.edits and run.graph.live != plan.snapshot.live:
                 await context.abort(grpc.StatusCode.ABORTED, f"run {run.run_id} was edited meanwhile: look at it again")
+            page, size = left, sum(edit.ByteSize() for edit in left)
+            left = []
             try:
-                page = [_task_edit(edit) for edit in islice(tasks, MAX_EDITS_A_PAGE)]
+                while len(page) < MAX_EDITS_A_PAGE and (edit := next(tasks, None)) is not None:
+                    size += edit.ByteSize()
+                    if page and size > MAX_PAGE_BYTES:
+                        left = [edit]
+                        break
+                    page.append(edit)
             except TrackerError as error:
                 await refuse(error, context)
             yield EditRunResponse(run=summary, tasks=page)
-            if len(page) < MAX_EDITS_A_PAGE:
+            if not left and len(page) < MAX_EDITS_A_PAGE:
                 return
             await asyncio.sleep(0)
 

@@ -5,10 +5,12 @@ The servicers call these between steps of the driver; they read and never change
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from daggyr.bounded import are_bounded, bounded_notes, cut
 from daggyr.substitution import Filling
 from daggyr.v1.run_pb2 import (
     TASK_TYPE_COMMAND,
@@ -30,6 +32,10 @@ from daggyr_server.trackers.base import RunRow, StateChange, StoredAttempt
 
 MAX_CHANGES = 1_000  # of state, told of a run or a task
 MAX_NEIGHBOURS = 1_000  # parents or children listed of one task
+MAX_NEIGHBOURS_BYTES = 128 * 1024  # of their names
+MAX_TAGS_BYTES = 64 * 1024  # of a run; what earlier versions took beyond that is shown cut
+MAX_DETAILS_BYTES = 3 * 1024 * 1024 + 64 * 1024  # of a task; as above
+_MAX_RESOURCES_BYTES = 64 * 1024  # of the names of resources
 
 
 def timestamp(seconds: float) -> Timestamp:
@@ -42,10 +48,11 @@ def timestamp(seconds: float) -> Timestamp:
 def run_summary(run: Run, machine: Machine, change_seq: int) -> RunSummary:
     """A run in constant time, from its counters."""
     counts = run.counts
+    tags, cut_note = shown_tags(run.tags)
     summary = RunSummary(
         run_id=run.run_id,
         state=int(run.state),  # type: ignore[arg-type]
-        tags=run.tags,
+        tags=tags,
         task_states={state.name: count for state, count in run.task_states().items()},
         submit_time=timestamp(run.submit_time),
         change_seq=change_seq,
@@ -62,16 +69,19 @@ def run_summary(run: Run, machine: Machine, change_seq: int) -> RunSummary:
     elif run.killing:
         summary.notes.append("being killed: waiting for its processes to end")
     else:
-        summary.notes.extend(awaited(run, machine))
+        summary.notes.extend(bounded_notes(awaited(run, machine)))
+    summary.notes.extend(cut_note)
     return summary
 
 
 def stored_summary(row: RunRow) -> RunSummary:
     """A run that has ended and is not in memory."""
+    tags, cut_note = shown_tags(row.tags)
     summary = RunSummary(
         run_id=row.run_id,
         state=int(row.state),  # type: ignore[arg-type]
-        tags=row.tags,
+        tags=tags,
+        notes=cut_note,
         task_states={state.name: count for state, count in row.task_states.items()},
         submit_time=timestamp(row.submit_time),
         pool=row.pool,
@@ -81,6 +91,41 @@ def stored_summary(row: RunRow) -> RunSummary:
     if row.stop_time is not None:
         summary.stop_time.CopyFrom(timestamp(row.stop_time))
     return summary
+
+
+def shown_tags(tags: Mapping[str, str]) -> tuple[Mapping[str, str], list[str]]:
+    """A run's tags for an answer, and a note if they had to be cut. They are looked for by what they really are."""
+    letters = sum(map(len, tags)) + sum(map(len, tags.values()))
+    if 4 * letters <= MAX_TAGS_BYTES:
+        return tags, []
+    size = _bytes_of(tags) + _bytes_of(tags.values())
+    if size <= MAX_TAGS_BYTES:
+        return tags, []
+    shown: dict[str, str] = {}
+    room = MAX_TAGS_BYTES
+    for name, value in tags.items():
+        name, value = cut(name, 1024), cut(value, 1024)
+        room -= len(name.encode()) + len(value.encode())
+        if room < 0:
+            break
+        shown[name] = value
+    return shown, [f"its tags take {size:,} bytes and are shown cut"]
+
+
+def _bytes_of(texts: Iterable[str]) -> int:
+    return sum(len(text.encode("utf-8", "replace")) for text in texts)
+
+
+def shown_resources(resources: Mapping[str, int]) -> dict[str, int]:
+    """Resources for an answer: as many as there is room for, whatever they are called."""
+    shown: dict[str, int] = {}
+    room = _MAX_RESOURCES_BYTES
+    for name, units in resources.items():
+        room -= 4 * len(name) + 16
+        if room < 0:
+            break
+        shown[name] = units
+    return shown
 
 
 def history(changes: Sequence[StateChange]) -> Iterator[StateChangeMessage]:
@@ -130,27 +175,16 @@ def state_of(run: Run, number: int) -> State:
     return STATE_OF[Phase(run.phases[number])]
 
 
-def task(run: Run, number: int, stored: Iterable[StoredAttempt]) -> Task:
-    """A task whole, with the attempts that `stored` has and the one in flight."""
+def task(run: Run, number: int) -> Task:
+    """A task whole, but for the attempts that have ended: see `ended_attempt`."""
     graph, policy = run.graph, run.graph.policy(number)
     message = Task(summary=task_summary(run, number))
     if number < graph.live:
         message.removed = True
     elif graph.kind(number) is Kind.TASK:
-        message.details.CopyFrom(specification(graph, number))
+        message.details.CopyFrom(shown_details(specification(graph, number)))
         message.max_retries, message.priority = policy.max_retries, policy.priority
         message.retry_delay.FromNanoseconds(round(policy.retry_delay * 1e9))
-    for attempt in stored:
-        message.attempts.append(
-            Attempt(
-                attempt=attempt.attempt,
-                placement=Placement(host=attempt.host),
-                host=attempt.host_name,
-                assign_time=timestamp(attempt.assign_time),
-                start_time=attempt.result.start_time if attempt.result.HasField("start_time") else None,
-                result=attempt.result,
-            )
-        )
     flight = run.in_flight.get(number)
     if flight is not None:
         message.attempts.append(
@@ -165,10 +199,53 @@ def task(run: Run, number: int, stored: Iterable[StoredAttempt]) -> Task:
     if message.removed:
         return message
     parents, children = graph.parents(number), sorted(graph.children(number))
-    message.parents.extend(graph.task_id(parent) for parent in parents[:MAX_NEIGHBOURS])
-    message.children.extend(graph.task_id(child) for child in children[:MAX_NEIGHBOURS])
+    message.parents.extend(_names(graph, parents))
+    message.children.extend(_names(graph, children))
     message.parent_count, message.child_count = len(parents), len(children)
     return message
+
+
+def _names(graph: Graph, numbers: Sequence[int]) -> Iterator[str]:
+    room = MAX_NEIGHBOURS_BYTES
+    for number in numbers[:MAX_NEIGHBOURS]:
+        name = graph.task_id(number)
+        room -= len(name.encode()) + 4
+        if room < 0:
+            return
+        yield name
+
+
+def ended_attempt(attempt: StoredAttempt) -> Attempt:
+    """An attempt that has ended."""
+    result = attempt.result
+    if not are_bounded(result.notes):
+        result.notes[:] = bounded_notes(result.notes)
+    return Attempt(
+        attempt=attempt.attempt,
+        placement=Placement(host=attempt.host),
+        host=attempt.host_name,
+        assign_time=timestamp(attempt.assign_time),
+        start_time=result.start_time if result.HasField("start_time") else None,
+        result=result,
+    )
+
+
+def shown_details(spec: TaskSpec) -> TaskSpec:
+    """What a task executes, for an answer: long texts of one that is too large for it are cut."""
+    if spec.ByteSize() <= MAX_DETAILS_BYTES:
+        return spec
+    shown = TaskSpec(working_directory=cut(spec.working_directory, 4096), whole_stdout_bytes=spec.whole_stdout_bytes)
+    if spec.HasField("timeout"):
+        shown.timeout.CopyFrom(spec.timeout)
+    if spec.HasField("stdin"):
+        shown.stdin = cut(spec.stdin, 64 * 1024)
+    shown.command.extend(cut(word, 4096) for word in spec.command[:256])
+    if len(spec.command) > 256:
+        shown.command.append(f"... ({len(spec.command):,} words in all)")
+    for name in islice(spec.environment, 256):
+        shown.environment[cut(name, 1024)] = cut(spec.environment[name], 4096)
+    shown.resources.update(shown_resources(spec.resources))
+    return shown
 
 
 def specification(graph: Graph, number: int) -> TaskSpec:

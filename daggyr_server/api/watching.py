@@ -11,9 +11,10 @@ from collections.abc import AsyncIterator
 
 import grpc
 
+from daggyr.bounded import bounded_notes
 from daggyr.v1.runs_pb2 import RunChange, TaskChange, WatchRunRequest
 from daggyr_server.api import views
-from daggyr_server.api.asking import Asking, Context
+from daggyr_server.api.asking import MAX_PAGE_BYTES, Asking, Context
 from daggyr_server.core.run import Run
 from daggyr_server.core.states import Phase
 
@@ -42,15 +43,24 @@ class Watching(Asking):
                 message = f"changes of run {run.run_id} since {seq} are no longer kept: read the run again and watch from 0"
                 await context.abort(grpc.StatusCode.OUT_OF_RANGE, message)
             if newest > seq or (ended and seq == request.change_seq):
-                summary = self.summary_now(run)
                 told = numbers if request.tasks else []
-                for start in range(0, max(1, len(told)), MAX_CHANGED_TASKS):
-                    part = told[start : start + MAX_CHANGED_TASKS]
-                    # Only with the last part has the watcher seen all up to the newest change.
-                    summary.change_seq = newest if start + MAX_CHANGED_TASKS >= len(told) else seq
-                    # What an edit took away has no state to tell.
-                    changed = [await self._task_change(run, number, context) for number in part if number >= run.graph.live]
-                    yield RunChange(run=summary, tasks=changed)
+                summary = self.summary_now(run)
+                changed: list[TaskChange] = []
+                size = 0
+                for number in told:
+                    if number < run.graph.live:
+                        continue  # what an edit took away has no state to tell
+                    change = await self._task_change(run, number, context)
+                    more = change.ByteSize()
+                    if changed and (len(changed) >= MAX_CHANGED_TASKS or size + more > MAX_PAGE_BYTES):
+                        # Only with the last part has the watcher seen all up to the newest change.
+                        summary.change_seq = seq
+                        yield RunChange(run=summary, tasks=changed)
+                        changed, size = [], 0
+                    changed.append(change)
+                    size += more
+                summary.change_seq = newest
+                yield RunChange(run=summary, tasks=changed)
                 seq = newest
             if ended and changes.seq(run.run_id) == seq:
                 return
@@ -66,11 +76,11 @@ class Watching(Asking):
             attempt=run.attempts[number],
         )
         if run.phases[number] in _TOLD or run.failures.get(number):
-            stored = await self.attempts(run, number, context)
-            if stored and stored[-1].attempt == change.attempt:
-                result = stored[-1].result
+            stored = await self.last_attempt(run, number, context)
+            if stored is not None and stored.attempt == change.attempt:
+                result = stored.result
                 change.outcome = result.outcome
-                change.notes.extend(result.notes)
+                change.notes.extend(bounded_notes(result.notes))
                 if result.HasField("exit_code"):
                     change.exit_code = result.exit_code
                 if result.HasField("signal"):

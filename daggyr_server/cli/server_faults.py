@@ -24,7 +24,7 @@ def of_server(error: ServerError, address: str, *, tls: bool, token_hint: str) -
         case grpc.StatusCode.INVALID_ARGUMENT if "\n" in str(error).strip():
             return Fault(str(error).strip().replace("\n", "\n  "))
         case grpc.StatusCode.RESOURCE_EXHAUSTED:
-            return Fault(f"larger than the server takes: {said}")
+            return Fault(_too_much(said, address))
         case (
             grpc.StatusCode.NOT_FOUND
             | grpc.StatusCode.INVALID_ARGUMENT
@@ -44,6 +44,8 @@ def _unreachable(error: Unreachable, address: str, tls: bool) -> str:
     """Advice by what gRPC 1.85 says of a connection that was not made; its words, so each has a test."""
     said = str(error)
     if error.code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        if said.startswith("nothing of the specification came"):  # the server's own words: it waited for this side
+            return f"the server at {address} waited for the specification and gave up: {said}"
         return f"the server at {address} did not answer in time: it may be overloaded; try again"
     if "WRONG_VERSION_NUMBER" in said:
         return f"the server at {address} does not speak TLS: leave out --tls and the other --tls options"
@@ -64,6 +66,17 @@ def _unreachable(error: Unreachable, address: str, tls: bool) -> str:
         f"no server reached at {address} ({_reason(said)}): start one with `daggyr-server`, "
         "or name another with --server or DAGGYR_SERVER"
     )
+
+
+def _too_much(said: str, address: str) -> str:
+    """What was too large, and whose: gRPC 1.85 tells no more than who found out; all else are the server's own words."""
+    _, found, sizes = said.partition("message larger than max ")
+    sizes = sizes.strip("()").replace(" vs. ", " bytes, the most is ")
+    if not found:
+        return said
+    if "CLIENT: Sent " in said or "SERVER: Received " in said:
+        return f"what was to be sent is larger than one message ({sizes}): submit it as a file, in parts, or with less in it"
+    return f"the answer of the server at {address} is larger than one message ({sizes}): is it of an earlier version?"
 
 
 def _reason(said: str) -> str:

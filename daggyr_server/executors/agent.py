@@ -36,6 +36,7 @@ from daggyr.v1.task_pb2 import (
     HOST_PAUSED,
     KILLED,
     LOST,
+    REJECTED,
     RETURNED,
     AssignmentBatch,
     AttemptKey,
@@ -51,6 +52,7 @@ from daggyr_server.executors.agent_session import Session, SessionRefused
 from daggyr_server.executors.base import Executor, Reports, Surroundings, forgotten
 from daggyr_server.executors.followed import Followed
 from daggyr_server.executors.known_agent import PLACED_EARLIER, Agent, Ask, Ident, ident_of, key_of
+from daggyr_server.executors.portions import MAX_BATCH_BYTES, MAX_KEYS, portions
 
 log = logging.getLogger(__name__)
 
@@ -103,9 +105,13 @@ class AgentExecutor(Executor):
         if agent is None:
             self._report(host, [assignment.key for assignment in batch.assignments], LOST, "its agent went away")
             return
-        new = agent.give(batch)
-        if new is not None and agent.session is not None:
-            agent.session.send(CoordinatorMessage(assign=new))
+        for part, size in portions(batch):
+            if size > MAX_BATCH_BYTES:
+                self._report(host, [part.assignments[0].key], REJECTED, _too_large(size))
+                continue
+            new = agent.give(part)
+            if new is not None and agent.session is not None:
+                agent.session.send(CoordinatorMessage(assign=new))
 
     def stop(self, host: str, keys: Sequence[AttemptKey]) -> None:
         self._ask(host, keys, "stop")
@@ -361,12 +367,12 @@ class AgentExecutor(Executor):
                 self._say(agent.session, asked, ask)
 
     def _say(self, session: Session, keys: Sequence[AttemptKey], ask: Ask) -> None:
-        if not keys:
-            return
-        if ask == "stop":
-            session.send(CoordinatorMessage(cancel=Cancel(keys=keys, grace=_duration(self.surroundings.grace))))
-        else:
-            session.send(CoordinatorMessage(recall=Recall(keys=keys)))
+        for start in range(0, len(keys), MAX_KEYS):
+            part = keys[start : start + MAX_KEYS]
+            if ask == "stop":
+                session.send(CoordinatorMessage(cancel=Cancel(keys=part, grace=_duration(self.surroundings.grace))))
+            else:
+                session.send(CoordinatorMessage(recall=Recall(keys=part)))
 
     def _offer(self, agent: Agent, state: HostState) -> None:
         self.reports.host(Host(host=agent.agent_id, name=agent.name, state=state, resources=agent.resources, takes_ahead=True))
@@ -380,6 +386,13 @@ class AgentExecutor(Executor):
         result = AttemptResult(outcome=outcome, notes=notes)
         result.stop_time.FromNanoseconds(time.time_ns())
         self.reports.updates(host, [AttemptUpdate(key=key, finished=result) for key in keys], forgotten)
+
+
+def _too_large(size: int) -> str:
+    return (
+        f"it takes {size:,} bytes on its way to its agent, and a message holds {MAX_BATCH_BYTES:,}: "
+        "let it read what is large from a file"
+    )
 
 
 def _duration(seconds: float) -> Duration:

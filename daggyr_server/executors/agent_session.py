@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
+from daggyr.bounded import status_text
 from daggyr.channel import PROTOCOL_VERSION
 from daggyr.v1.agents_pb2 import Acknowledge, AgentMessage, CoordinatorMessage, Hello
 from daggyr.v1.agents_pb2_grpc import AgentsServicer
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 HELLO_SECONDS = 30.0
 WRITE_SECONDS = 10.0  # for the last message of a session to be written
 MAX_WORD = 200  # characters of an agent's name or id
+MAX_HELD = 100_000  # attempts; an agent takes half as many
 MAX_UNDURABLE = 32  # batches of updates taken from one agent and not yet durable; more wait in its connection
 
 
@@ -127,10 +129,13 @@ class AgentSessions(AgentsServicer):
         try:
             await self._serve(request_iterator, context)
         except SessionRefused as refused:
-            await context.abort(refused.code, str(refused))
+            await context.abort(refused.code, status_text(str(refused)))
 
     async def _serve(self, requests: AsyncIterator[AgentMessage], context: grpc.aio.ServicerContext[Any, Any]) -> None:
         hello = await _hello(requests)
+        if len(hello.held) > MAX_HELD:  # a welcome may have to name them all
+            message = f"agent {hello.name!r} holds {len(hello.held):,} attempts; the most is {MAX_HELD:,}"
+            raise SessionRefused(grpc.StatusCode.INVALID_ARGUMENT, message)
         executor = self._executors.get(hello.pool)
         if executor is None:
             pools = ", ".join(self._executors) or "none"

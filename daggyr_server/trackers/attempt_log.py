@@ -76,12 +76,13 @@ class AttemptLog:
         self._cpu_microseconds.append(numbers.cpu_microseconds)
         self._max_rss.append(numbers.max_rss)
 
-    def of(self, number: int) -> list[StoredAttempt]:
-        """A task's attempts, oldest first."""
-        found = []
+    def of(self, number: int, before: int | None, limit: int) -> list[StoredAttempt]:
+        """The last `limit` of a task's attempts with numbers below `before` (None: all), oldest first."""
+        found: list[StoredAttempt] = []
         position = self._last[number] if number < len(self._last) else _NONE
-        while position != _NONE:
-            found.append(self._at(position))
+        while position != _NONE and len(found) < limit:
+            if before is None or self._attempts[position] < before:
+                found.append(self._at(position))
             position = self._earlier[position]
         return found[::-1]
 

@@ -20,6 +20,8 @@ from daggyr_server.core.records import Record
 from daggyr_server.core.states import State
 
 GROUP = "daggyr.trackers"
+MAX_ATTEMPTS = 1_000  # read at once
+MAX_ROWS_BYTES = 4 * 1024 * 1024  # of runs' tags, read at once
 
 
 class TrackerError(Exception):
@@ -171,8 +173,13 @@ class Tracker(ABC):
         """
 
     @abstractmethod
-    async def attempts(self, run_id: int, number: int) -> list[StoredAttempt]:
-        """The ended attempts of a task, oldest first; empty for tasks and runs that are not known."""
+    async def attempts(
+        self, run_id: int, number: int, *, before: int | None = None, limit: int = MAX_ATTEMPTS
+    ) -> list[StoredAttempt]:
+        """The last `limit` of a task's ended attempts with numbers below `before` (None: all), oldest first.
+
+        Empty for tasks and runs that are not known. There may be tens of thousands: nobody reads them in one turn.
+        """
 
     @abstractmethod
     async def output(self, run_id: int, number: int, attempt: int, stream: int, offset: int, limit: int) -> list[Piece]:
@@ -204,7 +211,10 @@ class Tracker(ABC):
 
     @abstractmethod
     async def rows(self, *, before: int | None, limit: int) -> list[RunRow]:
-        """At most `limit` runs, newest first, with ids below `before`; None: from the newest."""
+        """At most `limit` runs, newest first, with ids below `before`; None: from the newest.
+
+        Fewer as soon as they hold MAX_ROWS_BYTES of tags together, one at least: only where there are none does a list end.
+        """
 
     @abstractmethod
     async def history(self, run_id: int, number: int | None) -> list[StateChange]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import secrets
 from array import array
+from bisect import bisect_left, insort
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice, repeat
@@ -30,6 +31,8 @@ from daggyr_server.core.records import (
 from daggyr_server.core.states import State
 from daggyr_server.trackers.attempt_log import AttemptLog
 from daggyr_server.trackers.base import (
+    MAX_ATTEMPTS,
+    MAX_ROWS_BYTES,
     Growth,
     Opened,
     Piece,
@@ -103,6 +106,7 @@ class MemoryTracker(Tracker):
         if address != "memory":
             raise TrackerError(f"the memory tracker takes no path: write `memory`, not {address!r}")
         self._runs: dict[int, _Kept] = {}
+        self._ids: list[int] = []  # of them, ascending
         self._requests: dict[str, int] = {}
         self._output: dict[tuple[int, int, int, int], dict[int, bytes]] = {}  # (run, task, attempt, stream) -> by offset
         self._output_bytes = 0
@@ -138,6 +142,8 @@ class MemoryTracker(Tracker):
             self._tasks_generated(generated)
 
     def _run_added(self, record: RunAdded) -> None:
+        if record.run_id not in self._runs:
+            insort(self._ids, record.run_id)  # at the end: ids grow
         self._runs[record.run_id] = _Kept(record)
         self._requests[record.request_id] = record.run_id
 
@@ -201,9 +207,11 @@ class MemoryTracker(Tracker):
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
-    async def attempts(self, run_id: int, number: int) -> list[StoredAttempt]:
+    async def attempts(
+        self, run_id: int, number: int, *, before: int | None = None, limit: int = MAX_ATTEMPTS
+    ) -> list[StoredAttempt]:
         run = self._runs.get(run_id)
-        return run.log.of(number) if run is not None else []
+        return run.log.of(number, before, limit) if run is not None else []
 
     async def output(self, run_id: int, number: int, attempt: int, stream: int, offset: int, limit: int) -> list[Piece]:
         pieces = self._output.get((run_id, number, attempt, stream), {})
@@ -240,8 +248,15 @@ class MemoryTracker(Tracker):
         return self._requests.get(request_id)
 
     async def rows(self, *, before: int | None, limit: int) -> list[RunRow]:
-        newest_first = (run for run_id, run in sorted(self._runs.items(), reverse=True) if before is None or run_id < before)
-        return [run.row() for run in islice(newest_first, limit)]
+        end = len(self._ids) if before is None else bisect_left(self._ids, before)
+        found: list[RunRow] = []
+        size = 0
+        while end and len(found) < limit and size < MAX_ROWS_BYTES:
+            end -= 1
+            row = self._runs[self._ids[end]].row()
+            size += sum(len(name) + len(value) for name, value in row.tags.items())
+            found.append(row)
+        return found
 
     async def history(self, run_id: int, number: int | None) -> list[StateChange]:
         run = self._runs.get(run_id)
@@ -257,6 +272,7 @@ class MemoryTracker(Tracker):
         """All at once: memory is let go in no time."""
         run = self._runs.pop(run_id, None)
         if run is not None:
+            del self._ids[bisect_left(self._ids, run_id)]
             del self._requests[run.added.request_id]
             for stream in [stream for stream in self._output if stream[0] == run_id]:
                 self._drop(stream)

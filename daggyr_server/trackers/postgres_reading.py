@@ -10,7 +10,18 @@ import contextlib
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
-from daggyr_server.trackers.base import Opened, Piece, RunRow, StateChange, StoredAttempt, StoredRun, Tracker, TrackerError
+from daggyr_server.trackers.base import (
+    MAX_ATTEMPTS,
+    MAX_ROWS_BYTES,
+    Opened,
+    Piece,
+    RunRow,
+    StateChange,
+    StoredAttempt,
+    StoredRun,
+    Tracker,
+    TrackerError,
+)
 from daggyr_server.trackers.batch import stored_text
 from daggyr_server.trackers.pieces import MAX_OFFSET, in_order, joined
 from daggyr_server.trackers.postgres_address import MISSING, PostgresAddress
@@ -36,8 +47,11 @@ class PostgresReading(Tracker):
         self._idle: list[psycopg.AsyncConnection[Any]] = []
         self._reading = asyncio.Semaphore(_MAX_READERS)
 
-    async def attempts(self, run_id: int, number: int) -> list[StoredAttempt]:
-        rows = await self._rows("attempts", (run_id, number), of=run_id)
+    async def attempts(
+        self, run_id: int, number: int, *, before: int | None = None, limit: int = MAX_ATTEMPTS
+    ) -> list[StoredAttempt]:
+        which = {"run_id": run_id, "number": number, "before": MAX_OFFSET if before is None else before, "limit": limit}
+        rows = await self._rows("attempts", which, of=run_id)
         return [stored_attempt(row) for row in rows]
 
     async def output(self, run_id: int, number: int, attempt: int, stream: int, offset: int, limit: int) -> list[Piece]:
@@ -64,7 +78,8 @@ class PostgresReading(Tracker):
         return None
 
     async def rows(self, *, before: int | None, limit: int) -> list[RunRow]:
-        rows = await self._rows("rows", (MAX_OFFSET if before is None else before, limit))
+        which = {"before": MAX_OFFSET if before is None else before, "limit": limit, "most": MAX_ROWS_BYTES}
+        rows = await self._rows("rows", which)
         return [run_row(row) for row in rows]
 
     async def history(self, run_id: int, number: int | None) -> list[StateChange]:

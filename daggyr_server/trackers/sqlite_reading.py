@@ -12,7 +12,17 @@ import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
-from daggyr_server.trackers.base import Piece, RunRow, StateChange, StoredAttempt, StoredRun, Tracker, TrackerError
+from daggyr_server.trackers.base import (
+    MAX_ATTEMPTS,
+    MAX_ROWS_BYTES,
+    Piece,
+    RunRow,
+    StateChange,
+    StoredAttempt,
+    StoredRun,
+    Tracker,
+    TrackerError,
+)
 from daggyr_server.trackers.batch import stored_text
 from daggyr_server.trackers.pieces import MAX_OFFSET, in_order, joined
 from daggyr_server.trackers.sqlite_file import SqliteFile
@@ -31,8 +41,11 @@ class SqliteReading(Tracker):
         self._file = file
         self._reader: sqlite3.Connection | None = None
 
-    async def attempts(self, run_id: int, number: int) -> list[StoredAttempt]:
-        rows = self._rows("attempts", run_id, number) if self._knows(run_id) else []
+    async def attempts(
+        self, run_id: int, number: int, *, before: int | None = None, limit: int = MAX_ATTEMPTS
+    ) -> list[StoredAttempt]:
+        below = MAX_OFFSET if before is None else before
+        rows = self._rows("attempts", run_id, number, below, limit) if self._knows(run_id) else []
         return [stored_attempt(row) for row in rows]
 
     async def output(self, run_id: int, number: int, attempt: int, stream: int, offset: int, limit: int) -> list[Piece]:
@@ -58,7 +71,14 @@ class SqliteReading(Tracker):
         return None
 
     async def rows(self, *, before: int | None, limit: int) -> list[RunRow]:
-        return [run_row(row) for row in self._rows("rows", MAX_OFFSET if before is None else before, limit)]
+        found, size = [], 0
+        with self._in_words(), contextlib.closing(self._open_reader().cursor()) as cursor:
+            for row in cursor.execute(SQL["rows"], (MAX_OFFSET if before is None else before, limit)):
+                found.append(run_row(row))
+                size += len(row[2])
+                if size >= MAX_ROWS_BYTES:
+                    break
+        return found
 
     async def history(self, run_id: int, number: int | None) -> list[StateChange]:
         if not self._knows(run_id):

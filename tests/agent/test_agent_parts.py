@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scripted_coordinator import idents, key
 
+from daggyr.bounded import MAX_NOTE_BYTES
 from daggyr.v1.task_pb2 import (
     FAILED,
     KILLED,
@@ -176,13 +177,18 @@ def test_no_more_batches_than_the_bound_are_under_way(box: Outbox) -> None:
     assert told(box.take(0)) == [(MAX_UNDER_WAY, "finished")]
 
 
-def test_long_texts_count_as_bytes(box: Outbox) -> None:
-    for number in range(5):
-        finish(box, number, note="x" * (MAX_BYTES // 2))
-    sizes = []
+def test_long_texts_are_cut_and_count_as_bytes_before_they_are_added(box: Outbox) -> None:
+    for number in range(400):
+        finish(box, number, note="\N{SNOWMAN}" * MAX_BYTES if number % 2 else "x" * MAX_BYTES)
+    sizes, notes = [], []
     while (batch := box.take(0)) is not None:
-        sizes.append(batch.message().ByteSize())
-    assert len(sizes) == 3 and max(sizes) < 2 * MAX_BYTES
+        message = batch.message()
+        sizes.append(message.ByteSize())
+        notes += [note for update in message.updates.updates for note in update.finished.notes]
+    assert len(notes) == 400
+    assert max(len(note.encode()) for note in notes) <= MAX_NOTE_BYTES
+    assert all(note.endswith(f"... ({(1 + 2 * (number % 2)) * MAX_BYTES:,} bytes in all)") for number, note in enumerate(notes))
+    assert len(sizes) > 1 and max(sizes) < MAX_BYTES + 200 * MAX_UPDATES
 
 
 def test_large_output_goes_in_several_messages_from_its_files(box: Outbox, tmp_path: Path) -> None:

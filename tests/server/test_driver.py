@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import pytest
@@ -20,6 +20,7 @@ from daggyr.v1.task_pb2 import (
     OutputChunk,
     Placement,
 )
+from daggyr_server.assignments import MAX_BYTES
 from daggyr_server.changes import Changes
 from daggyr_server.core.machine import Machine
 from daggyr_server.driver import Driver
@@ -94,3 +95,37 @@ async def test_what_a_lost_generator_printed_is_not_kept(driver: Driver, generat
     assert (again.run_id, again.attempt) == (run_id, 2)
     assert (run_id, key.task_number, 1) not in generators
     assert (run_id, key.task_number, 2) in generators
+
+
+async def test_batches_are_counted_before_they_grow(driver: Driver) -> None:
+    """Only a single assignment makes a batch larger than MAX_BYTES; what is small shares one."""
+
+    class Keeping(Taking):
+        batches: ClassVar[list[AssignmentBatch]] = []
+
+        def start(self, host: str, batch: AssignmentBatch) -> None:
+            self.batches.append(batch)
+            super().start(host, batch)
+
+    executor = Keeping(driver)
+    await driver.start({"main": executor})
+    sizes = [900_000, 3_000_000, 10, 10, 600_000, 600_000]
+    resources = {"cores": 0}
+    tasks: dict[str, Any] = {
+        f"{number}": {"details": {"command": ["x"], "stdin": "x" * size, "resources": resources}}
+        for number, size in enumerate(sizes)
+    }
+    tasks["same"] = {
+        "details": {"command": ["x", "{{X}}"], "resources": resources},
+        "parameters": {"{{X}}": ["\N{SNOWMAN}" * 300 + str(number) for number in range(600)]},
+    }
+    document = msgspec.json.encode({"tasks": tasks})
+    addition = expand(decode_json(document), default_pool="main")
+    await driver.submit(request_id="r", tags={}, pool="main", parameters={}, addition=addition, document=document)
+    given = 0
+    while given < len(sizes) + 600:
+        await executor.given.get()
+        given += 1
+    assert all(len(batch.assignments) == 1 or batch.ByteSize() <= MAX_BYTES for batch in executor.batches)
+    assert all(batch.ByteSize() <= max(sizes) + 1000 for batch in executor.batches)
+    assert len(executor.batches) < 15

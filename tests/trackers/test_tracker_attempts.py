@@ -13,7 +13,7 @@ from tracker_kinds import TrackerKind
 from tracker_records import DAY, recorded, run_added
 
 from daggyr.v1.task_pb2 import AttemptOutcome, AttemptResult, OutputSummary
-from daggyr_server.trackers.base import Tracker
+from daggyr_server.trackers.base import MAX_ATTEMPTS, Tracker
 
 OUTCOMES = [outcome for outcome in AttemptOutcome.values() if outcome != AttemptOutcome.ATTEMPT_OUTCOME_UNSPECIFIED]
 
@@ -158,3 +158,21 @@ async def test_runs_are_kept_apart(tracker: Tracker) -> None:
     await tracker.commit([recorded(run_id=2, attempt=4), recorded(run_id=1, attempt=9)])
     assert [entry.attempt for entry in await tracker.attempts(1, 0)] == [9]
     assert [entry.attempt for entry in await tracker.attempts(2, 0)] == [4]
+
+
+async def test_attempts_are_read_a_page_at_a_time_from_the_last(tracker: Tracker) -> None:
+    await tracker.commit([run_added()])
+    await tracker.commit([recorded(attempt=attempt) for attempt in range(1, 2501)])
+    await tracker.commit([recorded(number=1, attempt=1)])
+    found: list[int] = []
+    before = None
+    while page := [stored.attempt for stored in await tracker.attempts(1, 0, before=before, limit=700)]:
+        assert len(page) <= 700
+        found = page + found
+        before = page[0]
+    assert found == list(range(1, 2501))
+    assert [stored.attempt for stored in await tracker.attempts(1, 0, before=4, limit=2)] == [2, 3]
+    assert [stored.attempt for stored in await tracker.attempts(1, 0, limit=1)] == [2500]
+    assert len(await tracker.attempts(1, 0)) == MAX_ATTEMPTS
+    assert await tracker.attempts(1, 0, before=1) == []
+    assert await tracker.attempts(2, 0, before=5, limit=5) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from tracker_kinds import OpenAgain, TrackerKind
@@ -12,7 +13,7 @@ from tracker_records import DAY, assigned, ended, kept, moved, recorded, run_add
 from daggyr.v1.task_pb2 import STDERR
 from daggyr_server.core.records import Record, RunAdded, RunEdited, RunKillAsked, TasksGenerated
 from daggyr_server.core.states import Outcome, State
-from daggyr_server.trackers.base import Growth, RunRow, StateChange, StoredFlight, StoredRun, Tracker
+from daggyr_server.trackers.base import MAX_ROWS_BYTES, Growth, RunRow, StateChange, StoredFlight, StoredRun, Tracker
 
 
 async def load(tracker: Tracker, run_id: int = 1) -> StoredRun:
@@ -401,3 +402,18 @@ async def test_a_task_s_history_is_its_moves(kind: TrackerKind, open_again: Open
     assert [change.reason for change in await tracker.history(1, 69_999)] == ["edit"]
     assert await tracker.history(1, 70_000) == []
     assert [change.state for change in await tracker.history(1, None)] == [State.RUNNING]
+
+
+async def test_runs_with_large_tags_come_few_at_a_time(tracker: Tracker) -> None:
+    for run_id in range(1, 10):
+        tags = {"text": "x" * 1_200_000} if run_id < 7 else {"env": "test"}
+        await tracker.commit([replace(run_added(run_id), tags=tags)])
+    pages = []
+    before = None
+    while rows := await tracker.rows(before=before, limit=100):
+        assert sum(len(value) for row in rows[:-1] for value in row.tags.values()) < MAX_ROWS_BYTES
+        pages.append([row.run_id for row in rows])
+        before = rows[-1].run_id
+    assert [run_id for page in pages for run_id in page] == list(range(9, 0, -1))
+    assert len(pages) > 1 and len(pages[0]) > 3
+    assert [row.run_id for row in await tracker.rows(before=7, limit=1)] == [6]

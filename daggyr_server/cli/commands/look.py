@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import click
 
-from daggyr.v1.run_pb2 import Task
+from daggyr.v1.run_pb2 import Attempt, Task
 from daggyr.v1.task_pb2 import STDERR, STDOUT, OutputStream
 from daggyr_server.cli import names, shapes, stdout, tables, words
 from daggyr_server.cli.connection import with_client
@@ -124,7 +124,10 @@ def task(settings: Settings, run_id: int, task_id: str) -> int:
         if settings.json:
             outputs = {}
             for attempt in found.attempts:
-                read = [await whole(client, run_id, task_id, attempt.attempt, stream) for stream in (STDOUT, STDERR)]
+                read = [
+                    b"" if _wrote_nothing(attempt, stream) else await whole(client, run_id, task_id, attempt.attempt, stream)
+                    for stream in (STDOUT, STDERR)
+                ]
                 outputs[attempt.attempt] = (read[0], read[1])
             stdout.document(shapes.task(found, outputs))
         else:
@@ -132,6 +135,12 @@ def task(settings: Settings, run_id: int, task_id: str) -> int:
         return 0
 
     return with_client(settings, work)
+
+
+def _wrote_nothing(attempt: Attempt, stream: OutputStream) -> bool:
+    """Whether its result says so: then nobody needs to be asked, and there may be thousands of attempts."""
+    name: Literal["stdout", "stderr"] = "stdout" if stream == STDOUT else "stderr"
+    return attempt.HasField("result") and attempt.result.HasField(name) and not getattr(attempt.result, name).size_bytes
 
 
 async def _tails(client: Client, run_id: int, task: Task) -> list[tuple[str, list[str], bool]]:

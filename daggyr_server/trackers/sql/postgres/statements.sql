@@ -124,8 +124,12 @@ SELECT 1 FROM daggyr.run WHERE run_id = %s AND NOT deleting
 SELECT run_id, request_id, tags, pool, state, submit_time, start_time, stop_time, killing, task_states, submit_pool
 FROM daggyr.run WHERE run_id = %s AND NOT deleting
 -- name: rows
-SELECT run_id, request_id, tags, pool, state, submit_time, start_time, stop_time, killing, task_states
-FROM daggyr.run WHERE run_id < %s AND NOT deleting ORDER BY run_id DESC LIMIT %s
+SELECT run_id, request_id, tags, pool, state, submit_time, start_time, stop_time, killing, task_states FROM (
+    SELECT *, sum(octet_length(tags)) OVER (ORDER BY run_id DESC) - octet_length(tags) AS size_before FROM (
+        SELECT run_id, request_id, tags, pool, state, submit_time, start_time, stop_time, killing, task_states
+        FROM daggyr.run WHERE run_id < %(before)s::bigint AND NOT deleting ORDER BY run_id DESC LIMIT %(limit)s
+    ) AS newest
+) AS sized WHERE size_before < %(most)s::bigint ORDER BY run_id DESC
 -- name: unfinished
 SELECT run_id FROM daggyr.run WHERE state IN (1, 2) AND NOT deleting ORDER BY run_id
 -- name: find_request
@@ -141,8 +145,10 @@ SELECT state, number_list, attempt_list FROM daggyr.change WHERE run_id = %s AND
 -- name: ended
 SELECT number, attempt, outcome, state FROM daggyr.attempt WHERE run_id = %s ORDER BY number, attempt
 -- name: attempts
-SELECT attempt, host, host_name, assign_time, result FROM daggyr.attempt JOIN daggyr.host USING (run_id, host_key)
-WHERE run_id = %s AND number = %s ORDER BY attempt
+SELECT attempt, host, host_name, assign_time, result FROM (
+    SELECT * FROM daggyr.attempt
+    WHERE run_id = %(run_id)s AND number = %(number)s AND attempt < %(before)s::bigint ORDER BY attempt DESC LIMIT %(limit)s
+) AS last JOIN daggyr.host USING (run_id, host_key) ORDER BY attempt
 -- name: output
 SELECT start, data FROM (
     SELECT start, data, sum(size) OVER (ORDER BY start) - size AS before FROM (

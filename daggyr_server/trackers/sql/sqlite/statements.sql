@@ -93,8 +93,9 @@ SELECT state, number_list, attempt_list FROM change WHERE run_id = ? AND number_
 -- name: ended
 SELECT number, attempt, outcome, state FROM attempt WHERE run_id = ? ORDER BY number, attempt
 -- name: attempts
-SELECT attempt, host, host_name, assign_time, result FROM attempt JOIN host USING (run_id, host_key)
-WHERE run_id = ? AND number = ? ORDER BY attempt
+SELECT attempt, host, host_name, assign_time, result FROM (
+    SELECT * FROM attempt WHERE run_id = ?1 AND number = ?2 AND attempt < ?3 ORDER BY attempt DESC LIMIT ?4
+) JOIN host USING (run_id, host_key) ORDER BY attempt
 -- name: output
 SELECT start, data FROM (
     SELECT start, data, sum(size) OVER (ORDER BY start) - size AS before FROM (

@@ -1,0 +1,184 @@
+"""Documents on their way from clients: what has come of them lies on disk, and all together have one budget.
+
+The calls that bring specifications (submitting.py) receive with this. What arrives is put into a file without a name, which goes
+with its call however that ends; a little of it waits in memory. A client that brings nothing for a while is not waited for.
+Nothing here looks into a document.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import TypeVar
+
+import grpc
+
+from daggyr.v1.runs_pb2 import EditRunChunk, SubmitRunChunk
+
+BLOCK_BYTES = 1024 * 1024  # goes to disk at once; a document smaller than that never does
+MAX_IN_MEMORY = 64 * 1024 * 1024  # of all documents; beyond that, everything goes to disk at once
+MAX_FILES = 256  # open in all
+LARGE_BYTES = 16 * 1024 * 1024  # documents of this size and more are read one after another
+
+
+class NotTaken(Exception):
+    """A document that is not received further: the status to end its call with, and the words."""
+
+    def __init__(self, code: grpc.StatusCode, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+C = TypeVar("C", SubmitRunChunk, EditRunChunk)
+
+
+class Arriving:
+    """All documents that are on their way to one server."""
+
+    def __init__(self, folder: Path | None, *, most: int, patience: float) -> None:
+        """`folder` is where files are made (None: where temporary files lie), `most` the bytes of all documents together,
+        `patience` how many seconds a client may bring nothing."""
+        self._folder = folder
+        self._most = most
+        self._patience = patience
+        self._large = asyncio.Lock()
+        self.taken = 0  # bytes
+        self.in_memory = 0  # bytes, of these
+        self.files = 0
+
+    @contextlib.asynccontextmanager
+    async def document(self) -> AsyncIterator[Document]:
+        """A document that is about to come; its room is given back when the context ends."""
+        document = Document(self)
+        try:
+            yield document
+        finally:
+            document.close()
+
+    async def next(self, chunks: AsyncIterator[C]) -> C | None:
+        """The next message of a stream, None at its end. Raises NotTaken."""
+        try:
+            async with asyncio.timeout(self._patience):
+                return await anext(chunks, None)
+        except TimeoutError:
+            message = f"nothing of the specification came for {self._patience:g} s"
+            raise NotTaken(grpc.StatusCode.DEADLINE_EXCEEDED, message) from None
+
+    @contextlib.asynccontextmanager
+    async def turn(self, document: Document) -> AsyncIterator[None]:
+        """Large documents, which take several times their size once they are read, are read one after another."""
+        if document.size < LARGE_BYTES:
+            yield
+            return
+        async with self._large:
+            yield
+
+    def take(self, size: int) -> None:
+        """Count what came. Raises NotTaken."""
+        if self.taken + size > self._most:
+            message = (
+                f"{self.taken:,} bytes of specifications are on their way to the server, which takes {self._most:,} at a time "
+                "([server] max_arriving_bytes): try again later"
+            )
+            raise NotTaken(grpc.StatusCode.RESOURCE_EXHAUSTED, message)
+        self.taken += size
+        self.in_memory += size
+
+    def make_file(self) -> int:
+        """The descriptor of a new file without a name. Raises NotTaken, OSError."""
+        if self.files >= MAX_FILES:
+            message = f"{MAX_FILES} large specifications are on their way to the server already: try again later"
+            raise NotTaken(grpc.StatusCode.RESOURCE_EXHAUSTED, message)
+        with tempfile.TemporaryFile(buffering=0, prefix="daggyr-", dir=self._folder) as file:
+            descriptor = os.dup(file.fileno())
+        self.files += 1
+        return descriptor
+
+
+class Document:
+    """One document, from its first byte to the end of its call."""
+
+    def __init__(self, arriving: Arriving) -> None:
+        self._arriving = arriving
+        self._pieces: list[bytes] = []  # what is not on disk
+        self._waiting = 0  # bytes of them
+        self._file: int | None = None
+        self._writing: asyncio.Future[None] | None = None
+        self.size = 0
+
+    async def add(self, data: bytes) -> None:
+        """Put more to its end. Raises NotTaken."""
+        self._arriving.take(len(data))
+        self.size += len(data)
+        self._pieces.append(data)
+        self._waiting += len(data)
+        if self._waiting < BLOCK_BYTES and self._arriving.in_memory <= MAX_IN_MEMORY:
+            return
+        try:
+            if self._file is None:
+                self._file = self._arriving.make_file()
+            block, file, start = b"".join(self._pieces), self._file, self.size - self._waiting
+            self._writing = asyncio.get_running_loop().run_in_executor(None, _write, file, block, start)
+            await asyncio.shield(self._writing)
+        except OSError as error:
+            message = f"the server has no room for the specification: {error.strerror or error}"
+            raise NotTaken(grpc.StatusCode.RESOURCE_EXHAUSTED, message) from None
+        self._pieces.clear()
+        self._arriving.in_memory -= self._waiting
+        self._waiting = 0
+
+    async def read(self) -> bytes:
+        """All of it. Raises NotTaken."""
+        rest = b"".join(self._pieces)
+        if self._file is None:
+            return rest
+        file, size = os.dup(self._file), self.size - len(rest)
+        try:
+            return await asyncio.to_thread(_read, file, size, rest)
+        except OSError as error:
+            message = f"the specification cannot be read again: {error.strerror or error}"
+            raise NotTaken(grpc.StatusCode.UNAVAILABLE, message) from None
+
+    def close(self) -> None:
+        """Give its room back."""
+        self._arriving.taken -= self.size
+        self._arriving.in_memory -= self._waiting
+        self.size = self._waiting = 0
+        self._pieces.clear()
+        file, self._file = self._file, None
+        if file is None:
+            return
+        self._arriving.files -= 1
+        if self._writing is not None and not self._writing.done():
+            # A thread still writes: under the same number, it must not find another file.
+            self._writing.add_done_callback(lambda written: _close(file, written))
+        else:
+            os.close(file)
+
+
+def _close(file: int, written: asyncio.Future[None]) -> None:
+    os.close(file)
+    if not written.cancelled():
+        written.exception()  # seen: nobody waits for it any more
+
+
+def _write(file: int, block: bytes, start: int) -> None:
+    data = memoryview(block)
+    while data:
+        written = os.pwrite(file, data, start)
+        start += written
+        data = data[written:]
+
+
+def _read(file: int, size: int, rest: bytes) -> bytes:
+    with os.fdopen(file, "rb", buffering=0) as whole:
+        whole.seek(0)
+        pieces = []
+        while size and (piece := whole.read(min(size, 1 << 30))):
+            pieces.append(piece)
+            size -= len(piece)
+    return pieces[0] if len(pieces) == 1 and not rest else b"".join([*pieces, rest])

@@ -1,0 +1,143 @@
+"""What an agent pool does with what is too large for a message: it ends the attempt, and the session goes on."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import pytest
+from agent_by_hand import Hand, hand, hello, idents
+from executor_harness import Harness, ident, spec, surroundings
+from executor_kinds import opened, serving
+
+from daggyr.channel import MAX_MESSAGE_BYTES
+from daggyr.v1.agents_pb2 import CoordinatorMessage
+from daggyr.v1.task_pb2 import HOST_PAUSED, REJECTED, Assignment, AssignmentBatch, AttemptKey, TaskSpec, TaskTemplate
+from daggyr_server.executors.agent import AgentExecutor
+from daggyr_server.executors.agent_session import MAX_HELD
+from daggyr_server.executors.portions import MAX_BATCH_BYTES, portions
+
+HOST = "agent-1"
+
+
+@dataclass
+class Wire:
+    """A pool and the socket that its agents dial."""
+
+    pool: Harness
+    socket: Path
+    stack: AsyncExitStack
+
+    async def joined(self, **changes: object) -> Hand:
+        made = await self.stack.enter_async_context(hand(self.socket))
+        await made.joins(**changes)
+        return made
+
+
+@pytest.fixture
+async def wire(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> AsyncIterator[Wire]:
+    async with AsyncExitStack() as stack:
+        (tmp_path / "wire").mkdir(mode=0o700)
+        socket = tmp_path / "wire/socket"
+        pool = await stack.enter_async_context(opened(AgentExecutor, surroundings()))
+        assert isinstance(pool.executor, AgentExecutor)
+        await stack.enter_async_context(serving(socket, pool.executor))
+        yield Wire(pool, socket, stack)
+        assert pool.ear.faults == []
+    assert [record.getMessage() for record in caplog.records if record.exc_info or record.levelname == "ERROR"] == []
+
+
+def large(size: int) -> TaskSpec:
+    return TaskSpec(command=["/bin/true"], stdin="x" * size)
+
+
+def batch_of(run_id: int, size: int) -> AssignmentBatch:
+    """One assignment whose message has this many bytes."""
+
+    def made(stdin: int) -> AssignmentBatch:
+        key = AttemptKey(run_id=run_id, task_number=1, attempt=1)
+        return AssignmentBatch(
+            templates=[TaskTemplate(spec=large(stdin))], assignments=[Assignment(key=key, task_id="task", template=0)]
+        )
+
+    rest = CoordinatorMessage(assign=made(size)).ByteSize() - size
+    batch = made(size - rest)
+    assert CoordinatorMessage(assign=batch).ByteSize() == size
+    return batch
+
+
+async def test_a_message_at_exactly_the_limit_is_carried_and_one_byte_more_is_rejected(wire: Wire) -> None:
+    agent = await wire.joined()
+    (fits,) = wire.pool.start(HOST, batch_of(1_000_001, MAX_MESSAGE_BYTES))
+    (beyond,) = wire.pool.start(HOST, batch_of(1_000_002, MAX_MESSAGE_BYTES + 1))
+    heard = await agent.hears("assign")
+    assert [ident(assignment.key) for assignment in heard.assignments] == [ident(fits)]
+    told = wire.pool.ear.of(beyond)
+    assert told.result.outcome == REJECTED
+    assert f"{MAX_BATCH_BYTES + 1:,} bytes" in told.notes and f"{MAX_BATCH_BYTES:,}" in told.notes
+    assert wire.pool.ear.of(fits).results == []
+    (after,) = wire.pool.start(HOST, wire.pool.batch(spec("/bin/true")))
+    assert ident((await agent.hears("assign")).assignments[0].key) == ident(after)
+
+
+async def test_tasks_that_fit_one_by_one_are_sent_one_by_one(wire: Wire) -> None:
+    agent = await wire.joined()
+    sizes = [900_000, 3_600_000, 10, 2_500_000, 5_000_000, 2_500_000, 20]
+    keys = wire.pool.start(HOST, wire.pool.batch(*map(large, sizes)))
+    heard: dict[tuple[int, int, int], int] = {}
+    while len(heard) < len(sizes) - 1:
+        message = await agent.hears("assign")
+        for assignment in message.assignments:
+            heard[ident(assignment.key)] = len(message.templates[assignment.template].spec.stdin)
+    assert list(heard.items()) == [(ident(key), size) for key, size in zip(keys, sizes, strict=True) if size < 4_000_000]
+    assert wire.pool.ear.of(keys[4]).result.outcome == REJECTED
+
+
+async def test_what_an_agent_never_got_comes_again_in_messages_that_fit(wire: Wire) -> None:
+    agent = await wire.joined()
+    await wire.pool.ear.until(wire.pool.available)
+    agent.cut()
+    hosts = wire.pool.ear.hosts
+    await wire.pool.ear.until(lambda: hosts[HOST].state == HOST_PAUSED)
+    keys = wire.pool.start(HOST, wire.pool.batch(*map(large, [2_000_000, 3_000_000, 4_500_000])))
+    assert wire.pool.ear.of(keys[2]).result.outcome == REJECTED  # no session could carry it
+    agent = await wire.joined()
+    again = [ident(assignment.key) for _ in range(2) for assignment in (await agent.hears("assign")).assignments]
+    assert again == list(map(ident, keys[:2]))
+
+
+def test_parts_have_their_own_templates_only() -> None:
+    shared = AssignmentBatch(templates=[TaskTemplate(spec=large(3_000_000)), TaskTemplate(spec=large(2_000_000))])
+    for number in range(5):
+        shared.assignments.add(key=AttemptKey(run_id=1, task_number=number, attempt=1), template=number % 2)
+    parts = list(portions(shared))
+    assert all(size == part.ByteSize() <= MAX_BATCH_BYTES for part, size in parts)
+    assert [
+        (assignment.key.task_number, len(part.templates[assignment.template].spec.stdin))
+        for part, _ in parts
+        for assignment in part.assignments
+    ] == [(number, (3_000_000, 2_000_000)[number % 2]) for number in range(5)]
+
+
+async def test_an_agent_that_holds_very_many_attempts_is_told_to_end_them_all(wire: Wire) -> None:
+    """With numbers that take most bytes. More than that no agent takes, and a welcome could not name them."""
+    held = [AttemptKey(run_id=2**64 - 1, task_number=2**32 - 1 - number, attempt=2**32 - 1) for number in range(MAX_HELD)]
+    agent = await wire.stack.enter_async_context(hand(wire.socket))
+    welcome = await agent.joins(tracker_id="tracker-1", epoch=1, held=held)
+    assert idents(welcome.end) == idents(held)
+    agent = await wire.stack.enter_async_context(hand(wire.socket))
+    await agent.say(hello=hello(tracker_id="tracker-1", epoch=1, held=[*held, AttemptKey(run_id=1, task_number=1, attempt=1)]))
+    code, words = await agent.status()
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert f"holds {MAX_HELD + 1:,} attempts" in words
+
+
+async def test_a_refusal_of_what_an_agent_chose_arrives(wire: Wire) -> None:
+    agent = await wire.stack.enter_async_context(hand(wire.socket))
+    await agent.say(hello=hello(pool="\N{SNOWMAN}" * 300_000))
+    code, words = await agent.status()
+    assert code is grpc.StatusCode.NOT_FOUND
+    assert words.startswith("there is no pool") and words.endswith("...")
