@@ -17,7 +17,7 @@ from daggyr.tokens import TokenError, read_token, token_file
 from daggyr_server.cli.faults import Fault
 from daggyr_server.cli.options import Settings
 from daggyr_server.cli.server_faults import of_server
-from daggyr_server.cli.stdout import notice
+from daggyr_server.cli.stdout import notice, warn
 from daggyr_server.client import Client, ServerError
 
 Result = TypeVar("Result")
@@ -44,7 +44,7 @@ async def client_of(
 ) -> AsyncIterator[Client]:
     """A client whose errors leave the block as Faults."""
     try:
-        async with Client(address, token=token, tls=tls, notice=lambda words: notice(f"daggyr: {words}")) as client:
+        async with Client(address, token=token, tls=tls, notice=lambda words: notice(f"daggyr: {words}"), warning=warn) as client:
             yield client
     except AddressError as error:
         raise Fault(str(error)) from None

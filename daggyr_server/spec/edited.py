@@ -38,12 +38,16 @@ class Printed(NamedTuple):
     document: bytes
 
 
+Stretch = tuple[int, int, int]  # number, number before, how many
+
+
 @dataclass(frozen=True, slots=True)
 class Edited:
     """An edit, and the graph that it makes, for looking at before it is done."""
 
     edit: Edit
     graph: Graph
+    adjusted: Sequence[Stretch]  # tasks that do the same under other terms: another policy or timeout
 
 
 def expand_edit(
@@ -55,15 +59,23 @@ def expand_edit(
     default_pool: str,
     keep: Callable[[], Keeping] = list,
     limited: bool = True,
+    warnings: list[str] | None = None,
 ) -> Edited:
     """The edit that gives the run of `graph` the specification `spec`.
 
     Of `printed`, in the order in which they came, the tasks stay whose generator is unchanged; these are in `Edit.kept`. `keep`
-    makes the lists of what tasks execute; `limited`: sizes are. Raises SpecificationError with all faults, those included that
-    such tasks would make.
+    makes the lists of what tasks execute; `limited`: sizes are; `warnings` takes what `expand` puts there. Raises
+    SpecificationError with all faults, those included that such tasks would make.
     """
     first = expand(
-        spec, pools=pools, default_pool=default_pool, base=graph.size, policies=graph.policies, keep=keep, limited=limited
+        spec,
+        pools=pools,
+        default_pool=default_pool,
+        base=graph.size,
+        policies=graph.policies,
+        keep=keep,
+        limited=limited,
+        warnings=warnings,
     )
     made = Graph(policies=list(graph.policies), size=graph.size, live=graph.size)
     made.extend(first)
@@ -94,7 +106,22 @@ def expand_edit(
             comparison.add(segment)
         edit.additions.append(addition)
         edit.kept += (revision,)
-    return Edited(edit, made)
+    return Edited(edit, made, comparison.adjusted)
+
+
+def terms(before: Graph, old: int, after: Graph, new: int) -> list[str]:
+    """Under which other terms a task that does the same is executed, by the format's words."""
+    one, other = before.policy(old), after.policy(new)
+    pairs: list[tuple[str, object, object]] = [
+        ("pool", one.pool, other.pool),
+        ("resources", one.needs, other.needs),
+        ("timeout", _filled(before.details(old)).timeout, _filled(after.details(new)).timeout),
+        ("priority", one.priority, other.priority),
+        ("max_retries", one.max_retries, other.max_retries),
+        ("retry_delay", one.retry_delay, other.retry_delay),
+        ("is_generator", one.is_generator, other.is_generator),
+    ]
+    return [name for name, was, now in pairs if was != now]
 
 
 def differences(before: Details, after: Details) -> list[str]:
@@ -118,6 +145,7 @@ class _Comparison:
 
     def __init__(self, graph: Graph) -> None:
         self.carry = Carry()
+        self.adjusted: list[Stretch] = []
         self._graph = graph
         self._plain = {
             name: number
@@ -146,8 +174,11 @@ class _Comparison:
             before = self._graph.segment_of(old)
             assert isinstance(before, PlainSegment)
             if before.binding(old) == segment.binding(number):
-                same = self._equal(before.details[old - before.base], segment.details[number - segment.base])
+                details, now = before.details[old - before.base], segment.details[number - segment.base]
+                same = self._equal(details, now)
                 self.carry.add(number, old, 1, same=same)
+                if same and (before.policies[old - before.base] != segment.policies[number - segment.base] or details != now):
+                    self._adjust(number, old, 1)
         elif name in self._expanded:
             expanded = self._expanded[name]
             index = _index(expanded, segment.binding(number), self._positions)
@@ -170,11 +201,21 @@ class _Comparison:
         for index, old_index, count in _common(segment, before):
             if equal:
                 self.carry.add(segment.first + index, before.first + old_index, count, same=True)
+                if before.policy != segment.policy or before.details != segment.details:
+                    self._adjust(segment.first + index, before.first + old_index, count)
                 continue
             for offset in range(count):
                 values = segment.values_at(index + offset)
                 same = _does(fill.spec(values)) == _does(fill_before.spec(values))
                 self.carry.add(segment.first + index + offset, before.first + old_index + offset, 1, same=same)
+
+    def _adjust(self, number: int, old: int, count: int) -> None:
+        if self.adjusted:
+            last, last_old, length = self.adjusted[-1]
+            if (last + length, last_old + length) == (number, old):
+                self.adjusted[-1] = last, last_old, length + count
+                return
+        self.adjusted.append((number, old, count))
 
     def _equal(self, before: bytes, after: bytes) -> bool:
         """Whether two templates do the same for the same values."""

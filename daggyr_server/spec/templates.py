@@ -17,6 +17,7 @@ from daggyr_server.spec.faults import Faults, quoted, shown
 from daggyr_server.spec.parameters import Expansion, Scopes, check_values, joined
 from daggyr_server.spec.policies import Policies
 from daggyr_server.spec.sizes import MAX_DETAILS_BYTES, SURELY_SMALL, check_parameter_names, refuse_details, utf8_size
+from daggyr_server.spec.warnings import Warnings
 
 _MAX_KEPT = 1_000
 _MAX_KEPT_BYTES = 16 * 1024  # of one
@@ -30,6 +31,7 @@ class Templates:
     policies: Policies
     faults: Faults
     limited: bool = True  # sizes are
+    warnings: Warnings | None = None  # told of each task
     _kept: dict[bytes, bytes] = field(default_factory=dict)  # equal tasks share their bytes
 
     def template(self, name: str, definition: TaskDefinition, place: str) -> tuple[bytes, int, Expansion | None]:
@@ -53,6 +55,8 @@ class Templates:
         if len(text) > SURELY_SMALL and self._is_too_large(name, details, utf8_size(text), place):
             return b"", treatment.policy, None
         expansion = scope.expansion(text) if scope.parameters else None
+        if self.warnings is not None:
+            self._warn(definition, place, text, expansion)
         if expansion is not None:
             # Where the longest value stands in all places that there can be, it takes no more than this.
             most = 4 * len(text) + len(text) // expansion.shortest * expansion.longest
@@ -69,6 +73,18 @@ class Templates:
         if kept is None and len(self._kept) < _MAX_KEPT and len(spec) <= _MAX_KEPT_BYTES:
             self._kept[spec] = spec
         return kept or spec, treatment.policy, expansion
+
+    def _warn(self, definition: TaskDefinition, place: str, text: str, expansion: Expansion | None) -> None:
+        warnings, own = self.warnings, definition.parameters or {}
+        assert warnings is not None
+        if expansion is None and not own and not definition.is_generator:
+            for mark in warnings.marks:
+                if mark in text:
+                    break
+            else:
+                return
+        used = expansion.parameters if expansion is not None else ()
+        warnings.task(place, text, own, used, generates=bool(definition.is_generator))
 
     def replaced(self, definition: TaskDefinition) -> Expansion | None:
         """The parameters that are replaced in a task, whether they multiply it or not; None if there are none."""
