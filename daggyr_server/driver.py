@@ -444,7 +444,7 @@ class Driver:
             return
         addition = await self._generators.addition(key, run, ended.result, self.shelf)
         if isinstance(addition, str):
-            ended.result.notes.append(addition)
+            ended.result.notes.extend(addition.splitlines())
             events[0] = ended._replace(refusal=addition)
         else:
             events[0] = ended._replace(addition=addition)

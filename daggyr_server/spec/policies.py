@@ -14,7 +14,7 @@ from google.protobuf.duration_pb2 import Duration
 from daggyr.v1.task_pb2 import TaskSpec
 from daggyr_server.core.segments import Policy
 from daggyr_server.spec.document import TaskDefinition
-from daggyr_server.spec.faults import Faults, at, listed, nearest, quoted
+from daggyr_server.spec.faults import Faults, at, listed, nearest, quoted, shown
 from daggyr_server.spec.sizes import MAX_RESOURCES, name_too_long
 
 GENERATOR_STDOUT_BYTES = 64 * 1024 * 1024
@@ -27,11 +27,12 @@ class PoolLimits:
 
     `largest` has the units of each resource on the host that has most of it; a resource that is not in it is never there.
     None: hosts may come that have anything (agents, Slurm). `setting` names what to change, for people: "`workers` of
-    [pools.default]".
+    [pools.default]"; `sets` is the only resource of which it says how much there is (None: of all).
     """
 
     largest: Mapping[str, int] | None = None
     setting: str = ""
+    sets: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,14 +138,13 @@ class Policies:
         limits = self.pools[policy.pool]
         if limits.largest is None:
             return []
-        change = f"change {limits.setting}, or ask for less" if limits.setting else "ask for less, or choose another pool"
         faults = []
         for name, units in policy.needs:
             most = limits.largest.get(name, 0)
             if units > most:
                 has = f"has {most:,} at most" if most else "has none"
                 message = f"{units:,} of {quoted(name)} can never be had: a host of the pool {quoted(policy.pool)} {has}"
-                faults.append((at("details.resources", name), message, change))
+                faults.append((at("details.resources", name), message, _other_limit(limits, name, units)))
         return faults
 
     def _unknown(self, pool: str) -> tuple[str, str, str] | None:
@@ -153,3 +153,12 @@ class Policies:
         known = sorted(self.pools)
         hint = nearest(pool, known) or (f"the pools are {listed(known)}" if known else "")
         return "pool", f"there is no pool {quoted(pool)}", hint
+
+
+def _other_limit(limits: PoolLimits, name: str, units: int) -> str:
+    """What to do where a pool never has so much of a resource."""
+    if limits.setting and limits.sets in (None, name):
+        return f"change {limits.setting}, or ask for less"
+    if limits.largest is not None and name in limits.largest:
+        return "ask for less, or choose another pool"
+    return f"choose a pool of agents that have it (daggyr-agent --resource {shown(name)}={units}), or leave it out"

@@ -42,6 +42,8 @@ class Survey:
         top = self._top(data)
         if top is None:
             return
+        if generated and self._is_run(top):
+            return
         header: dict[str, Any] = {}
         tasks: dict[str, Raw] | None = top
         if not generated:
@@ -62,7 +64,8 @@ class Survey:
     def _top(self, data: bytes | bytearray) -> dict[str, Raw] | None:
         """The values of the document's own object; None if it cannot be taken apart."""
         if not data.strip():
-            self._faults.add("", "the document is empty")
+            none = "print {} if there are no tasks" if not self._above else "it holds `tasks`, an object of one task at least"
+            self._faults.add("", "the document is empty", none)
             return None
         try:
             text = data.decode()
@@ -91,6 +94,19 @@ class Survey:
             what = "a task of this name stands" if path == self._above else "this key stands"
             self._faults.add(place, f"{what} more than once", "all but one would be lost", task=task)
         return self._objects(data, "")
+
+    def _is_run(self, top: dict[str, Raw]) -> bool:
+        """Whether a generator printed a run, in place of a run's tasks; then that is the fault."""
+        if "tasks" not in top or not top.keys() <= _RUN_FIELDS.keys():
+            return False
+        try:
+            keys = msgspec.json.decode(top["tasks"], type=dict[str, Raw]).keys()
+        except UNREADABLE:
+            return False
+        if "details" in keys:
+            return False  # a task of that name
+        self._faults.add("tasks", "a generator prints tasks, not a run", "print the object alone that stands under `tasks`")
+        return True
 
     def _objects(self, raw: Raw | bytes | bytearray, place: str) -> dict[str, Raw] | None:
         """The values of an object by their keys; None, and a fault, if `raw` is no such thing."""

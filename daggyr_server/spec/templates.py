@@ -75,8 +75,10 @@ class Templates:
         return kept or spec, treatment.policy, expansion
 
     def _warn(self, definition: TaskDefinition, place: str, text: str, expansion: Expansion | None) -> None:
-        warnings, own = self.warnings, definition.parameters or {}
+        warnings, own, details = self.warnings, definition.parameters or {}, definition.details
         assert warnings is not None
+        if " " in details.command[0] or "~" in text:
+            warnings.command(place, details)
         if expansion is None and not own and not definition.is_generator:
             for mark in warnings.marks:
                 if mark in text:

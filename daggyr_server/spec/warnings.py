@@ -7,10 +7,12 @@ and are few, however many tasks have the same mistake.
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Collection, Iterable
 
-from daggyr_server.spec.faults import at, quoted
+from daggyr_server.spec.document import Details
+from daggyr_server.spec.faults import at, quoted, shown
 
 MAX_WARNINGS = 20
 _MAX_KEPT = 1_000
@@ -18,6 +20,8 @@ _MAX_STYLES = 8
 _MAX_CANDIDATES = 500
 _BRACES = ("{{", "}}")  # the documentation's way to write parameters: looked for whether there are any or not
 _STYLE = re.compile(r"(?P<before>[^\w\s]{0,8})\w(?:[\w.-]{0,98}\w)?(?P<after>[^\w\s]{0,8})")
+_SHELL_OPTION = re.compile(r"-\w*c")  # the word behind it is a script
+_MOST_WORDS = 1_000  # of a command that are looked at
 _ALIKE = 0.7  # of 1: how like a known name a text must be where the style is not that of the documentation
 
 
@@ -34,6 +38,7 @@ class Warnings:
         self._alike: dict[str, str] = {}  # what looks like a parameter: the place where it stands first
         self._unused_of_tasks: dict[str, str] = {}  # places of parameters, and their names
         self._left_out = 0
+        self._odd: dict[str, str] = {}  # places, and what is odd there
         self._learn(_BRACES)
         for name in sorted(self._known)[:_MAX_CANDIDATES]:
             self._learn_from(name)
@@ -54,9 +59,29 @@ class Warnings:
                     if found not in self._known and found not in own and found not in self._alike:
                         self._keep(self._alike, found, f"{place}.details")
 
+    def command(self, place: str, details: Details) -> None:
+        """A task in whose texts is a blank in the program's name, or `~`."""
+        program = details.command[0]
+        if " " in program.strip() and "/" not in program:
+            words = json.dumps(program.split()[:5], ensure_ascii=False)
+            self._keep(
+                self._odd,
+                f"{place}.details.command[0]",
+                f"{quoted(program)} is all a program's name; write {shown(words)} if it is a program and its arguments",
+            )
+        words_before = ["", *details.command]
+        for index, word in enumerate(details.command[:_MOST_WORDS]):
+            if word.startswith("~/") and not _SHELL_OPTION.fullmatch(words_before[index][:20]):
+                self._tilde(f"{place}.details.command[{index}]", word)
+        if isinstance(details.working_directory, str) and details.working_directory.startswith("~"):
+            self._tilde(f"{place}.details.working_directory", details.working_directory)
+
+    def _tilde(self, place: str, text: str) -> None:
+        self._keep(self._odd, place, f"the `~` of {quoted(text)} stays as it is, because no shell reads it; write the whole path")
+
     def sentences(self) -> list[str]:
         """The warnings, at most MAX_WARNINGS and one that tells how many more there are."""
-        made = []
+        made = [f"{place}: {words}" for place, words in self._odd.items()]
         for text, place in self._alike.items():
             likely = _nearest(text, self._known)
             braces = text.startswith(_BRACES[0])

@@ -69,3 +69,18 @@ def test_many_mistakes_make_few_warnings() -> None:
     assert len(told) == 21
     assert told[-1].endswith(" more")
     assert len(warnings({f"t{number}": echo("{{B}}") for number in range(3_000)})) == 1
+
+
+def test_a_program_with_blanks_and_a_home_that_no_shell_looks_up() -> None:
+    assert warnings(
+        {
+            "a": {"details": {"command": ["echo hi"]}},
+            "b": {"details": {"command": ["~/bin/x"], "working_directory": "~"}},
+            "fine": {"details": {"command": ["./my program", "a~", "sh", "-c", "~/bin/x"]}},
+        }
+    ) == [
+        "tasks.a.details.command[0]: `echo hi` is all a program's name; "
+        'write ["echo", "hi"] if it is a program and its arguments',
+        "tasks.b.details.command[0]: the `~` of `~/bin/x` stays as it is, because no shell reads it; write the whole path",
+        "tasks.b.details.working_directory: the `~` of `~` stays as it is, because no shell reads it; write the whole path",
+    ]

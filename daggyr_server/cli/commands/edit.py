@@ -30,8 +30,8 @@ def edit(settings: Settings, run_id: int, spec: str, plan: bool, downstream: boo
     A task is changed if its command, environment, working directory or standard input is. What is unchanged keeps its state; what
     is changed or new is queued, once an attempt that still runs has been ended; what is gone ends, which takes --remove if it ran
     or runs. Other fields, as retries and resources, hold from the next attempt on (--plan calls such tasks adjusted), and who
-    waits for whom at once, which --plan does not list. Tags are added to those that it has. All of it happens at once, or nothing,
-    if SPEC is wrong.
+    waits for whom at once, which --plan does not list. Tags are added to those that it has. All of it happens at once; if
+    SPEC is wrong, nothing does.
     """
     with document.json_document(spec) as source:
 
