@@ -23,6 +23,8 @@ from pathlib import Path
 
 from daggyr.v1.task_pb2 import STDERR, STDOUT, AttemptResult, OutputStream, OutputSummary
 
+from .process import Outputs
+
 KEPT_BYTES = 1024 * 1024
 CHUNK_BYTES = 256 * 1024
 
@@ -148,13 +150,16 @@ class Kept:
         _remove(self._path)
 
 
-@dataclass(slots=True)
 class Capture:
     """The two files of an attempt that runs."""
 
-    number: int
-    stdout: Stream
-    stderr: Stream
+    __slots__ = ("number", "outputs", "stderr", "stdout")
+
+    def __init__(self, number: int, stdout: Stream, stderr: Stream) -> None:
+        self.number = number
+        self.stdout = stdout
+        self.stderr = stderr
+        self.outputs = Outputs(stdout.descriptor, stderr.descriptor)
 
     def is_empty(self) -> bool:
         """Whether nothing was written."""

@@ -183,10 +183,9 @@ class Execution:
                 environment,
                 working_directory=order.working_directory,
                 stdin=order.stdin,
-                stdout=capture.stdout.descriptor,
-                stderr=capture.stderr.descriptor,
+                outputs=capture.outputs,
             )
-        except (StartRefusedError, HostError):
+        except Exception:  # whatever it is: nothing was started, so nothing of it stays
             host.descendants.gone(family)
             self._family = self._capture = None
             host.captures.recycle(capture)

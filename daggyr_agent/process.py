@@ -24,7 +24,6 @@ AGENT_VARIABLE = b"DAGGYR_AGENT_ID"
 
 _DEFAULT_PATH = b"/usr/local/bin:/usr/bin:/bin"
 _MAX_SHOWN = 300  # characters of a user's text in a note
-_MAX_PLAIN = 256
 
 # spawn.h; both structures are opaque, and smaller than this with every C library.
 _SETSIGDEF, _SETSIGMASK, _SETSID = 0x04, 0x08, 0x80
@@ -38,8 +37,13 @@ _HOST_ERRORS = frozenset(
 _libc = ctypes.CDLL(None, use_errno=True)
 _pointer = ctypes.c_void_p
 _libc.posix_spawn.argtypes = (_pointer, ctypes.c_char_p, _pointer, _pointer, _pointer, _pointer)
-_libc.posix_spawn_file_actions_adddup2.argtypes = (_pointer, ctypes.c_int, ctypes.c_int)
-_libc.posix_spawn_file_actions_addchdir_np.argtypes = (_pointer, ctypes.c_char_p)  # glibc 2.29, musl 1.1.24
+
+# The same library, for calls of a microsecond: these keep the interpreter's lock, which costs more to give away than they take.
+_brief = ctypes.PyDLL(None)
+_brief.posix_spawn_file_actions_init.argtypes = (_pointer,)
+_brief.posix_spawn_file_actions_destroy.argtypes = (_pointer,)
+_brief.posix_spawn_file_actions_adddup2.argtypes = (_pointer, ctypes.c_int, ctypes.c_int)
+_brief.posix_spawn_file_actions_addchdir_np.argtypes = (_pointer, ctypes.c_char_p)  # glibc 2.29, musl 1.1.24
 
 
 class StartRefusedError(Exception):
@@ -60,6 +64,46 @@ class End:
     max_rss_bytes: int  # not honest below the agent's own size: see usage.PeakMemory
 
 
+class FileActions:
+    """What a child does with its descriptors and its folder before the program is executed (posix_spawn_file_actions_init(3)).
+
+    This object alone owns what C allocates for it. That is freed when the last reference to the object goes, and in no other
+    way, so nobody who keeps one can lose it, and nobody can free it twice.
+    """
+
+    __slots__ = ("structure",)
+
+    def __init__(self, stdin: int, stdout: int, stderr: int, working_directory: bytes) -> None:
+        """Raises HostError if memory is used up."""
+        structure = ctypes.create_string_buffer(_STRUCTURE_BYTES)
+        _check(_brief.posix_spawn_file_actions_init(structure))
+        self.structure = structure
+        for target, descriptor in enumerate((stdin, stdout, stderr)):
+            _check(_brief.posix_spawn_file_actions_adddup2(structure, descriptor, target))
+        if working_directory:
+            _check(_brief.posix_spawn_file_actions_addchdir_np(structure, working_directory))
+
+    def __del__(self) -> None:
+        if hasattr(self, "structure"):  # otherwise C has allocated nothing
+            _brief.posix_spawn_file_actions_destroy(self.structure)
+
+
+class Outputs:
+    """The descriptors of the two files that a process writes to, and what of a start depends on them alone.
+
+    Whoever opened the descriptors holds this object as long as they are open. Most attempts write nothing and their files serve
+    the next attempt, so the file actions of an ordinary start (no standard input, no folder) are kept here, and go with it.
+    """
+
+    __slots__ = ("ordinary", "stderr", "stdout")
+
+    def __init__(self, stdout: int, stderr: int) -> None:
+        """Two open descriptors above 2, so that none of them is overwritten before it is copied to its place."""
+        self.stdout = stdout
+        self.stderr = stderr
+        self.ordinary: FileActions | None = None  # made by the launcher at the first start that can use it
+
+
 class Launcher:
     """Starts processes with the agent's environment less its DAGGYR_*, in the folder where the agent was started.
 
@@ -72,7 +116,6 @@ class Launcher:
         }
         self._environment[AGENT_VARIABLE] = b"%b=%b" % (AGENT_VARIABLE, agent_id.encode())
         self._null = os.open(os.devnull, os.O_RDONLY)
-        self._plain: dict[tuple[int, int], ctypes.Array[ctypes.c_char]] = {}
         self._attributes = ctypes.create_string_buffer(_STRUCTURE_BYTES)
         _check(_libc.posix_spawnattr_init(self._attributes))
         _check(_libc.posix_spawnattr_setflags(self._attributes, ctypes.c_short(_SETSIGDEF | _SETSIGMASK | _SETSID)))
@@ -95,13 +138,12 @@ class Launcher:
         *,
         working_directory: bytes,
         stdin: str | None,
-        stdout: int,
-        stderr: int,
+        outputs: Outputs,
     ) -> int:
         """Start a process and return its pid; when this returns, the program has been executed (execve(2) succeeded).
 
-        `environment` goes over the agent's. `stdout` and `stderr` are descriptors. The caller must `reap` the process. Other
-        threads go on meanwhile. Raises StartRefusedError or HostError; then nothing was started.
+        `environment` goes over the agent's. The caller must `reap` the process. Other threads go on meanwhile. Raises
+        StartRefusedError or HostError; then nothing was started.
         """
         if not command or not command[0]:
             raise StartRefusedError("the command is empty")
@@ -118,20 +160,16 @@ class Launcher:
             program = _look_up(program, path, working_directory)
         source = self._null if stdin is None else _text_file(stdin)
         try:
-            actions = self._actions(source, stdout, stderr, working_directory)
+            actions = self._actions(source, outputs, working_directory)
             pid = ctypes.c_int()
             number = _libc.posix_spawn(
                 ctypes.byref(pid),
                 program,
-                actions,
+                actions.structure,
                 self._attributes,
                 (ctypes.c_char_p * (len(command) + 1))(*command),
                 (ctypes.c_char_p * (len(entries) + 1))(*entries.values()),
             )
-            if not working_directory and source == self._null and len(self._plain) < _MAX_PLAIN:
-                self._plain[stdout, stderr] = actions
-            else:
-                _libc.posix_spawn_file_actions_destroy(actions)
         finally:
             if source != self._null:
                 os.close(source)
@@ -143,19 +181,12 @@ class Launcher:
     def close(self) -> None:
         os.close(self._null)
 
-    def _actions(self, stdin: int, stdout: int, stderr: int, working_directory: bytes) -> ctypes.Array[ctypes.c_char]:
-        """What the child does before the program is executed. Of the most usual form, some are kept: captures are used again."""
-        if not working_directory and stdin == self._null:
-            kept = self._plain.get((stdout, stderr))
-            if kept is not None:
-                return kept
-        actions = ctypes.create_string_buffer(_STRUCTURE_BYTES)
-        _check(_libc.posix_spawn_file_actions_init(actions))
-        for target, descriptor in enumerate((stdin, stdout, stderr)):
-            _check(_libc.posix_spawn_file_actions_adddup2(actions, descriptor, target))
-        if working_directory:
-            _check(_libc.posix_spawn_file_actions_addchdir_np(actions, working_directory))
-        return actions
+    def _actions(self, stdin: int, outputs: Outputs, working_directory: bytes) -> FileActions:
+        if working_directory or stdin != self._null:
+            return FileActions(stdin, outputs.stdout, outputs.stderr, working_directory)
+        if outputs.ordinary is None:
+            outputs.ordinary = FileActions(stdin, outputs.stdout, outputs.stderr, b"")
+        return outputs.ordinary
 
 
 def reap(pid: int) -> End:
