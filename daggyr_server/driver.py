@@ -22,6 +22,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 
+from daggyr.bounded import MAX_NOTE_BYTES, cut
 from daggyr.v1.task_pb2 import LOST as LOST_OUTCOME
 from daggyr.v1.task_pb2 import STDOUT, AttemptKey, AttemptResult, AttemptUpdate, Placement
 from daggyr_server.assignments import assignment_batches
@@ -444,6 +445,7 @@ class Driver:
             return
         addition = await self._generators.addition(key, run, ended.result, self.shelf)
         if isinstance(addition, str):
+            addition = cut(addition, MAX_NOTE_BYTES)
             ended.result.notes.extend(addition.splitlines())
             events[0] = ended._replace(refusal=addition)
         else:

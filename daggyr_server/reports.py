@@ -53,9 +53,6 @@ class PoolReports:
         )
 
     def updates(self, host: str, updates: Sequence[AttemptUpdate], durable: Callable[[], None]) -> None:
-        for update in updates:
-            if update.HasField("finished") and update.finished.notes and not are_bounded(update.finished.notes):
-                update.finished.notes[:] = bounded_notes(update.finished.notes)
         self._put(Reported(self._pool, host, updates, durable))
 
 
@@ -66,6 +63,9 @@ def event_of(update: AttemptUpdate) -> AttemptStarted | AttemptEnded | None:
     kind = update.WhichOneof("update")
     if kind == "finished":
         result = update.finished
+        notes = result.notes
+        if notes and not are_bounded(notes):  # they name what people chose
+            notes[:] = bounded_notes(notes)
         outcome = _OUTCOMES.get(result.outcome, Outcome.FAILED)  # an unknown outcome is no success
         start, stop = result.start_time, result.stop_time
         seconds = None

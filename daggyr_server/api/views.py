@@ -198,7 +198,9 @@ def task(run: Run, number: int) -> Task:
         )
     if message.removed:
         return message
-    parents, children = graph.parents(number), sorted(graph.children(number))
+    parents, children = graph.parents(number), graph.children(number)
+    if not isinstance(children, range):  # of a head, there may be millions
+        children = sorted(children)
     message.parents.extend(_names(graph, parents))
     message.children.extend(_names(graph, children))
     message.parent_count, message.child_count = len(parents), len(children)

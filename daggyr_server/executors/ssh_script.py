@@ -18,6 +18,7 @@ from daggyr.v1.task_pb2 import AttemptKey, TaskSpec
 Ident = tuple[int, int, int]  # an AttemptKey's run_id, task_number and attempt
 
 PROGRAM = files("daggyr_server.executors").joinpath("ssh_remote.sh").read_bytes()
+MAX_WORDS_BYTES = 2 * 1024 * 1024 - 128 * 1024  # of all: a quarter of the usual stack limit, less what the target adds
 MAX_WORD_BYTES = 128 * 1024  # of one argument or variable with its NUL: MAX_ARG_STRLEN, execve(2)
 
 # Names that a shell can export without taking them for its own: not those it sets or reads itself, and not ours.
@@ -70,7 +71,10 @@ def start_script(name: str, ident: Ident, task_id: str, spec: TaskSpec, grace: f
     words = [*plain, *odd, *spec.command]
     if any("\0" in word for word in (*words, spec.working_directory)):
         raise NotSayable("the command or its environment holds a NUL character, which cannot be passed on")
-    longest = max(len(word.encode()) for word in words)
+    sizes = [len(word.encode()) for word in words]
+    longest = max(sizes)
+    if sum(sizes) + 9 * len(sizes) > MAX_WORDS_BYTES:  # each has a NUL and a pointer
+        raise NotSayable(f"the command and its environment are too long: {sum(sizes)} bytes (execve(2))")
     if longest >= MAX_WORD_BYTES:
         raise NotSayable(
             f"an argument or variable is too long: {longest} bytes, where Linux takes {MAX_WORD_BYTES - 1} (execve(2))"

@@ -13,6 +13,7 @@ from agent_program import AgentProcess, StartAgent, Turnstile, eventually
 from scripted_coordinator import Coordinator, idents, key, spec
 from server.certificates import Authority
 
+from daggyr.channel import MAX_MESSAGE_BYTES
 from daggyr.tokens import make_token
 from daggyr.v1.agents_pb2 import Follow
 from daggyr.v1.task_pb2 import STDERR, STDOUT, SUCCEEDED, Assignment, AssignmentBatch, TaskTemplate
@@ -480,3 +481,21 @@ async def test_noop_resends_what_was_not_acknowledged(start_agent: StartAgent, a
     assert idents(second.hello.ended) == {(1, 0, 1)}
     await coordinator.result(key())
     assert [batch.SerializeToString() for batch in second.batches] == [batch.SerializeToString() for batch in first.batches]
+
+
+async def test_a_hello_never_names_more_than_a_message_holds(
+    start_agent: StartAgent, address: str, coordinator: Coordinator
+) -> None:
+    """What it leaves out is sent again, and changes nothing: results that were kept are told all the same."""
+    start_agent(address, "--noop")
+    first = await coordinator.session()
+    coordinator.acknowledging = False
+    template = TaskTemplate(spec=spec("true"))
+    for start in range(0, 180_000, 20_000):
+        keys = [key(2**32 - 1 - number, run_id=2**64 - 1, attempt=2**32 - 1) for number in range(start, start + 20_000)]
+        await first.send(assign=AssignmentBatch(templates=[template], assignments=[Assignment(key=each) for each in keys]))
+    await coordinator.obeyed(first)
+    first.drop()
+    second = await coordinator.session(2)
+    assert len(second.hello.ended) == 120_000
+    assert second.hello.ByteSize() < MAX_MESSAGE_BYTES

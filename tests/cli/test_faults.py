@@ -273,3 +273,32 @@ async def test_a_full_disk_is_told(environment: dict[str, str], server: Scripted
     _, err = await process.communicate()
     assert process.returncode == 2
     assert err == b"daggyr: cannot write to standard output: No space left on device\n"
+
+
+SIZES = "5000000 bytes, the most is 4194304"
+ANSWER = f"the answer of the server at {{address}} is larger than one message ({SIZES}): is it of an earlier version?"
+SENT = f"what was to be sent is larger than one message ({SIZES}): submit it as a file, in parts, or with less in it"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("Stream removed (CLIENT: Received message larger than max (5000000 vs. 4194304))", ANSWER),
+        ("SERVER: Sent message larger than max (5000000 vs. 4194304)", ANSWER),
+        ("SERVER: Received message larger than max (5000000 vs. 4194304)", SENT),
+        ("the run has 30 tasks; the most is 20", "the run has 30 tasks; the most is 20"),
+    ],
+)
+async def test_what_is_too_large_is_the_side_that_is(daggyr: Daggyr, server: ScriptedServer, words: str, said: str) -> None:
+    server.new_run("a")
+    server.broken["GetRun"] = [(grpc.StatusCode.RESOURCE_EXHAUSTED, words)]
+    ended = await daggyr("show", "1")
+    assert (ended.code, one_line(ended)) == (2, said.format(address=f"127.0.0.1:{server.port}"))
+
+
+async def test_a_server_that_waited_for_the_document_says_so(daggyr: Daggyr, server: ScriptedServer) -> None:
+    server.new_run("a")
+    server.broken["GetRun"] = [(grpc.StatusCode.DEADLINE_EXCEEDED, "nothing of the specification came for 30 s")]
+    ended = await daggyr("show", "1")
+    assert ended.code == 3
+    assert "waited for the specification and gave up: nothing of the specification came for 30 s" in one_line(ended)

@@ -217,6 +217,7 @@ class TestRejected:
             pytest.param(spec("/bin/true", working_directory="/etc/passwd"), "/etc/passwd", id="no folder"),
             pytest.param(spec("/bin/true", resources={"cores": 1, "unicorns": 2}), "2 of unicorns", id="no such resource"),
             pytest.param(spec("/bin/true", "x" * 200_000), "too long", id="argument too long"),
+            pytest.param(spec("/bin/true", *["x" * 1000] * 2_800), "too long", id="arguments too long together"),
             pytest.param(spec("/bin/echo", "a\0b"), "NUL|null", id="a NUL"),
         ],
     )

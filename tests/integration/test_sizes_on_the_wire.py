@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
 import pytest
-from deployment import Deployment, task
+from deployment import PATIENT, Deployment, task
 
+from daggyr.v1 import runs_pb2 as pb
 from daggyr.v1.run_pb2 import State as StateMessage
 from daggyr.v1.task_pb2 import AttemptOutcome, AttemptResult, OutputSummary
 from daggyr_server.client import ServerError
@@ -19,6 +21,12 @@ from daggyr_server.core.states import Outcome, State
 from daggyr_server.trackers.sqlite import SqliteTracker
 
 MEGABYTE = 1_000_000
+FARM = f"""
+[server]
+{PATIENT}
+[pools.farm]
+executor = "agent"
+"""
 
 
 def written(path: Path, *commits: Sequence[Record]) -> str:
@@ -97,10 +105,10 @@ def test_runs_with_large_tags_are_listed(deployment: Deployment) -> None:
 
 
 def test_a_task_of_very_many_attempts_is_told_whole(deployment: Deployment) -> None:
-    count = 40_001
+    count = 12_001  # six megabytes
 
     def attempt(number: int) -> AttemptRecorded:
-        notes = ["a note of some length, as executors write"]
+        notes = ["a note of some length, as executors write " * 10]
         nothing = OutputSummary(size_bytes=0)
         result = AttemptResult(outcome=AttemptOutcome.FAILED, exit_code=1, notes=notes, stdout=nothing, stderr=nothing)
         return AttemptRecorded(1, 0, number, Outcome.FAILED, "host", "a host", 1e9, result, State.QUEUED)
@@ -144,8 +152,6 @@ def test_tasks_of_long_names_are_listed_shown_and_watched(local: Deployment) -> 
 
 
 async def test_a_page_token_that_is_none_is_refused(local: Deployment) -> None:
-    from daggyr.v1 import runs_pb2 as pb
-
     await asyncio.to_thread(local.complete, {"a": task("true")})
     async with local.client() as client:
         stub = client._stub
@@ -162,3 +168,15 @@ async def test_a_page_token_that_is_none_is_refused(local: Deployment) -> None:
             assert refused.value.code is grpc.StatusCode.INVALID_ARGUMENT, request
         run = await client.run(1)
         assert run.state == StateMessage.STATE_COMPLETED
+
+
+def test_very_many_agents_are_listed(deployment: Deployment) -> None:
+    """They are known from an earlier coordinator, and have not come back yet."""
+    names = [f"agent-{number:04d}" for number in range(2500)]
+    tasks: dict[str, object] = {name: {"details": {"command": ["true"]}} for name in names}
+    assigned = [AttemptsAssigned(1, name, name, [number], [1], 1e9) for number, name in enumerate(names)]
+    run = replace(added(1, tasks), pool="farm")
+    tracker = written(deployment.folder / "state.db", [run], [*assigned, RunMoved(1, State.RUNNING, 1e9)])
+    deployment.start_server("--tracker", tracker, config=FARM)
+    assert sorted(agent["name"] for agent in deployment.json("agents")) == names
+    assert deployment.daggyr("pools").code == 0

@@ -58,6 +58,7 @@ def test_a_whole_file(file: Path) -> None:
         heartbeat = 2.5
         kill_grace = 0
         max_run_bytes = 1_000_000
+        max_arriving_bytes = 5_000_000
         max_run_tasks = 1000
         [server.tls]
         certificate = "server.pem"
@@ -73,7 +74,7 @@ def test_a_whole_file(file: Path) -> None:
     server = configuration.server
     assert (server.listen, configuration.default_pool) == ("0.0.0.0:0", "farm")
     assert (server.lease, server.heartbeat, server.kill_grace) == (30, 2.5, 0)
-    assert (server.max_run_bytes, server.max_run_tasks) == (1_000_000, 1000)
+    assert (server.max_run_bytes, server.max_arriving_bytes, server.max_run_tasks) == (1_000_000, 5_000_000, 1000)
     assert server.client_token_file == file.parent / "tokens/client"
     assert server.agent_token_file == Path("/etc/daggyr/agent.token")
     assert server.tls is not None

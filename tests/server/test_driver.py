@@ -9,12 +9,15 @@ from typing import Any, ClassVar
 import msgspec
 import pytest
 
+from daggyr.bounded import MAX_NOTE_BYTES, MAX_NOTES
 from daggyr.v1.task_pb2 import (
     HOST_AVAILABLE,
     HOST_GONE,
+    REJECTED,
     STDOUT,
     AssignmentBatch,
     AttemptKey,
+    AttemptResult,
     AttemptUpdate,
     Host,
     OutputChunk,
@@ -129,3 +132,19 @@ async def test_batches_are_counted_before_they_grow(driver: Driver) -> None:
     assert all(len(batch.assignments) == 1 or batch.ByteSize() <= MAX_BYTES for batch in executor.batches)
     assert all(batch.ByteSize() <= max(sizes) + 1000 for batch in executor.batches)
     assert len(executor.batches) < 15
+
+
+async def test_notes_of_a_result_are_bounded(driver: Driver) -> None:
+    executor = Taking(driver)
+    await driver.start({"main": executor})
+    run_id = await submitted(driver)
+    key = await executor.given.get()
+    durable = asyncio.Event()
+    result = AttemptResult(outcome=REJECTED, notes=["there is no program " + "x" * 3_000_000, *["note"] * 100])
+    executor.reports.updates("h", [AttemptUpdate(key=key, finished=result)], durable.set)
+    await durable.wait()
+    (stored,) = await driver.tracker.attempts(run_id, key.task_number)
+    assert len(stored.result.notes) == MAX_NOTES + 1
+    assert len(stored.result.notes[0]) == MAX_NOTE_BYTES
+    assert stored.result.notes[0].endswith("... (3,000,020 bytes in all)")
+    assert stored.result.notes[-1] == "and 69 more notes"
