@@ -117,7 +117,7 @@ class Scope:
 
     def expansion(self, text: str) -> Expansion | None:
         """The parameters that are replaced in `text`, which is that of `joined`; None if there are none."""
-        names = frozenset(self._substitution.occurring((text,)))
+        names = frozenset(self._substitution.occurring_in(text))
         if names not in self._expansions:
             self._expansions[names] = Expansion.of(names, self.parameters)
         return self._expansions[names]

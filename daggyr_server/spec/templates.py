@@ -86,6 +86,8 @@ class Templates:
             else:
                 return
         used = expansion.parameters if expansion is not None else ()
+        if not own and not definition.is_generator and warnings.has_only(used, text):
+            return
         warnings.task(place, text, own, used, generates=bool(definition.is_generator))
 
     def replaced(self, definition: TaskDefinition) -> Expansion | None:

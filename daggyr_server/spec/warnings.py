@@ -38,6 +38,7 @@ class Warnings:
         self._alike: dict[str, str] = {}  # what looks like a parameter: the place where it stands first
         self._unused_of_tasks: dict[str, str] = {}  # places of parameters, and their names
         self._left_out = 0
+        self._seen: set[tuple[str, ...]] = set()  # parameters that were replaced together
         self._odd: dict[str, str] = {}  # places, and what is odd there
         self._learn(_BRACES)
         for name in sorted(self._known)[:_MAX_CANDIDATES]:
@@ -58,6 +59,19 @@ class Warnings:
                 for found in style.findall(text):
                     if found not in self._known and found not in own and found not in self._alike:
                         self._keep(self._alike, found, f"{place}.details")
+
+    def has_only(self, used: tuple[str, ...], text: str) -> bool:
+        """Whether all in a text that looks like parameters are those that are replaced in it, and were in a task before. Most tasks
+        are so, and need no closer look."""
+        if used not in self._seen or len(self.marks) > 1:
+            if len(self._seen) < _MAX_KEPT:
+                self._seen.add(used)
+            return False
+        mark = self.marks[0]
+        left = text.count(mark)
+        for name in used:
+            left -= text.count(name) * name.count(mark)
+        return not left
 
     def command(self, place: str, details: Details) -> None:
         """A task in whose texts is a blank in the program's name, or `~`."""

@@ -70,7 +70,7 @@ class NameSearch:
         """`text` with the value of each name, of which `values` holds all that occur, in the name's place."""
         if not self.any:
             return text
-        if self._is_cheap(text):
+        if (self._is_small and len(text) <= _LONG) or self._is_cheap(text):
             return self._pattern.sub(lambda found: values[found.group()], text)
         pieces: list[str] = []
         done = 0

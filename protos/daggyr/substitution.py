@@ -26,6 +26,10 @@ class Substitution:
         """The names that would be replaced in any of `texts` (a name inside a longer one that matches does not count)."""
         return {name for text in texts for name in self._search.distinct(text)}
 
+    def occurring_in(self, text: str) -> set[str]:
+        """The names that would be replaced in one text."""
+        return self._search.distinct(text)
+
     def count(self, text: str) -> Counter[str]:
         """How often each name would be replaced in `text`."""
         return self._search.count(text)
