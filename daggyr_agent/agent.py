@@ -15,6 +15,8 @@ import secrets
 import signal
 from collections.abc import Mapping
 
+from daggyr.hangup import Terminal
+
 from .attempts import Attempts
 from .capture import Captures
 from .cgroup import ControlGroup, OomKills
@@ -58,6 +60,7 @@ class Agent:
         loop = asyncio.get_running_loop()
         self._loop = loop
         self._config = config
+        self._terminal = Terminal()
         self._news = asyncio.Event()
         self._progress = asyncio.Event()  # fewer attempts are held, or less is undelivered
         self._halted = asyncio.Event()
@@ -100,9 +103,10 @@ class Agent:
 
     async def run(self) -> None:
         """Work until drained, stopped or halted. Raises RefusedError."""
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup(1) means it
-                self._loop.add_signal_handler(number, self.stop)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self.stop)
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup(1) means it
+            self._loop.add_signal_handler(signal.SIGHUP, self._hang_up)
         self._loop.add_signal_handler(signal.SIGUSR1, self.drain)
         if self._config.lifeline is not None:
             os.set_inheritable(self._config.lifeline, False)
@@ -140,6 +144,13 @@ class Agent:
         self._connection.beat()
         self._work.stop(DEFAULT_GRACE)
         self._finishing = asyncio.create_task(self._finish(_DELIVERY_SECONDS))
+
+    def _hang_up(self) -> None:
+        """Each session reads the token and the certificates again: nothing is left to do, unless the terminal is gone."""
+        if self._terminal.is_gone():
+            self.stop()
+        else:
+            _log.info("the token and the certificates are read again for the next session; what runs goes on")
 
     def halt(self, reason: str) -> None:
         """Kill everything and leave at once."""

@@ -42,6 +42,7 @@ class Config:
     state_dir: Path
     token_file: Path | None
     tls: Tls | None
+    insecure: bool  # the token may cross a network without TLS
     noop: bool
     log_level: str
     lifeline: int | None
@@ -76,6 +77,7 @@ def _parser() -> _Parser:
     add("--tls-ca", metavar="FILE", help="trust the certificates in this PEM file; implies --tls")
     add("--tls-cert", metavar="FILE", help="this agent's certificate, for a server that asks; implies --tls")
     add("--tls-key", metavar="FILE", help="its key")
+    add("--insecure", action="store_true", default=None, help="send the token off this host without TLS too")
     add("--noop", action="store_true", default=None, help="answer without starting anything, to measure")
     add("--log-level", metavar="LEVEL", help=f"{', '.join(LOG_LEVELS)} (default: info)")
     add("--lifeline", metavar="FD", help="an inherited pipe: when its other end closes, end everything and leave")
@@ -108,6 +110,7 @@ def read_config(arguments: Sequence[str], environment: Mapping[str, str]) -> Con
         state_dir=_path(state_dir) if state_dir else state_folder(environment) / "agents" / name,
         token_file=_path(token_file) if token_file else None,
         tls=_tls(settings),
+        insecure=bool(settings.get("insecure", False)),
         noop=bool(settings.get("noop", False)),
         log_level=_log_level(settings.get("log_level", "info")),
         lifeline=_lifeline(settings.get("lifeline")),
@@ -115,7 +118,7 @@ def read_config(arguments: Sequence[str], environment: Mapping[str, str]) -> Con
 
 
 _STRINGS = ("coordinator", "name", "pool", "state_dir", "token_file", "tls_ca", "tls_cert", "tls_key", "log_level")
-_FLAGS = ("tls", "noop")
+_FLAGS = ("tls", "insecure", "noop")
 
 
 def _read_file(path: Path) -> dict[str, Any]:

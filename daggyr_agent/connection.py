@@ -15,8 +15,9 @@ from collections.abc import Callable
 
 import grpc
 
-from daggyr.channel import AddressError, open_channel, token_metadata
+from daggyr.channel import AddressError, check_exposure, open_channel, token_metadata
 from daggyr.tokens import TokenError, read_token, token_file
+from daggyr.unreached import tls_fault
 from daggyr.v1.agents_pb2_grpc import AgentsStub
 
 from .config import Config
@@ -100,6 +101,7 @@ class Connection:
         token = None
         try:
             token = self._token()
+            check_exposure(self._config.coordinator, token, self._config.tls, insecure=self._config.insecure)
             # A channel of its own for each: a channel that has failed waits by a clock of its own before it tries again.
             channel = open_channel(self._config.coordinator, tls=self._config.tls)
         except (TokenError, AddressError) as error:
@@ -151,7 +153,11 @@ class Connection:
         elif self._standing.welcomed:
             self._say(logging.WARNING, f"no session with {address}, the agent goes on and tries again: {error}")
         else:
-            self._say(logging.INFO, f"waiting for a coordinator at {address}: {error}")
+            self._say(logging.INFO, f"waiting for a coordinator at {address}: {self._reason(error)}")
+
+    def _reason(self, error: SessionError) -> str:
+        tls = self._config.tls is not None
+        return tls_fault(str(error), self._config.coordinator, tls=tls, option="--coordinator") or str(error)
 
     def _token_is_new(self, error: SessionError, token: str | None) -> bool:
         """Whether the server made its token only after this agent had looked for it."""

@@ -25,7 +25,7 @@ from typing import Any, BinaryIO, TypeVar
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from daggyr.channel import Tls, open_channel, token_metadata
+from daggyr.channel import Tls, check_exposure, open_channel, token_metadata
 from daggyr.v1 import runs_pb2 as pb
 from daggyr.v1.run_pb2 import RunSpec, RunSummary, State, Task, TaskSummary
 from daggyr.v1.runs_pb2_grpc import RunsStub
@@ -84,6 +84,7 @@ class Client:
         *,
         token: str | None = None,
         tls: Tls | None = None,
+        insecure: bool = False,
         patience: float = PATIENCE,
         notice: Callable[[str], None] | None = None,
         warning: Callable[[str], None] | None = None,
@@ -91,8 +92,10 @@ class Client:
         """`notice` is called with a sentence for people when a connection is lost and tried again, `warning` with one for what
         in a specification is valid and most likely not meant.
 
-        Nothing is sent yet. Raises daggyr.channel.AddressError.
+        Off loopback, a token goes over TLS only, unless `insecure` says that it need not. Nothing is sent yet. Raises
+        daggyr.channel.AddressError.
         """
+        check_exposure(address, token, tls, insecure=insecure)
         self._channel = open_channel(address, tls=tls)
         self._stub = RunsStub(self._channel)
         self._metadata = token_metadata(token)

@@ -31,11 +31,18 @@ class Deletions:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def delete(self, run_id: int) -> None:
-        """Take a run away that has ended; returns once it is gone. Raises Refused, TrackerError, Closing."""
-        await asyncio.shield(self._begin(self._delete(run_id), f"deleting run {run_id}"))
+        """Take a run away that has ended; returns once it is gone, from the tracker's files too. Raises Refused, TrackerError,
+        Closing."""
+        await asyncio.shield(self._begin(self._delete_and_scrub(run_id), f"deleting run {run_id}"))
 
     async def prune(self, before: float) -> int:
         """Take all runs away that ended before a time. Returns how many. Raises TrackerError, Closing."""
+        try:
+            return await self._delete_before(before)
+        finally:
+            await asyncio.shield(self._begin(self._tracker.scrub(), "scrubbing"))
+
+    async def _delete_before(self, before: float) -> int:
         deleted = 0
         newest: int | None = None
         while rows := await self._tracker.rows(before=newest, limit=ROWS_AT_ONCE):
@@ -43,7 +50,7 @@ class Deletions:
             for row in rows:
                 if row.state.has_ended and row.stop_time is not None and row.stop_time < before:
                     with contextlib.suppress(Refused):  # somebody has asked for it again
-                        await self.delete(row.run_id)
+                        await asyncio.shield(self._begin(self._delete(row.run_id), f"deleting run {row.run_id}"))
                         deleted += 1
         return deleted
 
@@ -63,6 +70,10 @@ class Deletions:
         task.add_done_callback(self._tasks.discard)
         return task
 
+    async def _delete_and_scrub(self, run_id: int) -> None:
+        await self._delete(run_id)
+        await self._tracker.scrub()
+
     async def _delete(self, run_id: int) -> None:
         async with self._forget(run_id):
             more = await self._tracker.delete(run_id, DELETED_ROWS)
@@ -76,3 +87,7 @@ class Deletions:
                 await self._delete(run_id)
             except TrackerError as error:
                 log.warning("what is left of run %d is deleted at the next start: %s", run_id, error)
+        with contextlib.suppress(TrackerError):
+            while await self._tracker.delete(0, DELETED_ROWS):  # no run: only the room that a deletion before a crash left
+                await asyncio.sleep(0)
+            await self._tracker.scrub()

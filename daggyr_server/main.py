@@ -6,6 +6,9 @@ apart again in the other order when it is told to end. Nothing is decided here.
 
 from __future__ import annotations
 
+import daggyr_server.quiet_grpc  # noqa: F401  # before whatever else loads grpc
+
+# isort: split
 import asyncio
 import contextlib
 import gc
@@ -24,6 +27,7 @@ from grpc_reflection.v1alpha import reflection
 from msgspec.structs import replace
 
 from daggyr.channel import AddressError
+from daggyr.hangup import Terminal
 from daggyr.tokens import TokenError, make_token, token_file
 from daggyr.v1 import agents_pb2, runs_pb2
 from daggyr.v1.agents_pb2_grpc import add_AgentsServicer_to_server
@@ -33,10 +37,12 @@ from daggyr_server.api.asking import Limits
 from daggyr_server.api.authentication import Tokens
 from daggyr_server.api.binding import ListenerError
 from daggyr_server.api.listener import Listener
+from daggyr_server.api.renewal import Renewable, Renewal
 from daggyr_server.api.runs import RunsService
 from daggyr_server.changes import Changes
 from daggyr_server.config import Configuration, Server, load
 from daggyr_server.core.machine import Machine
+from daggyr_server.descriptors import take_all
 from daggyr_server.driver import Driver
 from daggyr_server.executors.agent import AgentExecutor
 from daggyr_server.executors.agent_session import AgentSessions
@@ -94,6 +100,7 @@ def main(
     )
     try:
         configuration = load(config, listen=listen, tracker=tracker, workers=workers)
+        take_all()
         if no_metrics:
             configuration = replace(configuration, server=replace(configuration.server, metrics=None))
         asyncio.run(_serve(configuration, ready_file, lifeline, log_level))
@@ -109,8 +116,12 @@ async def _serve(configuration: Configuration, ready_file: Path | None, lifeline
         loop.add_signal_handler(number, stop.set)
     if lifeline is not None:
         loop.add_reader(lifeline, stop.set)
+    hang_up = asyncio.Event()
+    terminal = Terminal()
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup(1) means it
+        loop.add_signal_handler(signal.SIGHUP, lambda: (stop if terminal.is_gone() else hang_up).set())
     sys.setswitchinterval(SWITCH_SECONDS)
-    async with coordinator(configuration, log_level) as (address, driver):
+    async with coordinator(configuration, log_level) as (address, driver, renewal):
         gc.collect()
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD, 20, 20)
@@ -119,7 +130,10 @@ async def _serve(configuration: Configuration, ready_file: Path | None, lifeline
         _greet(configuration, address)
         stopping = asyncio.create_task(stop.wait())
         failing = asyncio.create_task(driver.ended())
-        done, pending = await asyncio.wait((stopping, failing), return_when=asyncio.FIRST_COMPLETED)
+        renewing = asyncio.create_task(_renew(renewal, hang_up))
+        watching = asyncio.create_task(renewal.watch())
+        done, _ = await asyncio.wait((stopping, failing), return_when=asyncio.FIRST_COMPLETED)
+        pending = {stopping, failing, renewing, watching} - done
         for task in pending:
             task.cancel()
         await asyncio.gather(*pending, return_exceptions=True)
@@ -130,9 +144,18 @@ async def _serve(configuration: Configuration, ready_file: Path | None, lifeline
         loop.remove_reader(lifeline)
 
 
+async def _renew(renewal: Renewal, hang_up: asyncio.Event) -> None:
+    """Read tokens and certificates again each time that it is asked for."""
+    while True:
+        await hang_up.wait()
+        hang_up.clear()
+        await renewal.read_again()
+
+
 @contextlib.asynccontextmanager
-async def coordinator(configuration: Configuration, log_level: str = "info") -> AsyncIterator[tuple[str, Driver]]:
-    """A whole coordinator in this event loop: yields the real address and the driver once connections are accepted.
+async def coordinator(configuration: Configuration, log_level: str = "info") -> AsyncIterator[tuple[str, Driver, Renewal]]:
+    """A whole coordinator in this event loop: yields the real address, the driver and what reads secrets again, once
+    connections are accepted.
 
     Raises what its parts raise if they cannot be used. When the context ends, everything it started has ended.
     """
@@ -167,8 +190,9 @@ async def coordinator(configuration: Configuration, log_level: str = "info") -> 
             }
         )
         tokens = _tokens(server)
+        listeners: list[Renewable] = []
         if server.metrics is not None:
-            await _serve_metrics(stack, server.metrics, configuration, tokens, driver)
+            listeners.append(await _serve_metrics(stack, server.metrics, configuration, tokens, driver))
         listener = Listener(server.listen, tokens=tokens, tls=server.tls)
         service = RunsService(
             driver,
@@ -185,13 +209,18 @@ async def coordinator(configuration: Configuration, log_level: str = "info") -> 
         await driver.start(executors)
         stack.push_async_callback(_stop, listener, driver)
         address = await listener.start()
-        door.open(address, token=tokens.agent if tokens is not None and _is_tcp(address) else None, tls=server.tls is not None)
-        yield address, driver
+
+        def open_door(tokens: Tokens | None) -> None:
+            token = tokens.agent if tokens is not None and _is_tcp(address) else None
+            door.open(address, token=token, tls=server.tls is not None, insecure=server.insecure)
+
+        open_door(tokens)
+        yield address, driver, Renewal([*listeners, listener], lambda: _tokens(server), server.tls, open_door)
 
 
 async def _serve_metrics(
     stack: contextlib.AsyncExitStack, address: str, configuration: Configuration, tokens: Tokens | None, driver: Driver
-) -> None:
+) -> Renewable:
     """Serve metrics until the stack is left. Before anything else is started: an address in use then stops nothing halfway."""
     # Those without metrics need not wait for the library to load.
     from daggyr_server.api.figures import figures
@@ -203,6 +232,7 @@ async def _serve_metrics(
     address = await scrapes.start()
     scheme = "https://" if configuration.server.tls is not None else "http://"
     log.info("metrics at %s%s%s", scheme if _is_tcp(address) else "", address, PATH if _is_tcp(address) else "")
+    return scrapes
 
 
 def _is_tcp(address: str | None) -> bool:

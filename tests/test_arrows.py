@@ -28,6 +28,8 @@ CLI = "daggyr_server.cli"
 CLIENT = "daggyr_server.client"
 CONFIG = "daggyr_server.config"
 SETTINGS = "daggyr_server.settings"
+DESCRIPTORS = "daggyr_server.descriptors"
+QUIET_GRPC = "daggyr_server.quiet_grpc"
 MAIN = "daggyr_server.main"
 DRIVER = frozenset(
     f"daggyr_server.{name}"
@@ -49,14 +51,16 @@ ARROWS: dict[str, frozenset[str]] = {
     CORE: frozenset(),
     SPEC: frozenset({"daggyr", CORE, "google.protobuf", "msgspec", "yaml"}),
     TRACKERS: frozenset({"daggyr", CORE, "google.protobuf", "msgspec", "psycopg"}),
-    EXECUTORS: WIRE | {"asyncssh", "msgspec", "psutil"},
+    EXECUTORS: WIRE | {DESCRIPTORS, "asyncssh", "msgspec", "psutil"},
+    DESCRIPTORS: frozenset(),
+    QUIET_GRPC: frozenset({"grpc"}),
     SETTINGS: frozenset({"msgspec"}),
     CONFIG: frozenset({"daggyr", SETTINGS, "msgspec"}),
     **dict.fromkeys(DRIVER, frozenset({"daggyr", "google.protobuf", "msgspec"}) | BELOW_DRIVER),
-    API: WIRE | SERVICES | BELOW_DRIVER | {CONFIG, "prometheus_client"},
+    API: WIRE | SERVICES | BELOW_DRIVER | {CONFIG, DESCRIPTORS, "prometheus_client"},
     CLIENT: WIRE,
     CLI: WIRE | {CLIENT, SPEC, "daggyr_server.core.graph", "daggyr_server.core.segments", "click", "msgspec", "rich"},
-    MAIN: WIRE | SERVICES | BELOW_DRIVER | {API, CONFIG, SETTINGS, "click", "msgspec"},
+    MAIN: WIRE | SERVICES | BELOW_DRIVER | {API, CONFIG, DESCRIPTORS, QUIET_GRPC, SETTINGS, "click", "msgspec"},
 }
 
 # The core is pure: nothing that waits, looks at the world, or rolls dice, though the standard library has it.

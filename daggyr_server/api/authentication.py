@@ -1,29 +1,30 @@
 """Who may call what: a token for each role, checked once a call before anything of its messages is read.
 
 `listener` puts an `Authentication` in front of every service behind a TCP socket. A token travels as RFC 6750 says, in the
-metadata entry `authorization: Bearer TOKEN`. Clients call Runs, agents call Agents, reflection answers either of them,
-and health checks are open to all, as probes carry no tokens. Neither logs nor answers ever hold a token.
+metadata entry `authorization: Bearer TOKEN`. Clients call Runs, agents call Agents, reflection and health answer either of them,
+and `Health.Check` alone is open to all, as probes carry no tokens. A call takes one of the places of its token (`places`), so
+that whoever has none cannot keep others out. Neither logs nor answers ever hold a token.
 """
 
 from __future__ import annotations
 
 import hmac
-import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
 
-from daggyr.tokens import Role, TokenError
+from daggyr.tokens import MIN_BYTES, Role, TokenError
+from daggyr_server.api.places import MAX_CALLS, Places, StrangersPlaces
+from daggyr_server.api.refused_callers import RefusedCallers
 
-_log = logging.getLogger(__name__)
-
-_OPEN = "grpc.health.v1.Health"
+_OPEN = "/grpc.health.v1.Health/Check"
 _EITHER: frozenset[Role] = frozenset({"client", "agent"})
 _ROLES: dict[str, frozenset[Role]] = {
     "daggyr.v1.Runs": frozenset({"client"}),
     "daggyr.v1.Agents": frozenset({"agent"}),
+    "grpc.health.v1.Health": _EITHER,
     "grpc.reflection.v1.ServerReflection": _EITHER,
     "grpc.reflection.v1alpha.ServerReflection": _EITHER,
 }
@@ -36,14 +37,14 @@ _ADVICE = (
 
 @dataclass(frozen=True)
 class Tokens:
-    """The token of each role. Raises TokenError if one is empty or both are the same: then they would not tell roles apart."""
+    """The token of each role. Raises TokenError if one is too short or both are the same: then they do not tell roles apart."""
 
     client: str = field(repr=False)
     agent: str = field(repr=False)
 
     def __post_init__(self) -> None:
-        if not self.client or not self.agent:
-            raise TokenError("a token is empty: let the server make another by deleting its file")
+        if min(len(self.client), len(self.agent)) < MIN_BYTES:
+            raise TokenError(f"a token has less than {MIN_BYTES} bytes: let the server make another by deleting its file")
         if self.client == self.agent:
             raise TokenError("clients and agents have the same token: give them different token files")
 
@@ -63,9 +64,29 @@ class Tokens:
 
 class Authentication(grpc.aio.ServerInterceptor):
     """Lets a call through to its service, or answers it with UNAUTHENTICATED (no valid token) or PERMISSION_DENIED (the
-    token of another role). It costs nothing a message: a call that is let through gets its service's own handler."""
+    token of another role). Tokens may be replaced while it is in use."""
 
-    def __init__(self, tokens: Tokens) -> None:
+    def __init__(
+        self,
+        tokens: Tokens,
+        refused: RefusedCallers | None = None,
+        *,
+        calls: int = MAX_CALLS,
+        strangers: StrangersPlaces | None = None,
+    ) -> None:
+        """`refused` is told of each refusal. Each token has `calls` places, and what has none those of `strangers`."""
+        self._tokens = tokens
+        self._refused = refused or RefusedCallers()
+        self._strangers = strangers or StrangersPlaces()
+        self._calls = calls
+        self._places = {role: Places(role, calls) for role in _EITHER}
+
+    def replace(self, tokens: Tokens) -> None:
+        """Take `tokens` from now on, and end the calls that came with a token which is none of them any more."""
+        for role in _EITHER:
+            if getattr(tokens, role) != getattr(self._tokens, role):
+                gone, self._places[role] = self._places[role], Places(role, self._calls)
+                gone.end_all(grpc.StatusCode.UNAUTHENTICATED, f"the {role} token was replaced. {_ADVICE}")
         self._tokens = tokens
 
     async def intercept_service(
@@ -74,29 +95,30 @@ class Authentication(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
         """Called by grpc once a call. A method that no service has is told apart only by those with a token."""
-        service = handler_call_details.method.rpartition("/")[0].removeprefix("/")
-        if service == _OPEN:
-            return await continuation(handler_call_details)
+        method = handler_call_details.method
+        service = method.rpartition("/")[0].removeprefix("/")
         entries = [value for key, value in handler_call_details.invocation_metadata or () if key == "authorization"]
         role, fault = self._tokens.holder([value if isinstance(value, str) else "" for value in entries])
         allowed = _ROLES.get(service)
         needed = " or ".join(sorted(allowed or _EITHER))
         if role is None:
-            return _refusal(grpc.StatusCode.UNAUTHENTICATED, f"{fault}: this call needs the {needed} token. {_ADVICE}")
+            if method == _OPEN:
+                open_to_all = await continuation(handler_call_details)
+                return open_to_all and self._strangers.handler(method, open_to_all)
+            return self._refusal(grpc.StatusCode.UNAUTHENTICATED, f"{fault}: this call needs the {needed} token. {_ADVICE}")
         if allowed is not None and role not in allowed:
             message = f"the token is the {role} token: this call needs the {needed} token. {_ADVICE}"
-            return _refusal(grpc.StatusCode.PERMISSION_DENIED, message)
+            return self._refusal(grpc.StatusCode.PERMISSION_DENIED, message)
         handler = await continuation(handler_call_details)
         if allowed is None and handler is not None:
-            return _refusal(grpc.StatusCode.PERMISSION_DENIED, "no token opens this service")
-        return handler
+            return self._refusal(grpc.StatusCode.PERMISSION_DENIED, "no token opens this service")
+        return handler and self._places[role].handler(method, handler)
 
+    def _refusal(self, code: grpc.StatusCode, message: str) -> grpc.RpcMethodHandler[Any, Any]:
+        """A handler that ends the call without reading a message; to the wire it fits every kind of method."""
 
-def _refusal(code: grpc.StatusCode, message: str) -> grpc.RpcMethodHandler[Any, Any]:
-    """A handler that ends the call without reading a message; to the wire it fits every kind of method."""
+        async def refuse(_: object, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+            self._refused.note(context.peer(), f"{code.name}, {message.partition(': ')[0]}")
+            await context.abort(code, message)
 
-    async def refuse(_: object, context: grpc.aio.ServicerContext[Any, Any]) -> None:
-        _log.info("refused a call from %s: %s", context.peer(), code.name)
-        await context.abort(code, message)
-
-    return grpc.stream_stream_rpc_method_handler(refuse)
+        return self._strangers.handler("", grpc.stream_stream_rpc_method_handler(refuse))

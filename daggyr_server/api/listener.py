@@ -6,11 +6,15 @@ its user can open it. Whether an address off loopback may go without TLS was set
 
 What gRPC would do quietly is refused here with a reason: sharing a port with another server, serving only one of the
 addresses of a host name, and taking the socket file of a server that still runs.
+
+Connections end that say nothing, that never finish their beginning, or that have had no call for a minute; there are never
+more of them than this process has descriptors for, with some left for its files. `places` says how many calls there may be.
 """
 
 from __future__ import annotations
 
 import socket
+from typing import Any
 
 import grpc
 
@@ -18,14 +22,22 @@ from daggyr.channel import CHANNEL_OPTIONS, check_address
 from daggyr_server.api.authentication import Authentication, Tokens
 from daggyr_server.api.binding import ListenerError, Place, read_pem, server_context
 from daggyr_server.api.malformed import MalformedMessages
+from daggyr_server.api.places import MAX_CALLS
+from daggyr_server.api.refused_callers import RefusedCallers
 from daggyr_server.config import Tls
+from daggyr_server.descriptors import connections
 
-MAX_CALLS = 10_000  # at once; agents and watchers hold one each. More are answered with RESOURCE_EXHAUSTED
+HANDSHAKE_SECONDS = 10.0  # from the acceptance of a connection to the end of TLS and of HTTP/2's beginning
+IDLE_SECONDS = 60.0  # without a call, before a connection is ended; clients make another with their next call
+
 
 _SHARED = ("grpc.max_receive_message_length", "grpc.max_send_message_length", "grpc.keepalive_", "grpc.http2.")
 SERVER_OPTIONS: tuple[tuple[str, int | str], ...] = (
     *(option for option in CHANNEL_OPTIONS if option[0].startswith(_SHARED)),
     ("grpc.so_reuseport", 0),
+    ("grpc.server_handshake_timeout_ms", int(1000 * HANDSHAKE_SECONDS)),
+    ("grpc.max_connection_idle_ms", int(1000 * IDLE_SECONDS)),
+    ("grpc.max_concurrent_streams", MAX_CALLS),
     # A client that pings more often than this is cut off; ours do it every keepalive_time_ms, twice this.
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
 )
@@ -41,13 +53,18 @@ class Listener:
         """
         self._place = Place(check_address(address), "--listen")
         self._tls = tls
+        self._credentials: _Credentials | None = None
+        self._authentication: Authentication | None = None
+        self._refused = RefusedCallers()
         interceptors: list[grpc.aio.ServerInterceptor] = []
         if self._place.socket_path is None:
             if tokens is None:
                 raise ListenerError(f"{address} needs tokens: only a unix socket goes without")
-            interceptors.append(Authentication(tokens))
+            self._authentication = Authentication(tokens, self._refused)
+            interceptors.append(self._authentication)
         interceptors.append(MalformedMessages())
-        self.server = grpc.aio.server(interceptors=interceptors, options=SERVER_OPTIONS, maximum_concurrent_rpcs=MAX_CALLS)
+        options = (*SERVER_OPTIONS, ("grpc.max_allowed_incoming_connections", connections()))
+        self.server = grpc.aio.server(interceptors=interceptors, options=options)
 
     async def start(self) -> str:
         """Listen and serve; returns the address with the real port. Services were added before.
@@ -62,18 +79,30 @@ class Listener:
     async def stop(self, grace: float) -> None:
         """Takes no new calls, gives those under way `grace` seconds, then cancels them. A socket file goes away."""
         await self.server.stop(grace)
+        self._refused.close()
+
+    def replace_tokens(self, tokens: Tokens) -> None:
+        """Take these from now on. Calls with a token that is none of them end. Nothing happens behind a unix socket."""
+        if self._authentication is not None:
+            self._authentication.replace(tokens)
+
+    def read_certificates_again(self) -> None:
+        """New connections get what stands in the TLS files now. Raises ListenerError if they cannot be used; nothing changes
+        then. Nothing happens without TLS. Blocks for the time that it takes to read the files."""
+        if self._credentials is not None:
+            self._credentials.read()
 
     async def _bind_port(self) -> str:
         host, _, port_text = self._place.address.rpartition(":")
         port = int(port_text)
-        credentials = _credentials(self._tls) if self._tls else None
+        self._credentials = _Credentials(self._tls) if self._tls else None
         # gRPC serves what it can of a name's addresses and tells reasons only on stderr, so each is tried here first.
         await self._place.each(_try)
         try:
-            if credentials is None:
+            if self._credentials is None:
                 port = self.server.add_insecure_port(self._place.address)
             else:
-                port = self.server.add_secure_port(self._place.address, credentials)
+                port = self.server.add_secure_port(self._place.address, self._credentials.of_server())
         except RuntimeError:  # it was free a moment ago
             raise self._place.taken() from None
         return f"{host}:{port}"
@@ -99,9 +128,32 @@ def _try(family: int, address: tuple[object, ...]) -> None:
         trial.bind(address)
 
 
-def _credentials(tls: Tls) -> grpc.ServerCredentials:
-    """What gRPC needs of the files, after OpenSSL has tried them: gRPC itself does not say which one is wrong, or why."""
-    server_context(tls)
-    authority = read_pem(tls.client_ca, "client_ca") if tls.client_ca else None
-    pair = read_pem(tls.key, "key"), read_pem(tls.certificate, "certificate")
-    return grpc.ssl_server_credentials([pair], root_certificates=authority, require_client_auth=authority is not None)
+class _Credentials:
+    """What gRPC needs of the TLS files, read when it is made and whenever `read` is called."""
+
+    def __init__(self, tls: Tls) -> None:
+        """Raises ListenerError."""
+        self._tls = tls
+        self._configuration = self._read()
+        self._newer: grpc.ServerCertificateConfiguration | None = None
+
+    def read(self) -> None:
+        """Raises ListenerError, and leaves what was read before in use."""
+        self._newer = self._read()
+
+    def of_server(self) -> grpc.ServerCredentials:
+        wanted = self._tls.client_ca is not None
+        return grpc.dynamic_ssl_server_credentials(self._configuration, self._fetch, require_client_authentication=wanted)
+
+    def _fetch(self) -> Any:
+        """gRPC calls this before each handshake, in a thread of its own; None: as before."""
+        newer, self._newer = self._newer, None
+        return newer
+
+    def _read(self) -> grpc.ServerCertificateConfiguration:
+        """After OpenSSL has tried the files: gRPC itself does not say which one is wrong, or why."""
+        tls = self._tls
+        server_context(tls)
+        authority = read_pem(tls.client_ca, "client_ca") if tls.client_ca else None
+        pair = read_pem(tls.key, "key"), read_pem(tls.certificate, "certificate")
+        return grpc.ssl_server_certificate_configuration([pair], root_certificates=authority)

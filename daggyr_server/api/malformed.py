@@ -1,7 +1,8 @@
-"""Answers a message that is no protobuf with INVALID_ARGUMENT, in place of a traceback in the log and UNKNOWN.
+"""Answers a message that is no protobuf, or has an enum of no known value, with INVALID_ARGUMENT: no traceback, no UNKNOWN.
 
 `listener` puts a `MalformedMessages` in front of every service. grpc decodes requests before a servicer sees them, so the
-servicers cannot do it themselves. Nothing here looks into a message that could be decoded.
+servicers cannot do it themselves. Enums are looked at in requests of one message; the messages of an agent's stream come too
+often to be looked through here, so that `executors` check them where they read them anyhow.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import Any, TypeAlias
 
 import grpc
 from google.protobuf.message import DecodeError
+
+from daggyr_server.api.unknown_values import unknown_value
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Behaviour: TypeAlias = Callable[[Any, Any], Any]
@@ -78,6 +81,8 @@ def _unary(decode: Callable[[bytes], Any], answer: Behaviour) -> Behaviour:
             request = decode(data)
         except DecodeError as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, _message(error))
+        if (found := unknown_value(request)) is not None:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"{found}; is the caller of another version?")
         return await answer(request, context)
 
     return call

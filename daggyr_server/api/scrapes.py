@@ -2,7 +2,8 @@
 
 `daggyr-server` starts one if `[server] metrics` names an address. As with gRPC, a TCP socket has tokens in front of it, loopback
 too, and the TLS of `[server.tls]`; a unix socket has neither. It takes a request a connection, reads no body, and never waits for
-a slow reader: every connection has its time, and there are few at once. The text is made in a thread, one at a time, so that the
+a slow reader: every connection has its time, and there are few at once; the oldest that has not shown the token yet makes room
+for one more. The text is made in a thread, one at a time, so that the
 event loop is free meanwhile.
 """
 
@@ -10,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
@@ -25,12 +25,12 @@ from daggyr_server.api.binding import ListenerError, Place, server_context
 from daggyr_server.api.exposition import CONTENT_TYPE, Exposition
 from daggyr_server.api.figures import Figures
 from daggyr_server.api.lag import Lag
+from daggyr_server.api.refused_callers import RefusedCallers
 from daggyr_server.config import Tls
 
-log = logging.getLogger(__name__)
-
 PATH = "/metrics"
-MAX_CONNECTIONS = 32  # at once; more are answered with 503
+MAX_SCRAPES = 32  # with the token, at once; more are answered with 503
+MAX_CONNECTIONS = 256  # that have not shown the token yet, at once
 MAX_HEAD_BYTES = 16 * 1024
 SECONDS = 10.0  # for a connection, from its acceptance to its end; Prometheus' own limit is 10 s unless told otherwise
 
@@ -82,6 +82,9 @@ class Scrapes:
         self._lag = Lag()
         self._servers: list[asyncio.Server] = []
         self._connections: set[asyncio.Task[None]] = set()
+        self._unknown: dict[asyncio.Task[None], None] = {}  # of these, those without the token so far, the oldest first
+        self._scraping = 0
+        self._refused = RefusedCallers()
         self._context: ssl.SSLContext | None = None
         self._stopping = False
 
@@ -109,7 +112,19 @@ class Scrapes:
         if self._servers and self._place.socket_path is not None:
             self._place.socket_path.unlink(missing_ok=True)
         self._servers = []
+        self._refused.close()
         await asyncio.to_thread(self._thread.shutdown)
+
+    def replace_tokens(self, tokens: Tokens) -> None:
+        """Take these from now on. Nothing happens behind a unix socket."""
+        if self._tokens is not None:
+            self._tokens = tokens
+
+    def read_certificates_again(self) -> None:
+        """New connections get what stands in the TLS files now. Raises ListenerError if they cannot be used; nothing changes
+        then. Nothing happens without TLS. Blocks for the time that it takes to read the files."""
+        if self._context is not None and self._tls is not None:
+            self._context = server_context(self._tls)
 
     async def _bind_port(self) -> str:
         self._context = server_context(self._tls) if self._tls else None
@@ -146,7 +161,16 @@ class Scrapes:
             return
         connection = asyncio.create_task(self._serve(reader, writer), name="scrape")
         self._connections.add(connection)
-        connection.add_done_callback(self._connections.discard)
+        self._unknown[connection] = None
+        connection.add_done_callback(self._left)
+        if len(self._unknown) > MAX_CONNECTIONS:
+            oldest = next(iter(self._unknown))
+            del self._unknown[oldest]
+            oldest.cancel()
+
+    def _left(self, connection: asyncio.Task[None]) -> None:
+        self._connections.discard(connection)
+        self._unknown.pop(connection, None)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -155,16 +179,14 @@ class Scrapes:
                 async with asyncio.timeout(SECONDS):
                     if self._context is not None:  # here, so that a handshake counts as a connection and has its time
                         await writer.start_tls(self._context)
-                    writer.write(await self._answered(reader))
+                    writer.write(await self._answered(reader, _peer(writer)))
                     await writer.drain()
                     writer.close()
                     await writer.wait_closed()
         finally:
             writer.transport.abort()  # what is left of it; of one that was closed, nothing is
 
-    async def _answered(self, reader: asyncio.StreamReader) -> bytes:
-        if len(self._connections) > MAX_CONNECTIONS:
-            return _said(HTTPStatus.SERVICE_UNAVAILABLE, "too many scrapes at once").encoded(with_body=True)
+    async def _answered(self, reader: asyncio.StreamReader, peer: str) -> bytes:
         try:
             head = await reader.readuntil(b"\r\n\r\n")
         except asyncio.LimitOverrunError:
@@ -177,20 +199,34 @@ class Scrapes:
         method, target, _ = words
         fields = [(name.lower(), value.strip()) for name, _, value in (line.partition(":") for line in lines)]
         authorizations = [value for name, value in fields if name == "authorization"]
-        answer = self._refusal(authorizations) or await self._answer(method, target.partition("?")[0])
+        answer = self._refusal(authorizations, peer) or await self._scraped(method, target.partition("?")[0])
         return answer.encoded(with_body=method != "HEAD")
 
-    def _refusal(self, authorizations: list[str]) -> _Answer | None:
+    async def _scraped(self, method: str, path: str) -> _Answer:
+        """What somebody with the token gets, who cannot be sent away any more."""
+        if self._scraping >= MAX_SCRAPES:
+            return _said(HTTPStatus.SERVICE_UNAVAILABLE, "too many scrapes at once")
+        connection = asyncio.current_task()
+        if connection is not None:
+            self._unknown.pop(connection, None)
+        self._scraping += 1
+        try:
+            return await self._answer(method, path)
+        finally:
+            self._scraping -= 1
+
+    def _refusal(self, authorizations: list[str], peer: str) -> _Answer | None:
         """What someone without the client's token gets; None with it."""
         if self._tokens is None:
             return None
         role, fault = self._tokens.holder(authorizations)
+        if role == "client":
+            return None
+        self._refused.note(peer, f"a scrape, {fault or f'the token is the {role} token'}")
         if role is None:
             # RFC 6750, section 3
             return _said(HTTPStatus.UNAUTHORIZED, f"{fault}: {_ADVICE}", ("WWW-Authenticate", 'Bearer realm="daggyr"'))
-        if role != "client":
-            return _said(HTTPStatus.FORBIDDEN, f"this is the {role} token: {_ADVICE}")
-        return None
+        return _said(HTTPStatus.FORBIDDEN, f"this is the {role} token: {_ADVICE}")
 
     async def _answer(self, method: str, path: str) -> _Answer:
         if path != PATH:
@@ -203,7 +239,10 @@ class Scrapes:
         return _Answer(HTTPStatus.OK, text, (("Content-Type", CONTENT_TYPE),))
 
 
+def _peer(writer: asyncio.StreamWriter) -> str:
+    name = writer.get_extra_info("peername")
+    return str(name[0]) if isinstance(name, tuple) else ""
+
+
 def _said(status: HTTPStatus, text: str, *headers: tuple[str, str]) -> _Answer:
-    if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-        log.info("refused a scrape: %d", status)
     return _Answer(status, f"{text}\n".encode(), (("Content-Type", "text/plain; charset=utf-8"), *headers))

@@ -32,7 +32,7 @@ def with_client(settings: Settings, work: Callable[[Client], Awaitable[Result]])
     async def connected() -> Result:
         address = settings.server or DEFAULT_ADDRESS
         token, hint = _token(settings, address)
-        async with client_of(address, token=token, tls=_tls(settings), token_hint=hint) as client:
+        async with client_of(address, token=token, tls=_tls(settings), token_hint=hint, insecure=settings.insecure) as client:
             return await work(client)
 
     return asyncio.run(connected())
@@ -40,11 +40,19 @@ def with_client(settings: Settings, work: Callable[[Client], Awaitable[Result]])
 
 @asynccontextmanager
 async def client_of(
-    address: str, *, token: str | None = None, tls: Tls | None = None, token_hint: str = ""
+    address: str, *, token: str | None = None, tls: Tls | None = None, token_hint: str = "", insecure: bool = False
 ) -> AsyncIterator[Client]:
     """A client whose errors leave the block as Faults."""
     try:
-        async with Client(address, token=token, tls=tls, notice=lambda words: notice(f"daggyr: {words}"), warning=warn) as client:
+        client = Client(
+            address,
+            token=token,
+            tls=tls,
+            insecure=insecure,
+            notice=lambda words: notice(f"daggyr: {words}"),
+            warning=warn,
+        )
+        async with client:
             yield client
     except AddressError as error:
         raise Fault(str(error)) from None

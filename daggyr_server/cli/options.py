@@ -33,6 +33,7 @@ class Settings:
     tls_ca: Path | None = None
     tls_cert: Path | None = None
     tls_key: Path | None = None
+    insecure: bool = False
     output: str = "table"
 
     @property
@@ -83,6 +84,7 @@ def shared_options(*, hidden: bool) -> list[click.Option]:
         option("--tls-ca", "The authority (PEM) that signed the server's certificate.", type=file),
         option("--tls-cert", "A client certificate (PEM), if the server wants one.", type=file),
         option("--tls-key", "The client certificate's key (PEM).", type=file),
+        option("--insecure", "Send the token to another host without TLS too.", envvar="DAGGYR_INSECURE", is_flag=True),
         option(
             "--output",
             "How results look.",

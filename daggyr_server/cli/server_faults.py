@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import grpc
 
+from daggyr.unreached import tls_fault
 from daggyr_server.cli.faults import NO_SERVER, Fault
 from daggyr_server.client import ServerError, Unreachable
 
@@ -23,6 +24,8 @@ def of_server(error: ServerError, address: str, *, tls: bool, token_hint: str) -
             return Fault(f"this token may not do that ({said}): {token_hint}; it must be a client's token")
         case grpc.StatusCode.INVALID_ARGUMENT if "\n" in str(error).strip():
             return Fault(str(error).strip().replace("\n", "\n  "))
+        case grpc.StatusCode.RESOURCE_EXHAUSTED if "are under way" in said:
+            return Fault(f"the server at {address} has no place left: {said}", NO_SERVER)
         case grpc.StatusCode.RESOURCE_EXHAUSTED:
             return Fault(_too_much(said, address))
         case (
@@ -41,27 +44,14 @@ def of_server(error: ServerError, address: str, *, tls: bool, token_hint: str) -
 
 
 def _unreachable(error: Unreachable, address: str, tls: bool) -> str:
-    """Advice by what gRPC 1.85 says of a connection that was not made; its words, so each has a test."""
+    """Advice by what gRPC says of a connection that was not made."""
     said = str(error)
     if error.code is grpc.StatusCode.DEADLINE_EXCEEDED:
         if said.startswith("nothing of the specification came"):  # the server's own words: it waited for this side
             return f"the server at {address} waited for the specification and gave up: {said}"
         return f"the server at {address} did not answer in time: it may be overloaded; try again"
-    if "WRONG_VERSION_NUMBER" in said:
-        return f"the server at {address} does not speak TLS: leave out --tls and the other --tls options"
-    if "CERTIFICATE_VERIFY_FAILED" in said:
-        return f"the certificate of {address} is not trusted: name the authority that signed it with --tls-ca FILE"
-    if "Hostname Verification" in said:
-        return f"the certificate of {address} is for another name: give --server the name that is in the certificate"
-    if "security handshaker" in said:
-        return "the TLS files cannot be used: --tls-ca, --tls-cert and --tls-key take PEM files"
-    if "Socket closed" in said or "HTTP/2" in said or "connection reset" in said.lower():
-        hint = (
-            "if it asks for a client certificate, give --tls-cert and --tls-key"
-            if tls
-            else "if it uses TLS, add --tls (and --tls-ca FILE for an authority of your own)"
-        )
-        return f"{address} closed the connection: {hint}; if that is no DaggyR server, name another with --server"
+    if (fault := tls_fault(said, address, tls=tls)) is not None:
+        return fault
     return (
         f"no server reached at {address} ({_reason(said)}): start one with `daggyr-server`, "
         "or name another with --server or DAGGYR_SERVER"

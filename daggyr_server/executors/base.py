@@ -54,11 +54,12 @@ class Door:
         self.address = ""  # HOST:PORT, or unix:PATH
         self.token: str | None = None  # an agent's; None where none is wanted. For files of mode 0600 only
         self.tls = False
+        self.insecure = False  # the token may cross a network without TLS
         self._opened = asyncio.Event()
 
-    def open(self, address: str, *, token: str | None, tls: bool) -> None:
-        """The coordinator accepts connections."""
-        self.address, self.token, self.tls = address, token, tls
+    def open(self, address: str, *, token: str | None, tls: bool, insecure: bool = False) -> None:
+        """The coordinator accepts connections; again: its token is another one now."""
+        self.address, self.token, self.tls, self.insecure = address, token, tls, insecure
         self._opened.set()
 
     async def opened(self) -> Door:

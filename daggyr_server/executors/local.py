@@ -26,6 +26,7 @@ import psutil
 from daggyr.channel import CHANNEL_OPTIONS
 from daggyr.v1.agents_pb2_grpc import add_AgentsServicer_to_server
 from daggyr.v1.task_pb2 import LOST, AttemptKey, Placement
+from daggyr_server.descriptors import as_given
 from daggyr_server.executors.agent import AgentExecutor
 from daggyr_server.executors.agent_session import AgentSessions
 from daggyr_server.executors.base import ExecutorError, Reports, Surroundings
@@ -127,7 +128,7 @@ class LocalExecutor(AgentExecutor):
         """Start an agent that ends when the other end of `lifeline`, which is closed here, does. Raises OSError."""
         try:
             return await asyncio.create_subprocess_exec(
-                *self._command(folder, lifeline), stdin=asyncio.subprocess.DEVNULL, pass_fds=(lifeline,)
+                *as_given(self._command(folder, lifeline)), stdin=asyncio.subprocess.DEVNULL, pass_fds=(lifeline,)
             )
         finally:
             os.close(lifeline)

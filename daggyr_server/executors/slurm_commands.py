@@ -13,6 +13,7 @@ import re
 import shutil
 from collections.abc import Mapping, Sequence
 
+from daggyr_server.descriptors import as_given
 from daggyr_server.executors.base import ExecutorError
 from daggyr_server.executors.slurm_client import (
     Job,
@@ -164,8 +165,7 @@ class SlurmCommands:
         """Standard output of a command that succeeded. It has ended when this returns, is cancelled or raises."""
         try:
             process = await asyncio.create_subprocess_exec(
-                command,
-                *arguments,
+                *as_given((command, *arguments)),
                 stdin=asyncio.subprocess.DEVNULL if stdin is None else asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,

@@ -27,7 +27,7 @@ from typing import Any, ClassVar
 
 from daggyr.channel import AddressError, check_address, is_loopback
 from daggyr_server.executors.agent import AgentExecutor
-from daggyr_server.executors.base import Reports, SettingsError, Surroundings
+from daggyr_server.executors.base import Door, Reports, SettingsError, Surroundings
 from daggyr_server.executors.slurm_client import ENDED_STATES, Job, SlurmError, needs_of
 from daggyr_server.executors.slurm_pool import SlurmPool
 
@@ -87,17 +87,11 @@ class PilotExecutor(SlurmPool, AgentExecutor):
     async def _scale(self) -> None:
         door = await self.surroundings.door.opened()
         address = self._address(door.address)
-        pause = 0.0
-        while True:
-            try:
-                await asyncio.to_thread(self._write_files, address, door.token, door.tls)
-                break
-            except OSError as error:
-                pause = min(LONGEST_PAUSE, max(1.0, 2 * pause))
-                log.error("pool %s: cannot write into %s: %s", self.pool, self.settings.directory, error.strerror)
-                await asyncio.sleep(pause)
+        token = await self._tell_pilots(address, door)
         pilots = True  # there may be some of an earlier coordinator
         while True:
+            if door.token != token:  # it was replaced meanwhile; pilots read the file for each session
+                token = await self._tell_pilots(address, door)
             pause = self.settings.poll_interval
             if pilots or self._ready or self.agents:
                 try:
@@ -112,6 +106,19 @@ class PilotExecutor(SlurmPool, AgentExecutor):
             else:
                 self._wake.clear()
                 await self._wake.wait()
+
+    async def _tell_pilots(self, address: str, door: Door) -> str | None:
+        """Write down for pilots where this coordinator is, however long that takes. Returns the token that they find."""
+        pause = 0.0
+        while True:
+            token = door.token
+            try:
+                await asyncio.to_thread(self._write_files, address, token, door)
+                return token
+            except OSError as error:
+                pause = min(LONGEST_PAUSE, max(1.0, 2 * pause))
+                log.error("pool %s: cannot write into %s: %s", self.pool, self.settings.directory, error.strerror)
+                await asyncio.sleep(pause)
 
     async def _look(self) -> bool:
         """See what there is, and make it what there should be. Returns whether there are any pilots."""
@@ -174,7 +181,7 @@ class PilotExecutor(SlurmPool, AgentExecutor):
             f"set -- {shlex.join(command)}\n{_program()}"
         )
 
-    def _write_files(self, address: str, token: str | None, tls: bool) -> None:
+    def _write_files(self, address: str, token: str | None, door: Door) -> None:
         files = self._files
         files.mkdir(mode=0o700, exist_ok=True)
         lines = {"coordinator": address, "pool": self.joined_as, "log_level": self.surroundings.log_level}
@@ -189,7 +196,8 @@ class PilotExecutor(SlurmPool, AgentExecutor):
         _write_private(
             files / "agent.toml",
             "".join(f"{name} = {_toml(value)}\n" for name, value in lines.items())
-            + ("tls = true\n" if tls else "")
+            + ("tls = true\n" if door.tls else "")
+            + ("insecure = true\n" if door.insecure else "")
             + "[resource]\n"
             + "".join(f"{_toml(name)} = {units}\n" for name, units in resources.items()),
         )

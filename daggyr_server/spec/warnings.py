@@ -61,8 +61,10 @@ class Warnings:
                         self._keep(self._alike, found, f"{place}.details")
 
     def has_only(self, used: tuple[str, ...], text: str) -> bool:
-        """Whether all in a text that looks like parameters are those that are replaced in it, and were in a task before. Most tasks
-        are so, and need no closer look."""
+        """Whether all in a text that looks like parameters are those that are replaced in it, and were in a task before.
+
+        Most tasks are so, and need no closer look.
+        """
         if used not in self._seen or len(self.marks) > 1:
             if len(self._seen) < _MAX_KEPT:
                 self._seen.add(used)

@@ -229,6 +229,11 @@ class Tracker(ABC):
         no error. Raises TrackerError and LostTracker as `commit` does.
         """
 
+    async def scrub(self) -> None:
+        """Called once after deletions: nothing of what they took away is left in the tracker's files when this returns, or, if
+        somebody else reads them now, soon after. Does nothing where there are no files. Raises as `commit` does."""
+        return
+
     @abstractmethod
     async def deleting(self) -> list[int]:
         """The ids of runs that `delete` has begun and not ended, ascending: an earlier coordinator may have left some."""

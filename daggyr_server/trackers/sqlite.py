@@ -31,7 +31,7 @@ _BUSY_SECONDS = 2.0  # for another program that writes, such as a backup
 _BUSY_POLL = 0.05
 _CHECKPOINT_PAGES = 2_000  # of 4 KiB, in the log before they go into the file; fewer than sqlite's 1,000 write pages twice
 _CACHE_KIB = 32 * 1024
-_SHRINK_PAGES = 256  # given back before the log is moved into the file on purpose, so that it is shorter
+_SCRUB_PAUSES = (0.1, 5.0)  # seconds between tries to empty the log while somebody reads it: the first, doubled up to the last
 _MAX_LOG_BYTES = 64 * 1024 * 1024  # a log that a large commit made longer is cut to this
 
 T = TypeVar("T")
@@ -60,7 +60,7 @@ class SqliteTracker(SqliteReading):
         self._writing = asyncio.Lock()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite")
         self._lost: str | None = None
-        self._freed_pages = 0
+        self._scrubbing: asyncio.Task[None] | None = None
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -85,6 +85,10 @@ class SqliteTracker(SqliteReading):
         return opened
 
     async def close(self) -> None:
+        scrubbing, self._scrubbing = self._scrubbing, None
+        if scrubbing is not None:
+            scrubbing.cancel()
+            await asyncio.gather(scrubbing, return_exceptions=True)
         async with self._writing:
             writer, self._writer = self._writer, None
             reader, self._reader = self._reader, None
@@ -126,14 +130,36 @@ class SqliteTracker(SqliteReading):
         before = _free_pages(connection)
         # A script: it does without the interpreter's lock for all pages at once.
         connection.executescript(f"PRAGMA incremental_vacuum({pages})")
-        free = _free_pages(connection)
-        self._freed_pages += before - free
-        if 0 < free < before:
-            return True
-        if self._freed_pages >= _SHRINK_PAGES:
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()  # only now is the file shorter
-            self._freed_pages = 0
-        return False
+        return 0 < _free_pages(connection) < before
+
+    async def scrub(self) -> None:
+        """The log still holds pages as they were before: it goes into the file and is cut to nothing. That shortens the file too.
+
+        Somebody who reads (a backup, a look by hand) holds the log as it is; then this is tried again beside other work.
+        """
+        if not await self._empty_log() and self._scrubbing is None:
+            self._scrubbing = asyncio.create_task(self._go_on_scrubbing(), name="emptying the tracker's log")
+
+    async def _go_on_scrubbing(self) -> None:
+        pause, longest = _SCRUB_PAUSES
+        emptied = False
+        while not emptied:
+            await asyncio.sleep(pause)
+            pause = min(longest, 2 * pause)
+            try:
+                emptied = await self._empty_log()
+            except LostTracker:
+                break
+            except TrackerError:
+                continue  # commits tell of it
+        self._scrubbing = None
+
+    async def _empty_log(self) -> bool:
+        """Returns whether the log is empty now; it is not if somebody reads it."""
+        async with self._writing:
+            connection = self._own()
+            with self._in_words():
+                return await self._in_thread(lambda: _empty_log(connection))
 
     async def _transaction(self, work: Callable[[sqlite3.Connection], T], *, threaded: bool) -> T:
         """All that `work` does or nothing of it, durable. Raises TrackerError."""
@@ -200,6 +226,11 @@ def _work_and_commit(connection: sqlite3.Connection, work: Callable[[sqlite3.Con
     result = work(connection)
     connection.commit()
     return result
+
+
+def _empty_log(connection: sqlite3.Connection) -> bool:
+    (busy, *_) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    return not busy
 
 
 def _free_pages(connection: sqlite3.Connection) -> int:

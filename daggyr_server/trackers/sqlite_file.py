@@ -4,7 +4,8 @@ The lock is on a file of its own beside the database, PATH-lock, which stays: fl
 else in this process can drop it by accident (fcntl locks go when any descriptor of the file is closed, and sqlite has its own
 on the database), and it is opened close-on-exec, so that no child holds it after the coordinator is gone.
 
-A file that is damaged, of something else, or of a newer version is refused and left as it is.
+A file that is damaged, of something else, or of a newer version is refused and left as it is. So is one that is another user's or
+that others may write, and so are the files beside it (PATH-wal, PATH-shm, PATH-lock): whoever writes them says what is run here.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import fcntl
 import os
 import secrets
 import sqlite3
+import stat
 from pathlib import Path
 from urllib.parse import quote
 
@@ -24,6 +26,8 @@ from daggyr_server.trackers.statements import migrations, statements
 
 APPLICATION_ID = 0x44616767  # in the header of each file; https://sqlite.org/fileformat2.html#application_id
 CHECKED_BYTES = 64 * 1024 * 1024  # a file up to this size is checked whole when it is opened, which takes half a second
+# What is deleted is overwritten in pages that are written anyhow; whole pages go when the file is cut (SqliteTracker.scrub).
+SECURE_DELETE = "FAST"
 _POLL = 0.05  # seconds between looks at a lock that is held
 _SQL = statements("sqlite")
 
@@ -59,6 +63,8 @@ class SqliteFile:
         if self.path.is_dir():
             raise TrackerError(f"{self.path} is a folder: name a file in it, such as sqlite:{self.path}/state.db")
         lock = self.path.with_name(f"{self.path.name}-lock")
+        for path in (self.path, lock, *(self.path.with_name(f"{self.path.name}-{end}") for end in ("wal", "shm", "journal"))):
+            _check_owner(path)
         try:
             descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
@@ -108,7 +114,9 @@ class SqliteFile:
             connection = self.connect()
             try:
                 self._bring_up_to_date(connection)
-                return connection, self._begin_epoch(connection)
+                opened = self._begin_epoch(connection)
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # a crash may have left what was deleted in the log
+                return connection, opened
             except BaseException:
                 connection.close()
                 raise
@@ -120,6 +128,7 @@ class SqliteFile:
         # Waiting for a lock would block the event loop: whoever needs one that is held asks again.
         connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=0)
         connection.execute("PRAGMA synchronous = FULL")
+        connection.execute(f"PRAGMA secure_delete = {SECURE_DELETE}")
         return connection
 
     def _connect_to_look(self) -> sqlite3.Connection:
@@ -202,3 +211,19 @@ class SqliteFile:
         tracker_id, epoch, next_run_id, *_ = connection.execute(_SQL["tracker"]).fetchone()
         connection.execute("COMMIT")
         return Opened(tracker_id=tracker_id, epoch=epoch, next_run_id=next_run_id, durable=True)
+
+
+def _check_owner(path: Path) -> None:
+    """Raises TrackerError if there is such a file and it is not this user's alone to write."""
+    try:
+        status = path.stat()
+    except OSError:  # it is made, or not needed; whatever else is wrong is told when it is opened
+        return
+    mode = stat.S_IMODE(status.st_mode)
+    if status.st_uid != os.geteuid():
+        raise TrackerError(
+            f"{path} belongs to another user (uid {status.st_uid}), who decides what stands in it: start the server as that "
+            f"user, or chown {os.geteuid()} {path}, or name another file"
+        )
+    if mode & 0o022:
+        raise TrackerError(f"{path} may be written by others (mode {mode:04o}): chmod go-w {path}, or name another file")

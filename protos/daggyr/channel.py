@@ -64,16 +64,31 @@ def check_address(address: str) -> str:
 
 
 def is_loopback(address: str) -> bool:
-    """Whether only this host can reach a listener at `address` (a unix socket, 127.0.0.0/8, ::1 or localhost)."""
+    """Whether `address` is on this host only: a unix socket, an IP of loopback (127.0.0.0/8, ::1) or the name localhost.
+
+    Other names are not looked up: what they mean can change, or be somebody else's answer, between the look and the connection.
+    """
     if address.startswith("unix:"):
         return True
     host = address.rpartition(":")[0].strip("[]")
     if host == "localhost":
         return True
     try:
-        return ipaddress.ip_address(host).is_loopback
+        ip = ipaddress.ip_address(host)
     except ValueError:
         return False
+    return (getattr(ip, "ipv4_mapped", None) or ip).is_loopback
+
+
+def check_exposure(address: str, token: str | None, tls: Tls | None, *, insecure: bool) -> None:
+    """Raises AddressError if `token` would cross a network that anybody may listen to: off loopback it goes over TLS only,
+    unless a person said that the network itself is to be trusted (`insecure`)."""
+    if is_loopback(check_address(address)) or token is None or tls is not None or insecure:
+        return
+    raise AddressError(
+        f"the token would go to {address} without TLS, for everybody on the way to read: use TLS (--tls-ca FILE names the "
+        "server's certificate or its authority), or say --insecure if you trust the whole network between here and there"
+    )
 
 
 def open_channel(address: str, *, tls: Tls | None = None) -> grpc.aio.Channel:

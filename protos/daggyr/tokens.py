@@ -1,7 +1,14 @@
 """Where tokens and state lie for one user of one host, and how a token is read.
 
 The server makes a token for each role at its first start; that user's clients and agents find it here by themselves.
-Elsewhere a copy of the file is named with `--token-file`. Nothing here prints a token or puts it into an error.
+Elsewhere a copy of the file is named with `--token-file`. Server, clients and agents hold all token files to the same rules:
+
+- A file of this process's user: nobody else may do anything with it (0600, 0400).
+- A file of root: group and others may read it if nobody may write it, root included (0400, 0440, 0444). So secrets look that
+  are mounted into containers, and systemd's credentials; a file that is merely left open (0644) does not look so.
+- A file of any other user is refused: that user decides what stands in it.
+
+Nothing here prints a token or puts it into an error.
 """
 
 from __future__ import annotations
@@ -15,6 +22,7 @@ from typing import Literal
 
 Role = Literal["client", "agent"]
 
+MIN_BYTES = 16  # of a token: shorter ones are guessed
 _MAX_BYTES = 4096
 
 
@@ -40,21 +48,40 @@ def token_file(role: Role, environment: Mapping[str, str]) -> Path:
 def read_token(path: Path) -> str:
     """The token in `path`, without surrounding white space.
 
-    Raises TokenError if there is no such file, if it holds anything but one word of printable ASCII, or if others than its
-    owner may read it.
+    Raises TokenError if there is no such file, if it holds anything but one word of printable ASCII with MIN_BYTES at least, or
+    if others may do more with it than the rules above say.
     """
     try:
         with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
+            status = os.fstat(file.fileno())
             data = file.read(_MAX_BYTES + 1)
     except OSError as error:
         raise TokenError(f"cannot read the token file {path}: {error.strerror}") from None
-    if stat.S_ISREG(mode) and mode & 0o077:
-        raise TokenError(f"the token file {path} may be read by others (mode {mode & 0o777:04o}): chmod 600 {path}")
+    if stat.S_ISREG(status.st_mode):
+        _check_owner(path, status)
     words = data.split()
     if len(data) > _MAX_BYTES or len(words) != 1 or not (words[0].isascii() and words[0].decode("ascii").isprintable()):
         raise TokenError(f"the token file {path} does not hold one word: copy it again from the server's host")
+    if len(words[0]) < MIN_BYTES:
+        raise TokenError(
+            f"the token in {path} has {len(words[0])} bytes, which can be guessed; {MIN_BYTES} are needed: remove that file "
+            "where the server keeps it, and the server makes a good one at its next start"
+        )
     return words[0].decode("ascii")
+
+
+def _check_owner(path: Path, status: os.stat_result) -> None:
+    """The rules at the head of this file. Raises TokenError."""
+    mode, own = stat.S_IMODE(status.st_mode), os.geteuid()
+    if status.st_uid not in (own, 0):
+        raise TokenError(
+            f"the token file {path} belongs to another user (uid {status.st_uid}), who decides what stands in it: "
+            f"make a copy of your own with mode 0600 and name that, or chown {own} {path}"
+        )
+    mounted = status.st_uid == 0 and not mode & 0o222
+    if mode & 0o077 and not mounted:
+        can = "be written" if mode & 0o022 else "be read"
+        raise TokenError(f"the token file {path} may {can} by others (mode {mode:04o}): chmod 600 {path}")
 
 
 def make_token(role: Role, path: Path) -> str:

@@ -139,8 +139,22 @@ async def test_no_server_is_3_and_says_how_to_get_one(daggyr: Daggyr, nowhere: s
     )
     ended = await daggyr("--server", f"unix:{tmp_path}/nowhere.sock", "runs")
     assert (ended.code, "no such file or directory" in ended.err) == (3, True)
-    ended = await daggyr("--server", "no..such.host:2503", "runs")  # no name at all, so that nobody has to be asked
+    ended = await daggyr("--insecure", "--server", "no..such.host:2503", "runs")  # no name at all, so that nobody has to be asked
     assert (ended.code, "no server reached at no..such.host:2503" in ended.err) == (3, True)
+
+
+async def test_no_token_leaves_this_host_without_tls_unless_told_so(daggyr: Daggyr) -> None:
+    """The name means no host, so that nobody is asked for it: what is refused is refused before that."""
+    address = "no..such.host:2503"
+    ended = await daggyr("--server", address, "runs")
+    assert (ended.code, ended.out) == (2, "")
+    assert f"the token would go to {address} without TLS" in one_line(ended)
+    assert "--insecure" in one_line(ended)
+    for insecure in ("1", "true"):
+        ended = await daggyr("runs", env={"DAGGYR_SERVER": address, "DAGGYR_INSECURE": insecure})
+        assert (ended.code, "no server reached" in one_line(ended)) == (3, True)
+    ended = await daggyr("--server", address, "--tls", "runs")
+    assert (ended.code, "no server reached" in one_line(ended)) == (3, True)
 
 
 async def test_no_server_is_3_without_a_token_too(start: Start, nowhere: str, tmp_path: Path) -> None:

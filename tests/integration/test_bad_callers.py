@@ -10,6 +10,7 @@ import io
 import json
 import signal
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,42 @@ async def test_each_service_wants_its_own_role(standing: Deployment) -> None:
                     pass
             assert refused.value.code() is code
             assert "agent token" in (refused.value.details() or "")
+
+
+def enums_of(descriptor: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The path of each enum field in a message type."""
+    for field in descriptor.fields:
+        if field.enum_type is not None:
+            yield (*path, field.name)
+        elif field.message_type is not None:
+            yield from enums_of(field.message_type, (*path, field.name))
+
+
+def with_an_unknown_value(message: Any, path: tuple[str, ...]) -> None:
+    for name in path[:-1]:
+        inner = getattr(message, name)
+        message = inner.add() if hasattr(inner, "add") else inner
+    if isinstance(getattr(message, path[-1]), int):
+        setattr(message, path[-1], 99)
+    else:
+        getattr(message, path[-1]).append(99)
+
+
+async def test_an_enum_of_no_known_value_is_an_invalid_argument(standing: Deployment) -> None:
+    """Wherever it stands in a request of whichever call."""
+    standing.complete({"a": task("true")})
+    seen = []
+    async with open_channel(standing.address) as channel:
+        for method in runs_pb2.DESCRIPTOR.services_by_name["Runs"].methods:
+            for path in enums_of(method.input_type):
+                assert not method.client_streaming, "streams are not looked through: see malformed.py"
+                request = getattr(runs_pb2, method.input_type.name)()
+                with_an_unknown_value(request, path)
+                call: Any = getattr(RunsStub(channel), method.name)(request, metadata=token_metadata(standing.token()))
+                assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT, path
+                assert f"{'.'.join(path)}: 99 is no " in await call.details()
+                seen.append(method.name)
+    assert {"ListRuns", "ListTasks", "ReadOutput", "MarkTasks"} <= set(seen)
 
 
 async def test_messages_that_are_no_protobuf(standing: Deployment) -> None:

@@ -136,6 +136,20 @@ class TestPilots:
         gate.open()
         assert deployment.watch(run_id)["state"] == "COMPLETED"
 
+    def test_pilots_hear_that_the_network_is_trusted_and_of_a_new_token(
+        self, deployment: Deployment, cluster: SlurmCluster
+    ) -> None:
+        settings = pool(deployment, mode="pilot", max_pilots=1).replace("[server]\n", "[server]\ninsecure = true\n")
+        server = deployment.start_server(config=settings)
+        assert deployment.complete({"before": shell("true")})["state"] == "COMPLETED"
+        (told,) = deployment.work.glob("*/pilots-*/agent.toml")
+        assert "insecure = true\n" in told.read_text()
+        token = deployment.state / "daggyr" / "agent.token"
+        token.write_text("daggyr-agent-another-one\n")
+        server.process.send_signal(signal.SIGHUP)
+        until(lambda: "daggyr-agent-another-one" in told.with_name("token").read_text(), "the new token")
+        assert deployment.complete({"after": shell("true")})["state"] == "COMPLETED"
+
     def test_a_server_that_is_killed_finds_its_pilots_again(self, deployment: Deployment, cluster: SlurmCluster) -> None:
         tracker = f"sqlite:{deployment.folder / 'state.db'}"
         settings = pool(deployment, mode="pilot", max_pilots=1)

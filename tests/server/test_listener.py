@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import socket
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 from certificates import Authority
 from services import STREAM_STREAM, TOKENS, UNARY_UNARY, serving, status
+from waiting import DEADLINE
 
-from daggyr.channel import AddressError, Tls, open_channel
+from daggyr.channel import AddressError, Tls, open_channel, token_metadata
 from daggyr_server import config
+from daggyr_server.api import listener
 from daggyr_server.api.binding import ListenerError
 from daggyr_server.api.listener import Listener
 
@@ -175,3 +179,71 @@ async def test_tls_files_that_cannot_serve_are_named(tmp_path: Path) -> None:
         with pytest.raises(ListenerError, match=reason):
             async with serving(tls=config.Tls(certificate=certificate, key=key, client_ca=client_ca)):
                 pass
+
+
+async def test_certificates_are_read_again_for_new_connections(tmp_path: Path) -> None:
+    first, second = Authority(tmp_path, "first"), Authority(tmp_path, "second")
+    old, new = first.sign("old"), second.sign("new")
+    trusts = [Tls(authority=authority.certificate) for authority in (first, second)]
+    place = Listener("127.0.0.1:0", tokens=TOKENS, tls=config.Tls(certificate=old.certificate, key=old.key))
+    address = await place.start()
+    try:
+        async with open_channel(address, tls=trusts[0]) as before:
+            assert (await status(before, UNARY_UNARY, authorization=CLIENT))[0] is grpc.StatusCode.UNIMPLEMENTED
+            old.certificate.write_bytes(new.certificate.read_bytes())
+            with pytest.raises(ListenerError, match="is not that of the certificate"):
+                place.read_certificates_again()
+            assert await reaches(address, trusts[0]), "what cannot be used changes nothing"
+            old.key.write_bytes(new.key.read_bytes())
+            place.read_certificates_again()
+            assert await reaches(address, trusts[1])
+            assert not await reaches(address, trusts[0])
+            assert (await status(before, UNARY_UNARY, authorization=CLIENT))[0] is grpc.StatusCode.UNIMPLEMENTED
+    finally:
+        await place.stop(0)
+
+
+async def reaches(address: str, tls: Tls) -> bool:
+    async with open_channel(address, tls=tls) as channel:
+        code, _ = await status(channel, UNARY_UNARY, authorization=CLIENT)
+    return code is not grpc.StatusCode.UNAVAILABLE
+
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+SETTINGS = bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))  # an empty frame of settings (RFC 9113, 6.5)
+
+
+@pytest.mark.parametrize("secured", [False, True])
+async def test_connections_that_do_nothing_end_and_sessions_do_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, secured: bool
+) -> None:
+    short = {"grpc.server_handshake_timeout_ms": 200, "grpc.max_connection_idle_ms": 200}
+    assert short.keys() <= dict(listener.SERVER_OPTIONS).keys()
+    options = ((name, short.get(name, value)) for name, value in listener.SERVER_OPTIONS)
+    monkeypatch.setattr(listener, "SERVER_OPTIONS", tuple(options))
+    authority = Authority(tmp_path, "authority")
+    pair = authority.sign("server")
+    tls = config.Tls(certificate=pair.certificate, key=pair.key) if secured else None
+    trust = Tls(authority=authority.certificate) if secured else None
+    async with serving(tls=tls) as address, open_channel(address, tls=trust) as channel:
+        session: Any = channel.stream_stream(STREAM_STREAM)(metadata=token_metadata(TOKENS.agent))
+        await session.write(b"")
+        assert await session.read() == b""
+        host, _, port = address.rpartition(":")
+        for said in (b"", b"P", PREFACE, PREFACE + SETTINGS, b"\x16\x03\x01"):
+            reader, writer = await asyncio.open_connection(host, int(port))
+            writer.write(said)
+            async with asyncio.timeout(DEADLINE):
+                await until_the_end(reader)
+            writer.close()
+        await session.write(b"")
+        assert await session.read() == b""
+        session.cancel()
+
+
+async def until_the_end(reader: asyncio.StreamReader) -> None:
+    try:
+        while await reader.read(4096):
+            pass
+    except ConnectionError:
+        pass

@@ -159,6 +159,7 @@ async def test_it_shrinks_when_a_run_is_deleted(file: Path) -> None:
         while await tracker.delete(1, 500):
             calls += 1
         assert calls > 3, "not in slices"
+        await tracker.scrub()
         assert len(contents(file)[file.name]) < MEBIBYTE
         await tracker.commit([run_added(3)])
         assert await whole(tracker, run_id=2, number=39) == [(0, bytes(1_000))]
@@ -377,3 +378,73 @@ async def test_a_full_disk(tmp_path: Path) -> None:
 
 def test_the_entry_point() -> None:
     assert isinstance(make_tracker("sqlite:/tmp/state.db"), SqliteTracker)
+
+
+# -- what was deleted, and whose the file is --------------------------------------------------------------------------
+
+
+async def test_nothing_of_what_was_deleted_is_left(file: Path) -> None:
+    """In the file, in its log: of large outputs and of small rows that share a page with others' rows."""
+    secret = b"a secret of run 1"
+    async with opened(file) as tracker:
+        await tracker.commit([run_added(1), run_added(2)])
+        for number in range(20):
+            await tracker.commit([kept(0, secret, number=number), kept(0, b"of run 2", run_id=2, number=number)])
+        await tracker.commit([kept(0, secret * 10_000, number=99)])
+        assert any(secret in data for data in contents(file).values())
+        while await tracker.delete(1, 5):
+            pass
+        await tracker.scrub()
+        assert not [name for name, data in contents(file).items() if secret in data]
+        assert any(b"of run 2" in data for data in contents(file).values())
+
+
+async def test_somebody_who_reads_delays_that_and_nothing_else(file: Path) -> None:
+    secret = b"a secret of run 1"
+    async with opened(file) as tracker:
+        await tracker.commit([run_added(1), run_added(2), kept(0, secret)])
+        with database(file) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT count(*) FROM run").fetchall()
+            while await tracker.delete(1, 1000):
+                pass
+            await tracker.scrub()
+            await tracker.commit([recorded(run_id=2)])
+            assert any(secret in data for data in contents(file).values())
+            reader.execute("COMMIT")
+        async with asyncio.timeout(DEADLINE):
+            while any(secret in data for data in contents(file).values()):
+                await asyncio.sleep(0.01)
+
+
+async def test_what_a_crash_left_of_a_deleted_run_goes_at_the_next_start(file: Path) -> None:
+    secret = b"a secret of run 1"
+    copy = file.parent / "crashed" / "state.db"
+    async with opened(file) as tracker:
+        await tracker.commit([run_added(1), kept(0, secret)])
+        while await tracker.delete(1, 1000):
+            pass
+        copy_as_a_crash_leaves_it(file, copy)
+    assert any(secret in data for data in contents(copy).values())
+    for path in copy.parent.iterdir():
+        path.chmod(0o600)
+    async with opened(copy):
+        assert not any(secret in data for data in contents(copy).values())
+
+
+@pytest.mark.parametrize("ending", ["", "-wal", "-shm", "-lock"])
+async def test_a_file_that_others_may_write_is_refused(file: Path, ending: str) -> None:
+    async with opened(file):
+        pass
+    path = file.with_name(file.name + ending)
+    path.touch()
+    path.chmod(0o620)
+    await refused(file, rf"{re.escape(path.name)} may be written by others \(mode 0620\): chmod go-w")
+    path.chmod(0o600)
+    if os.geteuid() == 0:
+        os.chown(path, 4711, -1)
+        await refused(file, rf"{re.escape(path.name)} belongs to another user \(uid 4711\)")
+        os.chown(path, 0, -1)
+    path.chmod(0o644)
+    async with opened(file):
+        pass
