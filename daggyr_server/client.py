@@ -87,8 +87,10 @@ class Client:
         insecure: bool = False,
         patience: float = PATIENCE,
         notice: Callable[[str], None] | None = None,
+        warning: Callable[[str], None] | None = None,
     ) -> None:
-        """`notice` is called with a sentence for people when a connection is lost and tried again.
+        """`notice` is called with a sentence for people when a connection is lost and tried again, `warning` with one for what
+        in a specification is valid and most likely not meant.
 
         Off loopback, a token goes over TLS only, unless `insecure` says that it need not. Nothing is sent yet. Raises
         daggyr.channel.AddressError.
@@ -99,6 +101,7 @@ class Client:
         self._metadata = token_metadata(token)
         self._patience = patience
         self._notice = notice or (lambda sentence: None)
+        self._warning = warning or (lambda sentence: None)
 
     async def __aenter__(self) -> Client:
         return self
@@ -134,6 +137,7 @@ class Client:
                 answer: pb.SubmitRunResponse = await _translated(call)
             finally:
                 call.cancel()
+            self._warn(answer.warnings)
             return answer.run_id
 
         return await self._repeat(send)
@@ -142,6 +146,7 @@ class Client:
         """The id of a new run from messages, at most 4 MiB of them. As submit_document otherwise."""
         request = pb.SubmitRunRequest(request_id=request_id or str(uuid.uuid4()), spec=spec)
         answer = await self._repeat(lambda: self._call(self._stub.SubmitRun, request))
+        self._warn(answer.warnings)
         return int(answer.run_id)
 
     async def run(self, run_id: int) -> RunSummary:
@@ -304,15 +309,23 @@ class Client:
         return summary
 
     async def edit(
-        self, run_id: int, document: BinaryIO, *, downstream: bool = False, plan: bool = False, revision: int = 0
+        self,
+        run_id: int,
+        document: BinaryIO,
+        *,
+        downstream: bool = False,
+        plan: bool = False,
+        revision: int = 0,
+        remove: bool = False,
     ) -> AsyncGenerator[pb.EditRunResponse, None]:
         """Gives a run the specification in `document`, JSON of any size; durable when the last message has come.
 
         With `plan` nothing is changed, and the messages tell each task that would be. `revision`: only if the run has that one.
+        `remove`: also where tasks are taken away that ran or run; otherwise that is FAILED_PRECONDITION.
         NOT_FOUND: no such run. INVALID_ARGUMENT: the document is refused, one fault a line. ABORTED: another edit was first, or
         the run has another revision. FAILED_PRECONDITION: the run is being killed.
         """
-        header = pb.EditRunHeader(run_id=run_id, revision=revision, downstream=downstream, plan=plan)
+        header = pb.EditRunHeader(run_id=run_id, revision=revision, downstream=downstream, plan=plan, remove=remove)
         call = self._stub.EditRun(metadata=self._metadata)
         try:
             try:
@@ -324,11 +337,16 @@ class Client:
                 # The server has ended the call early; only its status says why.
                 raise _of_status(await call.code(), await call.details()) from None
             async for message in call:
+                self._warn(message.warnings)
                 yield message
         except grpc.aio.AioRpcError as error:
             raise _typed(error) from None
         finally:
             call.cancel()
+
+    def _warn(self, warnings: Iterable[str]) -> None:
+        for warning in warnings:
+            self._warning(warning)
 
     async def delete(self, run_id: int) -> None:
         """Takes a run that has ended away, with its history and output, however long that takes. 0 is no run here.

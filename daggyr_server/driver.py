@@ -478,7 +478,7 @@ class Driver:
         addition = await self._generators.addition(key, run, ended.result, self.shelf)
         if isinstance(addition, str):
             addition = cut(addition, MAX_NOTE_BYTES)
-            ended.result.notes.append(addition)
+            ended.result.notes.extend(addition.splitlines())
             events[0] = ended._replace(refusal=addition)
         else:
             events[0] = ended._replace(addition=addition)

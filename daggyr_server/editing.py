@@ -15,7 +15,7 @@ from daggyr_server.core.run import Run
 from daggyr_server.core.segments import Keeping
 from daggyr_server.edits import Plan, Snapshot, planned
 from daggyr_server.refusals import Refused
-from daggyr_server.spec import PoolLimits, Printed, RunSpec
+from daggyr_server.spec import Faults, PoolLimits, Printed, RunSpec, check_tags, listed
 from daggyr_server.trackers.base import Tracker
 
 PLANS = 10  # of one edit, while the run goes on
@@ -41,6 +41,7 @@ class Editing:
 
     async def plan(self, run: Run, spec: RunSpec, *, pools: Mapping[str, PoolLimits], downstream: bool) -> Plan:
         """What giving a run another specification would do to it; made in a thread. Raises SpecificationError, TrackerError."""
+        _check_tags(run, spec)
         snapshot, generators = Snapshot.of(run), dict(run.printed)
         printed = []
         for revision, number in generators.items():
@@ -68,12 +69,13 @@ class Editing:
         *,
         pools: Mapping[str, PoolLimits],
         downstream: bool,
+        remove: bool,
         most: int,
-    ) -> None:
-        """Give a run another specification, of `most` tasks at most; returns once that is durable.
+    ) -> Plan:
+        """Give a run another specification, of `most` tasks at most; returns what it did once that is durable.
 
-        `edits` is how often it had been edited when the caller looked at it; if that is not so any more, Refused says so. Raises
-        SpecificationError, Refused, TrackerError, Closing.
+        `remove`: also where tasks are taken away that ran or run. `edits` is how often it had been edited when the caller looked;
+        if that is not so any more, Refused says so. Raises SpecificationError, Refused, TrackerError, Closing.
         """
         for attempt in range(1, PLANS + 1):
             if len(run.graph.edits) != edits:
@@ -83,6 +85,9 @@ class Editing:
             if tasks > most:
                 message = f"the run would have {tasks:,} tasks; the most is {most:,} ([server] max_run_tasks)"
                 raise Refused(Refusal(Reason.TOO_LARGE, message))
+            gone = [] if remove else await asyncio.to_thread(plan.removed_after_attempts)
+            if gone:
+                raise Refused(Refusal(Reason.NOT_NOW, _would_remove(run.run_id, gone)))
             try:
                 await self._take(run, spec, document, edits, plan)
             except Refused as error:
@@ -91,7 +96,7 @@ class Editing:
                     raise
                 run = found
             else:
-                return
+                return plan
         message = f"run {run.run_id} was edited meanwhile: it has revision {run.revision} now, look at it again"
         raise Refused(Refusal(Reason.CONFLICT, message))
 
@@ -113,3 +118,18 @@ class Editing:
                 again=plan.again,
             ),
         )
+
+
+def _check_tags(run: Run, spec: RunSpec) -> None:
+    """Raise SpecificationError if the tags that a run has, and those that it would get, are too large together."""
+    faults = Faults()
+    check_tags({**run.tags, **(spec.tags or {})}, faults)
+    faults.refuse_if_any()
+
+
+def _would_remove(run_id: int, gone: list[str]) -> str:
+    tasks = "a task that ran or runs" if len(gone) == 1 else f"{len(gone):,} tasks that ran or run"
+    return (
+        f"the specification does not have {tasks}: {listed(gone)}; an edit would take them away from run {run_id}. "
+        "`daggyr edit --plan` tells what would happen, and with --remove it does"
+    )

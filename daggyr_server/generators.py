@@ -19,6 +19,8 @@ from daggyr_server.spec import PoolLimits, SpecificationError, expand_generated
 
 MAX_BYTES = 64 * 1024 * 1024
 LARGE_BYTES = 64 * 1024  # more takes long enough to be noticed by callers
+LARGE_RUN = 10_000  # tasks: so do new ones among more
+MAX_REASON_BYTES = 4_000  # of faults
 
 
 class Generators:
@@ -55,7 +57,7 @@ class Generators:
 
         Many are read in a thread; `keep` makes the list of what they execute. The run's graph must not change meanwhile.
         """
-        document = bytes(self._output.pop(key, b""))
+        document = self._output.pop(key, bytearray())
         size = result.stdout.size_bytes
         if size > MAX_BYTES:
             return f"the generator printed {size:,} bytes; the most is {MAX_BYTES:,}"
@@ -72,6 +74,7 @@ class Generators:
             keep=keep,
         )
         try:
-            return await asyncio.to_thread(expand) if size > LARGE_BYTES else expand()
+            large = size > LARGE_BYTES or run.graph.size > LARGE_RUN
+            return await asyncio.to_thread(expand) if large else expand()
         except SpecificationError as error:
-            return f"the generator's tasks are refused: {error}"
+            return f"the generator's tasks are refused: {error.text(MAX_REASON_BYTES)}"

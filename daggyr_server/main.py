@@ -215,7 +215,11 @@ async def coordinator(
         executors = _executors(configuration, driver, surroundings)
         limits.update(
             {
-                name: PoolLimits(largest=executor.largest(), setting=f"`{executor.sized_by}` of [pools.{name}]")
+                name: PoolLimits(
+                    largest=executor.largest(),
+                    setting=f"`{executor.sized_by}` of [pools.{name}]",
+                    sets="cores" if executor.sized_by == "workers" else None,
+                )
                 for name, executor in executors.items()
             }
         )

@@ -70,8 +70,8 @@ class _Grown:
 
 def _grown(stored: StoredRun, keep: Callable[[], Keeping]) -> _Grown:
     pool = stored.pool
-    spec = decode_json(stored.document)
-    first = expand(spec.with_overrides(pool=pool), default_pool=pool, keep=keep)
+    spec = decode_json(stored.document, limited=False)
+    first = expand(spec.with_overrides(pool=pool), default_pool=pool, keep=keep, limited=False)
     grown = _Grown(Graph(), spec.run_parameters(), [first], {})
     grown.graph.extend(first)
     documents = {growth.revision: growth.document for growth in stored.growths}
@@ -91,6 +91,7 @@ def _grown(stored: StoredRun, keep: Callable[[], Keeping]) -> _Grown:
             pools=None,
             default_pool=pool,
             keep=keep,
+            limited=False,
         )
         grown.graph.extend(addition)
         grown.growths.append(addition)
@@ -99,9 +100,11 @@ def _grown(stored: StoredRun, keep: Callable[[], Keeping]) -> _Grown:
 
 
 def _edit_again(grown: _Grown, growth: Growth, documents: Mapping[int, bytes], keep: Callable[[], Keeping]) -> None:
-    spec = decode_json(growth.document).with_overrides(pool=growth.pool)
+    spec = decode_json(growth.document, limited=False).with_overrides(pool=growth.pool)
     printed = [Printed(revision, grown.printed[revision], documents[revision]) for revision in growth.kept]
-    edit = expand_edit(spec, graph=grown.graph, printed=printed, pools=None, default_pool=growth.pool, keep=keep).edit
+    edit = expand_edit(
+        spec, graph=grown.graph, printed=printed, pools=None, default_pool=growth.pool, keep=keep, limited=False
+    ).edit
     grown.graph.retire(edit.carry)
     for addition in edit.additions:
         grown.graph.extend(addition)

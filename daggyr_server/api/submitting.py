@@ -8,16 +8,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
 
 import grpc
 
 from daggyr.v1.runs_pb2 import (
     TASK_EDIT_KIND_ADDED,
+    TASK_EDIT_KIND_ADJUSTED,
     TASK_EDIT_KIND_CHANGED,
     TASK_EDIT_KIND_QUEUED_AGAIN,
     TASK_EDIT_KIND_REMOVED,
     EditRunChunk,
     EditRunResponse,
+    EditTotals,
     SubmitRunChunk,
     SubmitRunRequest,
     SubmitRunResponse,
@@ -46,7 +50,19 @@ _EDIT_KINDS = {
     Change.ADDED: TASK_EDIT_KIND_ADDED,
     Change.REMOVED: TASK_EDIT_KIND_REMOVED,
     Change.QUEUED_AGAIN: TASK_EDIT_KIND_QUEUED_AGAIN,
+    Change.ADJUSTED: TASK_EDIT_KIND_ADJUSTED,
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A specification that becomes a run."""
+
+    tags: dict[str, str]
+    pool: str
+    parameters: dict[str, tuple[str, ...]]
+    addition: Addition
+    warnings: list[str]
 
 
 class Submitting(Asking):
@@ -57,15 +73,15 @@ class Submitting(Asking):
         if known is not None:
             return known
 
-        def read() -> tuple[RunSpec, bytes]:
+        def read() -> tuple[Accepted, bytes]:
             spec = run_spec_from_message(request.spec)
-            return spec, encode_json(spec)
+            return self._expanded(spec), encode_json(spec)
 
         try:
-            spec, document = await asyncio.to_thread(read)
+            accepted, document = await asyncio.to_thread(read)
         except SpecificationError as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, of_specification(error))
-        return await self._submit(request.request_id, spec, document, context)
+        return await self._submit(request.request_id, accepted, document, context)
 
     async def SubmitRunStream(self, request_iterator: AsyncIterator[SubmitRunChunk], context: Context) -> SubmitRunResponse:
         async with self._arriving(context), self.arriving.document() as arriving:
@@ -78,16 +94,18 @@ class Submitting(Asking):
                 return known
             await self._receive(request_iterator, arriving, context)
             async with self.arriving.turn(arriving):
-                document = await arriving.read()
-                try:
+                document = bytearray(await arriving.read())
+
+                def read() -> Accepted:
                     limits = self.limits
-                    spec = await asyncio.to_thread(
-                        decode_json, document, pool=header.pool, pools=limits.pools, default_pool=limits.default_pool
-                    )
-                    spec = spec.with_overrides(tags=header.tags, pool=header.pool)
+                    spec = decode_json(document, pool=header.pool, pools=limits.pools, default_pool=limits.default_pool)
+                    return self._expanded(spec.with_overrides(tags=header.tags, pool=header.pool))
+
+                try:
+                    accepted = await asyncio.to_thread(read)
                 except SpecificationError as error:
                     await context.abort(grpc.StatusCode.INVALID_ARGUMENT, of_specification(error))
-                return await self._submit(header.request_id, spec, document, context)
+                return await self._submit(header.request_id, accepted, bytes(document), context)
 
     @contextlib.asynccontextmanager
     async def _arriving(self, context: Context) -> AsyncIterator[None]:
@@ -116,30 +134,28 @@ class Submitting(Asking):
             known = await self.asked(self.driver.tracker.find_request(request_id), context)
         return SubmitRunResponse(run_id=known) if known is not None else None
 
-    async def _submit(self, request_id: str, spec: RunSpec, document: bytes, context: Context) -> SubmitRunResponse:
-        limits = self.limits
-        try:
-            addition: Addition = await asyncio.to_thread(
-                expand, spec, pools=limits.pools, default_pool=limits.default_pool, keep=self.driver.shelf
-            )
-        except SpecificationError as error:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, of_specification(error))
-        tasks = sum(segment.size for segment in addition.segments)
-        if tasks > limits.max_tasks:
-            message = f"the run has {tasks:,} tasks; the most is {limits.max_tasks:,} ([server] max_run_tasks)"
+    def _expanded(self, spec: RunSpec) -> Accepted:
+        """What becomes of a specification, whose tasks as they were given are let go here. Raises SpecificationError."""
+        limits, warnings = self.limits, list[str]()
+        addition = expand(spec, pools=limits.pools, default_pool=limits.default_pool, keep=self.driver.shelf, warnings=warnings)
+        return Accepted(spec.tags or {}, spec.pool or limits.default_pool, spec.run_parameters(), addition, warnings)
+
+    async def _submit(self, request_id: str, accepted: Accepted, document: bytes, context: Context) -> SubmitRunResponse:
+        tasks, most = sum(segment.size for segment in accepted.addition.segments), self.limits.max_tasks
+        if tasks > most:
+            message = f"the run has {tasks:,} tasks; the most is {most:,} ([server] max_run_tasks)"
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, message)
         submitted = self.driver.submit(
             request_id=request_id,
-            tags=spec.tags or {},
-            pool=spec.pool or limits.default_pool,
-            parameters=spec.run_parameters(),
-            addition=addition,
+            tags=accepted.tags,
+            pool=accepted.pool,
+            parameters=accepted.parameters,
+            addition=accepted.addition,
             document=document,
         )
-        return SubmitRunResponse(run_id=await self.asked(submitted, context))
+        return SubmitRunResponse(run_id=await self.asked(submitted, context), warnings=accepted.warnings)
 
     async def EditRun(self, request_iterator: AsyncIterator[EditRunChunk], context: Context) -> AsyncIterator[EditRunResponse]:
-        plan: Plan | None = None
         async with self._arriving(context), self.arriving.document() as arriving:
             first = await self.arriving.next(request_iterator)
             if first is None or first.WhichOneof("chunk") != "header":
@@ -157,7 +173,7 @@ class Submitting(Asking):
                 await context.abort(grpc.StatusCode.ABORTED, message)
             limits = self.limits
             async with self.arriving.turn(arriving):
-                document = await arriving.read()
+                document = bytearray(await arriving.read())
                 try:
                     spec = await asyncio.to_thread(decode_json, document, pools=limits.pools, default_pool=run.pool)
                     if header.plan:
@@ -166,13 +182,22 @@ class Submitting(Asking):
                         )
                     else:
                         edited = self.driver.editing.edit(
-                            run, spec, document, edits, pools=limits.pools, downstream=header.downstream, most=limits.max_tasks
+                            run,
+                            spec,
+                            bytes(document),
+                            edits,
+                            pools=limits.pools,
+                            downstream=header.downstream,
+                            remove=header.remove,
+                            most=limits.max_tasks,
                         )
-                        await self.asked(edited, context)
+                        plan = await self.asked(edited, context)
                 except SpecificationError as error:
                     await context.abort(grpc.StatusCode.INVALID_ARGUMENT, of_specification(error))
-        if plan is None:
-            yield EditRunResponse(run=await self.summary(run))
+        if not header.plan:
+            yield EditRunResponse(
+                run=await self.summary(run), warnings=plan.warnings, totals=EditTotals(**plan.totals()._asdict())
+            )
             return
         async for response in self._planned(run, plan, context):
             yield response
@@ -181,6 +206,7 @@ class Submitting(Asking):
         """What would happen, a page at a time; others have their turn in between."""
         tasks = map(_task_edit, plan.tasks())
         summary = await self.summary(run)
+        beside: dict[str, Any] = {"warnings": plan.warnings, "totals": EditTotals(**plan.totals()._asdict())}
         left: list[TaskEditMessage] = []
         while True:
             if run.graph.edits and run.graph.live != plan.snapshot.live:
@@ -196,7 +222,8 @@ class Submitting(Asking):
                     page.append(edit)
             except TrackerError as error:
                 await refuse(error, context)
-            yield EditRunResponse(run=summary, tasks=page)
+            yield EditRunResponse(run=summary, tasks=page, **beside)
+            beside = {}
             if not left and len(page) < MAX_EDITS_A_PAGE:
                 return
             await asyncio.sleep(0)

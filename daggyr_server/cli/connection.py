@@ -19,7 +19,7 @@ from daggyr_server.cli.interruption import tidied_up
 from daggyr_server.cli.options import Settings
 from daggyr_server.cli.patience import until_it_listens
 from daggyr_server.cli.server_faults import of_server
-from daggyr_server.cli.stdout import notice
+from daggyr_server.cli.stdout import notice, warn
 from daggyr_server.client import Client, ServerError
 
 Result = TypeVar("Result")
@@ -49,7 +49,14 @@ async def client_of(
 ) -> AsyncIterator[Client]:
     """A client whose errors leave the block as Faults."""
     try:
-        client = Client(address, token=token, tls=tls, insecure=insecure, notice=lambda words: notice(f"daggyr: {words}"))
+        client = Client(
+            address,
+            token=token,
+            tls=tls,
+            insecure=insecure,
+            notice=lambda words: notice(f"daggyr: {words}"),
+            warning=warn,
+        )
         async with client:
             yield client
     except AddressError as error:

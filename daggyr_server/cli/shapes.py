@@ -75,6 +75,11 @@ def task_edit(edit: pb.TaskEdit) -> Shape:
     }
 
 
+def edit_totals(totals: pb.EditTotals) -> Shape:
+    """How many tasks an edit did what to."""
+    return {field.name: getattr(totals, field.name) for field in totals.DESCRIPTOR.fields}
+
+
 def task_summary(summary: TaskSummary) -> Shape:
     return {
         "task_id": summary.task_id,

@@ -60,6 +60,11 @@ def notice(text: str) -> None:
         return
 
 
+def warn(text: str) -> None:
+    """What is valid and most likely not meant. Exit codes know nothing of it."""
+    notice(f"warning: {text}")
+
+
 def is_plain(stream: Any) -> bool:
     """Whether `stream` is no terminal, or one that cannot move its cursor."""
     return not stream.isatty() or os.environ.get("TERM", "dumb") in ("dumb", "unknown")

@@ -87,8 +87,10 @@ def edit_columns() -> Columns:
 
 
 def edit_row(edit: pb.TaskEdit) -> Row:
+    fields = " and ".join(field.replace("_", " ") for field in edit.fields)
     why = {
-        pb.TASK_EDIT_KIND_CHANGED: f"another {' and '.join(field.replace('_', ' ') for field in edit.fields)}",
+        pb.TASK_EDIT_KIND_CHANGED: f"another {fields}",
+        pb.TASK_EDIT_KIND_ADJUSTED: f"other {fields} from its next attempt on",
         pb.TASK_EDIT_KIND_ADDED: "the run does not have it yet",
         pb.TASK_EDIT_KIND_REMOVED: "the specification does not have it any more",
         pb.TASK_EDIT_KIND_QUEUED_AGAIN: "what it depends on is changed",

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from google.protobuf.timestamp_pb2 import Timestamp
 
     from daggyr.v1.run_pb2 import RunSummary
+    from daggyr.v1.runs_pb2 import EditTotals
 
 STATES = ("QUEUED", "RUNNING", "COMPLETED", "ERRORED", "KILLED")
 
@@ -52,6 +53,13 @@ def counts(run: RunSummary) -> str:
 
 def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def edit_totals(totals: EditTotals) -> str:
+    """What an edit does to how many tasks: `3 tasks unchanged, 1 changed, 0 added, 2 removed`."""
+    adjusted = f"{totals.adjusted:,} adjusted, " if totals.adjusted else ""
+    rest = f"{totals.changed:,} changed, {totals.added:,} added, {totals.removed:,} removed"
+    return f"{plural(totals.unchanged, 'task')} unchanged, {adjusted}{rest}"
 
 
 def time(stamp: Timestamp | None) -> str:

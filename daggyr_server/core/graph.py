@@ -20,6 +20,7 @@ from daggyr_server.core.segments import (
     Kind,
     PlainSegment,
     Policy,
+    PositionOf,
     Segment,
     stems,
 )
@@ -192,10 +193,11 @@ class Graph:
             raise ValueError(f"task number {number} is structural")
         return Details(segment.details, segment.parameters, segment.values_at(number - segment.first))
 
-    def number_of(self, task_id: str) -> int | None:
+    def number_of(self, task_id: str, position_of: PositionOf | None = None) -> int | None:
         """The number of the task called exactly `task_id`: a task, an expansion, a head or a tail. None if there is none.
 
-        The first call on a graph costs time linear in its tasks that were not multiplied.
+        The first call on a graph costs time linear in its tasks that were not multiplied. `position_of`: see
+        ExpandedSegment.index_of.
         """
         if len(task_id) > MAX_TASK_ID_BYTES:
             return None
@@ -211,7 +213,7 @@ class Graph:
                 return expanded.base
             if task_id == f"{expanded.name}.tail":
                 return expanded.tail
-            index = expanded.index_of(task_id)
+            index = expanded.index_of(task_id, position_of)
             if index is not None:
                 return expanded.first + index
         return None

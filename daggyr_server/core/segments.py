@@ -14,7 +14,7 @@ daggyr.v1.TaskSpec).
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from math import prod
@@ -23,6 +23,7 @@ from typing import Protocol
 MAX_NUMBER = 2**32 - 1
 MAX_TASK_ID_BYTES = 1024
 
+PositionOf = Callable[[Sequence[str], str], int | None]  # of a value in a list
 Binding = tuple[tuple[str, str], ...]  # (parameter, value), sorted
 
 
@@ -207,8 +208,12 @@ class ExpandedSegment:
         pairs = zip(self.parameters, self.values_at(index), strict=True)
         return ".".join((self.name, *(f"{name}:{value}" for name, value in pairs)))
 
-    def index_of(self, task_id: str) -> int | None:
-        """The index of the expansion called `task_id`, or None. Values may hold dots: every reading is tried."""
+    def index_of(self, task_id: str, position_of: PositionOf | None = None) -> int | None:
+        """The index of the expansion called `task_id`, or None. Values may hold dots: every reading is tried.
+
+        Who asks about many names gives `position_of`, which does not look through all values each time.
+        """
+        position_of = position_of or _position
         if not task_id.startswith(self.name):
             return None
         marks = [f".{name}:" for name in self.parameters]
@@ -217,11 +222,9 @@ class ExpandedSegment:
             following: dict[int, int] = {}  # where a reading of the parameters so far may go on, and its index
             for start, index in starts.items():
                 for end in _ends(task_id, start, mark):
-                    try:
-                        position = choices.index(task_id[start:end])
-                    except ValueError:
-                        continue
-                    following.setdefault(end + len(mark or ""), index + position * stride)
+                    position = position_of(choices, task_id[start:end])
+                    if position is not None:
+                        following.setdefault(end + len(mark or ""), index + position * stride)
             starts = following
         return starts.get(len(task_id))
 
@@ -261,6 +264,13 @@ def stems(task_id: str) -> Iterator[str]:
     while dot >= 0:
         yield task_id[:dot]
         dot = task_id.find(".", dot + 1)
+
+
+def _position(choices: Sequence[str], value: str) -> int | None:
+    try:
+        return choices.index(value)
+    except ValueError:
+        return None
 
 
 def _ends(text: str, start: int, mark: str | None) -> Iterator[int]:

@@ -7,30 +7,36 @@ SpecificationError, all together.
 
 from daggyr_server.spec.decode import decode_json
 from daggyr_server.spec.document import Details, ParentReference, RunSpec, TaskDefinition, encode_json
-from daggyr_server.spec.edited import Edited, Printed, differences, expand_edit
+from daggyr_server.spec.edited import Edited, Printed, Stretch, differences, expand_edit, terms
 from daggyr_server.spec.expand import expand
-from daggyr_server.spec.faults import Fault, SpecificationError
+from daggyr_server.spec.faults import Fault, Faults, SpecificationError, listed
 from daggyr_server.spec.generated import expand_generated
 from daggyr_server.spec.message import run_spec_from_message
 from daggyr_server.spec.policies import PoolLimits
+from daggyr_server.spec.sizes import check_tags
 from daggyr_server.spec.yaml_text import yaml_to_json
 
 __all__ = [
     "Details",
     "Edited",
     "Fault",
+    "Faults",
     "ParentReference",
     "PoolLimits",
     "Printed",
     "RunSpec",
     "SpecificationError",
+    "Stretch",
     "TaskDefinition",
+    "check_tags",
     "decode_json",
     "differences",
     "encode_json",
     "expand",
     "expand_edit",
     "expand_generated",
+    "listed",
     "run_spec_from_message",
+    "terms",
     "yaml_to_json",
 ]

@@ -17,8 +17,8 @@ from daggyr_server.spec.cycles import find_cycle, path
 from daggyr_server.spec.document import RunSpec
 from daggyr_server.spec.faults import Faults, at, quoted
 from daggyr_server.spec.links import Links, Match, Outside, Rows
-from daggyr_server.spec.matching import Side, relate
-from daggyr_server.spec.names import above, ambiguous_name, common_name, name_in
+from daggyr_server.spec.matching import Budget, Side, relate
+from daggyr_server.spec.names import Positions, Steps, above, ambiguous_name, common_name, name_in
 from daggyr_server.spec.parameters import Expansion
 from daggyr_server.spec.templates import Templates
 
@@ -57,6 +57,9 @@ class Assembly:
         for start in range(0, len(self.names), PLACES_AT_ONCE):  # other threads have their turn in between
             names = self.names[start : start + PLACES_AT_ONCE]
             places.update(zip(names, range(start, start + len(names)), strict=True))
+        self._sides: dict[int, Side] = {}
+        self.budget = Budget()  # of matches
+        self.steps = Steps()  # of comparing names
         self._links = Links(places, self.faults, outside, unsound)
         self._read()
         self.expanded: dict[int, ExpandedSegment] = {}
@@ -70,7 +73,13 @@ class Assembly:
         return at(self._root, self.names[task])
 
     def side(self, task: int) -> Side:
-        """A task as a `match` sees it."""
+        """A task as a `match` sees it, found once."""
+        side = self._sides.get(task)
+        if side is None:
+            side = self._sides[task] = self._side(task)
+        return side
+
+    def _side(self, task: int) -> Side:
         segment = self.expanded.get(task)
         if segment is not None:
             return Side.of(segment)
@@ -130,7 +139,7 @@ class Assembly:
                 self._links.add_plain(match)
                 continue
             before = self.faults.count
-            rule = relate(self.side(match.parent), self.side(match.child), match.names, self.faults, match.place)
+            rule = relate(self.side(match.parent), self.side(match.child), match.names, self.faults, match.place, self.budget)
             if rule is not None:
                 self._rules.append((match, rule))
             elif self.faults.count == before:
@@ -147,15 +156,16 @@ class Assembly:
         if not self.expanded:
             return
         by_name = {segment.name: segment for segment in self.expanded.values()}
+        positions = Positions()
         for task, name in enumerate(self.names):
             if "." not in name:
                 continue
             for segment in above(name, by_name):
-                if name_in(name, segment):
+                if name_in(name, segment, positions):
                     self._clash(task, name, segment.name)
                 elif task in self.expanded:
                     tail = f"{name}.tail"
-                    common = tail if name_in(tail, segment) else common_name(self.expanded[task], segment)
+                    common = tail if name_in(tail, segment, positions) else common_name(self.expanded[task], segment, self.steps)
                     if common:
                         self._clash(task, common, segment.name)
         for task, (expansion, _, _) in self._multiplied.items():
@@ -165,7 +175,7 @@ class Assembly:
                 for index, (name, values) in enumerate(following)
                 for short, long in values.confusable(f".{name}:")
             ]
-            common = ambiguous_name(self.expanded[task], pairs) if pairs else None
+            common = ambiguous_name(self.expanded[task], pairs, self.steps) if pairs else None
             if common:
                 message = f"two of its expansions would be called {quoted(common)}"
                 self.faults.add(self.place(task), message, "choose other values", task=self.names[task])

@@ -8,8 +8,10 @@ both read the same declarations (`msgspec.inspect`). Nothing here sees more than
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from msgspec import inspect
@@ -21,17 +23,60 @@ from daggyr_server.spec.faults import Faults, at, listed, nearest, quoted, shown
 _OTHER_WORDS = {
     "after": "parents",
     "args": "command",
+    "argv": "command",
+    "bash": "command",
     "cmd": "command",
     "cwd": "working_directory",
     "dependencies": "parents",
+    "depends": "parents",
     "depends_on": "parents",
+    "dependson": "parents",
+    "directory": "working_directory",
+    "downstream": "children",
     "env": "environment",
+    "exec": "command",
     "generator": "is_generator",
     "input": "stdin",
     "needs": "parents",
+    "queue": "pool",
+    "requires": "parents",
     "retries": "max_retries",
+    "retry": "max_retries",
+    "run": "command",
+    "script": "command",
+    "shell": "command",
+    "upstream": "parents",
+    "variables": "environment",
     "workdir": "working_directory",
 }
+_SHELLS = frozenset({"bash", "run", "script", "shell"})
+_OTHER_RESOURCES = {
+    "core": "cores",
+    "cores": "cores",
+    "cpu": "cores",
+    "cpus": "cores",
+    "gpu": "gpus",
+    "gpus": "gpus",
+    "mem": "memory_mb",
+    "memory": "memory_mb",
+    "memory_mb": "memory_mb",
+    "ram": "memory_mb",
+    "threads": "cores",
+}
+_SECONDS = {
+    "": 1,
+    "s": 1,
+    "sec": 1,
+    "secs": 1,
+    "m": 60,
+    "min": 60,
+    "mins": 60,
+    "h": 3600,
+    "hour": 3600,
+    "hours": 3600,
+    "d": 86400,
+}
+_MEGABYTES = {"k": 1 / 1000, "m": 1, "g": 1000, "t": 1000_000}
 
 
 def shape_of(declared: Any) -> inspect.Type:
@@ -95,7 +140,7 @@ class Check:
         """Check that all of `given` are keys of a structure, and all required ones are there."""
         given = set(given)
         for key in sorted(given - fields.keys()):
-            self._add(at(place, key), "there is no such key", _key_hint(key, fields))
+            self._add(at(place, key), "there is no such key", partial(_key_hint, key, fields))
         for key, field in fields.items():
             if field.required and key not in given:
                 self._add(place, f"{quoted(key)} is missing", "every task has one" if key == "details" else "")
@@ -154,6 +199,10 @@ class Check:
             if isinstance(value, str) and re.fullmatch(r"-?\d{1,18}" if whole else r"-?\d{1,18}(\.\d{1,18})?", value):
                 number = re.sub(r"^(-?)0+(?=\d)", r"\1", value)
                 hint = f"write it without quotes: {number}" if number == value else f"write {number}"
+            elif isinstance(value, str):
+                hint = _unit_hint(value, place, whole)
+            elif whole and isinstance(value, float) and 0 < value < 1_000_000_000_000:
+                hint = f"write {math.ceil(value)}" + (", or 0 if the task hardly needs any" if value < 1 else "")
             self._wrong(value, needed, place, hint)
             return
         least, most = shape.ge, shape.le
@@ -165,7 +214,7 @@ class Check:
             hint = "leave the key out instead"
         self._add(place, f"{needed} is needed, {_given(value)} was given", hint)
 
-    def _add(self, place: str, message: str, hint: str = "") -> None:
+    def _add(self, place: str, message: str, hint: str | Callable[[], str] = "") -> None:
         self._faults.add(place, message, hint, task=self._task)
 
 
@@ -192,6 +241,23 @@ def _given(value: Any) -> str:
             return "an object"
 
 
+def _unit_hint(text: str, place: str, whole: bool) -> str:
+    """What to write instead of a number with a unit."""
+    written = re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?)\s{0,3}([a-zA-Z]{0,5})", text)
+    if written is None:
+        return ""
+    number, unit = float(written[1]), written[2].lower()
+    if not whole:
+        seconds = _SECONDS.get(unit)
+        return f"write seconds: {number * seconds:g}" if seconds else "write seconds, without a unit"
+    times = _MEGABYTES.get(unit[:1]) if re.fullmatch(r"[kmgt]i?b?", unit) else None
+    if times and "memory" in place.rpartition(".")[2]:
+        return f"write megabytes: {max(1, math.ceil(number * times))}"
+    if not unit and number < 1:
+        return "write 1, or 0 if the task hardly needs any"
+    return f"write {math.ceil(number)}" if not unit else "write a whole number, without a unit"
+
+
 def _key_hint(key: str, fields: dict[str, inspect.Field]) -> str:
     """Where a key belongs that does not belong here."""
     known = frozenset(fields)
@@ -205,7 +271,14 @@ def _key_hint(key: str, fields: dict[str, inspect.Field]) -> str:
         return f"{quoted(key)} belongs to the run, beside `tasks`"
     if key == "whole_stdout_bytes":
         return "the coordinator sets it for generators: write `is_generator` beside `details`"
-    other = _OTHER_WORDS.get(key.replace("-", "_").lower())
+    word = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", key[:100]).replace("-", "_").lower()
+    resource = _OTHER_RESOURCES.get(word)
+    if resource is not None and known in (_TASK_KEYS, _DETAILS_KEYS):
+        return f"write it as a resource, inside `details`: resources: {{{resource}: ...}}"
+    other = _OTHER_WORDS.get(word)
+    if word in _SHELLS and known in (_TASK_KEYS, _DETAILS_KEYS):
+        inside = ", inside `details`" if known == _TASK_KEYS else ""
+        return f'write it as `command`{inside}: ["sh", "-c", TEXT]'
     if other is not None and other in known:
         return f"it is called {quoted(other)} here"
     if other is not None and known in (_TASK_KEYS, _DETAILS_KEYS):

@@ -23,9 +23,11 @@ from daggyr_server.spec.document import RunSpec
 from daggyr_server.spec.expand import expand
 from daggyr_server.spec.faults import Fault, SpecificationError, quoted
 from daggyr_server.spec.generated import expand_generated
+from daggyr_server.spec.names import Positions
 from daggyr_server.spec.policies import PoolLimits
 
 _MAX_KEPT = 1_000
+_MAX_KEPT_BYTES = 16 * 1024  # of a pair
 
 
 class Printed(NamedTuple):
@@ -36,12 +38,16 @@ class Printed(NamedTuple):
     document: bytes
 
 
+Stretch = tuple[int, int, int]  # number, number before, how many
+
+
 @dataclass(frozen=True, slots=True)
 class Edited:
     """An edit, and the graph that it makes, for looking at before it is done."""
 
     edit: Edit
     graph: Graph
+    adjusted: Sequence[Stretch]  # tasks that do the same under other terms: another policy or timeout
 
 
 def expand_edit(
@@ -52,13 +58,25 @@ def expand_edit(
     pools: Mapping[str, PoolLimits] | None,
     default_pool: str,
     keep: Callable[[], Keeping] = list,
+    limited: bool = True,
+    warnings: list[str] | None = None,
 ) -> Edited:
     """The edit that gives the run of `graph` the specification `spec`.
 
     Of `printed`, in the order in which they came, the tasks stay whose generator is unchanged; these are in `Edit.kept`. `keep`
-    makes the lists of what tasks execute. Raises SpecificationError with all faults, those included that such tasks would make.
+    makes the lists of what tasks execute; `limited`: sizes are; `warnings` takes what `expand` puts there. Raises
+    SpecificationError with all faults, those included that such tasks would make.
     """
-    first = expand(spec, pools=pools, default_pool=default_pool, base=graph.size, policies=graph.policies, keep=keep)
+    first = expand(
+        spec,
+        pools=pools,
+        default_pool=default_pool,
+        base=graph.size,
+        policies=graph.policies,
+        keep=keep,
+        limited=limited,
+        warnings=warnings,
+    )
     made = Graph(policies=list(graph.policies), size=graph.size, live=graph.size)
     made.extend(first)
     comparison = _Comparison(graph)
@@ -79,6 +97,7 @@ def expand_edit(
                 pools=pools,
                 default_pool=default_pool,
                 keep=keep,
+                limited=limited,
             )
         except SpecificationError as error:
             raise _of_generator(made.task_id(over[0]), error) from None
@@ -87,7 +106,22 @@ def expand_edit(
             comparison.add(segment)
         edit.additions.append(addition)
         edit.kept += (revision,)
-    return Edited(edit, made)
+    return Edited(edit, made, comparison.adjusted)
+
+
+def terms(before: Graph, old: int, after: Graph, new: int) -> list[str]:
+    """Under which other terms a task that does the same is executed, by the format's words."""
+    one, other = before.policy(old), after.policy(new)
+    pairs: list[tuple[str, object, object]] = [
+        ("pool", one.pool, other.pool),
+        ("resources", one.needs, other.needs),
+        ("timeout", _filled(before.details(old)).timeout, _filled(after.details(new)).timeout),
+        ("priority", one.priority, other.priority),
+        ("max_retries", one.max_retries, other.max_retries),
+        ("retry_delay", one.retry_delay, other.retry_delay),
+        ("is_generator", one.is_generator, other.is_generator),
+    ]
+    return [name for name, was, now in pairs if was != now]
 
 
 def differences(before: Details, after: Details) -> list[str]:
@@ -111,6 +145,7 @@ class _Comparison:
 
     def __init__(self, graph: Graph) -> None:
         self.carry = Carry()
+        self.adjusted: list[Stretch] = []
         self._graph = graph
         self._plain = {
             name: number
@@ -120,6 +155,7 @@ class _Comparison:
         }
         self._expanded = {segment.name: segment for segment in graph.expanded()}
         self._kept: dict[tuple[bytes, bytes], bool] = {}
+        self._positions = Positions()
 
     def add(self, segment: PlainSegment | ExpandedSegment) -> None:
         if isinstance(segment, PlainSegment):
@@ -138,11 +174,14 @@ class _Comparison:
             before = self._graph.segment_of(old)
             assert isinstance(before, PlainSegment)
             if before.binding(old) == segment.binding(number):
-                same = self._equal(before.details[old - before.base], segment.details[number - segment.base])
+                details, now = before.details[old - before.base], segment.details[number - segment.base]
+                same = self._equal(details, now)
                 self.carry.add(number, old, 1, same=same)
+                if same and (before.policies[old - before.base] != segment.policies[number - segment.base] or details != now):
+                    self._adjust(number, old, 1)
         elif name in self._expanded:
             expanded = self._expanded[name]
-            index = _index(expanded, segment.binding(number))
+            index = _index(expanded, segment.binding(number), self._positions)
             if index is not None:
                 old = expanded.first + index
                 after = Details(segment.details[number - segment.base], (), ())
@@ -151,7 +190,7 @@ class _Comparison:
     def _add_from_plain(self, segment: ExpandedSegment, old: int) -> None:
         before = self._graph.segment_of(old)
         assert isinstance(before, PlainSegment)
-        index = _index(segment, before.binding(old))
+        index = _index(segment, before.binding(old), self._positions)
         if index is not None:
             after = Details(segment.details, segment.parameters, segment.values_at(index))
             self.carry.add(segment.first + index, old, 1, same=not differences(self._graph.details(old), after))
@@ -162,11 +201,21 @@ class _Comparison:
         for index, old_index, count in _common(segment, before):
             if equal:
                 self.carry.add(segment.first + index, before.first + old_index, count, same=True)
+                if before.policy != segment.policy or before.details != segment.details:
+                    self._adjust(segment.first + index, before.first + old_index, count)
                 continue
             for offset in range(count):
                 values = segment.values_at(index + offset)
                 same = _does(fill.spec(values)) == _does(fill_before.spec(values))
                 self.carry.add(segment.first + index + offset, before.first + old_index + offset, 1, same=same)
+
+    def _adjust(self, number: int, old: int, count: int) -> None:
+        if self.adjusted:
+            last, last_old, length = self.adjusted[-1]
+            if (last + length, last_old + length) == (number, old):
+                self.adjusted[-1] = last, last_old, length + count
+                return
+        self.adjusted.append((number, old, count))
 
     def _equal(self, before: bytes, after: bytes) -> bool:
         """Whether two templates do the same for the same values."""
@@ -174,21 +223,24 @@ class _Comparison:
             return True
         found = self._kept.get((before, after))
         if found is None:
+            found = _does(TaskSpec.FromString(before)) == _does(TaskSpec.FromString(after))
             if len(self._kept) >= _MAX_KEPT:
                 self._kept.clear()
-            found = self._kept[before, after] = _does(TaskSpec.FromString(before)) == _does(TaskSpec.FromString(after))
+            if len(before) + len(after) <= _MAX_KEPT_BYTES:
+                self._kept[before, after] = found
         return found
 
 
-def _index(segment: ExpandedSegment, binding: Binding) -> int | None:
+def _index(segment: ExpandedSegment, binding: Binding, positions: Positions) -> int | None:
     """The index of the expansion with these parameters' values, if there is one."""
     if tuple(name for name, _ in binding) != segment.parameters:
         return None
     index = 0
     for (_, value), choices, stride in zip(binding, segment.values, segment.strides, strict=True):
-        if value not in choices:
+        position = positions(choices, value)
+        if position is None:
             return None
-        index += choices.index(value) * stride
+        index += position * stride
     return index
 
 

@@ -17,7 +17,7 @@ from daggyr_server.spec.cycles import find_cycle
 from daggyr_server.spec.faults import Faults, quoted
 from daggyr_server.spec.links import Match
 from daggyr_server.spec.matching import Side, relate
-from daggyr_server.spec.names import above, common_name, name_in
+from daggyr_server.spec.names import Positions, above, common_name, name_in
 
 MAX_ADDED_EDGES = 10_000_000
 MAX_MATCHED_PAIRS = 1_000_000
@@ -38,10 +38,11 @@ class Existing:
         self._matches: list[tuple[ExpandedSegment, Match]] = []
         self._places: list[tuple[int, int, str]] = []  # (new task, existing child, where it is said)
         self._below: bytearray | None = None
+        self._positions = Positions()
 
     def child(self, task: int, child: str, place: str) -> bool:
         """Take an existing child of a new task. False: there is no such task."""
-        number = self._graph.number_of(child)
+        number = self._graph.number_of(child, self._positions)
         if number is None:
             return False
         self._places.append((task, number, place))
@@ -49,7 +50,7 @@ class Existing:
 
     def parent(self, parent: str, task: int, names: tuple[str, ...], place: str) -> bool:
         """Take an existing parent of a new task, with the parameters to match, if any. False: there is no such task."""
-        number = self._graph.number_of(parent)
+        number = self._graph.number_of(parent, self._positions)
         if number is None:
             return False
         segment = self._graph.segment_of(number)
@@ -76,15 +77,15 @@ class Existing:
         tasks = {segment.name: task for task, segment in assembly.expanded.items()}
         for task, name in enumerate(self._names):
             for wanted in (name, f"{name}.tail") if name in new else (name,):
-                if self._graph.number_of(wanted) is not None:
+                if self._graph.number_of(wanted, self._positions) is not None:
                     yield task, wanted
         if not new:
             return
         for name in self._dotted():
-            yield from ((tasks[segment.name], name) for segment in above(name, new) if name_in(name, segment))
+            yield from ((tasks[segment.name], name) for segment in above(name, new) if name_in(name, segment, self._positions))
         for one, others in [*((segment, old) for segment in new.values()), *((segment, new) for segment in old.values())]:
             for other in above(one.name, others):
-                common = common_name(one, other)
+                common = common_name(one, other, assembly.steps)
                 if common is not None:
                     yield tasks[one.name if others is old else other.name], common
 
@@ -109,6 +110,8 @@ class Existing:
         edges = dict.fromkeys((parent, assembly.numbers[task]) for parent, task in self._parents)
         for segment, match in self._matches if assembly.fits else ():
             edges.update(dict.fromkeys(self._matched(assembly, segment, match)))
+            if len(edges) > MAX_ADDED_EDGES:
+                break
 
         parented = bytearray(len(self._names))
         for task in [*(task for _, task in self._parents), *(match.child for _, match in self._matches)]:
@@ -135,7 +138,7 @@ class Existing:
         """The edges of a `match` with an existing parent, one by one: existing segments do not change."""
         before = self._faults.count
         child = assembly.side(match.child)
-        rule = relate(Side.of(segment), child, match.names, self._faults, match.place)
+        rule = relate(Side.of(segment), child, match.names, self._faults, match.place, assembly.budget)
         if rule is None:
             if self._faults.count == before:
                 yield segment.tail, assembly.numbers[match.child]

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 MAX_FAULTS = 100
 _MAX_SHOWN = 100
+_MAX_TEXT = 1_000
 _MAX_CANDIDATES = 5_000
 
 
@@ -63,7 +64,7 @@ class SpecificationError(Exception):
 
 
 class Faults:
-    """Faults as they are found; the first MAX_FAULTS are kept, all are counted."""
+    """Faults as they are found; the first MAX_FAULTS are kept, none of them long, and all are counted."""
 
     def __init__(self) -> None:
         self.kept: list[Fault] = []
@@ -73,12 +74,18 @@ class Faults:
         """Take a fault. A hint that costs something to find comes as a function, which is called only if it is kept."""
         self.count += 1
         if self.count <= MAX_FAULTS:
-            self.kept.append(Fault(task, place, message, hint if isinstance(hint, str) else hint()))
+            hint = hint if isinstance(hint, str) else hint()
+            self.kept.append(Fault(task, _cut(place), _cut(message), _cut(hint)))
 
     def refuse_if_any(self) -> None:
         """Raise SpecificationError if there are any."""
         if self.count:
             raise SpecificationError(self.kept, self.count)
+
+
+def _cut(text: str) -> str:
+    """`text`, cut at its end if it is far longer than what a person reads; then something in it was not `shown`."""
+    return text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}..."
 
 
 def shown(text: str) -> str:

@@ -23,7 +23,7 @@ from daggyr_server.spec.templates import Templates
 
 
 def expand_generated(
-    document: bytes,
+    document: bytes | bytearray,
     *,
     run_parameters: Mapping[str, Sequence[str]],
     graph: Graph,
@@ -31,23 +31,24 @@ def expand_generated(
     pools: Mapping[str, PoolLimits] | None,
     default_pool: str,
     keep: Callable[[], Keeping] = list,
+    limited: bool = True,
 ) -> Addition:
     """The tasks in `document`, a JSON object of task definitions, as an addition to `graph` as it is now.
 
     `generator` is the number of the task that printed it; `default_pool` is for tasks that name no pool; `keep` makes the list of
-    what tasks execute. Of the policies that the graph has already, equal ones are used again. Raises SpecificationError with all
-    faults; `graph` is never changed.
+    what tasks execute; `limited`: sizes are. Of the policies that the graph has already, equal ones are used again. Raises
+    SpecificationError with all faults; `graph` is never changed.
     """
-    tasks = decode_tasks(document)
+    tasks = decode_tasks(document, limited=limited)
     if not tasks:
         return Addition()
     faults = Faults()
-    policies = Policies(graph.policies, default_pool, pools)
+    policies = Policies(graph.policies, default_pool, pools, limited=limited)
     policies.check_default(faults, given=False)
     existing = Existing(graph, generator, list(tasks), faults)
     assembly = Assembly(
         RunSpec(tasks=tasks),
-        Templates(Scopes(run_parameters), policies, faults),
+        Templates(Scopes(run_parameters), policies, faults, limited),
         base=graph.size,
         root="",
         outside=existing,

@@ -8,23 +8,34 @@ many of them is refused, because walking it would keep the coordinator from ever
 from __future__ import annotations
 
 from array import array
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
 from math import prod
 
 from daggyr_server.core.segments import Digit, ExpandedSegment, MatchRule, free_offsets
 from daggyr_server.spec.faults import Faults, listed, quoted
 
 MAX_MATCH_EDGES = 100_000_000
+MAX_MATCHED_VALUES = 20_000_000
 
 
-@dataclass(frozen=True, slots=True)
 class Side:
-    """A task as a `match` sees it: its parameters, and the number of the first of its expansions (or its own)."""
+    """A task as a `match` sees it: its parameters, and the number of the first of its expansions (or its own).
 
-    name: str
-    first: int
-    values: Mapping[str, tuple[str, ...]]  # of the parameters that are replaced in it, sorted by name
+    What a match needs of a task is found once; of parameters with one value only there may be many, and they cost nothing.
+    """
+
+    def __init__(self, name: str, first: int, values: Mapping[str, tuple[str, ...]]) -> None:
+        """`values` are those of the parameters that are replaced in the task, sorted by name."""
+        self.name = name
+        self.first = first
+        self.values = values
+        self.strides: dict[str, int] = {}  # by how much the number changes from one value of a parameter to the next
+        stride = 1
+        for parameter in reversed(list(values)):
+            if len(values[parameter]) > 1:
+                self.strides[parameter] = stride
+                stride *= len(values[parameter])
+        self.count = stride
 
     @classmethod
     def of(cls, segment: ExpandedSegment) -> Side:
@@ -32,18 +43,31 @@ class Side:
         return cls(segment.name, segment.first, dict(zip(segment.parameters, segment.values, strict=True)))
 
     def stride(self, name: str) -> int:
-        """By how much the number changes from one value of a parameter to the next."""
-        names = list(self.values)
-        return prod(len(self.values[after]) for after in names[names.index(name) + 1 :])
+        """By how much the number changes from one value of a parameter to the next, if it has a next one."""
+        return self.strides.get(name, self.count)
 
-    @property
-    def count(self) -> int:
-        return prod(map(len, self.values.values()))
+    def free(self, names: Collection[str]) -> Sequence[int]:
+        """The number offsets of all combinations of the parameters that are not among `names`."""
+        free = [name for name in self.strides if name not in names]
+        return free_offsets([len(self.values[name]) for name in free], [self.strides[name] for name in free])
 
 
-def relate(parent: Side, child: Side, names: Sequence[str], faults: Faults, place: str) -> MatchRule | None:
+class Budget:
+    """How much the matches of one document may still make that is as long as a list of values, whatever the document's size."""
+
+    def __init__(self) -> None:
+        self.values = MAX_MATCHED_VALUES
+
+    def spend(self, values: int) -> bool:
+        """Whether there is as much left."""
+        self.values -= values
+        return self.values >= 0
+
+
+def relate(parent: Side, child: Side, names: Sequence[str], faults: Faults, place: str, budget: Budget) -> MatchRule | None:
     """The rule by which `child` waits for `parent`; None if a plain edge says the same, or if a fault was added."""
     digits = []
+    before = faults.count
     for name in names:
         missing = [side.name for side in (parent, child) if name not in side.values]
         if missing:
@@ -51,27 +75,34 @@ def relate(parent: Side, child: Side, names: Sequence[str], faults: Faults, plac
             hint = "match parameters that stand in the command, environment, working_directory or stdin of both"
             faults.add(place, message, hint, task=child.name)
             continue
+        if parent.values[name] is not child.values[name] and not budget.spend(len(parent.values[name])):
+            _refuse_all(faults, place, child.name)
+            return None
         digit = _digit(parent, child, name)
         if isinstance(digit, Digit):
-            digits.append(digit)
+            if digit.parent_radix > 1:
+                digits.append(digit)
             continue
         message = f"the parent {quoted(parent.name)} has no expansion with {quoted(name)} equal to {listed(digit)}"
         faults.add(place, message, "each value of the child must be one of the parent's", task=child.name)
-    if len(digits) < len(names) or all(digit.parent_radix == 1 for digit in digits):
+    if faults.count > before or not digits:
         return None
-    parent_free, child_free = (
-        free_offsets(
-            [len(values) for name, values in side.values.items() if name not in names],
-            [side.stride(name) for name in side.values if name not in names],
-        )
-        for side in (parent, child)
-    )
-    edges = child.count * len(parent_free)
+    matched = frozenset(names)
+    edges = child.count * parent.count // prod(len(parent.values[name]) for name in matched)
     if edges > MAX_MATCH_EDGES:
         message = f"this `match` stands for {edges:,} pairs of tasks, more than {MAX_MATCH_EDGES:,}"
         faults.add(place, message, "match more parameters, or leave `match` out to wait for all of the parent", task=child.name)
         return None
+    parent_free, child_free = parent.free(matched), child.free(matched)
+    if not budget.spend(sum(len(offsets) for offsets in (parent_free, child_free) if not isinstance(offsets, range))):
+        _refuse_all(faults, place, child.name)
+        return None
     return MatchRule(parent.first, child.first, child.count, tuple(digits), parent_free, child_free)
+
+
+def _refuse_all(faults: Faults, place: str, task: str) -> None:
+    message = f"this `match` and those before it stand for more than {MAX_MATCHED_VALUES:,} values"
+    faults.add(place, message, "name parents without `match`, or give both tasks the same values", task=task)
 
 
 def _digit(parent: Side, child: Side, name: str) -> Digit | list[str]:
@@ -79,7 +110,7 @@ def _digit(parent: Side, child: Side, name: str) -> Digit | list[str]:
     above, below = parent.values[name], child.values[name]
     to_child: Sequence[int]
     to_parent: Sequence[int]
-    if above == below:
+    if above is below or above == below:
         to_child = to_parent = range(len(above))
     else:
         positions = {value: position for position, value in enumerate(above)}

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from daggyr_server.core.segments import ExpandedSegment, stems
 
-# Choices that are looked at before two rules count as too much alike.
+# Choices that are looked at before two rules count as too much alike, and by all comparisons of one document together.
 _MAX_STEPS = 2_000_000
+_MAX_ALL_STEPS = 20_000_000
 
 Factors = list[Sequence[str]]
 
@@ -25,9 +26,30 @@ def factors(segment: ExpandedSegment) -> Factors:
     return parts
 
 
-def name_in(name: str, segment: ExpandedSegment) -> bool:
+class Positions:
+    """Where values stand in their lists. A list is read once, however often it is asked about."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[Sequence[str], dict[str, int]]] = {}  # by identity: tasks share lists
+
+    def __call__(self, choices: Sequence[str], value: str) -> int | None:
+        """The position of `value` in `choices`, or None."""
+        known = self._known.get(id(choices))
+        if known is None:
+            known = self._known[id(choices)] = choices, {choice: position for position, choice in enumerate(choices)}
+        return known[1].get(value)
+
+
+class Steps:
+    """How many choices the comparisons of one document may still look at."""
+
+    def __init__(self) -> None:
+        self.left = _MAX_ALL_STEPS
+
+
+def name_in(name: str, segment: ExpandedSegment, positions: Positions) -> bool:
     """Whether one of the segment's expansions or its tail is called `name`."""
-    return name == f"{segment.name}.tail" or segment.index_of(name) is not None
+    return name == f"{segment.name}.tail" or segment.index_of(name, positions) is not None
 
 
 def above(name: str, expanded: Mapping[str, ExpandedSegment]) -> Iterator[ExpandedSegment]:
@@ -37,12 +59,12 @@ def above(name: str, expanded: Mapping[str, ExpandedSegment]) -> Iterator[Expand
             yield expanded[stem]
 
 
-def common_name(one: ExpandedSegment, other: ExpandedSegment) -> str | None:
+def common_name(one: ExpandedSegment, other: ExpandedSegment, left: Steps) -> str | None:
     """A name that an expansion of both has, or None. Where looking takes too long, the beginning that they share."""
-    return common_text(factors(one), factors(other), [(0, 0, "", "")])
+    return common_text(factors(one), factors(other), [(0, 0, "", "")], left)
 
 
-def ambiguous_name(segment: ExpandedSegment, pairs: Iterable[tuple[int, str, str]]) -> str | None:
+def ambiguous_name(segment: ExpandedSegment, pairs: Iterable[tuple[int, str, str]], left: Steps) -> str | None:
     """A name that two expansions of one segment have, or None.
 
     `pairs` are values of one parameter (its index, the shorter, the longer) where the longer goes on as if the next
@@ -53,10 +75,10 @@ def ambiguous_name(segment: ExpandedSegment, pairs: Iterable[tuple[int, str, str
     for index, short, long in pairs:
         after = 2 * index + 3
         starts.append((after, after, long[len(short) :], f"{segment.name}...{long}"))
-    return common_text(rule, rule, starts) if starts else None
+    return common_text(rule, rule, starts, left) if starts else None
 
 
-def common_text(one: Factors, other: Factors, starts: Iterable[tuple[int, int, str, str]]) -> str | None:
+def common_text(one: Factors, other: Factors, starts: Iterable[tuple[int, int, str, str]], left: Steps) -> str | None:
     """A text that both rules make, from one of `starts` on: (next factor of the rule that is ahead, next factor of the
     other, by how much it is ahead, what was read so far).
 
@@ -80,7 +102,8 @@ def common_text(one: Factors, other: Factors, starts: Iterable[tuple[int, int, s
             leader, first, second = 1 - leader, second, first
         choices = rules[1 - leader][second]
         steps += len(choices)
-        if steps > _MAX_STEPS:
+        left.left -= len(choices)
+        if steps > _MAX_STEPS or left.left < 0:
             return f"{text}..."
         for choice in choices:
             if ahead.startswith(choice):

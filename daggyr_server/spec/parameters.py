@@ -6,14 +6,19 @@ a list of values (its longest, whether two could be confused in names) is found 
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections import ChainMap, Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
 from daggyr.substitution import Substitution
+from daggyr_server.core.segments import MAX_TASK_ID_BYTES
 from daggyr_server.spec.document import has_control_characters
 from daggyr_server.spec.faults import Faults, at, listed
+from daggyr_server.spec.sizes import utf8_size
+
+_MAX_KEPT = 100
+_AT_ONCE = 10_000
 
 
 class Values:
@@ -45,9 +50,14 @@ class Values:
 
     def _look(self) -> tuple[int, bool]:
         if self._traits is None:
-            together = " ".join(self.texts)
-            lengths = map(len, self.texts if together.isascii() else (text.encode() for text in self.texts))
-            self._traits = max(lengths, default=0), has_control_characters(together)
+            longest, controls = 0, False
+            for start in range(0, len(self.texts), _AT_ONCE):  # other threads have their turn in between
+                texts = self.texts[start : start + _AT_ONCE]
+                together = " ".join(texts)
+                lengths = map(len, texts) if together.isascii() else map(utf8_size, texts)
+                longest = max(longest, *lengths)
+                controls = controls or has_control_characters(together)
+            self._traits = longest, controls
         return self._traits
 
     def confusable(self, mark: str) -> list[tuple[str, str]]:
@@ -61,21 +71,35 @@ class Values:
         dotted = [text for text in self.texts if "." in text]
         known = set(self.texts) if dotted else set()
         for text in dotted:
+            if len(text) > MAX_TASK_ID_BYTES:  # refused already, as no name could hold it
+                continue
             dot = text.find(".")
             while dot >= 0:
-                rest = text[dot:]
-                if text[:dot] in known and (rest.startswith(mark) or mark.startswith(rest)):
+                if (text.startswith(mark, dot) or mark.startswith(text[dot:])) and text[:dot] in known:
                     yield text[:dot], text
                 dot = text.find(".", dot + 1)
 
 
 @dataclass(frozen=True, slots=True)
 class Expansion:
-    """The parameters that are replaced in a task, sorted by name, and how many combinations of their values there are."""
+    """The parameters that are replaced in a task, sorted by name, and how many combinations of their values there are.
+
+    `shortest` is the length of the shortest name in characters, `longest` that of the longest value in bytes.
+    """
 
     parameters: tuple[str, ...]
     values: tuple[Values, ...]
     count: int
+    shortest: int
+    longest: int
+
+    @classmethod
+    def of(cls, names: Iterable[str], parameters: Mapping[str, Values]) -> Expansion:
+        """By these names, of which there is one at least."""
+        ordered = tuple(sorted(names))
+        values = tuple(parameters[name] for name in ordered)
+        longest = max(choices.longest for choices in values)
+        return cls(ordered, values, prod(map(len, values)), min(map(len, ordered)), longest)
 
     def pairs(self) -> zip[tuple[str, Values]]:
         """Names with their values."""
@@ -85,43 +109,69 @@ class Expansion:
 class Scope:
     """The parameters that are in force for a task: the run's, with the task's own over them."""
 
-    def __init__(self, parameters: Mapping[str, Values]) -> None:
+    def __init__(self, parameters: Mapping[str, Values], substitution: Substitution) -> None:
+        """`substitution` replaces the names of `parameters`."""
         self.parameters = parameters
-        self._substitution = Substitution(tuple(parameters))
+        self._substitution = substitution
         self._expansions: dict[frozenset[str], Expansion | None] = {frozenset(): None}
 
-    def expansion(self, texts: Sequence[str]) -> Expansion | None:
-        """The parameters that are replaced in any of `texts`; None if there are none."""
-        # One text instead of many, because most tasks have several: no name holds a NUL character.
-        names = frozenset(self._substitution.occurring(("\0".join(texts),)))
+    def expansion(self, text: str) -> Expansion | None:
+        """The parameters that are replaced in `text`, which is that of `joined`; None if there are none."""
+        names = frozenset(self._substitution.occurring_in(text))
         if names not in self._expansions:
-            ordered = tuple(sorted(names))
-            values = tuple(self.parameters[name] for name in ordered)
-            self._expansions[names] = Expansion(ordered, values, prod(map(len, values)))
+            self._expansions[names] = Expansion.of(names, self.parameters)
         return self._expansions[names]
 
-    def filled(self, texts: Sequence[str], expansion: Expansion) -> list[str]:
-        """`texts` with the only combination of values in place of the names that are replaced in them."""
+    def largest(self, text: str, expansion: Expansion) -> int:
+        """How many bytes `text` takes at most with values in place of the names that are replaced in it."""
+        size, longest = utf8_size(text), {name: choices.longest for name, choices in expansion.pairs()}
+        for name, times in self._substitution.count(text).items():
+            size += times * (longest[name] - utf8_size(name))
+        return size
+
+    def filled(self, texts: Sequence[str], text: str, expansion: Expansion) -> list[str]:
+        """`texts`, of which `text` is the joined one, with the only values of the names that are replaced in their places."""
         values = {name: choices.texts[0] for name, choices in expansion.pairs()}
         apply = self._substitution.apply
-        parts = apply("\0".join(texts), values).split("\0")
+        parts = apply(text, values).split("\0")
         # Standard input alone may hold NUL characters of its own.
         return parts if len(parts) == len(texts) else [apply(text, values) for text in texts]
 
 
+def joined(texts: Sequence[str]) -> str:
+    """One text instead of many, to be searched at once, because most tasks have several: no name holds a NUL character."""
+    return "\0".join(texts)
+
+
 class Scopes:
-    """Makes scopes: one for all tasks without parameters of their own, and one for each of the others."""
+    """Makes scopes: one for all tasks without parameters of their own, and one for each of the others.
+
+    What is prepared for the run's names is used by all: a task's own costs what the task's own parameters do.
+    """
 
     def __init__(self, parameters: Mapping[str, Sequence[str]]) -> None:
         """`parameters` are the run's."""
         self.run = {name: Values(texts) for name, texts in parameters.items()}
-        self._shared = Scope(self.run)
+        self._substitution = Substitution(tuple(parameters))
+        self._shared = Scope(self.run, self._substitution)
+        self._beside: dict[tuple[str, ...], Substitution] = {}
 
     def scope(self, own: Mapping[str, Sequence[str]] | None) -> Scope:
         """The scope of a task with these parameters of its own."""
         if not own:
             return self._shared
-        return Scope({**self.run, **{name: Values(texts) for name, texts in own.items()}})
+        parameters = ChainMap({name: Values(texts) for name, texts in own.items()}, self.run)
+        return Scope(parameters, self._substitution_beside(tuple(sorted(name for name in own if name not in self.run))))
+
+    def _substitution_beside(self, names: tuple[str, ...]) -> Substitution:
+        if not names:
+            return self._substitution
+        found = self._beside.get(names)
+        if found is None:
+            if len(self._beside) >= _MAX_KEPT:
+                self._beside.clear()
+            found = self._beside[names] = Substitution(names, self._substitution)
+        return found
 
 
 def check_values(parameters: Mapping[str, Values], place: str, faults: Faults, *, task: str | None = None) -> None:

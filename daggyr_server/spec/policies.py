@@ -6,7 +6,7 @@ worked out once for each combination, the part of the contract's TaskSpec that t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from google.protobuf.duration_pb2 import Duration
@@ -14,7 +14,8 @@ from google.protobuf.duration_pb2 import Duration
 from daggyr.v1.task_pb2 import TaskSpec
 from daggyr_server.core.segments import Policy
 from daggyr_server.spec.document import TaskDefinition
-from daggyr_server.spec.faults import Faults, at, listed, nearest, quoted
+from daggyr_server.spec.faults import Faults, at, listed, nearest, quoted, shown
+from daggyr_server.spec.sizes import MAX_RESOURCES, name_too_long
 
 GENERATOR_STDOUT_BYTES = 64 * 1024 * 1024
 _MAX_KEPT = 10_000
@@ -26,11 +27,12 @@ class PoolLimits:
 
     `largest` has the units of each resource on the host that has most of it; a resource that is not in it is never there.
     None: hosts may come that have anything (agents, Slurm). `setting` names what to change, for people: "`workers` of
-    [pools.default]".
+    [pools.default]"; `sets` is the only resource of which it says how much there is (None: of all).
     """
 
     largest: Mapping[str, int] | None = None
     setting: str = ""
+    sets: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,7 @@ class Policies:
     default_pool: str
     pools: Mapping[str, PoolLimits] | None
     added: list[Policy] = field(default_factory=list)
+    limited: bool = True  # the sizes of names, and the number of resources, are
     _index: dict[Policy, int] = field(default_factory=dict)
     _treatments: dict[object, Treatment] = field(default_factory=dict)
 
@@ -60,6 +63,9 @@ class Policies:
 
     def check_default(self, faults: Faults, *, given: bool) -> None:
         """Add a fault if the default pool is none of the pools; `given`: the document names it."""
+        long = name_too_long("pool", self.default_pool) if self.limited else None
+        if long:
+            faults.add("pool", long)
         unknown = self._unknown(self.default_pool)
         if unknown:
             hint = "" if given else "the specification names no pool, so this is the default one"
@@ -107,7 +113,21 @@ class Policies:
             resources=resources,
             whole_stdout_bytes=GENERATOR_STDOUT_BYTES if policy.is_generator else 0,
         )
-        return Treatment(index, spec.SerializeToString(deterministic=True), tuple(self._faults(policy, definition)))
+        wrong = [*(self._large(definition) if self.limited else ()), *self._faults(policy, definition)]
+        return Treatment(index, spec.SerializeToString(deterministic=True), tuple(wrong))
+
+    def _large(self, definition: TaskDefinition) -> Iterator[tuple[str, str, str]]:
+        """What is too large to stand in each of a run's and a task's messages."""
+        long = name_too_long("pool", definition.pool) if definition.pool else None
+        if long:
+            yield "pool", long, ""
+        resources = definition.details.resources or {}
+        for name in resources:
+            long = name_too_long("resource", name)
+            if long:
+                yield at("details.resources", name), long, ""
+        if len(resources) > MAX_RESOURCES:
+            yield "details.resources", f"the task has {len(resources):,} resources; it has at most {MAX_RESOURCES}", ""
 
     def _faults(self, policy: Policy, definition: TaskDefinition) -> list[tuple[str, str, str]]:
         if self.pools is None:
@@ -118,14 +138,13 @@ class Policies:
         limits = self.pools[policy.pool]
         if limits.largest is None:
             return []
-        change = f"change {limits.setting}, or ask for less" if limits.setting else "ask for less, or choose another pool"
         faults = []
         for name, units in policy.needs:
             most = limits.largest.get(name, 0)
             if units > most:
                 has = f"has {most:,} at most" if most else "has none"
                 message = f"{units:,} of {quoted(name)} can never be had: a host of the pool {quoted(policy.pool)} {has}"
-                faults.append((at("details.resources", name), message, change))
+                faults.append((at("details.resources", name), message, _other_limit(limits, name, units)))
         return faults
 
     def _unknown(self, pool: str) -> tuple[str, str, str] | None:
@@ -134,3 +153,12 @@ class Policies:
         known = sorted(self.pools)
         hint = nearest(pool, known) or (f"the pools are {listed(known)}" if known else "")
         return "pool", f"there is no pool {quoted(pool)}", hint
+
+
+def _other_limit(limits: PoolLimits, name: str, units: int) -> str:
+    """What to do where a pool never has so much of a resource."""
+    if limits.setting and limits.sets in (None, name):
+        return f"change {limits.setting}, or ask for less"
+    if limits.largest is not None and name in limits.largest:
+        return "ask for less, or choose another pool"
+    return f"choose a pool of agents that have it (daggyr-agent --resource {shown(name)}={units}), or leave it out"

@@ -33,7 +33,7 @@ class Survey:
     stand-ins that keep what is known of their edges, pool and resources, or the run's parameters are not known.
     """
 
-    def __init__(self, data: bytes, faults: Faults, *, generated: bool) -> None:
+    def __init__(self, data: bytes | bytearray, faults: Faults, *, generated: bool) -> None:
         """`generated`: the document is an object of tasks, as generators print, not a run's."""
         self.spec: RunSpec | None = None
         self.unsound: set[str] = set()
@@ -41,6 +41,8 @@ class Survey:
         self._above: tuple[str, ...] = () if generated else ("tasks",)
         top = self._top(data)
         if top is None:
+            return
+        if generated and self._is_run(top):
             return
         header: dict[str, Any] = {}
         tasks: dict[str, Raw] | None = top
@@ -59,15 +61,16 @@ class Survey:
             self.unsound.update(readable)
         self.spec = RunSpec(tasks=readable, **header)
 
-    def _top(self, data: bytes) -> dict[str, Raw] | None:
+    def _top(self, data: bytes | bytearray) -> dict[str, Raw] | None:
         """The values of the document's own object; None if it cannot be taken apart."""
         if not data.strip():
-            self._faults.add("", "the document is empty")
+            none = "print {} if there are no tasks" if not self._above else "it holds `tasks`, an object of one task at least"
+            self._faults.add("", "the document is empty", none)
             return None
         try:
             text = data.decode()
         except UnicodeDecodeError as error:
-            self._faults.add(_position(data, error.start), "the document is not UTF-8", "save it as UTF-8")
+            self._faults.add(position(data, error.start), "the document is not UTF-8", "save it as UTF-8")
             return None
         try:
             repeated = repeated_keys(text)
@@ -92,7 +95,20 @@ class Survey:
             self._faults.add(place, f"{what} more than once", "all but one would be lost", task=task)
         return self._objects(data, "")
 
-    def _objects(self, raw: Raw | bytes, place: str) -> dict[str, Raw] | None:
+    def _is_run(self, top: dict[str, Raw]) -> bool:
+        """Whether a generator printed a run, in place of a run's tasks; then that is the fault."""
+        if "tasks" not in top or not top.keys() <= _RUN_FIELDS.keys():
+            return False
+        try:
+            keys = msgspec.json.decode(top["tasks"], type=dict[str, Raw]).keys()
+        except UNREADABLE:
+            return False
+        if "details" in keys:
+            return False  # a task of that name
+        self._faults.add("tasks", "a generator prints tasks, not a run", "print the object alone that stands under `tasks`")
+        return True
+
+    def _objects(self, raw: Raw | bytes | bytearray, place: str) -> dict[str, Raw] | None:
         """The values of an object by their keys; None, and a fault, if `raw` is no such thing."""
         try:
             return msgspec.json.decode(raw, type=dict[str, Raw])
@@ -179,9 +195,8 @@ def _refusal(batch: dict[str, Raw]) -> str | None:
     return None if sound and not any(b"\\u0000" in bytes(raw) for raw in batch.values()) else ""
 
 
-def _position(data: bytes, offset: int) -> str:
+def position(data: bytes | bytearray, offset: int) -> str:
     """Where a byte of the document is, for a person."""
-    before = data[:offset]
-    start = before.rfind(b"\n") + 1
-    line, column = before.count(b"\n") + 1, len(before[start:].decode(errors="replace")) + 1
+    start = data.rfind(b"\n", 0, offset) + 1
+    line, column = data.count(b"\n", 0, offset) + 1, len(data[start:offset].decode(errors="replace")) + 1
     return f"line {line}, column {column}"

@@ -14,10 +14,13 @@ from daggyr.v1.task_pb2 import TaskSpec
 from daggyr_server.core.segments import MAX_NUMBER, MAX_TASK_ID_BYTES
 from daggyr_server.spec.document import Details, TaskDefinition, has_control_characters
 from daggyr_server.spec.faults import Faults, quoted, shown
-from daggyr_server.spec.parameters import Expansion, Scopes, check_values
+from daggyr_server.spec.parameters import Expansion, Scopes, check_values, joined
 from daggyr_server.spec.policies import Policies
+from daggyr_server.spec.sizes import MAX_DETAILS_BYTES, SURELY_SMALL, check_parameter_names, refuse_details, utf8_size
+from daggyr_server.spec.warnings import Warnings
 
 _MAX_KEPT = 1_000
+_MAX_KEPT_BYTES = 16 * 1024  # of one
 
 
 @dataclass(slots=True)
@@ -27,6 +30,8 @@ class Templates:
     scopes: Scopes
     policies: Policies
     faults: Faults
+    limited: bool = True  # sizes are
+    warnings: Warnings | None = None  # told of each task
     _kept: dict[bytes, bytes] = field(default_factory=dict)  # equal tasks share their bytes
 
     def template(self, name: str, definition: TaskDefinition, place: str) -> tuple[bytes, int, Expansion | None]:
@@ -39,26 +44,62 @@ class Templates:
         for inner, message, hint in treatment.faults:
             self.faults.add(f"{place}.{inner}", message, hint, task=name)
         details = definition.details
-        scope = self.scopes.scope(definition.parameters or None)
-        if definition.parameters:
-            own = {key: scope.parameters[key] for key in definition.parameters}
-            check_values(own, f"{place}.parameters", self.faults, task=name)
+        own = definition.parameters or {}
+        if own and self.limited and not check_parameter_names(own, f"{place}.parameters", self.faults, task=name):
+            return b"", treatment.policy, None
+        scope = self.scopes.scope(own)
+        if own:
+            check_values({key: scope.parameters[key] for key in own}, f"{place}.parameters", self.faults, task=name)
         texts = _texts(details)
-        expansion = scope.expansion(texts) if scope.parameters else None
+        text = joined(texts)
+        if len(text) > SURELY_SMALL and self._is_too_large(name, details, utf8_size(text), place):
+            return b"", treatment.policy, None
+        expansion = scope.expansion(text) if scope.parameters else None
+        if self.warnings is not None:
+            self._warn(definition, place, text, expansion)
         if expansion is not None:
+            # Where the longest value stands in all places that there can be, it takes no more than this.
+            most = 4 * len(text) + len(text) // expansion.shortest * expansion.longest
+            if most > MAX_DETAILS_BYTES and self._is_too_large(name, details, scope.largest(text, expansion), place, filled=True):
+                return b"", treatment.policy, expansion
             if expansion.count == 1:
-                texts = scope.filled(texts, expansion)
+                texts = scope.filled(texts, text, expansion)
             else:
                 self._check_names(name, expansion, place)
         spec = _serialised(details, texts) + treatment.spec
+        if len(spec) > SURELY_SMALL:
+            self._is_too_large(name, details, len(spec) + len(name.encode()), place)
         kept = self._kept.get(spec)
-        if kept is None and len(self._kept) < _MAX_KEPT:
+        if kept is None and len(self._kept) < _MAX_KEPT and len(spec) <= _MAX_KEPT_BYTES:
             self._kept[spec] = spec
         return kept or spec, treatment.policy, expansion
 
+    def _warn(self, definition: TaskDefinition, place: str, text: str, expansion: Expansion | None) -> None:
+        warnings, own, details = self.warnings, definition.parameters or {}, definition.details
+        assert warnings is not None
+        if " " in details.command[0] or "~" in text:
+            warnings.command(place, details)
+        if expansion is None and not own and not definition.is_generator:
+            for mark in warnings.marks:
+                if mark in text:
+                    break
+            else:
+                return
+        used = expansion.parameters if expansion is not None else ()
+        if not own and not definition.is_generator and warnings.has_only(used, text):
+            return
+        warnings.task(place, text, own, used, generates=bool(definition.is_generator))
+
     def replaced(self, definition: TaskDefinition) -> Expansion | None:
         """The parameters that are replaced in a task, whether they multiply it or not; None if there are none."""
-        return self.scopes.scope(definition.parameters or None).expansion(_texts(definition.details))
+        return self.scopes.scope(definition.parameters or None).expansion(joined(_texts(definition.details)))
+
+    def _is_too_large(self, name: str, details: Details, size: int, place: str, *, filled: bool = False) -> bool:
+        """Whether a task of `size` bytes is refused; then a fault was added."""
+        if size <= MAX_DETAILS_BYTES or not self.limited:
+            return False
+        refuse_details(self.faults, details, size, place, task=name, filled=filled)
+        return True
 
     def _check_names(self, name: str, expansion: Expansion, place: str) -> None:
         """Values become part of the expansions' names, so they must be fit for that."""

@@ -47,6 +47,8 @@ def yaml_to_json(data: bytes) -> bytes:
         tree = _Tree(faults)
         for event in _events(data):
             tree.take(event)
+        if tree.root in (None, ""):
+            faults.add("", "the document is empty", "it holds `tasks`, an object of one task at least")
         document = msgspec.json.encode(_typed(tree.root, _RUN_SHAPE))
     except yaml.MarkedYAMLError as error:
         what = ", ".join(part for part in (error.context, error.problem) if part)

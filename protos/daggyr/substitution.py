@@ -7,31 +7,36 @@ where names and values come from.
 
 from __future__ import annotations
 
-import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
+from daggyr.name_search import NameSearch
 from daggyr.v1.task_pb2 import TaskSpec, TaskTemplate
 
 
 class Substitution:
-    """Replaces a fixed set of names; compiled once, then used for any number of texts and values."""
+    """Replaces a fixed set of names; prepared once, then used for any number of texts and values. Each call takes time linear
+    in the text and in what comes out, whatever the names are."""
 
-    def __init__(self, names: Sequence[str]) -> None:
-        """`names` are non-empty and distinct."""
-        longest_first = sorted(names, key=len, reverse=True)
-        self._pattern = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
+    def __init__(self, names: Sequence[str], beside: Substitution | None = None) -> None:
+        """`names` are non-empty and distinct. The names of `beside`, which are others, are replaced as well."""
+        self._search: NameSearch = NameSearch(names, beside._search if beside is not None else None)
 
     def occurring(self, texts: Iterable[str]) -> set[str]:
         """The names that would be replaced in any of `texts` (a name inside a longer one that matches does not count)."""
-        if self._pattern is None:
-            return set()
-        return {name for text in texts for name in self._pattern.findall(text)}
+        return {name for text in texts for name in self._search.distinct(text)}
+
+    def occurring_in(self, text: str) -> set[str]:
+        """The names that would be replaced in one text."""
+        return self._search.distinct(text)
+
+    def count(self, text: str) -> Counter[str]:
+        """How often each name would be replaced in `text`."""
+        return self._search.count(text)
 
     def apply(self, text: str, values: Mapping[str, str]) -> str:
-        """`text` with every name replaced by its value. `values` holds all names."""
-        if self._pattern is None:
-            return text
-        return self._pattern.sub(lambda match: values[match.group()], text)
+        """`text` with every name replaced by its value. `values` holds all names that occur."""
+        return self._search.replaced(text, values)
 
 
 class Filling:

@@ -90,6 +90,38 @@ def child(*names: str, **keys: Any) -> dict[str, Any]:
         ({"tasks": {"a": task("true", resources={"memory_mb": 10**12})}}, "tasks.a.details.resources.memory_mb", "at most"),
         ({"tasks": {"a": task("true", resources={"cores": 0.5})}}, "tasks.a.details.resources.cores", "a whole number"),
         ({"tasks": {"a": task("true", max_retries=-1)}}, "tasks.a.max_retries", "-1 was given"),
+        *(
+            ({"tasks": {"a": task("true", **{key: ["b"]})}}, f"tasks.a.{key}", "it is called `parents` here")
+            for key in ("depends", "dependsOn", "depends_on", "needs", "requires")
+        ),
+        *(
+            ({"tasks": {"a": {"details": {"command": ["true"], key: "x"}}}}, f"tasks.a.details.{key}", words)
+            for key, words in {
+                "script": '["sh", "-c", TEXT]',
+                "run": '["sh", "-c", TEXT]',
+                "shell": '["sh", "-c", TEXT]',
+                "env": "called `environment` here",
+                "cwd": "called `working_directory` here",
+                "retries": "called `max_retries`, and belongs beside `details`",
+                "mem": "resources: {memory_mb: ...}",
+                "cpus": "resources: {cores: ...}",
+                "gpu": "resources: {gpus: ...}",
+            }.items()
+        ),
+        ({"tasks": {"a": task("true", timeout="5m")}}, "tasks.a.details.timeout", "write seconds: 300"),
+        (
+            {"tasks": {"a": task("true", resources={"memory_mb": "4GB"})}},
+            "tasks.a.details.resources.memory_mb",
+            "megabytes: 4000",
+        ),
+        ({"tasks": {"a": task("true", resources={"cores": "0.5"})}}, "tasks.a.details.resources.cores", "write 1, or 0"),
+        (
+            {"tasks": {"a": task("true", resources={"gpus": 1})}},
+            "tasks.a.details.resources.gpus",
+            "daggyr-agent --resource gpus=1",
+        ),
+        ({"tasks": {"a": task("true", stdin="x" * 3_200_000)}}, "tasks.a.details", "put the text into a file"),
+        ({"tasks": {"a": TRUE}, "tags": {"k" * 65_536: "v"}}, "tags", "a run's take at most 65,536"),
         ({"tasks": {"a": task("true", retry_delay="5")}}, "tasks.a.retry_delay", "write it without quotes: 5"),
         ({"tasks": {"a": task("true", is_generator="yes")}}, "tasks.a.is_generator", "true or false"),
         ({"tasks": {"a": task("true", pool=None)}}, "tasks.a.pool", "leave the key out"),
@@ -119,7 +151,11 @@ def test_a_fault_is_told_with_its_place_and_what_to_do(shared: Deployment, docum
     ("data", "suffix", "fault"),
     [
         (b'{"tasks": {', ".json", "line 1, column 12: the document is no JSON: "),
-        (b"", ".json", "the document is empty"),
+        (b"", ".json", "the document is empty; it holds `tasks`"),
+        (b"", ".yaml", "the document is empty; it holds `tasks`"),
+        (b"---\n", ".yaml", "the document is empty; it holds `tasks`"),
+        (b"# nothing\n", ".yaml", "the document is empty; it holds `tasks`"),
+        (b'"' + b"x" * 100_000_000 + b'"', ".json", "line 1, column 1: a text of 100,000,000 bytes begins here"),
         (b'{"tasks": {"\xe9": {}}}', ".json", "line 1, column 13: the document is not UTF-8; save it as UTF-8"),
         (
             b'{"tasks": {"a": {"details": {"command": ["true"]}}, "a": {"details": {"command": ["false"]}}}}',
@@ -219,3 +255,23 @@ def test_a_wrong_configuration_ends_the_server_before_it_listens(tmp_path: Path,
     assert "server.lese: unknown key; did you mean `lease`?" in said
     assert "insecure = true" in said
     assert "local" in said
+
+
+@pytest.mark.parametrize("command", ["validate", "expand", "submit", "run"])
+@pytest.mark.parametrize("output", ["table", "json"])
+def test_what_is_valid_and_most_likely_not_meant_is_told(shared: Deployment, command: str, output: str, tmp_path: Path) -> None:
+    """On standard error, whatever the output is, and without an exit code."""
+    tasks = {"a": task("true", "{{DAET}}"), "b": task("true", "{{DATE}}", "~/x", working_directory="/")}
+    path = tmp_path / "spec.json"
+    path.write_bytes(json.dumps({"tasks": tasks, "parameters": {"{{DATE}}": ["1"]}}).encode("utf-8-sig"))
+    ended = shared.daggyr("--output", output, command, str(path))
+    assert ended.code == 0
+    told = [line for line in ended.err.splitlines() if line.startswith("warning: ")]
+    assert told == [
+        "warning: tasks.b.details.command[2]: the `~` of `~/x` stays as it is, because no shell reads it; write the whole path",
+        "warning: tasks.a.details: `{{DAET}}` is no parameter, and stays as it is; did you mean `{{DATE}}`?",
+    ]
+    if command == "submit":
+        run_id = json.loads(ended.out)["run_id"] if output == "json" else int(ended.out)
+        shared.watch(run_id)
+        shared.daggyr("delete", str(run_id))

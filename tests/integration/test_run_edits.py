@@ -65,10 +65,18 @@ def test_a_failed_run_is_mended(kept: Deployment) -> None:
     assert edit(kept, run_id, second, "--plan") == [
         {"task_id": "new", "change": "ADDED", "state": None, "fields": []},
         {"task_id": "b", "change": "CHANGED", "state": "ERRORED", "fields": ["command"]},
+        {"task_id": "a", "change": "ADJUSTED", "state": "COMPLETED", "fields": ["max_retries"]},
         {"task_id": "gone", "change": "REMOVED", "state": "COMPLETED", "fields": []},
     ]
     assert kept.json("show", str(run_id))["revision"] == 1, "a plan changes nothing"
-    assert edit(kept, run_id, second)["revision"] == 2
+    refused = kept.daggyr("edit", str(run_id), kept.spec(second))
+    assert (refused.code, refused.out) == (2, "")
+    assert "the specification does not have a task that ran or runs: `gone`" in refused.err
+    assert "--remove" in refused.err
+    assert kept.json("show", str(run_id))["revision"] == 1
+    edited = edit(kept, run_id, second, "--remove")
+    assert edited["revision"] == 2
+    assert edited["edited"] == {"unchanged": 1, "adjusted": 1, "changed": 1, "added": 1, "removed": 1}
     assert kept.watch(run_id)["task_states"] == {"COMPLETED": 4}
     for again in (False, True):
         if again:
@@ -99,10 +107,20 @@ def test_a_table_says_what_would_change(kept: Deployment) -> None:
         ["TASK", "STATE", "CHANGE", "WHY"],
         ["a", "COMPLETED", "changed", "another command and environment"],
         ["b", "COMPLETED", "removed", "the specification does not have it any more"],
-        ["2", "tasks", "would", "change"],
+        ["0", "tasks", "unchanged,", "1 changed, 0 added, 1 removed"],
     ]
     ended = kept.daggyr("edit", "last", kept.spec({"a": shell("true"), "b": shell("true")}), "--plan")
-    assert ended.out == "no task would change\n"
+    assert ended.out == "2 tasks unchanged, 0 changed, 0 added, 0 removed\n"
+    ended = kept.daggyr(
+        "edit", "last", kept.spec({"a": shell("true", timeout=9), "b": shell("true", resources={"cores": 2})}), "--plan"
+    )
+    assert [line.split(maxsplit=3) for line in ended.out.splitlines()[1:]] == [
+        ["a", "COMPLETED", "adjusted", "other timeout from its next attempt on"],
+        ["b", "COMPLETED", "adjusted", "other resources from its next attempt on"],
+        ["0", "tasks", "unchanged,", "2 adjusted, 0 changed, 0 added, 0 removed"],
+    ]
+    ended = kept.daggyr("edit", "last", kept.spec({"a": shell("false"), "b": shell("true")}))
+    assert ended.out.startswith("1 task unchanged, 1 changed, 0 added, 0 removed\n")
 
 
 def test_what_runs_goes_on_or_is_replaced_after_its_end(deployment: Deployment) -> None:
@@ -133,6 +151,7 @@ def test_what_runs_goes_on_or_is_replaced_after_its_end(deployment: Deployment) 
             "stays": shell(f"{stays.hold}; {LEDGER}", children=["after"], priority=5),
             "after": shell(LEDGER),
         },
+        "--remove",
     )
     until(lambda: is_gone(pids[2]), "the end of what is gone")
     assert deployment.states(run_id)["ends"] == "RUNNING", "what was changed has not ended yet"
@@ -210,7 +229,7 @@ def test_generated_tasks_stay_with_their_generator(kept: Deployment) -> None:
     before = ["end 1", "g 1", "made-1 1", "made-2 1", "more 1"]
     assert ledger(kept) == before
     start_again(kept)
-    edit(kept, run_id, tasks(":;"), "--downstream")
+    edit(kept, run_id, tasks(":;"), "--downstream", "--remove")
     assert kept.watch(run_id)["task_states"] == {"COMPLETED": 4}
     assert ledger(kept) == sorted([*before, "end 2", "g 2", "made-1 1", "made-2 1"])
     start_again(kept)

@@ -114,3 +114,17 @@ def test_a_generator_whose_tasks_are_there_is_not_done_again(local: Deployment) 
     assert local.daggyr("retry", "1", "--task", "new").code == 0
     assert local.watch(1)["task_states"] == {"COMPLETED": 3}
     assert local.read("ledger") == "new\nnew\n"
+
+
+def test_what_is_wrong_with_generated_tasks_is_told_one_fault_a_line(local: Deployment) -> None:
+    """Sizes are bounded for them as for all."""
+    new = {"large": task("true", stdin="x" * 3_200_000), "lost": task("true", parents=["nobody"])}
+    run_id = local.submit({"plan": prints(local, new), "run": task("printf", '{"tasks": {"a": {}}}', is_generator=True)})
+    assert local.watch(run_id, code=1)["task_states"] == {"ERRORED": 2}
+    assert local.task(run_id, "plan")["attempts"][0]["executor"] == [
+        "the generator's tasks are refused: large.details: the task takes 3,200,005 bytes, most of them for `stdin`; "
+        "a task takes at most 3,145,728; put the text into a file, and give the task the file's name",
+        "lost.parents[0]: there is no task `nobody`",
+    ]
+    assert "print the object alone that stands under `tasks`" in local.daggyr("task", "last", "run").out
+    assert "\\x0a" not in local.daggyr("task", "last", "plan").out

@@ -152,7 +152,7 @@ def test_all_faults_are_told_together_each_with_task_place_and_hint() -> None:
         ("b", "tasks.b.parents[0]: a task's name, or an object with `task` and `match`, is needed, the number 5 was given"),
         ("b", "tasks.b.parents[1].mach: there is no such key; did you mean `match`?"),
         ("c", "tasks.c.details.command: a list of the program and its arguments is needed, an empty one was given"),
-        ("c", "tasks.c.max_retries: a whole number is needed, the number 1.5 was given"),
+        ("c", "tasks.c.max_retries: a whole number is needed, the number 1.5 was given; write 2"),
         ("b", "tasks.b.parents[1]: there is no task `x`"),
         ("b", "tasks.b.parents[2]: there is no task `nobody`"),
         ("a", "tasks.a: tasks wait for each other: a -> c -> a; leave one of these edges out"),
@@ -201,7 +201,7 @@ def test_all_faults_are_told_together_each_with_task_place_and_hint() -> None:
             "-1 was given\n"
             "tasks.a.details.resources.mem: a whole number of units is needed, "
             'the text "5" was given; write it without quotes: 5\n'
-            "tasks.a.details.resources.x: a whole number of units is needed, the number 1.5 was given\n"
+            "tasks.a.details.resources.x: a whole number of units is needed, the number 1.5 was given; write 2\n"
             "tasks.a.details.resources.y: a whole number of units from 0 to 9,223,372,036,854,775,807 is needed, "
             "a number of more than 30 digits was given",
         ),
@@ -257,7 +257,7 @@ def test_names_of_a_kibibyte_and_odd_characters_are_fine() -> None:
 @pytest.mark.parametrize(
     ("data", "expected"),
     [
-        (b"", "the document is empty"),
+        (b"", "the document is empty; it holds `tasks`, an object of one task at least"),
         (b"[]", "an object (in braces) is needed; it holds `tasks`"),
         (b"{}", "`tasks` is missing"),
         (b'{"tasks": []}', "tasks: an object (in braces) is needed; tasks stand in it by their names"),

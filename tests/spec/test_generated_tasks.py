@@ -207,10 +207,12 @@ def test_pools_are_checked() -> None:
 @pytest.mark.parametrize(
     ("data", "expected"),
     [
-        (b"", "the document is empty"),
+        (b"", "the document is empty; print {} if there are no tasks"),
         (b"hello\n", "line 1, column 1: the document is no JSON: expecting value"),
         (b"[]", "an object (in braces) is needed; tasks stand in it by their names"),
-        (b'{"tasks": {}}', "tasks: `details` is missing; every task has one"),
+        (b'{"tasks": {}}', "tasks: a generator prints tasks, not a run; print the object alone that stands under `tasks`"),
+        (b'{"tasks": {"a": {"details": {"command": ["x"]}}}, "tags": {}}', "tasks: a generator prints tasks, not a run"),
+        (b'{"tasks": {"details": {}}}', "tasks.details: `command` is missing"),
         (b'{"a": 1, "a": 2}', "a: a task of this name stands more than once; all but one would be lost"),
         (b'{"a": {"details": {"command": []}}}', "a.details.command: a list of the program and its arguments is needed"),
         (b'{"": {"details": {"command": ["x"]}}}', '"": the name of a task is empty'),

@@ -60,12 +60,15 @@ def expand(settings: Settings, spec: str) -> int:
 
 
 def _graph(spec: str) -> Graph:
-    """The graph that `spec` becomes. Raises Refused, or Fault if it cannot be read."""
+    """The graph that `spec` becomes; warnings are printed. Raises Refused, or Fault if it cannot be read."""
+    warnings: list[str] = []
     with json_document(spec) as document:
         try:
-            addition = expand_spec(decode_json(document.read()), default_pool="default")
+            addition = expand_spec(decode_json(document.read()), default_pool="default", warnings=warnings)
         except SpecificationError as error:
             raise Refused(name_of(spec), str(error)) from None
+    for warning in warnings:
+        stdout.warn(warning)
     graph = Graph()
     graph.extend(addition)
     return graph

@@ -8,6 +8,7 @@ from typing import BinaryIO
 import click
 import grpc
 
+from daggyr.v1.runs_pb2 import EditTotals
 from daggyr_server.cli import document, shapes, stdout, tables, words
 from daggyr_server.cli.connection import with_client
 from daggyr_server.cli.faults import Refused
@@ -20,15 +21,17 @@ from daggyr_server.client import Client, ServerError
 @document.spec_argument
 @click.option("--plan", is_flag=True, help="Only print each task that would change, and why.")
 @click.option("--downstream", is_flag=True, help="Also queue what depends on completed tasks that are changed.")
+@click.option("--remove", is_flag=True, help="Also where tasks that ran or run are not in SPEC and would be taken away.")
 @click.option("--revision", metavar="N", type=click.IntRange(min=1), help="Only if the run has this revision; `show` tells it.")
 @settings_object
-def edit(settings: Settings, run_id: int, spec: str, plan: bool, downstream: bool, revision: int | None) -> int:
+def edit(settings: Settings, run_id: int, spec: str, plan: bool, downstream: bool, remove: bool, revision: int | None) -> int:
     """Give RUN, running or ended, the specification SPEC, under the same id.
 
     A task is changed if its command, environment, working directory or standard input is. What is unchanged keeps its state; what
-    is changed or new is queued, once an attempt that still runs has been ended; what is gone ends. Other fields, as retries and
-    resources, hold from the next attempt on, and who waits for whom at once; --plan does not list these. Tags are added to those
-    that it has. All of it happens at once, or, if SPEC is wrong, nothing.
+    is changed or new is queued, once an attempt that still runs has been ended; what is gone ends, which takes --remove if it ran
+    or runs. Other fields, as retries and resources, hold from the next attempt on (--plan calls such tasks adjusted), and who
+    waits for whom at once, which --plan does not list. Tags are added to those that it has. All of it happens at once; if
+    SPEC is wrong, nothing does.
     """
     with document.json_document(spec) as source:
 
@@ -37,7 +40,7 @@ def edit(settings: Settings, run_id: int, spec: str, plan: bool, downstream: boo
                 if plan:
                     await _show_plan(settings, client, run_id, source, downstream, revision or 0)
                 else:
-                    await _edit(settings, client, run_id, source, downstream, revision or 0)
+                    await _edit(settings, client, run_id, source, downstream, remove, revision or 0)
             except ServerError as error:
                 if error.code is grpc.StatusCode.INVALID_ARGUMENT:
                     raise Refused(document.name_of(spec), str(error)) from None
@@ -47,22 +50,30 @@ def edit(settings: Settings, run_id: int, spec: str, plan: bool, downstream: boo
         return with_client(settings, work)
 
 
-async def _edit(settings: Settings, client: Client, run_id: int, source: BinaryIO, downstream: bool, revision: int) -> None:
-    async with aclosing(client.edit(run_id, source, downstream=downstream, revision=revision)) as answers:
+async def _edit(
+    settings: Settings, client: Client, run_id: int, source: BinaryIO, downstream: bool, remove: bool, revision: int
+) -> None:
+    edited = client.edit(run_id, source, downstream=downstream, revision=revision, remove=remove)
+    async with aclosing(edited) as answers:
         async for answer in answers:
-            stdout.document(shapes.run(answer.run)) if settings.json else tables.show_run(answer.run)
+            if settings.json:
+                stdout.document({**shapes.run(answer.run), "edited": shapes.edit_totals(answer.totals)})
+            else:
+                stdout.line(words.edit_totals(answer.totals))
+                tables.show_run(answer.run)
 
 
 async def _show_plan(settings: Settings, client: Client, run_id: int, source: BinaryIO, downstream: bool, revision: int) -> None:
-    items, columns, count = stdout.JsonList(), tables.edit_columns(), 0
+    items, columns, totals = stdout.JsonList(), tables.edit_columns(), EditTotals()
     async with aclosing(client.edit(run_id, source, downstream=downstream, revision=revision, plan=True)) as answers:
         async for answer in answers:
-            count += len(answer.tasks)
+            totals.MergeFrom(answer.totals)
             if settings.json:
                 items.page(map(shapes.task_edit, answer.tasks))
             else:
                 columns.page(map(tables.edit_row, answer.tasks))
     if settings.json:
         items.end()
+        stdout.notice(words.edit_totals(totals))
     else:
-        stdout.line(f"{words.plural(count, 'task')} would change" if count else "no task would change")
+        stdout.line(words.edit_totals(totals))
