@@ -22,7 +22,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import click
-import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from msgspec.structs import replace
@@ -239,7 +238,7 @@ async def coordinator(
                 max_arriving_bytes=server.max_arriving_bytes,
             ),
         )
-        await _add_services(listener.server, service, executors, surroundings)
+        await _add_services(listener, service, executors, surroundings)
         await driver.start(executors)
         stack.push_async_callback(_stop, listener, driver)
         address = await listener.start()
@@ -316,12 +315,13 @@ def _tokens(server: Server) -> Tokens | None:
 
 
 async def _add_services(
-    server: grpc.aio.Server, runs: RunsService, executors: dict[str, Executor], surroundings: Surroundings
+    listener: Listener, runs: RunsService, executors: dict[str, Executor], surroundings: Surroundings
 ) -> None:
     # A local pool is one of agents too, but of its own only, on a socket of its own.
     agents = [executor for executor in executors.values() if isinstance(executor, AgentExecutor) and executor.on_listener]
+    server = listener.server
     add_RunsServicer_to_server(runs, server)
-    add_AgentsServicer_to_server(AgentSessions(agents, surroundings.pins), server)
+    add_AgentsServicer_to_server(AgentSessions(agents, surroundings.pins, listener.refused), server)
     names = [
         runs_pb2.DESCRIPTOR.services_by_name["Runs"].full_name,
         agents_pb2.DESCRIPTOR.services_by_name["Agents"].full_name,

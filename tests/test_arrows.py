@@ -29,6 +29,7 @@ CLIENT = "daggyr_server.client"
 CONFIG = "daggyr_server.config"
 SETTINGS = "daggyr_server.settings"
 DESCRIPTORS = "daggyr_server.descriptors"
+REFUSED = "daggyr_server.refused_callers"
 QUIET_GRPC = "daggyr_server.quiet_grpc"
 MAIN = "daggyr_server.main"
 ENTRY = "daggyr_server.__main__"
@@ -52,13 +53,14 @@ ARROWS: dict[str, frozenset[str]] = {
     CORE: frozenset(),
     SPEC: frozenset({"daggyr", CORE, "google.protobuf", "msgspec", "yaml"}),
     TRACKERS: frozenset({"daggyr", CORE, "google.protobuf", "msgspec", "psycopg"}),
-    EXECUTORS: WIRE | {DESCRIPTORS, "asyncssh", "msgspec", "psutil"},
+    EXECUTORS: WIRE | {DESCRIPTORS, REFUSED, "asyncssh", "msgspec", "psutil"},
     DESCRIPTORS: frozenset(),
+    REFUSED: frozenset(),
     QUIET_GRPC: frozenset({"grpc"}),
     SETTINGS: frozenset({"msgspec"}),
     CONFIG: frozenset({"daggyr", SETTINGS, "msgspec"}),
     **dict.fromkeys(DRIVER, frozenset({"daggyr", "google.protobuf", "msgspec"}) | BELOW_DRIVER),
-    API: WIRE | SERVICES | BELOW_DRIVER | {CONFIG, DESCRIPTORS, "prometheus_client"},
+    API: WIRE | SERVICES | BELOW_DRIVER | {CONFIG, DESCRIPTORS, REFUSED, "prometheus_client"},
     CLIENT: WIRE,
     CLI: WIRE | {CLIENT, SPEC, "daggyr_server.core.graph", "daggyr_server.core.segments", "click", "msgspec", "rich"},
     ENTRY: frozenset({"daggyr", MAIN}),

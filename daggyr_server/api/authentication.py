@@ -17,7 +17,7 @@ import grpc
 
 from daggyr.tokens import MIN_BYTES, Role, TokenError
 from daggyr_server.api.places import MAX_CALLS, Places, StrangersPlaces
-from daggyr_server.api.refused_callers import RefusedCallers
+from daggyr_server.refused_callers import RefusedCallers
 
 _OPEN = "/grpc.health.v1.Health/Check"
 _EITHER: frozenset[Role] = frozenset({"client", "agent"})

@@ -23,9 +23,9 @@ from daggyr_server.api.authentication import Authentication, Tokens
 from daggyr_server.api.binding import ListenerError, Place, read_pem, server_context
 from daggyr_server.api.malformed import MalformedMessages
 from daggyr_server.api.places import MAX_CALLS
-from daggyr_server.api.refused_callers import RefusedCallers
 from daggyr_server.config import Tls
 from daggyr_server.descriptors import connections
+from daggyr_server.refused_callers import RefusedCallers
 
 HANDSHAKE_SECONDS = 10.0  # from the acceptance of a connection to the end of TLS and of HTTP/2's beginning
 IDLE_SECONDS = 60.0  # without a call, before a connection is ended; clients make another with their next call
@@ -55,12 +55,12 @@ class Listener:
         self._tls = tls
         self._credentials: _Credentials | None = None
         self._authentication: Authentication | None = None
-        self._refused = RefusedCallers()
+        self.refused = RefusedCallers()
         interceptors: list[grpc.aio.ServerInterceptor] = []
         if self._place.socket_path is None:
             if tokens is None:
                 raise ListenerError(f"{address} needs tokens: only a unix socket goes without")
-            self._authentication = Authentication(tokens, self._refused)
+            self._authentication = Authentication(tokens, self.refused)
             interceptors.append(self._authentication)
         interceptors.append(MalformedMessages())
         options = (*SERVER_OPTIONS, ("grpc.max_allowed_incoming_connections", connections()))
@@ -79,7 +79,7 @@ class Listener:
     async def stop(self, grace: float) -> None:
         """Takes no new calls, gives those under way `grace` seconds, then cancels them. A socket file goes away."""
         await self.server.stop(grace)
-        self._refused.close()
+        self.refused.close()
 
     def replace_tokens(self, tokens: Tokens) -> None:
         """Take these from now on. Calls with a token that is none of them end. Nothing happens behind a unix socket."""

@@ -25,8 +25,8 @@ from daggyr_server.api.binding import ListenerError, Place, server_context
 from daggyr_server.api.exposition import CONTENT_TYPE, Exposition
 from daggyr_server.api.figures import Figures
 from daggyr_server.api.lag import Lag
-from daggyr_server.api.refused_callers import RefusedCallers
 from daggyr_server.config import Tls
+from daggyr_server.refused_callers import RefusedCallers
 
 PATH = "/metrics"
 MAX_SCRAPES = 32  # with the token, at once; more are answered with 503

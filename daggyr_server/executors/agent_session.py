@@ -24,7 +24,7 @@ from daggyr.v1.agents_pb2_grpc import AgentsServicer
 from daggyr.v1.task_pb2 import STDOUT, AttemptKey
 from daggyr_server.executors.agent_pins import AgentPins, PinsClosed
 from daggyr_server.executors.believable import fault_in
-from daggyr_server.executors.refusal_log import RefusalLog
+from daggyr_server.refused_callers import RefusedCallers
 
 if TYPE_CHECKING:
     from daggyr_server.executors.agent import AgentExecutor
@@ -157,11 +157,16 @@ _Session = Session  # which AgentSessions has a method of the same name as
 class AgentSessions(AgentsServicer):
     """The servicer, for the agent pools of one listener."""
 
-    def __init__(self, executors: Iterable[AgentExecutor], pins: AgentPins | None = None) -> None:
-        """`pins`: whose the agents' ids are; without, what is known of them goes with this object."""
+    def __init__(
+        self, executors: Iterable[AgentExecutor], pins: AgentPins | None = None, refused: RefusedCallers | None = None
+    ) -> None:
+        """`pins`: whose the agents' ids are; without, what is known of them goes with this object.
+
+        `refused` is the listener's log of those whom it refuses; without, these sessions have one of their own.
+        """
         self._executors = {executor.joined_as: executor for executor in executors}
         self._pins = pins or AgentPins()
-        self._refusals = RefusalLog()
+        self._refused = refused or RefusedCallers()
 
     async def Session(self, request_iterator: AsyncIterator[AgentMessage], context: grpc.aio.ServicerContext[Any, Any]) -> None:
         """See agents.proto."""
@@ -169,7 +174,7 @@ class AgentSessions(AgentsServicer):
             await self._serve(request_iterator, context)
         except SessionRefused as refused:
             if refused.code not in _OWN_ENDS:
-                self._refusals.add(context.peer(), f"{refused.code.name}: {refused}")
+                self._refused.note(context.peer(), f"{refused.code.name}: {refused}")
             await context.abort(refused.code, status_text(str(refused)))
 
     async def _serve(self, requests: AsyncIterator[AgentMessage], context: grpc.aio.ServicerContext[Any, Any]) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from daggyr.bounded import bounded_notes
 from daggyr.bounds import MAX_RESOURCES, MAX_UNITS, MAX_WORD
 from daggyr.v1.agents_pb2 import AgentMessage, Heartbeat, Hello
 from daggyr.v1.task_pb2 import FAILED, AttemptKey, AttemptOutcome, AttemptResult, AttemptUpdate, OutputChunk
@@ -83,13 +84,7 @@ def mend_result(result: AttemptResult) -> None:
     said = []
     while field := _result_fault(result):
         if field == "notes":
-            kept, left = [], MAX_NOTE_BYTES // 2
-            for note in result.notes[: MAX_NOTES // 2]:
-                kept.append(note if len(note.encode()) <= left else note.encode()[:left].decode(errors="ignore") + "...")
-                left = max(0, left - len(note.encode()))
-            del result.notes[:]
-            result.notes.extend(kept)
-            said.append("more was noted, and is left out")
+            result.notes[:] = bounded_notes(result.notes)
             continue
         said.append(f"{_words(field, getattr(result, field))}; it is left out")
         if field == "outcome":

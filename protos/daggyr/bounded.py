@@ -24,12 +24,12 @@ def cut(text: str, most: int) -> str:
 
 
 def bounded_notes(notes: Iterable[str]) -> list[str]:
-    """The notes of a result: at most MAX_NOTES of MAX_NOTE_BYTES each."""
+    """The notes of a result: at most MAX_NOTES of MAX_NOTE_BYTES each. What is bounded already stays as it is."""
     found = list(notes)
-    kept = [cut(note, MAX_NOTE_BYTES) for note in found[:MAX_NOTES]]
-    if len(found) > MAX_NOTES:
-        kept.append(f"and {len(found) - MAX_NOTES:,} more notes")
-    return kept
+    if len(found) <= MAX_NOTES:
+        return [cut(note, MAX_NOTE_BYTES) for note in found]
+    left_out = len(found) - (MAX_NOTES - 1)
+    return [*(cut(note, MAX_NOTE_BYTES) for note in found[: MAX_NOTES - 1]), f"and {left_out:,} more notes"]
 
 
 def are_bounded(notes: Iterable[str]) -> bool:

@@ -144,7 +144,7 @@ async def test_notes_of_a_result_are_bounded(driver: Driver) -> None:
     executor.reports.updates("h", [AttemptUpdate(key=key, finished=result)], durable.set)
     await durable.wait()
     (stored,) = await driver.tracker.attempts(run_id, key.task_number)
-    assert len(stored.result.notes) == MAX_NOTES + 1
+    assert len(stored.result.notes) == MAX_NOTES
     assert len(stored.result.notes[0]) == MAX_NOTE_BYTES
     assert stored.result.notes[0].endswith("... (3,000,020 bytes in all)")
-    assert stored.result.notes[-1] == "and 69 more notes"
+    assert stored.result.notes[-1] == "and 70 more notes"

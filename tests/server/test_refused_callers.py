@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from daggyr_server.api.refused_callers import SECONDS, RefusedCallers, address_of
+from daggyr_server.refused_callers import SECONDS, RefusedCallers, address_of
 
 
 class Clock:
