@@ -204,10 +204,11 @@ def _read_into(file: int, whole: bytearray, size: int) -> None:
 
 
 def _read(file: int, size: int, rest: bytes) -> bytes:
-    with os.fdopen(file, "rb", buffering=0) as whole:
+    # What is not on disk goes there first: putting it behind what was read would make a second copy of everything.
+    with os.fdopen(file, "r+b", buffering=0) as whole:
+        _write(file, rest, size)
         whole.seek(0)
-        pieces = []
-        while size and (piece := whole.read(min(size, 1 << 30))):
-            pieces.append(piece)
-            size -= len(piece)
-    return pieces[0] if len(pieces) == 1 and not rest else b"".join([*pieces, rest])
+        content = whole.read(size + len(rest))
+        if len(content) < size + len(rest):  # read(2) gives at most 2 GiB at once
+            content += whole.read(size + len(rest) - len(content))
+    return content
