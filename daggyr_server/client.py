@@ -2,8 +2,9 @@
 
 The command line uses it, and any program may. It submits, reads, watches and steers runs with the contract's messages,
 sends each call with the token, and turns gRPC's errors into `ServerError`. What may be repeated is repeated with
-backoff: a submission under its request_id, a watch from its last change, an output from its last byte; and what a server cancels
-before it looks at it, as it has too much to do. Everything else is tried once. It never prints, reads no environment and knows no files but the document that it is given.
+backoff: a submission under its request_id, a watch from its last change, an output from its last byte; and what a server
+cancels before it looks at it, because it has too much to do. Everything else is tried once. It never prints, reads no
+environment and knows no files but the document that it is given.
 
     async with Client("127.0.0.1:2503", token=token) as client:
         run_id = await client.submit_document(io.BytesIO(document))

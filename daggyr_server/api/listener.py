@@ -31,6 +31,7 @@ MAX_STREAMS = 1_000  # calls of one connection at once; a client with more of th
 # Calls that have come and that Python has not looked at. A second's work: the next ones are cancelled, whoever makes them, and
 # clients ask again.
 MAX_PENDING = 3_000
+CHECK_SECONDS = 1.0  # between two looks at whether gRPC still serves
 IDLE_SECONDS = 60.0  # without a call, before a connection is ended; clients make another with their next call
 
 
@@ -89,7 +90,9 @@ class Listener:
     async def ended(self) -> None:
         """Returns when `stop` was called. Raises ListenerError if gRPC stops serving by itself: nothing is reached here then."""
         try:
-            await self.server.wait_for_termination()
+            # With a limit, because gRPC tells of its failure only then if calls are still open, and survives a cancellation.
+            while await self.server.wait_for_termination(CHECK_SECONDS):
+                pass
         except Exception as error:
             raise ListenerError(
                 f"nothing is served at {self._place.address} any more, because gRPC {grpc.__version__} has failed "
