@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import grpc
+import pytest
 from daggyr_program import PROGRAM, Daggyr, Process, Start
 from scripted_server import COMPLETED, ERRORED, Piece, ScriptedServer
 from waiting import DEADLINE
@@ -156,6 +157,36 @@ async def test_logs_follow_shows_a_line_while_its_task_still_runs(start: Start, 
     await run.finish("a", COMPLETED)
     ended = await process.ended()  # though the run goes on
     assert (ended.code, ended.out, ended.err) == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("logs", "1", "-f"), ("logs", "1", "a", "-f"), ("logs", "1", "a", "-f", "--both"), ("--output=json", "watch", "1")],
+)
+async def test_a_reader_that_goes_away_ends_what_follows_something_quiet(
+    start: Start, server: ScriptedServer, arguments: tuple[str, ...]
+) -> None:
+    run = server.new_run("a")
+    await run.start("a")
+    process = (await start(*arguments, env=at(server))).process
+    await asyncio.wait_for(server.watching.wait(), DEADLINE)
+    assert process.stdout is not None
+    process.stdout._transport.close()  # type: ignore[attr-defined]
+    assert process.stderr is not None
+    assert await asyncio.wait_for(process.stderr.read(), DEADLINE) == b""
+    assert await process.wait() == 0
+
+
+async def test_a_run_is_followed_to_its_exit_code_without_a_reader_too(start: Start, server: ScriptedServer) -> None:
+    run = server.new_run("a")
+    process = (await start("watch", "1", env=at(server))).process
+    await asyncio.wait_for(server.watching.wait(), DEADLINE)
+    assert process.stdout is not None
+    process.stdout._transport.close()  # type: ignore[attr-defined]
+    await run.start("a")
+    await run.finish("a", ERRORED, exit_code=1)
+    await run.end(ERRORED)
+    assert await asyncio.wait_for(process.wait(), DEADLINE) == 1
 
 
 async def test_logs_follow_of_a_run_follows_tasks_as_they_start(start: Start, server: ScriptedServer) -> None:
