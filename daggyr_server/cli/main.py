@@ -8,7 +8,6 @@ server reached, 130 interrupted.
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 from contextlib import suppress
@@ -108,8 +107,8 @@ def _exit_code() -> int:
         return 0
     except (KeyboardInterrupt, click.Abort):
         return INTERRUPTED
-    except OSError as error:  # click writes --help itself
-        if error.errno == errno.EPIPE:
-            return 0
+    except SystemExit:  # click writes --help itself, and leaves so when its reader went away; commands return their code
+        return 0
+    except OSError as error:
         notice(f"daggyr: cannot write to standard output: {error.strerror}")
         return BAD_USAGE
