@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -135,6 +136,22 @@ def test_version_has_one_form_and_modules_are_programs(program: str, environment
             [*command, "--version"], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
         )
         assert (ended.returncode, ended.stdout) == (0, f"{program} {__version__}\n")
+
+
+@pytest.mark.parametrize(
+    ("program", "code"), [("daggyr", 130), ("daggyr-server", -signal.SIGINT), ("daggyr-agent", -signal.SIGINT)]
+)
+def test_an_interruption_while_modules_are_loaded(program: str, code: int, environment: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "grpc.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    arguments = {"daggyr": ["--server", "unix:x", "runs"]}.get(program, [])
+    ended = subprocess.run(
+        [str(BIN / program), *arguments],
+        env={**environment, "PYTHONPATH": str(tmp_path)},
+        cwd=tmp_path,
+        capture_output=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (code, b"", b"")
 
 
 def test_an_agent_with_closed_descriptors_gives_no_file_away(environment: dict[str, str], tmp_path: Path) -> None:
