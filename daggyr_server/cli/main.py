@@ -8,6 +8,7 @@ server reached, 130 interrupted.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from contextlib import suppress
@@ -109,6 +110,8 @@ def _exit_code() -> int:
         return INTERRUPTED
     except SystemExit:  # click writes --help itself, and leaves so when its reader went away; commands return their code
         return 0
-    except OSError as error:
-        notice(f"daggyr: cannot write to standard output: {error.strerror}")
+    except OSError as error:  # click writes --help itself; what else can fail is a Fault, but for what the whole process lacks
+        lacking = error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
+        what = "this host or its limits (ulimit -a) leave too little" if lacking else "cannot write to standard output"
+        notice(f"daggyr: {what}: {error.strerror}")
         return BAD_USAGE

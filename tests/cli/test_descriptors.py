@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
+import os
 import signal
 import subprocess
 import sys
@@ -11,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from daggyr_server import __version__
+from daggyr_server.cli.main import main, program
 
 BIN = Path(sys.executable).parent
 SPEC = 'tasks: {a: {details: {command: [sh, -c, "echo out; echo err >&2"]}}}\n'
@@ -176,3 +179,22 @@ def test_a_removed_working_folder(environment: dict[str, str], tmp_path: Path) -
         gone.mkdir()
         ended = shell(f"rmdir ../gone; {command}", environment, gone)
         assert (command, ended.returncode, b"Traceback" in ended.stderr) == (command, code, False), ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.EMFILE, "its limits (ulimit -a) leave too little: Too many open files"),
+        (errno.ENOSPC, "cannot write to standard output"),
+    ],
+)
+def test_too_few_descriptors_are_not_taken_for_a_full_disk(
+    number: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(**_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(program, "main", fail)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert (ended.value.code, said in capsys.readouterr().err) == (2, True)

@@ -277,12 +277,20 @@ class Terminal:
                 self._news.clear()
         return await asyncio.to_thread(self.process.wait, DEADLINE)
 
+    def hang_up(self) -> None:
+        """The terminal goes away, as when its window is closed."""
+        self._loop.remove_reader(self._fd)
+        self._closed = True
+        os.close(self._fd)
+        self._fd = -1
+
     def close(self) -> None:
         self.process.kill()
         self.process.wait()
         if not self._closed:
             self._loop.remove_reader(self._fd)
-        os.close(self._fd)
+        if self._fd >= 0:
+            os.close(self._fd)
 
 
 async def watched_on_a_terminal(server: ScriptedServer, environment: dict[str, str], folder: Path, **variables: str) -> Terminal:
@@ -346,3 +354,24 @@ async def test_a_dumb_terminal_gets_lines(server: ScriptedServer, environment: d
         terminal.close()
     assert "\x1b" not in terminal.seen
     assert "run 1 COMPLETED in" in terminal.seen
+
+
+@pytest.mark.parametrize("command", ["watch 1", "submit --watch spec.json"])
+async def test_a_terminal_that_is_closed_changes_no_exit_code(
+    server: ScriptedServer, environment: dict[str, str], tmp_path: Path, command: str
+) -> None:
+    """What shows progress does not end what it shows: a run in the background outlives its terminal."""
+    (tmp_path / "spec.json").write_text(json.dumps({"tasks": {"a": {"details": {"command": ["x"]}}}}))
+    if command == "watch 1":
+        server.new_run("a")
+    terminal = Terminal(command.split(), {**environment, **at(server), "TERM": "xterm-256color"}, tmp_path)
+    try:
+        await terminal.until("0 of 1")
+        terminal.hang_up()
+        run = server.runs[1]
+        await run.start("a")
+        await run.finish("a", ERRORED, exit_code=5)
+        await run.end(ERRORED)
+        assert await asyncio.to_thread(terminal.process.wait, DEADLINE) == 1
+    finally:
+        terminal.close()
