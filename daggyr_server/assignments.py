@@ -39,7 +39,7 @@ def assignment_batches(command: StartAttempts, graph: Graph) -> Iterator[Assignm
             if owner is not segment:
                 details = owner.details
             values = owner.values_at(number - owner.first)
-            name = owner.task_id(number - owner.first)
+            name = owner.task_id(number - owner.first, values)
         else:
             details = owner.details[number - owner.base]
             name = owner.names[number - owner.base]

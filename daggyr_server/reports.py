@@ -74,19 +74,19 @@ def event_of(update: AttemptUpdate) -> AttemptStarted | AttemptEnded | None:
     """What an update says of an attempt's course; None for output."""
     key = update.key
     run_id, number, attempt = key.run_id, key.task_number, key.attempt
-    kind = update.WhichOneof("update")
-    if kind == "finished":
+    if update.HasField("finished"):
         result = update.finished
         notes = result.notes
         if notes and not are_bounded(notes):  # they name what people chose
             notes[:] = bounded_notes(notes)
         outcome = _OUTCOMES.get(result.outcome, Outcome.FAILED)  # an unknown outcome is no success
-        start, stop = result.start_time, result.stop_time
+        start = result.start_time
         seconds = None
-        if start.seconds:
-            seconds = max(0.0, stop.seconds - start.seconds + (stop.nanos - start.nanos) / 1e9)
+        if begun := start.seconds:
+            stop = result.stop_time
+            seconds = max(0.0, stop.seconds - begun + (stop.nanos - start.nanos) / 1e9)
         return AttemptEnded(run_id, number, attempt, outcome, seconds, result)
-    if kind == "started":
+    if update.HasField("started"):
         start = update.started.start_time
         return AttemptStarted(run_id, number, attempt, start.seconds + start.nanos / 1e9)
     return None

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import os
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,6 +23,7 @@ BLOCK_BYTES = 1024 * 1024  # goes to disk at once; a document smaller than that 
 MAX_IN_MEMORY = 64 * 1024 * 1024  # of all documents; beyond that, everything goes to disk at once
 MAX_FILES = 256  # open in all
 LARGE_BYTES = 16 * 1024 * 1024  # documents of this size and more are read one after another
+_READ_BYTES = 64 * 1024 * 1024  # in one call
 
 
 class NotTaken(Exception):
@@ -34,6 +35,7 @@ class NotTaken(Exception):
 
 
 C = TypeVar("C", SubmitRunChunk, EditRunChunk)
+R = TypeVar("R")
 
 
 class Arriving:
@@ -131,14 +133,30 @@ class Document:
         self._arriving.in_memory -= self._waiting
         self._waiting = 0
 
-    async def read(self) -> bytes:
-        """All of it. Raises NotTaken."""
+    async def read(self) -> bytearray:
+        """All of it, to be decoded. Raises NotTaken."""
+        whole = bytearray(self.size)
+        on_disk = self.size - self._waiting
+        start = on_disk
+        for piece in self._pieces:
+            whole[start : start + len(piece)] = piece
+            start += len(piece)
+        if self._file is not None:
+            await self._from_disk(lambda file: _read_into(file, whole, on_disk))
+        return whole
+
+    async def content(self) -> bytes:
+        """All of it, to be kept. Raises NotTaken."""
         rest = b"".join(self._pieces)
         if self._file is None:
             return rest
-        file, size = os.dup(self._file), self.size - len(rest)
+        return await self._from_disk(lambda file: _read(file, self.size - len(rest), rest))
+
+    async def _from_disk(self, read: Callable[[int], R]) -> R:
+        """What `read` returns, called in a thread with a descriptor of its own, which it closes. Raises NotTaken."""
+        assert self._file is not None
         try:
-            return await asyncio.to_thread(_read, file, size, rest)
+            return await asyncio.to_thread(read, os.dup(self._file))
         except OSError as error:
             message = f"the specification cannot be read again: {error.strerror or error}"
             raise NotTaken(grpc.StatusCode.UNAVAILABLE, message) from None
@@ -174,11 +192,23 @@ def _write(file: int, block: bytes, start: int) -> None:
         data = data[written:]
 
 
+def _read_into(file: int, whole: bytearray, size: int) -> None:
+    with os.fdopen(file, "rb", buffering=0) as on_disk, memoryview(whole)[:size] as left:
+        on_disk.seek(0)
+        at = 0
+        while at < size:
+            read = on_disk.readinto(left[at : at + _READ_BYTES])
+            if not read:
+                raise OSError("the file is too short")
+            at += read
+
+
 def _read(file: int, size: int, rest: bytes) -> bytes:
-    with os.fdopen(file, "rb", buffering=0) as whole:
+    # What is not on disk goes there first: putting it behind what was read would make a second copy of everything.
+    with os.fdopen(file, "r+b", buffering=0) as whole:
+        _write(file, rest, size)
         whole.seek(0)
-        pieces = []
-        while size and (piece := whole.read(min(size, 1 << 30))):
-            pieces.append(piece)
-            size -= len(piece)
-    return pieces[0] if len(pieces) == 1 and not rest else b"".join([*pieces, rest])
+        content = whole.read(size + len(rest))
+        if len(content) < size + len(rest):  # read(2) gives at most 2 GiB at once
+            content += whole.read(size + len(rest) - len(content))
+    return content

@@ -94,18 +94,18 @@ class Submitting(Asking):
                 return known
             await self._receive(request_iterator, arriving, context)
             async with self.arriving.turn(arriving):
-                document = bytearray(await arriving.read())
 
-                def read() -> Accepted:
+                def read(document: bytearray) -> Accepted:
                     limits = self.limits
                     spec = decode_json(document, pool=header.pool, pools=limits.pools, default_pool=limits.default_pool)
                     return self._expanded(spec.with_overrides(tags=header.tags, pool=header.pool))
 
                 try:
-                    accepted = await asyncio.to_thread(read)
+                    accepted = await asyncio.to_thread(read, await arriving.read())
                 except SpecificationError as error:
                     await context.abort(grpc.StatusCode.INVALID_ARGUMENT, of_specification(error))
-                return await self._submit(header.request_id, accepted, bytes(document), context)
+                # Read once more: what was decoded is gone by now, so that there is one copy in memory at a time.
+                return await self._submit(header.request_id, accepted, await arriving.content(), context)
 
     @contextlib.asynccontextmanager
     async def _arriving(self, context: Context) -> AsyncIterator[None]:
@@ -173,9 +173,8 @@ class Submitting(Asking):
                 await context.abort(grpc.StatusCode.ABORTED, message)
             limits = self.limits
             async with self.arriving.turn(arriving):
-                document = bytearray(await arriving.read())
                 try:
-                    spec = await asyncio.to_thread(decode_json, document, pools=limits.pools, default_pool=run.pool)
+                    spec = await asyncio.to_thread(decode_json, await arriving.read(), pools=limits.pools, default_pool=run.pool)
                     if header.plan:
                         plan = await self.asked(
                             self.driver.editing.plan(run, spec, pools=limits.pools, downstream=header.downstream), context
@@ -184,7 +183,7 @@ class Submitting(Asking):
                         edited = self.driver.editing.edit(
                             run,
                             spec,
-                            bytes(document),
+                            await arriving.content(),
                             edits,
                             pools=limits.pools,
                             downstream=header.downstream,

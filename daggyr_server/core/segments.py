@@ -201,12 +201,17 @@ class ExpandedSegment:
 
     def values_at(self, index: int) -> tuple[str, ...]:
         """The values of the expansion with this index (0 for the first), in the order of `parameters`."""
+        if len(self.values) == 1:  # the usual case, several times as quick
+            return (self.values[0][index],)
         return tuple(choices[index // stride % len(choices)] for choices, stride in zip(self.values, self.strides, strict=True))
 
-    def task_id(self, index: int) -> str:
-        """The name of the expansion with this index."""
-        pairs = zip(self.parameters, self.values_at(index), strict=True)
-        return ".".join((self.name, *(f"{name}:{value}" for name, value in pairs)))
+    def task_id(self, index: int, values: Sequence[str] | None = None) -> str:
+        """The name of the expansion with this index; `values` are its own, if they are known already."""
+        if values is None:
+            values = self.values_at(index)
+        if len(values) == 1:
+            return f"{self.name}.{self.parameters[0]}:{values[0]}"
+        return ".".join((self.name, *(f"{name}:{value}" for name, value in zip(self.parameters, values, strict=True))))
 
     def index_of(self, task_id: str, position_of: PositionOf | None = None) -> int | None:
         """The index of the expansion called `task_id`, or None. Values may hold dots: every reading is tried.

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from daggyr.tokens import TokenError, read_token
+from daggyr.tokens import TokenError, read_secret
 from daggyr_server.executors.slurm_client import (
     ALL_OTHERS,
     Job,
@@ -128,7 +128,7 @@ class SlurmRest:
         headers = {"Accept": "application/json", "Content-Type": "application/json"}
         try:
             if self._settings.token_file is not None:
-                headers["X-SLURM-USER-TOKEN"] = read_token(self._settings.token_file)
+                headers["X-SLURM-USER-TOKEN"] = read_secret(self._settings.token_file)
         except TokenError as error:
             raise SlurmUnavailable(str(error)) from None
         if self._settings.user is not None:

@@ -128,11 +128,13 @@ def _numbers(result: AttemptResult) -> _Numbers | None:
         if exit_code == _NO_EXIT_CODE:
             return None
     if result.HasField("start_time"):
-        start = result.start_time.seconds + result.start_time.nanos / 1e9
+        time = result.start_time
+        start = time.seconds + time.nanos / 1e9
         if not 0 <= start < _MAX_SECONDS:
             return None
     if result.HasField("stop_time"):
-        stop = result.stop_time.seconds + result.stop_time.nanos / 1e9
+        time = result.stop_time
+        stop = time.seconds + time.nanos / 1e9
         if not 0 <= stop < _MAX_SECONDS:
             return None
     if result.HasField("cpu_seconds"):

@@ -55,10 +55,22 @@ def token_file(role: Role, environment: Mapping[str, str]) -> Path:
 
 
 def read_token(path: Path) -> str:
-    """The token in `path`, without surrounding white space.
+    """The token in `path`, which a server made or somebody chose for it. Raises TokenError as `read_secret` does, and for one of
+    less than MIN_BYTES."""
+    token = read_secret(path)
+    if len(token) < MIN_BYTES:
+        raise TokenError(
+            f"the token in {path} has {len(token)} bytes, which can be guessed; {MIN_BYTES} are needed: remove that file "
+            "where the server keeps it, and the server makes a good one at its next start"
+        )
+    return token
 
-    Raises TokenError if there is no such file, if it holds anything but one word of printable ASCII with MIN_BYTES at least, or
-    if others may do more with it than the rules above say.
+
+def read_secret(path: Path) -> str:
+    """The word in a file, without surrounding white space: a token of DaggyR's, or of another service (slurmrestd).
+
+    Raises TokenError if there is no such file, if it holds anything but one word of printable ASCII, or if others may do more
+    with it than the rules above say.
     """
     try:
         with path.open("rb") as file:
@@ -70,12 +82,7 @@ def read_token(path: Path) -> str:
         _check_owner(path, status)
     words = data.split()
     if len(data) > _MAX_BYTES or len(words) != 1 or not (words[0].isascii() and words[0].decode("ascii").isprintable()):
-        raise TokenError(f"the token file {path} does not hold one word: copy it again from the server's host")
-    if len(words[0]) < MIN_BYTES:
-        raise TokenError(
-            f"the token in {path} has {len(words[0])} bytes, which can be guessed; {MIN_BYTES} are needed: remove that file "
-            "where the server keeps it, and the server makes a good one at its next start"
-        )
+        raise TokenError(f"the token file {path} does not hold one word: copy it again from where it was made")
     return words[0].decode("ascii")
 
 
