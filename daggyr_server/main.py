@@ -43,6 +43,7 @@ from daggyr_server.api.listener import Listener
 from daggyr_server.api.renewal import Renewable, Renewal
 from daggyr_server.api.runs import RunsService
 from daggyr_server.changes import Changes
+from daggyr_server.chosen_path import ChosenPath
 from daggyr_server.config import Configuration, Server, load
 from daggyr_server.core.machine import Machine
 from daggyr_server.descriptors import take_all
@@ -68,7 +69,7 @@ SWITCH_SECONDS = 0.0005
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--config", type=click.Path(path_type=Path), envvar="DAGGYR_CONFIG", help="TOML or JSON file.")
+@click.option("--config", type=ChosenPath(), envvar="DAGGYR_CONFIG", help="TOML or JSON file.")
 @click.option(
     "--listen", metavar="HOST:PORT", help="Where to listen. Port 0 takes a free one; unix:PATH is a socket.  [127.0.0.1:2503]"
 )
@@ -79,7 +80,7 @@ SWITCH_SECONDS = 0.0005
     help="Where to keep state: memory, sqlite:PATH or postgresql://...  [memory]",
 )
 @click.option("--workers", type=click.IntRange(1, 65_536), help="Cores of the local pool.")
-@click.option("--ready-file", type=click.Path(path_type=Path), help="Write the address here once connections are accepted.")
+@click.option("--ready-file", type=ChosenPath(), help="Write the address here once connections are accepted.")
 @click.option("--no-metrics", is_flag=True, help="Serve no metrics, whatever the configuration says.")
 @click.option(
     "--pass-environment",
