@@ -60,7 +60,11 @@ class PrivateFolder:
 
 def abandoned(prefix: str) -> Iterator[Path]:
     """This user's folders of a name with `prefix` whose process is gone. Raises nothing."""
-    for parent in dict.fromkeys((Path(tempfile.gettempdir()), Path("/tmp"))):
+    try:
+        parents = dict.fromkeys((Path(tempfile.gettempdir()), Path("/tmp")))
+    except OSError:  # there is no folder for temporary files: whoever wants to make one is told
+        return
+    for parent in parents:
         with contextlib.suppress(OSError), os.scandir(parent) as entries:
             for _, entry in zip(range(_MOST), (each for each in entries if each.name.startswith(prefix)), strict=False):
                 if is_abandoned(Path(entry.path)):

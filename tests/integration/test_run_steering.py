@@ -192,7 +192,7 @@ def test_why_in_every_state(farm: Deployment) -> None:
     done = farm.complete({"ok": task("echo", "{{X}}")}, parameters={"{{X}}": ["1", "2"]})["run_id"]
     assert "It is COMPLETED." in farm.why(done, "ok.{{X}}:1")
     assert "SUCCEEDED with exit code 0 on one" in farm.why(done, "ok.{{X}}:1")
-    assert "it is head of an expanded task" in farm.why(done, "ok")
+    assert "It is expanded into 2 tasks: 2 COMPLETED." in farm.why(done, "ok")
     # For people, the same in lines.
     lines = farm.daggyr("why", str(done), "ok.{{X}}:1").out.splitlines()
     assert lines[0].startswith(f"Task ok.{{{{X}}}}:1 of run {done} ")
