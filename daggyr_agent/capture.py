@@ -82,7 +82,7 @@ class Extent:
 class Stream:
     """One stream's file while its process runs."""
 
-    __slots__ = ("_flags", "_gone", "_inode", "_mode", "descriptor", "limit", "path")
+    __slots__ = ("_flags", "_gone", "_mode", "descriptor", "limit", "path")
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -90,8 +90,7 @@ class Stream:
         self._gone = 0  # the end of what was punched out
         # Appending, because all who inherit the descriptor write to one end, whatever was cut or truncated.
         self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
-        found = os.fstat(self.descriptor)
-        self._inode, self._mode = found.st_ino, found.st_mode
+        self._mode = os.fstat(self.descriptor).st_mode
         self._flags = fcntl.fcntl(self.descriptor, fcntl.F_GETFL)
 
     def reset(self, limit: int) -> None:
@@ -100,18 +99,14 @@ class Stream:
         self._gone = 0
 
     def is_as_made(self) -> bool:
-        """Whether it is empty and in its place, and nothing was done to it that the next one who gets it would notice.
+        """Whether it is empty, and nothing was done to it that the next one who gets it would notice.
 
         Flags belong to the open file, not to the process that set them: an attempt that wrote nothing may still have made it one
         that does not append (and moved its offset), or one that refuses what is not aligned (O_DIRECT, as dd sets it).
         """
-        try:
-            found = os.stat(self.path)  # noqa: PTH116
-        except OSError:
-            return False
+        found = os.fstat(self.descriptor)
         return (
             not found.st_size
-            and found.st_ino == self._inode
             and found.st_mode == self._mode
             and found.st_nlink == 1
             and fcntl.fcntl(self.descriptor, fcntl.F_GETFL) == self._flags
