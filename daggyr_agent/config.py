@@ -25,6 +25,7 @@ from .resources import host_resources
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
+_MAX_FILE_BYTES = 1024 * 1024
 _MAX_NAME_BYTES = 200  # it names a folder, where the limit is 255 (NAME_MAX)
 
 
@@ -100,10 +101,10 @@ def read_config(arguments: Sequence[str], environment: Mapping[str, str]) -> Con
     """
     given = {name: value for name, value in vars(_parser().parse_args(arguments)).items() if value is not None}
     path = given.pop("config", None)
-    settings: dict[str, Any] = {**(_read_file(Path(path)) if path else {}), **given}
+    settings: dict[str, Any] = {**(_read_file(_path(path)) if path else {}), **given}
     resources = host_resources()
     if path and "resource" in given:  # the file's, too, where the command line names others
-        resources.update(_resources(_read_file(Path(path)).get("resource", ())))
+        resources.update(_resources(_read_file(_path(path)).get("resource", ())))
     resources.update(_resources(settings.get("resource", ())))
     if resources["cores"] < 1:
         raise UsageError("resource cores: an agent offers at least 1")
@@ -132,7 +133,13 @@ _FLAGS = ("tls", "insecure", "noop")
 
 def _read_file(path: Path) -> dict[str, Any]:
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            data = file.read(_MAX_FILE_BYTES + 1)
+        if len(data) > _MAX_FILE_BYTES:
+            raise UsageError(
+                f"the configuration {path} is larger than {_MAX_FILE_BYTES:,} bytes: name another file with --config"
+            )
+        content = tomllib.loads(data.decode())
     except OSError as error:
         raise UsageError(f"cannot read the configuration {path}: {error.strerror}") from None
     except ValueError as error:  # of tomllib, of UTF-8, and of a number with thousands of digits

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 
+from daggyr.early_end import end_without_a_word
 from daggyr.standard_streams import claim, leave_quietly, say
 
 
 def main() -> None:
     """Run the coordinator with the command line's arguments; leaves by SystemExit."""
+    end_without_a_word()
     claim()  # before anything that the coordinator imports can open a file
     from daggyr_server.main import main as serve
 
@@ -18,6 +20,7 @@ def main() -> None:
         say(f"daggyr-server: {error}")
         sys.exit(2)
     finally:
+        end_without_a_word()
         leave_quietly()
 
 

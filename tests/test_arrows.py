@@ -29,6 +29,7 @@ CLIENT = "daggyr_server.client"
 CONFIG = "daggyr_server.config"
 SETTINGS = "daggyr_server.settings"
 DESCRIPTORS = "daggyr_server.descriptors"
+CHOSEN_PATH = "daggyr_server.chosen_path"
 REFUSED = "daggyr_server.refused_callers"
 QUIET_GRPC = "daggyr_server.quiet_grpc"
 MAIN = "daggyr_server.main"
@@ -55,6 +56,7 @@ ARROWS: dict[str, frozenset[str]] = {
     TRACKERS: frozenset({"daggyr", CORE, "google.protobuf", "msgspec", "psycopg"}),
     EXECUTORS: WIRE | {DESCRIPTORS, REFUSED, "asyncssh", "msgspec", "psutil"},
     DESCRIPTORS: frozenset(),
+    CHOSEN_PATH: frozenset({"click"}),
     REFUSED: frozenset(),
     QUIET_GRPC: frozenset({"grpc"}),
     SETTINGS: frozenset({"msgspec"}),
@@ -62,9 +64,10 @@ ARROWS: dict[str, frozenset[str]] = {
     **dict.fromkeys(DRIVER, frozenset({"daggyr", "google.protobuf", "msgspec"}) | BELOW_DRIVER),
     API: WIRE | SERVICES | BELOW_DRIVER | {CONFIG, DESCRIPTORS, REFUSED, "prometheus_client"},
     CLIENT: WIRE,
-    CLI: WIRE | {CLIENT, SPEC, "daggyr_server.core.graph", "daggyr_server.core.segments", "click", "msgspec", "rich"},
+    CLI: WIRE
+    | {CHOSEN_PATH, CLIENT, SPEC, "daggyr_server.core.graph", "daggyr_server.core.segments", "click", "msgspec", "rich"},
     ENTRY: frozenset({"daggyr", MAIN}),
-    MAIN: WIRE | SERVICES | BELOW_DRIVER | {API, CONFIG, DESCRIPTORS, QUIET_GRPC, SETTINGS, "click", "msgspec"},
+    MAIN: WIRE | SERVICES | BELOW_DRIVER | {API, CHOSEN_PATH, CONFIG, DESCRIPTORS, QUIET_GRPC, SETTINGS, "click", "msgspec"},
 }
 
 # The core is pure: nothing that waits, looks at the world, or rolls dice, though the standard library has it.

@@ -1,21 +1,22 @@
 """A specification from a file or standard input, as the JSON document that the server takes.
 
-JSON is passed on as it is, piece by piece, whatever its size; YAML is converted here, which needs it in memory. What
-cannot be read twice (a pipe) is spooled first, because a submission may have to be repeated. Used by run, submit, validate
-and expand. What stands in the document is `daggyr_server.spec`'s business.
+JSON is passed on as it is, piece by piece, whatever its size; YAML is converted here, which needs it in memory. What is no
+file (a pipe, a device) is spooled first, because a submission may have to be repeated, and as it may never end, up to a bound.
+Used by run, submit, validate and expand. What stands in the document is `daggyr_server.spec`'s business.
 """
 
 from __future__ import annotations
 
 import io
+import os
 import re
-import shutil
+import stat
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import IO, BinaryIO, cast
 
 import click
 import grpc
@@ -28,6 +29,8 @@ from daggyr_server.client import Client, ServerError
 MAX_YAML_BYTES = 1024**3
 _SLOW_YAML_BYTES = 50_000_000
 _MEMORY_BYTES = 16 * 1024**2
+_MAX_SPOOLED_BYTES = 1024**3
+_CHUNK_BYTES = 1024**2
 
 spec_argument = click.argument("spec", metavar="SPEC")
 
@@ -46,7 +49,7 @@ def json_document(spec: str) -> Iterator[BinaryIO]:
     with ExitStack() as stack:
         try:
             source = stack.enter_context(_source(spec))
-            document = stack.enter_context(_seekable(source))
+            document = stack.enter_context(_seekable(source, spec))
             if _is_yaml(spec, document):
                 document = io.BytesIO(_from_yaml(_read(document, spec), spec))
         except OSError as error:
@@ -65,6 +68,8 @@ async def submit(client: Client, spec: str, document: BinaryIO, tags: Mapping[st
 
 
 def _source(spec: str) -> AbstractContextManager[BinaryIO]:
+    if not spec:
+        raise Fault("the name of the specification is empty: name a file, or `-` for standard input")
     if spec != "-":
         return Path(spec).open("rb")
     if sys.stdin is None:  # its descriptor was closed before the program began
@@ -92,14 +97,31 @@ def _from_yaml(data: bytes, spec: str) -> bytes:
 
 
 @contextmanager
-def _seekable(source: BinaryIO) -> Iterator[BinaryIO]:
-    if source.seekable():
+def _seekable(source: BinaryIO, spec: str) -> Iterator[BinaryIO]:
+    if stat.S_ISREG(os.fstat(source.fileno()).st_mode):  # a device says that it can seek, and gives other bytes at each reading
         yield source
         return
     with tempfile.SpooledTemporaryFile(max_size=_MEMORY_BYTES) as spool:
-        shutil.copyfileobj(source, spool)
-        spool.seek(0)
+        _copy(source, spool, spec)
         yield cast(BinaryIO, spool)
+
+
+def _copy(source: BinaryIO, spool: IO[bytes], spec: str) -> None:
+    length = 0
+    while data := source.read(_CHUNK_BYTES):
+        length += len(data)
+        if length > _MAX_SPOOLED_BYTES:
+            raise Fault(
+                f"{name_of(spec)} goes on after {size(_MAX_SPOOLED_BYTES)} and is no file: write it to one, and name that"
+            )
+        try:
+            spool.write(data)
+        except OSError as error:
+            raise Fault(
+                f"cannot keep {name_of(spec)} in {tempfile.gettempdir()} while it is read: {error.strerror}; "
+                "name a file, or another folder in TMPDIR"
+            ) from None
+    spool.seek(0)
 
 
 def _is_yaml(spec: str, document: BinaryIO) -> bool:

@@ -5,6 +5,7 @@ Made by `progress.open_view` and driven by `follow`'s ticks; it starts no thread
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import time
@@ -12,7 +13,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Self
+from typing import IO, Self, cast
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TextColumn
@@ -31,7 +32,9 @@ class LiveView(View):
     """Three lines at the bottom of the terminal; what is said stands above them."""
 
     def __init__(self) -> None:
-        console = Console(stderr=True, force_terminal=True, no_color=bool(os.environ.get("NO_COLOR")), highlight=False)
+        console = Console(
+            file=cast("IO[str]", _Screen()), force_terminal=True, no_color=bool(os.environ.get("NO_COLOR")), highlight=False
+        )
         self._bar = _Bar(console)
         self._task = self._bar.add_task("", total=None, rate="", elapsed="")
         self._ended: deque[tuple[float, int]] = deque(maxlen=256)
@@ -45,7 +48,6 @@ class LiveView(View):
         self._bar.running = ()
         self._show()
         self._bar.stop()
-        sys.stderr.flush()
 
     def say(self, text: str) -> None:
         self._bar.console.print(Text(text), soft_wrap=True)
@@ -78,6 +80,36 @@ class LiveView(View):
         (since, before), (_, after) = self._ended[0], self._ended[-1]
         passed = time.monotonic() - since
         return f"{(after - before) / passed:,.1f}/s" if after > before and passed > 0.5 else ""
+
+
+class _Screen(io.TextIOBase):
+    """Standard error, until it cannot be written: a run goes on when the terminal that showed it is closed."""
+
+    def __init__(self) -> None:
+        self._stream = sys.stderr  # rich puts something of its own there while the bar is shown
+        self._is_there = True
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return self._stream.encoding
+
+    def isatty(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        if self._is_there:
+            try:
+                self._stream.write(text)
+            except OSError:
+                self._is_there = False
+        return len(text)
+
+    def flush(self) -> None:
+        if self._is_there:
+            try:
+                self._stream.flush()
+            except OSError:
+                self._is_there = False
 
 
 class _Bar(Progress):

@@ -108,8 +108,10 @@ def _exit_code() -> int:
         return 0
     except (KeyboardInterrupt, click.Abort):
         return INTERRUPTED
-    except OSError as error:  # click writes --help itself
-        if error.errno == errno.EPIPE:
-            return 0
-        notice(f"daggyr: cannot write to standard output: {error.strerror}")
+    except SystemExit:  # click writes --help itself, and leaves so when its reader went away; commands return their code
+        return 0
+    except OSError as error:  # click writes --help itself; what else can fail is a Fault, but for what the whole process lacks
+        lacking = error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
+        what = "this host or its limits (ulimit -a) leave too little" if lacking else "cannot write to standard output"
+        notice(f"daggyr: {what}: {error.strerror}")
         return BAD_USAGE

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from daggyr_server.chosen_path import ChosenPath
 from daggyr_server.cli.faults import Fault
 from daggyr_server.cli.words import STATES, printable
 
@@ -50,6 +51,8 @@ def _store(context: click.Context, parameter: click.Parameter, value: Any) -> No
     if not given or parameter.name is None:
         return
     _check_text(context, parameter, value)
+    if value == "":  # of --server; in the environment, empty is unset
+        raise click.BadParameter("the address is empty: write HOST:PORT, or leave the option out", context, parameter)
     settings = context.ensure_object(Settings)
     # A copy behind the command's name reads no environment, so whatever it stores was typed there.
     setattr(settings, parameter.name, value)
@@ -85,7 +88,7 @@ def shared_options(*, hidden: bool) -> list[click.Option]:
             **kwargs,
         )
 
-    file = click.Path(dir_okay=False, path_type=Path)
+    file = ChosenPath()
     return [
         option("--server", "The server's address; by default 127.0.0.1:2503.", envvar="DAGGYR_SERVER", metavar="HOST:PORT"),
         option(

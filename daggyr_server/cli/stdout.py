@@ -8,9 +8,11 @@ not with NO_COLOR (no-color.org) or TERM=dumb. What a user wrote is printed with
 from __future__ import annotations
 
 import codecs
+import errno
 import json
 import os
 import select
+import stat
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -43,6 +45,8 @@ def write(data: bytes, descriptor: int = _STDOUT) -> None:
         except BrokenPipeError:
             raise Closed from None
         except OSError as error:
+            if error.errno == errno.EIO and stat.S_ISCHR(os.fstat(descriptor).st_mode):  # a terminal that was closed
+                raise Closed from None
             where = "output" if descriptor == _STDOUT else "error"
             raise Fault(f"cannot write to standard {where}: {error.strerror}") from None
 

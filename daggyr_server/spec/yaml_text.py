@@ -52,11 +52,18 @@ def yaml_to_json(data: bytes) -> bytes:
         document = msgspec.json.encode(_typed(tree.root, _RUN_SHAPE))
     except yaml.MarkedYAMLError as error:
         what = ", ".join(part for part in (error.context, error.problem) if part)
-        faults.add(_position(error.problem_mark or error.context_mark), f"the document is no YAML: {what}")
+        mark = error.problem_mark or error.context_mark
+        hint = "indent with spaces, not with tabs" if _is_indented_with_tabs(data, mark) else ""
+        faults.add(_position(mark), f"the document is no YAML: {what}", hint)
     except (yaml.YAMLError, UnicodeError) as error:
         faults.add("", f"the document is no YAML: {shown(' '.join(str(error).split()))}", "save it as UTF-8")
     faults.refuse_if_any()
     return document
+
+
+def _is_indented_with_tabs(data: bytes, mark: Any) -> bool:
+    lines = data.split(b"\n", mark.line + 1) if mark is not None else []
+    return bool(lines) and re.match(rb" *\t", lines[min(mark.line, len(lines) - 1)]) is not None
 
 
 def _events(data: bytes) -> Iterator[Any]:
@@ -137,7 +144,10 @@ class _Tree:
 
     def _open_key(self, frame: _Frame, key: Any, mark: Any, merging: bool) -> None:
         if not isinstance(key, str):
-            self._fault(mark, "a key is a list or an object", "keys are text")
+            hint = "keys are text"
+            if isinstance(key, dict):  # of `{{NAME}}`, most likely
+                hint += ', and braces need quotes: "{{NAME}}"'
+            self._fault(mark, "a key is a list or an object", hint)
             key = ""
         elif key in frame.value or (merging and frame.merged):
             self._fault(mark, f"the key {quoted(key)} stands more than once here", "all but one would be lost")

@@ -25,6 +25,7 @@ from daggyr_server.trackers.holder import Holder
 from daggyr_server.trackers.statements import migrations, statements
 
 APPLICATION_ID = 0x44616767  # in the header of each file; https://sqlite.org/fileformat2.html#application_id
+_MAGIC = b"SQLite format 3\0"  # at the beginning of each file
 CHECKED_BYTES = 64 * 1024 * 1024  # a file up to this size is checked whole when it is opened, which takes half a second
 # What is deleted is overwritten in pages that are written anyhow; whole pages go when the file is cut (SqliteTracker.scrub).
 SECURE_DELETE = "FAST"
@@ -62,6 +63,7 @@ class SqliteFile:
         """Hold the file for this process. Raises TrackerError, naming the holder, if another has it for `wait` seconds more."""
         if self.path.is_dir():
             raise TrackerError(f"{self.path} is a folder: name a file in it, such as sqlite:{self.path}/state.db")
+        self._check_kind()
         lock = self.path.with_name(f"{self.path.name}-lock")
         for path in (self.path, lock, *(self.path.with_name(f"{self.path.name}-{end}") for end in ("wal", "shm", "journal"))):
             _check_owner(path)
@@ -89,6 +91,24 @@ class SqliteFile:
             os.close(descriptor)
             raise
         self._lock = descriptor
+
+    def _check_kind(self) -> None:
+        """Refuse what is surely something else before there is a lock beside it, or advice on whose it should be."""
+        try:
+            if not self.path.is_file() and self.path.exists():
+                raise TrackerError(f"{self.path} is a device, a pipe or a socket: name a file")
+            with self.path.open("rb") as file:
+                beginning = file.read(len(_MAGIC))
+        except OSError:  # it is made; whatever else is wrong is told when it is opened
+            return
+        if beginning and beginning != _MAGIC:
+            raise self._no_database()
+
+    def _no_database(self) -> TrackerError:
+        return TrackerError(
+            f"{self.path} is no sqlite database, or its beginning is damaged; it was left as it is. Name another file, "
+            "or bring back a copy from before"
+        )
 
     def unlock(self) -> None:
         if self._lock is not None:
@@ -164,10 +184,7 @@ class SqliteFile:
             (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
         except sqlite3.DatabaseError as error:
             if error.sqlite_errorname == "SQLITE_NOTADB":
-                raise TrackerError(
-                    f"{self.path} is no sqlite database, or its beginning is damaged; it was left as it is. Name another file, "
-                    "or bring back a copy from before"
-                ) from None
+                raise self._no_database() from None
             raise
         if tables == 0:
             return

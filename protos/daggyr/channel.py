@@ -16,6 +16,7 @@ import grpc
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 PROTOCOL_VERSION = 1
 DEFAULT_ADDRESS = "127.0.0.1:2503"
+_MAX_PEM_BYTES = 4 * 1024 * 1024  # a file of all authorities that a distribution trusts has a tenth of that
 
 # Keepalive finds a peer that went away without a word, and holds NAT entries open.
 CHANNEL_OPTIONS: tuple[tuple[str, int | str], ...] = (
@@ -60,6 +61,9 @@ def check_address(address: str) -> str:
         if len(address) > len("unix:"):
             return address
         raise AddressError(f"{address!r} names no socket: write unix:/path/of/the/socket")
+    scheme, slashes, _ = address.partition("://")
+    if slashes:
+        raise AddressError(f"{address!r} is no address: write HOST:PORT, without `{scheme}://`")
     host, colon, port = address.rpartition(":")
     if not colon or not host or not port.isdecimal() or not 0 <= int(port) <= 65535:
         raise AddressError(f"{address!r} is no address: write HOST:PORT, for instance {DEFAULT_ADDRESS}")
@@ -133,6 +137,12 @@ def _read(path: Path | None) -> bytes | None:
     if path is None:
         return None
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(_MAX_PEM_BYTES + 1)
     except OSError as error:
         raise AddressError(f"cannot read {path}: {error.strerror}") from None
+    if len(data) > _MAX_PEM_BYTES:
+        raise AddressError(
+            f"{path} is larger than {_MAX_PEM_BYTES:,} bytes: name the PEM file of a certificate, authority or key"
+        )
+    return data

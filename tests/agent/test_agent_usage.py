@@ -39,6 +39,8 @@ NOWHERE = ("--coordinator", "unix:/nowhere")
         ([*NOWHERE, "--lifeline", "987654"], "no such file descriptor"),
         ([*NOWHERE, "--lifeline", "9" * 30], "is no number of a file descriptor"),
         ([*NOWHERE, "--config", "/no/such/file.toml"], "cannot read the configuration /no/such/file.toml"),
+        ([*NOWHERE, "--config", "/dev/zero"], "the configuration /dev/zero is larger than 1,048,576 bytes"),
+        (["--coordinator", "https://host:2503"], "write HOST:PORT, without `https://`"),
     ],
 )
 def test_fault_of_usage_is_one_line(arguments: list[str], words: str) -> None:
@@ -67,6 +69,12 @@ def test_fault_of_the_file_names_it(tmp_path: Path, text: str, words: str) -> No
         read_config(["--config", str(path), *NOWHERE], os.environ)
     assert words in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_a_home_folder_is_meant_by_a_tilde_that_no_shell_saw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "agent.toml").write_text('name = "of-the-file"')
+    assert read_config(["--config=~/agent.toml", *NOWHERE], os.environ).name == "of-the-file"
 
 
 def test_command_line_goes_over_the_file_over_defaults(tmp_path: Path) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from daggyr_server import __version__
+from daggyr_server.cli.main import main, program
 
 BIN = Path(sys.executable).parent
 SPEC = 'tasks: {a: {details: {command: [sh, -c, "echo out; echo err >&2"]}}}\n'
@@ -137,6 +141,22 @@ def test_version_has_one_form_and_modules_are_programs(program: str, environment
         assert (ended.returncode, ended.stdout) == (0, f"{program} {__version__}\n")
 
 
+@pytest.mark.parametrize(
+    ("program", "code"), [("daggyr", 130), ("daggyr-server", -signal.SIGINT), ("daggyr-agent", -signal.SIGINT)]
+)
+def test_an_interruption_while_modules_are_loaded(program: str, code: int, environment: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "grpc.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    arguments = {"daggyr": ["--server", "unix:x", "runs"]}.get(program, [])
+    ended = subprocess.run(
+        [str(BIN / program), *arguments],
+        env={**environment, "PYTHONPATH": str(tmp_path)},
+        cwd=tmp_path,
+        capture_output=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (code, b"", b"")
+
+
 def test_an_agent_with_closed_descriptors_gives_no_file_away(environment: dict[str, str], tmp_path: Path) -> None:
     """The lock of its state folder took descriptor 1, and whatever was printed went there."""
     shell(f"daggyr-agent --coordinator unix:{tmp_path}/none --state-dir {tmp_path}/agent --lifeline 3 3</dev/null <&- >&- 2>&-",
@@ -159,3 +179,22 @@ def test_a_removed_working_folder(environment: dict[str, str], tmp_path: Path) -
         gone.mkdir()
         ended = shell(f"rmdir ../gone; {command}", environment, gone)
         assert (command, ended.returncode, b"Traceback" in ended.stderr) == (command, code, False), ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.EMFILE, "its limits (ulimit -a) leave too little: Too many open files"),
+        (errno.ENOSPC, "cannot write to standard output"),
+    ],
+)
+def test_too_few_descriptors_are_not_taken_for_a_full_disk(
+    number: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(**_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(program, "main", fail)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert (ended.value.code, said in capsys.readouterr().err) == (2, True)

@@ -111,12 +111,33 @@ async def test_what_runs_is_neither_marked_nor_deleted(daggyr: Daggyr, server: S
         (["run", "nowhere.json"], "cannot read nowhere.json: No such file or directory"),
         (["submit", "nowhere.json"], "cannot read nowhere.json: No such file or directory"),
         (["validate", "."], "cannot read .: Is a directory"),
+        (["validate", ""], "the name of the specification is empty: name a file, or `-`"),
+        (["--server", "", "runs"], "the address is empty: write HOST:PORT, or leave the option out"),
+        (["runs", "--server", ""], "the address is empty"),
+        (["--server", "http://127.0.0.1:1", "runs"], "is no address: write HOST:PORT, without `http://`"),
+        (["--token-file", "", "runs"], "the path is empty"),
+        (["--token-file", "~no-such-user/token", "runs"], "the home folder that '~no-such-user/token' begins with is not known"),
+        (["--tls-ca", "/dev/zero", "runs"], "/dev/zero is larger than 4,194,304 bytes"),
+        (["run", "--config", "", "spec.json"], "the path is empty"),
+        (["run", "--workers", "65537", "spec.json"], "65537 is not in the range 1<=x<=65536"),
     ],
 )
 async def test_bad_usage_is_2(daggyr: Daggyr, arguments: list[str], said: str) -> None:
     ended = await daggyr(*arguments)
     assert (ended.code, ended.out) == (2, "")
     assert said in ended.err
+
+
+async def test_a_tilde_that_no_shell_saw_is_the_home_folder(daggyr: Daggyr, tmp_path: Path) -> None:
+    (tmp_path / "spec.json").write_text('{"tasks": {"a": {"details": {"command": ["true"]}}}}')
+    home = {"HOME": str(tmp_path)}
+    ended = await daggyr("--token-file=~/nowhere.token", "runs", env=home)
+    assert (ended.code, f"cannot read the token file {tmp_path}/nowhere.token" in ended.err) == (2, True)
+    ended = await daggyr("run", "--config=~/nowhere.toml", "spec.json", env=home)
+    assert (ended.code, f"'{tmp_path}/nowhere.toml' does not exist" in ended.err) == (2, True)
+    assert (await daggyr("run", "--tracker=sqlite:~/state.db", "spec.json", env=home)).code == 0
+    ended = await daggyr("run", "--tracker=sqlite:~/state.db", "--resume=last", env=home)
+    assert (ended.code, "COMPLETED already" in ended.err) == (0, True)
 
 
 async def test_a_refused_specification_is_2_with_every_fault(daggyr: Daggyr) -> None:

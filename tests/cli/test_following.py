@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import grpc
+import pytest
 from daggyr_program import PROGRAM, Daggyr, Process, Start
 from scripted_server import COMPLETED, ERRORED, Piece, ScriptedServer
 from waiting import DEADLINE
@@ -158,6 +159,36 @@ async def test_logs_follow_shows_a_line_while_its_task_still_runs(start: Start, 
     assert (ended.code, ended.out, ended.err) == (0, "", "")
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [("logs", "1", "-f"), ("logs", "1", "a", "-f"), ("logs", "1", "a", "-f", "--both"), ("--output=json", "watch", "1")],
+)
+async def test_a_reader_that_goes_away_ends_what_follows_something_quiet(
+    start: Start, server: ScriptedServer, arguments: tuple[str, ...]
+) -> None:
+    run = server.new_run("a")
+    await run.start("a")
+    process = (await start(*arguments, env=at(server))).process
+    await asyncio.wait_for(server.watching.wait(), DEADLINE)
+    assert process.stdout is not None
+    process.stdout._transport.close()  # type: ignore[attr-defined]
+    assert process.stderr is not None
+    assert await asyncio.wait_for(process.stderr.read(), DEADLINE) == b""
+    assert await process.wait() == 0
+
+
+async def test_a_run_is_followed_to_its_exit_code_without_a_reader_too(start: Start, server: ScriptedServer) -> None:
+    run = server.new_run("a")
+    process = (await start("watch", "1", env=at(server))).process
+    await asyncio.wait_for(server.watching.wait(), DEADLINE)
+    assert process.stdout is not None
+    process.stdout._transport.close()  # type: ignore[attr-defined]
+    await run.start("a")
+    await run.finish("a", ERRORED, exit_code=1)
+    await run.end(ERRORED)
+    assert await asyncio.wait_for(process.wait(), DEADLINE) == 1
+
+
 async def test_logs_follow_of_a_run_follows_tasks_as_they_start(start: Start, server: ScriptedServer) -> None:
     run = server.new_run("a", "b", "c")
     await run.start("a")
@@ -246,12 +277,20 @@ class Terminal:
                 self._news.clear()
         return await asyncio.to_thread(self.process.wait, DEADLINE)
 
+    def hang_up(self) -> None:
+        """The terminal goes away, as when its window is closed."""
+        self._loop.remove_reader(self._fd)
+        self._closed = True
+        os.close(self._fd)
+        self._fd = -1
+
     def close(self) -> None:
         self.process.kill()
         self.process.wait()
         if not self._closed:
             self._loop.remove_reader(self._fd)
-        os.close(self._fd)
+        if self._fd >= 0:
+            os.close(self._fd)
 
 
 async def watched_on_a_terminal(server: ScriptedServer, environment: dict[str, str], folder: Path, **variables: str) -> Terminal:
@@ -315,3 +354,24 @@ async def test_a_dumb_terminal_gets_lines(server: ScriptedServer, environment: d
         terminal.close()
     assert "\x1b" not in terminal.seen
     assert "run 1 COMPLETED in" in terminal.seen
+
+
+@pytest.mark.parametrize("command", ["watch 1", "submit --watch spec.json"])
+async def test_a_terminal_that_is_closed_changes_no_exit_code(
+    server: ScriptedServer, environment: dict[str, str], tmp_path: Path, command: str
+) -> None:
+    """What shows progress does not end what it shows: a run in the background outlives its terminal."""
+    (tmp_path / "spec.json").write_text(json.dumps({"tasks": {"a": {"details": {"command": ["x"]}}}}))
+    if command == "watch 1":
+        server.new_run("a")
+    terminal = Terminal(command.split(), {**environment, **at(server), "TERM": "xterm-256color"}, tmp_path)
+    try:
+        await terminal.until("0 of 1")
+        terminal.hang_up()
+        run = server.runs[1]
+        await run.start("a")
+        await run.finish("a", ERRORED, exit_code=5)
+        await run.end(ERRORED)
+        assert await asyncio.to_thread(terminal.process.wait, DEADLINE) == 1
+    finally:
+        terminal.close()

@@ -73,6 +73,16 @@ async def test_help_of_the_program_and_of_a_command(start: Start) -> None:
     assert "daggyr agent drain host1" in ended.out
 
 
+async def test_a_reader_of_help_that_went_away_is_no_fault(start: Start) -> None:
+    for arguments in (("--help",), ("run", "--help"), ("--version",), ("agent",)):
+        process = (await start(*arguments)).process
+        assert process.stdout is not None
+        process.stdout._transport.close()  # type: ignore[attr-defined]
+        assert process.stderr is not None
+        said = await process.stderr.read()
+        assert (await process.wait(), b"Traceback" in said) == (2 if arguments == ("agent",) else 0, False)
+
+
 async def test_version(start: Start) -> None:
     ended = await (await start("--version")).ended()
     assert (ended.code, ended.out) == (0, f"daggyr {daggyr_server.__version__}\n")

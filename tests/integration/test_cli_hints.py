@@ -43,7 +43,11 @@ def test_output_on_standard_error_only_is_not_overlooked(local: Deployment) -> N
     local.complete({"a": shell("echo trouble >&2"), "b": shell("echo fine; echo trouble >&2"), "c": shell("true")})
     ended = local.daggyr("logs", "last", "a")
     assert (ended.code, ended.out) == (0, "")
-    assert ended.err == "nothing on standard output; --stderr shows what is on standard error, 8 bytes\n"
+    assert ended.err == (
+        "daggyr: nothing on standard output; standard error is not shown, 8 bytes: --stderr shows it, --both shows both\n"
+    )
     assert local.daggyr("logs", "last", "a", "--stderr").out == "trouble\n"
-    assert local.daggyr("logs", "last", "b").err == ""
+    ended = local.daggyr("logs", "last", "b")
+    assert ended.out == "fine\n"
+    assert ended.err == "daggyr: standard error is not shown, 8 bytes: --stderr shows it, --both shows both\n"
     assert local.daggyr("logs", "last", "c").err == ""

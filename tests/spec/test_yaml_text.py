@@ -126,6 +126,10 @@ def test_anchors_aliases_and_merges_work() -> None:
             ],
         ),
         ("<<: text", ["line 1, column 5: `<<` takes mappings only; write aliases of mappings behind it"]),
+        (
+            "a: [{{N}}]",
+            ['line 1, column 6: a key is a list or an object; keys are text, and braces need quotes: "{{NAME}}"'],
+        ),
         ("a: *b", ["line 1, column 4: the document is no YAML: there is no anchor `b`"]),
         ("a: &a [*a]", ["line 1, column 8: the document is no YAML: the alias `a` is part of what it stands for"]),
         ("[" * 101, ["line 1, column 101: the document is no YAML: nested too deeply"]),
@@ -142,6 +146,13 @@ def test_what_is_wrong_as_yaml_is_told_where(text: str, expected: list[str]) -> 
 def test_what_is_no_yaml_is_told_in_a_line(data: bytes) -> None:
     (line,) = refused(data)
     assert "the document is no YAML: " in line
+
+
+@pytest.mark.usefixtures("_either_parser")
+@pytest.mark.parametrize("text", ["\ta: 1", "tasks:\n\ta: 1", "tasks:\n  a:\n  \tb: 1\n  c: 1"])
+def test_tabs_are_named_where_they_are_the_fault(text: str) -> None:
+    (line,) = refused(text)
+    assert line.endswith("; indent with spaces, not with tabs")
 
 
 @pytest.mark.usefixtures("_either_parser")

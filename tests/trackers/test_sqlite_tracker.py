@@ -188,6 +188,15 @@ def test_a_file_of_something_else(file: Path, content: bytes) -> None:
     assert contents(file) == {file.name: content}
 
 
+async def test_what_is_surely_something_else_gets_no_lock_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "spec.yaml").write_text("tasks: {}\n")
+    os.mkfifo(tmp_path / "pipe")
+    await refused(tmp_path / "spec.yaml", "is no sqlite database")
+    await refused(tmp_path / "pipe", "is a device, a pipe or a socket: name a file")
+    await refused(Path("/dev/null"), "is a device, a pipe or a socket: name a file")
+    assert names(tmp_path) == {"spec.yaml", "pipe"}
+
+
 async def test_a_database_of_another_program(file: Path) -> None:
     with database(file) as connection:
         connection.execute("CREATE TABLE mine (x)")

@@ -16,6 +16,7 @@ from daggyr_server.cli.faults import Fault
 from daggyr_server.cli.follow_output import OutputFollower
 from daggyr_server.cli.options import Settings, command, run_argument, settings_object
 from daggyr_server.cli.outputs import Unshown, show
+from daggyr_server.cli.readers import while_read
 from daggyr_server.cli.stdout import notice
 from daggyr_server.client import Client, ServerError
 
@@ -53,7 +54,7 @@ def logs(
             followers = [
                 OutputFollower(client, run.run_id, stream, numbers, to=to, unshown=unshown).until_ended() for stream, to in shown
             ]
-            await _all(followers)
+            await while_read(_all(followers))
         elif task_id is not None and numbers is not None and len(numbers) == 1:
             for stream, to in shown:
                 found = await show(client, run.run_id, task_id, attempt or 0, stream, prefixed=False, to=to)

@@ -13,6 +13,7 @@ import click
 import grpc
 
 from daggyr.v1.run_pb2 import RunSummary, State
+from daggyr_server.chosen_path import ChosenPath
 from daggyr_server.cli import names, shapes
 from daggyr_server.cli.connection import client_of
 from daggyr_server.cli.document import json_document, submit
@@ -35,7 +36,7 @@ _MAX_TASKS = 10_000  # in the JSON document
     envvar="DAGGYR_CONFIG",
     show_envvar=True,
     metavar="FILE",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=ChosenPath(exists=True),
     help="The server's configuration, for its pools.",
 )
 @click.option(
@@ -46,7 +47,7 @@ _MAX_TASKS = 10_000  # in the JSON document
     help="Where state is kept: memory (the default), sqlite:PATH or postgresql://... An address with a password belongs into "
     "the variable, because everybody sees arguments.",
 )
-@click.option("--workers", metavar="N", type=click.IntRange(1), help="How many cores the local pool has.")
+@click.option("--workers", metavar="N", type=click.IntRange(1, 65_536), help="How many cores the local pool has.")
 @click.option("--resume", metavar="RUN", type=RUN, help="Instead of SPEC: go on with a run that the tracker kept.")
 @tag_option
 @pool_option
@@ -88,13 +89,21 @@ def run(
         if (tracker is None and config is None) or (tracker or "").partition(":")[0] == "memory":
             raise Fault("--resume needs the tracker that kept the run, and `memory` keeps none: give --tracker sqlite:PATH")
         kind, _, path = (tracker or "").partition(":")
-        if kind == "sqlite" and not Path(path).exists():
+        if kind == "sqlite" and not _expanded(path).exists():
             raise Fault(f"there is no file {path}: --resume needs the tracker that kept the run")
         return _to_its_end(_Resumed(settings, resume), options, tracker)
     if spec is None:
         raise Fault("there is nothing to run: name a specification, or an earlier run with --resume")
     with json_document(spec) as document:
         return _to_its_end(_Submitted(settings, spec, document, header, pool), options, tracker)
+
+
+def _expanded(path: str) -> Path:
+    """As the server reads it: no shell expands `~` behind `sqlite:`."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)  # the server says that there is no such home
 
 
 def _to_its_end(run: _Run, options: list[str], tracker: str | None) -> int:

@@ -20,6 +20,7 @@ from daggyr_server.cli.options import (
     settings_object,
     tag_option,
 )
+from daggyr_server.cli.readers import while_read
 from daggyr_server.cli.stdout import Closed, json_line, line, notice
 from daggyr_server.cli.stdout import document as print_document
 from daggyr_server.cli.tables import show_run
@@ -68,7 +69,7 @@ def watch(settings: Settings, run_id: int) -> int:
 
     async def work(client: Client) -> int:
         if settings.json:
-            return exit_code(await _json_lines(client, run_id))
+            return exit_code(await while_read(_json_lines(client, run_id)))
         run = await _until_ended(client, run_id, accepted=False)
         with suppress(Closed):
             show_run(run)
