@@ -82,7 +82,7 @@ class Extent:
 class Stream:
     """One stream's file while its process runs."""
 
-    __slots__ = ("_flags", "_gone", "_made", "descriptor", "limit", "path")
+    __slots__ = ("_flags", "_gone", "_mode", "descriptor", "limit", "path")
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -90,7 +90,7 @@ class Stream:
         self._gone = 0  # the end of what was punched out
         # Appending, because all who inherit the descriptor write to one end, whatever was cut or truncated.
         self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
-        self._made = _identity(os.fstat(self.descriptor))
+        self._mode = os.fstat(self.descriptor).st_mode
         self._flags = fcntl.fcntl(self.descriptor, fcntl.F_GETFL)
 
     def reset(self, limit: int) -> None:
@@ -99,17 +99,18 @@ class Stream:
         self._gone = 0
 
     def is_as_made(self) -> bool:
-        """Whether it is empty and in its place, and nothing was done to it that the next one who gets it would notice.
+        """Whether it is empty, and nothing was done to it that the next one who gets it would notice.
 
         Flags belong to the open file, not to the process that set them: an attempt that wrote nothing may still have made it one
         that does not append (and moved its offset), or one that refuses what is not aligned (O_DIRECT, as dd sets it).
         """
-        try:
-            found = os.stat(self.path)  # noqa: PTH116
-        except OSError:
-            return False
-        flags = fcntl.fcntl(self.descriptor, fcntl.F_GETFL)
-        return not found.st_size and _identity(found) == self._made and flags == self._flags
+        found = os.fstat(self.descriptor)
+        return (
+            not found.st_size
+            and found.st_mode == self._mode
+            and found.st_nlink == 1
+            and fcntl.fcntl(self.descriptor, fcntl.F_GETFL) == self._flags
+        )
 
     def size(self) -> int:
         return os.fstat(self.descriptor).st_size
@@ -251,11 +252,6 @@ class Captures:
 
     def _path(self, number: int, stream: OutputStream) -> str:
         return f"{self._folder}/{number}.{'stdout' if stream == STDOUT else 'stderr'}"
-
-
-def _identity(found: os.stat_result) -> tuple[int, ...]:
-    """Which file it is, whose, and who else may have it: a chmod or an unlink of a task's own output is seen here."""
-    return found.st_dev, found.st_ino, found.st_mode, found.st_nlink, found.st_uid, found.st_gid
 
 
 def _remove(path: str) -> None:
