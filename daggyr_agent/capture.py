@@ -1,7 +1,7 @@
 """The files that take what attempts write: made, kept small while a process writes, read for sending, removed.
 
 An execution takes a Capture (a file for each stream) at its start and gives it back at its end: as Kept output, which the
-outbox reads and releases once the result is acknowledged, or, if nothing was written and nobody is left who could write, for the
+outbox reads and releases once the result is acknowledged, or, if nothing was done to it and nobody is left who could, for the
 next attempt. The number that names the files is enough to find kept output again after a restart. `watch` calls `trim` while a
 process writes, so that one that writes without end fills neither disk nor memory: the middle, which will not be kept, is
 punched out of the file (fallocate(2)).
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import itertools
 import logging
 import os
@@ -81,7 +82,7 @@ class Extent:
 class Stream:
     """One stream's file while its process runs."""
 
-    __slots__ = ("_gone", "descriptor", "limit", "path")
+    __slots__ = ("_flags", "_gone", "_made", "descriptor", "limit", "path")
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -89,11 +90,26 @@ class Stream:
         self._gone = 0  # the end of what was punched out
         # Appending, because all who inherit the descriptor write to one end, whatever was cut or truncated.
         self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+        self._made = _identity(os.fstat(self.descriptor))
+        self._flags = fcntl.fcntl(self.descriptor, fcntl.F_GETFL)
 
     def reset(self, limit: int) -> None:
         """Make ready for an attempt of which `limit` bytes are kept whole; the file is empty."""
         self.limit = limit
         self._gone = 0
+
+    def is_as_made(self) -> bool:
+        """Whether it is empty and in its place, and nothing was done to it that the next one who gets it would notice.
+
+        Flags belong to the open file, not to the process that set them: an attempt that wrote nothing may still have made it one
+        that does not append (and moved its offset), or one that refuses what is not aligned (O_DIRECT, as dd sets it).
+        """
+        try:
+            found = os.stat(self.path)  # noqa: PTH116
+        except OSError:
+            return False
+        flags = fcntl.fcntl(self.descriptor, fcntl.F_GETFL)
+        return not found.st_size and _identity(found) == self._made and flags == self._flags
 
     def size(self) -> int:
         return os.fstat(self.descriptor).st_size
@@ -161,9 +177,9 @@ class Capture:
         self.stderr = stderr
         self.outputs = Outputs(stdout.descriptor, stderr.descriptor)
 
-    def is_empty(self) -> bool:
-        """Whether nothing was written."""
-        return not self.stdout.size() and not self.stderr.size()
+    def is_as_made(self) -> bool:
+        """Whether another attempt may have both files: nothing was written to them, or done to them otherwise."""
+        return self.stdout.is_as_made() and self.stderr.is_as_made()
 
     def trim(self) -> int:
         """Trim both; returns the bytes written so far."""
@@ -199,7 +215,7 @@ class Captures:
         return capture
 
     def recycle(self, capture: Capture) -> None:
-        """Take back empty files to which nobody is left who could write: they serve again."""
+        """Take back files that are as they were made, and to which nobody is left who could write: they serve again."""
         if len(self._spare) < _MAX_SPARE:
             self._spare.append(capture)
         else:
@@ -235,6 +251,11 @@ class Captures:
 
     def _path(self, number: int, stream: OutputStream) -> str:
         return f"{self._folder}/{number}.{'stdout' if stream == STDOUT else 'stderr'}"
+
+
+def _identity(found: os.stat_result) -> tuple[int, ...]:
+    """Which file it is, whose, and who else may have it: a chmod or an unlink of a task's own output is seen here."""
+    return found.st_dev, found.st_ino, found.st_mode, found.st_nlink, found.st_uid, found.st_gid
 
 
 def _remove(path: str) -> None:

@@ -136,7 +136,7 @@ class Execution:
             self._ended_ns = time.time_ns()
             alone = host.descendants.alone()
             capture = self._capture
-            again = alone and capture is not None and capture.is_empty()
+            again = alone and capture is not None and capture.is_as_made()
             with host.lock:
                 self.pid = 0
                 if not alone:

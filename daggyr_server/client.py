@@ -2,8 +2,9 @@
 
 The command line uses it, and any program may. It submits, reads, watches and steers runs with the contract's messages,
 sends each call with the token, and turns gRPC's errors into `ServerError`. What may be repeated is repeated with
-backoff: a submission under its request_id, a watch from its last change, an output from its last byte. Everything else
-is tried once. It never prints, reads no environment and knows no files but the document that it is given.
+backoff: a submission under its request_id, a watch from its last change, an output from its last byte; and what a server
+cancels before it looks at it, because it has too much to do. Everything else is tried once. It never prints, reads no
+environment and knows no files but the document that it is given.
 
     async with Client("127.0.0.1:2503", token=token) as client:
         run_id = await client.submit_document(io.BytesIO(document))
@@ -37,6 +38,7 @@ CHUNK_BYTES = 256 * 1024  # of a document; a server waits 30 s for each, so that
 CALL_TIMEOUT = 60.0
 PATIENCE = 60.0  # seconds without a word from the server until a watch or an output gives up
 SUBMIT_PATIENCE = 5.0
+BUSY_PATIENCE = 5.0  # seconds of trying again where the server cancels calls because it has too many to look at
 ENDED = frozenset({State.STATE_COMPLETED, State.STATE_ERRORED, State.STATE_KILLED})
 
 Answer = TypeVar("Answer")
@@ -151,7 +153,7 @@ class Client:
 
     async def run(self, run_id: int) -> RunSummary:
         """The run as it is now. NOT_FOUND: no such run."""
-        summary: RunSummary = await self._call(self._stub.GetRun, pb.GetRunRequest(run_id=run_id))
+        summary: RunSummary = await self._ask(self._stub.GetRun, pb.GetRunRequest(run_id=run_id))
         return summary
 
     async def runs(
@@ -165,7 +167,7 @@ class Client:
         """Pages of runs, newest first, with all of `tags`, any of `states`, submitted in [since, until)."""
         request = pb.ListRunsRequest(tags=tags or {}, states=states, since=since, until=until, page_size=1000)
         while True:
-            page: pb.ListRunsResponse = await self._call(self._stub.ListRuns, request)
+            page: pb.ListRunsResponse = await self._ask(self._stub.ListRuns, request)
             yield page.runs
             if not page.next_page_token:
                 return
@@ -177,7 +179,7 @@ class Client:
         """Pages of a run's tasks by task number, in any of `states`; all pages are of one run."""
         request = pb.ListTasksRequest(run_id=run_id, states=states, page_size=page_size)
         while True:
-            page: pb.ListTasksResponse = await self._call(self._stub.ListTasks, request)
+            page: pb.ListTasksResponse = await self._ask(self._stub.ListTasks, request)
             yield page.tasks
             if not page.next_page_token:
                 return
@@ -196,11 +198,11 @@ class Client:
     async def task(self, run_id: int, task_id: str) -> Task:
         """One task with all its attempts. NOT_FOUND: no such run or task."""
         request = pb.GetTaskRequest(run_id=run_id, task_id=task_id)
-        task: Task = await self._call(self._stub.GetTask, request)
+        task: Task = await self._ask(self._stub.GetTask, request)
         pages = [task]
         while pages[-1].next_page_token:
             request.page_token = pages[-1].next_page_token
-            pages.append(await self._call(self._stub.GetTask, request))
+            pages.append(await self._ask(self._stub.GetTask, request))
         if len(pages) > 1:
             attempts = [attempt for page in reversed(pages) for attempt in page.attempts]
             del task.attempts[:]
@@ -211,7 +213,7 @@ class Client:
     async def explain(self, run_id: int, task_id: str) -> pb.ExplainTaskResponse:
         """Why a task is in the state it is in. NOT_FOUND: no such run or task."""
         request = pb.GetTaskRequest(run_id=run_id, task_id=task_id)
-        answer: pb.ExplainTaskResponse = await self._call(self._stub.ExplainTask, request)
+        answer: pb.ExplainTaskResponse = await self._ask(self._stub.ExplainTask, request)
         return answer
 
     async def watch(self, run_id: int, *, tasks: bool = False, heard: bool = False) -> AsyncGenerator[Change, None]:
@@ -286,7 +288,7 @@ class Client:
 
         NOT_FOUND: no such run or task. FAILED_PRECONDITION: it has ended already.
         """
-        summary: RunSummary = await self._call(self._stub.KillRun, pb.KillRunRequest(run_id=run_id, tasks=tasks))
+        summary: RunSummary = await self._ask(self._stub.KillRun, pb.KillRunRequest(run_id=run_id, tasks=tasks))
         return summary
 
     async def retry(self, run_id: int, tasks: Iterable[str] = (), *, downstream: bool = False) -> RunSummary:
@@ -305,7 +307,7 @@ class Client:
         was to be QUEUED. INVALID_ARGUMENT: another state, or no task.
         """
         request = pb.MarkTasksRequest(run_id=run_id, tasks=tasks, state=state)
-        summary: RunSummary = await self._call(self._stub.MarkTasks, request)
+        summary: RunSummary = await self._ask(self._stub.MarkTasks, request)
         return summary
 
     async def edit(
@@ -353,19 +355,19 @@ class Client:
 
         NOT_FOUND: no such run. FAILED_PRECONDITION: it has not ended.
         """
-        await self._call(self._stub.DeleteRun, pb.DeleteRunRequest(run_id=run_id), timeout=None)
+        await self._ask(self._stub.DeleteRun, pb.DeleteRunRequest(run_id=run_id), timeout=None)
 
     async def prune(self, ended_before: Timestamp) -> int:
         """Takes all runs away that ended before a time, however long that takes. Returns how many they were."""
         request = pb.PruneRunsRequest(ended_before=ended_before)
-        answer: pb.PruneRunsResponse = await self._call(self._stub.PruneRuns, request, timeout=None)
+        answer: pb.PruneRunsResponse = await self._ask(self._stub.PruneRuns, request, timeout=None)
         return answer.runs
 
     async def pools(self) -> Sequence[pb.Pool]:
         found: list[pb.Pool] = []
         request = pb.ListPoolsRequest()
         while True:
-            page: pb.ListPoolsResponse = await self._call(self._stub.ListPools, request)
+            page: pb.ListPoolsResponse = await self._ask(self._stub.ListPools, request)
             found += page.pools
             if not page.next_page_token:
                 return found
@@ -375,7 +377,7 @@ class Client:
         found: list[pb.Agent] = []
         request = pb.ListAgentsRequest()
         while True:
-            page: pb.ListAgentsResponse = await self._call(self._stub.ListAgents, request)
+            page: pb.ListAgentsResponse = await self._ask(self._stub.ListAgents, request)
             found += page.agents
             if not page.next_page_token:
                 return found
@@ -383,16 +385,27 @@ class Client:
 
     async def drain_agent(self, name: str) -> int:
         """How many attempts the agent still finishes before it leaves. NOT_FOUND: no agent of that name."""
-        answer: pb.DrainAgentResponse = await self._call(self._stub.DrainAgent, pb.DrainAgentRequest(name=name))
+        answer: pb.DrainAgentResponse = await self._ask(self._stub.DrainAgent, pb.DrainAgentRequest(name=name))
         return answer.running
 
     async def forget_agent(self, name: str) -> int:
         """How many attempts, LOST now, the agent still had. NOT_FOUND: none is known. FAILED_PRECONDITION: it is connected."""
-        answer: pb.ForgetAgentResponse = await self._call(self._stub.ForgetAgent, pb.ForgetAgentRequest(name=name))
+        answer: pb.ForgetAgentResponse = await self._ask(self._stub.ForgetAgent, pb.ForgetAgentRequest(name=name))
         return answer.lost
 
     async def _call(self, method: Any, request: object, *, timeout: float | None = CALL_TIMEOUT) -> Any:
         return await _translated(method(request, metadata=self._metadata, timeout=timeout))
+
+    async def _ask(self, method: Any, request: object, *, timeout: float | None = CALL_TIMEOUT) -> Any:
+        """As `_call`, for what may be repeated: again if a server that has too much to do cancels it before it looks at it."""
+        backoff = _Backoff(min(self._patience, BUSY_PATIENCE), lambda sentence: None, longest=0.2)
+        while True:
+            try:
+                return await self._call(method, request, timeout=timeout)
+            except Unreachable as error:
+                if error.code is not grpc.StatusCode.CANCELLED:
+                    raise
+                await backoff.wait(error)
 
     async def _repeat(self, call: Callable[[], Awaitable[Answer]]) -> Answer:
         backoff = _Backoff(min(self._patience, SUBMIT_PATIENCE), self._notice)
@@ -406,10 +419,11 @@ class Client:
 
 
 class _Backoff:
-    """The waits between tries: 0.2 s, doubling up to 5 s, with jitter, for `limit` seconds without success at most."""
+    """The waits between tries: 0.2 s, doubling up to `longest`, with jitter, for `limit` seconds without success at most."""
 
-    def __init__(self, limit: float, notice: Callable[[str], None]) -> None:
+    def __init__(self, limit: float, notice: Callable[[str], None], *, longest: float = 5.0) -> None:
         self._limit = limit
+        self._longest = longest
         self._notice = notice
         self.reset()
 
@@ -426,7 +440,7 @@ class _Backoff:
         if now + self._delay > self._since + self._limit:
             raise error from None
         await asyncio.sleep(self._delay * random.uniform(0.75, 1.0))
-        self._delay = min(2 * self._delay, 5.0)
+        self._delay = min(2 * self._delay, self._longest)
 
 
 async def _translated(call: Any) -> Any:

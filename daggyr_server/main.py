@@ -150,7 +150,7 @@ async def _serve(
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup(1) means it
         loop.add_signal_handler(signal.SIGHUP, lambda: (stop if terminal.is_gone() else hang_up).set())
     sys.setswitchinterval(SWITCH_SECONDS)
-    async with coordinator(configuration, log_level, pass_environment) as (address, driver, renewal):
+    async with coordinator(configuration, log_level, pass_environment) as (listener, address, driver, renewal):
         gc.collect()
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD, 20, 20)
@@ -158,16 +158,16 @@ async def _serve(
             _write_ready(ready_file, address)
         _greet(configuration, address)
         stopping = asyncio.create_task(stop.wait())
-        failing = asyncio.create_task(driver.ended())
+        failing = [asyncio.create_task(driver.ended()), asyncio.create_task(listener.ended())]
         renewing = asyncio.create_task(_renew(renewal, hang_up))
         watching = asyncio.create_task(renewal.watch())
-        done, _ = await asyncio.wait((stopping, failing), return_when=asyncio.FIRST_COMPLETED)
-        pending = {stopping, failing, renewing, watching} - done
+        done, _ = await asyncio.wait((stopping, *failing), return_when=asyncio.FIRST_COMPLETED)
+        pending = {stopping, *failing, renewing, watching} - done
         for task in pending:
             task.cancel()
         await asyncio.gather(*pending, return_exceptions=True)
-        if failing in done:
-            failing.result()
+        for task in done:
+            task.result()
         log.info("ending")
     if lifeline is not None:
         loop.remove_reader(lifeline)
@@ -184,9 +184,9 @@ async def _renew(renewal: Renewal, hang_up: asyncio.Event) -> None:
 @contextlib.asynccontextmanager
 async def coordinator(
     configuration: Configuration, log_level: str = "info", pass_environment: tuple[str, ...] = ()
-) -> AsyncIterator[tuple[str, Driver, Renewal]]:
-    """A whole coordinator in this event loop: yields the real address, the driver and what reads secrets again, once
-    connections are accepted.
+) -> AsyncIterator[tuple[Listener, str, Driver, Renewal]]:
+    """A whole coordinator in this event loop: yields the listener and its real address, the driver and what reads secrets
+    again, once connections are accepted.
 
     Raises what its parts raise if they cannot be used. When the context ends, everything it started has ended.
     """
@@ -249,7 +249,7 @@ async def coordinator(
             door.open(address, token=token, tls=server.tls is not None, insecure=server.insecure)
 
         open_door(tokens)
-        yield address, driver, Renewal([*listeners, listener], lambda: _tokens(server), server.tls, open_door)
+        yield listener, address, driver, Renewal([*listeners, listener], lambda: _tokens(server), server.tls, open_door)
 
 
 async def _serve_metrics(

@@ -22,12 +22,16 @@ from daggyr.channel import CHANNEL_OPTIONS, check_address
 from daggyr_server.api.authentication import Authentication, Tokens
 from daggyr_server.api.binding import ListenerError, Place, read_pem, server_context
 from daggyr_server.api.malformed import MalformedMessages
-from daggyr_server.api.places import MAX_CALLS
 from daggyr_server.config import Tls
 from daggyr_server.descriptors import connections
 from daggyr_server.refused_callers import RefusedCallers
 
 HANDSHAKE_SECONDS = 10.0  # from the acceptance of a connection to the end of TLS and of HTTP/2's beginning
+MAX_STREAMS = 1_000  # calls of one connection at once; a client with more of them waits, and others get their turn
+# Calls that have come and that Python has not looked at. A second's work: the next ones are cancelled, whoever makes them, and
+# clients ask again.
+MAX_PENDING = 3_000
+CHECK_SECONDS = 1.0  # between two looks at whether gRPC still serves
 IDLE_SECONDS = 60.0  # without a call, before a connection is ended; clients make another with their next call
 
 
@@ -37,7 +41,9 @@ SERVER_OPTIONS: tuple[tuple[str, int | str], ...] = (
     ("grpc.so_reuseport", 0),
     ("grpc.server_handshake_timeout_ms", int(1000 * HANDSHAKE_SECONDS)),
     ("grpc.max_connection_idle_ms", int(1000 * IDLE_SECONDS)),
-    ("grpc.max_concurrent_streams", MAX_CALLS),
+    ("grpc.max_concurrent_streams", MAX_STREAMS),
+    ("grpc.server.max_pending_requests", MAX_PENDING),
+    ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING),
     # A client that pings more often than this is cut off; ours do it every keepalive_time_ms, twice this.
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
 )
@@ -80,6 +86,18 @@ class Listener:
         """Takes no new calls, gives those under way `grace` seconds, then cancels them. A socket file goes away."""
         await self.server.stop(grace)
         self.refused.close()
+
+    async def ended(self) -> None:
+        """Returns when `stop` was called. Raises ListenerError if gRPC stops serving by itself: nothing is reached here then."""
+        try:
+            # With a limit, because gRPC tells of its failure only then if calls are still open, and survives a cancellation.
+            while await self.server.wait_for_termination(CHECK_SECONDS):
+                pass
+        except Exception as error:
+            raise ListenerError(
+                f"nothing is served at {self._place.address} any more, because gRPC {grpc.__version__} has failed "
+                f"({type(error).__name__}): start this program again, and tell its authors"
+            ) from None
 
     def replace_tokens(self, tokens: Tokens) -> None:
         """Take these from now on. Calls with a token that is none of them end. Nothing happens behind a unix socket."""

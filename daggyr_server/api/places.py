@@ -90,8 +90,11 @@ class Places:
             if call not in self._ended:
                 raise
             call.uncancel()
-            with contextlib.suppress(grpc.aio.UsageError):  # it was on its way out already, to a caller who does not read
-                await context.abort(*self._ended[call])
+            try:
+                with contextlib.suppress(grpc.aio.UsageError):  # it was on its way out already, to a caller who does not read
+                    await context.abort(*self._ended[call])
+            except grpc.aio.InternalError:  # it was about to write its first message, which gRPC cannot take back
+                raise asyncio.CancelledError from None  # ends it without words; who asks again hears them
         finally:
             self._calls.pop(call, None)
             self._ended.pop(call, None)

@@ -18,6 +18,7 @@ from daggyr_server.client import ENDED
 
 _CHANGES = 20  # of state
 _NAMES = 10  # of parents and children
+_TAGS = 500  # letters of a run's tags in a list, of which everybody's runs are a part; `show` has all of them
 
 
 def run_columns() -> Columns:
@@ -31,8 +32,14 @@ def run_row(run: RunSummary) -> Row:
         f"{words.ended(run):,}/{words.total(run):,}",
         words.time(run.submit_time),
         words.took(run, datetime.now(UTC)),
-        words.pairs(run.tags),
+        _tags(run),
     )
+
+
+def _tags(run: RunSummary) -> str:
+    """As many as there is room for in a list."""
+    tags = words.pairs(run.tags)
+    return tags if len(tags) <= _TAGS else f"{tags[:_TAGS]}... ({len(tags):,} letters; `daggyr show {run.run_id}` has all)"
 
 
 def show_run(run: RunSummary) -> None:

@@ -58,12 +58,22 @@ class AgentPins:
             return True
         if known is not None and not hmac.compare_digest(digest, known[1]):
             return False
-        if known is None or known[0] != name:
+        if known is None:
             self._make_room(agent_id, in_use)
             await asyncio.shield(self._write(agent_id, name, digest))
             # Meanwhile somebody may have forgotten it, or shown another key.
             return hmac.compare_digest(digest, self._pins.get(agent_id, ("", b""))[1])
         return True
+
+    def called(self, agent_id: str, name: str) -> None:
+        """An agent that was taken in has this name now; it is made durable some time.
+
+        Not a part of `admit`, because one that shows the right key may be refused all the same: a copy of the state folder,
+        which is started under a name of its own, must not take the agent's name away.
+        """
+        known = self._pins.get(agent_id)
+        if known is not None and known[0] != name and agent_id not in self._under_way:
+            self._write(agent_id, name, known[1])
 
     async def forget(self, agent_id: str) -> None:
         """Nothing is known of an agent any more, durably. Raises PinsClosed."""

@@ -193,6 +193,7 @@ class AgentSessions(AgentsServicer):
                 other.moved(hello.agent_id)
         session = Session(context.peer())
         agent = executor.welcome(hello, session)
+        self._pins.called(hello.agent_id, hello.name)
         reader = asyncio.create_task(_read(requests, executor, agent, session), name=f"agent {hello.name}")
         writer = asyncio.create_task(_write(session, context), name=f"to agent {hello.name}")
         # Beside the writer, not in it: whoever is to be cut off because it takes nothing any more blocks the writer.
@@ -241,21 +242,22 @@ class AgentSessions(AgentsServicer):
     async def _check_alone(self, hello: Hello) -> None:
         """No other process of this agent is connected: two hosts with copies of one state folder would push each other out."""
         silent = None
-        while (other := self._other_process(hello)) is not None and other is not silent:
-            if await other.answers(PROBE_SECONDS):
+        while (other := self._other_process(hello)) is not None and other[1] is not silent:
+            name, silent = other
+            if await silent.answers(PROBE_SECONDS):
                 raise SessionRefused(
                     grpc.StatusCode.ALREADY_EXISTS,
-                    f"another process of agent {hello.name!r} (id {hello.agent_id}) is connected from {other.address}, and "
+                    f"another process of agent {name!r} (id {hello.agent_id}) is connected from {silent.address}, and "
                     "answers. If that is another host, one state folder is a copy of the other: remove agent-id and agent-key "
                     "from the copy",
                 )
-            silent = other
 
-    def _other_process(self, hello: Hello) -> _Session | None:
+    def _other_process(self, hello: Hello) -> tuple[str, _Session] | None:
+        """The name that it is connected under, which may be another than the hello's, and its session."""
         for executor in self._executors.values():
             agent = executor.agents.get(hello.agent_id)
             if agent is not None and agent.session is not None and agent.incarnation != hello.incarnation:
-                return agent.session
+                return agent.name, agent.session
         return None
 
     def _is_known(self, agent_id: str) -> bool:

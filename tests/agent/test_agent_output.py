@@ -125,6 +125,31 @@ async def test_files_of_attempts_that_wrote_nothing_are_used_again(agent: AgentP
     assert coordinator.of(key(50)).output() == b"mine\n"
 
 
+@pytest.mark.parametrize(
+    "deed",
+    [
+        "import fcntl, os; fcntl.fcntl({fd}, fcntl.F_SETFL, 0); os.lseek({fd}, 5, 0)",
+        "import fcntl, os; fcntl.fcntl({fd}, fcntl.F_SETFL, os.O_APPEND | os.O_NOATIME)",  # O_DIRECT is not everywhere
+        "import os; os.unlink(os.readlink('/proc/self/fd/{fd}'))",
+        "import os; path = os.readlink('/proc/self/fd/{fd}'); os.rename(path, path + '.away')",
+        "import os; os.fchmod({fd}, 0)",
+    ],
+    ids=["place", "flags", "unlink", "rename", "mode"],
+)
+@pytest.mark.parametrize("fd", [1, 2])
+async def test_what_is_done_to_an_output_is_not_the_next_ones_trouble(coordinator: Coordinator, deed: str, fd: int) -> None:
+    """Also where nothing was written: the next attempt has files that are as they should be, and all its output is there."""
+    look = "import fcntl, os; found = os.fstat({fd}); flags = fcntl.fcntl({fd}, fcntl.F_GETFL)"
+    look += "; os.write({fd}, f'{{found.st_mode:o}} {{flags & os.O_NOATIME}} {{flags & os.O_APPEND > 0}}\\n'.encode())"
+    session = await coordinator.session()
+    for n in range(0, 8, 2):
+        await session.assign((key(n), python(deed.format(fd=fd))))
+        assert (await coordinator.result(key(n))).outcome == SUCCEEDED
+        await session.assign((key(n + 1), python(look.format(fd=fd))))
+        assert (await coordinator.result(key(n + 1))).outcome == SUCCEEDED
+        assert coordinator.of(key(n + 1)).output(STDOUT if fd == 1 else STDERR) == b"100600 0 True\n"
+
+
 async def test_output_written_just_before_the_end_is_there(coordinator: Coordinator) -> None:
     session = await coordinator.session()
     await session.assign((key(), spec("sh", "-c", "for n in 1 2 3; do echo $n; done; kill -9 $$")))

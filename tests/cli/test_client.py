@@ -55,6 +55,19 @@ async def test_messages_are_submitted_under_one_request_id_too(client: Client, s
     assert ids[0] == ids[1]
 
 
+BUSY = (grpc.StatusCode.CANCELLED, "")
+
+
+async def test_what_a_busy_server_cancels_is_asked_again_where_that_is_safe(client: Client, server: ScriptedServer) -> None:
+    await client.submit_document(document("a"))
+    server.broken = {"GetRun": [BUSY] * 3, "KillRun": [BUSY], "RetryRun": [BUSY]}
+    assert (await client.run(1)).run_id == 1
+    await client.kill(1)
+    with pytest.raises(Unreachable):
+        await client.retry(1)
+    assert not any(server.broken.values())
+
+
 async def test_a_refused_document_is_not_sent_again(client: Client, server: ScriptedServer) -> None:
     with pytest.raises(ServerError, match=r"unknown key 'chidlren'\ntasks.b: no command") as caught:
         await client.submit_document(document("refuse", padding=8 * CHUNK_BYTES))

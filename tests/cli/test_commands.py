@@ -89,6 +89,16 @@ async def test_runs(daggyr: Daggyr, server: ScriptedServer, failed: ScriptedRun)
     assert (await daggyr("--output", "json", "runs", "--tag", "number=9")).json == []
 
 
+async def test_one_runs_tags_do_not_fill_the_list_of_all(daggyr: Daggyr, server: ScriptedServer) -> None:
+    server.new_run("x", tags={"long": "v" * 60_000})
+    server.new_run("x", tags={"fits": "v" * 495})
+    fits, long = (await daggyr("runs")).out.splitlines()[1:]
+    assert fits.endswith(" fits=" + "v" * 495)
+    assert long.endswith("v... (60,005 letters; `daggyr show 1` has all)") and len(long) < 700
+    assert len((await daggyr("--output", "json", "runs")).json[1]["tags"]["long"]) == 60_000
+    assert "v" * 60_000 in (await daggyr("show", "1")).out
+
+
 async def test_show(daggyr: Daggyr, failed: ScriptedRun) -> None:
     failed.summary.notes.append("waits for 64 cores, which no agent has")
     failed.summary.blocked = 2

@@ -50,15 +50,27 @@ async def test_nobody_is_admitted_before_it_is_durable() -> None:
     assert kept.told == [("id", "one", hashlib.sha256(OURS).digest())]
 
 
-async def test_a_known_agent_needs_nothing_to_be_durable_unless_its_name_is_new() -> None:
+async def test_a_known_agent_needs_nothing_to_be_durable() -> None:
     kept, pins = Kept(), AgentPins()
     pins.open([("id", "one", hashlib.sha256(OURS).digest())], kept.keep)
     assert await pins.admit("id", "one", OURS, nobody)
     assert not await pins.admit("id", "two", ANOTHER, nobody)
     assert not await pins.admit("id", "one", b"", nobody)
+    assert await pins.admit("id", "two", OURS, nobody)  # it may still be refused for something else
     assert kept.told == []
+    assert (pins.named("two"), pins.named("one"), pins.named("id")) == (set(), {"id"}, {"id"})
+
+
+async def test_a_new_name_is_kept_of_an_agent_that_was_taken_in() -> None:
+    kept, pins = Kept(), AgentPins()
+    pins.open([("id", "one", hashlib.sha256(OURS).digest())], kept.keep)
+    pins.called("id", "one")
+    pins.called("nobody", "two")
+    pins.called("id", "two")
     kept.durable.set()
-    assert await pins.admit("id", "two", OURS, nobody)
+    async with asyncio.timeout(DEADLINE):
+        assert await pins.admit("id", "two", OURS, nobody)  # waits for what is under way
+    assert kept.told == [("id", "two", hashlib.sha256(OURS).digest())]
     assert (pins.named("two"), pins.named("one"), pins.named("id")) == ({"id"}, set(), {"id"})
 
 

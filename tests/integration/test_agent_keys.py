@@ -129,3 +129,26 @@ def test_two_agents_on_copies_of_one_state_folder(farm: Deployment) -> None:
         (copy / name).unlink()
     farm.start_agent("two", "--state-dir", str(copy))
     assert len(farm.json("agents")) == 2
+
+
+def test_a_copy_of_a_state_folder_takes_no_name_away(farm: Deployment) -> None:
+    """One that was started under another name is refused, which names the agent that is there; that stays known by its own."""
+    agent = farm.start_agent("one")
+    copy = farm.folder / "copy"
+    copy.mkdir(mode=0o700)
+    for name in ("agent-id", "agent-key"):
+        shutil.copy2(state_of(farm) / name, copy)
+    clone = farm.start_agent("two", "--state-dir", str(copy), wait=False)
+    assert clone.wait() == 2
+    assert "another process of agent 'one'" in clone.said()
+    agent.end()
+    nobody = farm.daggyr("agent", "forget", "two")
+    assert (nobody.code, "no agent 'two' is known" in nobody.err) == (2, True), nobody.err
+    assert farm.json("agent", "forget", "one") == {"name": "one", "lost": 0}
+
+
+def test_an_agent_is_known_by_the_name_that_it_had_last(farm: Deployment) -> None:
+    farm.start_agent("one").end()
+    farm.start_agent("two", "--state-dir", str(state_of(farm))).end()
+    assert farm.daggyr("agent", "forget", "one").code == 2
+    assert farm.json("agent", "forget", "two") == {"name": "two", "lost": 0}

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from conftest import FARM
 from deployment import BIN, Deployment, follows, shell, task
+from http2_frames import call, opened, reset
 from waiting import until
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "server"))
@@ -71,6 +72,41 @@ def test_strangers_in_numbers_keep_nobody_out(farm: Deployment) -> None:
     server = farm.programs[0].said()
     assert server.count("refused") <= 3, server
     assert "refused a call from 127.0.0.1: UNAUTHENTICATED" in server
+
+
+def test_calls_that_are_not_utf8_end_nothing_and_leave_nothing_in_the_log(farm: Deployment) -> None:
+    """A path, a name of metadata and a token of any bytes, from somebody without a token."""
+    odd = bytes(range(128, 256))
+    with opened(farm.address) as stranger:
+        for stream, path in enumerate((b"/" + odd, odd, b"/daggyr.v1.Runs/ListRuns", b"/grpc.health.v1.Health/Check")):
+            stranger.sendall(call(2 * stream + 1, path, (b"authorization", b"Bearer half-a-token" + odd), (b"x-odd", odd)))
+        answers = b""
+        while b"the call brought no message" not in answers:  # the last one's
+            data = stranger.recv(4096)
+            assert data, answers
+            answers += data
+    assert farm.daggyr("runs").code == 0
+    farm.start_agent("newcomer")
+    assert farm.complete({"a": task("true")})["state"] == "COMPLETED"
+    server = farm.programs[0].said()
+    assert not [said for said in ("half-a-token", "Traceback", "Unicode", "\\x80", "\x80") if said in server], server
+
+
+def test_more_calls_than_are_looked_at_at_once_keep_nobody_out(farm: Deployment) -> None:
+    """gRPC cancels some of them, whoever makes them: those with a token are made again."""
+    health = b"/grpc.health.v1.Health/Check"
+    with contextlib.ExitStack() as held:
+        for _ in range(20):
+            stranger = held.enter_context(opened(farm.address))
+            stranger.sendall(b"".join(call(stream, health, complete=False) for stream in range(1, 1_981, 2)))
+        hasty = held.enter_context(opened(farm.address))
+        with contextlib.suppress(ConnectionError):
+            hasty.sendall(b"".join(call(stream, health) + reset(stream) for stream in range(1, 20_001, 2)))
+        for _ in range(3):
+            ended = farm.daggyr("runs")
+            assert (ended.code, ended.out) == (0, ""), ended.err
+        farm.start_agent("newcomer")
+        assert farm.complete({"a": task("true")})["state"] == "COMPLETED"
 
 
 def test_handshakes_that_fail_leave_no_line_each(deployment: Deployment) -> None:

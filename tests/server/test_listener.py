@@ -247,3 +247,18 @@ async def until_the_end(reader: asyncio.StreamReader) -> None:
             pass
     except ConnectionError:
         pass
+
+
+async def test_a_server_that_grpc_ends_by_itself_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(_: float) -> None:
+        raise UnicodeDecodeError("utf-8", b"/\xff", 1, 2, "invalid start byte")
+
+    serving = Listener("127.0.0.1:0", tokens=TOKENS)
+    await serving.start()
+    monkeypatch.setattr(serving.server, "wait_for_termination", fail)
+    with pytest.raises(ListenerError, match=r"nothing is served at 127\.0\.0\.1:0 any more, .* \(UnicodeDecodeError\)"):
+        await serving.ended()
+    monkeypatch.undo()
+    waiting = asyncio.create_task(serving.ended())
+    await serving.stop(0)
+    await waiting
