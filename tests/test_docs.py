@@ -106,7 +106,6 @@ def test_a_server_and_two_agents_pasted_at_once(reader: Reader) -> None:
     )
     assert ended.returncode == 0, ended.stderr
     assert re.search(r"tasks +4: 4 COMPLETED", ended.stdout), ended.stdout
-    assert "no server at 127.0.0.1:2503 yet; waiting" in ended.stderr  # it takes longer to start than a command does
     assert (reader.folder / "state/daggyr/agent.token").exists()
 
 

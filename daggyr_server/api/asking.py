@@ -29,6 +29,7 @@ from daggyr_server.trackers.base import StoredAttempt, TrackerError
 
 LARGE_RUN = 20_000  # tasks
 MAX_PAGE_BYTES = 1024 * 1024  # of the rows of one answer
+MAX_INTEGER = 2**63 - 1  # that a tracker can hold; requests have fields that reach further
 TURN = 250  # rows that are made without letting others have their turn: a millisecond or two
 STRANGE_TOKEN = "this page token was not made by this server"
 _CODES = {
@@ -97,7 +98,8 @@ class Asking:
             run_id = newest or (rows[0].run_id if rows else 0)
             if not run_id:
                 return "there are no runs yet"
-        run = await self.asked(driver.find(run_id), context)
+        # A number that no tracker can hold is nobody's.
+        run = await self.asked(driver.find(run_id), context) if run_id <= MAX_INTEGER else None
         return run if run is not None else f"there is no run {run_id}; `daggyr runs` lists them"
 
     async def attempts(

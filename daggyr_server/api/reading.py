@@ -29,7 +29,7 @@ from daggyr.v1.runs_pb2 import (
 )
 from daggyr.v1.task_pb2 import STDERR, STDOUT
 from daggyr_server.api import views
-from daggyr_server.api.asking import MAX_PAGE_BYTES, STRANGE_TOKEN, TURN, Asking, Context, refuse
+from daggyr_server.api.asking import MAX_INTEGER, MAX_PAGE_BYTES, STRANGE_TOKEN, TURN, Asking, Context, refuse
 from daggyr_server.api.output import read_output
 from daggyr_server.api.reasons import reasons
 from daggyr_server.api.statuses import fitting
@@ -136,6 +136,8 @@ class Reading(Asking):
         stream = request.stream or STDOUT
         if stream not in (STDOUT, STDERR):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"there is no output stream {stream}")
+        if request.offset > MAX_INTEGER:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"no output reaches to the offset {request.offset}")
         if request.attempt > run.attempts[number]:
             message = f"task {request.task_id!r} of run {run.run_id} has had {run.attempts[number]} attempts so far"
             await context.abort(grpc.StatusCode.NOT_FOUND, fitting(message))

@@ -111,6 +111,8 @@ async def test_what_runs_is_neither_marked_nor_deleted(daggyr: Daggyr, server: S
         (["run", "nowhere.json"], "cannot read nowhere.json: No such file or directory"),
         (["submit", "nowhere.json"], "cannot read nowhere.json: No such file or directory"),
         (["validate", "."], "cannot read .: Is a directory"),
+        (["logs", "1", "a", "--attempt", "9" * 20], "is not in the range 1<=x<=4294967295"),
+        (["edit", "1", "spec.json", "--revision", "9" * 20], "is not in the range 1<=x<=9223372036854775807"),
         (["validate", ""], "the name of the specification is empty: name a file, or `-`"),
         (["--server", "", "runs"], "the address is empty: write HOST:PORT, or leave the option out"),
         (["runs", "--server", ""], "the address is empty"),

@@ -17,6 +17,7 @@ from typing import Any
 import grpc
 import pytest
 from deployment import Deployment, shell, task
+from google.protobuf.descriptor import FieldDescriptor
 from waiting import DEADLINE, until
 
 from daggyr.channel import open_channel, token_metadata
@@ -26,6 +27,12 @@ from daggyr.v1.runs_pb2_grpc import RunsStub
 from daggyr_server.client import Client, ServerError
 
 RUBBISH = b"\xff\xff\xff\xff no protobuf"
+_LARGEST = {
+    FieldDescriptor.CPPTYPE_UINT64: 2**64 - 1,
+    FieldDescriptor.CPPTYPE_UINT32: 2**32 - 1,
+    FieldDescriptor.CPPTYPE_INT64: 2**63 - 1,
+    FieldDescriptor.CPPTYPE_INT32: 2**31 - 1,
+}
 UNARY = ("SubmitRun", "ListRuns", "GetRun", "ListTasks", "GetTask", "ExplainTask", "KillRun", "RetryRun", "DrainAgent")
 
 
@@ -41,7 +48,7 @@ def test_no_server_is_reached(deployment: Deployment, address: str) -> None:
     assert "start one with `daggyr-server`" in ended.err
 
 
-@pytest.mark.parametrize("run", ["last", "7"])
+@pytest.mark.parametrize("run", ["last", "7", str(2**63 - 1), str(2**63)])
 def test_an_unknown_run(standing: Deployment, run: str) -> None:
     for arguments in (
         ["show", run],
@@ -57,7 +64,7 @@ def test_an_unknown_run(standing: Deployment, run: str) -> None:
         ended = standing.daggyr(*arguments)
         assert (ended.code, ended.out) == (2, ""), arguments
         assert ended.err == (
-            "daggyr: there are no runs yet\n" if run == "last" else "daggyr: there is no run 7; `daggyr runs` lists them\n"
+            "daggyr: there are no runs yet\n" if run == "last" else f"daggyr: there is no run {run}; `daggyr runs` lists them\n"
         )
 
 
@@ -234,6 +241,34 @@ async def test_requests_that_make_no_sense(standing: Deployment) -> None:
                 await method(request, metadata=metadata)
             assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert standing.json("runs") == []
+
+
+async def test_numbers_at_their_types_limits_break_nothing(deployment: Deployment) -> None:
+    """Each number of each request, alone; what the server answers is an answer, and no error of its own."""
+    deployment.start_server("--tracker", "sqlite:state.db")
+    deployment.complete({"a": task("true")})
+    tried = 0
+    async with open_channel(deployment.address) as channel:
+        service = runs_pb2.DESCRIPTOR.services_by_name["Runs"]
+        for method in service.methods:
+            if method.client_streaming:
+                continue
+            kind: Any = getattr(runs_pb2, method.input_type.name)
+            for field in method.input_type.fields:
+                if field.is_repeated or field.cpp_type not in _LARGEST:
+                    continue
+                known = {"run_id": 1, "task_id": "a", "state": "STATE_QUEUED", "name": "nobody"}
+                request = kind(**{name: value for name, value in known.items() if name in method.input_type.fields_by_name})
+                setattr(request, field.name, _LARGEST[field.cpp_type])
+                make = channel.unary_stream if method.server_streaming else channel.unary_unary
+                call: Any = make(f"/{service.full_name}/{method.name}", request_serializer=kind.SerializeToString)(
+                    request, metadata=token_metadata(deployment.token()), timeout=DEADLINE
+                )
+                code = await call.code()
+                assert code not in (grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL), (method.name, field.name)
+                tried += 1
+    assert tried >= 15
+    deployment.goes_on()
 
 
 async def test_a_submission_that_breaks_off_is_no_run(standing: Deployment) -> None:

@@ -22,7 +22,9 @@ from daggyr_server.client import Client, ServerError
 @click.option("--plan", is_flag=True, help="Only print each task that would change, and why.")
 @click.option("--downstream", is_flag=True, help="Also queue what depends on completed tasks that are changed.")
 @click.option("--remove", is_flag=True, help="Also where tasks that ran or run are not in SPEC and would be taken away.")
-@click.option("--revision", metavar="N", type=click.IntRange(min=1), help="Only if the run has this revision; `show` tells it.")
+@click.option(
+    "--revision", metavar="N", type=click.IntRange(1, 2**63 - 1), help="Only if the run has this revision; `show` tells it."
+)
 @settings_object
 def edit(settings: Settings, run_id: int, spec: str, plan: bool, downstream: bool, remove: bool, revision: int | None) -> int:
     """Give RUN, running or ended, the specification SPEC, under the same id.

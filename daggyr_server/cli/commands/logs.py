@@ -27,7 +27,7 @@ from daggyr_server.client import Client, ServerError
 @click.option("-f", "--follow", is_flag=True, help="Go on until the task, or without TASK the run, has ended.")
 @click.option("--stderr", is_flag=True, help="Standard error instead of standard output.")
 @click.option("--both", is_flag=True, help="Both: standard output on standard output, standard error on standard error.")
-@click.option("--attempt", metavar="N", type=click.IntRange(1), help="That attempt of TASK instead of the last one.")
+@click.option("--attempt", metavar="N", type=click.IntRange(1, 2**32 - 1), help="That attempt of TASK instead of the last one.")
 @settings_object
 def logs(
     settings: Settings, run_id: int, task_id: str | None, follow: bool, stderr: bool, both: bool, attempt: int | None
