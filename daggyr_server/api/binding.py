@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from daggyr.channel import is_loopback
+from daggyr.channel import AddressError, is_loopback, read_bounded
 from daggyr_server.config import Tls
 
 MAX_SOCKET_PATH_BYTES = 107  # unix(7): sun_path
@@ -160,6 +160,8 @@ def server_context(tls: Tls) -> ssl.SSLContext:
 def read_pem(path: Path, setting: str) -> bytes:
     """The bytes of a TLS file. Raises ListenerError that names it."""
     try:
-        return path.read_bytes()
+        return read_bounded(path)
     except OSError as error:
         raise ListenerError(f"cannot read {path}, the `{setting}` in [server.tls]: {error.strerror}") from None
+    except AddressError as error:
+        raise ListenerError(f"{error} (`{setting}` in [server.tls])") from None

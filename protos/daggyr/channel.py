@@ -137,10 +137,15 @@ def _read(path: Path | None) -> bytes | None:
     if path is None:
         return None
     try:
-        with path.open("rb") as file:
-            data = file.read(_MAX_PEM_BYTES + 1)
+        return read_bounded(path)
     except OSError as error:
         raise AddressError(f"cannot read {path}: {error.strerror}") from None
+
+
+def read_bounded(path: Path) -> bytes:
+    """The bytes of a file of TLS, whatever somebody has named as one. Raises OSError, or AddressError if there are too many."""
+    with path.open("rb") as file:
+        data = file.read(_MAX_PEM_BYTES + 1)
     if len(data) > _MAX_PEM_BYTES:
         raise AddressError(
             f"{path} is larger than {_MAX_PEM_BYTES:,} bytes: name the PEM file of a certificate, authority or key"

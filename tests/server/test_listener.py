@@ -167,6 +167,7 @@ async def test_tls_files_that_cannot_serve_are_named(tmp_path: Path) -> None:
     rubbish, missing = tmp_path / "rubbish.pem", tmp_path / "missing.pem"
     rubbish.write_text("not a certificate")
     for certificate, key, client_ca, reason in (
+        (one.certificate, Path("/dev/zero"), None, r"/dev/zero is larger than 4,194,304 bytes.*`key` in \[server\.tls\]"),
         (missing, one.key, None, r"cannot read .*missing\.pem, the `certificate` in \[server\.tls\]: No such file"),
         (one.certificate, missing, None, r"missing\.pem, the `key`"),
         (one.certificate, one.key, missing, r"missing\.pem, the `client_ca`"),
