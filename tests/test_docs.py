@@ -109,6 +109,24 @@ def test_a_server_and_two_agents_pasted_at_once(reader: Reader) -> None:
     assert (reader.folder / "state/daggyr/agent.token").exists()
 
 
+def test_a_command_says_that_it_waits_for_a_server_that_nobody_named(reader: Reader) -> None:
+    """On a network where there is none, and where none comes: whether one would come in time is not asked here."""
+    command = subprocess.Popen(
+        [*own_network(), "daggyr", "agents"],
+        cwd=reader.folder,
+        env=reader.environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with command:
+        assert command.stderr is not None
+        first = command.stderr.readline()
+        command.terminate()
+    assert first.startswith("daggyr: no server at 127.0.0.1:2503 yet; waiting 10 s"), first
+
+
 def test_the_default_address_is_the_one_in_the_lines() -> None:
     from daggyr.channel import DEFAULT_ADDRESS
 
