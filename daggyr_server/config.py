@@ -21,7 +21,7 @@ import msgspec
 from msgspec import Meta
 
 from daggyr.channel import DEFAULT_ADDRESS, AddressError, check_address, is_loopback
-from daggyr_server.settings import ConfigurationError, Fault, check, resolve, suggest
+from daggyr.checked import ConfigurationError, Fault, check, resolve, suggest
 
 MAX_FILE_BYTES = 1024 * 1024
 MAX_POOL_NAME = 128  # characters

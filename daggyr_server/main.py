@@ -27,6 +27,7 @@ from grpc_reflection.v1alpha import reflection
 from msgspec.structs import replace
 
 from daggyr.channel import AddressError
+from daggyr.checked import ConfigurationError, Fault
 from daggyr.hangup import Terminal
 from daggyr.logs import log_to_stderr
 from daggyr.private_folder import is_abandoned
@@ -37,24 +38,31 @@ from daggyr.v1.agents_pb2_grpc import add_AgentsServicer_to_server
 from daggyr.v1.runs_pb2_grpc import add_RunsServicer_to_server
 from daggyr_server import __version__
 from daggyr_server.api.asking import Limits
-from daggyr_server.api.authentication import Tokens
-from daggyr_server.api.binding import ListenerError
-from daggyr_server.api.listener import Listener
-from daggyr_server.api.renewal import Renewable, Renewal
+from daggyr_server.api.listening.authentication import Tokens
+from daggyr_server.api.listening.binding import ListenerError
+from daggyr_server.api.listening.listener import Listener
+from daggyr_server.api.listening.renewal import Renewable, Renewal
 from daggyr_server.api.runs import RunsService
-from daggyr_server.changes import Changes
 from daggyr_server.chosen_path import ChosenPath
 from daggyr_server.config import Configuration, Server, load
 from daggyr_server.core.machine import Machine
 from daggyr_server.descriptors import take_all
-from daggyr_server.driver import Driver
-from daggyr_server.executors.agent import AgentExecutor
-from daggyr_server.executors.agent_pins import AgentPins, Keep, PinsClosed
-from daggyr_server.executors.agent_session import AgentSessions
-from daggyr_server.executors.base import Door, Executor, ExecutorError, SettingsError, Surroundings, check_patterns, find_executor
-from daggyr_server.generators import Generators
-from daggyr_server.refusals import Closing
-from daggyr_server.settings import ConfigurationError, Fault
+from daggyr_server.driver.changes import Changes
+from daggyr_server.driver.errors import Closing
+from daggyr_server.driver.generators import Generators
+from daggyr_server.driver.loop import Driver
+from daggyr_server.executors.agents.executor import AgentExecutor
+from daggyr_server.executors.agents.pins import AgentPins, Keep, PinsClosed
+from daggyr_server.executors.agents.session import AgentSessions
+from daggyr_server.executors.base import (
+    Executor,
+    ExecutorContext,
+    ExecutorError,
+    PoolAccess,
+    SettingsError,
+    check_patterns,
+    find_executor,
+)
 from daggyr_server.spec import PoolLimits
 from daggyr_server.trackers.base import TrackerError, make_tracker
 
@@ -195,8 +203,8 @@ async def coordinator(
     opened = await tracker.open()
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(tracker.close)
-        door, pins = Door(), AgentPins()
-        surroundings = Surroundings(
+        door, pins = PoolAccess(), AgentPins()
+        surroundings = ExecutorContext(
             door=door,
             tracker_id=opened.tracker_id,
             epoch=opened.epoch,
@@ -257,8 +265,8 @@ async def _serve_metrics(
 ) -> Renewable:
     """Serve metrics until the stack is left. Before anything else is started: an address in use then stops nothing halfway."""
     # Those without metrics need not wait for the library to load.
-    from daggyr_server.api.figures import figures
-    from daggyr_server.api.scrapes import PATH, Scrapes
+    from daggyr_server.api.metrics.figures import figures
+    from daggyr_server.api.metrics.scrapes import PATH, Scrapes
 
     executors = {name: pool.executor for name, pool in configuration.pools.items()}
     scrapes = Scrapes(address, lambda lag: figures(driver, executors, lag), tokens=tokens, tls=configuration.server.tls)
@@ -288,7 +296,7 @@ async def _stop(listener: Listener, driver: Driver) -> None:
     await asyncio.gather(listener.stop(STOP_SECONDS), driver.close())
 
 
-def _executors(configuration: Configuration, driver: Driver, surroundings: Surroundings) -> dict[str, Executor]:
+def _executors(configuration: Configuration, driver: Driver, surroundings: ExecutorContext) -> dict[str, Executor]:
     """The pools' executors, all faults of their settings together."""
     faults: list[Fault] = []
     executors: dict[str, Executor] = {}
@@ -316,7 +324,7 @@ def _tokens(server: Server) -> Tokens | None:
 
 
 async def _add_services(
-    listener: Listener, runs: RunsService, executors: dict[str, Executor], surroundings: Surroundings
+    listener: Listener, runs: RunsService, executors: dict[str, Executor], surroundings: ExecutorContext
 ) -> None:
     # A local pool is one of agents too, but of its own only, on a socket of its own.
     agents = [executor for executor in executors.values() if isinstance(executor, AgentExecutor) and executor.on_listener]

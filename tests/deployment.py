@@ -27,8 +27,8 @@ import psutil
 import pytest
 from waiting import DEADLINE, Gate, is_gone, until
 
+from daggyr.client import Client
 from daggyr.tokens import read_token
-from daggyr_server.client import Client
 
 BIN = Path(sys.executable).parent
 MARK = "INTEGRATION_TEST"  # a variable that all that is started inherits

@@ -25,7 +25,7 @@ from pathlib import Path
 import pytest
 from waiting import DEADLINE
 
-from daggyr_server.executors.slurm_client import ENDED_STATES
+from daggyr_server.executors.slurm.client import ENDED_STATES
 
 CORES = 2
 MEMORY_MB = 1_000

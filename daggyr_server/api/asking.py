@@ -18,12 +18,12 @@ from daggyr.v1.run_pb2 import RunSummary
 from daggyr_server.api import views
 from daggyr_server.api.arriving import Arriving
 from daggyr_server.api.statuses import fitting
+from daggyr_server.core.graph.run import Run
+from daggyr_server.core.graph.segments import Kind
 from daggyr_server.core.machine import Reason
-from daggyr_server.core.run import Run
-from daggyr_server.core.segments import Kind
-from daggyr_server.driver import Driver
+from daggyr_server.driver.errors import Closing, Refused
+from daggyr_server.driver.loop import Driver
 from daggyr_server.executors.believable import mend_result
-from daggyr_server.refusals import Closing, Refused
 from daggyr_server.spec import PoolLimits
 from daggyr_server.trackers.base import StoredAttempt, TrackerError
 

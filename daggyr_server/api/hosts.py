@@ -30,8 +30,8 @@ from daggyr.v1.runs_pb2 import (
 from daggyr_server.api import views
 from daggyr_server.api.asking import MAX_PAGE_BYTES, STRANGE_TOKEN, Asking, Context
 from daggyr_server.api.statuses import fitting
-from daggyr_server.executors.agent import AgentExecutor
-from daggyr_server.executors.agent_pins import PinsClosed
+from daggyr_server.executors.agents.executor import AgentExecutor
+from daggyr_server.executors.agents.pins import PinsClosed
 
 log = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ from collections.abc import AsyncIterator
 
 from daggyr.v1.runs_pb2 import ReadOutputResponse
 from daggyr.v1.task_pb2 import STDOUT, AttemptKey
-from daggyr_server.core.run import InFlight, Run
+from daggyr_server.core.graph.run import InFlight, Run
 from daggyr_server.core.states import State
-from daggyr_server.driver import Driver
+from daggyr_server.driver.loop import Driver
 from daggyr_server.trackers.base import StoredAttempt
 
 CHUNK_BYTES = 256 * 1024

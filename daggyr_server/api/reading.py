@@ -33,7 +33,7 @@ from daggyr_server.api.asking import MAX_INTEGER, MAX_PAGE_BYTES, STRANGE_TOKEN,
 from daggyr_server.api.output import read_output
 from daggyr_server.api.reasons import reasons
 from daggyr_server.api.statuses import fitting
-from daggyr_server.core.run import Run
+from daggyr_server.core.graph.run import Run
 from daggyr_server.core.states import STATE_OF, Phase, State
 from daggyr_server.trackers.base import MAX_ATTEMPTS, StateChange, StoredAttempt, TrackerError
 

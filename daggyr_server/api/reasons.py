@@ -13,9 +13,9 @@ from shlex import quote
 from daggyr.bounded import bounded_notes, cut
 from daggyr.v1.task_pb2 import AttemptOutcome
 from daggyr_server.api.views import expansions, missing_host, state_of
+from daggyr_server.core.graph.run import Run
+from daggyr_server.core.graph.segments import Kind
 from daggyr_server.core.machine import Machine
-from daggyr_server.core.run import Run
-from daggyr_server.core.segments import Kind
 from daggyr_server.core.states import MAX_LOSSES, STATE_OF, Phase, State
 from daggyr_server.trackers.base import StoredAttempt
 

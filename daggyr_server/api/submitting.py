@@ -30,9 +30,9 @@ from daggyr.v1.runs_pb2 import TaskEdit as TaskEditMessage
 from daggyr_server.api.arriving import C, Document, NotTaken
 from daggyr_server.api.asking import MAX_PAGE_BYTES, Asking, Context, refuse
 from daggyr_server.api.statuses import of_specification
-from daggyr_server.core.graph import Addition
-from daggyr_server.core.run import Run
-from daggyr_server.edits import Change, Plan, TaskEdit
+from daggyr_server.core.graph.graph import Addition
+from daggyr_server.core.graph.run import Run
+from daggyr_server.driver.edit_plan import Change, Plan, TaskEdit
 from daggyr_server.spec import (
     RunSpec,
     SpecificationError,

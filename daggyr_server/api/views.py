@@ -23,10 +23,10 @@ from daggyr.v1.run_pb2 import (
 )
 from daggyr.v1.run_pb2 import StateChange as StateChangeMessage
 from daggyr.v1.task_pb2 import Placement, TaskSpec, TaskTemplate
-from daggyr_server.core.graph import Graph
+from daggyr_server.core.graph.graph import Graph
+from daggyr_server.core.graph.run import Run
+from daggyr_server.core.graph.segments import Kind
 from daggyr_server.core.machine import Machine
-from daggyr_server.core.run import Run
-from daggyr_server.core.segments import Kind
 from daggyr_server.core.states import STATE_OF, Phase, State
 from daggyr_server.executors.believable import MAX_SECONDS
 from daggyr_server.trackers.base import RunRow, StateChange, StoredAttempt

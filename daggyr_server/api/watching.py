@@ -15,7 +15,7 @@ from daggyr.bounded import bounded_notes
 from daggyr.v1.runs_pb2 import RunChange, TaskChange, WatchRunRequest
 from daggyr_server.api import views
 from daggyr_server.api.asking import MAX_PAGE_BYTES, Asking, Context
-from daggyr_server.core.run import Run
+from daggyr_server.core.graph.run import Run
 from daggyr_server.core.states import Phase
 
 MAX_CHANGED_TASKS = 2_000  # in one RunChange

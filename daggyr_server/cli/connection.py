@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from daggyr.channel import DEFAULT_ADDRESS, AddressError, Tls
+from daggyr.client import Client, ServerError
 from daggyr.tokens import TokenError, read_token, token_file
 from daggyr_server.cli.faults import Fault
 from daggyr_server.cli.interruption import tidied_up
@@ -20,7 +21,6 @@ from daggyr_server.cli.options import Settings
 from daggyr_server.cli.patience import until_it_listens
 from daggyr_server.cli.server_faults import of_server
 from daggyr_server.cli.stdout import notice, warn
-from daggyr_server.client import Client, ServerError
 
 Result = TypeVar("Result")
 

@@ -21,10 +21,10 @@ from typing import IO, BinaryIO, cast
 import click
 import grpc
 
+from daggyr.client import Client, ServerError
 from daggyr_server.cli.faults import Fault, Refused
 from daggyr_server.cli.stdout import notice
 from daggyr_server.cli.words import printable, size
-from daggyr_server.client import Client, ServerError
 
 MAX_YAML_BYTES = 1024**3
 _SLOW_YAML_BYTES = 50_000_000

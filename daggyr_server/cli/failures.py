@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable
 
+from daggyr.client import Client
 from daggyr.v1.run_pb2 import RunSummary, State, Task
 from daggyr.v1.runs_pb2 import TaskChange
 from daggyr.v1.task_pb2 import STDERR
 from daggyr_server.cli import names, words
 from daggyr_server.cli.outputs import last_lines
-from daggyr_server.client import Client
 
 STATES = (State.STATE_ERRORED, State.STATE_KILLED)
 MAX_REPORTED = 10

@@ -9,13 +9,13 @@ import asyncio
 from contextlib import aclosing, suppress
 from itertools import islice
 
+from daggyr.client import Client, Unreachable
 from daggyr.v1.run_pb2 import RunSummary, State
 from daggyr.v1.runs_pb2 import TaskChange
 from daggyr_server.cli import failures, names, words
 from daggyr_server.cli.faults import RUN_FAILED
 from daggyr_server.cli.progress import TICK, View, closing, open_view
 from daggyr_server.cli.stdout import notice
-from daggyr_server.client import Client, Unreachable
 
 # Above this, a watch tells of the run only: naming each of a million tasks twice would cost the server more than it helps.
 _TOLD_TASKS = 50_000

@@ -14,11 +14,11 @@ from typing import NamedTuple
 
 import grpc
 
+from daggyr.client import ENDED, Client, ServerError
 from daggyr.v1.run_pb2 import State, TaskSummary, TaskType
 from daggyr.v1.runs_pb2 import TaskChange
 from daggyr.v1.task_pb2 import RETURNED, OutputStream
 from daggyr_server.cli.outputs import Unshown, show
-from daggyr_server.client import ENDED, Client, ServerError
 
 _STREAMS = 32
 _QUEUE = 1000

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
+from daggyr.client import Client
 from daggyr.v1.run_pb2 import Attempt
 from daggyr.v1.task_pb2 import STDERR, OutputStream
 from daggyr_server.cli.stdout import write
 from daggyr_server.cli.words import plural, printable
-from daggyr_server.client import Client
 
 # A generator's output is kept whole up to 64 MiB, everything else to 1 MiB.
 _MAX_BYTES = 80 * 1024**2

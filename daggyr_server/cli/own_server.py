@@ -17,10 +17,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from daggyr.client import Unreachable
 from daggyr.private_folder import PrivateFolder, abandoned
 from daggyr_server.cli.faults import BAD_USAGE, NO_SERVER, Fault
 from daggyr_server.cli.stdout import notice
-from daggyr_server.client import Unreachable
 
 Result = TypeVar("Result")
 

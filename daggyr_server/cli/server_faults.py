@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import grpc
 
+from daggyr.client import ServerError, Unreachable
 from daggyr.unreached import tls_fault
 from daggyr_server.cli.faults import NO_SERVER, Fault
-from daggyr_server.client import ServerError, Unreachable
 
 
 def of_server(error: ServerError, address: str, *, tls: bool, token_hint: str) -> Fault:

@@ -9,12 +9,12 @@ import shlex
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
+from daggyr.client import ENDED
 from daggyr.v1 import runs_pb2 as pb
 from daggyr.v1.run_pb2 import Attempt, RunSummary, StateChange, Task, TaskSummary
 from daggyr_server.cli import names, words
 from daggyr_server.cli.shapes import seconds
 from daggyr_server.cli.stdout import Columns, Row, fields, line, paint
-from daggyr_server.client import ENDED
 
 _CHANGES = 20  # of state
 _NAMES = 10  # of parents and children

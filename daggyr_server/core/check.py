@@ -10,11 +10,11 @@ import math
 from collections import Counter
 from collections.abc import Container, Mapping
 
-from daggyr_server.core.host import MAX_IN_FLIGHT, WHOLE, Host, Needs
+from daggyr_server.core.graph.run import Run
+from daggyr_server.core.graph.segments import Kind
 from daggyr_server.core.machine import Machine
-from daggyr_server.core.pool import Pool
-from daggyr_server.core.run import Run
-from daggyr_server.core.segments import Kind
+from daggyr_server.core.placing.host import MAX_IN_FLIGHT, WHOLE, Host, Needs
+from daggyr_server.core.placing.pool import Pool
 from daggyr_server.core.states import ENDED, STATE_OF, Phase, State
 
 

@@ -11,7 +11,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from daggyr_server.core.graph import Addition, Edit
+from daggyr_server.core.graph.graph import Addition, Edit
 from daggyr_server.core.states import Outcome, State
 
 

@@ -23,8 +23,6 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from daggyr_server.core import recall
-from daggyr_server.core.asks import edit_refused, kill_refused, mark_refused, retry_refused
 from daggyr_server.core.commands import Command, Key, RecallAttempts, StartAttempts, StopAttempts
 from daggyr_server.core.events import (
     AttemptEnded,
@@ -40,10 +38,14 @@ from daggyr_server.core.events import (
     RunsForgotten,
     RunSubmitted,
 )
-from daggyr_server.core.flight import InFlight
-from daggyr_server.core.graph import Addition, Edit
-from daggyr_server.core.pool import Pool
-from daggyr_server.core.ready import ReadyQueue
+from daggyr_server.core.graph.graph import Addition, Edit
+from daggyr_server.core.graph.in_flight import InFlight
+from daggyr_server.core.graph.ready import ReadyQueue
+from daggyr_server.core.graph.refusals import edit_refused, kill_refused, mark_refused, retry_refused
+from daggyr_server.core.graph.run import Run, changed_completed
+from daggyr_server.core.graph.tally import Tally
+from daggyr_server.core.placing import recall
+from daggyr_server.core.placing.pool import Pool
 from daggyr_server.core.records import (
     AttemptRecorded,
     AttemptsAssigned,
@@ -55,9 +57,7 @@ from daggyr_server.core.records import (
     TasksGenerated,
     TasksMoved,
 )
-from daggyr_server.core.run import Run, changed_completed
 from daggyr_server.core.states import Outcome, Phase, State
-from daggyr_server.core.tally import Tally
 
 _GONE: Sequence[int] = ()  # compared by identity
 

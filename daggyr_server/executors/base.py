@@ -27,7 +27,7 @@ from daggyr.v1.task_pb2 import (
     OutputChunk,
     Placement,
 )
-from daggyr_server.executors.agent_pins import AgentPins
+from daggyr_server.executors.agents.pins import AgentPins
 
 GROUP = "daggyr.executors"
 
@@ -56,7 +56,7 @@ def check_patterns(patterns: Sequence[str]) -> None:
         raise ValueError("; ".join(f"`pass_environment`: {fault}" for fault in faults))
 
 
-class Door:
+class PoolAccess:
     """Where agents of whatever an executor starts elsewhere reach the coordinator; known once that listens."""
 
     def __init__(self) -> None:
@@ -71,14 +71,14 @@ class Door:
         self.address, self.token, self.tls, self.insecure = address, token, tls, insecure
         self._opened.set()
 
-    async def opened(self) -> Door:
+    async def opened(self) -> PoolAccess:
         """Itself, as soon as it is open."""
         await self._opened.wait()
         return self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Surroundings:
+class ExecutorContext:
     """What every executor of a coordinator shares."""
 
     tracker_id: str
@@ -87,7 +87,7 @@ class Surroundings:
     heartbeat: float  # seconds
     grace: float  # seconds between SIGTERM and SIGKILL
     log_level: str = "warning"  # for child processes
-    door: Door = field(default_factory=Door)
+    door: PoolAccess = field(default_factory=PoolAccess)
     pass_environment: tuple[str, ...] = ()  # of the coordinator's variables, for tasks of every pool (daggyr.environment)
     pins: AgentPins = field(default_factory=AgentPins)  # of the agents that dial in where the coordinator listens
 
@@ -102,7 +102,7 @@ class Executor(ABC):
     Settings: ClassVar[type[msgspec.Struct]]
     sized_by: ClassVar[str] = "workers"  # the setting that says how much a host of the pool has, for messages
 
-    def __init__(self, pool: str, settings: Any, reports: Reports, surroundings: Surroundings) -> None:
+    def __init__(self, pool: str, settings: Any, reports: Reports, surroundings: ExecutorContext) -> None:
         """`settings` is a `Settings`. Raises SettingsError if they contradict each other."""
         self.pool = pool
         self.settings = settings

@@ -17,7 +17,7 @@ from daggyr.bounded import bounded_notes
 from daggyr.bounds import MAX_RESOURCES, MAX_UNITS, MAX_WORD
 from daggyr.v1.agents_pb2 import AgentMessage, Heartbeat, Hello
 from daggyr.v1.task_pb2 import FAILED, AttemptKey, AttemptOutcome, AttemptResult, AttemptUpdate, OutputChunk
-from daggyr_server.executors.agent_pins import KEY_BYTES
+from daggyr_server.executors.agents.pins import KEY_BYTES
 
 MAX_NUMBER = 2**62  # of runs, batches, bytes: sums of two still fit an int64
 MAX_SECONDS = 253_370_764_800  # the year 9999: later times cannot be shown everywhere (RFC 3339)

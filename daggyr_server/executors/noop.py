@@ -24,7 +24,7 @@ from daggyr.v1.task_pb2 import (
     OutputChunk,
     Placement,
 )
-from daggyr_server.executors.base import Executor, Reports, Surroundings, forgotten
+from daggyr_server.executors.base import Executor, ExecutorContext, Reports, forgotten
 
 
 class NoopSettings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -38,7 +38,7 @@ class NoopExecutor(Executor):
 
     Settings = NoopSettings
 
-    def __init__(self, pool: str, settings: Any, reports: Reports, surroundings: Surroundings) -> None:
+    def __init__(self, pool: str, settings: Any, reports: Reports, surroundings: ExecutorContext) -> None:
         super().__init__(pool, settings, reports, surroundings)
         self._closed = False
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from daggyr_server.core.segments import MAX_NUMBER, Binding, ExpandedSegment, Keeping, MatchRule, PlainSegment, Segment
+from daggyr_server.core.graph.segments import MAX_NUMBER, Binding, ExpandedSegment, Keeping, MatchRule, PlainSegment, Segment
 from daggyr_server.spec.cycles import find_cycle, path
 from daggyr_server.spec.document import RunSpec
 from daggyr_server.spec.faults import Faults, at, quoted

@@ -18,7 +18,7 @@ from typing import Annotated
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
-from daggyr_server.core.segments import MAX_TASK_ID_BYTES
+from daggyr_server.core.graph.segments import MAX_TASK_ID_BYTES
 from daggyr_server.spec.faults import Faults
 
 MAX_SECONDS = 1_000_000_000  # some 31 years

@@ -16,9 +16,9 @@ from typing import NamedTuple
 
 from daggyr.substitution import Filling
 from daggyr.v1.task_pb2 import TaskSpec, TaskTemplate
-from daggyr_server.core.carry import Carry
-from daggyr_server.core.graph import Edit, Graph
-from daggyr_server.core.segments import Binding, Details, ExpandedSegment, Keeping, PlainSegment
+from daggyr_server.core.graph.carry import Carry
+from daggyr_server.core.graph.graph import Edit, Graph
+from daggyr_server.core.graph.segments import Binding, Details, ExpandedSegment, Keeping, PlainSegment
 from daggyr_server.spec.document import RunSpec
 from daggyr_server.spec.expand import expand
 from daggyr_server.spec.faults import Fault, SpecificationError, quoted

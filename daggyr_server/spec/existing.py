@@ -10,8 +10,8 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 
-from daggyr_server.core.graph import Graph
-from daggyr_server.core.segments import ExpandedSegment, PlainSegment
+from daggyr_server.core.graph.graph import Graph
+from daggyr_server.core.graph.segments import ExpandedSegment, PlainSegment
 from daggyr_server.spec.assembly import Assembly
 from daggyr_server.spec.cycles import find_cycle
 from daggyr_server.spec.faults import Faults, quoted

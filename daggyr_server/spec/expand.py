@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from daggyr_server.core.graph import Addition, Graph
-from daggyr_server.core.segments import Keeping, PlainSegment, Policy
+from daggyr_server.core.graph.graph import Addition, Graph
+from daggyr_server.core.graph.segments import Keeping, PlainSegment, Policy
 from daggyr_server.spec.assembly import Assembly
 from daggyr_server.spec.document import RunSpec
 from daggyr_server.spec.faults import Faults

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from daggyr_server.core.graph import Addition, Graph
-from daggyr_server.core.segments import Keeping
+from daggyr_server.core.graph.graph import Addition, Graph
+from daggyr_server.core.graph.segments import Keeping
 from daggyr_server.spec.assembly import Assembly
 from daggyr_server.spec.decode import decode_tasks
 from daggyr_server.spec.document import RunSpec

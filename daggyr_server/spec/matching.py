@@ -11,7 +11,7 @@ from array import array
 from collections.abc import Collection, Mapping, Sequence
 from math import prod
 
-from daggyr_server.core.segments import Digit, ExpandedSegment, MatchRule, free_offsets
+from daggyr_server.core.graph.segments import Digit, ExpandedSegment, MatchRule, free_offsets
 from daggyr_server.spec.faults import Faults, listed, quoted
 
 MAX_MATCH_EDGES = 100_000_000

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from daggyr_server.core.segments import ExpandedSegment, stems
+from daggyr_server.core.graph.segments import ExpandedSegment, stems
 
 # Choices that are looked at before two rules count as too much alike, and by all comparisons of one document together.
 _MAX_STEPS = 2_000_000

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from math import prod
 
 from daggyr.substitution import Substitution
-from daggyr_server.core.segments import MAX_TASK_ID_BYTES
+from daggyr_server.core.graph.segments import MAX_TASK_ID_BYTES
 from daggyr_server.spec.document import has_control_characters
 from daggyr_server.spec.faults import Faults, at, listed
 from daggyr_server.spec.sizes import utf8_size

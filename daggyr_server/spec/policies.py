@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from google.protobuf.duration_pb2 import Duration
 
 from daggyr.v1.task_pb2 import TaskSpec
-from daggyr_server.core.segments import Policy
+from daggyr_server.core.graph.segments import Policy
 from daggyr_server.spec.document import TaskDefinition
 from daggyr_server.spec.faults import Faults, at, listed, nearest, quoted, shown
 from daggyr_server.spec.sizes import MAX_RESOURCES, name_too_long

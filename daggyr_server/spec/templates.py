@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from daggyr.v1.task_pb2 import TaskSpec
-from daggyr_server.core.segments import MAX_NUMBER, MAX_TASK_ID_BYTES
+from daggyr_server.core.graph.segments import MAX_NUMBER, MAX_TASK_ID_BYTES
 from daggyr_server.spec.document import Details, TaskDefinition, has_control_characters
 from daggyr_server.spec.faults import Faults, quoted, shown
 from daggyr_server.spec.parameters import Expansion, Scopes, check_values, joined

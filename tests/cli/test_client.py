@@ -12,8 +12,8 @@ import pytest
 from scripted_server import COMPLETED, ERRORED, TOKEN, ScriptedServer
 
 from daggyr.channel import AddressError
+from daggyr.client import CHUNK_BYTES, Client, ServerError, Unreachable
 from daggyr.v1.run_pb2 import RunSpec
-from daggyr_server.client import CHUNK_BYTES, Client, ServerError, Unreachable
 
 LOST = (grpc.StatusCode.UNAVAILABLE, "the server is going away")
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from daggyr_server.core.events import Adopted, RunRestored
-from daggyr_server.core.graph import Addition, Edit
+from daggyr_server.core.graph.graph import Addition, Edit
+from daggyr_server.core.graph.run import InFlight, Run
 from daggyr_server.core.records import (
     AttemptRecorded,
     AttemptsAssigned,
@@ -21,7 +22,6 @@ from daggyr_server.core.records import (
     TasksGenerated,
     TasksMoved,
 )
-from daggyr_server.core.run import InFlight, Run
 from daggyr_server.core.states import ENDED, Phase, State
 from daggyr_server.trackers.task_rows import Assigned, Folding, flights
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from daggyr_server.core.graph import Edit, Graph
+from daggyr_server.core.graph.graph import Edit, Graph
+from daggyr_server.core.graph.run import Run
+from daggyr_server.core.graph.segments import Kind
 from daggyr_server.core.records import (
     AttemptRecorded,
     AttemptsAssigned,
@@ -16,8 +18,6 @@ from daggyr_server.core.records import (
     TasksGenerated,
     TasksMoved,
 )
-from daggyr_server.core.run import Run
-from daggyr_server.core.segments import Kind
 from daggyr_server.core.states import Outcome, State
 
 

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from daggyr_server.core.graph import Addition, Graph
-from daggyr_server.core.segments import (
+from daggyr_server.core.graph.graph import Addition, Graph
+from daggyr_server.core.graph.segments import (
     MAX_NUMBER,
     Details,
     Digit,

@@ -11,9 +11,9 @@ from world import World, expanded, task
 
 from daggyr_server.core.check import check
 from daggyr_server.core.commands import RecallAttempts, StartAttempts
-from daggyr_server.core.host import AHEAD_SECONDS, Host
 from daggyr_server.core.machine import Step
-from daggyr_server.core.reservations import RESERVE_AFTER
+from daggyr_server.core.placing.host import AHEAD_SECONDS, Host
+from daggyr_server.core.placing.reservations import RESERVE_AFTER
 from daggyr_server.core.states import Outcome, Phase, State
 
 

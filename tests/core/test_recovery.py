@@ -19,7 +19,7 @@ from world import World, task
 
 from daggyr_server.core.commands import StopAttempts
 from daggyr_server.core.events import AttemptEnded, EditAsked, Event, MarkAsked, RunsForgotten, RunSubmitted
-from daggyr_server.core.graph import Addition, Edit
+from daggyr_server.core.graph.graph import Addition, Edit
 from daggyr_server.core.machine import Machine, Refusal, Step
 from daggyr_server.core.records import RunAdded, RunEdited
 from daggyr_server.core.states import Outcome, Phase, State

@@ -36,7 +36,7 @@ from daggyr.v1.task_pb2 import (
     TaskSpec,
     TaskTemplate,
 )
-from daggyr_server.executors.base import Executor, Surroundings
+from daggyr_server.executors.base import Executor, ExecutorContext
 
 MAX_CHUNK = 256 * 1024
 GRACE = 0.5  # seconds from SIGTERM to SIGKILL, for what ignores SIGTERM
@@ -46,11 +46,11 @@ _KILLED = 1 << (signal.SIGKILL - 1)
 _PF_EXITING = 0x4
 
 
-def surroundings(**changes: Any) -> Surroundings:
+def surroundings(**changes: Any) -> ExecutorContext:
     """A coordinator's, with times for tests: a lease, a heartbeat and a grace that never matter, whatever else stands still."""
     given: dict[str, Any] = {"tracker_id": "tracker-1", "epoch": 1, "lease": 3600.0, "heartbeat": 300.0, "grace": PATIENCE}
     given["pass_environment"] = ("INHERITED",)
-    return Surroundings(**{**given, **changes})
+    return ExecutorContext(**{**given, **changes})
 
 
 def ident(key: AttemptKey) -> Ident:

@@ -24,11 +24,11 @@ from sshd_server import SshdServer, sshd_server
 from waiting import DEADLINE
 
 from daggyr.v1.agents_pb2_grpc import add_AgentsServicer_to_server
-from daggyr_server.api.listener import Listener
-from daggyr_server.executors.agent import AgentExecutor
-from daggyr_server.executors.agent_session import AgentSessions
-from daggyr_server.executors.base import Executor, Surroundings, find_executor
-from daggyr_server.executors.ssh_settings import TargetSettings
+from daggyr_server.api.listening.listener import Listener
+from daggyr_server.executors.agents.executor import AgentExecutor
+from daggyr_server.executors.agents.session import AgentSessions
+from daggyr_server.executors.base import Executor, ExecutorContext, find_executor
+from daggyr_server.executors.ssh.settings import TargetSettings
 
 CORES = 2
 # The daemon's environment: its own DAGGYR_* are no task's business.
@@ -37,7 +37,7 @@ ENVIRONMENT = {"INHERITED": "from the daemon", "DAGGYR_SERVER": "nobody's", "DAG
 
 
 class Begin(Protocol):
-    def __call__(self, home: Path, *, around: Surroundings | None = None) -> AbstractAsyncContextManager[Harness]: ...
+    def __call__(self, home: Path, *, around: ExecutorContext | None = None) -> AbstractAsyncContextManager[Harness]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ class ExecutorKind:
 
 @contextlib.asynccontextmanager
 async def opened(
-    kind: type[Executor], around: Surroundings | None = None, *, pool: str = "pool", **settings: Any
+    kind: type[Executor], around: ExecutorContext | None = None, *, pool: str = "pool", **settings: Any
 ) -> AsyncIterator[Harness]:
     """An executor, opened here and closed in the end, behind a harness."""
     ear = Ear()
@@ -125,7 +125,7 @@ async def agent(
 
 
 @contextlib.asynccontextmanager
-async def _local(home: Path, *, around: Surroundings | None = None) -> AsyncIterator[Harness]:
+async def _local(home: Path, *, around: ExecutorContext | None = None) -> AsyncIterator[Harness]:
     with pytest.MonkeyPatch.context() as patch, contextlib.chdir(home):
         for name, value in {**DAEMONS, **ENVIRONMENT}.items():
             patch.setenv(name, value)
@@ -139,7 +139,7 @@ async def _local(home: Path, *, around: Surroundings | None = None) -> AsyncIter
 
 
 @contextlib.asynccontextmanager
-async def _agent(home: Path, *, around: Surroundings | None = None) -> AsyncIterator[Harness]:
+async def _agent(home: Path, *, around: ExecutorContext | None = None) -> AsyncIterator[Harness]:
     folder = home.parent
     (folder / "wire").mkdir(mode=0o700)
     socket = folder / "wire/socket"
@@ -159,7 +159,7 @@ def ssh_settings(server: SshdServer, *targets: Mapping[str, Any], **changes: Any
 
 
 @contextlib.asynccontextmanager
-async def _ssh(home: Path, *, around: Surroundings | None = None) -> AsyncIterator[Harness]:
+async def _ssh(home: Path, *, around: ExecutorContext | None = None) -> AsyncIterator[Harness]:
     with sshd_server({**ENVIRONMENT, "HOME": str(home)}) as server:
         async with opened(find_executor("ssh"), around, **ssh_settings(server)) as harness:
             await harness.host()
@@ -167,20 +167,20 @@ async def _ssh(home: Path, *, around: Surroundings | None = None) -> AsyncIterat
 
 
 @contextlib.asynccontextmanager
-async def _noop(home: Path, *, around: Surroundings | None = None) -> AsyncIterator[Harness]:
+async def _noop(home: Path, *, around: ExecutorContext | None = None) -> AsyncIterator[Harness]:
     async with opened(find_executor("noop"), around, workers=CORES) as harness:
         yield harness
 
 
 @contextlib.asynccontextmanager
-async def _dry(home: Path, *, around: Surroundings | None = None) -> AsyncIterator[Harness]:
+async def _dry(home: Path, *, around: ExecutorContext | None = None) -> AsyncIterator[Harness]:
     kind = readme_examples.module(readme_examples.EXECUTORS, "daggyr_dry").DryExecutor
     async with opened(kind, around, workers=CORES) as harness:
         yield harness
 
 
 @contextlib.asynccontextmanager
-async def slurm(home: Path, *, around: Surroundings | None = None, **settings: Any) -> AsyncIterator[Harness]:
+async def slurm(home: Path, *, around: ExecutorContext | None = None, **settings: Any) -> AsyncIterator[Harness]:
     """The pool of the tests' own cluster; its tasks start in `home`. Settings go over those for tests.
 
     A result that is on its way is waited for, however long it takes. A test in which none can come says another `settle_seconds`.

@@ -11,8 +11,8 @@ from executor_kinds import opened, ssh_settings
 from sshd_server import SshdServer
 
 from daggyr.v1.task_pb2 import AttemptKey
-from daggyr_server.executors.base import Surroundings
-from daggyr_server.executors.ssh import SshExecutor
+from daggyr_server.executors.base import ExecutorContext
+from daggyr_server.executors.ssh.executor import SshExecutor
 
 
 class Pools:
@@ -24,7 +24,7 @@ class Pools:
         self._stack = stack
 
     async def open(
-        self, *targets: dict[str, Any], around: Surroundings | None = None, pool: str = "pool", **settings: Any
+        self, *targets: dict[str, Any], around: ExecutorContext | None = None, pool: str = "pool", **settings: Any
     ) -> Harness:
         """An open pool, whether or not its targets can be reached."""
         given = ssh_settings(self.server, *targets, **{"directory": str(self.directory), **settings})

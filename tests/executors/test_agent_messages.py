@@ -16,9 +16,9 @@ from executor_kinds import opened, serving
 from daggyr.channel import MAX_MESSAGE_BYTES
 from daggyr.v1.agents_pb2 import CoordinatorMessage
 from daggyr.v1.task_pb2 import HOST_PAUSED, REJECTED, Assignment, AssignmentBatch, AttemptKey, TaskSpec, TaskTemplate
-from daggyr_server.executors.agent import AgentExecutor
+from daggyr_server.executors.agents.executor import AgentExecutor
+from daggyr_server.executors.agents.portions import MAX_BATCH_BYTES, portions
 from daggyr_server.executors.believable import MAX_HELD
-from daggyr_server.executors.portions import MAX_BATCH_BYTES, portions
 
 HOST = "agent-1"
 

@@ -8,8 +8,8 @@ import hashlib
 import pytest
 from waiting import DEADLINE
 
-from daggyr_server.executors import agent_pins
-from daggyr_server.executors.agent_pins import AgentPins, PinsClosed
+from daggyr_server.executors.agents import pins as agent_pins
+from daggyr_server.executors.agents.pins import AgentPins, PinsClosed
 
 OURS, ANOTHER = b"k" * 32, b"o" * 32
 

@@ -30,9 +30,9 @@ from daggyr.v1.task_pb2 import (
     AttemptUpdate,
     OutputChunk,
 )
-from daggyr_server.executors.agent import AgentExecutor
-from daggyr_server.executors.agent_session import MAX_UNDURABLE, MAX_WORD
-from daggyr_server.executors.followed import MAX_FOLLOWED
+from daggyr_server.executors.agents.executor import AgentExecutor
+from daggyr_server.executors.agents.followed import MAX_FOLLOWED
+from daggyr_server.executors.agents.session import MAX_UNDURABLE, MAX_WORD
 
 TASK = spec("/bin/true")
 

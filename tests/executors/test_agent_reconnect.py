@@ -14,7 +14,7 @@ from executor_kinds import CORES, AgentProcess, agent, opened, serving
 
 from daggyr.v1.task_pb2 import HOST_AVAILABLE, HOST_GONE, HOST_PAUSED, AttemptKey, Placement
 from daggyr_agent.journal import Journal
-from daggyr_server.executors.agent import AgentExecutor
+from daggyr_server.executors.agents.executor import AgentExecutor
 
 GATED = 'echo $$ > "$1/pid-$DAGGYR_TASK_ID"; until [ -e "$1/gate" ]; do sleep 0.02; done; echo done'
 

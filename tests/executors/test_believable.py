@@ -10,9 +10,9 @@ import pytest
 
 from daggyr.v1.task_pb2 import FAILED, STDERR, STDOUT, SUCCEEDED, AttemptKey, AttemptResult, AttemptUpdate, OutputChunk
 from daggyr_server.executors.believable import MAX_CHUNK_BYTES, MAX_NOTE_BYTES, MAX_NOTES, mended
-from daggyr_server.executors.slurm_submission import Manifest, Submission
-from daggyr_server.executors.ssh_output import Output
-from daggyr_server.executors.ssh_script import parse_ended
+from daggyr_server.executors.slurm.jobs.submission import Manifest, Submission
+from daggyr_server.executors.ssh.output import Output
+from daggyr_server.executors.ssh.script import parse_ended
 
 KEY = AttemptKey(run_id=1, attempt=1)
 

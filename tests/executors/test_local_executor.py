@@ -19,8 +19,8 @@ from executor_kinds import CORES, opened
 from waiting import DEADLINE
 
 from daggyr.v1.task_pb2 import HOST_AVAILABLE, HOST_GONE, AttemptKey, Placement
+from daggyr_server.executors.agents.local import LocalExecutor
 from daggyr_server.executors.base import ExecutorError
-from daggyr_server.executors.local import LocalExecutor
 
 HERE = Path(__file__).resolve().parent
 FOR_EVER = 'echo $$ > "$1"; while :; do sleep 100; done'
@@ -124,7 +124,7 @@ async def test_ItDiesWithACoordinatorThatIsKilled(tmp_path: Path) -> None:
         "import asyncio, sys\n"
         "from executor_harness import shell\n"
         "from executor_kinds import opened\n"
-        "from daggyr_server.executors.local import LocalExecutor\n"
+        "from daggyr_server.executors.agents.local import LocalExecutor\n"
         "async def main():\n"
         "    async with opened(LocalExecutor, workers=1) as harness:\n"
         "        await harness.give(shell(sys.argv[2], sys.argv[1]))\n"

@@ -22,8 +22,8 @@ from slurm_cluster import SlurmCluster
 from waiting import DEADLINE, until
 
 from daggyr.v1.task_pb2 import HOST_AVAILABLE, HOST_PAUSED, AttemptKey, Placement, TaskSpec
-from daggyr_server.executors.slurm_client import Job, SlurmClient, SlurmUnavailable
-from daggyr_server.executors.slurm_jobs import JobExecutor
+from daggyr_server.executors.slurm.client import Job, SlurmClient, SlurmUnavailable
+from daggyr_server.executors.slurm.jobs.executor import JobExecutor
 
 FOR_EVER = "while :; do sleep 100; done"
 COUNTED = 'echo "$DAGGYR_TASK_ID" >> "$1/log"'

@@ -17,7 +17,7 @@ import pytest
 from readme_examples import ROOT
 
 from daggyr.v1.task_pb2 import AttemptOutcome
-from daggyr_server.executors.slurm_client import (
+from daggyr_server.executors.slurm.client import (
     Job,
     Needs,
     SlurmError,
@@ -26,11 +26,11 @@ from daggyr_server.executors.slurm_client import (
     indexes,
     needs_of,
 )
-from daggyr_server.executors.slurm_commands import fault
-from daggyr_server.executors.slurm_outcomes import GONE, judge
-from daggyr_server.executors.slurm_rest import SlurmRest
-from daggyr_server.executors.slurm_settings import SlurmSettings, minutes
-from daggyr_server.executors.slurm_submission import Reported
+from daggyr_server.executors.slurm.commands import fault
+from daggyr_server.executors.slurm.jobs.outcomes import GONE, judge
+from daggyr_server.executors.slurm.jobs.submission import Reported
+from daggyr_server.executors.slurm.rest import SlurmRest
+from daggyr_server.executors.slurm.settings import SlurmSettings, minutes
 
 HERE = Path("/shared")
 

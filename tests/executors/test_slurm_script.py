@@ -14,8 +14,8 @@ from executor_harness import GRACE, PATIENCE, python, shell, spec
 from waiting import DEADLINE, until
 
 from daggyr.v1.task_pb2 import Assignment, AttemptKey, TaskSpec
-from daggyr_server.executors.slurm_script import job_script
-from daggyr_server.executors.slurm_submission import Manifest, Reported, Submission
+from daggyr_server.executors.slurm.jobs.script import job_script
+from daggyr_server.executors.slurm.jobs.submission import Manifest, Reported, Submission
 
 SHELLS = [
     pytest.param(words, id=words[0])

@@ -18,7 +18,7 @@ from sshd_server import SshdServer, sshd_server
 from waiting import DEADLINE
 
 from daggyr.v1.task_pb2 import HOST_AVAILABLE, HOST_PAUSED, STDERR, AttemptKey, Placement
-from daggyr_server.executors import ssh_session
+from daggyr_server.executors.ssh import session as ssh_session
 
 GATED = 'echo begun; echo $$ > "$1/pid.$DAGGYR_TASK_ID"; until [ -e "$1/gate" ]; do sleep 0.02; done; echo ended'
 FOR_EVER = 'echo $$ > "$1"; while :; do sleep 100; done'

@@ -22,8 +22,8 @@ from sshd_server import SshdServer, account, sshd_server
 from waiting import DEADLINE
 
 from daggyr_server.executors.base import ExecutorError
-from daggyr_server.executors.ssh import SshExecutor
-from daggyr_server.executors.ssh_settings import SshSettings
+from daggyr_server.executors.ssh.executor import SshExecutor
+from daggyr_server.executors.ssh.settings import SshSettings
 
 HELLO = spec("/bin/echo", "hello")
 

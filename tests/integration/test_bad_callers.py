@@ -21,10 +21,10 @@ from google.protobuf.descriptor import FieldDescriptor
 from waiting import DEADLINE, until
 
 from daggyr.channel import open_channel, token_metadata
+from daggyr.client import Client, ServerError
 from daggyr.v1 import runs_pb2
 from daggyr.v1.agents_pb2_grpc import AgentsStub
 from daggyr.v1.runs_pb2_grpc import RunsStub
-from daggyr_server.client import Client, ServerError
 
 RUBBISH = b"\xff\xff\xff\xff no protobuf"
 _LARGEST = {

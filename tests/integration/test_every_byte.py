@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from deployment import PATIENT, Deployment, Task, shell, task
 
+from daggyr.client import Client
 from daggyr.v1.task_pb2 import RETURNED, STDERR, STDOUT, OutputStream
-from daggyr_server.client import Client
 
 FARM = f"""
 [server]

@@ -14,7 +14,7 @@ from test_agents_words import strict
 from daggyr.v1.task_pb2 import AttemptResult
 from daggyr_server.core.records import AttemptRecorded, RunAdded, RunMoved
 from daggyr_server.core.states import Outcome, State
-from daggyr_server.trackers.sqlite import SqliteTracker
+from daggyr_server.trackers.sql.sqlite.tracker import SqliteTracker
 
 YEAR = 31_556_952  # seconds
 ODD: tuple[dict[str, Any], ...] = (

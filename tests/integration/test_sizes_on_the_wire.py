@@ -12,13 +12,13 @@ import grpc
 import pytest
 from deployment import PATIENT, Deployment, task
 
+from daggyr.client import ServerError
 from daggyr.v1 import runs_pb2 as pb
 from daggyr.v1.run_pb2 import State as StateMessage
 from daggyr.v1.task_pb2 import AttemptOutcome, AttemptResult, OutputSummary
-from daggyr_server.client import ServerError
 from daggyr_server.core.records import AttemptRecorded, AttemptsAssigned, Record, RunAdded, RunMoved
 from daggyr_server.core.states import Outcome, State
-from daggyr_server.trackers.sqlite import SqliteTracker
+from daggyr_server.trackers.sql.sqlite.tracker import SqliteTracker
 
 MEGABYTE = 1_000_000
 FARM = f"""

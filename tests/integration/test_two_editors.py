@@ -10,8 +10,8 @@ import grpc
 import pytest
 from deployment import Deployment, shell
 
+from daggyr.client import Client, ServerError
 from daggyr.v1 import runs_pb2 as pb
-from daggyr_server.client import Client, ServerError
 
 
 async def test_an_edit_that_another_one_overtook_is_refused(local: Deployment) -> None:

@@ -13,8 +13,8 @@ from grpc_reflection.v1alpha import reflection
 from waiting import DEADLINE
 
 from daggyr.v1 import agents_pb2, agents_pb2_grpc, run_pb2, runs_pb2, runs_pb2_grpc
-from daggyr_server.api.authentication import Tokens
-from daggyr_server.api.listener import Listener
+from daggyr_server.api.listening.authentication import Tokens
+from daggyr_server.api.listening.listener import Listener
 from daggyr_server.config import Tls
 
 TOKENS = Tokens(client="daggyr-client-abc", agent="daggyr-agent-def")

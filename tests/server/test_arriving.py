@@ -20,14 +20,14 @@ from daggyr.channel import open_channel
 from daggyr.v1 import runs_pb2
 from daggyr.v1.runs_pb2_grpc import RunsStub, add_RunsServicer_to_server
 from daggyr_server.api.asking import Limits
-from daggyr_server.api.listener import Listener
+from daggyr_server.api.listening.listener import Listener
 from daggyr_server.api.runs import RunsService
-from daggyr_server.changes import Changes
 from daggyr_server.core.machine import Machine
-from daggyr_server.driver import Driver
-from daggyr_server.generators import Generators
+from daggyr_server.driver.changes import Changes
+from daggyr_server.driver.generators import Generators
+from daggyr_server.driver.loop import Driver
 from daggyr_server.spec import PoolLimits
-from daggyr_server.trackers.memory import MemoryTracker
+from daggyr_server.trackers.memory.tracker import MemoryTracker
 
 MEGABYTE = 1024 * 1024
 

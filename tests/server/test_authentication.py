@@ -26,7 +26,7 @@ from waiting import DEADLINE
 from daggyr.channel import MAX_MESSAGE_BYTES, open_channel, token_metadata
 from daggyr.tokens import TokenError
 from daggyr.v1 import agents_pb2, agents_pb2_grpc, runs_pb2, runs_pb2_grpc
-from daggyr_server.api.authentication import Tokens
+from daggyr_server.api.listening.authentication import Tokens
 
 WATCH = "/grpc.health.v1.Health/Watch"
 OK = grpc.StatusCode.OK

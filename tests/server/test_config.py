@@ -10,8 +10,8 @@ from typing import Annotated
 import msgspec
 import pytest
 
+from daggyr.checked import ConfigurationError, Fault
 from daggyr_server.config import MAX_FILE_BYTES, Configuration, default_workers, load
-from daggyr_server.settings import ConfigurationError, Fault
 
 
 @pytest.fixture

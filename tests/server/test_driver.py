@@ -23,16 +23,16 @@ from daggyr.v1.task_pb2 import (
     OutputChunk,
     Placement,
 )
-from daggyr_server.assignments import MAX_BYTES
-from daggyr_server.changes import Changes
 from daggyr_server.core.machine import Machine
-from daggyr_server.driver import Driver
-from daggyr_server.executors.base import Executor, Surroundings
-from daggyr_server.generators import Generators
+from daggyr_server.driver.assignments import MAX_BYTES
+from daggyr_server.driver.changes import Changes
+from daggyr_server.driver.generators import Generators
+from daggyr_server.driver.loop import Driver
+from daggyr_server.executors.base import Executor, ExecutorContext
 from daggyr_server.spec import decode_json, expand
-from daggyr_server.trackers.memory import MemoryTracker
+from daggyr_server.trackers.memory.tracker import MemoryTracker
 
-SURROUNDINGS = Surroundings(tracker_id="t", epoch=1, lease=1.0, heartbeat=1.0, grace=1.0)
+SURROUNDINGS = ExecutorContext(tracker_id="t", epoch=1, lease=1.0, heartbeat=1.0, grace=1.0)
 
 
 class Taking(Executor):

@@ -12,9 +12,9 @@ from certificates import Authority
 from cryptography import x509
 
 from daggyr.tokens import TokenError
-from daggyr_server.api import expiry
-from daggyr_server.api.authentication import Tokens
-from daggyr_server.api.renewal import Renewal
+from daggyr_server.api.listening import expiry
+from daggyr_server.api.listening.authentication import Tokens
+from daggyr_server.api.listening.renewal import Renewal
 from daggyr_server.config import Tls
 
 DAY = 86_400.0

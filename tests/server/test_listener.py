@@ -16,9 +16,9 @@ from waiting import DEADLINE
 
 from daggyr.channel import AddressError, Tls, open_channel, token_metadata
 from daggyr_server import config
-from daggyr_server.api import listener
-from daggyr_server.api.binding import ListenerError
-from daggyr_server.api.listener import Listener
+from daggyr_server.api.listening import listener
+from daggyr_server.api.listening.binding import ListenerError
+from daggyr_server.api.listening.listener import Listener
 
 CLIENT = (f"Bearer {TOKENS.client}",)
 OK = (grpc.StatusCode.OK, "")

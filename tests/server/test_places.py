@@ -14,9 +14,9 @@ from services import HEALTH, STREAM_STREAM, STREAM_UNARY, TOKENS, UNARY_STREAM, 
 
 from daggyr.channel import open_channel, token_metadata
 from daggyr.v1 import agents_pb2_grpc, runs_pb2, runs_pb2_grpc
-from daggyr_server.api.authentication import Authentication, Tokens
-from daggyr_server.api.malformed import MalformedMessages
-from daggyr_server.api.places import StrangersPlaces
+from daggyr_server.api.listening.authentication import Authentication, Tokens
+from daggyr_server.api.listening.malformed import MalformedMessages
+from daggyr_server.api.listening.places import StrangersPlaces
 
 CLIENT = (f"Bearer {TOKENS.client}",)
 AGENT = (f"Bearer {TOKENS.agent}",)

@@ -23,8 +23,8 @@ from written_specs import (
 )
 
 from daggyr.v1.task_pb2 import TaskSpec
-from daggyr_server.core.graph import Graph
-from daggyr_server.core.segments import ExpandedSegment, Kind, PlainSegment, Policy
+from daggyr_server.core.graph.graph import Graph
+from daggyr_server.core.graph.segments import ExpandedSegment, Kind, PlainSegment, Policy
 from daggyr_server.spec import PoolLimits, SpecificationError, decode_json, expand
 
 ORIGINAL = {

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from written_specs import document, executed, graph_of, naive, named_edges, specifications, waits_for
 
-from daggyr_server.core.graph import Addition, Graph
-from daggyr_server.core.segments import Policy
+from daggyr_server.core.graph.graph import Addition, Graph
+from daggyr_server.core.graph.segments import Policy
 from daggyr_server.spec import PoolLimits, SpecificationError, expand_generated
 
 TASK: dict[str, Any] = {"details": {"command": ["x"]}}

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from written_specs import document, graph_of
 
-from daggyr_server.core.graph import Graph
+from daggyr_server.core.graph.graph import Graph
 from daggyr_server.spec import SpecificationError, decode_json, expand, expand_edit, expand_generated
 
 COUNT = 10_000

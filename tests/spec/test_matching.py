@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from written_specs import document, graph_of, named_edges
 
-from daggyr_server.core.segments import ExpandedSegment
+from daggyr_server.core.graph.segments import ExpandedSegment
 from daggyr_server.spec import SpecificationError, decode_json, expand
 
 

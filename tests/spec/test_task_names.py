@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from written_specs import document, graph_of
 
-from daggyr_server.core.segments import ExpandedSegment
+from daggyr_server.core.graph.segments import ExpandedSegment
 from daggyr_server.spec import SpecificationError, decode_json, expand
 
 

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from daggyr.substitution import Filling, Substitution
 from daggyr.v1.task_pb2 import TaskSpec, TaskTemplate
-from daggyr_server.core.graph import Graph
-from daggyr_server.core.segments import Kind
+from daggyr_server.core.graph.graph import Graph
+from daggyr_server.core.graph.segments import Kind
 from daggyr_server.spec import decode_json, expand
 
 PARAMETERS = ("{{A}}", "{{B}}", "{{C}}")

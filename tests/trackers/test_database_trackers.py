@@ -19,9 +19,9 @@ from waiting import DEADLINE
 
 from daggyr_server.core.records import TasksGenerated
 from daggyr_server.core.states import Outcome, State
-from daggyr_server.trackers import postgres
 from daggyr_server.trackers.base import Growth, LostTracker, Tracker, TrackerError
-from daggyr_server.trackers.postgres_address import PostgresAddress
+from daggyr_server.trackers.sql.postgres import tracker as postgres
+from daggyr_server.trackers.sql.postgres.address import PostgresAddress
 
 pytestmark = pytest.mark.parametrize("kind", DATABASES, indirect=True, ids=lambda kind: kind.name)
 HERE = Path(__file__).parent

@@ -18,11 +18,11 @@ from tracker_records import recorded, run_added
 from waiting import DEADLINE, until
 
 from daggyr_server.core.records import Record
-from daggyr_server.trackers import postgres as postgres_tracker
 from daggyr_server.trackers.base import LostTracker, Tracker, TrackerError, make_tracker
-from daggyr_server.trackers.postgres import PostgresTracker
-from daggyr_server.trackers.postgres_address import PostgresAddress
-from daggyr_server.trackers.statements import migrations
+from daggyr_server.trackers.sql.postgres import tracker as postgres_tracker
+from daggyr_server.trackers.sql.postgres.address import PostgresAddress
+from daggyr_server.trackers.sql.postgres.tracker import PostgresTracker
+from daggyr_server.trackers.sql.statements import migrations
 
 PASSWORD = "hunter2/secret"
 QUOTED = "hunter2%2Fsecret"

@@ -20,10 +20,11 @@ from tracker_records import kept, recorded, run_added, whole
 from waiting import DEADLINE
 
 from daggyr_server.core.records import AgentPinned
-from daggyr_server.trackers import sqlite, sqlite_file
 from daggyr_server.trackers.base import LostTracker, Tracker, TrackerError, make_tracker
-from daggyr_server.trackers.sqlite import SqliteTracker
-from daggyr_server.trackers.statements import migrations
+from daggyr_server.trackers.sql.sqlite import file as sqlite_file
+from daggyr_server.trackers.sql.sqlite import tracker as sqlite
+from daggyr_server.trackers.sql.sqlite.tracker import SqliteTracker
+from daggyr_server.trackers.sql.statements import migrations
 
 MEBIBYTE = 1024 * 1024
 

@@ -12,8 +12,8 @@ from postgres_server import PostgresServer
 from waiting import DEADLINE, until
 
 from daggyr_server.trackers.base import Opened, Tracker, make_tracker
-from daggyr_server.trackers.postgres import PostgresTracker
-from daggyr_server.trackers.sqlite import SqliteTracker
+from daggyr_server.trackers.sql.postgres.tracker import PostgresTracker
+from daggyr_server.trackers.sql.sqlite.tracker import SqliteTracker
 
 OpenAgain = Callable[..., Awaitable[tuple[Tracker, Opened]]]  # the fixture `open_again`
 

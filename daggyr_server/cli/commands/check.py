@@ -11,8 +11,8 @@ from daggyr_server.cli import shapes, stdout, tables, words
 from daggyr_server.cli.document import json_document, name_of, spec_argument
 from daggyr_server.cli.faults import Refused
 from daggyr_server.cli.options import Settings, command, settings_object
-from daggyr_server.core.graph import Graph
-from daggyr_server.core.segments import ExpandedSegment, Kind
+from daggyr_server.core.graph.graph import Graph
+from daggyr_server.core.graph.segments import ExpandedSegment, Kind
 from daggyr_server.spec import SpecificationError, decode_json
 from daggyr_server.spec import expand as expand_spec
 

@@ -8,12 +8,12 @@ from typing import BinaryIO
 import click
 import grpc
 
+from daggyr.client import Client, ServerError
 from daggyr.v1.runs_pb2 import EditTotals
 from daggyr_server.cli import document, shapes, stdout, tables, words
 from daggyr_server.cli.connection import with_client
 from daggyr_server.cli.faults import Refused
 from daggyr_server.cli.options import Settings, command, run_argument, settings_object
-from daggyr_server.client import Client, ServerError
 
 
 @command("edit", example="daggyr edit last nightly.yaml --plan", short="Give RUN, running or ended, another specification.")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import click
 
+from daggyr.client import Client
 from daggyr_server.cli import shapes, stdout, tables, words
 from daggyr_server.cli.connection import with_client
 from daggyr_server.cli.options import Settings, command, settings_object
-from daggyr_server.client import Client
 
 
 @command("pools", example="daggyr pools", short="List the pools: what they offer, and what is in use.")

@@ -9,6 +9,7 @@ from contextlib import aclosing
 import click
 import grpc
 
+from daggyr.client import Client, ServerError
 from daggyr.v1.run_pb2 import TaskType
 from daggyr.v1.task_pb2 import STDERR, STDOUT, OutputStream
 from daggyr_server.cli.connection import with_client
@@ -18,7 +19,6 @@ from daggyr_server.cli.options import Settings, command, run_argument, settings_
 from daggyr_server.cli.outputs import Unshown, show
 from daggyr_server.cli.readers import while_read
 from daggyr_server.cli.stdout import notice
-from daggyr_server.client import Client, ServerError
 
 
 @command("logs", example="daggyr logs last transform -f", short="Print what a TASK of RUN, or all of them, wrote.")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 import click
 
+from daggyr.client import Client
 from daggyr.v1.run_pb2 import Attempt, Task
 from daggyr.v1.task_pb2 import STDERR, STDOUT, OutputStream
 from daggyr_server.cli import names, shapes, stdout, tables, words
@@ -23,7 +24,6 @@ from daggyr_server.cli.options import (
     tag_option,
 )
 from daggyr_server.cli.outputs import last_lines, whole
-from daggyr_server.client import Client
 
 if TYPE_CHECKING:
     from google.protobuf.timestamp_pb2 import Timestamp

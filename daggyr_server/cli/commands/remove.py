@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from daggyr.client import Client
 from daggyr_server.cli import stdout, words
 from daggyr_server.cli.connection import with_client
 from daggyr_server.cli.options import EXPLICIT_RUN, WHEN, Settings, command, settings_object
-from daggyr_server.client import Client
 
 if TYPE_CHECKING:
     from google.protobuf.timestamp_pb2 import Timestamp

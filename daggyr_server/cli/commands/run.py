@@ -12,6 +12,7 @@ from typing import BinaryIO
 import click
 import grpc
 
+from daggyr.client import ENDED, Client, ServerError
 from daggyr.v1.run_pb2 import RunSummary, State
 from daggyr_server.chosen_path import ChosenPath
 from daggyr_server.cli import names, shapes
@@ -24,7 +25,6 @@ from daggyr_server.cli.options import RUN, Settings, command, one_value_a_tag, p
 from daggyr_server.cli.own_server import OwnServer
 from daggyr_server.cli.stdout import Closed, document, notice
 from daggyr_server.cli.tables import show_run
-from daggyr_server.client import ENDED, Client, ServerError
 
 _MAX_TASKS = 10_000  # in the JSON document
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import click
 
+from daggyr.client import Client
 from daggyr.v1.run_pb2 import State
 from daggyr_server.cli import shapes, stdout, tables
 from daggyr_server.cli.connection import with_client
 from daggyr_server.cli.faults import Fault
 from daggyr_server.cli.options import Settings, command, run_argument, settings_object
-from daggyr_server.client import Client
 
 _MARKS = {"completed": State.STATE_COMPLETED, "queued": State.STATE_QUEUED}
 

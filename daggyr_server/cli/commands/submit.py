@@ -7,6 +7,7 @@ from contextlib import aclosing, suppress
 
 import click
 
+from daggyr.client import Client
 from daggyr.v1.run_pb2 import RunSummary
 from daggyr_server.cli import document, shapes
 from daggyr_server.cli.connection import with_client
@@ -24,7 +25,6 @@ from daggyr_server.cli.readers import while_read
 from daggyr_server.cli.stdout import Closed, json_line, line, notice
 from daggyr_server.cli.stdout import document as print_document
 from daggyr_server.cli.tables import show_run
-from daggyr_server.client import Client
 
 
 @command("submit", example="daggyr submit --tag day=2026-01-31 nightly.json")

@@ -1,0 +1,52 @@
+"""Attempts in flight: the one object that the core keeps for a task, and only while a host has it."""
+
+from __future__ import annotations
+
+from daggyr_server.core.graph.ready import ReadyQueue
+
+
+class Sent:
+    """What attempts that were sent to a host together have in common."""
+
+    __slots__ = ("host", "host_name", "pool", "queue", "time", "weight")
+
+    def __init__(self, pool: str, host: str, host_name: str, queue: ReadyQueue, weight: int, time: float) -> None:
+        self.pool = pool
+        self.host = host
+        self.host_name = host_name
+        self.queue = queue
+        self.weight = weight  # what each counts for on its host; see host.py
+        self.time = time  # seconds since the epoch
+
+
+class InFlight:
+    """An attempt that a host has. `number` is its task's when it was assigned: what the host, and records, know it by."""
+
+    __slots__ = ("attempt", "held", "killed", "number", "recalled", "sent", "start_time", "stopping", "void")
+
+    def __init__(self, number: int, attempt: int, sent: Sent) -> None:
+        self.number = number
+        self.attempt = attempt
+        self.sent = sent
+        self.start_time: float | None = None
+        self.stopping = False  # its end was asked for
+        self.recalled = False  # it was asked back
+        self.void = False  # an edit changed its task: however it ends, the task is queued again
+        self.killed = False  # or KILLED, because a person asked for that after the edit
+        self.held = False  # an edit took its task away, and another of that name waits for its end
+
+    @property
+    def pool(self) -> str:
+        return self.sent.pool
+
+    @property
+    def host(self) -> str:
+        return self.sent.host
+
+    @property
+    def host_name(self) -> str:
+        return self.sent.host_name
+
+    @property
+    def assign_time(self) -> float:
+        return self.sent.time

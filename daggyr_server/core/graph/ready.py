@@ -1,0 +1,119 @@
+"""The tasks of one run that only wait for capacity, of one policy, in the order in which they became ready.
+
+The run pushes, the pool scheduler takes. Neighbouring numbers are kept as ranges, so that a million expansions that become
+ready together cost one entry. What is in here is READY and stands here once: whoever moves ready tasks elsewhere calls
+`keep_ready` in the same step.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from daggyr_server.core.graph.segments import Policy
+from daggyr_server.core.states import Phase
+
+if TYPE_CHECKING:
+    from daggyr_server.core.graph.run import Run
+    from daggyr_server.core.placing.shares import Shares
+
+_READY = int(Phase.READY)
+_NEWEST = 0.1  # the newest duration's part in the mean
+
+
+class ReadyQueue:
+    """First in, first out. `mean_seconds` is what its attempts took of late, `unstarted` how many could be recalled."""
+
+    __slots__ = ("_entries", "_size", "cores", "mean_seconds", "offered", "policy", "policy_index", "run", "unstarted")
+
+    def __init__(self, run: Run, policy: Policy, policy_index: int) -> None:
+        self.run = run
+        self.policy = policy
+        self.policy_index = policy_index
+        self.cores = max(1, dict(policy.needs).get("cores", 1))  # what an attempt counts for in the run's share
+        self.mean_seconds: float | None = None  # None until an attempt has run
+        self.unstarted = 0  # attempts in flight that have not started and were not recalled
+        self.offered: Shares | None = None  # where its ready tasks are counted, while it is offered
+        self._size = 0
+        self._entries: deque[list[int]] = deque()  # [first, beyond, order]
+
+    def push(self, first: int, beyond: int, order: int) -> bool:
+        """Add the numbers from `first` to before `beyond`; `order` grows from push to push within a run.
+
+        Returns whether the queue was empty before.
+        """
+        entries = self._entries
+        self._size += beyond - first
+        if self.offered is not None:
+            self.offered.ready += beyond - first
+        if entries:
+            last = entries[-1]
+            if last[1] == first:
+                last[1] = beyond
+            else:
+                entries.append([first, beyond, order])
+            return False
+        entries.append([first, beyond, order])
+        return True
+
+    def head(self) -> int | None:
+        """The order of the task that waits longest, or None if there is none."""
+        return self._entries[0][2] if self._entries else None
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __iter__(self) -> Iterator[int]:
+        for first, beyond, _ in self._entries:
+            yield from range(first, beyond)
+
+    def take(self, most: int) -> list[int]:
+        """Remove and return at most `most` tasks, longest waiting first."""
+        entries = self._entries
+        taken: list[int] = []
+        while entries and most > 0:
+            entry = entries[0]
+            first, beyond = entry[0], entry[1]
+            until = min(beyond, first + most)
+            taken += range(first, until)
+            most -= until - first
+            if until == beyond:
+                entries.popleft()
+            else:
+                entry[0] = until
+        self._resize(self._size - len(taken))
+        return taken
+
+    def clear(self) -> None:
+        """Forget all of them."""
+        self._entries.clear()
+        self._resize(0)
+
+    def keep_ready(self) -> None:
+        """Forget those that are no longer READY. Linear, but fast where ranges are whole: people ask, machines do not."""
+        phases = self.run.phases
+        kept: deque[list[int]] = deque()
+        for entry in self._entries:
+            first, beyond, order = entry
+            if phases.count(_READY, first, beyond) == beyond - first:
+                kept.append(entry)
+                continue
+            for number in range(first, beyond):
+                if phases[number] == _READY:
+                    if kept and kept[-1][1] == number and kept[-1][2] == order:
+                        kept[-1][1] = number + 1
+                    else:
+                        kept.append([number, number + 1, order])
+        self._entries = kept
+        self._resize(sum(beyond - first for first, beyond, _ in kept))
+
+    def _resize(self, size: int) -> None:
+        if self.offered is not None:
+            self.offered.ready += size - self._size
+        self._size = size
+
+    def lasted(self, seconds: float) -> None:
+        """An attempt of this queue took this long."""
+        mean = self.mean_seconds
+        self.mean_seconds = seconds if mean is None else mean + _NEWEST * (seconds - mean)

@@ -1,0 +1,129 @@
+"""A host of a pool: what it has, what attempts there need of it, and how many more may be sent.
+
+An attempt of a queue that is known to be short counts for a part of its units only, so that a host that queues attempts by
+itself gets more than fits and its slots never wait for a round trip. The part is its weight, of WHOLE: with a mean of m seconds
+m / (m + AHEAD_SECONDS), which fills a host with what runs and AHEAD_SECONDS of work behind it. Attempts of unknown length, those
+that take LONG or more, and all on hosts that queue nothing count whole: they are firm.
+
+More fit if they could run beside the firm ones and the host is not full by weight. So nothing is sent to wait behind long
+attempts, and a long one is not kept out by a stream of short ones that takes each crumb as it comes free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from daggyr_server.core.graph.ready import ReadyQueue
+
+AHEAD_SECONDS = 0.1
+LONG = 1.0  # seconds
+WHOLE = 10_000
+MAX_IN_FLIGHT = 6_000  # attempts a host, however little they need and however short they are
+
+Needs = tuple[tuple[str, int], ...]
+
+
+class Use:
+    """What attempts need of one resource of a host."""
+
+    __slots__ = ("firm", "units", "weighed")
+
+    def __init__(self) -> None:
+        self.units = 0  # of all
+        self.firm = 0  # of those that count whole
+        self.weighed = 0  # units times weight, of all
+
+
+NOTHING = Use()
+
+
+class Host:
+    """Somewhere to run attempts. Public attributes are for reading, by others than the pool."""
+
+    __slots__ = ("ahead", "draining", "expected", "host", "in_flight", "name", "open", "reserved", "resources", "uses")
+
+    def __init__(self, host: str, name: str, resources: Mapping[str, int], *, ahead: bool) -> None:
+        self.host = host
+        self.name = name
+        self.resources = dict(resources)
+        self.ahead = ahead  # queues attempts by itself
+        self.open = True  # takes attempts
+        self.draining = False
+        self.in_flight = 0
+        self.uses: dict[str, Use] = {}
+        self.expected = False  # was never here, but attempts of an earlier coordinator may be with it
+        self.reserved: ReadyQueue | None = None  # kept for this queue's first task
+
+    @property
+    def load(self) -> dict[str, int]:
+        """Units that the attempts here need together, those sent ahead included."""
+        return {name: use.units for name, use in self.uses.items() if use.units}
+
+    def could_hold(self, needs: Needs) -> bool:
+        """Whether an attempt with `needs` fits when the host is empty."""
+        return all(self.resources.get(name, 0) >= units for name, units in needs)
+
+    def weight(self, queue: ReadyQueue) -> int:
+        """What an attempt of `queue` counts for here, of WHOLE."""
+        mean = queue.mean_seconds
+        if not self.ahead or mean is None or mean >= LONG:
+            return WHOLE
+        return max(1, int(WHOLE * mean / (mean + AHEAD_SECONDS)))
+
+    def free(self, needs: Needs, queue: ReadyQueue) -> tuple[int, int]:
+        """How many attempts of `queue` would start here at once, and how much is free for them by weight, of WHOLE each.
+
+        (0, 0) if none may be sent.
+        """
+        idle = MAX_IN_FLIGHT - self.in_flight if self.open else 0
+        spare = idle * WHOLE
+        held = self._held(queue)
+        for name, units in needs:
+            total = self.resources.get(name, 0) - held.get(name, 0)
+            use = self.uses.get(name, NOTHING)
+            if use.firm + units > total:
+                return 0, 0
+            idle = min(idle, (total - use.units) // units)
+            # Rounded up: what is free at all may be taken, however short of a slot it is.
+            spare = min(spare, -((use.weighed - total * WHOLE) // units))
+        return (max(0, idle), spare) if spare > 0 else (0, 0)
+
+    def room(self, needs: Needs, queue: ReadyQueue, weight: int) -> int:
+        """How many attempts of `queue`, which count `weight` each, may be sent now."""
+        _, spare = self.free(needs, queue)
+        room = min(MAX_IN_FLIGHT - self.in_flight, -(-spare // weight))
+        return min(room, self.slots(needs, queue)) if weight == WHOLE else room
+
+    def slots(self, needs: Needs, queue: ReadyQueue, without: Mapping[str, int] | None = None) -> int:
+        """How many attempts with `needs` could run beside the firm ones; `without`: units of firm ones to leave out."""
+        held = self._held(queue)
+        slots = MAX_IN_FLIGHT
+        for name, units in needs:
+            firm = self.uses.get(name, NOTHING).firm - (without or {}).get(name, 0)
+            slots = min(slots, (self.resources.get(name, 0) - held.get(name, 0) - firm) // units)
+        return max(0, slots)
+
+    def _held(self, queue: ReadyQueue) -> Mapping[str, int]:
+        return dict(self.reserved.policy.needs) if self.reserved is not None and self.reserved is not queue else {}
+
+    def take(self, needs: Needs, weight: int, count: int) -> None:
+        """Count attempts in."""
+        self.in_flight += count
+        for name, units in needs:
+            use = self.uses.get(name)
+            if use is None:
+                use = self.uses[name] = Use()
+            use.units += units * count
+            use.weighed += units * weight * count
+            if weight == WHOLE:
+                use.firm += units * count
+
+    def give(self, needs: Needs, weight: int) -> None:
+        """Count an attempt out."""
+        self.in_flight -= 1
+        for name, units in needs:
+            use = self.uses[name]
+            use.units -= units
+            use.weighed -= units * weight
+            if weight == WHOLE:
+                use.firm -= units

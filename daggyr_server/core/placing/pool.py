@@ -1,0 +1,244 @@
+"""Scheduling: which ready task goes to which host of its pool, and when.
+
+The machine tells a pool of hosts, of attempts that ended and of queues with ready tasks, then calls `place`, which pulls only
+what capacity allows. The rules:
+
+Equal shares   the run with the least in flight goes first, as `shares.py` says, and takes no more than brings it level with
+               the next. A small run does not wait for a big one.
+Priority       within a run, higher first; among equals, what has been ready longest.
+Spreading      the host with the most empty slots first, each an equal part.
+Sent ahead     by weight, as `host.py` says.
+Reservation    for a task that was passed over for long, as `reservations.py` says.
+
+Cost: a pool of five hundred full hosts is not searched for every task. Once a need found no room, only hosts where something
+changed since then are looked at again (`_fresh`, `_full_for`).
+
+Nothing here changes a task's state, and time comes in as an argument.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+from daggyr_server.core.graph.in_flight import Sent
+from daggyr_server.core.graph.ready import ReadyQueue
+from daggyr_server.core.graph.run import Run
+from daggyr_server.core.placing.host import AHEAD_SECONDS, WHOLE, Host, Needs
+from daggyr_server.core.placing.reservations import Reservations
+from daggyr_server.core.placing.shares import Share, Shares
+from daggyr_server.core.states import Outcome
+
+
+class Placing(NamedTuple):
+    """The scheduler's decision: these tasks of one queue go to this host."""
+
+    numbers: list[int]
+    sent: Sent
+
+
+class Round:
+    """What one round of placing has found out so far."""
+
+    def __init__(self, fresh: dict[str, Host]) -> None:
+        self.fresh = fresh  # where something changed since the round before
+        self.roomy: dict[Needs, list[tuple[int, int, int, Host]]] = {}  # heaps of (-idle, -spare, order, host)
+        self.full: set[Needs] = set()  # found no room
+        self.stuck: dict[ReadyQueue, int] = {}  # found no room, at which turn
+        self.placed: dict[Needs, int] = {}  # the last turn that placed any
+        self.turn = 0
+
+
+class Pool:
+    """The hosts of one pool and the runs that have something to do there. Public attributes are for reading."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.hosts: dict[str, Host] = {}
+        self.shares = Shares()
+        self.reservations = Reservations()
+        self.outcomes = [0] * (max(Outcome) + 1)  # of attempts that ended since the start, indexed by Outcome
+        self.due: float | None = None  # place again then, even if nothing happens
+        self.look_again: float | None = None  # when to look for attempts that wait while a host idles
+        self._fresh: dict[str, Host] = {}  # where something changed since the last round
+        self._full_for: set[Needs] = set()  # needs for which no other host has room
+
+    @property
+    def ready(self) -> int:
+        """How many tasks only wait for capacity here."""
+        return self.shares.ready
+
+    # -- what the machine tells ---------------------------------------------------------------------------------------
+
+    def change_host(self, host: str, name: str, resources: Mapping[str, int], *, open: bool, ahead: bool, draining: bool) -> None:
+        """A host is there, or is there with other resources or another readiness."""
+        known = self.hosts.get(host)
+        if known is None:
+            known = self.hosts[host] = Host(host, name, resources, ahead=ahead)
+        known.name, known.resources, known.ahead = name, dict(resources), ahead
+        known.open, known.draining, known.expected = open and not draining, draining, False
+        if known.reserved is not None and not (known.open and known.could_hold(known.reserved.policy.needs)):
+            self.reservations.release(known)
+        self._fresh[host] = known
+        if len(self.hosts) > 1:
+            self.look_again = 0.0
+
+    def adopt(self, sent: Sent) -> None:
+        """An attempt that was sent by an earlier coordinator counts here; its host, if it is not there yet, is expected."""
+        host = self.hosts.get(sent.host)
+        if host is None:
+            host = self.hosts[sent.host] = Host(sent.host, sent.host_name, {}, ahead=False)
+            host.open, host.expected = False, True
+        host.take(sent.queue.policy.needs, sent.weight, 1)
+        self.shares.expect(sent.queue)
+        self.shares.charge(sent.queue, sent.weight, 1)
+
+    def remove_host(self, host: str) -> None:
+        """A host is gone; the machine has ended what it had."""
+        known = self.hosts.pop(host, None)
+        if known is not None:
+            self._fresh.pop(host, None)
+            self.reservations.release(known)
+
+    def offer(self, queue: ReadyQueue) -> None:
+        """A queue may have ready tasks."""
+        self.shares.add(queue)
+
+    def ended(self, sent: Sent, outcome: Outcome) -> None:
+        """An attempt no longer uses its host."""
+        self.outcomes[outcome] += 1
+        host = self._fresh[sent.host] = self.hosts[sent.host]
+        host.give(sent.queue.policy.needs, sent.weight)
+        self.shares.charge(sent.queue, sent.weight, -1)
+        if host.expected and not host.in_flight:
+            self.remove_host(sent.host)
+
+    def drop(self, run: Run) -> None:
+        """A run takes nothing new from here, until its queues are offered again."""
+        share = self.shares.by_run.get(run.run_id)
+        if share is not None:
+            for queue in list(share.queues.values()):
+                self._withdraw(share, queue)
+
+    def _withdraw(self, share: Share, queue: ReadyQueue) -> None:
+        self.shares.withdraw(share, queue)
+        self._served_or_gone(queue)
+
+    def _served_or_gone(self, queue: ReadyQueue) -> bool:
+        """Give up the queue's reservation. Returns whether that made room for others."""
+        host = self.reservations.drop(queue)
+        if host is None:
+            return False
+        self._fresh[host.host] = host
+        return True
+
+    # -- placing ------------------------------------------------------------------------------------------------------
+
+    def place(self, now: float) -> Iterator[Placing]:
+        """Decide on all that fits now. Each Placing is carried out (the tasks leave READY) before the next is asked for."""
+        if not self.hosts:
+            return
+        for queue, host in list(self.reservations.kept.items()):
+            if not queue:
+                self._withdraw(self.shares.by_run[queue.run.run_id], queue)
+            elif host.room(queue.policy.needs, queue, WHOLE):
+                yield self._send(queue, host, 1, now)
+                self._served_or_gone(queue)
+        again = True
+        while again:
+            found = Round(self._fresh)
+            self._fresh = {}
+            again = yield from self._round(found, now)
+        for queue, turn in found.stuck.items():
+            passed = self._passed_by(queue, turn, found.placed)
+            if passed:
+                self.reservations.passed_over(queue, passed, now)
+        self.reservations.make(self.hosts.values(), now)
+
+    def note_due(self, now: float) -> None:
+        """All is placed for now: note in `due` when to place again."""
+        times = (self.reservations.due(now), self.look_again)
+        self.due = min((time for time in times if time is not None), default=None)
+
+    def _round(self, found: Round, now: float) -> Generator[Placing, None, bool]:
+        """Serve the runs in turn until nothing fits. Returns whether room was made meanwhile for those that found none."""
+        shares, again = self.shares, False
+        shares.line_up()
+        while not shares.wanted.keys() <= found.full and (share := shares.first()) is not None:
+            shares.step_out(share)
+            follower = shares.first()
+            level = follower.usage - share.usage if follower is not None else None
+            for queue in self._in_order(share):
+                found.turn += 1
+                before = share.usage
+                yield from self._serve(share, queue, level, found, now)
+                if share.usage > before:
+                    found.placed[queue.policy.needs] = found.turn
+                    again = self._served_or_gone(queue) or again
+                    shares.serve(share)
+                    break
+                found.stuck.setdefault(queue, found.turn)
+        self._full_for = found.full
+        return again
+
+    def _in_order(self, share: Share) -> list[ReadyQueue]:
+        """The run's queues with ready tasks, the one to serve first in front; empty ones are forgotten."""
+        found = []
+        for index, queue in list(share.queues.items()):
+            order = queue.head()
+            if order is None:
+                self._withdraw(share, queue)
+            else:
+                found.append((-queue.policy.priority, order, index))
+        return [share.queues[index] for _, _, index in sorted(found)]
+
+    def _serve(self, share: Share, queue: ReadyQueue, level: int | None, found: Round, now: float) -> Iterator[Placing]:
+        """Place the queue's tasks, until the run is `level` higher than it was or nothing fits."""
+        needs, cores = queue.policy.needs, queue.cores
+        if needs in found.full:
+            return
+        budget = None if level is None else max(level, cores * WHOLE)
+        roomy = found.roomy.get(needs)
+        if roomy is None:
+            hosts = found.fresh if needs in self._full_for else self.hosts
+            heap = [
+                (-idle, -spare, order, host)
+                for order, host in enumerate(hosts.values())
+                for idle, spare in (host.free(needs, queue),)
+                if spare
+            ]
+            roomy = found.roomy[needs] = heap
+            heapq.heapify(roomy)
+        start = share.usage
+        while roomy and queue and (budget is None or share.usage - start < budget):
+            *known, order, host = roomy[0]
+            idle, spare = host.free(needs, queue)
+            weight = host.weight(queue)
+            room = host.room(needs, queue, weight)
+            if not room:
+                heapq.heappop(roomy)
+            elif known != [-idle, -spare]:
+                heapq.heapreplace(roomy, (-idle, -spare, order, host))
+            else:
+                most = len(queue)
+                if budget is not None:
+                    most = min(most, max(1, (budget - share.usage + start) // (cores * weight)))
+                part = -(-most // len(roomy))
+                yield self._send(queue, host, min(part, room), now)
+        if not roomy:
+            found.full.add(needs)
+
+    def _send(self, queue: ReadyQueue, host: Host, count: int, now: float) -> Placing:
+        weight = host.weight(queue)
+        numbers = queue.take(count)
+        host.take(queue.policy.needs, weight, len(numbers))
+        self.shares.charge(queue, weight, len(numbers))
+        if host.ahead and self.look_again is None and len(self.hosts) > 1:
+            self.look_again = now + 2 * AHEAD_SECONDS
+        return Placing(numbers, Sent(self.name, host.host, host.name, queue, weight, now))
+
+    def _passed_by(self, queue: ReadyQueue, turn: int, placed: Mapping[Needs, int]) -> Iterable[str]:
+        """The resources of which tasks that were placed after this queue's turn needed less than it."""
+        needs = dict(queue.policy.needs)
+        return {name for others, last in placed.items() if last > turn for name, units in others if units < needs.get(name, 0)}

@@ -1,0 +1,93 @@
+"""Taking ended runs away, a slice at a time, so that whatever else goes on has its turn.
+
+The driver owns the one `Deletions`; the API calls it. A run that is half there is of no use to anybody: a deletion that has begun
+goes on if its caller goes away, and at the next start if the coordinator ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+from daggyr_server.driver.errors import Refused
+from daggyr_server.trackers.base import Tracker, TrackerError
+
+log = logging.getLogger(__name__)
+
+DELETED_ROWS = 5_000  # at once
+ROWS_AT_ONCE = 1_000
+
+
+class Deletions:
+    """Of one coordinator. `close` ends what is under way."""
+
+    def __init__(self, tracker: Tracker, forget: Callable[[int], contextlib.AbstractAsyncContextManager[None]]) -> None:
+        """`forget` has a run taken from memory, and nobody brings it back while its context lasts. Raises Refused, Closing."""
+        self._tracker = tracker
+        self._forget = forget
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def delete(self, run_id: int) -> None:
+        """Take a run away that has ended; returns once it is gone, from the tracker's files too. Raises Refused, TrackerError,
+        Closing."""
+        await asyncio.shield(self._begin(self._delete_and_scrub(run_id), f"deleting run {run_id}"))
+
+    async def prune(self, before: float) -> int:
+        """Take all runs away that ended before a time. Returns how many. Raises TrackerError, Closing."""
+        try:
+            return await self._delete_before(before)
+        finally:
+            await asyncio.shield(self._begin(self._tracker.scrub(), "scrubbing"))
+
+    async def _delete_before(self, before: float) -> int:
+        deleted = 0
+        newest: int | None = None
+        while rows := await self._tracker.rows(before=newest, limit=ROWS_AT_ONCE):
+            newest = rows[-1].run_id
+            for row in rows:
+                if row.state.has_ended and row.stop_time is not None and row.stop_time < before:
+                    with contextlib.suppress(Refused):  # somebody has asked for it again
+                        await asyncio.shield(self._begin(self._delete(row.run_id), f"deleting run {row.run_id}"))
+                        deleted += 1
+        return deleted
+
+    def go_on(self, run_ids: Sequence[int]) -> None:
+        """Go on with what an earlier coordinator had begun to delete."""
+        self._begin(self._delete_each(run_ids), "deleting")
+
+    async def close(self) -> None:
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _begin(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _delete_and_scrub(self, run_id: int) -> None:
+        await self._delete(run_id)
+        await self._tracker.scrub()
+
+    async def _delete(self, run_id: int) -> None:
+        async with self._forget(run_id):
+            more = await self._tracker.delete(run_id, DELETED_ROWS)
+        while more:
+            await asyncio.sleep(0)
+            more = await self._tracker.delete(run_id, DELETED_ROWS)
+
+    async def _delete_each(self, run_ids: Sequence[int]) -> None:
+        for run_id in run_ids:
+            try:
+                await self._delete(run_id)
+            except TrackerError as error:
+                log.warning("what is left of run %d is deleted at the next start: %s", run_id, error)
+        with contextlib.suppress(TrackerError):
+            while await self._tracker.delete(0, DELETED_ROWS):  # no run: only the room that a deletion before a crash left
+                await asyncio.sleep(0)
+            await self._tracker.scrub()

@@ -1,0 +1,223 @@
+"""What an edit would do to a run: planned off the event loop, shown to a person, or given to the machine.
+
+The driver takes a snapshot of a run between two steps, has the plan made in a thread, and asks the machine for the edit; if the
+run has gone on meanwhile in a way that matters, the machine refuses, and the plan is made again. Pure; nothing here changes a
+run.
+"""
+
+from __future__ import annotations
+
+import heapq
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from itertools import islice
+from operator import itemgetter
+from typing import NamedTuple
+
+from daggyr_server.core.graph.graph import Edit, Graph
+from daggyr_server.core.graph.run import Run, changed_completed
+from daggyr_server.core.graph.segments import Keeping, Kind, PlainSegment
+from daggyr_server.core.states import ENDED, STATE_OF, Phase, State
+from daggyr_server.spec import PoolLimits, Printed, RunSpec, Stretch, differences, expand_edit, terms
+
+
+class Change(Enum):
+    """What becomes of a task."""
+
+    CHANGED = "changed"
+    ADDED = "added"
+    REMOVED = "removed"
+    QUEUED_AGAIN = "queued again"
+    ADJUSTED = "adjusted"
+
+
+@dataclass(frozen=True, slots=True)
+class TaskEdit:
+    """A task that an edit does something to."""
+
+    task_id: str
+    change: Change
+    state: State | None  # that it has now; None for one that is added
+    fields: Sequence[str] = ()  # what of it is changed
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What a plan is made for."""
+
+    graph: Graph
+    live: int  # the first number of the specification that it has
+    revision: int
+    phases: bytes
+    attempts: array[int]  # the number of each task's last one, 0 for none
+
+    @classmethod
+    def of(cls, run: Run) -> Snapshot:
+        return cls(run.graph.frozen(), run.graph.live, run.revision, bytes(run.phases), run.attempts[:])
+
+
+class Totals(NamedTuple):
+    """How many tasks an edit does what to."""
+
+    unchanged: int
+    adjusted: int
+    changed: int
+    added: int
+    removed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """An edit that was not done yet. `graph` is what the run's would be."""
+
+    snapshot: Snapshot
+    edit: Edit
+    graph: Graph
+    completed: Sequence[int] | None  # changed tasks that are COMPLETED now; None if that does not matter
+    again: Sequence[int]  # unchanged tasks that are queued with those that they depend on
+    adjusted: Sequence[Stretch]
+    warnings: Sequence[str]  # of the specification
+
+    def totals(self) -> Totals:
+        """How many tasks it does what to."""
+        same = sum(count for _, _, count, same in self.edit.carry if same)
+        changed = sum(count for _, _, count, same in self.edit.carry if not same)
+        adjusted = sum(count for _, _, count in self.adjusted)
+        added, removed = (_tasks(graph) - same - changed for graph in (self.graph, self.snapshot.graph))
+        return Totals(same - adjusted, adjusted, changed, added, removed)
+
+    def removed_after_attempts(self) -> list[str]:
+        """Tasks that ran or run and that the specification does not have any more. What a generator had made is not among them,
+        because it goes with the generator as it was."""
+        names = []
+        graph, attempts = self.snapshot.graph, self.snapshot.attempts
+        number, beyond = graph.live, _first_generated(graph)
+        for old, count in [*sorted((old, count) for _, old, count, _ in self.edit.carry), (graph.size, 0)]:
+            for gone in range(number, min(old, beyond)):
+                if attempts[gone]:
+                    names.append(graph.task_id(gone))
+            number = old + count
+        return names
+
+    def tasks(self) -> Iterator[TaskEdit]:
+        """Every task that something happens to, by number, those that are removed last. Unchanged stretches cost nothing."""
+        before, after, carry = self.snapshot.graph, self.graph, self.edit.carry
+        number = after.live
+        for new, old, count, same in carry:
+            yield from self._added(number, new)
+            if same:
+                yield from self._same(new, old, count)
+            else:
+                for offset in range(count):
+                    fields = differences(before.details(old + offset), after.details(new + offset))
+                    fields += terms(before, old + offset, after, new + offset)
+                    yield TaskEdit(after.task_id(new + offset), Change.CHANGED, self._state(old + offset), fields)
+            number = new + count
+        yield from self._added(number, after.size)
+        number = before.live
+        for old, count in sorted((old, count) for _, old, count, _ in carry):
+            yield from self._removed(number, old)
+            number = old + count
+        yield from self._removed(number, before.size)
+
+    def _added(self, start: int, beyond: int) -> Iterator[TaskEdit]:
+        for number in range(start, beyond):
+            if self.graph.kind(number) is Kind.TASK:
+                yield TaskEdit(self.graph.task_id(number), Change.ADDED, None)
+
+    def _removed(self, start: int, beyond: int) -> Iterator[TaskEdit]:
+        graph = self.snapshot.graph
+        for number in range(start, beyond):
+            if graph.kind(number) is Kind.TASK:
+                yield TaskEdit(graph.task_id(number), Change.REMOVED, self._state(number))
+
+    def _same(self, new: int, old: int, count: int) -> Iterator[TaskEdit]:
+        """Of a stretch of unchanged tasks those that are queued again or adjusted."""
+        again = self.again[bisect_left(self.again, new) : bisect_left(self.again, new + count)]
+        queued = [number for number in again if self._has_begun(old + number - new)]
+        known = frozenset(queued)
+        for number in heapq.merge(queued, self._adjusted(new, count, known)):
+            before = old + number - new
+            if number in known:
+                yield TaskEdit(self.graph.task_id(number), Change.QUEUED_AGAIN, self._state(before))
+                continue
+            fields = terms(self.snapshot.graph, before, self.graph, number)
+            if fields:
+                yield TaskEdit(self.graph.task_id(number), Change.ADJUSTED, self._state(before), fields)
+
+    def _adjusted(self, new: int, count: int, queued: Collection[int]) -> Iterator[int]:
+        """The adjusted ones of a stretch of tasks."""
+        first = max(bisect_right(self.adjusted, new, key=itemgetter(0)) - 1, 0)
+        for start, _, length in islice(self.adjusted, first, None):
+            if start >= new + count:
+                return
+            yield from (number for number in range(max(start, new), min(start + length, new + count)) if number not in queued)
+
+    def _state(self, number: int) -> State:
+        return STATE_OF[Phase(self.snapshot.phases[number])]
+
+    def _has_begun(self, number: int) -> bool:
+        phase = Phase(self.snapshot.phases[number])
+        return phase in ENDED or phase in (Phase.ASSIGNED, Phase.RUNNING)
+
+
+def _tasks(graph: Graph) -> int:
+    """How many tasks of the newest specification run something."""
+    return sum(segment.size if isinstance(segment, PlainSegment) else segment.count for segment in graph.segments)
+
+
+def _first_generated(graph: Graph) -> int:
+    """The number of the first task that a generator made. What one made begins with tasks that are not multiplied, or has tasks
+    that wait for tasks that were there before."""
+    waiting = sorted(target for targets in graph.added_children.values() for target in targets)
+    for index, segment in enumerate(graph.segments):
+        place = bisect_left(waiting, segment.base)
+        waits = place < len(waiting) and waiting[place] < segment.base + segment.size
+        if waits or (index and isinstance(segment, PlainSegment)):
+            return segment.base
+    return graph.size
+
+
+def planned(
+    snapshot: Snapshot,
+    spec: RunSpec,
+    printed: Sequence[Printed],
+    *,
+    pools: Mapping[str, PoolLimits] | None,
+    default_pool: str,
+    downstream: bool,
+    keep: Callable[[], Keeping] = list,
+) -> Plan:
+    """The plan that gives a run the specification `spec`; `printed` is what its generators printed.
+
+    `downstream` also queues what depends on tasks that are COMPLETED and changed; a generator among these takes the tasks with it
+    that it had made. Raises SpecificationError.
+    """
+    kept = list(printed)
+    while True:
+        warnings: list[str] = []
+        edited = expand_edit(
+            spec,
+            graph=snapshot.graph,
+            printed=kept,
+            pools=pools,
+            default_pool=default_pool,
+            keep=keep,
+            warnings=warnings,
+        )
+        carry = edited.edit.carry
+        completed = changed_completed(carry, snapshot.phases)
+        again: list[int] = []
+        if downstream:
+            for number in edited.graph.descendants(completed):
+                old = carry.back(number)
+                if old is not None and carry.forward(old) == (number, True):
+                    again.append(number)
+        repeated = {carry.back(number) for number in again}
+        if repeated.isdisjoint(one.number for one in kept if one.revision in edited.edit.kept):
+            matters = completed if downstream else None
+            return Plan(snapshot, edited.edit, edited.graph, matters, again, edited.adjusted, warnings)
+        kept = [one for one in kept if one.number not in repeated]

@@ -1,0 +1,1 @@
+"""The executor whose attempts run in a Slurm cluster: as jobs, or by agents that are jobs."""

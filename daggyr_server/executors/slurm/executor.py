@@ -1,0 +1,22 @@
+"""The Slurm executor, as its entry point names it: which of its two modes a pool's settings mean.
+
+`mode = "jobs"` (executor.py) makes each attempt a job; `mode = "pilot"` (pilots.py) starts agents as jobs, and they
+carry out attempts as those of an agent pool do.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from daggyr_server.executors.base import Executor, ExecutorContext, Reports
+from daggyr_server.executors.slurm.jobs.executor import JobExecutor
+from daggyr_server.executors.slurm.pilots import PilotExecutor
+
+
+class SlurmExecutor(JobExecutor):
+    """One pool on a Slurm cluster, in job mode; making one with the settings of a pool of pilots makes a PilotExecutor."""
+
+    def __new__(cls, pool: str, settings: Any, reports: Reports, surroundings: ExecutorContext) -> Executor:  # type: ignore[misc]
+        if settings.mode == "pilot":
+            return PilotExecutor(pool, settings, reports, surroundings)
+        return super().__new__(cls)

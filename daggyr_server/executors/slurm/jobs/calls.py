@@ -1,0 +1,150 @@
+"""Talks with Slurm about a pool's jobs: one status query for all of them, at an interval that can be set; and ends those that
+are to end.
+
+The executor of job mode runs one `SlurmCalls`. What Slurm says is noted in the attempts' `state`; the watch makes results of it.
+Jobs of this pool that nobody waits for are cancelled, in whatever way they came to be there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Iterable
+
+from daggyr.v1.task_pb2 import HOST_AVAILABLE, HOST_PAUSED, LOST
+from daggyr_server.executors.slurm.client import ALL_OTHERS, ENDED_STATES, JobStatus, SlurmError, SlurmUnavailable
+from daggyr_server.executors.slurm.jobs.in_flight import LONGEST_PAUSE, Flight, Flights, result_of
+from daggyr_server.executors.slurm.jobs.outcomes import GONE
+
+log = logging.getLogger(__name__)
+
+STOP_PATIENCE = 3.0  # seconds beyond the grace period before a stop is asked for again
+
+
+class SlurmCalls:
+    """To be run once."""
+
+    def __init__(self, flights: Flights) -> None:
+        self.flights = flights
+        self.pool = flights.pool
+        self._next_query = 0.0  # monotonic
+        self._failures = 0
+
+    async def run(self) -> None:
+        while True:
+            try:
+                await self._end_jobs()
+                awaited = self.flights.flying or self.flights.away or time.monotonic() < self.flights.strays_until
+                # Until it is known what an earlier coordinator has submitted, its jobs would seem to be nobody's.
+                if awaited and self.flights.placed is None and time.monotonic() >= self._next_query:
+                    await self._query()
+            except OSError as error:
+                log.error("pool %s: its directory cannot be used for now: %s", self.pool.pool, error)
+            await self.flights.rest(self.flights.talk_wake)
+
+    async def _end_jobs(self) -> None:
+        """Have those ended that are to stop, and those that were taken back."""
+        cancel, self.flights.to_cancel = self.flights.to_cancel, []
+        now = time.monotonic()
+        terminate = [
+            each
+            for each in self.flights.attempts.values()
+            if each.ask == "stop" and each.runs and each.reported is None and now >= each.asked_at and each.flight
+        ]
+        terminate = [each for each in terminate if each.flight and each.flight.submission.manifest.job_id]
+        if not (terminate or cancel):
+            return
+        # A signal may have come before the script could take it; and what does not end by it is ended by Slurm.
+        first = [each for each in terminate if each.asked_slurm < 2]
+        cancel += [each.flight.task(each.index) for each in terminate if each.asked_slurm >= 2 and each.flight]
+        pause = self.flights.look_seconds
+        try:
+            if first:
+                await self.pool.client.terminate([each.flight.task(each.index) for each in first if each.flight])
+            if cancel:
+                await self.pool.client.cancel(cancel)
+            pause = self.pool.surroundings.grace + STOP_PATIENCE
+            for attempt in terminate:
+                attempt.asked_slurm += 1
+        except SlurmError as error:
+            log.warning("pool %s: jobs cannot be ended for now: %s", self.pool.pool, error)
+            if isinstance(error, SlurmUnavailable):
+                self.flights.offer(HOST_PAUSED)
+            pause = self.pool.settings.poll_interval
+        for attempt in terminate:
+            attempt.asked_at = time.monotonic() + pause
+
+    async def _query(self) -> None:
+        asked_at = time.monotonic()
+        try:
+            statuses = await self.pool.client.jobs(self.pool.prefix)
+        except SlurmError as error:
+            pause = min(LONGEST_PAUSE, self.pool.settings.poll_interval * 2**self._failures)
+            self._failures += self._failures < 16
+            self._next_query = time.monotonic() + pause
+            if self._failures == 1:
+                log.warning("pool %s: Slurm does not answer, its jobs go on meanwhile: %s", self.pool.pool, error)
+            self.flights.offer(HOST_PAUSED)
+            return
+        self._failures = 0
+        self._next_query = time.monotonic() + self.pool.settings.poll_interval
+        if self.flights.limits is not None:
+            self.flights.offer(HOST_AVAILABLE)
+        found = {(status.name, status.index): status for status in statuses}
+        states = {flight.submission.name: flight for flight in self.flights.flying.values()}
+        for name, flight in states.items():
+            if flight.made is None or flight.made >= asked_at:
+                continue  # it was submitted while Slurm was being asked
+            own = [status for status in statuses if status.name == name]
+            if not flight.submission.manifest.job_id and not await self._find(flight, own):
+                continue
+            if any(status.held and status.state == "PENDING" for status in own):
+                await self.flights.release(flight)
+            for index, attempt in flight.attempts.items():
+                status = found.get((name, index)) or found.get((name, ALL_OTHERS))
+                attempt.state = status.state if status is not None else GONE
+                over = attempt.state == GONE or attempt.state in ENDED_STATES
+                attempt.over_since = (attempt.over_since or asked_at) if over else None
+        self.flights.watch_wake.set()
+        await self._cancel_strays(statuses)
+
+    async def _find(self, flight: Flight, own: list[JobStatus]) -> bool:
+        """An earlier coordinator did not come to note the id of this submission's job. Returns whether there is one now."""
+        submission = flight.submission
+        if own:
+            await asyncio.to_thread(submission.submitted, own[0].job_id)
+            return True
+        if await asyncio.to_thread(submission.void):
+            del self.flights.flying[submission.name]
+            self.flights.in_slurm -= len(flight.attempts)
+            for attempt in flight.attempts.values():
+                self.flights.tell(attempt, result_of(LOST, "its job was not in Slurm when the coordinator came back"))
+        else:
+            for attempt in flight.attempts.values():
+                attempt.state, attempt.over_since = GONE, attempt.over_since or time.monotonic()
+        return False
+
+    async def _cancel_strays(self, statuses: Iterable[JobStatus]) -> None:
+        """End jobs of ours that nobody waits for: submitted late, of attempts that were taken back, or of no run any more."""
+        strays: Counter[str] = Counter()
+        for status in statuses:
+            flight = self.flights.flying.get(status.name)
+            if status.state in ENDED_STATES or status.state == "COMPLETING":
+                continue
+            if flight is not None:
+                wanted = flight.made is None or status.index in flight.attempts or status.index == ALL_OTHERS
+                wanted = wanted or status.state != "PENDING"
+                task = flight.task(status.index)
+            else:
+                wanted = status.name in self.flights.finished and status.state != "PENDING"
+                task = status.job_id
+            if not wanted:
+                strays[task] += 1
+        if strays:
+            log.info("pool %s: jobs that nobody waits for are cancelled: %s", self.pool.pool, ", ".join(list(strays)[:20]))
+            try:
+                await self.pool.client.cancel(list(strays))
+            except SlurmError as error:
+                log.warning("pool %s: they are not cancelled yet: %s", self.pool.pool, error)

@@ -1,0 +1,262 @@
+"""A submission to Slurm as files: what was to be started as which attempt, and what the jobs themselves wrote about it.
+
+    DIRECTORY/TRACKER_ID/SUBMISSION/       mode 0700
+        manifest        index -> attempt, and the job's id once it is known; JSON
+        tasks, N.in     what the job script is to start (script.py); mode 0600
+        N.run ...       what it tells (job.sh)
+
+**No attempt is submitted twice, in no window.** The driver commits that attempts were assigned before the executor hears of them;
+the executor writes the manifest, and makes it durable, before sbatch; the job is submitted held, under the submission's id as
+its name; its id is made durable in the manifest before it is released. So, wherever a coordinator is killed:
+
+    before the manifest      nothing was submitted: the attempts are LOST and assigned again
+    before the job id        the job may or may not be there, held. It is looked for by its name: found, it is taken; else the
+                             submission is made void, and the attempts are LOST. If it turns up later (an sbatch that outlived
+                             its coordinator, a request that was under way), it is held, and nothing wants it: the status query,
+                             which goes by name, finds and cancels it
+    after the job id         the job is followed by its id; if it was not released, it is now
+
+These are the windows that committing the manifest to the tracker would close, and for the same reason: what is written before a
+step names everything that the step can bring about. The manifest is only needed where the job's own files are, so it lies there.
+
+Two locks do not depend on Slurm at all. A submission is void when its folder has been renamed: a job script of it finds no folder
+to begin in. And each index is claimed by making `N.run`, by the script before it starts the task, or by the executor before it
+says LOST, KILLED or RETURNED of a task that has not started: mkdir(2) lets one of them through.
+
+The executor of job mode calls this, in threads: everything here waits for the disk. It decides nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from daggyr.v1.task_pb2 import Assignment, TaskSpec
+from daggyr_server.executors.believable import MAX_SECONDS
+from daggyr_server.executors.slurm.jobs.script import tasks_file
+
+Ident = tuple[int, int, int]  # an AttemptKey's run_id, task_number and attempt
+
+MANIFEST = "manifest"
+VOID = ".void"
+_MAX_TEXT = 4096  # bytes of a result, or of what a job printed
+_FINISHED_EXEC = ("setsid: failed to execute ", "env: ")
+
+
+class Manifest(msgspec.Struct):
+    """What is durable before a submission is made."""
+
+    name: str
+    keys: list[Ident]  # by index
+    timeout: float  # seconds; 0: none
+    whole_stdout_bytes: int
+    job_id: str = ""
+
+
+@dataclass(slots=True)
+class Reported:
+    """What a job told of one attempt, in its files."""
+
+    status: int  # of the shell: above 128, a signal ended it
+    start: int | None = None  # nanoseconds since the epoch
+    stop: int | None = None
+    node: str = ""
+    stopped: bool = False  # the script was asked to end it
+    timed_out: bool = False
+    cpu_seconds: float | None = None
+    rejected: str | None = None
+
+
+@dataclass(slots=True)
+class Seen:
+    """What is in a submission's folder."""
+
+    starts: dict[int, int] = field(default_factory=dict)  # index -> nanoseconds since the epoch
+    claimed: set[int] = field(default_factory=set)
+    results: set[int] = field(default_factory=set)
+
+
+class Submission:
+    """One of them. Calls raise OSError."""
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self.folder = folder
+        self.manifest = manifest
+
+    @property
+    def name(self) -> str:
+        return self.manifest.name
+
+    def write(self, home: Path, tasks: Sequence[tuple[int, Assignment, TaskSpec]]) -> None:
+        """Make the folder with all that the job needs; when this returns, it survives power loss."""
+        self.folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.folder.mkdir(mode=0o700)
+        for index, _, spec in tasks:
+            if spec.HasField("stdin"):
+                _write(self.folder / f"{index}.in", spec.stdin.encode())
+        _write(self.folder / "tasks", tasks_file(home, tasks).encode())
+        self._write_manifest()
+        _sync_folder(self.folder.parent)
+
+    def submitted(self, job_id: str) -> None:
+        """Note the job's id; when this returns, that survives power loss."""
+        self.manifest.job_id = job_id
+        self._write_manifest()
+
+    def _write_manifest(self) -> None:
+        draft = self.folder / f"{MANIFEST}.part"
+        _write(draft, msgspec.json.encode(self.manifest))
+        draft.replace(self.folder / MANIFEST)
+        _sync_folder(self.folder)
+
+    def void(self) -> bool:
+        """Let no job of this submission start anything any more. Returns False if one has already."""
+        if self.look().claimed:
+            return False
+        moved = self.folder.rename(self.folder.with_name(self.folder.name + VOID))
+        _sync_folder(self.folder.parent)
+        if any(path.suffix == ".run" for path in moved.iterdir()):
+            moved.rename(self.folder)
+            return False
+        return True
+
+    def claim(self, index: int) -> bool:
+        """Take an index, so that its task is never started. Returns False if it has been, or if that cannot be known any more."""
+        try:
+            (self.folder / f"{index}.run").mkdir()
+        except (FileExistsError, FileNotFoundError):  # the latter: somebody has removed the folder
+            return False
+        _sync_folder(self.folder)
+        return True
+
+    def look(self, starting: Container[int] = ()) -> Seen:
+        """What has happened so far; when tasks started, of those in `starting` only, for each costs a file."""
+        seen = Seen()
+        # Opened anew: on NFS, that is when others' changes are seen.
+        with os.scandir(self.folder) as entries:
+            for entry in entries:
+                number, _, kind = entry.name.partition(".")
+                if not number.isdecimal():
+                    continue
+                if kind == "run":
+                    seen.claimed.add(int(number))
+                elif kind == "result":
+                    seen.results.add(int(number))
+                elif kind == "start" and int(number) in starting:
+                    time = _nanoseconds(self._text(int(number), kind))
+                    if time is not None:
+                        seen.starts[int(number)] = time
+        return seen
+
+    def result(self, index: int) -> Reported:
+        """How a task ended; its result is there."""
+        words = dict(line.partition(" ")[::2] for line in self._text(index, "result").splitlines())
+        rejected = self._text(index, "rejected").rstrip("\n") or None
+        told = words.get("status", "255")
+        status = min(int(told), 255) if told.isascii() and told.isdecimal() and len(told) < 10 else 255
+        if rejected is None and status in (126, 127):
+            # The last word before exec was env's or setsid's: the command was found, and the kernel would not have it.
+            said = self._text(index, "err")
+            if said.startswith(_FINISHED_EXEC):
+                rejected = "cannot start the program: " + said.splitlines()[0].partition(": ")[2]
+        return Reported(
+            status=status,
+            start=_nanoseconds(self._text(index, "start")),
+            stop=_nanoseconds(words.get("stop", "")),
+            node=words.get("node", ""),
+            stopped="stopped" in words,
+            timed_out="timeout" in words,
+            cpu_seconds=_cpu_seconds(words.get("children", "")),
+            rejected=rejected,
+        )
+
+    def printed(self, index: int) -> str:
+        """What the job itself printed, Slurm's own messages mostly, in one line."""
+        return " ".join(self._text(index, "slurm").split())
+
+    def output(self, index: int, stream: str) -> Path:
+        """The file of a stream, `out` or `err`."""
+        return self.folder / f"{index}.{stream}"
+
+    def forget_output(self, index: int) -> None:
+        """Remove what a task was given and wrote."""
+        for kind in ("out", "err", "in", "slurm"):
+            with contextlib.suppress(FileNotFoundError):
+                (self.folder / f"{index}.{kind}").unlink()
+
+    def remove(self) -> None:
+        """Remove the folder. A job that turns up after that finds nowhere to begin."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _text(self, index: int, kind: str) -> str:
+        try:
+            with (self.folder / f"{index}.{kind}").open("rb") as file:
+                return file.read(_MAX_TEXT).decode(errors="replace")
+        except FileNotFoundError:
+            return ""
+
+
+def kept_submissions(folder: Path, prefix: str) -> Iterator[Submission]:
+    """The submissions of an earlier coordinator below `folder`; what was never submitted, or made void, is removed."""
+    try:
+        paths = sorted(path for path in folder.iterdir() if path.name.startswith(prefix))
+    except FileNotFoundError:
+        return
+    for path in paths:
+        try:
+            manifest = msgspec.json.decode((path / MANIFEST).read_bytes(), type=Manifest)
+        except (FileNotFoundError, NotADirectoryError, msgspec.DecodeError):
+            manifest = None  # it is renamed into place last, and sbatch comes after that
+        if manifest is None or path.name.endswith(VOID):
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            yield Submission(path, manifest)
+
+
+def remove_void(folder: Path, prefix: str) -> None:
+    """Remove the folders of submissions that were made void."""
+    for path in folder.glob(f"{prefix}*{VOID}"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _write(path: Path, data: bytes) -> None:
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _nanoseconds(text: str) -> int | None:
+    """`date +%s.%N`'s time; None if it is not written whole."""
+    seconds, point, fraction = text.strip().partition(".")
+    if not (point and seconds.isdecimal() and fraction.isdecimal() and len(fraction) == 9):
+        return None
+    if len(seconds) > len(str(MAX_SECONDS)) or int(seconds) >= MAX_SECONDS:
+        return None  # no clock tells that
+    return int(seconds) * 1_000_000_000 + int(fraction)
+
+
+def _cpu_seconds(text: str) -> float | None:
+    """User and system time of a shell's children, as `times` prints it: `0m0.210000s 0m0.010000s`."""
+    total = 0.0
+    for word in text.split():
+        minutes, _, seconds = word.rstrip("s").partition("m")
+        try:
+            total += int(minutes) * 60 + float(seconds.replace(",", "."))
+        except (OverflowError, ValueError):
+            return None
+    return total if text else None

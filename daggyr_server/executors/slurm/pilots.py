@@ -1,0 +1,250 @@
+"""Slurm in pilot mode: jobs that each run a `daggyr-agent`, which joins the pool and carries out attempts one after another.
+
+A start of a job costs Slurm a second or so; an agent starts thousands of tasks a second. The attempts are those of an agent
+pool in every way (`agent.py`); this file only sees to it that there are agents: as many as the attempts that could run now have
+use for, at most `max_pilots`, and none when there has been nothing to do for `idle_seconds`. Tasks that wait for others count for
+nothing.
+
+Address and token reach an agent by files of mode 0600 in the pool's directory; neither shows in `scontrol show job`, in `ps`, or
+in the job's script. No pilot is submitted twice for long: how many there are is asked of Slurm, by the name of their jobs, before
+any is added, so that what an earlier coordinator, or a request of which no answer came, has submitted counts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import shlex
+import socket
+import sys
+import time
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+from daggyr.channel import AddressError, check_address, is_loopback
+from daggyr_server.executors.agents.executor import AgentExecutor
+from daggyr_server.executors.base import ExecutorContext, PoolAccess, Reports, SettingsError
+from daggyr_server.executors.slurm.client import ENDED_STATES, Job, SlurmError, needs_of
+from daggyr_server.executors.slurm.pool import SlurmPool
+
+log = logging.getLogger(__name__)
+
+LONGEST_PAUSE = 60.0  # seconds, of a backoff
+_GIVEN_BY_SLURM = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "SLURM_CONF")  # to a pilot's job, and true of its tasks
+
+
+class PilotExecutor(SlurmPool, AgentExecutor):
+    """One pool of pilots."""
+
+    sized_by: ClassVar[str] = "pilot_resources"
+    fleeting: ClassVar[bool] = True
+    # What an interpreter may need to find its libraries; tasks get none of these unless told.
+    jobs_need: ClassVar[tuple[str, ...]] = (
+        "SLURM_CONF",
+        "LD_LIBRARY_PATH",
+        "PYTHONHOME",
+        "PYTHONPATH",
+        "SSL_CERT_*",
+        "VIRTUAL_ENV",
+    )
+
+    def __init__(self, pool: str, settings: Any, reports: Reports, surroundings: ExecutorContext) -> None:
+        super().__init__(pool, settings, reports, surroundings)
+        self._resources = {"cores": 1, **self.settings.pilot_resources}
+        try:
+            self._needs = needs_of(self._resources, 0, self.settings)
+            if self.settings.coordinator is not None:
+                check_address(self.settings.coordinator)
+        except AddressError as error:
+            raise SettingsError(f"`coordinator`: {error}") from None
+        except ValueError as error:
+            raise SettingsError(f"`pilot_resources`: {error}") from None
+        self._ready = 0
+        self._idle: dict[str, float] = {}  # agent id -> since when it has nothing to do, monotonic
+        self._unwanted: float | None = None  # since when nothing waits, monotonic
+        self._failures = 0
+        self._wake = asyncio.Event()
+        self._scaling: asyncio.Task[None] | None = None
+
+    @property
+    def joined_as(self) -> str:
+        return f"slurm-{self.mark}"  # a pool's name may have spaces and slashes, an agent's pool may not
+
+    def largest(self) -> Mapping[str, int]:
+        return self._resources
+
+    def demand(self, ready: int) -> None:
+        self._ready = ready
+        self._wake.set()
+
+    async def open(self) -> None:
+        await SlurmPool.open(self)
+        await AgentExecutor.open(self)
+        self._scaling = asyncio.create_task(self._scale(), name=f"pilots of {self.pool}")
+
+    async def close(self) -> None:
+        scaling, self._scaling = self._scaling, None
+        if scaling is not None:
+            scaling.cancel()
+            await asyncio.gather(scaling, return_exceptions=True)
+        await AgentExecutor.close(self)
+
+    # -- as many as there is work for ---------------------------------------------------------------------------------
+
+    async def _scale(self) -> None:
+        door = await self.surroundings.door.opened()
+        address = self._address(door.address)
+        token = await self._tell_pilots(address, door)
+        pilots = True  # there may be some of an earlier coordinator
+        while True:
+            if door.token != token:  # it was replaced meanwhile; pilots read the file for each session
+                token = await self._tell_pilots(address, door)
+            pause = self.settings.poll_interval
+            if pilots or self._ready or self.agents:
+                try:
+                    pilots = await self._look()
+                    self._failures = 0
+                except (SlurmError, OSError) as error:
+                    self._failures = min(16, self._failures + 1)
+                    pause = min(LONGEST_PAUSE, pause * 2**self._failures)
+                    log.warning("pool %s: pilots are looked after again in %g s: %s", self.pool, pause, error)
+                # They have to see a sign of life in time, whatever becomes of Slurm's.
+                await asyncio.sleep(min(pause, self.settings.orphan_seconds / 3))
+            else:
+                self._wake.clear()
+                await self._wake.wait()
+
+    async def _tell_pilots(self, address: str, door: PoolAccess) -> str | None:
+        """Write down for pilots where this coordinator is, however long that takes. Returns the token that they find."""
+        pause = 0.0
+        while True:
+            token = door.token
+            try:
+                await asyncio.to_thread(self._write_files, address, token, door)
+                return token
+            except OSError as error:
+                pause = min(LONGEST_PAUSE, max(1.0, 2 * pause))
+                log.error("pool %s: cannot write into %s: %s", self.pool, self.settings.directory, error.strerror)
+                await asyncio.sleep(pause)
+
+    async def _look(self) -> bool:
+        """See what there is, and make it what there should be. Returns whether there are any pilots."""
+        await asyncio.to_thread((self._files / "alive").touch)
+        jobs = [job for job in await self.client.jobs(self.prefix) if job.state not in ENDED_STATES]
+        for held in {job.job_id for job in jobs if job.held and job.state == "PENDING"}:
+            await self.client.release(held)
+        now = time.monotonic()
+        self._dismiss(now)
+        waiting = [job for job in jobs if job.state == "PENDING"]
+        self._unwanted = None if self._ready or not waiting else self._unwanted or now
+        if self._unwanted is not None and now >= self._unwanted + self.settings.idle_seconds:
+            await self.client.cancel(sorted({job.job_id for job in waiting}))
+        leaving = sum(agent.draining for agent in self.agents.values())
+        given = sum(len(agent.held) for agent in self.agents.values())
+        wanted = min(self.settings.max_pilots, -(-(self._ready + given) // self._resources["cores"]))
+        missing = min(wanted - (len(jobs) - leaving), self.settings.max_pilots - len(jobs))
+        if self._ready and missing > 0:
+            await self._submit(missing)
+        return bool(jobs) or missing > 0
+
+    def _dismiss(self, now: float) -> None:
+        """Let pilots end that have had nothing to do for long enough."""
+        idle = [agent for agent in self.agents.values() if not agent.held and not agent.draining and agent.session is not None]
+        self._idle = {agent.agent_id: self._idle.get(agent.agent_id, now) for agent in idle}
+        for agent in idle:
+            if now >= self._idle[agent.agent_id] + self.settings.idle_seconds:
+                log.info("pool %s: %s has nothing to do and is ended", self.pool, agent.name)
+                self.drain(agent.name)
+
+    async def _submit(self, count: int) -> None:
+        settings = self.settings
+        name = f"{self.prefix}pilots-{secrets.token_hex(4)}"
+        # One at a time: how large an array may be, nobody needs to know then, and there are few.
+        for _ in range(count):
+            job = Job(
+                name=name,
+                script=self._script(),
+                size=1,
+                needs=self._needs,
+                directory=settings.directory,
+                output=self._files / "log",
+                environment=self.job_environment,
+            )
+            await self.client.release(await self.client.submit(job))
+        log.info("pool %s: pilots submitted: %d, for %d tasks that could run", self.pool, count, self._ready)
+
+    # -- what a pilot finds -------------------------------------------------------------------------------------------
+
+    @property
+    def _files(self) -> Path:
+        return self.tracker_folder / f"pilots-{self.mark}"
+
+    def _script(self) -> str:
+        settings = self.settings
+        command = settings.agent_command or [sys.executable, "-P", "-m", "daggyr_agent"]
+        return (
+            f"#!/bin/sh\nfolder={shlex.quote(str(self._files))}\n"
+            f"orphan={max(1, int(settings.orphan_seconds))}\nlook={max(0.1, min(10.0, settings.orphan_seconds / 4)):g}\n"
+            f"set -- {shlex.join(command)}\n{_program()}"
+        )
+
+    def _write_files(self, address: str, token: str | None, door: PoolAccess) -> None:
+        files = self._files
+        files.mkdir(mode=0o700, exist_ok=True)
+        lines = {"coordinator": address, "pool": self.joined_as, "log_level": self.surroundings.log_level}
+        if token is not None:
+            lines["token_file"] = str(files / "token")
+            _write_private(files / "token", token + "\n")
+        if self.settings.coordinator_ca is not None:
+            lines["tls_ca"] = str(files / "ca.pem")
+            _write_private(files / "ca.pem", self.settings.coordinator_ca.read_text(encoding="ascii"))
+        # What the job was given and no more; without `memory_mb` among it, no task that names memory comes here.
+        resources = {"memory_mb": 0, **self._resources}
+        _write_private(
+            files / "agent.toml",
+            "".join(f"{name} = {_toml(value)}\n" for name, value in lines.items())
+            + ("tls = true\n" if door.tls else "")
+            + ("insecure = true\n" if door.insecure else "")
+            + f"pass_environment = [{', '.join(map(_toml, (*self.pass_environment, *_GIVEN_BY_SLURM)))}]\n"
+            + "[resource]\n"
+            + "".join(f"{_toml(name)} = {units}\n" for name, units in resources.items()),
+        )
+        (files / "alive").touch()
+
+    def _address(self, listening: str) -> str:
+        """Where pilots find this coordinator."""
+        address = self.settings.coordinator
+        if address is not None:
+            return address
+        host, _, port = listening.rpartition(":")
+        if host in ("0.0.0.0", "[::]"):
+            return f"{socket.getfqdn()}:{port}"
+        if is_loopback(listening):
+            log.warning(
+                "pool %s: pilots on other hosts cannot reach this server at %s: let it listen elsewhere, or write "
+                "`coordinator` into the pool",
+                self.pool,
+                listening.partition(":")[0] if listening.startswith("unix:") else listening,
+            )
+        return listening
+
+
+@cache
+def _program() -> str:
+    return Path(__file__).with_name("pilot.sh").read_text(encoding="utf-8")
+
+
+def _toml(text: str) -> str:
+    """A TOML basic string. https://toml.io/en/v1.0.0#string"""
+    return '"' + "".join(f"\\u{ord(c):04X}" if c in '"\\' or not c.isprintable() else c for c in text) + '"'
+
+
+def _write_private(path: Path, text: str) -> None:
+    draft = path.with_name(f"{path.name}.{os.getpid()}")
+    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+        file.write(text)
+    draft.replace(path)

@@ -1,0 +1,56 @@
+"""What both modes of the Slurm executor share: settings, client, the environment of jobs, and the folder of their files.
+
+`executor.py` and `pilots.py` subclass it. Nothing here asks Slurm for anything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any, ClassVar
+
+import msgspec
+
+from daggyr.environment import passes
+from daggyr_server.executors.base import Executor, ExecutorContext, ExecutorError, Reports
+from daggyr_server.executors.slurm.client import SlurmClient
+from daggyr_server.executors.slurm.commands import SlurmCommands, without_inputs
+from daggyr_server.executors.slurm.rest import SlurmRest
+from daggyr_server.executors.slurm.settings import SlurmSettings
+
+
+class SlurmPool(Executor):
+    """One pool on a Slurm cluster."""
+
+    Settings: ClassVar[type[msgspec.Struct]] = SlurmSettings
+    sized_by: ClassVar[str] = "resources"
+    jobs_need: ClassVar[tuple[str, ...]] = ("SLURM_CONF",)  # for Slurm's commands, ours and the tasks' own
+    settings: SlurmSettings
+    client: SlurmClient
+
+    def __init__(self, pool: str, settings: Any, reports: Reports, surroundings: ExecutorContext) -> None:
+        super().__init__(pool, settings, reports, surroundings)
+        # What tells this pool's jobs, and files, from those of others on the same cluster.
+        self.mark = hashlib.sha256(f"{surroundings.tracker_id}\0{pool}".encode()).hexdigest()[:12]
+        self.prefix = f"daggyr-{self.mark}-"  # of the names of its jobs
+        # Now: what a coordinator was started with is what its tasks get.
+        self._environment = dict(os.environ)
+        self.pass_environment = (*settings.pass_environment, *surroundings.pass_environment)
+        also = (*self.pass_environment, *self.jobs_need)
+        self.job_environment = without_inputs({name: value for name, value in self._environment.items() if passes(name, also)})
+
+    @property
+    def tracker_folder(self) -> Path:
+        """Where this tracker's files lie in the pool's directory."""
+        return self.settings.directory / self.surroundings.tracker_id
+
+    async def open(self) -> None:
+        """Raises ExecutorError if this host has no way to Slurm, or the directory cannot be used."""
+        settings = self.settings
+        self.client = SlurmRest(settings) if settings.base_url is not None else SlurmCommands(settings, self._environment)
+        try:
+            settings.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.tracker_folder.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise ExecutorError(f"pool {self.pool}: cannot use the directory {settings.directory}: {error.strerror}") from error

@@ -1,0 +1,216 @@
+"""Slurm by slurmrestd: its REST API, v0.0.38 (Slurm 22.05) and later, with a JSON Web Token.
+
+One of the two clients (`client.py`). Each call is one HTTP request, made in a thread; the token is read anew for each, so
+that a file that is renewed is enough. It tells a request that was refused from one of which nobody knows, and shows no token.
+
+Later versions of the API say some things otherwise (states as lists, numbers as objects); both forms are understood.
+https://slurm.schedmd.com/rest_api.html
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import socket
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from daggyr.tokens import TokenError, read_secret
+from daggyr_server.executors.slurm.client import (
+    ALL_OTHERS,
+    Job,
+    JobStatus,
+    Limits,
+    SlurmError,
+    SlurmRefused,
+    SlurmUnavailable,
+    indexes,
+)
+from daggyr_server.executors.slurm.commands import fault
+from daggyr_server.executors.slurm.settings import SlurmSettings
+
+REQUEST_SECONDS = 60.0
+MAX_ANSWER_BYTES = 1 << 30  # all jobs of a cluster come in one answer
+MAX_ARRAY = 1000  # the API does not tell MaxArraySize; slurm.conf(5) has 1001 by default
+_HELD_ERROR = 2042  # ESLURM_JOB_HELD: said of each job that was submitted held
+_HELD = ("JobHeldUser", "JobHeldAdmin")
+
+
+class SlurmRest:
+    """A client for one pool."""
+
+    def __init__(self, settings: SlurmSettings) -> None:
+        assert settings.base_url is not None
+        self._settings = settings
+        self._base = settings.base_url
+        self._api = f"/slurm/{settings.api_version}"
+
+    async def limits(self) -> Limits:
+        await self._request("GET", "/ping")
+        return Limits(max_array=MAX_ARRAY)
+
+    async def submit(self, job: Job) -> str:
+        settings, needs = self._settings, job.needs
+        later = _version(settings.api_version) >= 39
+        properties: dict[str, Any] = {
+            "name": job.name,
+            "hold": True,
+            "requeue": False,
+            "current_working_directory": str(job.directory),
+            "standard_output": str(job.output),
+            "environment": [f"{name}={value}" for name, value in job.environment.items()] if later else dict(job.environment),
+            "tasks": 1,
+            "cpus_per_task": needs.cores,
+            "array": f"0-{job.size - 1}" if job.size > 1 else None,
+            "memory_per_node": _number(needs.memory_mb, later) if needs.memory_mb else None,
+            "licenses": needs.licenses_text or None,
+            "time_limit": _number(needs.minutes, later) if needs.minutes is not None else None,
+            "partition": settings.partition,
+            "account": settings.account,
+            "qos": settings.qos,
+        }
+        if later:
+            properties |= {"minimum_nodes": 1, "maximum_nodes": 1}
+            properties["tres_per_node"] = ",".join(f"gres/{name}:{units}" for name, units in needs.gres) or None
+        else:
+            properties |= {"nodes": [1, 1], "gres": needs.gres_text or None}
+        properties = {name: value for name, value in properties.items() if value is not None} | settings.job
+        answer = await self._request("POST", "/job/submit", {"script": job.script, "job": properties})
+        job_id = answer.get("job_id") or answer.get("result", {}).get("job_id")
+        if not job_id:
+            raise SlurmUnavailable("slurmrestd answered without a job id")
+        return str(job_id)
+
+    async def release(self, job_id: str) -> None:
+        await self._request("POST", f"/job/{job_id}", {"hold": False})
+
+    async def jobs(self, prefix: str) -> list[JobStatus]:
+        answer = await self._request("GET", "/jobs")
+        found: list[JobStatus] = []
+        for job in answer.get("jobs", []):
+            name = str(job.get("name", ""))
+            if not name.startswith(prefix):
+                continue
+            state = job.get("job_state", "")
+            state = str(state[0] if isinstance(state, list) and state else state).upper()
+            held = str(job.get("state_reason", "")) in _HELD
+            array = _plain(job.get("array_job_id")) or _plain(job.get("job_id"))
+            waiting = str(job.get("array_task_string") or "")
+            if waiting:
+                found += [JobStatus(str(array), index, name, state, held) for index in indexes(waiting)]
+                if "..." in waiting:  # Slurm cuts long ones off
+                    found.append(JobStatus(str(array), ALL_OTHERS, name, state, held))
+            else:
+                found.append(JobStatus(str(array), _plain(job.get("array_task_id")) or 0, name, state, held))
+        return found
+
+    async def cancel(self, tasks: Sequence[str]) -> None:
+        await self._delete(tasks, "")
+
+    async def terminate(self, tasks: Sequence[str]) -> None:
+        await self._delete(tasks, "?signal=TERM")
+
+    async def _delete(self, tasks: Sequence[str], query: str) -> None:
+        for task in tasks:
+            try:
+                await self._request("DELETE", f"/job/{quote(task)}{query}")
+            except SlurmUnavailable:
+                raise
+            except SlurmError:
+                continue  # it has ended meanwhile
+
+    async def _request(self, method: str, path: str, content: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        return await asyncio.to_thread(self._exchange, method, path, content)
+
+    def _exchange(self, method: str, path: str, content: Mapping[str, Any] | None) -> dict[str, Any]:
+        headers = {"Accept": "application/json", "Content-Type": "application/json"}
+        try:
+            if self._settings.token_file is not None:
+                headers["X-SLURM-USER-TOKEN"] = read_secret(self._settings.token_file)
+        except TokenError as error:
+            raise SlurmUnavailable(str(error)) from None
+        if self._settings.user is not None:
+            headers["X-SLURM-USER-NAME"] = self._settings.user
+        connection, base = _connection(self._base)
+        try:
+            connection.request(method, f"{base}{self._api}{path}", json.dumps(content) if content is not None else None, headers)
+            response = connection.getresponse()
+            status, data = response.status, response.read(MAX_ANSWER_BYTES)
+        except (OSError, http.client.HTTPException) as error:
+            raise SlurmUnavailable(f"slurmrestd at {self._base}: {error or type(error).__name__}") from None
+        finally:
+            connection.close()
+        return _answer(status, data, self._base)
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=REQUEST_SECONDS)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+def _connection(base_url: str) -> tuple[http.client.HTTPConnection, str]:
+    """A connection, and what comes before the API's own path."""
+    if base_url.startswith("unix:"):
+        return _UnixConnection(base_url.removeprefix("unix:").replace("//", "/")), ""
+    parts = urlsplit(base_url)
+    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    return kind(parts.hostname or "", parts.port, timeout=REQUEST_SECONDS), parts.path.rstrip("/")
+
+
+def _answer(status: int, data: bytes, base_url: str) -> dict[str, Any]:
+    """The JSON of an answer without errors in it. Raises SlurmError."""
+    where = f"slurmrestd at {base_url}"
+    if status in (401, 403):
+        raise SlurmUnavailable(f"{where} does not know who asks: check `user` and whether the token has expired")
+    try:
+        answer = json.loads(data)
+    except ValueError:
+        raise SlurmUnavailable(f"{where} answered {status} and no JSON: is `base_url` a slurmrestd's?") from None
+    if not isinstance(answer, dict):
+        raise SlurmUnavailable(f"{where} answered {status} and no object")
+    errors = [error for error in answer.get("errors") or [] if isinstance(error, Mapping)]
+    # One that has neither a number nor a name is a remark: 22.05 makes it of arrays that it has changed.
+    errors = [error for error in errors if _error_number(error) not in (0, _HELD_ERROR)]
+    if errors:
+        words = "; ".join(" ".join(str(error[key]) for key in ("error", "description") if error.get(key)) for error in errors)
+        kind = fault(words[:500])
+        if type(kind) is SlurmError and _error_number(errors[0]) in _REFUSED_NUMBERS:
+            raise SlurmRefused(words[:500])
+        raise kind
+    if status >= 500:
+        raise SlurmUnavailable(f"{where} answered {status}")
+    if status >= 400:
+        raise SlurmError(f"{where} answered {status}: does it have the API {base_url}?")
+    return answer
+
+
+# Parsing failed: what was asked is not in this API's words (`job` of the pool, or a value that Slurm cannot read).
+_REFUSED_NUMBERS = (9001, 9200)
+
+
+def _error_number(error: Mapping[str, Any]) -> int:
+    number = error.get("error_code") or error.get("error_number") or 0
+    return number if isinstance(number, int) else 0
+
+
+def _number(value: int, later: bool) -> Any:
+    return {"set": True, "infinite": False, "number": value} if later else value
+
+
+def _plain(value: Any) -> int | None:
+    """A number of any version of the API, or None if it is not set."""
+    if isinstance(value, Mapping):
+        value = value.get("number", 0) if value.get("set") else None
+    return value if isinstance(value, int) else None
+
+
+def _version(api: str) -> int:
+    return int(api.rpartition(".")[2])

@@ -1,0 +1,1 @@
+"""The executor whose attempts run on hosts that are reached over SSH."""

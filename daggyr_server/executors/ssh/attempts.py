@@ -1,0 +1,124 @@
+"""The attempts of one SSH target: which wait, which were sent, which run, which have ended; and what of its resources is free.
+
+`target.py` asks and is told what follows; `session.py` carries attempts from one phase to the next. Nothing here sends
+or reports.
+
+    WAITING ──> SENT ──> RUNNING ──> ENDED      then it is told of, and forgotten here
+    PLACED  ──────────────┘             an earlier coordinator placed it; where it stands is not known yet
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+from daggyr.v1.task_pb2 import TaskSpec
+from daggyr_server.executors.ssh.script import Ended, Ident, name_of
+
+
+class Phase(Enum):
+    WAITING = auto()  # for resources, here
+    SENT = auto()  # the target may have begun it
+    RUNNING = auto()
+    ENDED = auto()  # its output is being fetched
+    PLACED = auto()
+
+
+@dataclass(slots=True, eq=False)
+class Attempt:
+    """One attempt, from `start` or `recover` until its result was told."""
+
+    ident: Ident
+    name: str
+    task_id: str
+    spec: TaskSpec | None  # unless an earlier coordinator placed it
+    phase: Phase
+    needs: Mapping[str, int]
+    stopping: bool = False
+    attended: bool = False  # its warden can tell this connection of its end
+    sent_ns: int = 0  # nanoseconds since the epoch
+    start_ns: int = 0
+    told_start: bool = False
+    has_folder: bool = False
+    missed: int = 0  # looks in a row that found nobody
+    ended: Ended | None = None
+
+
+@dataclass(slots=True)
+class Attempts:
+    """All attempts of one target that have no result yet."""
+
+    free: dict[str, int] = field(default_factory=dict)  # units of the target's resources that nobody uses
+    held: dict[Ident, Attempt] = field(default_factory=dict)
+    waiting: deque[Attempt] = field(default_factory=deque)
+    ended: deque[Attempt] = field(default_factory=deque)
+    unused: list[str] = field(default_factory=list)  # folders made ahead, for attempts that were not sent
+
+    def add(self, ident: Ident, task_id: str, spec: TaskSpec) -> Attempt:
+        """A new one, in the end of the queue."""
+        attempt = Attempt(ident, name_of(ident), task_id, spec, Phase.WAITING, dict(spec.resources))
+        self.held[ident] = attempt
+        self.waiting.append(attempt)
+        return attempt
+
+    def place(self, ident: Ident) -> None:
+        """One that an earlier coordinator placed."""
+        if ident not in self.held:
+            self.held[ident] = Attempt(ident, name_of(ident), "", None, Phase.PLACED, {})
+
+    def next(self) -> Attempt | None:
+        """Take the first that waits, if what it needs is free; it is SENT then."""
+        if not self.waiting:
+            return None
+        attempt = self.waiting[0]
+        if any(self.free.get(name, 0) < units for name, units in attempt.needs.items()):
+            return None
+        self.waiting.popleft()
+        attempt.phase = Phase.SENT
+        self._use(attempt, 1)
+        return attempt
+
+    def took_up(self, attempt: Attempt, needs: Mapping[str, int]) -> None:
+        """One that was PLACED, or sent by a connection that broke, runs."""
+        if attempt.phase is Phase.PLACED:
+            attempt.needs = needs
+            self._use(attempt, 1)
+        attempt.phase = Phase.RUNNING
+
+    def end(self, attempt: Attempt, ended: Ended) -> None:
+        """Its process has ended: its resources are free, its output is to be fetched."""
+        if attempt.phase in (Phase.SENT, Phase.RUNNING):
+            self._use(attempt, -1)
+        attempt.phase = Phase.ENDED
+        attempt.ended = ended
+        self.ended.append(attempt)
+
+    def forget(self, attempt: Attempt) -> None:
+        """Its result is told."""
+        if self.held.pop(attempt.ident, None) is None:
+            return
+        if attempt.phase is Phase.WAITING:
+            self.waiting.remove(attempt)
+            if attempt.has_folder:
+                self.unused.append(attempt.name)
+        elif attempt.phase in (Phase.SENT, Phase.RUNNING):
+            self._use(attempt, -1)
+
+    def resize(self, resources: Mapping[str, int]) -> None:
+        """The target has these resources: what is free is what the attempts there leave."""
+        self.free = dict(resources)
+        for attempt in self.held.values():
+            if attempt.phase in (Phase.SENT, Phase.RUNNING):
+                self._use(attempt, 1)
+
+    def in_phase(self, *phases: Phase) -> list[Attempt]:
+        return [attempt for attempt in self.held.values() if attempt.phase in phases]
+
+    def known(self, idents: Iterable[Ident]) -> list[Attempt]:
+        return [self.held[ident] for ident in idents if ident in self.held]
+
+    def _use(self, attempt: Attempt, sign: int) -> None:
+        for name, units in attempt.needs.items():
+            self.free[name] = self.free.get(name, 0) - sign * units

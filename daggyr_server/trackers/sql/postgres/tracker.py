@@ -1,0 +1,301 @@
+"""The tracker in a Postgres database: `--tracker postgresql://USER@HOST/DATABASE`, with psycopg 3.
+
+One connection holds the lock and writes, so that whoever writes has the lock; others read. A commit is one transaction: its
+statements go out together, each with whole columns as arrays, then COMMIT. It first counts itself in the tracker's only row,
+on condition of the epoch: that is what fences, what makes the next coordinator wait for a transaction under way, and what tells
+whether a commit was kept whose answer was lost with the connection. A lost connection is made again with the next commit.
+
+Tables are in a schema of their own, `daggyr`; no right is needed but to create it. Which rows a record makes is in batch.py,
+reading is in reading.py, addresses and connections are in address.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from daggyr_server.core.records import Record
+from daggyr_server.trackers.base import LostTracker, Opened, TrackerError
+from daggyr_server.trackers.sql.batch import Batch, Row
+from daggyr_server.trackers.sql.lock_holder import WAIT, LockHolder
+from daggyr_server.trackers.sql.postgres.address import MISSING
+from daggyr_server.trackers.sql.postgres.reading import SQL, PostgresReading
+from daggyr_server.trackers.sql.statements import migrations
+from daggyr_server.trackers.sql.stored_rows import DELETIONS, MAX_OUTPUT_BYTES
+
+if MISSING is None:
+    import psycopg
+
+log = logging.getLogger(__name__)
+
+_MAX_ROWS = 5_000  # in one statement
+_MAX_BYTES = 16 * 1024 * 1024
+_UNLOCK_SECONDS = 1.0
+_FINISH_SECONDS = 4.0  # for a commit under way when whoever waits for it goes away
+
+T = TypeVar("T")
+
+
+class PostgresTracker(PostgresReading):
+    """See the head of this file.
+
+    `wait` is how long, in seconds, another coordinator may still hold the lock; `output_limit` how many bytes of output are kept
+    of a run.
+    """
+
+    def __init__(self, address: str, *, wait: float = WAIT, output_limit: int = MAX_OUTPUT_BYTES) -> None:
+        super().__init__(address)
+        self._wait = wait
+        self._output_limit = output_limit
+        self._commits = 0
+        self._doubtful: tuple[int, list[Record]] | None = None  # a commit whose answer was lost, and its number
+        self._kept: list[Record] = []  # that was kept, as turned out later
+        self._lost: str | None = None
+        self._writer: psycopg.AsyncConnection[Any] | None = None
+        self._writing = asyncio.Lock()
+
+    # -- life ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def folder(self) -> Path:
+        # /tmp is in memory on many systems; /var/tmp is not, it outlives a restart: https://refspecs.linuxfoundation.org/FHS_3.0
+        return Path(os.environ.get("TMPDIR") or "/var/tmp")
+
+    async def open(self) -> Opened:
+        writer = await self._where.connect()
+        try:
+            with self._in_words():
+                await self._lock(writer)
+                await self._warn_if_not_durable(writer)
+                await _bring_up_to_date(writer, str(self._where))
+                holder = LockHolder.this_process()
+                await writer.execute(SQL["take_epoch"], (holder.host, holder.pid, holder.since))
+                tracker_id, epoch, next_run_id, self._commits = await _one(writer, "tracker")
+        except BaseException:
+            await writer.close()
+            raise
+        self._writer = writer
+        self._opened = Opened(tracker_id=tracker_id, epoch=epoch, next_run_id=next_run_id, durable=True)
+        return self._opened
+
+    async def _lock(self, writer: psycopg.AsyncConnection[Any]) -> None:
+        await writer.execute(f"SET lock_timeout = {max(1, round(self._wait * 1000))}")
+        try:
+            await writer.execute(SQL["lock"])
+        except psycopg.errors.LockNotAvailable:
+            holder = str(LockHolder(*await _one(writer, "holder"))) if (await _one(writer, "exists"))[0] else "it is starting"
+            raise TrackerError(
+                f"another coordinator uses the tracker {self._where}: {holder}; stop it, or name another database"
+            ) from None
+        await writer.execute("SET lock_timeout = '10s'")
+
+    async def _warn_if_not_durable(self, writer: psycopg.AsyncConnection[Any]) -> None:
+        for setting in ("fsync", "full_page_writes"):
+            row = await (await writer.execute(f"SHOW {setting}")).fetchone()
+            if row != ("on",):
+                log.warning("%s runs with %s = off: what it keeps may not survive power loss", self._where, setting)
+
+    async def close(self) -> None:
+        async with self._writing:
+            writer, self._writer, self._opened = self._writer, None, None
+            if writer is not None:
+                # The server would notice in its own time that the connection is gone; the next coordinator need not wait for it.
+                with contextlib.suppress(psycopg.Error, TimeoutError):
+                    async with asyncio.timeout(_UNLOCK_SECONDS):
+                        await writer.execute(SQL["unlock"])
+                await writer.close()
+            await self._close_readers()
+
+    # -- writing ------------------------------------------------------------------------------------------------------
+
+    async def commit(self, records: Sequence[Record]) -> None:
+        if records:
+            await _finished(self._commit(records))
+
+    async def _commit(self, records: Sequence[Record]) -> None:
+        async with self._writing:
+            writer = await self._held()
+            records = self._not_kept(records)
+            if not records:
+                return
+            batch = Batch(records)
+            async with self._transaction(writer, self._commits + 1, list(records)):
+                async with writer.pipeline():
+                    counted = await self._begin(writer, self._commits + 1)
+                    for name, parameters in batch.steps:
+                        await writer.execute(SQL[name], parameters)
+                    for name, rows in batch.tables():
+                        for columns in _columns(rows):
+                            await writer.execute(SQL[name], columns)
+                await self._check_epoch(writer, counted)
+                if batch.runs_with_output:
+                    await self._keep_limit(writer, batch.runs_with_output)
+
+    async def _keep_limit(self, writer: psycopg.AsyncConnection[Any], runs: set[int]) -> None:
+        above = await writer.execute(SQL["above_limit"], {"limit": self._output_limit, "runs": list(runs)})
+        for run_id, excess in await above.fetchall():
+            await writer.execute(SQL["drop_oldest"], {"run_id": run_id, "bytes": excess})
+
+    async def delete(self, run_id: int, limit: int) -> bool:
+        return await _finished(self._delete(run_id, max(1, limit)))
+
+    async def _delete(self, run_id: int, limit: int) -> bool:
+        async with self._writing:
+            writer = await self._held()
+            async with self._transaction(writer, self._commits, None):
+                await self._check_epoch(writer, await self._begin(writer, self._commits))
+                await writer.execute(SQL["begin_deleting"], (run_id,))
+                left = limit
+                for name in DELETIONS:
+                    while (count := (await writer.execute(SQL[name], {"run_id": run_id, "limit": left})).rowcount) > 0:
+                        left -= max(count, limit // 16)  # large rows are few in a statement, but have their weight
+                        if left <= 0:
+                            return True
+            return False  # Postgres gives the room to what comes next by itself
+
+    async def _begin(self, writer: psycopg.AsyncConnection[Any], number: int) -> psycopg.AsyncCursor[Any]:
+        assert self._opened is not None
+        await writer.execute("BEGIN")
+        return await writer.execute(SQL["count_commit"], (number, self._opened.tracker_id, self._opened.epoch))
+
+    async def _check_epoch(self, writer: psycopg.AsyncConnection[Any], counted: psycopg.AsyncCursor[Any]) -> None:
+        if counted.rowcount != 1:
+            self._lost = (
+                f"the tracker {self._where} was taken over by another coordinator: {LockHolder(*await _one(writer, 'holder'))}"
+            )
+            raise LostTracker(self._lost)
+
+    @contextlib.asynccontextmanager
+    async def _transaction(
+        self, writer: psycopg.AsyncConnection[Any], number: int, records: list[Record] | None
+    ) -> AsyncIterator[None]:
+        """Commits what was begun within, durably, or undoes it. Raises TrackerError."""
+        committing = False
+        try:
+            with self._in_words():
+                yield
+                committing = True
+                await writer.execute("COMMIT")
+                self._commits = number
+        except TrackerError:
+            if not writer.closed:
+                with contextlib.suppress(psycopg.Error):
+                    await writer.execute("ROLLBACK")
+            if writer.closed and committing and records is not None:
+                self._doubtful = (number, records)
+            raise
+        except BaseException:
+            await writer.close()
+            if committing and records is not None:
+                self._doubtful = (number, records)
+            raise
+
+    async def _held(self) -> psycopg.AsyncConnection[Any]:
+        """The connection that writes and holds the lock; made again if it was lost. Raises TrackerError."""
+        if self._lost is not None:
+            raise LostTracker(self._lost)
+        if self._opened is None or self._writer is None:
+            raise TrackerError(f"the tracker {self._where} is closed")
+        if self._writer.closed:
+            writer = await self._where.connect()
+            try:
+                with self._in_words():
+                    await self._take_up_again(writer, self._opened)
+            except BaseException:
+                await writer.close()
+                raise
+            log.warning("connected with %s again", self._where)
+            self._writer = writer
+        return self._writer
+
+    async def _take_up_again(self, writer: psycopg.AsyncConnection[Any], opened: Opened) -> None:
+        """Take the lock, and find out whether a commit was kept whose answer was lost."""
+        locked, known = (await _one(writer, "try_lock"))[0], (await _one(writer, "exists"))[0]
+        if not known:
+            self._lost = f"the tracker's tables are gone from {self._where}"
+            raise LostTracker(self._lost)
+        tracker_id, epoch, _, commits = await _one(writer, "tracker")
+        expected = {self._commits} if self._doubtful is None else {self._commits, self._doubtful[0]}
+        if (tracker_id, epoch) != (opened.tracker_id, opened.epoch):
+            self._lost = (
+                f"the tracker {self._where} was taken over by another coordinator: {LockHolder(*await _one(writer, 'holder'))}"
+            )
+        elif locked and commits not in expected:
+            self._lost = f"the tracker {self._where} does not hold what was committed to it; was an older copy brought back?"
+        if self._lost is not None:
+            raise LostTracker(self._lost)
+        if not locked:
+            raise TrackerError(
+                f"the lock of {self._where} is held: perhaps the server has not noticed yet that a connection is gone"
+            )
+        if self._doubtful is not None and commits == self._doubtful[0]:
+            self._commits, self._kept = self._doubtful
+        self._doubtful = None
+
+    def _not_kept(self, records: Sequence[Record]) -> Sequence[Record]:
+        """`records` without those that were kept though whoever committed them could not be told. Raises LostTracker."""
+        kept = self._kept
+        if list(records[: len(kept)]) != kept:
+            self._lost = (
+                f"the tracker {self._where} kept a commit whose answer was lost, and was then asked for another one: what is "
+                "durable is not what this coordinator believes"
+            )
+            raise LostTracker(self._lost)
+        self._kept = []
+        return records[len(kept) :]
+
+
+async def _bring_up_to_date(writer: psycopg.AsyncConnection[Any], where: str) -> None:
+    """Apply the migrations that are missing, and make the tracker's row. Raises TrackerError, psycopg.Error."""
+    newest = migrations("postgres")
+    async with writer.transaction():
+        version = (await _one(writer, "version"))[0] if (await _one(writer, "exists"))[0] else 0
+        if version > len(newest):
+            raise TrackerError(
+                f"the tracker {where} was made by a newer DaggyR (its tables are version {version}, this one knows "
+                f"{len(newest)}): start that one, or name another database"
+            )
+        for number, migration in enumerate(newest[version:], version + 1):
+            await writer.execute(migration.encode())
+            if number == 1:
+                await writer.execute(SQL["add_tracker"], (secrets.token_hex(16),))
+            await writer.execute(SQL["set_version"], (number,))
+
+
+async def _one(connection: psycopg.AsyncConnection[Any], name: str) -> Any:
+    """The only row of a statement."""
+    return await (await connection.execute(SQL[name])).fetchone()
+
+
+def _columns(rows: list[Row]) -> Iterator[list[list[Any]]]:
+    """The rows as columns, so many at a time as go well into a statement."""
+    first, size = 0, 0
+    for beyond, row in enumerate(rows, 1):
+        size += sum(len(value) for value in row if isinstance(value, bytes | memoryview))
+        if size >= _MAX_BYTES or beyond - first >= _MAX_ROWS or beyond == len(rows):
+            # psycopg takes no mixed types in an array.
+            yield [
+                [bytes(value) for value in column] if isinstance(column[0], bytes | memoryview) else list(column)
+                for column in zip(*rows[first:beyond], strict=True)
+            ]
+            first, size = beyond, 0
+
+
+async def _finished(work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, which has some seconds to end if whoever waits for it goes away: what is half said is lost."""
+    task = asyncio.create_task(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task], timeout=_FINISH_SECONDS)
+        task.cancel()
+        await asyncio.wait([task], timeout=_FINISH_SECONDS)
+        if task.done() and not task.cancelled():
+            task.exception()  # seen
+        raise

@@ -1,0 +1,1 @@
+"""The tracker that keeps everything in one SQLite file."""

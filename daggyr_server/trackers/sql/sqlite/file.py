@@ -1,0 +1,246 @@
+"""The file of a sqlite tracker: made on first use, locked, checked, brought up to date. Called by `SqliteTracker.open` only.
+
+The lock is on a file of its own beside the database, PATH-lock, which stays: flock(2) belongs to the open file, so that nothing
+else in this process can drop it by accident (fcntl locks go when any descriptor of the file is closed, and sqlite has its own
+on the database), and it is opened close-on-exec, so that no child holds it after the coordinator is gone.
+
+A file that is damaged, of something else, or of a newer version is refused and left as it is. So is one that is another user's or
+that others may write, and so are the files beside it (PATH-wal, PATH-shm, PATH-lock): whoever writes them says what is run here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import secrets
+import sqlite3
+import stat
+from pathlib import Path
+from urllib.parse import quote
+
+from daggyr_server.trackers.base import Opened, TrackerError
+from daggyr_server.trackers.sql.lock_holder import LockHolder
+from daggyr_server.trackers.sql.statements import migrations, statements
+
+APPLICATION_ID = 0x44616767  # in the header of each file; https://sqlite.org/fileformat2.html#application_id
+_MAGIC = b"SQLite format 3\0"  # at the beginning of each file
+CHECKED_BYTES = 64 * 1024 * 1024  # a file up to this size is checked whole when it is opened, which takes half a second
+# What is deleted is overwritten in pages that are written anyhow; whole pages go when the file is cut (SqliteTracker.scrub).
+SECURE_DELETE = "FAST"
+_POLL = 0.05  # seconds between looks at a lock that is held
+_SQL = statements("sqlite")
+
+
+class SqliteFile:
+    """A database by its path, real and absolute."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock: int | None = None
+
+    def error(self, error: Exception) -> TrackerError:
+        """What went wrong, in words for a person."""
+        name = getattr(error, "sqlite_errorname", "") or ""
+        if name.startswith("SQLITE_FULL"):
+            return TrackerError(f"the disk of {self.path} is full: make room, it goes on by itself then")
+        if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+            return self.damaged(str(error))
+        if name.startswith("SQLITE_BUSY"):
+            return TrackerError(f"another program is writing to {self.path}: it goes on by itself once that has ended")
+        return TrackerError(f"the tracker {self.path} cannot be used: {error}{f' ({name})' if name else ''}")
+
+    def damaged(self, what: str) -> TrackerError:
+        return TrackerError(
+            f"the tracker {self.path} is damaged ({what}); it was left as it is. Copy it and {self.path.name}-wal aside, then "
+            "bring back a copy from before, save what can be read with sqlite3's `.recover`, or name another file to begin anew"
+        )
+
+    # -- the lock -----------------------------------------------------------------------------------------------------
+
+    async def lock(self, wait: float) -> None:
+        """Hold the file for this process. Raises TrackerError, naming the holder, if another has it for `wait` seconds more."""
+        if self.path.is_dir():
+            raise TrackerError(f"{self.path} is a folder: name a file in it, such as sqlite:{self.path}/state.db")
+        self._check_kind()
+        lock = self.path.with_name(f"{self.path.name}-lock")
+        for path in (self.path, lock, *(self.path.with_name(f"{self.path.name}-{end}") for end in ("wal", "shm", "journal"))):
+            _check_owner(path)
+        try:
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise self._no_file(lock, error) from None
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + wait
+        try:
+            while True:
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if loop.time() >= deadline:
+                        raise TrackerError(
+                            f"another coordinator uses the tracker {self.path}: {self._holder()}; stop it, or name another file"
+                        ) from None
+                await asyncio.sleep(_POLL)
+        except OSError as error:
+            os.close(descriptor)
+            raise TrackerError(f"cannot lock {lock}: {error.strerror}") from None
+        except BaseException:
+            os.close(descriptor)
+            raise
+        self._lock = descriptor
+
+    def _check_kind(self) -> None:
+        """Refuse what is surely something else before there is a lock beside it, or advice on whose it should be."""
+        try:
+            if not self.path.is_file() and self.path.exists():
+                raise TrackerError(f"{self.path} is a device, a pipe or a socket: name a file")
+            with self.path.open("rb") as file:
+                beginning = file.read(len(_MAGIC))
+        except OSError:  # it is made; whatever else is wrong is told when it is opened
+            return
+        if beginning and beginning != _MAGIC:
+            raise self._no_database()
+
+    def _no_database(self) -> TrackerError:
+        return TrackerError(
+            f"{self.path} is no sqlite database, or its beginning is damaged; it was left as it is. Name another file, "
+            "or bring back a copy from before"
+        )
+
+    def unlock(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _holder(self) -> str:
+        """As the database tells, which is in use: only looked at, and no reason to fail."""
+        with contextlib.suppress(sqlite3.Error), contextlib.closing(self._connect_to_look()) as connection:
+            row = connection.execute(_SQL["tracker"]).fetchone()
+            return str(LockHolder(*row[3:]))
+        return "a process that has not told who it is"
+
+    # -- opening ------------------------------------------------------------------------------------------------------
+
+    def open(self) -> tuple[sqlite3.Connection, Opened]:
+        """The connection that writes, and the next epoch. Blocks. Call it with the lock held. Raises TrackerError."""
+        self._make()
+        try:
+            # To look at it, a connection that writes nothing, not even a log that a crash left.
+            with contextlib.closing(self._connect_to_look()) as connection:
+                self._check(connection)
+            connection = self.connect()
+            try:
+                self._bring_up_to_date(connection)
+                opened = self._begin_epoch(connection)
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # a crash may have left what was deleted in the log
+                return connection, opened
+            except BaseException:
+                connection.close()
+                raise
+        except sqlite3.Error as error:
+            raise self.error(error) from None
+
+    def connect(self) -> sqlite3.Connection:
+        """Another connection. Commits of it are durable: https://sqlite.org/pragma.html#pragma_synchronous."""
+        # Waiting for a lock would block the event loop: whoever needs one that is held asks again.
+        connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=0)
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute(f"PRAGMA secure_delete = {SECURE_DELETE}")
+        return connection
+
+    def _connect_to_look(self) -> sqlite3.Connection:
+        return sqlite3.connect(f"file:{quote(str(self.path))}?mode=ro", uri=True, timeout=1.0)
+
+    def is_in_place(self, opened: os.stat_result) -> bool:
+        """Whether the path still names the file that was opened."""
+        try:
+            return os.path.samestat(self.path.stat(), opened)
+        except OSError:
+            return False
+
+    def _make(self) -> None:
+        try:
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            folder = os.open(self.path.parent, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(folder)  # the file's name is durable as well
+            finally:
+                os.close(folder)
+        except OSError as error:
+            raise self._no_file(self.path, error) from None
+
+    def _no_file(self, path: Path, error: OSError) -> TrackerError:
+        if not path.parent.exists():
+            return TrackerError(f"cannot make {path}: its folder does not exist; make it first: mkdir -p {path.parent}")
+        return TrackerError(f"cannot open {path}: {error.strerror}")
+
+    def _check(self, connection: sqlite3.Connection) -> None:
+        """Refuse what is no tracker, or not a sound one. Nothing is written before that."""
+        try:
+            (application,) = connection.execute("PRAGMA application_id").fetchone()
+            (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        except sqlite3.DatabaseError as error:
+            if error.sqlite_errorname == "SQLITE_NOTADB":
+                raise self._no_database() from None
+            raise
+        if tables == 0:
+            return
+        if application != APPLICATION_ID:
+            raise TrackerError(f"{self.path} is a database of another program; name another file")
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        newest = len(migrations("sqlite"))
+        if version > newest:
+            raise TrackerError(
+                f"the tracker {self.path} was made by a newer DaggyR (its tables are version {version}, this one knows "
+                f"{newest}): start that one, or name another file"
+            )
+        if self.path.stat().st_size <= CHECKED_BYTES:
+            found = [row[0] for row in connection.execute("PRAGMA quick_check(1)")]
+            if found != ["ok"]:
+                raise self.damaged(" ".join(found[0].replace("*** in database main ***", "").split()))
+
+    def _bring_up_to_date(self, connection: sqlite3.Connection) -> None:
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # takes hold in an empty file only, before its first page
+        (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+        if mode != "wal":
+            raise TrackerError(f"{self.path} cannot have a write-ahead log there; name a file on a local disk")
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        for number, migration in enumerate(migrations("sqlite"), 1):
+            if number > version:
+                if number == 1:
+                    migration = f"PRAGMA application_id = {APPLICATION_ID};\n{migration}"
+                try:
+                    connection.executescript(f"BEGIN IMMEDIATE;\n{migration}\nPRAGMA user_version = {number};\nCOMMIT;")
+                except BaseException:
+                    if connection.in_transaction:
+                        connection.execute("ROLLBACK")
+                    raise
+
+    def _begin_epoch(self, connection: sqlite3.Connection) -> Opened:
+        holder = LockHolder.this_process()
+        connection.execute("BEGIN IMMEDIATE")
+        if connection.execute(_SQL["tracker"]).fetchone() is None:
+            connection.execute(_SQL["add_tracker"], (secrets.token_hex(16),))
+        connection.execute(_SQL["take_epoch"], (holder.host, holder.pid, holder.since))
+        tracker_id, epoch, next_run_id, *_ = connection.execute(_SQL["tracker"]).fetchone()
+        connection.execute("COMMIT")
+        return Opened(tracker_id=tracker_id, epoch=epoch, next_run_id=next_run_id, durable=True)
+
+
+def _check_owner(path: Path) -> None:
+    """Raises TrackerError if there is such a file and it is not this user's alone to write."""
+    try:
+        status = path.stat()
+    except OSError:  # it is made, or not needed; whatever else is wrong is told when it is opened
+        return
+    mode = stat.S_IMODE(status.st_mode)
+    if status.st_uid != os.geteuid():
+        raise TrackerError(
+            f"{path} belongs to another user (uid {status.st_uid}), who decides what stands in it: start the server as that "
+            f"user, or chown {os.geteuid()} {path}, or name another file"
+        )
+    if mode & 0o022:
+        raise TrackerError(f"{path} may be written by others (mode {mode:04o}): chmod go-w {path}, or name another file")

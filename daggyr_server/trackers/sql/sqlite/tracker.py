@@ -1,0 +1,249 @@
+"""The tracker in one file: `--tracker sqlite:PATH`, with the standard library's sqlite3.
+
+One connection writes, a commit at a time. Its statements run in the event loop's thread and only COMMIT, with its wait for the
+disk, in another one: beside a busy loop a thread would wait for the interpreter's lock at every row. What is slow by its bytes
+instead of its rows (large documents and outputs, deleting) runs in that thread altogether.
+
+Reading is in reading.py; opening, locking and checking the file in file.py; which rows a record makes in batch.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sqlite3
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from daggyr_server.core.records import Record
+from daggyr_server.trackers.base import LostTracker, Opened, TrackerError
+from daggyr_server.trackers.sql.batch import Batch
+from daggyr_server.trackers.sql.lock_holder import WAIT, LockHolder
+from daggyr_server.trackers.sql.sqlite.file import SqliteFile
+from daggyr_server.trackers.sql.sqlite.reading import SQL, SqliteReading
+from daggyr_server.trackers.sql.stored_rows import DELETIONS, MAX_OUTPUT_BYTES
+
+_MANY_BYTES = 1024 * 1024  # a commit of more documents and output runs in the thread
+_BUSY_SECONDS = 2.0  # for another program that writes, such as a backup
+_BUSY_POLL = 0.05
+_CHECKPOINT_PAGES = 2_000  # of 4 KiB, in the log before they go into the file; fewer than sqlite's 1,000 write pages twice
+_CACHE_KIB = 32 * 1024
+_SCRUB_PAUSES = (0.1, 5.0)  # seconds between tries to empty the log while somebody reads it: the first, doubled up to the last
+_MAX_LOG_BYTES = 64 * 1024 * 1024  # a log that a large commit made longer is cut to this
+
+T = TypeVar("T")
+
+
+class SqliteTracker(SqliteReading):
+    """See the head of this file.
+
+    `wait` is how long, in seconds, another coordinator may still hold the file; `output_limit` how many bytes of output are
+    kept of a run.
+    """
+
+    def __init__(self, address: str, *, wait: float = WAIT, output_limit: int = MAX_OUTPUT_BYTES) -> None:
+        path = address.partition(":")[2]
+        if not path or "\0" in path:
+            raise TrackerError("the sqlite tracker needs a file: write sqlite:/path/of/state.db")
+        if path == ":memory:":
+            raise TrackerError("the sqlite tracker needs a file; to keep state in memory only, write `memory` instead of it")
+        # The real path: another name of the same file has the same lock.
+        super().__init__(address, SqliteFile(Path(os.path.realpath(path))))
+        self._wait = wait
+        self._output_limit = output_limit
+        self._opened: Opened | None = None
+        self._identity: os.stat_result | None = None
+        self._writer: sqlite3.Connection | None = None
+        self._writing = asyncio.Lock()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite")
+        self._lost: str | None = None
+        self._scrubbing: asyncio.Task[None] | None = None
+
+    # -- life ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def folder(self) -> Path:
+        return self._file.path.parent
+
+    async def open(self) -> Opened:
+        await self._file.lock(self._wait)
+        try:
+            writer, opened = await self._in_thread(self._file.open)
+            self._writer, self._opened = writer, opened
+            with self._in_words():
+                self._identity = self._file.path.stat()
+                writer.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
+                writer.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+                writer.execute(f"PRAGMA journal_size_limit = {_MAX_LOG_BYTES}")
+                self._reader = self._connect_reader()
+        except BaseException:
+            await self.close()
+            raise
+        return opened
+
+    async def close(self) -> None:
+        scrubbing, self._scrubbing = self._scrubbing, None
+        if scrubbing is not None:
+            scrubbing.cancel()
+            await asyncio.gather(scrubbing, return_exceptions=True)
+        async with self._writing:
+            writer, self._writer = self._writer, None
+            reader, self._reader = self._reader, None
+            if reader is not None:
+                reader.close()
+            if writer is not None:
+                await self._in_thread(writer.close)  # which moves the log into the file
+            self._thread.shutdown()
+            self._file.unlock()
+
+    # -- writing ------------------------------------------------------------------------------------------------------
+
+    async def commit(self, records: Sequence[Record]) -> None:
+        if records:
+            batch = Batch(records)
+            await self._transaction(lambda connection: self._write(connection, batch), threaded=batch.bytes > _MANY_BYTES)
+
+    def _write(self, connection: sqlite3.Connection, batch: Batch) -> None:
+        for name, parameters in batch.steps:
+            connection.execute(SQL[name], parameters)
+        for name, rows in batch.tables():
+            connection.executemany(SQL[name], rows)
+        for run_id in batch.runs_with_output:
+            above = connection.execute(SQL["above_limit"], (run_id, self._output_limit)).fetchone()
+            if above is not None:
+                connection.execute(SQL["drop_oldest"], (run_id, above[0]))
+
+    async def delete(self, run_id: int, limit: int) -> bool:
+        limit = max(1, limit)
+        if await self._transaction(lambda connection: _delete(connection, run_id, limit), threaded=True):
+            return True
+        async with self._writing:
+            connection = self._own()
+            with self._in_words():
+                return await self._in_thread(lambda: self._give_room_back(connection, limit))
+
+    def _give_room_back(self, connection: sqlite3.Connection, pages: int) -> bool:
+        """Cut free pages off the file. Returns whether there are more."""
+        before = _free_pages(connection)
+        # A script: it does without the interpreter's lock for all pages at once.
+        connection.executescript(f"PRAGMA incremental_vacuum({pages})")
+        return 0 < _free_pages(connection) < before
+
+    async def scrub(self) -> None:
+        """The log still holds pages as they were before: it goes into the file and is cut to nothing. That shortens the file too.
+
+        Somebody who reads (a backup, a look by hand) holds the log as it is; then this is tried again beside other work.
+        """
+        if not await self._empty_log() and self._scrubbing is None:
+            self._scrubbing = asyncio.create_task(self._go_on_scrubbing(), name="emptying the tracker's log")
+
+    async def _go_on_scrubbing(self) -> None:
+        pause, longest = _SCRUB_PAUSES
+        emptied = False
+        while not emptied:
+            await asyncio.sleep(pause)
+            pause = min(longest, 2 * pause)
+            try:
+                emptied = await self._empty_log()
+            except LostTracker:
+                break
+            except TrackerError:
+                continue  # commits tell of it
+        self._scrubbing = None
+
+    async def _empty_log(self) -> bool:
+        """Returns whether the log is empty now; it is not if somebody reads it."""
+        async with self._writing:
+            connection = self._own()
+            with self._in_words():
+                return await self._in_thread(lambda: _empty_log(connection))
+
+    async def _transaction(self, work: Callable[[sqlite3.Connection], T], *, threaded: bool) -> T:
+        """All that `work` does or nothing of it, durable. Raises TrackerError."""
+        async with self._writing:
+            connection = self._own()
+            try:
+                with self._in_words():
+                    await self._begin(connection)
+                    self._check_epoch(connection)
+                    if threaded:
+                        return await self._in_thread(lambda: _work_and_commit(connection, work))
+                    result = work(connection)
+                    await self._in_thread(connection.commit)
+                    return result
+            finally:
+                if connection.in_transaction:
+                    with contextlib.suppress(sqlite3.Error):
+                        connection.rollback()
+
+    def _own(self) -> sqlite3.Connection:
+        """The connection that writes, as long as the file is this tracker's."""
+        if self._writer is None or self._identity is None:
+            raise TrackerError(f"the tracker {self._file.path} is closed")
+        if self._lost is None and not self._file.is_in_place(self._identity):
+            self._lost = f"{self._file.path} was taken away, or another file was put in its place, while it was in use"
+        if self._lost is not None:
+            raise LostTracker(self._lost)
+        return self._writer
+
+    async def _begin(self, connection: sqlite3.Connection) -> None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _BUSY_SECONDS
+        while True:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or loop.time() >= deadline:
+                    raise
+            await asyncio.sleep(_BUSY_POLL)
+
+    def _check_epoch(self, connection: sqlite3.Connection) -> None:
+        tracker_id, epoch, _, *holder = connection.execute(SQL["tracker"]).fetchone()
+        if self._opened is None or (tracker_id, epoch) != (self._opened.tracker_id, self._opened.epoch):
+            self._lost = f"the tracker {self._file.path} was taken over by another coordinator: {LockHolder(*holder)}"
+            raise LostTracker(self._lost)
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        """Run `work` in the thread. It is waited for even if whoever asked is cancelled: the connection is in use until then."""
+        future = asyncio.get_running_loop().run_in_executor(self._thread, work)
+        cancelled: asyncio.CancelledError | None = None
+        while not future.done():
+            try:
+                await asyncio.wait([future])
+            except asyncio.CancelledError as error:
+                cancelled = error
+        if cancelled is not None:
+            future.exception()
+            raise cancelled
+        return future.result()
+
+
+def _work_and_commit(connection: sqlite3.Connection, work: Callable[[sqlite3.Connection], T]) -> T:
+    result = work(connection)
+    connection.commit()
+    return result
+
+
+def _empty_log(connection: sqlite3.Connection) -> bool:
+    (busy, *_) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    return not busy
+
+
+def _free_pages(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA freelist_count").fetchone()[0])
+
+
+def _delete(connection: sqlite3.Connection, run_id: int, limit: int) -> bool:
+    """Take about `limit` rows of a run away. Returns whether there may be more."""
+    connection.execute(SQL["begin_deleting"], (run_id,))
+    left = limit
+    for name in DELETIONS:
+        while (count := connection.execute(SQL[name], (run_id, left)).rowcount) > 0:
+            left -= max(count, limit // 16)  # large rows are few in a statement, but have their weight
+            if left <= 0:
+                return True
+    return False

@@ -1,0 +1,32 @@
+"""The SQL of a tracker, as text in files beside this one: statements by name, and migrations by number.
+
+`sql/KIND/statements.sql` holds one statement after each line `-- name: NAME`; `sql/KIND/NNN_*.sql` are the migrations, applied in
+order of their numbers from 1, each once. The sqlite and postgres trackers read them when they are made. Nothing here runs SQL.
+"""
+
+from __future__ import annotations
+
+import re
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+
+_NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
+_COMMENT = re.compile(r"^--.*\n", re.MULTILINE)
+
+
+def statements(kind: str) -> dict[str, str]:
+    """The statements of a kind of tracker, by name, without comments."""
+    pieces = _NAME.split((_folder(kind) / "statements.sql").read_text(encoding="utf-8"))
+    return {name: _COMMENT.sub("", text + "\n").strip() for name, text in zip(pieces[1::2], pieces[2::2], strict=True)}
+
+
+def migrations(kind: str) -> list[str]:
+    """The migrations of a kind of tracker; the first one, number 1, makes the tables."""
+    found = sorted(
+        (entry.name, entry.read_text(encoding="utf-8")) for entry in _folder(kind).iterdir() if entry.name[0].isdigit()
+    )
+    return [text for _, text in found]
+
+
+def _folder(kind: str) -> Traversable:
+    return files(__package__) / kind
