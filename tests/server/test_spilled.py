@@ -74,7 +74,7 @@ def test_the_file_has_no_name_and_goes_with_it(folder: Path) -> None:
 @pytest.mark.usefixtures("small_chunks")
 def test_only_so_many_files_are_open(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What comes while they are stays in memory; a place that becomes free is taken again."""
-    monkeypatch.setattr(module, "MAX_FILES", 2 + len(spilled._open))
+    monkeypatch.setattr(module, "MAX_FILES", 2 + len(module._open))
 
     def made(mark: bytes) -> SpilledTasks:
         one = SpilledTasks(folder)
