@@ -9,8 +9,8 @@ import os
 import signal
 
 import pytest
-import slurm_cluster
 from hypothesis import HealthCheck, settings
+from support import slurm_cluster
 
 # How wide and colourful a terminal is, and where databases are (libpq's variables begin with PG): each test says so itself.
 FOREIGN = ("CLICOLOR", "COLUMNS", "FORCE_COLOR", "LINES", "NO_COLOR", "PG", "TTY_")

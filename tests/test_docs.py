@@ -15,9 +15,9 @@ from pathlib import Path
 
 import click
 import pytest
-from own_network import own_network
-from readme_examples import ROOT
-from waiting import DEADLINE
+from support.own_network import own_network
+from support.readme_examples import ROOT
+from support.waiting import DEADLINE
 
 from daggyr_server.cli.main import program
 

@@ -7,7 +7,7 @@ import tomllib
 
 from packaging.requirements import Requirement
 from packaging.version import Version
-from readme_examples import ROOT
+from support.readme_examples import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 TOOLS = (ROOT / "deploy/tools.txt").read_text(encoding="utf-8")

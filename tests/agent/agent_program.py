@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from waiting import DEADLINE
+from support.waiting import DEADLINE
 
 PROGRAM = Path(sys.executable).with_name("daggyr-agent")
 PATIENT = (sys.executable, "-P", str(Path(__file__).with_name("patient_agent.py")))

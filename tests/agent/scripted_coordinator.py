@@ -16,7 +16,7 @@ from pathlib import Path
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
-from waiting import DEADLINE
+from support.waiting import DEADLINE
 
 from daggyr.channel import MAX_MESSAGE_BYTES
 from daggyr.v1.agents_pb2 import (

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from waiting import DEADLINE
+from support.waiting import DEADLINE
 
 CROWD = Path(__file__).with_name("crowded_launcher.py")
 

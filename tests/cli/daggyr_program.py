@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from waiting import DEADLINE
+from support.waiting import DEADLINE
 
 PROGRAM = Path(sys.executable).with_name("daggyr")
 # What a command that follows a run says every five seconds; tests/cli/test_words.py has a clock of its own for it.

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from daggyr_program import Daggyr, Start
 from scripted_server import COMPLETED, ERRORED, KILLED, TOKEN, ScriptedRun, ScriptedServer, stamp
-from waiting import DEADLINE
+from support.waiting import DEADLINE
 
 from daggyr.v1 import runs_pb2 as pb
 from daggyr.v1.run_pb2 import State, TaskType

@@ -18,7 +18,7 @@ import grpc
 import pytest
 from daggyr_program import PROGRAM, Daggyr, Process, Start
 from scripted_server import COMPLETED, ERRORED, Piece, ScriptedServer
-from waiting import DEADLINE
+from support.waiting import DEADLINE
 
 from daggyr.v1.task_pb2 import STDERR, STDOUT, AttemptOutcome
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from waiting import DEADLINE
+from support.waiting import DEADLINE
 
 from daggyr.channel import open_channel
 from daggyr.v1.agents_pb2 import AgentMessage, CoordinatorMessage, Hello, UpdateBatch, Welcome

@@ -15,7 +15,7 @@ import pytest_asyncio
 from executor_harness import GRACE, Harness, surroundings
 from executor_kinds import KINDS, RUNNING_KINDS, ExecutorKind
 from ssh_pools import Pools
-from sshd_server import SshdServer, sshd_server
+from support.sshd_server import SshdServer, sshd_server
 
 
 @pytest.fixture(scope="session", params=KINDS, ids=lambda kind: kind.name)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
-from waiting import DEADLINE
+from support.waiting import DEADLINE
 
 from daggyr.v1.task_pb2 import (
     HOST_AVAILABLE,

@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
-import readme_examples
-import slurm_cluster
 from executor_harness import Ear, Harness, surroundings
-from sshd_server import SshdServer, sshd_server
-from waiting import DEADLINE
+from support import readme_examples, slurm_cluster
+from support.sshd_server import SshdServer, sshd_server
+from support.waiting import DEADLINE
 
 from daggyr.v1.agents_pb2_grpc import add_AgentsServicer_to_server
 from daggyr_server.api.listening.listener import Listener

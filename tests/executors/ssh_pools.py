@@ -8,7 +8,7 @@ from typing import Any
 
 from executor_harness import Harness
 from executor_kinds import opened, ssh_settings
-from sshd_server import SshdServer
+from support.sshd_server import SshdServer
 
 from daggyr.v1.task_pb2 import AttemptKey
 from daggyr_server.executors.base import ExecutorContext

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 
 import pytest
-from waiting import DEADLINE
+from support.waiting import DEADLINE
 
 from daggyr_server.executors.agents import pins as agent_pins
 from daggyr_server.executors.agents.pins import AgentPins, PinsClosed

@@ -15,7 +15,7 @@ import pytest
 from agent_by_hand import Hand, finished, hand, hello, idents
 from executor_harness import Harness, eventually, ident, spec, surroundings
 from executor_kinds import opened, serving
-from waiting import DEADLINE
+from support.waiting import DEADLINE
 
 from daggyr.channel import MAX_MESSAGE_BYTES, open_channel
 from daggyr.v1.agents_pb2 import FollowedOutput

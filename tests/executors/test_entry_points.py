@@ -20,9 +20,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-import readme_examples
 from executor_harness import eventually
-from waiting import DEADLINE
+from support import readme_examples
+from support.waiting import DEADLINE
 
 PROGRAMS = Path(sys.executable).parent
 RUN = """

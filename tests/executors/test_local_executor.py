@@ -16,7 +16,7 @@ import psutil
 import pytest
 from executor_harness import Ear, Harness, eventually, pid_in, runs, shell, spec, surroundings
 from executor_kinds import CORES, opened
-from waiting import DEADLINE
+from support.waiting import DEADLINE
 
 from daggyr.v1.task_pb2 import HOST_AVAILABLE, HOST_GONE, AttemptKey, Placement
 from daggyr_server.executors.agents.local import LocalExecutor

@@ -15,11 +15,11 @@ from typing import Any
 
 import psutil
 import pytest
-import slurm_cluster
 from executor_harness import Harness, Told, eventually, pid_in, python, shell, spec
 from executor_kinds import CORES, slurm
-from slurm_cluster import SlurmCluster
-from waiting import DEADLINE, until
+from support import slurm_cluster
+from support.slurm_cluster import SlurmCluster
+from support.waiting import DEADLINE, until
 
 from daggyr.v1.task_pb2 import HOST_AVAILABLE, HOST_PAUSED, AttemptKey, Placement, TaskSpec
 from daggyr_server.executors.slurm.client import Job, SlurmClient, SlurmUnavailable

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from readme_examples import ROOT
+from support.readme_examples import ROOT
 
 from daggyr.v1.task_pb2 import AttemptOutcome
 from daggyr_server.executors.slurm.client import (

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from executor_harness import GRACE, PATIENCE, python, shell, spec
-from waiting import DEADLINE, until
+from support.waiting import DEADLINE, until
 
 from daggyr.v1.task_pb2 import Assignment, AttemptKey, TaskSpec
 from daggyr_server.executors.slurm.jobs.script import job_script

@@ -14,8 +14,8 @@ import psutil
 import pytest
 from executor_harness import Harness, eventually, pid_in, python, runs, shell, spec, surroundings
 from ssh_pools import Pools
-from sshd_server import SshdServer, sshd_server
-from waiting import DEADLINE
+from support.sshd_server import SshdServer, sshd_server
+from support.waiting import DEADLINE
 
 from daggyr.v1.task_pb2 import HOST_AVAILABLE, HOST_PAUSED, STDERR, AttemptKey, Placement
 from daggyr_server.executors.ssh import session as ssh_session

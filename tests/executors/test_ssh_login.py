@@ -18,8 +18,8 @@ import pytest
 from executor_harness import GRACE, Ear, eventually, python, runs, shell, spec, surroundings
 from executor_kinds import ssh_settings
 from ssh_pools import Pools
-from sshd_server import SshdServer, account, sshd_server
-from waiting import DEADLINE
+from support.sshd_server import SshdServer, account, sshd_server
+from support.waiting import DEADLINE
 
 from daggyr_server.executors.base import ExecutorError
 from daggyr_server.executors.ssh.executor import SshExecutor

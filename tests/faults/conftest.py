@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from deployment import new_deployment, pytest_runtest_makereport  # noqa: F401
 from faults_tracker import new_tracker
-from postgres_server import PostgresServer, postgres_server
+from support.deployment import new_deployment, pytest_runtest_makereport  # noqa: F401
+from support.postgres_server import PostgresServer, postgres_server
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from deployment import PATIENT, Deployment, Program, Task, follows, shell, until
+from support.deployment import PATIENT, Deployment, Program, Task, follows, shell, until
 
 from daggyr.v1.run_pb2 import Attempt
 from daggyr.v1.run_pb2 import Task as TaskMessage

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from postgres_server import PostgresServer
+from support.postgres_server import PostgresServer
 
 _numbers = itertools.count(1)
 

@@ -21,9 +21,9 @@ from random import Random
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from deployment import SHORT_LEASE, Deployment, Program
 from farm import LEDGER, Farm, layers
-from postgres_server import PostgresServer, postgres_server
+from support.deployment import SHORT_LEASE, Deployment, Program
+from support.postgres_server import PostgresServer, postgres_server
 
 NAMES = ("one", "two", "three")
 FAULTS = 15  # a round

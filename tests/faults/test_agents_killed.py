@@ -5,8 +5,8 @@ from __future__ import annotations
 import signal
 from random import Random
 
-from deployment import SHORT_LEASE, Deployment, shell
 from farm import LEDGER, Farm, layers
+from support.deployment import SHORT_LEASE, Deployment, shell
 
 TASKS = 600
 KILLS = 6

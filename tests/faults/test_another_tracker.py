@@ -5,8 +5,8 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
-from deployment import Deployment, is_gone, shell, until
 from farm import LEDGER, Farm
+from support.deployment import Deployment, is_gone, shell, until
 
 
 def test_results_of_another_tracker_are_nobodys(deployment: Deployment, tmp_path: Path) -> None:

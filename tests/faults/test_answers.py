@@ -9,9 +9,9 @@ from contextlib import contextmanager
 
 import psycopg
 import pytest
-from deployment import Deployment, shell, until
 from farm import LEDGER, Farm
 from faults_tracker import new_tracker
+from support.deployment import Deployment, shell, until
 
 
 @contextmanager

@@ -9,10 +9,10 @@ import signal
 import psutil
 import psycopg
 import pytest
-from deployment import Deployment, Program, is_gone, shell, task, until
 from farm import LEDGER, Farm, layers
 from faults_tracker import new_tracker
-from open_files import open_files
+from support.deployment import Deployment, Program, is_gone, shell, task, until
+from support.open_files import open_files
 
 
 def stop(coordinator: Program) -> None:

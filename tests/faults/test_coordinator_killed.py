@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from random import Random
 
-from deployment import Deployment
 from farm import Farm, layers
+from support.deployment import Deployment
 
 TASKS = 2_000
 KILLS = 20

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import pytest
-from deployment import PATIENT, SHORT_LEASE, Deployment, is_gone, own_address, shell, until
 from farm import LEDGER, Farm
-from proxy import Proxy
+from support.deployment import PATIENT, SHORT_LEASE, Deployment, is_gone, own_address, shell, until
+from support.proxy import Proxy
 
 T = TypeVar("T")
 

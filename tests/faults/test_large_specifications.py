@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from deployment import Deployment, Task, task
 from farm import Farm
-from open_files import nameless
+from support.deployment import Deployment, Task, task
+from support.open_files import nameless
 
 TASKS = 3_000
 BULK = "x" * 600  # of each task: together more than stays in memory

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import slurm_cluster
-from deployment import Deployment, shell
 from farm import LEDGER, Farm
-from slurm_cluster import SlurmCluster
-from sshd_server import SshdServer, sshd_server
-from waiting import is_gone, until
+from support import slurm_cluster
+from support.deployment import Deployment, shell
+from support.slurm_cluster import SlurmCluster
+from support.sshd_server import SshdServer, sshd_server
+from support.waiting import is_gone, until
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import signal
 from pathlib import Path
 
 import pytest
-from deployment import Deployment, is_gone, shell, task, until
 from farm import LEDGER, Farm
+from support.deployment import Deployment, is_gone, shell, task, until
 
 LOCAL = '[pools.farm]\nexecutor = "agent"\n[pools.here]\nexecutor = "local"\nworkers = 2'
 

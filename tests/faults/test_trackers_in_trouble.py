@@ -10,13 +10,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from deployment import Deployment, Task, shell, task, until
 from farm import LEDGER, Farm, layers
 from faults_tracker import new_tracker
-from metrics_scrape import address_said, scrape
-from postgres_server import PostgresServer
+from support.deployment import Deployment, Task, shell, task, until
+from support.metrics_scrape import address_said, scrape
+from support.postgres_server import PostgresServer
+from support.waiting import Gate
 from test_coordinator_ends import stop
-from waiting import Gate
 
 CHATTY = f"head -c 100000 /dev/zero | tr '\\0' x; {LEDGER}"  # output that a full disk has no room for
 

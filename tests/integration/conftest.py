@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from deployment import PATIENT, Deployment, new_deployment, pytest_runtest_makereport  # noqa: F401
+from support.deployment import PATIENT, Deployment, new_deployment, pytest_runtest_makereport  # noqa: F401
 
 FARM = f"""
 [server]

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 import yaml
-from readme_examples import ROOT
+from support.readme_examples import ROOT
 
 DEPLOY = ROOT / "deploy"
 README = (DEPLOY / "README.md").read_text(encoding="utf-8")

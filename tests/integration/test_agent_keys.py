@@ -10,9 +10,9 @@ from pathlib import Path
 
 import grpc
 import pytest
-from deployment import Deployment, Program, shell, task, until
+from support.deployment import Deployment, Program, shell, task, until
+from support.waiting import Gate
 from test_bad_agents import hello, refusal, session
-from waiting import Gate
 
 
 def state_of(farm: Deployment, name: str = "one") -> Path:

@@ -13,12 +13,12 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import grpc
-from deployment import PATIENT, Deployment, task
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
-from metrics_scrape import address_said, scrape
+from support.deployment import PATIENT, Deployment, task
+from support.metrics_scrape import address_said, scrape
+from support.waiting import DEADLINE
 from test_bad_agents import session
-from waiting import DEADLINE
 
 from daggyr.channel import PROTOCOL_VERSION
 from daggyr.v1.agents_pb2 import AgentMessage, Heartbeat, Hello, UpdateBatch

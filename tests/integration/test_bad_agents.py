@@ -9,8 +9,8 @@ from typing import Any
 
 import grpc
 import pytest
-from deployment import Deployment, shell, task
-from waiting import DEADLINE
+from support.deployment import Deployment, shell, task
+from support.waiting import DEADLINE
 
 from daggyr.channel import PROTOCOL_VERSION, open_channel, token_metadata
 from daggyr.v1.agents_pb2 import AgentMessage, CoordinatorMessage, Heartbeat, Hello, UpdateBatch

@@ -16,9 +16,9 @@ from typing import Any
 
 import grpc
 import pytest
-from deployment import Deployment, shell, task
 from google.protobuf.descriptor import FieldDescriptor
-from waiting import DEADLINE, until
+from support.deployment import Deployment, shell, task
+from support.waiting import DEADLINE, until
 
 from daggyr.channel import open_channel, token_metadata
 from daggyr.client import Client, ServerError

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from deployment import Deployment, shell, task
+from support.deployment import Deployment, shell, task
 
 POOLS = """
 [server]

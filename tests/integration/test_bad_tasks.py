@@ -14,8 +14,8 @@ from typing import Any
 
 import psutil
 import pytest
-from deployment import Deployment, shell, task, words
-from waiting import is_gone, until
+from support.deployment import Deployment, shell, task, words
+from support.waiting import is_gone, until
 
 GENERATED = {"details": {"command": ["true"]}}
 

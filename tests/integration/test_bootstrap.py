@@ -13,7 +13,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from waiting import DEADLINE
+from support.waiting import DEADLINE
 
 BOOTSTRAP = Path(__file__).resolve().parent.parent.parent / "deploy" / "bootstrap"
 

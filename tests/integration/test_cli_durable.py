@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
-from deployment import Deployment, Ended, Gate, Task, follows, is_gone, shell, until
+from support.deployment import Deployment, Ended, Gate, Task, follows, is_gone, shell, until
 
 STATE = "sqlite:kept.db"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from deployment import Deployment, shell
+from support.deployment import Deployment, shell
 
 
 def test_lists_without_anything_say_so_beside_their_results(farm: Deployment) -> None:

@@ -20,9 +20,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from deployment import BIN, follows, plain_environment, shell
-from deployment import task as command
-from waiting import DEADLINE, is_gone, until
+from support.deployment import BIN, follows, plain_environment, shell
+from support.deployment import task as command
+from support.waiting import DEADLINE, is_gone, until
 
 STRANGERS = ("daggyr-run-mine", "daggyr-local-mine", "daggyr-backup")
 

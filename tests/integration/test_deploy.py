@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 from deploy_kits import DEPLOY, KITS, Container, Kit, Root, compose, compose_kit, kubernetes_kit, manifest, tool, unit
-from deployment import BIN, Deployment, Program, shell
-from waiting import DEADLINE, until
+from support.deployment import BIN, Deployment, Program, shell
+from support.waiting import DEADLINE, until
 
 from daggyr.channel import Tls
 from daggyr_agent.config import read_config

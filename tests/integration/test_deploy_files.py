@@ -28,7 +28,7 @@ from deploy_kits import (
     manifests,
     unit,
 )
-from readme_examples import ROOT
+from support.readme_examples import ROOT
 
 from daggyr_agent.config import read_config
 from daggyr_agent.execution import DEFAULT_GRACE

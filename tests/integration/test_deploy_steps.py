@@ -20,8 +20,8 @@ from pathlib import Path
 import pytest
 import yaml
 from deploy_kits import DEPLOY, README, Root, unit
-from deployment import Deployment, Program
-from waiting import DEADLINE, until
+from support.deployment import Deployment, Program
+from support.waiting import DEADLINE, until
 
 from daggyr.tokens import read_token
 from daggyr_server.config import load

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deployment import Deployment, task
+from support.deployment import Deployment, task
 
 SECRETS = {"PGPASSWORD": "secret", "OTHER_A": "a", "OTHER_B": "b", "LIBRARY": "/lib", "TZ": "UTC", "LC_TIME": "C"}
 

@@ -7,7 +7,7 @@ read and compared with what its name says.
 
 from __future__ import annotations
 
-from deployment import PATIENT, Deployment, Task, shell, task
+from support.deployment import PATIENT, Deployment, Task, shell, task
 
 from daggyr.client import Client
 from daggyr.v1.task_pb2 import RETURNED, STDERR, STDOUT, OutputStream

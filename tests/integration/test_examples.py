@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import slurm_cluster
-from deployment import BIN, Deployment
-from waiting import DEADLINE, until
+from support import slurm_cluster
+from support.deployment import BIN, Deployment
+from support.waiting import DEADLINE, until
 
 EXAMPLES = Path(__file__).resolve().parent.parent.parent / "examples"
 

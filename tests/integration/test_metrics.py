@@ -14,11 +14,11 @@ import threading
 from pathlib import Path
 
 import pytest
-from deployment import PATIENT, Deployment, own_address, shell, task
-from metrics_scrape import address_said, eventually, scrape
-from readme_examples import ROOT
 from server.certificates import Authority
-from waiting import DEADLINE, until
+from support.deployment import PATIENT, Deployment, own_address, shell, task
+from support.metrics_scrape import address_said, eventually, scrape
+from support.readme_examples import ROOT
+from support.waiting import DEADLINE, until
 
 CONFIG = """
 [server]

@@ -13,9 +13,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from deployment import BIN, Deployment
-from own_network import own_network
-from waiting import DEADLINE, until
+from support.deployment import BIN, Deployment
+from support.own_network import own_network
+from support.waiting import DEADLINE, until
 
 
 class Machine:

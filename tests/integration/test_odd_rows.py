@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from deployment import Deployment
+from support.deployment import Deployment
 from test_agents_words import strict
 
 from daggyr.v1.task_pb2 import AttemptResult

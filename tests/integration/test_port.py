@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 from conftest import FARM
-from deployment import BIN, Deployment, follows, shell, task
-from http2_frames import call, opened, reset
-from waiting import until
+from support.deployment import BIN, Deployment, follows, shell, task
+from support.http2_frames import call, opened, reset
+from support.waiting import until
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "server"))
 from certificates import Authority

@@ -11,8 +11,8 @@ import signal
 from typing import Any
 
 import pytest
-from deployment import PATIENT, Deployment, Task, shell
-from waiting import is_gone, until
+from support.deployment import PATIENT, Deployment, Task, shell
+from support.waiting import is_gone, until
 
 LEDGER = 'echo "$DAGGYR_TASK_ID $DAGGYR_ATTEMPT" >> ledger'
 

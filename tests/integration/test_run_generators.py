@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from deployment import Deployment, Task, shell, task
+from support.deployment import Deployment, Task, shell, task
 
 LEDGER = 'echo "$DAGGYR_TASK_ID" >> ledger'
 

@@ -7,9 +7,9 @@ import signal
 
 import psutil
 import pytest
-from deployment import PATIENT, SHORT_LEASE, Deployment, follows, own_address, shell, task
-from proxy import Proxy
-from waiting import is_gone, until
+from support.deployment import PATIENT, SHORT_LEASE, Deployment, follows, own_address, shell, task
+from support.proxy import Proxy
+from support.waiting import is_gone, until
 
 LEDGER = 'echo "$DAGGYR_TASK_ID $DAGGYR_ATTEMPT" >> ledger'
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from deployment import Deployment, shell, task
-from waiting import is_gone, until
+from support.deployment import Deployment, shell, task
+from support.waiting import is_gone, until
 
 LEDGER = 'echo "$DAGGYR_TASK_ID $DAGGYR_ATTEMPT" >> ledger'
 

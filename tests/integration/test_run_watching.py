@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import grpc
-from deployment import Deployment, shell, task
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from waiting import until
+from support.deployment import Deployment, shell, task
+from support.waiting import until
 
 from daggyr.channel import open_channel, token_metadata
 

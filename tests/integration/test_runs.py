@@ -8,8 +8,8 @@ import random
 from itertools import pairwise
 
 import pytest
-from deployment import Deployment, Task, shell, task
-from waiting import until
+from support.deployment import Deployment, Task, shell, task
+from support.waiting import until
 
 LEDGER = 'echo "$DAGGYR_TASK_ID" >> ledger'
 

@@ -6,8 +6,8 @@ import contextlib
 from pathlib import Path
 
 import pytest
-from deployment import Deployment
 from server.certificates import Authority
+from support.deployment import Deployment
 
 CONFIG = """
 [server.tls]

@@ -9,8 +9,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from deployment import PATIENT, Deployment, shell, task
-from waiting import DEADLINE, until
+from support.deployment import PATIENT, Deployment, shell, task
+from support.waiting import DEADLINE, until
 
 AGENTS = 300
 TASKS = 3_000

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from deployment import PATIENT, Deployment, task
+from support.deployment import PATIENT, Deployment, task
 
 from daggyr.client import ServerError
 from daggyr.v1 import runs_pb2 as pb

@@ -12,10 +12,10 @@ from typing import Any
 
 import psutil
 import pytest
-import slurm_cluster
-from deployment import PATIENT, Deployment, own_address, shell, task, words
-from slurm_cluster import SlurmCluster
-from waiting import until
+from support import slurm_cluster
+from support.deployment import PATIENT, Deployment, own_address, shell, task, words
+from support.slurm_cluster import SlurmCluster
+from support.waiting import until
 
 DEPLOY = Path(__file__).resolve().parent.parent.parent / "deploy"
 COUNTED = 'echo "$DAGGYR_TASK_ID" >> "$LOG"'

@@ -8,7 +8,7 @@ import json
 
 import grpc
 import pytest
-from deployment import Deployment, shell
+from support.deployment import Deployment, shell
 
 from daggyr.client import Client, ServerError
 from daggyr.v1 import runs_pb2 as pb

@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from waiting import DEADLINE
+from support.waiting import DEADLINE
 
 from daggyr.v1 import agents_pb2, agents_pb2_grpc, run_pb2, runs_pb2, runs_pb2_grpc
 from daggyr_server.api.listening.authentication import Tokens

@@ -14,7 +14,7 @@ from typing import Any
 import grpc
 import msgspec
 import pytest
-from waiting import DEADLINE
+from support.waiting import DEADLINE
 
 from daggyr.channel import open_channel
 from daggyr.v1 import runs_pb2

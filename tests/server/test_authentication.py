@@ -21,7 +21,7 @@ from services import (
     serving,
     status,
 )
-from waiting import DEADLINE
+from support.waiting import DEADLINE
 
 from daggyr.channel import MAX_MESSAGE_BYTES, open_channel, token_metadata
 from daggyr.tokens import TokenError

@@ -12,7 +12,7 @@ import grpc
 import pytest
 from certificates import Authority
 from services import STREAM_STREAM, TOKENS, UNARY_UNARY, serving, status
-from waiting import DEADLINE
+from support.waiting import DEADLINE
 
 from daggyr.channel import AddressError, Tls, open_channel, token_metadata
 from daggyr_server import config

@@ -11,7 +11,7 @@ from random import Random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from open_files import nameless
+from support.open_files import nameless
 
 from daggyr_server.driver import spilled as module
 from daggyr_server.driver.spilled import SpilledTasks

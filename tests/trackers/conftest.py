@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from postgres_server import postgres_server
+from support.postgres_server import postgres_server
 from tracker_kinds import DATABASES, KINDS, Databases, OpenAgain, TrackerKind, databases
 
 from daggyr_server.trackers.base import Opened, Tracker

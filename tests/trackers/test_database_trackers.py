@@ -13,9 +13,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from support.waiting import DEADLINE
 from tracker_kinds import DATABASES, IN_VAIN, OpenAgain, TrackerKind, databases
 from tracker_records import assigned, ended, kept, recorded, run_added, whole
-from waiting import DEADLINE
 
 from daggyr_server.core.records import TasksGenerated
 from daggyr_server.core.states import Outcome, State

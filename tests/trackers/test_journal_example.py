@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import readme_examples
+from support import readme_examples
 from tracker_records import kept, run_added, whole
 
 from daggyr_server.trackers.base import Tracker, TrackerError

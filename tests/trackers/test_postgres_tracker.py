@@ -13,9 +13,9 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from support.waiting import DEADLINE, until
 from tracker_kinds import WAIT, Databases
 from tracker_records import recorded, run_added
-from waiting import DEADLINE, until
 
 from daggyr_server.core.records import Record
 from daggyr_server.trackers.base import LostTracker, Tracker, TrackerError, make_tracker

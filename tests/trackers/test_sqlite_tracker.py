@@ -15,9 +15,9 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from support.waiting import DEADLINE
 from tracker_kinds import IN_VAIN, WAIT
 from tracker_records import kept, recorded, run_added, whole
-from waiting import DEADLINE
 
 from daggyr_server.core.records import AgentPinned
 from daggyr_server.trackers.base import LostTracker, Tracker, TrackerError, make_tracker

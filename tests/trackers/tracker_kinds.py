@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import readme_examples
-from postgres_server import PostgresServer
-from waiting import DEADLINE, until
+from support import readme_examples
+from support.postgres_server import PostgresServer
+from support.waiting import DEADLINE, until
 
 from daggyr_server.trackers.base import Opened, Tracker, make_tracker
 from daggyr_server.trackers.sql.postgres.tracker import PostgresTracker

@@ -6,7 +6,7 @@ import re
 import types
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 TRACKERS = ROOT / "daggyr_server/trackers/README.md"
 EXECUTORS = ROOT / "daggyr_server/executors/README.md"
 

@@ -9,7 +9,8 @@ import ssl
 from dataclasses import dataclass
 
 from prometheus_client.parser import text_string_to_metric_families
-from waiting import DEADLINE, until
+
+from support.waiting import DEADLINE, until
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ from typing import Any
 import asyncssh
 import psutil
 import pytest
-from waiting import DEADLINE, until
+
+from support.waiting import DEADLINE, until
 
 _PROGRAM = Path("/usr/sbin/sshd")
 

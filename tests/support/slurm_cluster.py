@@ -23,9 +23,9 @@ import time
 from pathlib import Path
 
 import pytest
-from waiting import DEADLINE
 
 from daggyr_server.executors.slurm.client import ENDED_STATES
+from support.waiting import DEADLINE
 
 CORES = 2
 MEMORY_MB = 1_000

@@ -25,10 +25,10 @@ from typing import Any
 
 import psutil
 import pytest
-from waiting import DEADLINE, Gate, is_gone, until
 
 from daggyr.client import Client
 from daggyr.tokens import read_token
+from support.waiting import DEADLINE, Gate, is_gone, until
 
 BIN = Path(sys.executable).parent
 MARK = "INTEGRATION_TEST"  # a variable that all that is started inherits

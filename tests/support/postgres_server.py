@@ -20,7 +20,8 @@ from typing import Any
 
 import psycopg
 import pytest
-from waiting import DEADLINE
+
+from support.waiting import DEADLINE
 
 
 def programs() -> Path | None:
