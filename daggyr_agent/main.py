@@ -12,7 +12,7 @@ import logging
 import os
 import sys
 
-from daggyr.logs import log_to_stderr
+from daggyr.daemon import log_to_stderr
 from daggyr.standard_streams import claim, say
 
 from .agent import Agent

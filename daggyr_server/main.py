@@ -28,8 +28,7 @@ from msgspec.structs import replace
 
 from daggyr.channel import AddressError
 from daggyr.checked import ConfigurationError, Fault
-from daggyr.hangup import Terminal
-from daggyr.logs import log_to_stderr
+from daggyr.daemon import Terminal, log_to_stderr
 from daggyr.private_folder import is_abandoned
 from daggyr.standard_streams import say
 from daggyr.tokens import TokenError, make_token, token_file

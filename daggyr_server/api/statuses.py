@@ -1,12 +1,12 @@
-"""The words of a refused call, cut so that they arrive: see `daggyr.bounded.status_text`.
+"""The words of a refused call, cut so that they arrive: see `daggyr.bounds.status_text`.
 
 The servicers pass every message through here that holds what a caller sent. Nothing here decides what is refused.
 """
 
 from __future__ import annotations
 
-from daggyr.bounded import MAX_STATUS_BYTES, status_bytes
-from daggyr.bounded import status_text as fitting
+from daggyr.bounds import MAX_STATUS_BYTES, status_bytes
+from daggyr.bounds import status_text as fitting
 from daggyr_server.spec import SpecificationError
 
 __all__ = ["fitting", "of_specification"]

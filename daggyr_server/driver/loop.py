@@ -22,7 +22,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 
-from daggyr.bounded import MAX_NOTE_BYTES, cut
+from daggyr.bounds import MAX_NOTE_BYTES, cut
 from daggyr.v1.task_pb2 import LOST as LOST_OUTCOME
 from daggyr.v1.task_pb2 import STDOUT, AttemptKey, AttemptResult, AttemptUpdate, Placement
 from daggyr_server.core.commands import Key, RecallAttempts, StartAttempts, StopAttempts

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scripted_coordinator import idents, key
 
-from daggyr.bounded import MAX_NOTE_BYTES
+from daggyr.bounds import MAX_NOTE_BYTES
 from daggyr.v1.task_pb2 import (
     FAILED,
     KILLED,

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from daggyr.bounded import status_text
-from daggyr.bounds import MAX_WORD
+from daggyr.bounds import MAX_WORD, status_text
 from daggyr.channel import PROTOCOL_VERSION
 from daggyr.v1.agents_pb2 import Acknowledge, AgentMessage, CoordinatorMessage, Follow, Hello
 from daggyr.v1.agents_pb2_grpc import AgentsServicer
