@@ -22,8 +22,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import click
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 from msgspec.structs import replace
 
 from daggyr.channel import AddressError
@@ -133,7 +131,8 @@ def main(
         take_all()
         if no_metrics:
             configuration = replace(configuration, server=replace(configuration.server, metrics=None))
-        asyncio.run(_serve(configuration, ready_file, lifeline, log_level, pass_environment))
+        private = private_folder is not None
+        asyncio.run(_serve(configuration, ready_file, lifeline, log_level, pass_environment, private=private))
     except (ConfigurationError, ExecutorError, ListenerError, TokenError, TrackerError, AddressError) as error:
         say(f"daggyr-server: {error}")
         sys.exit(2)
@@ -143,7 +142,13 @@ def main(
 
 
 async def _serve(
-    configuration: Configuration, ready_file: Path | None, lifeline: int | None, log_level: str, pass_environment: tuple[str, ...]
+    configuration: Configuration,
+    ready_file: Path | None,
+    lifeline: int | None,
+    log_level: str,
+    pass_environment: tuple[str, ...],
+    *,
+    private: bool,
 ) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -157,7 +162,7 @@ async def _serve(
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup(1) means it
         loop.add_signal_handler(signal.SIGHUP, lambda: (stop if terminal.is_gone() else hang_up).set())
     sys.setswitchinterval(SWITCH_SECONDS)
-    async with coordinator(configuration, log_level, pass_environment) as (listener, address, driver, renewal):
+    async with coordinator(configuration, log_level, pass_environment, private=private) as (listener, address, driver, renewal):
         gc.collect()
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD, 20, 20)
@@ -190,10 +195,10 @@ async def _renew(renewal: Renewal, hang_up: asyncio.Event) -> None:
 
 @contextlib.asynccontextmanager
 async def coordinator(
-    configuration: Configuration, log_level: str = "info", pass_environment: tuple[str, ...] = ()
+    configuration: Configuration, log_level: str = "info", pass_environment: tuple[str, ...] = (), *, private: bool = False
 ) -> AsyncIterator[tuple[Listener, str, Driver, Renewal]]:
     """A whole coordinator in this event loop: yields the listener and its real address, the driver and what reads secrets
-    again, once connections are accepted.
+    again, once connections are accepted. A `private` one is for a single client, which needs neither health check nor reflection.
 
     Raises what its parts raise if they cannot be used. When the context ends, everything it started has ended.
     """
@@ -246,7 +251,9 @@ async def coordinator(
                 max_arriving_bytes=server.max_arriving_bytes,
             ),
         )
-        await _add_services(listener, service, executors, surroundings)
+        _add_services(listener, service, executors, surroundings)
+        if not private:
+            await _add_probes(listener)
         await driver.start(executors)
         stack.push_async_callback(_stop, listener, driver)
         address = await listener.start()
@@ -322,23 +329,28 @@ def _tokens(server: Server) -> Tokens | None:
     )
 
 
-async def _add_services(
-    listener: Listener, runs: RunsService, executors: dict[str, Executor], surroundings: ExecutorContext
-) -> None:
+def _add_services(listener: Listener, runs: RunsService, executors: dict[str, Executor], surroundings: ExecutorContext) -> None:
     # A local pool is one of agents too, but of its own only, on a socket of its own.
     agents = [executor for executor in executors.values() if isinstance(executor, AgentExecutor) and executor.on_listener]
     server = listener.server
     add_RunsServicer_to_server(runs, server)
     add_AgentsServicer_to_server(AgentSessions(agents, surroundings.pins, listener.refused), server)
+
+
+async def _add_probes(listener: Listener) -> None:
+    """The health check and reflection. Their libraries are loaded here, because a server of `daggyr run` starts without them."""
+    from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+    from grpc_reflection.v1alpha import reflection
+
     names = [
         runs_pb2.DESCRIPTOR.services_by_name["Runs"].full_name,
         agents_pb2.DESCRIPTOR.services_by_name["Agents"].full_name,
     ]
     checks = health.aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+    health_pb2_grpc.add_HealthServicer_to_server(checks, listener.server)
     for name in ("", *names):
         await checks.set(name, health_pb2.HealthCheckResponse.SERVING)
-    reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), listener.server)
 
 
 def _write_ready(path: Path, address: str) -> None:
