@@ -52,7 +52,8 @@ from daggyr_server.executors.agents.followed import Followed
 from daggyr_server.executors.agents.known_agent import PLACED_EARLIER, Agent, Ask, Ident, ident_of, key_of
 from daggyr_server.executors.agents.portions import MAX_BATCH_BYTES, MAX_KEYS, portions
 from daggyr_server.executors.agents.session import PROBE, Session, SessionRefused
-from daggyr_server.executors.base import Executor, ExecutorContext, Reports, forgotten
+from daggyr_server.executors.base import Executor, Reports, forgotten
+from daggyr_server.executors.context import ExecutorContext
 
 log = logging.getLogger(__name__)
 
@@ -76,8 +77,8 @@ class AgentExecutor(Executor):
         """The name by which agents join this pool."""
         return self.pool
 
-    def __init__(self, pool: str, settings: Any, reports: Reports, surroundings: ExecutorContext) -> None:
-        super().__init__(pool, settings, reports, surroundings)
+    def __init__(self, pool: str, settings: Any, reports: Reports, context: ExecutorContext) -> None:
+        super().__init__(pool, settings, reports, context)
         self.agents: dict[str, Agent] = {}  # by agent id
         self._follow_ids = itertools.count(1)
         self._follows: dict[int, Followed] = {}
@@ -188,7 +189,7 @@ class AgentExecutor(Executor):
 
     def welcome(self, hello: Hello, session: Session) -> Agent:
         """Take an agent in. Raises SessionRefused."""
-        ours = self.surroundings
+        ours = self.context
         if hello.tracker_id == ours.tracker_id and hello.epoch > ours.epoch:
             message = (
                 f"agent {hello.name!r} has seen a newer start of this coordinator: this one is out of date and should be ended"
@@ -228,16 +229,16 @@ class AgentExecutor(Executor):
 
     def _reconcile(self, agent: Agent, hello: Hello, session: Session, *, again: bool) -> None:
         """Agree with an agent on what it has: end what is not its own, send again what it never got, lose what it lost."""
-        same_tracker = hello.tracker_id == self.surroundings.tracker_id
+        same_tracker = hello.tracker_id == self.context.tracker_id
         held = {ident_of(key) for key in hello.held} if same_tracker else set()
         theirs = held | {ident_of(key) for key in hello.ended} if same_tracker else set()
         ours = agent.held
         session.send(
             CoordinatorMessage(
                 welcome=Welcome(
-                    tracker_id=self.surroundings.tracker_id,
-                    epoch=self.surroundings.epoch,
-                    heartbeat_interval=_duration(self.surroundings.heartbeat),
+                    tracker_id=self.context.tracker_id,
+                    epoch=self.context.epoch,
+                    heartbeat_interval=_duration(self.context.heartbeat),
                     end=[key_of(ident) for ident in held - ours.keys()],
                     next_sequence=agent.durable + 1,
                 )
@@ -337,13 +338,13 @@ class AgentExecutor(Executor):
     @property
     def lease(self) -> float:
         """How long an agent may be out of reach, in seconds."""
-        return self.surroundings.lease
+        return self.context.lease
 
     def _give_up(self, agent: Agent) -> None:
         agent.lease = None
         self.agents.pop(agent.agent_id, None)
         if self.fleeting:
-            self.surroundings.pins.drop(agent.agent_id)
+            self.context.pins.drop(agent.agent_id)
         if agent.awaited:  # it was never offered as a host
             self._report(agent.agent_id, map(key_of, agent.held), LOST, "its agent did not come back")
             return
@@ -358,7 +359,7 @@ class AgentExecutor(Executor):
 
         While this process itself stood still, it heard nobody: that time does not count.
         """
-        interval = self.surroundings.heartbeat
+        interval = self.context.heartbeat
         now = time.monotonic()
         while True:
             before = now
@@ -385,7 +386,7 @@ class AgentExecutor(Executor):
         for start in range(0, len(keys), MAX_KEYS):
             part = keys[start : start + MAX_KEYS]
             if ask == "stop":
-                session.send(CoordinatorMessage(cancel=Cancel(keys=part, grace=_duration(self.surroundings.grace))))
+                session.send(CoordinatorMessage(cancel=Cancel(keys=part, grace=_duration(self.context.grace))))
             else:
                 session.send(CoordinatorMessage(recall=Recall(keys=part)))
 

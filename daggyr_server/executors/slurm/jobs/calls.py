@@ -65,7 +65,7 @@ class SlurmCalls:
                 await self.pool.client.terminate([each.flight.task(each.index) for each in first if each.flight])
             if cancel:
                 await self.pool.client.cancel(cancel)
-            pause = self.pool.surroundings.grace + STOP_PATIENCE
+            pause = self.pool.context.grace + STOP_PATIENCE
             for attempt in terminate:
                 attempt.asked_slurm += 1
         except SlurmError as error:

@@ -28,7 +28,8 @@ from daggyr.v1.task_pb2 import (
     OutputStream,
     Placement,
 )
-from daggyr_server.executors.base import ExecutorContext, Reports, forgotten
+from daggyr_server.executors.base import Reports, forgotten
+from daggyr_server.executors.context import ExecutorContext
 from daggyr_server.executors.slurm.client import needs_of
 from daggyr_server.executors.slurm.jobs.calls import SlurmCalls
 from daggyr_server.executors.slurm.jobs.in_flight import Ask, Attempt, Flight, Flights, result_of
@@ -44,8 +45,8 @@ MAX_PIECES = 4  # of a followed output, read at once
 class JobExecutor(SlurmPool):
     """One pool of Slurm jobs."""
 
-    def __init__(self, pool: str, settings: Any, reports: Reports, surroundings: ExecutorContext) -> None:
-        super().__init__(pool, settings, reports, surroundings)
+    def __init__(self, pool: str, settings: Any, reports: Reports, context: ExecutorContext) -> None:
+        super().__init__(pool, settings, reports, context)
         self._flights = Flights(self)
         self._watch = Watch(self._flights)
         self._tasks: list[asyncio.Task[None]] = []

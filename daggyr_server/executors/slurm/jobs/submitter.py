@@ -93,7 +93,7 @@ class Submitter:
         job = Job(
             name=name,
             script=job_script(
-                submission.folder, grace=self.pool.surroundings.grace, timeout=timeout, whole_stdout_bytes=whole_stdout_bytes
+                submission.folder, grace=self.pool.context.grace, timeout=timeout, whole_stdout_bytes=whole_stdout_bytes
             ),
             size=len(group),
             needs=needs,
