@@ -53,7 +53,7 @@ from daggyr_server.driver.generators import Generators
 from daggyr_server.driver.loop import Driver
 from daggyr_server.executors.agents.executor import AgentExecutor
 from daggyr_server.executors.agents.pins import AgentPins, Keep, PinsClosed
-from daggyr_server.executors.agents.session import AgentSessions
+from daggyr_server.executors.agents.servicer import AgentSessions
 from daggyr_server.executors.base import Executor, ExecutorError, SettingsError
 from daggyr_server.executors.context import ExecutorContext, PoolAccess, check_patterns
 from daggyr_server.executors.loader import find_executor

@@ -25,7 +25,7 @@ from support.waiting import DEADLINE
 from daggyr.v1.agents_pb2_grpc import add_AgentsServicer_to_server
 from daggyr_server.api.listening.listener import Listener
 from daggyr_server.executors.agents.executor import AgentExecutor
-from daggyr_server.executors.agents.session import AgentSessions
+from daggyr_server.executors.agents.servicer import AgentSessions
 from daggyr_server.executors.base import Executor
 from daggyr_server.executors.context import ExecutorContext
 from daggyr_server.executors.loader import find_executor

@@ -17,6 +17,7 @@ from executor_harness import Harness, eventually, executor_context, ident, spec
 from executor_kinds import opened, serving
 from support.waiting import DEADLINE
 
+from daggyr.bounds import MAX_WORD
 from daggyr.channel import MAX_MESSAGE_BYTES, open_channel
 from daggyr.v1.agents_pb2 import FollowedOutput
 from daggyr.v1.task_pb2 import (
@@ -31,8 +32,8 @@ from daggyr.v1.task_pb2 import (
     OutputChunk,
 )
 from daggyr_server.executors.agents.executor import AgentExecutor
-from daggyr_server.executors.agents.followed import MAX_FOLLOWED
-from daggyr_server.executors.agents.session import MAX_UNDURABLE, MAX_WORD
+from daggyr_server.executors.agents.following import MAX_FOLLOWED
+from daggyr_server.executors.agents.session import MAX_UNDURABLE
 
 TASK = spec("/bin/true")
 

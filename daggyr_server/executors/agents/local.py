@@ -29,7 +29,7 @@ from daggyr.v1.agents_pb2_grpc import add_AgentsServicer_to_server
 from daggyr.v1.task_pb2 import LOST, AttemptKey, Placement
 from daggyr_server.descriptors import as_given
 from daggyr_server.executors.agents.executor import AgentExecutor
-from daggyr_server.executors.agents.session import AgentSessions
+from daggyr_server.executors.agents.servicer import AgentSessions
 from daggyr_server.executors.base import ExecutorError, Reports
 from daggyr_server.executors.context import ExecutorContext, check_patterns
 
@@ -84,7 +84,7 @@ class LocalExecutor(AgentExecutor):
 
     def recover(self, placed: Sequence[tuple[AttemptKey, Placement]]) -> None:
         for key, placement in placed:
-            self._report(placement.host, [key], LOST, "it ran below a coordinator that has ended, and ended with it")
+            self._tell_end(placement.host, [key], LOST, "it ran below a coordinator that has ended, and ended with it")
 
     async def open(self) -> None:
         await super().open()
