@@ -35,7 +35,7 @@ class Node:
         self.submission = SubmissionFolder(folder / "it's one", Manifest("daggyr-x", keys, timeout, 0))
         self.submission.write(self.home, [(number, _assignment(number), task) for number, task in enumerate(tasks)])
         self.script = folder / "script"
-        self.script.write_text(job_script(self.submission.folder, grace=grace, timeout=timeout, whole_stdout_bytes=0))
+        self.script.write_text(job_script(self.submission.path, grace=grace, timeout=timeout, whole_stdout_bytes=0))
 
     def start(self, index: int) -> subprocess.Popen[bytes]:
         environment = {**os.environ, "SLURM_ARRAY_TASK_ID": str(index), "SLURM_JOB_ID": f"test-{os.getpid()}-{index}"}
