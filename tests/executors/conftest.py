@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from executor_harness import GRACE, Harness, surroundings
+from executor_harness import GRACE, Harness, executor_context
 from executor_kinds import KINDS, RUNNING_KINDS, ExecutorKind
 from ssh_pools import Pools
 from support.sshd_server import SshdServer, sshd_server
@@ -42,22 +42,22 @@ def home(kind: ExecutorKind, tmp_path_factory: pytest.TempPathFactory) -> Path:
 async def any_executor(any_kind: ExecutorKind, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Harness]:
     async with any_kind.begin(_home(tmp_path_factory)) as harness:
         yield harness
-    assert harness.ear.faults == []
+    assert harness.reports.faults == []
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def executor(kind: ExecutorKind, home: Path) -> AsyncIterator[Harness]:
     async with kind.begin(home) as harness:
         yield harness
-    assert harness.ear.faults == []
+    assert harness.reports.faults == []
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def impatient_executor(kind: ExecutorKind, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Harness]:
     """One that gives what it ends no time, but GRACE."""
-    async with kind.begin(_home(tmp_path_factory), around=surroundings(grace=GRACE)) as harness:
+    async with kind.begin(_home(tmp_path_factory), context=executor_context(grace=GRACE)) as harness:
         yield harness
-    assert harness.ear.faults == []
+    assert harness.reports.faults == []
 
 
 def _home(tmp_path_factory: pytest.TempPathFactory) -> Path:
