@@ -12,7 +12,8 @@ import msgspec
 
 from daggyr.v1.task_pb2 import AttemptResult
 from daggyr_server.core.states import State
-from daggyr_server.trackers.base import Growth, RunRow, StateChange, StoredAttempt, StoredFlight, TaskRows
+from daggyr_server.core.stored import Adopted, Growth, RunRow, TaskRows
+from daggyr_server.trackers.base import StateChange, StoredAttempt
 from daggyr_server.trackers.task_rows import Assigned, Folding, flights, unpack
 
 MAX_OUTPUT_BYTES = 10 * 1024**3  # of a run; the oldest goes first
@@ -79,6 +80,6 @@ class TasksFold:
         self.ended = folding.ended
         self._folding = folding
 
-    def result(self) -> tuple[TaskRows, list[StoredFlight]]:
+    def result(self) -> tuple[TaskRows, list[Adopted]]:
         rows, in_flight, void = self._folding.rows()
         return rows, flights(in_flight, void, self._sent)

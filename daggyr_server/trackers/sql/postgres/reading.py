@@ -11,15 +11,14 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 from daggyr_server.core.records import AgentPinned
+from daggyr_server.core.stored import RunRow, StoredRun
 from daggyr_server.trackers.base import (
     MAX_ATTEMPTS,
     MAX_ROWS_BYTES,
     Opened,
     Piece,
-    RunRow,
     StateChange,
     StoredAttempt,
-    StoredRun,
     Tracker,
     TrackerError,
 )

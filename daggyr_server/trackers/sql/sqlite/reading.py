@@ -13,17 +13,8 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from daggyr_server.core.records import AgentPinned
-from daggyr_server.trackers.base import (
-    MAX_ATTEMPTS,
-    MAX_ROWS_BYTES,
-    Piece,
-    RunRow,
-    StateChange,
-    StoredAttempt,
-    StoredRun,
-    Tracker,
-    TrackerError,
-)
+from daggyr_server.core.stored import RunRow, StoredRun
+from daggyr_server.trackers.base import MAX_ATTEMPTS, MAX_ROWS_BYTES, Piece, StateChange, StoredAttempt, Tracker, TrackerError
 from daggyr_server.trackers.pieces import MAX_OFFSET, in_order, joined
 from daggyr_server.trackers.sql.batch import stored_text
 from daggyr_server.trackers.sql.sqlite.file import SqliteFile
