@@ -64,7 +64,8 @@ from daggyr_server.executors.base import (
     find_executor,
 )
 from daggyr_server.spec import PoolLimits
-from daggyr_server.trackers.base import TrackerError, make_tracker
+from daggyr_server.trackers.base import TrackerError
+from daggyr_server.trackers.loader import make_tracker
 
 log = logging.getLogger("daggyr_server")
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from pathlib import Path
 
 from daggyr.v1.task_pb2 import AttemptResult
@@ -19,7 +18,6 @@ from daggyr_server.core.records import AgentPinned, Record
 from daggyr_server.core.states import State
 from daggyr_server.core.stored import RunRow, StoredRun
 
-GROUP = "daggyr.trackers"
 MAX_ATTEMPTS = 1_000  # read at once
 MAX_ROWS_BYTES = 4 * 1024 * 1024  # of runs' tags, read at once
 
@@ -177,30 +175,3 @@ class Tracker(ABC):
     @abstractmethod
     async def close(self) -> None:
         """End; all that was committed stays as durable as it is. Safe to call twice."""
-
-
-def make_tracker(address: str) -> Tracker:
-    """The tracker for an address such as `memory`.
-
-    Raises TrackerError for an unknown kind, naming those that exist, and for a kind whose entry point is no tracker. What follows
-    the kind is shown in no error of this function: it may hold a password.
-    """
-    try:
-        address.encode()
-    except UnicodeEncodeError:
-        raise TrackerError("the tracker's address is no UTF-8: give its path another name") from None
-    kind = address.partition(":")[0]
-    found = {entry.name: entry for entry in entry_points(group=GROUP)}
-    if kind not in found:
-        raise TrackerError(f"there is no tracker {kind!r}; there are: {', '.join(sorted(found))}")
-    entry = found[kind]
-    where = f"{entry.value}, the entry point {kind!r} of {GROUP},"
-    try:
-        loaded = entry.load()
-    except Exception as error:  # whatever the module of another package does at its import
-        raise TrackerError(f"{where} cannot be loaded: {type(error).__name__}: {error}") from error
-    if not (isinstance(loaded, type) and issubclass(loaded, Tracker)):
-        raise TrackerError(f"{where} is not a subclass of daggyr_server.trackers.base.Tracker")
-    if missing := sorted(loaded.__abstractmethods__):
-        raise TrackerError(f"{where} is not complete, it lacks: {', '.join(missing)}")
-    return loaded(address)

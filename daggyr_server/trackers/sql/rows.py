@@ -5,8 +5,7 @@ Pure: rows in, the interface's types out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable
 
 import msgspec
 
@@ -14,17 +13,10 @@ from daggyr.v1.task_pb2 import AttemptResult
 from daggyr_server.core.states import State
 from daggyr_server.core.stored import Adopted, Growth, RunRow, TaskRows
 from daggyr_server.trackers.base import StateChange, StoredAttempt
+from daggyr_server.trackers.sql.readers import Row
 from daggyr_server.trackers.task_rows import Assigned, Folding, flights, unpack
 
-MAX_OUTPUT_BYTES = 10 * 1024**3  # of a run; the oldest goes first
-# In this order: as long as the run is there, `deleting` tells of it. A large one's outputs and attempts are most of it.
-DELETIONS = (
-    *("delete_output", "delete_attempts", "delete_assignments", "delete_changes", "delete_documents", "delete_growths"),
-    *("delete_hosts", "delete_run"),
-)
-
 COMMANDS = "commands "  # before a state's name, in a run's counts: only the tasks that run commands
-Row = Sequence[Any]
 
 
 def run_row(row: Row) -> RunRow:
