@@ -16,9 +16,8 @@ from support import slurm_cluster
 # How wide and colourful a terminal is, and where databases are (libpq's variables begin with PG): each test says so itself.
 FOREIGN = ("CLICOLOR", "COLUMNS", "FORCE_COLOR", "LINES", "NO_COLOR", "PG", "TTY_")
 
-# A worker has its own sshd for a test that wants one. These services are started once for all workers together: of Slurm there is
-# one on a host, and a database server takes seconds to make. A test needs one if it uses a fixture of that name, or if it is a case
-# for a tracker or an executor of that name.
+# These services are started once for all workers together: of Slurm there is one on a host, and a database server takes seconds
+# to make. A test needs one if it uses a fixture of that name, or if it is a case for a tracker or an executor of that name.
 SERVICES_BY_FIXTURE = {"cluster": slurm_cluster.GROUP, "postgres": "postgres"}
 SERVICES_BY_CASE = {"slurm": slurm_cluster.GROUP, "postgresql": "postgres"}
 
