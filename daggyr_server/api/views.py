@@ -26,7 +26,7 @@ from daggyr.v1.task_pb2 import Placement, TaskSpec, TaskTemplate
 from daggyr_server.core.graph.graph import Graph
 from daggyr_server.core.graph.run import Run
 from daggyr_server.core.graph.segments import Kind
-from daggyr_server.core.machine import Machine
+from daggyr_server.core.placing.pool import Pool
 from daggyr_server.core.states import STATE_OF, Phase, State
 from daggyr_server.executors.believable import MAX_SECONDS
 from daggyr_server.trackers.base import RunRow, StateChange, StoredAttempt
@@ -46,7 +46,7 @@ def timestamp(seconds: float) -> Timestamp:
     return message
 
 
-def run_summary(run: Run, machine: Machine, change_seq: int) -> RunSummary:
+def run_summary(run: Run, pools: Mapping[str, Pool], change_seq: int) -> RunSummary:
     """A run in constant time, from its counters."""
     counts = run.counts
     tags, cut_note = shown_tags(run.tags)
@@ -71,7 +71,7 @@ def run_summary(run: Run, machine: Machine, change_seq: int) -> RunSummary:
     elif run.killing:
         summary.notes.append("being killed: waiting for its processes to end")
     else:
-        summary.notes.extend(bounded_notes(awaited(run, machine)))
+        summary.notes.extend(bounded_notes(awaited(run, pools)))
     summary.notes.extend(cut_note)
     return summary
 
@@ -137,20 +137,20 @@ def history(changes: Sequence[StateChange]) -> Iterator[StateChangeMessage]:
         yield StateChangeMessage(time=timestamp(change.time), state=int(change.state), reason=change.reason)  # type: ignore[arg-type]
 
 
-def awaited(run: Run, machine: Machine) -> Iterator[str]:
+def awaited(run: Run, pools: Mapping[str, Pool]) -> Iterator[str]:
     """What ready tasks of a run wait for, where it is more than their turn."""
     for queue in run.queues:
         if not len(queue) or queue.head() is None:
             continue
-        missing = missing_host(queue.policy.pool, queue.policy.needs, machine)
+        missing = missing_host(queue.policy.pool, queue.policy.needs, pools)
         if missing:
             yield f"{len(queue):,} {'task waits' if len(queue) == 1 else 'tasks wait'} for {missing}"
 
 
-def missing_host(pool: str, needs: Iterable[tuple[str, int]], machine: Machine) -> str | None:
+def missing_host(pool: str, needs: Iterable[tuple[str, int]], pools: Mapping[str, Pool]) -> str | None:
     """What has to come before anything with `needs` can run in `pool`; None if a host there could hold it."""
     needs = tuple(needs)
-    hosts = [host for host in machine.pools[pool].hosts.values() if host.open]
+    hosts = [host for host in pools[pool].hosts.values() if host.open]
     if not hosts:
         return f"a host to join the pool {pool!r}"
     if not any(host.could_hold(needs) for host in hosts):

@@ -78,7 +78,7 @@ async def driver(generators: Generators) -> AsyncIterator[Driver]:
 async def submitted(driver: Driver, **fields: Any) -> int:
     document = msgspec.json.encode({"tasks": {"a": {"details": {"command": ["x"]}, **fields}}})
     addition = expand(decode_json(document), default_pool="main")
-    return await driver.submit(request_id="r", tags={}, pool="main", parameters={}, addition=addition, document=document)
+    return await driver.requests.submit(request_id="r", tags={}, pool="main", parameters={}, addition=addition, document=document)
 
 
 async def test_what_a_lost_generator_printed_is_not_kept(driver: Driver, generators: Generators) -> None:
@@ -124,7 +124,7 @@ async def test_batches_are_counted_before_they_grow(driver: Driver) -> None:
     }
     document = msgspec.json.encode({"tasks": tasks})
     addition = expand(decode_json(document), default_pool="main")
-    await driver.submit(request_id="r", tags={}, pool="main", parameters={}, addition=addition, document=document)
+    await driver.requests.submit(request_id="r", tags={}, pool="main", parameters={}, addition=addition, document=document)
     given = 0
     while given < len(sizes) + 600:
         await executor.given.get()
@@ -143,7 +143,7 @@ async def test_notes_of_a_result_are_bounded(driver: Driver) -> None:
     result = AttemptResult(outcome=REJECTED, notes=["there is no program " + "x" * 3_000_000, *["note"] * 100])
     executor.reports.updates("h", [AttemptUpdate(key=key, finished=result)], durable.set)
     await durable.wait()
-    (stored,) = await driver.tracker.attempts(run_id, key.task_number)
+    (stored,) = await driver.reader.attempts(run_id, key.task_number)
     assert len(stored.result.notes) == MAX_NOTES
     assert len(stored.result.notes[0]) == MAX_NOTE_BYTES
     assert stored.result.notes[0].endswith("... (3,000,020 bytes in all)")

@@ -1,10 +1,9 @@
 """Where Prometheus scrapes: `GET /metrics` over HTTP/1.1 at one TCP address or one unix socket.
 
 `daggyr-server` starts one if `[server] metrics` names an address. As with gRPC, a TCP socket has tokens in front of it, loopback
-too, and the TLS of `[server.tls]`; a unix socket has neither. It takes a request a connection, reads no body, and never waits for
-a slow reader: every connection has its time, and there are few at once; the oldest that has not shown the token yet makes room
-for one more. The text is made in a thread, one at a time, so that the
-event loop is free meanwhile.
+too, and the TLS of `[server.tls]`; a unix socket has neither. It takes one request a connection, reads no body, and never waits
+for a slow reader: every connection has its time, there are few at once, and the oldest that has not shown the token yet makes
+room for one more. The text is made in a thread, one at a time, so that the event loop is free meanwhile.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -23,9 +22,9 @@ from daggyr.channel import check_address
 from daggyr_server.api.listening.authentication import Tokens
 from daggyr_server.api.listening.binding import ListenerError, Place, server_context
 from daggyr_server.api.metrics.exposition import CONTENT_TYPE, Exposition
-from daggyr_server.api.metrics.figures import Figures
 from daggyr_server.api.metrics.lag import Lag
 from daggyr_server.config import Tls
+from daggyr_server.driver.figures import FiguresReader
 from daggyr_server.refused_callers import RefusedCallers
 
 PATH = "/metrics"
@@ -60,13 +59,14 @@ class Scrapes:
     def __init__(
         self,
         address: str,
-        read: Callable[[float], Awaitable[Figures]],
+        figures: FiguresReader,
+        executors: Mapping[str, str],
         *,
         tokens: Tokens | None,
         tls: Tls | None = None,
     ) -> None:
-        """`address` is HOST:PORT (port 0: a free one) or unix:PATH; there, `tokens` and `tls` are left aside. `read` gives the
-        figures, and is told the event loop's lag in seconds.
+        """`address` is HOST:PORT (port 0: a free one) or unix:PATH, where `tokens` and `tls` are left aside. `executors` has the
+        executor's name of each pool that is configured.
 
         Raises AddressError for an address of neither form, ListenerError for TCP without tokens.
         """
@@ -75,8 +75,8 @@ class Scrapes:
         if self._place.socket_path is None and tokens is None:
             raise ListenerError(f"{address} needs tokens: only a unix socket goes without")
         self._tls = tls
-        self._read = read
-        self._exposition = Exposition()
+        self._figures = figures
+        self._exposition = Exposition(executors)
         self._one_at_a_time = asyncio.Lock()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="metrics")
         self._lag = Lag()
@@ -234,8 +234,8 @@ class Scrapes:
         if method not in ("GET", "HEAD"):
             return _said(HTTPStatus.METHOD_NOT_ALLOWED, "metrics are for reading", ("Allow", "GET, HEAD"))
         async with self._one_at_a_time:
-            figures = await self._read(self._lag.seconds)
-            text = await asyncio.get_running_loop().run_in_executor(self._thread, self._exposition.text, figures)
+            figures, lag = await self._figures.read(), self._lag.seconds
+            text = await asyncio.get_running_loop().run_in_executor(self._thread, self._exposition.text, figures, lag)
         return _Answer(HTTPStatus.OK, text, (("Content-Type", CONTENT_TYPE),))
 
 
