@@ -35,10 +35,12 @@ from daggyr_server.driver.generators import Generators
 from daggyr_server.driver.loop import Driver
 from daggyr_server.executors.agents.executor import AgentExecutor
 from daggyr_server.executors.agents.pins import AgentPins, Keep, PinsClosed
-from daggyr_server.executors.agents.session import AgentSessions
-from daggyr_server.executors.base import Executor, ExecutorContext, PoolAccess, SettingsError, find_executor
+from daggyr_server.executors.agents.servicer import AgentSessions
+from daggyr_server.executors.base import Executor, SettingsError
+from daggyr_server.executors.context import ExecutorContext, PoolAccess
+from daggyr_server.executors.loader import find_executor
 from daggyr_server.spec import PoolLimits
-from daggyr_server.trackers.base import make_tracker
+from daggyr_server.trackers.loader import make_tracker
 
 log = logging.getLogger("daggyr_server")
 
@@ -68,9 +70,9 @@ async def coordinator(
     opened = await tracker.open()
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(tracker.close)
-        door, pins = PoolAccess(), AgentPins()
-        surroundings = ExecutorContext(
-            door=door,
+        access, pins = PoolAccess(), AgentPins()
+        context = ExecutorContext(
+            access=access,
             tracker_id=opened.tracker_id,
             epoch=opened.epoch,
             lease=server.lease,
@@ -85,24 +87,24 @@ async def coordinator(
         driver = Driver(machine, tracker, Changes(opened.epoch), Generators(limits), time.time, durable=opened.durable)
         pins.open(await tracker.pins(), _keep_pin(driver))
         stack.push_async_callback(driver.close)  # If all goes well, it ends together with the listener: see _stop.
-        executors = _executors(configuration, driver, surroundings)
+        executors = _executors(configuration, driver, context)
         limits.update({name: _limits(name, executor) for name, executor in executors.items()})
         tokens = read_tokens(server)
         listeners: list[Renewable] = []
         if server.metrics is not None:
             listeners.append(await _serve_metrics(stack, server.metrics, configuration, tokens, driver))
         listener = Listener(server.listen, tokens=tokens, tls=server.tls)
-        await _add_services(listener, _runs_service(configuration, driver, limits), executors, surroundings)
+        await _add_services(listener, _runs_service(configuration, driver, limits), executors, context)
         await driver.start(executors)
         stack.push_async_callback(_stop, listener, driver)
         address = await listener.start()
 
-        def open_door(tokens: Tokens | None) -> None:
+        def open_access(tokens: Tokens | None) -> None:
             token = tokens.agent if tokens is not None and is_tcp(address) else None
-            door.open(address, token=token, tls=server.tls is not None, insecure=server.insecure)
+            access.open(address, token=token, tls=server.tls is not None, insecure=server.insecure)
 
-        open_door(tokens)
-        renewal = Renewal([*listeners, listener], lambda: read_tokens(server), server.tls, open_door)
+        open_access(tokens)
+        renewal = Renewal([*listeners, listener], lambda: read_tokens(server), server.tls, open_access)
         yield Coordinator(listener, address, driver, renewal)
 
 
@@ -151,7 +153,7 @@ async def _stop(listener: Listener, driver: Driver) -> None:
     await asyncio.gather(listener.stop(STOP_SECONDS), driver.close())
 
 
-def _executors(configuration: Configuration, driver: Driver, surroundings: ExecutorContext) -> dict[str, Executor]:
+def _executors(configuration: Configuration, driver: Driver, context: ExecutorContext) -> dict[str, Executor]:
     """The pools' executors. Raises ConfigurationError with the faults of all their settings."""
     faults: list[Fault] = []
     executors: dict[str, Executor] = {}
@@ -161,7 +163,7 @@ def _executors(configuration: Configuration, driver: Driver, surroundings: Execu
         if settings is not None:
             try:
                 reports = driver.reports(name, mend=not issubclass(kind, AgentExecutor))  # Sessions check what agents say.
-                executors[name] = kind(name, settings, reports, surroundings)
+                executors[name] = kind(name, settings, reports, context)
             except SettingsError as error:
                 faults.append(Fault(f"pools.{name}", str(error)))
     if faults:
@@ -195,14 +197,12 @@ def _runs_service(configuration: Configuration, driver: Driver, pools: dict[str,
     return RunsService(driver.requests, driver.reader, driver.changes, limits)
 
 
-async def _add_services(
-    listener: Listener, runs: RunsService, executors: dict[str, Executor], surroundings: ExecutorContext
-) -> None:
+async def _add_services(listener: Listener, runs: RunsService, executors: dict[str, Executor], context: ExecutorContext) -> None:
     # A local pool has an agent too, but only its own, on a socket of its own.
     agents = [executor for executor in executors.values() if isinstance(executor, AgentExecutor) and executor.on_listener]
     server = listener.server
     add_RunsServicer_to_server(runs, server)
-    add_AgentsServicer_to_server(AgentSessions(agents, surroundings.pins, listener.refused), server)
+    add_AgentsServicer_to_server(AgentSessions(agents, context.pins, listener.refused), server)
     names = [
         runs_pb2.DESCRIPTOR.services_by_name["Runs"].full_name,
         agents_pb2.DESCRIPTOR.services_by_name["Agents"].full_name,

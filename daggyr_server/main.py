@@ -35,7 +35,8 @@ from daggyr_server.chosen_path import ChosenPath
 from daggyr_server.config import Configuration, load
 from daggyr_server.coordinator import coordinator
 from daggyr_server.descriptors import take_all
-from daggyr_server.executors.base import ExecutorError, check_patterns
+from daggyr_server.executors.base import ExecutorError
+from daggyr_server.executors.context import check_patterns
 from daggyr_server.trackers.base import TrackerError
 
 log = logging.getLogger("daggyr_server")

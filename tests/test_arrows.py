@@ -64,7 +64,7 @@ ARROWS: dict[str, frozenset[str]] = {
     ENTRY: frozenset({"daggyr", MAIN}),
     COORDINATOR: SERVICES | BELOW_DRIVER | {"daggyr", DRIVER, API, CONFIG},
     MAIN: frozenset({"daggyr", COORDINATOR, CHOSEN_PATH, CONFIG, DESCRIPTORS, QUIET_GRPC, "click", "msgspec"})
-    | {f"{API}.listening", f"{EXECUTORS}.base", f"{TRACKERS}.base"},
+    | {f"{API}.listening", f"{EXECUTORS}.base", f"{EXECUTORS}.context", f"{TRACKERS}.base"},
 }
 
 # The core is pure: nothing that waits, looks at the world, or rolls dice, though the standard library has it.

@@ -49,7 +49,7 @@ class Agents:
         """
         executors = self._with_agents()
         agents = [agent for executor in executors for agent in executor.agents.values() if name in (agent.name, agent.agent_id)]
-        pins = next((executor.surroundings.pins for executor in executors), None)
+        pins = next((executor.context.pins for executor in executors), None)
         known = {agent.agent_id for agent in agents} | (pins.named(name) if pins is not None else set())
         connected = {agent.agent_id: agent for agent in agents if agent.session is not None}
         for executor in executors:  # Pins know the names of earlier starts too: an agent may be connected under another one.

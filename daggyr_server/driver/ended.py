@@ -19,13 +19,14 @@ from daggyr_server.core.graph.run import Run
 from daggyr_server.core.graph.segments import Keeping
 from daggyr_server.core.machine import Machine
 from daggyr_server.core.placing.pool import Pool
+from daggyr_server.core.stored import RunRow
 from daggyr_server.driver.agents import Agents
 from daggyr_server.driver.durability import Durability
 from daggyr_server.driver.inbox import Inbox
 from daggyr_server.driver.recovery import restored
 from daggyr_server.executors.base import Executor
 from daggyr_server.executors.believable import mend_result
-from daggyr_server.trackers.base import MAX_ATTEMPTS, Piece, RunRow, StateChange, StoredAttempt, Tracker
+from daggyr_server.trackers.base import MAX_ATTEMPTS, Piece, StateChange, StoredAttempt, Tracker
 
 KEPT_ENDED_RUNS = 200  # ended runs in memory, where a tracker has them too
 KEPT_ENDED_TASKS = 2_000_000  # the tasks of these runs together

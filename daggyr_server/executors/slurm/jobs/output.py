@@ -12,7 +12,7 @@ from pathlib import Path
 
 from daggyr.v1.task_pb2 import STDOUT, OutputStream, OutputSummary
 from daggyr_server.executors.slurm.jobs.script import KEPT_BYTES
-from daggyr_server.executors.slurm.jobs.submission import Submission
+from daggyr_server.executors.slurm.jobs.submission_folder import SubmissionFolder
 
 CHUNK_BYTES = 256 * 1024
 
@@ -48,11 +48,11 @@ class Written:
                 offset += len(data)
 
 
-def written_by(submission: Submission, index: int, stream: OutputStream) -> Written:
-    """What a task of a submission has written to a stream so far."""
+def written_by(folder: SubmissionFolder, index: int, stream: OutputStream) -> Written:
+    """What a task of a folder has written to a stream so far."""
     if stream == STDOUT:
-        return written(submission.output(index, "out"), submission.manifest.whole_stdout_bytes)
-    return written(submission.output(index, "err"))
+        return written(folder.output(index, "out"), folder.manifest.whole_stdout_bytes)
+    return written(folder.output(index, "err"))
 
 
 def written(path: Path, whole_bytes: int = 0) -> Written:
