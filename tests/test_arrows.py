@@ -27,6 +27,7 @@ DRIVER = "daggyr_server.driver"
 API = "daggyr_server.api"
 CLI = "daggyr_server.cli"
 CONFIG = "daggyr_server.config"
+POOL_TABLES = "daggyr_server.pool_tables"
 DESCRIPTORS = "daggyr_server.descriptors"
 CHOSEN_PATH = "daggyr_server.chosen_path"
 REFUSED = "daggyr_server.refused_callers"
@@ -54,7 +55,8 @@ ARROWS: dict[str, frozenset[str]] = {
     CHOSEN_PATH: frozenset({"click"}),
     REFUSED: frozenset(),
     QUIET_GRPC: frozenset({"grpc"}),
-    CONFIG: frozenset({"daggyr", "msgspec"}),
+    CONFIG: frozenset({"daggyr", POOL_TABLES, "msgspec"}),
+    POOL_TABLES: frozenset({"daggyr", "msgspec"}),
     DRIVER: frozenset({"daggyr"}) | BELOW_DRIVER,
     API: WIRE
     | DOORS

@@ -38,6 +38,8 @@ _ADVICE = "`authorization: {credentials_file: ...}` of Prometheus' scrape_config
 
 @dataclass(frozen=True)
 class _Answer:
+    """An answer of HTTP."""
+
     status: HTTPStatus
     body: bytes
     headers: tuple[tuple[str, str], ...] = ()
@@ -99,7 +101,7 @@ class Scrapes:
         return address
 
     async def stop(self) -> None:
-        """Ends all connections; nothing is left when it returns: no socket file, no thread."""
+        """End all connections. When it returns, nothing is left: no socket file, no thread."""
         self._stopping = True
         self._lag.stop()
         for server in self._servers:
@@ -174,24 +176,25 @@ class Scrapes:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            # A caller that goes away, or is too slow, has nothing to be told.
+            # A caller that goes away or is too slow cannot be told anything.
             with contextlib.suppress(OSError, asyncio.IncompleteReadError, TimeoutError):
                 async with asyncio.timeout(SECONDS):
-                    if self._context is not None:  # here, so that a handshake counts as a connection and has its time
+                    # The handshake happens here, so that it belongs to the connection and to its time.
+                    if self._context is not None:
                         await writer.start_tls(self._context)
                     writer.write(await self._answered(reader, _peer(writer)))
                     await writer.drain()
                     writer.close()
                     await writer.wait_closed()
         finally:
-            writer.transport.abort()  # what is left of it; of one that was closed, nothing is
+            writer.transport.abort()  # It ends here unless it was closed above.
 
     async def _answered(self, reader: asyncio.StreamReader, peer: str) -> bytes:
         try:
             head = await reader.readuntil(b"\r\n\r\n")
         except asyncio.LimitOverrunError:
             return _said(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "too long").encoded(with_body=True)
-        # RFC 9112: a request line, then fields. Whatever is outside ASCII is nobody's token.
+        # RFC 9112: a request line, then fields. A token is ASCII, so that it does not matter how the rest is decoded.
         first, *lines = head.decode("latin-1").removesuffix("\r\n\r\n").split("\r\n")
         words = first.split(" ")
         if len(words) != 3 or not words[2].startswith("HTTP/1."):
@@ -203,7 +206,7 @@ class Scrapes:
         return answer.encoded(with_body=method != "HEAD")
 
     async def _scraped(self, method: str, path: str) -> _Answer:
-        """What somebody with the token gets, who cannot be sent away any more."""
+        """The answer for a caller with the token, who makes room for nobody any more."""
         if self._scraping >= MAX_SCRAPES:
             return _said(HTTPStatus.SERVICE_UNAVAILABLE, "too many scrapes at once")
         connection = asyncio.current_task()
@@ -216,7 +219,7 @@ class Scrapes:
             self._scraping -= 1
 
     def _refusal(self, authorizations: list[str], peer: str) -> _Answer | None:
-        """What someone without the client's token gets; None with it."""
+        """The answer for a caller without the client's token; None for one who has it."""
         if self._tokens is None:
             return None
         role, fault = self._tokens.holder(authorizations)
