@@ -22,6 +22,7 @@ from contextlib import aclosing, asynccontextmanager
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from daggyr.attempts.kept import CHUNK_BYTES
 from daggyr.bounds import MAX_UNITS
 from daggyr.v1.task_pb2 import (
     KILLED,
@@ -37,7 +38,7 @@ from daggyr.v1.task_pb2 import (
 )
 from daggyr_server.executors.ssh.attempts import Attempt, Phase
 from daggyr_server.executors.ssh.connection import TargetFault, connect
-from daggyr_server.executors.ssh.output import CHUNK_BYTES, Output
+from daggyr_server.executors.ssh.output import Output
 from daggyr_server.executors.ssh.questions import Questions
 from daggyr_server.executors.ssh.results import refusal, result_of, timestamp
 from daggyr_server.executors.ssh.script import (
@@ -275,7 +276,7 @@ class Session:
     async def _take_output(self, attempt: Attempt, result: AttemptResult, output: Output) -> None:
         """Read a stream's block and pass it on; as fast as the driver makes it durable."""
         shell, key = self._fetching.shell, key_of(attempt.ident)
-        may_be_refusal = output.stream == STDERR and result.exit_code in (126, 127) and output.size < CHUNK_BYTES
+        may_be_refusal = output.stream == STDERR and result.exit_code in (126, 127) and output.extent.size < CHUNK_BYTES
         async for piece in shell.block():
             if may_be_refusal and (said := _NOT_EXECUTED.match(piece)):
                 result.CopyFrom(refusal(said[1].decode(errors="replace"), attempt.spec))

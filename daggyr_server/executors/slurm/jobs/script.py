@@ -13,9 +13,9 @@ from functools import cache
 from pathlib import Path
 from shlex import quote
 
+from daggyr.attempts.kept import KEPT_BYTES
 from daggyr.v1.task_pb2 import Assignment, TaskSpec
 
-KEPT_BYTES = 1024 * 1024  # of a stream; of a longer one half of it at both ends
 TIMEOUT_GRACE = 10.0  # seconds from SIGTERM to SIGKILL when a timeout has passed
 MAX_ARGUMENT_BYTES = 32 * 4096 - 1  # MAX_ARG_STRLEN of Linux, execve(2)
 MAX_ARGUMENTS_BYTES = 2 * 1024 * 1024 - 128 * 1024  # a quarter of the usual stack limit, less what the node adds
