@@ -138,7 +138,8 @@ async def test_WhatATaskTruncatesIsGone(executor: Harness) -> None:
 async def test_FollowPassesOverWhatIsCutAndNothingElse(executor: Harness, tmp_path: Path) -> None:
     """Of a long stream it tells both ends, and of one that is wanted whole all of it."""
     size = 3_000_000
-    wait = "\nimport sys, time\nopen(sys.argv[1] + '/written', 'w').close()\nwhile not os.path.exists(sys.argv[1] + '/gate'): time.sleep(0.02)"
+    wait = "\nimport sys, time\nopen(sys.argv[1] + '/written', 'w').close()\n"
+    wait += "while not os.path.exists(sys.argv[1] + '/gate'): time.sleep(0.02)"
     for whole in (0, size):
         folder = tmp_path / str(whole)
         folder.mkdir()
