@@ -45,7 +45,7 @@ def test_pins_are_within_the_bounds_of_what_runs() -> None:
 
 
 def test_the_wheel_takes_what_the_programs_read_beside_python() -> None:
-    """Shell, SQL and the contract: hatchling takes all of a package that git does not ignore and the settings do not leave out."""
+    """Shell, SQL and the contract: hatchling takes all of a package that neither git ignores nor the settings leave out."""
     build = PROJECT["tool"]["hatch"]["build"]
     assert build["targets"]["wheel"].keys() == {"packages"} and build.keys().isdisjoint({"include", "exclude", "only-include"})
     packages = build["targets"]["wheel"]["packages"]

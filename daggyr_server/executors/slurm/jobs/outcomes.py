@@ -19,7 +19,7 @@ from daggyr.v1.task_pb2 import (
     TIMED_OUT,
     AttemptOutcome,
 )
-from daggyr_server.executors.slurm.jobs.submission import Reported
+from daggyr_server.executors.slurm.jobs.submission_folder import Reported
 
 GONE = "GONE"  # beside Slurm's own states: it knows no such job, any more or at all
 
