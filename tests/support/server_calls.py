@@ -1,9 +1,8 @@
 """Calls of a server from the process of the tests: what a test submits, waits for and looks at when it is not about `daggyr`.
 
-`Deployment` makes one for its server. A call costs a millisecond or two, where a program that is started for it costs a third of a
-second of a core. Each answer is a value of the shape that `daggyr --output json` prints, so that a test may take either. It starts
-no thread or event loop of its own, and so it may be used in tests with one and in those without. It never changes anything but by
-`submit`.
+`Deployment` makes one for its server. A call costs a millisecond or two, where a program that is started for it costs a third
+of a second of a core. Each answer is a value of the shape that `daggyr --output json` prints, so that a test may take either. It
+has no event loop, and so tests with one and tests without one may use it. It never changes anything but by `submit`.
 """
 
 from __future__ import annotations
@@ -88,10 +87,9 @@ class ServerCalls:
         attempts = [attempt for page in reversed(pages) for attempt in page.attempts]
         del task.attempts[:]
         task.attempts.extend(attempts)
-        outputs = {
-            attempt.attempt: (self._output(run_id, task_id, attempt.attempt, STDOUT), self._output(run_id, task_id, attempt.attempt, STDERR))
-            for attempt in attempts
-        }
+        outputs = {}
+        for number in (attempt.attempt for attempt in attempts):
+            outputs[number] = (self._output(run_id, task_id, number, STDOUT), self._output(run_id, task_id, number, STDERR))
         return shapes.task(task, outputs)
 
     def why(self, run_id: int, task_id: str) -> list[str]:
