@@ -1,10 +1,9 @@
 """The loop round the core: events in, `Machine.handle`, commit, and only then act and answer.
 
 `daggyr-server` makes the one `Driver` and gives its doors to the API: `requests` takes what people ask, `reader` shows what is,
-`changes` tells watchers what changed, and `figures` has the metrics' numbers. Executors tell what happens through `reports`. What
-is asked and told waits in the inbox; the loop takes what has come, commits the step's records in one call of the tracker, gives
-the commands to the executors, and answers. Batches form of what waits, never by a timer: what comes during a commit joins the
-next step.
+`changes` tells watchers what changed, and `figures` has the metrics' numbers. Executors tell through `reports` what happens. All
+of it waits in the inbox; the loop takes what has come, commits the step's records in one call of the tracker, gives the commands
+to the executors, and answers. What comes during a commit joins the next step: batches form by themselves, never by a timer.
 
 This is the only file that calls `Machine.handle` and `Tracker.commit`. It knows no executor and no tracker by name, and no gRPC.
 """
@@ -178,8 +177,7 @@ class Driver:
 
     async def _commit(self, records: list[Record]) -> None:
         """Commit, however often that takes: while records are not durable, nothing may go on."""
-        loop = asyncio.get_running_loop()
-        delay = _FIRST_DELAY
+        loop, delay = asyncio.get_running_loop(), _FIRST_DELAY
         while True:
             begun = loop.time()
             try:
