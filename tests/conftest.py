@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
-from support import slurm_cluster
+from support import left_behind, slurm_cluster
 
 # How wide and colourful a terminal is, and where databases are (libpq's variables begin with PG): each test says so itself.
 FOREIGN = ("CLICOLOR", "COLUMNS", "FORCE_COLOR", "LINES", "NO_COLOR", "PG", "TTY_")
@@ -60,5 +61,10 @@ def _service(item: pytest.Item) -> str:
     return ""
 
 
-def pytest_sessionfinish(session: pytest.Session) -> None:
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    """The session has a folder for temporary files of its own. It fails if there is a process or a file left in the end."""
+    folder = left_behind.begin()
+    yield
     slurm_cluster.end()
+    left_behind.end(folder)

@@ -87,7 +87,7 @@ class SlurmCluster:
     """Life: `start`, then any calls, `close`. The controller may be stopped and started in between."""
 
     def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="daggyr-slurm-", dir="/tmp"))  # sockets have to have short paths
+        self.folder = Path(tempfile.mkdtemp(prefix="daggyr-slurm-"))  # sockets have to have short paths
         self.folder.chmod(0o755)
         self.host = socket.gethostname().partition(".")[0]
         self.has_cgroups = all(_can_make(Path("/sys/fs/cgroup") / name) for name in ("freezer", "memory"))
