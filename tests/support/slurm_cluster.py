@@ -66,6 +66,8 @@ BatchStartTimeout=600
 UnkillableStepTimeout=1200
 SlurmdTimeout=3600
 TCPTimeout=60
+# A controller that is not there is asked for this long by each command. One that is late is asked again by whoever asked it.
+MessageTimeout=3
 PreemptType=preempt/partition_prio
 PreemptMode=CANCEL
 GresTypes=widget
