@@ -9,10 +9,14 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
 from support import left_behind, slurm_cluster
+
+if TYPE_CHECKING:
+    from support.postgres_server import PostgresServer
 
 # How wide and colourful a terminal is, and where databases are (libpq's variables begin with PG): each test says so itself.
 FOREIGN = ("CLICOLOR", "COLUMNS", "FORCE_COLOR", "LINES", "NO_COLOR", "PG", "TTY_")
@@ -68,3 +72,12 @@ def nothing_is_left() -> Iterator[None]:
     yield
     slurm_cluster.end()
     left_behind.end(folder)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A Postgres server of the tests' own, started once for all that are about databases."""
+    from support.postgres_server import postgres_server  # here, because most runs of some tests need no database
+
+    with postgres_server() as server:
+        yield server
