@@ -93,11 +93,7 @@ class Attempts:
     def held_keys(self) -> list[AttemptKey]:
         with self._lock:
             waiting = [attempt.key for attempt in self._waiting.values()]
-        return [*waiting, *self.running_keys()]
-
-    def running_keys(self) -> list[AttemptKey]:
-        with self._lock:
-            return [execution.attempt.key for execution in self._running.values()]
+            return [*waiting, *(execution.attempt.key for execution in self._running.values())]
 
     def execution(self, ident: Ident) -> Execution | None:
         """The attempt's execution, if it runs."""

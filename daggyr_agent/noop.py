@@ -29,9 +29,6 @@ class Noop:
     def held_keys(self) -> list[AttemptKey]:
         return []
 
-    def running_keys(self) -> list[AttemptKey]:
-        return []
-
     def tell_running(self) -> None:
         pass
 

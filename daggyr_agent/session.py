@@ -89,7 +89,7 @@ class Session:
 
     def beat(self) -> None:
         """Send a heartbeat before anything else."""
-        self._heartbeat = self._usage.heartbeat(running=self._work.running, waiting=self._work.waiting)
+        self._heartbeat = self._usage.heartbeat()
         self._heartbeat.draining = self._standing.draining
         self._outbox.hurry()
 
@@ -114,7 +114,7 @@ class Session:
     async def _open(self) -> float:
         """Say hello and hear the welcome; returns the heartbeat's interval in seconds."""
         standing, work = self._standing, self._work
-        held, running, ended = work.held_keys(), work.running_keys(), self._outbox.ended_keys()
+        held, ended = work.held_keys(), self._outbox.ended_keys()
         await self._call.write(
             AgentMessage(
                 hello=Hello(
@@ -128,12 +128,11 @@ class Session:
                     tracker_id=standing.tracker_id,
                     epoch=standing.epoch,
                     held=held,
-                    running=running,
                     first_unacknowledged=self._outbox.first_unacknowledged,
                     version=__version__,
                     draining=standing.draining,
                     # Of more, the coordinator sends the assignments again, and hears that they have ended.
-                    ended=ended[: max(0, _MAX_HELLO_KEYS - len(held) - len(running))],
+                    ended=ended[: max(0, _MAX_HELLO_KEYS - len(held))],
                 )
             )
         )

@@ -61,8 +61,8 @@ class HostUsage:
     def __init__(self) -> None:
         _cpu_percent()  # the first call only begins the interval
 
-    def heartbeat(self, *, running: int, waiting: int) -> Heartbeat:
-        """Load of one minute, processors' use since the call before, available memory, and the given counts.
+    def heartbeat(self) -> Heartbeat:
+        """Load of one minute, processors' use since the call before, and available memory.
 
         A figure that this host does not tell (a /proc of which parts are missing) is 0.
         """
@@ -70,8 +70,6 @@ class HostUsage:
             load_average=_load_average(),
             cpu_percent=min(100.0, max(0.0, _cpu_percent())),
             memory_available_bytes=available_memory() or 0,
-            running=running,
-            waiting=waiting,
         )
 
 

@@ -15,18 +15,18 @@ from typing import TypeVar
 from daggyr.channel import DEFAULT_ADDRESS, AddressError, Tls
 from daggyr.client import Client, ServerError
 from daggyr.tokens import TokenError, read_token, token_file
-from daggyr_server.cli.faults import Fault
+from daggyr_server.cli.errors import CommandError
 from daggyr_server.cli.interruption import tidied_up
 from daggyr_server.cli.options import Settings
 from daggyr_server.cli.patience import until_it_listens
-from daggyr_server.cli.server_faults import of_server
+from daggyr_server.cli.server_errors import of_server
 from daggyr_server.cli.stdout import notice, warn
 
 Result = TypeVar("Result")
 
 
 def with_client(settings: Settings, work: Callable[[Client], Awaitable[Result]]) -> Result:
-    """What `work` returns, given a client of the server that the options name. Raises Fault for all that goes wrong.
+    """What `work` returns, given a client of the server that the options name. Raises CommandError for all that goes wrong.
 
     On Ctrl-C, `work` is cancelled and KeyboardInterrupt leaves this function.
     """
@@ -47,7 +47,7 @@ def with_client(settings: Settings, work: Callable[[Client], Awaitable[Result]])
 async def client_of(
     address: str, *, token: str | None = None, tls: Tls | None = None, token_hint: str = "", insecure: bool = False
 ) -> AsyncIterator[Client]:
-    """A client whose errors leave the block as Faults."""
+    """A client whose errors leave the block as CommandErrors."""
     try:
         client = Client(
             address,
@@ -60,7 +60,7 @@ async def client_of(
         async with client:
             yield client
     except AddressError as error:
-        raise Fault(str(error)) from None
+        raise CommandError(str(error)) from None
     except ServerError as error:
         raise of_server(error, address, tls=tls is not None, token_hint=token_hint) from None
 
@@ -77,7 +77,7 @@ def _token(settings: Settings, address: str) -> tuple[str | None, str]:
     try:
         path = chosen or token_file("client", os.environ)
     except TokenError as error:
-        raise Fault(f"{error}; or name the token's file with --token-file") from None
+        raise CommandError(f"{error}; or name the token's file with --token-file") from None
     if chosen is None and not path.exists():
         return None, (
             f"looked for {path}, which is not there; copy client.token from the server's user on its host "
@@ -86,13 +86,13 @@ def _token(settings: Settings, address: str) -> tuple[str | None, str]:
     try:
         token = read_token(path)
     except TokenError as error:
-        raise Fault(str(error)) from None
+        raise CommandError(str(error)) from None
     return token, f"the one in {path} is not it; copy client.token from the server's host, or name another (--token-file)"
 
 
 def _tls(settings: Settings) -> Tls | None:
     if (settings.tls_cert is None) != (settings.tls_key is None):
-        raise Fault("--tls-cert and --tls-key go together")
+        raise CommandError("--tls-cert and --tls-key go together")
     if not (settings.tls or settings.tls_ca or settings.tls_cert):
         return None
     return Tls(authority=settings.tls_ca, certificate=settings.tls_cert, key=settings.tls_key)

@@ -1,8 +1,8 @@
 """A specification from a file or standard input, as the JSON document that the server takes.
 
-JSON is passed on as it is, piece by piece, whatever its size; YAML is converted here, which needs it in memory. What is no
-file (a pipe, a device) is spooled first, because a submission may have to be repeated, and as it may never end, up to a bound.
-Used by run, submit, validate and expand. What stands in the document is `daggyr_server.spec`'s business.
+`run`, `submit`, `edit`, `validate` and `expand` call this. JSON is passed on as it is, piece by piece, whatever its size. YAML is
+converted here, and must fit into memory for that. A pipe or a device is copied to a temporary file first, because a submission
+may have to be repeated; the copy has a bound, because a pipe may never end. Nothing here judges what the document says.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import IO, BinaryIO, cast
 
 import click
 
-from daggyr_server.cli.faults import Fault, Refused
+from daggyr_server.cli.errors import CommandError, Refused
 from daggyr_server.cli.stdout import notice
 from daggyr_server.cli.words import printable, size
 
@@ -42,7 +42,7 @@ def name_of(spec: str) -> str:
 def json_document(spec: str) -> Iterator[BinaryIO]:
     """The specification `spec` (a path, or `-`) as a seekable JSON document at its start.
 
-    Raises Fault if it cannot be read, or is YAML that cannot be converted.
+    Raises CommandError if it cannot be read, or is YAML that cannot be converted.
     """
     with ExitStack() as stack:
         try:
@@ -51,17 +51,17 @@ def json_document(spec: str) -> Iterator[BinaryIO]:
             if _is_yaml(spec, document):
                 document = io.BytesIO(_from_yaml(_read(document, spec), spec))
         except OSError as error:
-            raise Fault(f"cannot read {name_of(spec)}: {error.strerror}") from None
+            raise CommandError(f"cannot read {name_of(spec)}: {error.strerror}") from None
         yield document
 
 
 def _source(spec: str) -> AbstractContextManager[BinaryIO]:
     if not spec:
-        raise Fault("the name of the specification is empty: name a file, or `-` for standard input")
+        raise CommandError("the name of the specification is empty: name a file, or `-` for standard input")
     if spec != "-":
         return Path(spec).open("rb")
     if sys.stdin is None:  # its descriptor was closed before the program began
-        raise Fault("standard input is closed: name a file instead of `-`")
+        raise CommandError("standard input is closed: name a file instead of `-`")
     return nullcontext(sys.stdin.buffer)
 
 
@@ -69,7 +69,7 @@ def _read(document: BinaryIO, spec: str) -> bytes:
     length = document.seek(0, io.SEEK_END)
     document.seek(0)
     if length > MAX_YAML_BYTES:
-        raise Fault(f"{name_of(spec)} is YAML of {size(length)}, more than {size(MAX_YAML_BYTES)}: write it as JSON")
+        raise CommandError(f"{name_of(spec)} is YAML of {size(length)}, more than {size(MAX_YAML_BYTES)}: write it as JSON")
     if length > _SLOW_YAML_BYTES:
         notice(f"daggyr: {name_of(spec)} is YAML of {size(length)}; as JSON it would load far faster")
     return document.read()
@@ -100,13 +100,13 @@ def _copy(source: BinaryIO, spool: IO[bytes], spec: str) -> None:
     while data := source.read(_CHUNK_BYTES):
         length += len(data)
         if length > _MAX_SPOOLED_BYTES:
-            raise Fault(
+            raise CommandError(
                 f"{name_of(spec)} goes on after {size(_MAX_SPOOLED_BYTES)} and is no file: write it to one, and name that"
             )
         try:
             spool.write(data)
         except OSError as error:
-            raise Fault(
+            raise CommandError(
                 f"cannot keep {name_of(spec)} in {tempfile.gettempdir()} while it is read: {error.strerror}; "
                 "name a file, or another folder in TMPDIR"
             ) from None

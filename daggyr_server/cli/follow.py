@@ -1,6 +1,7 @@
-"""Follows a run to its end: shows its progress, tells of tasks that fail, and hands back how it ended.
+"""Follows a run to its end: shows its progress, tells of tasks that fail, and returns how it ended.
 
-`run`, `submit --watch` and `watch` share this. What is shown goes to standard error; results are the commands' business.
+`run`, `submit --watch` and `watch` call this. It writes to standard error only, because the commands print their results
+themselves.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from itertools import islice
 from daggyr.client import Client, Unreachable
 from daggyr.v1.run_pb2 import RunSummary, State
 from daggyr.v1.runs_pb2 import TaskChange
-from daggyr_server.cli import failures, names, words
-from daggyr_server.cli.faults import RUN_FAILED
+from daggyr_server.cli import failed_tasks, names, words
+from daggyr_server.cli.errors import RUN_FAILED
 from daggyr_server.cli.progress import TICK, View, closing, open_view
 from daggyr_server.cli.stdout import notice
 
@@ -34,7 +35,7 @@ async def follow(client: Client, run_id: int, *, accepted: bool) -> RunSummary:
         view.say(f"run {run.run_id} {word}: {words.plural(words.total(run), 'task')}")
         follower = _Follower(client, view)
         run = await follower.until_ended(run)
-    for line in await failures.report(client, run, told=follower.told):
+    for line in await failed_tasks.report(client, run, told=follower.told):
         notice(line)
     notice(closing(run))
     return run
@@ -81,9 +82,9 @@ class _Follower:
     async def _read_again(self, run_id: int) -> None:
         tasks = await self._client.first_tasks(run_id, _RUNNING_NAMES, states=[State.STATE_RUNNING])
         self._running = {task.task_number: task.task_id for task in tasks}
-        for summary in await self._client.first_tasks(run_id, _FAILURE_LINES, states=failures.STATES):
+        for summary in await self._client.first_tasks(run_id, _FAILURE_LINES, states=failed_tasks.STATES):
             if self._is_news(summary.task_number):
-                self._view.say(failures.of_task(await self._client.task(run_id, summary.task_id)))
+                self._view.say(failed_tasks.of_task(await self._client.task(run_id, summary.task_id)))
                 self.told.add(summary.task_number)
 
     def _take(self, task: TaskChange) -> None:
@@ -91,8 +92,8 @@ class _Follower:
             self._running[task.task_number] = task.task_id
         else:
             self._running.pop(task.task_number, None)
-        if task.state in failures.STATES and self._is_news(task.task_number):
-            self._view.say(failures.of_change(task))
+        if task.state in failed_tasks.STATES and self._is_news(task.task_number):
+            self._view.say(failed_tasks.of_change(task))
             self.told.add(task.task_number)
 
     def _is_news(self, number: int) -> bool:

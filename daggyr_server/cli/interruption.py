@@ -1,7 +1,7 @@
 """What Ctrl-C does at each moment of a command: it ends at once with 130, unless the command has something to tidy up.
 
-The entry point calls `end_at_once` first of all, so that Ctrl-C while modules are loaded shows no traceback. A command that
-must let go of something (a call, a server of its own) does so inside `tidied_up`.
+The entry point calls `end_at_once` first of all, so that Ctrl-C shows no traceback while modules are loaded. A command that must
+end something first (a call, a server of its own) does so inside `tidied_up`.
 """
 
 from __future__ import annotations

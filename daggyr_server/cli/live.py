@@ -1,6 +1,7 @@
 """The live view of a run on a terminal: a bar, the tasks by state, the rate, the time, and some tasks that run.
 
-Made by `progress.open_view` and driven by `follow`'s ticks; it starts no thread. Lines that stay are printed above it.
+`progress.open_view` makes it and the ticks of `follow` drive it, so that it starts no thread. Lines that stay are printed above
+it.
 """
 
 from __future__ import annotations

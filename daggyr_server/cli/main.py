@@ -99,7 +99,7 @@ def main() -> NoReturn:
 def _exit_code() -> int:
     # What gRPC's core writes on its own account is not for people; errors come back from calls.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    from daggyr_server.cli.faults import BAD_USAGE, INTERRUPTED, Fault
+    from daggyr_server.cli.errors import BAD_USAGE, INTERRUPTED, CommandError
     from daggyr_server.cli.stdout import Closed, notice
 
     try:
@@ -111,7 +111,7 @@ def _exit_code() -> int:
         with suppress(OSError):
             error.show()
         return error.exit_code
-    except Fault as fault:
+    except CommandError as fault:
         notice(f"daggyr: {fault}")
         return fault.exit_code
     except Closed:
@@ -120,7 +120,7 @@ def _exit_code() -> int:
         return INTERRUPTED
     except SystemExit:  # click writes --help itself, and leaves so when its reader went away; commands return their code
         return 0
-    except OSError as error:  # click writes --help itself; what else can fail is a Fault, but for what the whole process lacks
+    except OSError as error:  # of click, which writes --help itself; or of what this whole process lacks
         lacking = error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
         what = "this host or its limits (ulimit -a) leave too little" if lacking else "cannot write to standard output"
         notice(f"daggyr: {what}: {error.strerror}")

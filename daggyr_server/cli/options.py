@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from daggyr_server.chosen_path import ChosenPath
-from daggyr_server.cli.faults import Fault
+from daggyr_server.cli.errors import CommandError
 from daggyr_server.cli.words import STATES, printable
 
 if TYPE_CHECKING:
@@ -227,9 +227,9 @@ pool_option = click.option("--pool", metavar="NAME", default="", help="The run's
 
 
 def one_value_a_tag(tags: tuple[tuple[str, str], ...]) -> dict[str, str]:
-    """Raises Fault if a tag was given twice with different values."""
+    """Raises CommandError if a tag was given twice with different values."""
     chosen: dict[str, str] = {}
     for name, value in tags:
         if chosen.setdefault(name, value) != value:
-            raise Fault(f"--tag {name} is given twice, with different values")
+            raise CommandError(f"--tag {name} is given twice, with different values")
     return chosen

@@ -1,6 +1,6 @@
 """What attempts wrote, read from the server: whole, or its last lines, with what was not kept marked in its place.
 
-Used by `task`, `logs` and the report on failed tasks. Everything here stays bytes until it is shown.
+`task`, `logs` and the report on failed tasks call this. Output stays bytes until it is shown, because tasks may write anything.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from daggyr.client import ENDED, Client, ServerError
 from daggyr.v1.run_pb2 import RunSummary, State
 from daggyr_server.cli import names, shapes
 from daggyr_server.cli.connection import client_of
-from daggyr_server.cli.faults import INTERRUPTED, Fault
+from daggyr_server.cli.errors import INTERRUPTED, CommandError
 from daggyr_server.cli.follow import exit_code, follow
 from daggyr_server.cli.interruption import end_at_once
 from daggyr_server.cli.options import Settings
@@ -33,7 +33,7 @@ _MAX_TASKS = 10_000  # in the JSON document
 
 
 def to_its_end(run: Run, process: ServerProcess) -> int:
-    """The exit code, once the run and the server behind `process` have ended. Raises Fault."""
+    """The exit code, once the run and the server behind `process` have ended. Raises CommandError."""
     try:
         return asyncio.run(run.to_its_end(process))
     finally:
@@ -52,10 +52,10 @@ class Run(ABC):
 
     @abstractmethod
     async def followed(self, client: Client) -> RunSummary:
-        """The run once it has ended. Raises Fault and ServerError."""
+        """The run once it has ended. Raises CommandError and ServerError."""
 
     async def to_its_end(self, process: ServerProcess) -> int:
-        """The exit code. Raises Fault."""
+        """The exit code. Raises CommandError."""
         job = asyncio.create_task(self._with_server(process))
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -65,7 +65,7 @@ class Run(ABC):
             return await job
         except asyncio.CancelledError:
             return INTERRUPTED
-        except Fault:
+        except CommandError:
             if self.interrupted:
                 return INTERRUPTED
             raise
@@ -160,4 +160,4 @@ class Resumed(Run):
             if error.code is not grpc.StatusCode.NOT_FOUND:
                 raise
             what = f"no run {self._wanted}" if self._wanted else "no run yet"
-            raise Fault(f"there is {what} in this tracker: name the one that kept it with --tracker") from None
+            raise CommandError(f"there is {what} in this tracker: name the one that kept it with --tracker") from None

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from daggyr.client import Unreachable
-from daggyr_server.cli.faults import BAD_USAGE, NO_SERVER, Fault
+from daggyr_server.cli.errors import BAD_USAGE, NO_SERVER, CommandError
 from daggyr_server.cli.server_process import ServerProcess
 from daggyr_server.cli.stdout import notice
 
@@ -40,7 +40,7 @@ class OwnServer:
         return self._process.address
 
     async def __aenter__(self) -> Self:
-        """Raises Fault, with the server's own words, if it does not start."""
+        """Raises CommandError, with the server's own words, if it does not start."""
         self._ended = asyncio.create_task(asyncio.to_thread(self._process.popen.wait))
         self._listening = asyncio.create_task(self._listen())
         try:
@@ -55,7 +55,7 @@ class OwnServer:
         await self._end(_END_AT_ONCE_TIMEOUT if cancelled else _END_TIMEOUT)
 
     async def attend(self, work: Coroutine[Any, Any, Result]) -> Result:
-        """What `work` returns. Raises Fault if the server ends before it does; `work` is then cancelled."""
+        """What `work` returns. Raises CommandError if the server ends before it does; `work` is then cancelled."""
         job = asyncio.ensure_future(work)
         try:
             await asyncio.wait({job, self._ended}, return_when=asyncio.FIRST_COMPLETED)
@@ -67,7 +67,7 @@ class OwnServer:
             if not job.done():
                 job.cancel()
             await asyncio.gather(job, return_exceptions=True)
-        raise Fault(_with_words(f"the server ended unexpectedly ({_ending(code)})", self._said), NO_SERVER)
+        raise CommandError(_with_words(f"the server ended unexpectedly ({_ending(code)})", self._said), NO_SERVER)
 
     async def _is_ending(self) -> bool:
         await asyncio.wait({self._ended}, timeout=_ENDING_TIMEOUT)
@@ -78,14 +78,15 @@ class OwnServer:
         while not self._process.is_ready():
             if self._ended.done():
                 await asyncio.wait({self._listening}, timeout=1)
-                raise Fault(_with_words(f"the server did not start ({_ending(self._ended.result())})", self._said), BAD_USAGE)
+                ending = _ending(self._ended.result())
+                raise CommandError(_with_words(f"the server did not start ({ending})", self._said), BAD_USAGE)
             if asyncio.get_running_loop().time() > deadline:
-                raise Fault(_with_words(f"the server was not ready after {_START_TIMEOUT:.0f} s", self._said), NO_SERVER)
+                raise CommandError(_with_words(f"the server was not ready after {_START_TIMEOUT:.0f} s", self._said), NO_SERVER)
             await asyncio.wait({self._ended}, timeout=0.01)
         self._ready = True
 
     async def _listen(self) -> None:
-        """Passes on what the server says once it is ready; what it says before belongs to the error, should there be one."""
+        """Pass on what the server says once it is ready. What it says before is kept for the error, should it not start."""
         pipe = self._process.popen.stderr
         assert pipe is not None
         stream = asyncio.StreamReader()

@@ -1,7 +1,7 @@
 """Waits for a server that is only just starting, so that `daggyr-server &` and commands can be pasted into a shell together.
 
-Commands call it before they ask a server that nobody named, which is the one at the default address. Whoever names a server wants
-to know at once that it is not there. Nothing is sent: a connection that is accepted is closed again.
+Commands call this before they ask the server at the default address, if the user named none. A user who names a server wants to
+know at once that it is not there. Nothing is sent: a connection that is accepted is closed again.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How a run looks on standard error while it goes on: plain lines, or (`live`) a bar on a terminal.
 
-`follow` feeds a `View` with what it learns; a view decides what is worth showing and when. Views only print: they ask the
+`follow` gives a `View` what it learns, and the view decides what is worth showing and when. A view only prints: it asks the
 server nothing.
 """
 
@@ -61,7 +61,7 @@ class PlainView(View):
             f"run {run.run_id} {names.state(run.state)}: "
             f"{words.ended(run):,} of {words.plural(words.total(run), 'task')} ended ({words.counts(run)})"
         )
-        # What stands in the first update was said by whoever began to follow.
+        # `follow` has said already what the first update tells.
         self._told = self._told or self._latest
 
     def tick(self) -> None:

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from daggyr.private_folder import PrivateFolder, abandoned
-from daggyr_server.cli.faults import Fault
+from daggyr_server.cli.errors import CommandError
 
 _PREFIX = "daggyr-run-"
 
@@ -28,13 +28,13 @@ class ServerProcess:
 
     def __init__(self, options: Sequence[str], *, tracker: str | None = None) -> None:
         """`options` go to the server's program as arguments, and the tracker's address in its environment, where nobody else
-        reads it. Raises Fault if no process can be started."""
+        reads it. Raises CommandError if no process can be started."""
         for folder in abandoned(_PREFIX):
             shutil.rmtree(folder, ignore_errors=True)
         try:
             self._private = PrivateFolder(_PREFIX)
         except OSError as error:
-            raise Fault(f"the server cannot be started: {error.strerror}") from None
+            raise CommandError(f"the server cannot be started: {error.strerror}") from None
         self.address = f"unix:{self._folder}/server.sock"
         read_end, self._lifeline = os.pipe()
         try:

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from daggyr_server.cli.faults import Fault
+from daggyr_server.cli.errors import CommandError
 from daggyr_server.cli.words import STATES, printable
 
 Row = Sequence[str]
@@ -32,7 +32,7 @@ class Closed(Exception):
 
 
 def write(data: bytes, descriptor: int = _STDOUT) -> None:
-    """All of `data`, at once and unbuffered. Raises Closed, or Fault if it cannot be written (a full disk).
+    """All of `data`, at once and unbuffered. Raises Closed, or CommandError if it cannot be written (a full disk).
 
     Standard error is `descriptor` 2, for what a task wrote there.
     """
@@ -48,7 +48,7 @@ def write(data: bytes, descriptor: int = _STDOUT) -> None:
             if error.errno == errno.EIO and stat.S_ISCHR(os.fstat(descriptor).st_mode):  # a terminal that was closed
                 raise Closed from None
             where = "output" if descriptor == _STDOUT else "error"
-            raise Fault(f"cannot write to standard {where}: {error.strerror}") from None
+            raise CommandError(f"cannot write to standard {where}: {error.strerror}") from None
 
 
 def line(text: str = "") -> None:

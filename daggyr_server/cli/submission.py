@@ -12,7 +12,7 @@ import grpc
 
 from daggyr.client import Client, ServerError
 from daggyr_server.cli.document import name_of
-from daggyr_server.cli.faults import Refused
+from daggyr_server.cli.errors import Refused
 
 
 async def submit(client: Client, spec: str, document: BinaryIO, tags: Mapping[str, str], pool: str) -> int:

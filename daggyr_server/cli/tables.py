@@ -1,6 +1,6 @@
 """How runs, tasks, pools and agents look to a person, on standard output.
 
-One function for each thing that commands show. The same things as JSON are in `shapes`.
+Commands call one function for each thing that they show. `shapes` has the same things as JSON. Nothing here asks a server.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from daggyr_server.cli.stdout import Columns, Row, fields, line, paint
 
 _CHANGES = 20  # of state
 _NAMES = 10  # of parents and children
-_TAGS = 500  # letters of a run's tags in a list, of which everybody's runs are a part; `show` has all of them
+_TAGS = 500  # characters of a run's tags in a list; `show` has all of them
 
 
 def run_columns() -> Columns:
@@ -37,7 +37,7 @@ def run_row(run: RunSummary) -> Row:
 
 
 def _tags(run: RunSummary) -> str:
-    """As many as there is room for in a list."""
+    """The run's tags, cut to what a row of a list has room for."""
     tags = words.pairs(run.tags)
     return tags if len(tags) <= _TAGS else f"{tags[:_TAGS]}... ({len(tags):,} letters; `daggyr show {run.run_id}` has all)"
 

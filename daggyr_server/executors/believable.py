@@ -192,7 +192,7 @@ def _hello_fault(hello: Hello) -> str | None:
             return _words(f"hello.{field}", getattr(hello, field))
     if len(hello.held) > MAX_HELD:
         return f"agent {hello.name!r} holds {len(hello.held):,} attempts; the most is {MAX_HELD:,}"
-    for field in ("held", "running", "ended"):
+    for field in ("held", "ended"):
         keys = getattr(hello, field)
         if len(keys) > MAX_KEYS:
             return f"hello.{field} has {len(keys)} attempts, and {MAX_KEYS} are the most"

@@ -1,5 +1,4 @@
 """The contract between coordinator, agents and clients: the messages in `daggyr.v1` and the few rules that go with them.
 
-Both sides of the wire import this package, and it imports neither of them: how a template is filled in (`substitution`),
-how a channel is opened (`channel`) and where tokens lie (`tokens`).
+Both sides of the wire import this package, and it imports neither of them. README.md in this folder lists its modules.
 """

@@ -1,7 +1,7 @@
 """How a client or an agent opens a channel to the coordinator: address, TLS, token and limits in one place.
 
-The CLI and the agent call `open_channel`; the server takes its message limit from here, so that both ends agree. It never
-retries: whoever holds the channel decides about that.
+The client and the agent call `open_channel`; the server takes its message limit from here, so that both ends agree. Nothing here
+calls the server or tries a second time: the holder of the channel does that.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def check_address(address: str) -> str:
 
 
 def _in_brackets(address: str) -> str:
-    """What was meant by `::1` or `::1:2503`: the last part is a port if what is before it is an address without it."""
+    """What `::1` or `::1:2503` was to say. The last part is a port if the part before it is an address by itself."""
     default_port = DEFAULT_ADDRESS.rpartition(":")[2]
     host, _, port = address.rpartition(":")
     for meant, its_port in ((host, port), (address, default_port)):
@@ -85,7 +85,7 @@ def _in_brackets(address: str) -> str:
 def is_loopback(address: str) -> bool:
     """Whether `address` is on this host only: a unix socket, an IP of loopback (127.0.0.0/8, ::1) or the name localhost.
 
-    Other names are not looked up: what they mean can change, or be somebody else's answer, between the look and the connection.
+    Other names are not looked up, because the answer could be another one by the time of the connection.
     """
     if address.startswith("unix:"):
         return True
@@ -100,8 +100,8 @@ def is_loopback(address: str) -> bool:
 
 
 def check_exposure(address: str, token: str | None, tls: Tls | None, *, insecure: bool) -> None:
-    """Raises AddressError if `token` would cross a network that anybody may listen to: off loopback it goes over TLS only,
-    unless a person said that the network itself is to be trusted (`insecure`)."""
+    """Check that `token` crosses no network where others may listen. Off loopback it goes over TLS only, unless a person said
+    that the network is to be trusted (`insecure`). Raises AddressError."""
     if is_loopback(check_address(address)) or token is None or tls is not None or insecure:
         return
     raise AddressError(
@@ -143,7 +143,7 @@ def _read(path: Path | None) -> bytes | None:
 
 
 def read_bounded(path: Path) -> bytes:
-    """The bytes of a file of TLS, whatever somebody has named as one. Raises OSError, or AddressError if there are too many."""
+    """The bytes of a TLS file. Raises OSError, or AddressError for a file that is too large to be one."""
     with path.open("rb") as file:
         data = file.read(_MAX_PEM_BYTES + 1)
     if len(data) > _MAX_PEM_BYTES:

@@ -1,7 +1,7 @@
 """Which variables of a daemon's environment its tasks get: a short list, and what settings name.
 
-The agent asks it for what it starts, and the coordinator for what it hands to Slurm. What a daemon was started with may hold
-secrets (a database's password) that are no task's. Variables of DaggyR's own (DAGGYR_*) are never passed. Pure.
+The agent asks for the tasks that it starts, and the coordinator for the jobs that it gives to Slurm. A daemon's environment may
+hold secrets, such as a database's password, that tasks must not see. DaggyR's own variables (DAGGYR_*) are never passed. Pure.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ ALWAYS = ("PATH", "HOME", "LANG", "LC_*", "TZ", "TMPDIR", "USER", "LOGNAME", "SH
 
 
 def passes(name: str, patterns: Iterable[str]) -> bool:
-    """Whether tasks get the variable `name`: one of ALWAYS, or of `patterns`, which are names or beginnings with a `*` after."""
+    """Whether tasks get the variable `name`: one of ALWAYS, or of `patterns`, each a name or the beginning of names with a `*`
+    behind it."""
     if name.startswith("DAGGYR_"):
         return False
     return any(name.startswith(each[:-1]) if each.endswith("*") else name == each for each in (*ALWAYS, *patterns))
 
 
 def pattern_fault(pattern: str) -> str | None:
-    """What is wrong with a pattern of a setting, in words; None if nothing is."""
+    """What is wrong with a pattern in the settings, in words; None if nothing is wrong."""
     if not pattern or "=" in pattern or "*" in pattern[:-1] or not pattern.isprintable():
         return f"{pattern!r} names no variable: write NAME, PREFIX_* or *"
     return None

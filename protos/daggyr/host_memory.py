@@ -1,7 +1,7 @@
-"""How much memory this host has, wherever that can be learnt.
+"""How much memory this host has.
 
-The agent and the server's local pool ask. Some sandboxes and containers have no /proc/meminfo, or none that says anything; then
-the C library is asked (sysconf(3)), and whoever gets None does without a figure. Control groups are not looked at here.
+The agent and the server's local pool ask. Some sandboxes and containers have no /proc/meminfo, or an empty one; then the C
+library is asked (sysconf(3)). A caller that gets None does without a figure. The limits of control groups are not looked at here.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ _MAX_BYTES = 64 * 1024
 
 
 def total_memory() -> int | None:
-    """The host's memory in bytes; None if nothing here tells."""
+    """The host's memory in bytes; None if it is not known."""
     return _from_proc(b"MemTotal") or _pages("SC_PHYS_PAGES")
 
 
 def available_memory() -> int | None:
-    """What processes could still have, in bytes; None if nothing here tells."""
+    """The memory that processes could still get, in bytes; None if it is not known."""
     return _from_proc(b"MemAvailable") or _pages("SC_AVPHYS_PAGES")
 
 

@@ -1,8 +1,9 @@
-"""Folders for sockets of one process, in the folder for temporary files: owned, so that what a killed process left goes away.
+"""A folder for the sockets of one process, in the folder for temporary files, which the next process removes if this one is
+killed.
 
-A folder has a file `owner` that its process keeps locked (flock(2)) for as long as it lives; the lock goes with the process,
-however that ends. `abandoned` finds the folders of this user whose owner is gone, for the next process to remove. Folders
-without that file, of other names, or of another user are never touched. Used by `daggyr run` and by local pools.
+`daggyr run` and local pools make one. The folder has a file `owner`, which its process keeps locked (flock(2)) for as long as it
+lives; the system drops the lock when the process ends in any way. `abandoned` finds the folders of this user whose process is
+gone, so that the next process removes them. A folder without that file, of another name or of another user is never touched.
 """
 
 from __future__ import annotations
@@ -48,12 +49,13 @@ class PrivateFolder:
             folder = Path(tempfile.mkdtemp(prefix=prefix, dir="/tmp"))
         self.path = folder
         self._lock = os.open(folder / OWNER, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-        # The lock comes first: a file without this content is nobody's to remove. Who looks for that has it for a moment only.
+        # The lock comes before the content, because only a file with this content may be removed. A process that looks whether a
+        # folder is abandoned holds the lock for a moment, and this one then waits for it.
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         os.write(self._lock, _CONTENT)
 
     def remove(self) -> None:
-        """What cannot be removed stays, and is found by `abandoned` later."""
+        """Remove the folder. What cannot be removed stays, and `abandoned` finds it later."""
         shutil.rmtree(self.path, ignore_errors=True)
         os.close(self._lock)
 
@@ -62,7 +64,7 @@ def abandoned(prefix: str) -> Iterator[Path]:
     """This user's folders of a name with `prefix` whose process is gone. Raises nothing."""
     try:
         parents = dict.fromkeys((Path(tempfile.gettempdir()), Path("/tmp")))
-    except OSError:  # there is no folder for temporary files: whoever wants to make one is told
+    except OSError:  # there is no folder for temporary files; PrivateFolder tells that
         return
     for parent in parents:
         with contextlib.suppress(OSError), os.scandir(parent) as entries:

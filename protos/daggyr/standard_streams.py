@@ -1,8 +1,8 @@
-"""The three standard descriptors at the start of a program: open, whatever the program's parent left closed.
+"""The three standard descriptors of a program: open at its start, even where its parent had closed them, and flushed at its end.
 
 The entry points of `daggyr`, `daggyr-server` and `daggyr-agent` call `claim` before they import or open anything else. Without
-it, the first file that a program opens takes the number of a descriptor that its parent had closed, and whatever is written
-to standard output or standard error from then on lands in that file. `say` and `leave_quietly` are for its end.
+it, the first file that a program opens would take the number of a descriptor that its parent had closed, and what is written to
+standard output or standard error would land in that file. Programs call `say` and `leave_quietly` when they end.
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ def claim() -> None:
 
 
 def say(text: str) -> None:
-    """A line on standard error, lost quietly if nobody can take it: how a program ends does not depend on that."""
+    """Print a line on standard error. If it cannot be written, it is lost without an error, so that the program ends as it would
+    have."""
     with contextlib.suppress(OSError):
         print(text, file=sys.stderr, flush=True)
 
 
 def leave_quietly() -> None:
-    """Flush what is still to be printed; if nobody can take it, forget it, so that the interpreter's end does not complain."""
+    """Flush both streams. What cannot be written is dropped, because the interpreter would complain of it as it ends."""
     for stream, descriptor in ((sys.stdout, 1), (sys.stderr, 2)):
         try:
             stream.flush()

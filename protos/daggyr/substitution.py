@@ -1,8 +1,8 @@
 """How parameter values take the place of parameter names: the one rule that both sides of the wire must share.
 
-Literal names, one pass from left to right, at each place the longest name first, and inserted values are not searched
-again. The specification's expansion asks which names occur; executors and queries fill templates in. Nothing here knows
-where names and values come from.
+Names are literal text. The text is read once from left to right, at each place the longest name wins, and values that were put in
+are not searched again. The expansion of specifications asks which names occur; executors and the API fill templates in. Nothing
+here knows where names and values come from.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from daggyr.v1.task_pb2 import TaskSpec, TaskTemplate
 
 
 class Substitution:
-    """Replaces a fixed set of names; prepared once, then used for any number of texts and values. Each call takes time linear
-    in the text and in what comes out, whatever the names are."""
+    """Replaces a fixed set of names, in any number of texts. Each call takes time linear in the text and in the result, whatever
+    the names are."""
 
     def __init__(self, names: Sequence[str], beside: Substitution | None = None) -> None:
         """`names` are non-empty and distinct. The names of `beside`, which are others, are replaced as well."""
@@ -40,7 +40,7 @@ class Substitution:
 
 
 class Filling:
-    """Fills one TaskTemplate: which places hold a name is found once, so that each assignment costs only those."""
+    """Fills in one TaskTemplate, once for each assignment. What the names need is prepared once."""
 
     def __init__(self, template: TaskTemplate) -> None:
         self._spec = template.spec

@@ -1,14 +1,14 @@
-"""Why a connection was not made, for a person: from gRPC's words to what is wrong with the TLS files, and which option mends it.
+"""Why TLS did not work, for a person: from gRPC's words to what is wrong, and which option mends it.
 
-The command line and the agent ask it; both have the options that it names. The words are those of gRPC 1.75 to
-1.85, so each has a test.
+The command line and the agent call this; both have the options that it names. gRPC tells the reason in words only, which change
+between versions: these are the words of 1.75 to 1.85, and each has a test. Nothing here opens a connection.
 """
 
 from __future__ import annotations
 
 
 def tls_fault(said: str, address: str, *, tls: bool, option: str = "--server") -> str | None:
-    """What is wrong and what to do; None if gRPC's words (`said`) are of something else than TLS.
+    """What is wrong and what to do; None if gRPC's words (`said`) tell of no fault of TLS.
 
     `tls` is whether the caller uses it, `option` what names the server.
     """

@@ -1,12 +1,12 @@
 """Where tokens and state lie for one user of one host, and how a token is read.
 
-The server makes a token for each role at its first start; that user's clients and agents find it here by themselves.
-Elsewhere a copy of the file is named with `--token-file`. Server, clients and agents hold all token files to the same rules:
+The server makes a token for each role at its first start, and clients and agents of the same user find it here by themselves. On
+other hosts, a copy of the file is named with `--token-file`. Server, clients and agents hold all token files to the same rules:
 
 - A file of this process's user: nobody else may do anything with it (0600, 0400).
-- A file of root: group and others may read it if nobody may write it, root included (0400, 0440, 0444). So secrets look that
-  are mounted into containers, and systemd's credentials; a file that is merely left open (0644) does not look so.
-- A file of any other user is refused: that user decides what stands in it.
+- A file of root: group and others may read it if nobody may write it, root included (0400, 0440, 0444). Secrets that are mounted
+  into containers and systemd's credentials have such modes; a file that was left open by mistake (0644) has another.
+- A file of any other user is refused, because that user decides what stands in it.
 
 Nothing here prints a token or puts it into an error.
 """
@@ -22,7 +22,7 @@ from typing import Literal
 
 Role = Literal["client", "agent"]
 
-MIN_BYTES = 16  # of a token: shorter ones are guessed
+MIN_BYTES = 16  # of a token, because shorter ones can be guessed
 _MAX_BYTES = 4096
 
 

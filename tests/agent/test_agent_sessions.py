@@ -22,7 +22,7 @@ async def test_hello_says_who_it_is(start_agent: StartAgent, address: str, coord
     assert dict(hello.resources) == {"cores": 2, "gpus": 3, "memory_mb": 100}
     assert (hello.tracker_id, hello.epoch, hello.first_unacknowledged, hello.draining) == ("", 0, 1, False)
     assert hello.agent_id and hello.incarnation and hello.version
-    assert not hello.held and not hello.running and not hello.ended
+    assert not hello.held and not hello.ended
 
 
 async def test_id_stays_and_incarnation_changes(
@@ -42,10 +42,10 @@ async def test_heartbeats_come_in_the_interval_of_the_welcome(
     coordinator.heartbeat_interval = 0.05
     session = await coordinator.session()
     await session.assign((key(0), spec("sleep", "600", resources={"cores": 2})), (key(1), spec("true")))
-    await coordinator.until(lambda: session.heartbeat is not None and session.heartbeat.running == 1)
+    await coordinator.start_of(key(0))
     await coordinator.until(lambda: session.heartbeats >= 5)
     assert session.heartbeat is not None
-    assert session.heartbeat.waiting == 1
+    assert not coordinator.of(key(1)).started  # it waits for the cores of the first
     assert session.heartbeat.memory_available_bytes > 1 << 20
     assert 0 <= session.heartbeat.cpu_percent <= 100
 
@@ -94,7 +94,8 @@ async def test_agent_goes_on_while_disconnected_and_delivers_with_the_same_numbe
     assert second.hello.first_unacknowledged == 1
     assert second.hello.incarnation == first.hello.incarnation
     assert (second.hello.tracker_id, second.hello.epoch) == ("tracker-1", 1)
-    assert idents(second.hello.held) == idents(second.hello.running) == {(1, 3, 1)}
+    assert idents(second.hello.held) == {(1, 3, 1)}
+    await coordinator.start_of(key(3))  # told once more, to a coordinator that may not have heard of it
     assert {(1, 0, 1), (1, 2, 1)} <= idents(second.hello.ended)
     await coordinator.results(key(0), key(1), key(2))
     assert [batch.SerializeToString() for batch in second.batches][: len(before)] == before

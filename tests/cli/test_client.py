@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 from collections.abc import AsyncIterator
@@ -137,6 +138,22 @@ async def test_a_watch_gives_up_when_the_server_stays_away(server: ScriptedServe
             run.changed.notify_all()
         with pytest.raises(Unreachable):
             await anext(changes)
+
+
+async def test_waiting_gives_the_run_once_it_has_ended(client: Client, server: ScriptedServer) -> None:
+    run = server.new_run("a")
+    waiting = asyncio.create_task(client.wait(0))
+    await run.start("a")
+    await run.end(ERRORED)
+    ended = await waiting
+    assert (ended.run_id, ended.state) == (1, ERRORED)
+    assert (await client.wait(1)).state == ERRORED  # it had ended before
+
+
+async def test_waiting_for_a_run_that_there_is_not(client: Client) -> None:
+    with pytest.raises(ServerError) as caught:
+        await client.wait(7)
+    assert caught.value.code is grpc.StatusCode.NOT_FOUND
 
 
 async def test_output_that_is_lost_goes_on_at_the_last_byte(client: Client, server: ScriptedServer) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from daggyr_server.cli import document
-from daggyr_server.cli.faults import Fault
+from daggyr_server.cli.errors import CommandError
 
 SPEC = b'{"tasks": {"a": {"details": {"command": ["true"]}}}}'
 
@@ -24,7 +24,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("device", ["/dev/zero", "/dev/urandom"])
 def test_a_device_that_never_ends_is_refused(device: str) -> None:
     with (
-        pytest.raises(Fault, match=rf"{device} goes on after 3.0 MiB and is no file: write it to one"),
+        pytest.raises(CommandError, match=rf"{device} goes on after 3.0 MiB and is no file: write it to one"),
         document.json_document(device),
     ):
         pass
@@ -53,7 +53,7 @@ def test_a_pipe_is_read_whole_up_to_a_bound(tmp_path: Path, length: int, fits: b
                 found.seek(0)
                 assert found.read() == data, "a second try sends the same"
         else:
-            with pytest.raises(Fault, match="goes on after"), document.json_document(str(pipe)):
+            with pytest.raises(CommandError, match="goes on after"), document.json_document(str(pipe)):
                 pass
     finally:
         writing.join()
@@ -68,7 +68,7 @@ def test_a_full_disk_is_not_taken_for_a_fault_of_the_specification(monkeypatch: 
         monkeypatch.setattr(tempfile, "SpooledTemporaryFile", lambda max_size: full)
         writing.start()
         with (
-            pytest.raises(Fault, match=r"cannot keep .*pipe in .* while it is read: No space left on device; .* TMPDIR"),
+            pytest.raises(CommandError, match=r"cannot keep .*pipe in .* while it is read: No space left on device; .* TMPDIR"),
             document.json_document(str(pipe)),
         ):
             pass

@@ -9,7 +9,7 @@ from daggyr.v1.run_pb2 import Task, TaskSummary, TaskType
 from daggyr.v1.task_pb2 import TaskSpec, TaskTemplate
 from daggyr_server.cli import shapes, stdout, tables, words
 from daggyr_server.cli.document import json_document, name_of, spec_argument
-from daggyr_server.cli.faults import Refused
+from daggyr_server.cli.errors import Refused
 from daggyr_server.cli.options import Settings, command, settings_object
 from daggyr_server.core.graph.graph import Graph
 from daggyr_server.core.graph.segments import ExpandedSegment, Kind
@@ -60,7 +60,7 @@ def expand(settings: Settings, spec: str) -> int:
 
 
 def _graph(spec: str) -> Graph:
-    """The graph that `spec` becomes; warnings are printed. Raises Refused, or Fault if it cannot be read."""
+    """The graph that `spec` becomes; warnings are printed. Raises Refused, or CommandError if it cannot be read."""
     warnings: list[str] = []
     with json_document(spec) as document:
         try:
@@ -75,7 +75,7 @@ def _graph(spec: str) -> Graph:
 
 
 def _commands(graph: Graph) -> int:
-    """How many tasks run commands: all but head and tail of what is expanded."""
+    """How many tasks run commands: all but the heads and tails of expanded tasks."""
     return graph.size - 2 * sum(isinstance(segment, ExpandedSegment) for segment in graph.segments)
 
 

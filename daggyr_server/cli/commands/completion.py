@@ -6,7 +6,7 @@ import click
 from click.shell_completion import get_completion_class
 
 from daggyr_server.cli import stdout
-from daggyr_server.cli.faults import Fault
+from daggyr_server.cli.errors import CommandError
 from daggyr_server.cli.options import command
 
 
@@ -21,6 +21,6 @@ def completion(context: click.Context, shell: str) -> int:
     """
     kind = get_completion_class(shell)
     if kind is None:
-        raise Fault(f"this version of click knows no completion for {shell}")
+        raise CommandError(f"this version of click knows no completion for {shell}")
     stdout.write(kind(context.find_root().command, {}, "daggyr", "_DAGGYR_COMPLETE").source().encode())
     return 0

@@ -12,7 +12,7 @@ from daggyr.client import Client, ServerError
 from daggyr.v1.runs_pb2 import EditTotals
 from daggyr_server.cli import document, shapes, stdout, tables, words
 from daggyr_server.cli.connection import with_client
-from daggyr_server.cli.faults import Refused
+from daggyr_server.cli.errors import Refused
 from daggyr_server.cli.options import Settings, command, run_argument, settings_object
 
 

@@ -13,7 +13,7 @@ from daggyr.client import Client, ServerError
 from daggyr.v1.run_pb2 import TaskType
 from daggyr.v1.task_pb2 import STDERR, STDOUT, OutputStream
 from daggyr_server.cli.connection import with_client
-from daggyr_server.cli.faults import Fault
+from daggyr_server.cli.errors import CommandError
 from daggyr_server.cli.follow_output import OutputFollower
 from daggyr_server.cli.options import Settings, command, run_argument, settings_object
 from daggyr_server.cli.outputs import Unshown, show
@@ -41,9 +41,9 @@ def logs(
     nothing here.
     """
     if attempt is not None and (follow or task_id is None):
-        raise Fault("--attempt is for one TASK, and not for --follow, which goes from attempt to attempt")
+        raise CommandError("--attempt is for one TASK, and not for --follow, which goes from attempt to attempt")
     if stderr and both:
-        raise Fault("--stderr shows standard error only, and --both shows both: leave one of them out")
+        raise CommandError("--stderr shows standard error only, and --both shows both: leave one of them out")
     shown: list[tuple[OutputStream, int]] = [(STDERR if stderr else STDOUT, 1), *([(STDERR, 2)] if both else [])]
 
     async def work(client: Client) -> int:
@@ -61,7 +61,7 @@ def logs(
                 if unshown is not None:
                     await unshown.look(task_id, attempt or 0, found=found)
         elif attempt is not None:
-            raise Fault(f"--attempt is for one TASK: task {task_id} is expanded; `daggyr tasks` lists its expansions")
+            raise CommandError(f"--attempt is for one TASK: task {task_id} is expanded; `daggyr tasks` lists its expansions")
         else:
             await _show_all(client, run.run_id, shown, numbers, unshown)
         if unshown is not None and (said := unshown.said()):
@@ -92,7 +92,7 @@ async def _numbers(client: Client, run_id: int, task_id: str) -> range:
         tail = await client.task(run_id, f"{task_id}.tail")
     except ServerError as error:
         if error.code is grpc.StatusCode.NOT_FOUND:
-            raise Fault(f"task {task_id} runs nothing: it is where an expanded task ends") from None
+            raise CommandError(f"task {task_id} runs nothing: it is where an expanded task ends") from None
         raise
     return range(number + 1, tail.summary.task_number)
 

@@ -12,7 +12,7 @@ import click
 
 from daggyr_server.chosen_path import ChosenPath
 from daggyr_server.cli.document import json_document
-from daggyr_server.cli.faults import Fault
+from daggyr_server.cli.errors import CommandError
 from daggyr_server.cli.options import RUN, Settings, command, one_value_a_tag, pool_option, settings_object, tag_option
 from daggyr_server.cli.server_process import ServerProcess
 
@@ -61,11 +61,12 @@ def run(
     that have not ended go on meanwhile.
     """
     if settings.server_on_command_line:
-        raise Fault("run starts a server of its own; for a run on the server at --server: daggyr submit --watch SPEC")
+        raise CommandError("run starts a server of its own; for a run on the server at --server: daggyr submit --watch SPEC")
     try:
         Path.cwd()
     except FileNotFoundError:
-        raise Fault("the folder where this was started is gone, and tasks would start in it: change to another one") from None
+        gone = "the folder where this was started is gone, and tasks would start in it: change to another one"
+        raise CommandError(gone) from None
     options = [
         *(["--config", str(config)] if config is not None else []),
         *(["--workers", str(workers)] if workers is not None else []),
@@ -73,18 +74,20 @@ def run(
     header = one_value_a_tag(tags)
     if resume is not None:
         if spec is not None or header or pool:
-            raise Fault("--resume goes on with a run as it was submitted: leave out SPEC, --tag and --pool")
+            raise CommandError("--resume goes on with a run as it was submitted: leave out SPEC, --tag and --pool")
         if (tracker is None and config is None) or (tracker or "").partition(":")[0] == "memory":
-            raise Fault("--resume needs the tracker that kept the run, and `memory` keeps none: give --tracker sqlite:PATH")
+            raise CommandError(
+                "--resume needs the tracker that kept the run, and `memory` keeps none: give --tracker sqlite:PATH"
+            )
         kind, _, path = (tracker or "").partition(":")
         if kind == "sqlite" and not _expanded(path).exists():
-            raise Fault(f"there is no file {path}: --resume needs the tracker that kept the run")
+            raise CommandError(f"there is no file {path}: --resume needs the tracker that kept the run")
         process = ServerProcess(options, tracker=tracker)
         from daggyr_server.cli.own_run import Resumed, to_its_end  # while the server starts
 
         return to_its_end(Resumed(settings, resume), process)
     if spec is None:
-        raise Fault("there is nothing to run: name a specification, or an earlier run with --resume")
+        raise CommandError("there is nothing to run: name a specification, or an earlier run with --resume")
     with json_document(spec) as document:
         process = ServerProcess(options, tracker=tracker)
         from daggyr_server.cli.own_run import Submitted, to_its_end  # while the server starts

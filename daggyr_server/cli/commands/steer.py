@@ -8,7 +8,7 @@ from daggyr.client import Client
 from daggyr.v1.run_pb2 import State
 from daggyr_server.cli import shapes, stdout, tables
 from daggyr_server.cli.connection import with_client
-from daggyr_server.cli.faults import Fault
+from daggyr_server.cli.errors import CommandError
 from daggyr_server.cli.options import Settings, command, run_argument, settings_object
 
 _MARKS = {"completed": State.STATE_COMPLETED, "queued": State.STATE_QUEUED}
@@ -41,7 +41,7 @@ def kill(settings: Settings, run_id: int, tasks: tuple[str, ...]) -> int:
 def retry(settings: Settings, run_id: int, tasks: tuple[str, ...], downstream: bool) -> int:
     """Run again what did not complete in RUN, which must have ended, under the same id."""
     if downstream and not tasks:
-        raise Fault("--downstream goes with --task: without it, everything that did not complete runs again anyway")
+        raise CommandError("--downstream goes with --task: without it, everything that did not complete runs again anyway")
 
     async def work(client: Client) -> int:
         run = await client.retry(run_id, tasks, downstream=downstream)

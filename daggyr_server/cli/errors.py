@@ -1,6 +1,6 @@
 """How a command that does not work ends: the exit codes, and the errors that carry one.
 
-Commands raise `Fault`; `main` prints it and ends. Nothing here prints.
+Commands raise `CommandError`; `main` prints it and exits with its code. Nothing here prints.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ NO_SERVER = 3
 INTERRUPTED = 130
 
 
-class Fault(Exception):
+class CommandError(Exception):
     """Ends the command. `str()` is one sentence, or a line with one more for each detail."""
 
     def __init__(self, message: str, exit_code: int = BAD_USAGE) -> None:
@@ -19,7 +19,7 @@ class Fault(Exception):
         self.exit_code = exit_code
 
 
-class Refused(Fault):
+class Refused(CommandError):
     """A specification that was refused: `faults` has one a line."""
 
     def __init__(self, what: str, faults: str) -> None:

@@ -1,7 +1,8 @@
-"""What a person is told of tasks that did not complete: a line when it happens, a short report in the end.
+"""What a person is told of tasks that did not complete: a line when it happens, and a short report in the end.
 
-Lines come from a watch while the run goes on; the report is read from the server once the run has ended, with the last lines
-of each task's standard error. Both are bounded: a run with a million failures is told of in a few lines.
+`follow` calls this. It makes the lines from a watch while the run goes on, and reads the report from the server once the run has
+ended, with the last lines of each task's standard error. Both are bounded: of a million failed tasks, a few lines are told. It
+never prints.
 """
 
 from __future__ import annotations

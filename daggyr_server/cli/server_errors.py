@@ -1,6 +1,6 @@
 """What a person reads when a call to the server does not work: which address, which option, what to start.
 
-`connection` turns every error of a client into a Fault with this. No token ever gets into a message.
+`connection` calls this to turn each error of a client into a CommandError. It never puts a token into a message.
 """
 
 from __future__ import annotations
@@ -9,25 +9,25 @@ import grpc
 
 from daggyr.client import ServerError, Unreachable
 from daggyr.tls_faults import tls_fault
-from daggyr_server.cli.faults import NO_SERVER, Fault
+from daggyr_server.cli.errors import NO_SERVER, CommandError
 
 
-def of_server(error: ServerError, address: str, *, tls: bool, token_hint: str) -> Fault:
-    """The Fault that tells of `error`. `token_hint` says where the token came from, or was looked for."""
+def of_server(error: ServerError, address: str, *, tls: bool, token_hint: str) -> CommandError:
+    """The CommandError that tells of `error`. `token_hint` says where the token came from, or was looked for."""
     if isinstance(error, Unreachable):
-        return Fault(_unreachable(error, address, tls), NO_SERVER)
+        return CommandError(_unreachable(error, address, tls), NO_SERVER)
     said = " ".join(str(error).split("\n"))
     match error.code:
         case grpc.StatusCode.UNAUTHENTICATED:
-            return Fault(f"the server at {address} wants a valid token: {token_hint}")
+            return CommandError(f"the server at {address} wants a valid token: {token_hint}")
         case grpc.StatusCode.PERMISSION_DENIED:
-            return Fault(f"this token may not do that ({said}): {token_hint}; it must be a client's token")
+            return CommandError(f"this token may not do that ({said}): {token_hint}; it must be a client's token")
         case grpc.StatusCode.INVALID_ARGUMENT if "\n" in str(error).strip():
-            return Fault(str(error).strip().replace("\n", "\n  "))
+            return CommandError(str(error).strip().replace("\n", "\n  "))
         case grpc.StatusCode.RESOURCE_EXHAUSTED if "are under way" in said:
-            return Fault(f"the server at {address} has no place left: {said}", NO_SERVER)
+            return CommandError(f"the server at {address} has no place left: {said}", NO_SERVER)
         case grpc.StatusCode.RESOURCE_EXHAUSTED:
-            return Fault(_too_much(said, address))
+            return CommandError(_too_much(said, address))
         case (
             grpc.StatusCode.NOT_FOUND
             | grpc.StatusCode.INVALID_ARGUMENT
@@ -36,11 +36,11 @@ def of_server(error: ServerError, address: str, *, tls: bool, token_hint: str) -
             | grpc.StatusCode.OUT_OF_RANGE
             | grpc.StatusCode.ABORTED
         ):
-            return Fault(said)
+            return CommandError(said)
         case grpc.StatusCode.UNIMPLEMENTED:
-            return Fault(f"the server at {address} does not know this call: is it a DaggyR server of this version?")
+            return CommandError(f"the server at {address} does not know this call: is it a DaggyR server of this version?")
         case _:
-            return Fault(f"the server at {address} failed ({error.code.name}): {said}", NO_SERVER)
+            return CommandError(f"the server at {address} failed ({error.code.name}): {said}", NO_SERVER)
 
 
 def _unreachable(error: Unreachable, address: str, tls: bool) -> str:
