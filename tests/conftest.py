@@ -32,7 +32,12 @@ settings.register_profile("tests", settings(), deadline=None, suppress_health_ch
 settings.load_profile("tests")
 
 
-def pytest_configure() -> None:
+@pytest.hookimpl(tryfirst=True)  # the folder for temporary files is made from this option
+def pytest_configure(config: pytest.Config) -> None:
+    if hasattr(config, "workerinput"):
+        # A folder of the worker's own, as a process without workers has it: below the controller's, paths of unix sockets
+        # (107 bytes at most) would be too long, and programs would put them elsewhere.
+        config.option.basetemp = None
     for name in [name for name in os.environ if name.startswith(FOREIGN)]:
         del os.environ[name]
     # In the background of a shell, or under nohup, these are ignored, and would be by all programs that tests start.

@@ -34,7 +34,7 @@ from daggyr_server.executors.slurm.client import needs_of
 from daggyr_server.executors.slurm.jobs.calls import SlurmCalls
 from daggyr_server.executors.slurm.jobs.known_jobs import JobAttempt, KnownJobs, Request, Submission, result_of
 from daggyr_server.executors.slurm.jobs.output import written_by
-from daggyr_server.executors.slurm.jobs.script import UnfitTask, check_task
+from daggyr_server.executors.slurm.jobs.script import check_task
 from daggyr_server.executors.slurm.jobs.submitter import Submitter
 from daggyr_server.executors.slurm.jobs.watch import Watch
 from daggyr_server.executors.slurm.pool import SlurmPool
@@ -77,10 +77,10 @@ class JobExecutor(SlurmPool):
                 continue
             try:
                 spec = fillings[assignment.template].spec(assignment.values)
-                check_task(spec)
+                check_task(assignment, spec)
                 timeout = spec.timeout.seconds + spec.timeout.nanos / 1e9
                 alike = (needs_of(spec.resources, timeout, self.settings), timeout, spec.whole_stdout_bytes)
-            except (UnfitTask, ValueError) as error:
+            except ValueError as error:
                 rejected.append(AttemptUpdate(key=key, finished=result_of(REJECTED, str(error))))
                 continue
             self._known.attempts[ident] = self._known.waiting[ident] = JobAttempt(ident, alike, assignment, spec)

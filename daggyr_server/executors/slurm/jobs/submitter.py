@@ -99,7 +99,9 @@ class Submitter:
         home = self.pool.settings.directory
         job = Job(
             name=name,
-            script=job_script(folder.path, grace=self.pool.context.grace, timeout=timeout, whole_stdout_bytes=whole_stdout_bytes),
+            script=job_script(
+                folder.path, home, grace=self.pool.context.grace, timeout=timeout, whole_stdout_bytes=whole_stdout_bytes
+            ),
             size=len(group),
             needs=needs,
             directory=home,
@@ -110,7 +112,7 @@ class Submitter:
             (index, each.assignment, each.spec) for index, each in submission.attempts.items() if each.assignment and each.spec
         ]
         try:
-            await asyncio.to_thread(folder.write, home, tasks)
+            await asyncio.to_thread(folder.write, tasks)
             job_id = await self.pool.client.submit(job)
         except (SlurmError, OSError) as error:
             await self._not_submitted(submission, error)
