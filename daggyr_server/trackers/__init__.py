@@ -1,1 +1,1 @@
-"""Where run state is kept: one interface (`base`), one file a tracker, found by scheme through entry points."""
+"""Where run state is kept: one interface (`base`), a package for each tracker; `loader` finds the tracker for an address."""

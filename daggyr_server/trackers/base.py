@@ -1,9 +1,8 @@
 """The tracker interface: where records become durable, and where history is read.
 
 The driver commits the records of each step here before it acts on them, and reads attempts and output for clients. A tracker
-knows nothing of scheduling and decides nothing. One conformance suite (tests/trackers) runs against all of them.
-
-README.md in this folder shows how to add one.
+decides nothing and never schedules. What it gives back of a whole run are types of the core (core/stored.py), as records are. One
+conformance suite (tests/trackers) runs against all trackers; README.md in this folder shows how to add one.
 """
 
 from __future__ import annotations
@@ -23,16 +22,16 @@ MAX_ROWS_BYTES = 4 * 1024 * 1024  # of runs' tags, read at once
 
 
 class TrackerError(Exception):
-    """A tracker that cannot be used, or could not do what it was asked; the message says why and what to do.
+    """The tracker cannot be used, or could not do what it was asked; the message says why and what to do.
 
-    After a commit that raised it, asking again may succeed: when the disk has room, when the database is back.
+    The same commit may succeed later: when the disk has room, or when the database is back.
     """
 
 
 class LostTracker(TrackerError):
-    """The tracker is another coordinator's by now, or another tracker stands in its place. Nothing can be written any more.
+    """Another coordinator has the tracker now, or another tracker stands in its place. Nothing can be written any more.
 
-    The coordinator must end; what is durable is found by the next one.
+    The coordinator must end, because what it believes may differ from what is durable; the next one reads that.
     """
 
 
@@ -42,13 +41,13 @@ class Opened:
 
     tracker_id: str  # random, made with the tracker; attempts of another tracker are nobody's here
     epoch: int  # higher at each opening; every commit checks that it is still the highest
-    next_run_id: int  # no run, not even a deleted one, had this id or a higher one
+    next_run_id: int  # higher than the id of any run before, deleted ones included
     durable: bool  # whether state outlives the process
 
 
 @dataclass(frozen=True, slots=True)
 class StoredAttempt:
-    """An attempt that ended. Times, the result's too, are kept to the microsecond at least."""
+    """An attempt that ended. All times, those in the result too, are kept to the microsecond at least."""
 
     attempt: int
     host: str
@@ -67,62 +66,70 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class StateChange:
-    """One entry of a task's or run's history that no attempt tells."""
+    """One entry in the history of a task or a run: a change that no attempt explains."""
 
     time: float  # seconds since the epoch
     number: int | None  # None: the run
-    state: State  # from then on; asking for a run's end and editing it leave its state as it was
-    reason: str  # "kill", "retry", "mark", "edit", or "" for the run's own course
+    state: State  # from then on; a run that is edited, or whose end is asked for, keeps its state
+    reason: str  # "kill", "retry", "mark" or "edit", if a person asked for it; else ""
 
 
 class Tracker(ABC):
-    """Keeps runs, attempts and output. Life: made with its address, `open`, any calls, `close`."""
+    """Keeps runs, attempts and output. It is made with its address; then come `open`, any other calls, and `close`."""
 
     def __init__(self, address: str) -> None:
-        """`address` as given to `--tracker`. Raises TrackerError if it is malformed."""
+        """`address` is what `--tracker` names. Raises TrackerError if it is malformed."""
         self.address = address
 
     @property
     def folder(self) -> Path | None:
-        """A folder on this host's disk for what of large runs need not be in memory. None: state is in memory anyway."""
+        """A folder on this host's disk for the parts of large runs that need not be in memory.
+
+        None for a tracker that keeps everything in memory anyway.
+        """
         return None
 
     @abstractmethod
     async def open(self) -> Opened:
-        """Begin; called once. Raises TrackerError if it cannot be used, or another coordinator holds it."""
+        """Begin. It is called once. Raises TrackerError if the tracker cannot be used, or if another coordinator holds it."""
 
     @abstractmethod
     async def commit(self, records: Sequence[Record]) -> None:
-        """Make `records` durable, all of them or none, in order; when this returns, they are.
+        """Make `records` durable, in order, all of them or none. They are durable when this returns.
 
-        Output that was kept already (same attempt, stream and offset) is harmless.
+        A piece of output may come again (same attempt, stream and offset); the tracker keeps it once.
 
-        Raises TrackerError if it cannot be done now: commit the same records again, before any others, until it can. (An answer
-        that was lost on its way leaves open what was kept; the tracker finds out and keeps nothing twice.) Raises LostTracker
-        if it never can, because another coordinator has opened the tracker since; nothing is kept of the records then.
+        Raises TrackerError if the commit is not possible now. The caller then commits the same records again, before any others,
+        until it succeeds. (If an answer was lost on its way, the caller cannot know whether the records were kept; the tracker
+        finds out, and keeps nothing twice.) Raises LostTracker if no commit will be possible again, because another coordinator
+        has opened the tracker since; none of the records is kept then.
         """
 
     @abstractmethod
     async def attempts(
         self, run_id: int, number: int, *, before: int | None = None, limit: int = MAX_ATTEMPTS
     ) -> list[StoredAttempt]:
-        """The last `limit` of a task's ended attempts with numbers below `before` (None: all), oldest first.
+        """The last `limit` of a task's ended attempts whose numbers are below `before` (None: of all), oldest first.
 
-        Empty for tasks and runs that are not known. There may be tens of thousands: nobody reads them in one turn.
+        The list is empty for a task or a run that is not known. Read page by page: a task may have tens of thousands.
         """
 
     @abstractmethod
     async def output(self, run_id: int, number: int, attempt: int, stream: int, offset: int, limit: int) -> list[Piece]:
         """What was kept of an attempt's output from `offset` on, in order and without overlaps.
 
-        At most `limit` bytes, at least 1; more only if the first piece is larger: there is always one piece at least, until
-        nothing more is there. A gap before a piece was not kept. All numbers are bytes, in the stream as the task wrote it.
+        The pieces have at most `limit` bytes together, which is at least 1; a first piece that is larger comes alone, so that a
+        reader always gets on. The list is empty once nothing more is there. A gap between two pieces was not kept. All numbers
+        are bytes, in the stream as the task wrote it.
         """
 
     @abstractmethod
     async def document(self, run_id: int, revision: int = 0) -> bytes | None:
-        """What a run's graph was made from: its specification as it came, or, with the revision of a growth, what a generator
-        printed or an edit brought. None for a run or a growth that is not known."""
+        """What a run's graph was made from. None for a run or a revision that is not known.
+
+        Revision 0 is the specification as it came; that of a growth is what the generator printed, or the specification that the
+        edit brought.
+        """
 
     @abstractmethod
     async def unfinished(self) -> list[int]:
@@ -130,9 +137,9 @@ class Tracker(ABC):
 
     @abstractmethod
     async def load(self, run_id: int) -> StoredRun | None:
-        """A run as its records left it; None for one that is not known.
+        """A run as its records left it, after one commit and before the next; None for a run that is not known.
 
-        Others have their turn while a large run is read; what is returned is one commit's state.
+        Other work of the event loop has its turn while a large run is read.
         """
 
     @abstractmethod
@@ -141,14 +148,15 @@ class Tracker(ABC):
 
     @abstractmethod
     async def rows(self, *, before: int | None, limit: int) -> list[RunRow]:
-        """At most `limit` runs, newest first, with ids below `before`; None: from the newest.
+        """At most `limit` runs with ids below `before` (None: of all), newest first.
 
-        Fewer as soon as they hold MAX_ROWS_BYTES of tags together, one at least: only where there are none does a list end.
+        A run that takes their tags to MAX_ROWS_BYTES or above is the last one of the list. So a short list is not the end of all
+        runs; an empty one is.
         """
 
     @abstractmethod
     async def history(self, run_id: int, number: int | None) -> list[StateChange]:
-        """State changes of a task (or, for None, of the run itself) that no attempt tells, oldest first."""
+        """The state changes of a task (None: of the run itself) that no attempt explains, oldest first."""
 
     @abstractmethod
     async def pins(self) -> list[AgentPinned]:
@@ -156,22 +164,25 @@ class Tracker(ABC):
 
     @abstractmethod
     async def delete(self, run_id: int, limit: int) -> bool:
-        """Take away about `limit` rows of a run, the run itself with the last ones, then give room back.
+        """Take away about `limit` rows of a run, the run itself with the last ones, then give their room back.
 
-        Returns whether more is left to do: call it until it is False. Commits go on between calls. A run that was begun to be
-        deleted is not known any more to the other methods but `deleting`. Its id is never used again. A run that is not known is
-        no error. Raises TrackerError and LostTracker as `commit` does.
+        Returns whether more is left to do; call it until it is False. Commits go on between the calls. From the first call on, no
+        other method but `deleting` knows the run, and its id is never used again. A run that is not known is no error. Raises
+        TrackerError and LostTracker as `commit` does.
         """
 
     async def scrub(self) -> None:
-        """Called once after deletions: nothing of what they took away is left in the tracker's files when this returns, or, if
-        somebody else reads them now, soon after. Does nothing where there are no files. Raises as `commit` does."""
+        """Leave nothing of deleted runs in the tracker's files. The driver calls it once after a number of deletions.
+
+        It is done when this returns, or, if somebody else reads the files now, soon after. A tracker without files does nothing.
+        Raises TrackerError and LostTracker as `commit` does.
+        """
         return
 
     @abstractmethod
     async def deleting(self) -> list[int]:
-        """The ids of runs that `delete` has begun and not ended, ascending: an earlier coordinator may have left some."""
+        """The ids of the runs that `delete` has begun and not ended, ascending. An earlier coordinator may have left some."""
 
     @abstractmethod
     async def close(self) -> None:
-        """End; all that was committed stays as durable as it is. Safe to call twice."""
+        """End. What was committed stays as durable as it is. A second call does nothing."""

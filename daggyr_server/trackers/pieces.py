@@ -1,6 +1,6 @@
-"""Stretches of bytes that came in pieces, maybe twice and overlapping: cut for storage, and told in order without overlaps.
+"""Bytes that are stored as pieces with offsets: how they are cut, and how they are put in order again without overlaps.
 
-All trackers keep output like this, and the SQL trackers documents too. Pure.
+Pieces may come twice, overlap, and leave gaps. All trackers keep output as pieces, and the SQL trackers documents too. Pure.
 """
 
 from __future__ import annotations
@@ -9,14 +9,15 @@ from collections.abc import Iterable, Iterator
 
 from daggyr_server.trackers.base import Piece
 
-# No stored piece is longer, so that a reader knows how far back one may begin that covers an offset. statements.sql says it too.
+# No stored piece of output is longer. So a reader knows how far before an offset a piece may begin that covers it; the statement
+# `output` in each statements.sql has the same number.
 MAX_PIECE_BYTES = 256 * 1024
 DOCUMENT_PIECE_BYTES = 1024 * 1024
 MAX_OFFSET = 2**63 - 1  # the largest number that databases take
 
 
 def cut(offset: int, data: bytes, size: int) -> Iterator[tuple[int, bytes | memoryview]]:
-    """`data` in pieces of at most `size` bytes, each with its offset; nothing is copied."""
+    """`data` in pieces of at most `size` bytes, each with its offset. Nothing is copied."""
     if len(data) <= size:
         yield offset, data
         return
@@ -26,9 +27,9 @@ def cut(offset: int, data: bytes, size: int) -> Iterator[tuple[int, bytes | memo
 
 
 def in_order(pieces: Iterable[tuple[int, bytes]], offset: int, limit: int) -> list[Piece]:
-    """What `pieces`, ascending by start, hold from `offset` on, each byte once.
+    """The bytes of `pieces` from `offset` on, each byte once. `pieces` ascend by start.
 
-    At most `limit` bytes, at least one piece if there is any.
+    The result has at most `limit` bytes, but one piece at least, if there is any.
     """
     found: list[Piece] = []
     for start, data in pieces:
@@ -36,7 +37,7 @@ def in_order(pieces: Iterable[tuple[int, bytes]], offset: int, limit: int) -> li
         if skipped:
             data = data[skipped:]
         if not data:
-            continue  # an earlier piece told it already, or nobody asked for it
+            continue  # it lies before `offset`, or an earlier piece has all of it
         if found and len(data) > limit:
             break
         found.append(Piece(start + skipped, data))
@@ -46,5 +47,5 @@ def in_order(pieces: Iterable[tuple[int, bytes]], offset: int, limit: int) -> li
 
 
 def joined(pieces: Iterable[tuple[int, bytes]]) -> bytes:
-    """All that `pieces`, ascending by start, hold, each byte once."""
+    """All bytes of `pieces`, each byte once. `pieces` ascend by start."""
     return b"".join(piece.data for piece in in_order(pieces, 0, MAX_OFFSET))

@@ -1,7 +1,7 @@
-"""What a run's records say of each task, folded into compact arrays: the states and counts that `load` returns.
+"""Makes the states and counts that `Tracker.load` returns of what is stored about a run's attempts and moves.
 
-All trackers use it. What it is told is the least that must be stored: which attempts were assigned last, how attempts ended, and
-which tasks were moved by hand. The rule by which these give a task's state stands with `TasksMoved` in core/records.py. Pure.
+All trackers use it. It needs no more than which attempts were assigned last, how attempts ended, and which tasks a person moved.
+The rule by which these give a task's state stands with `TasksMoved` in core/records.py. Pure: it reads no database.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _SUCCEEDED, _LOST, _QUEUED = int(Outcome.SUCCEEDED), int(Outcome.LOST), int(Stat
 
 
 class Assigned(NamedTuple):
-    """Attempts that were sent together. Parallel lists."""
+    """Attempts that were sent to a host together; `numbers` and `attempts` are parallel."""
 
     host: str
     host_name: str
@@ -29,30 +29,30 @@ class Assigned(NamedTuple):
 
 
 class Folding:
-    """Told of a run in this order: `assigned` and `moved` as records came, `ended` by task, `rows`. Used once.
-
-    Costs about 0.5 microseconds an attempt, and 100 bytes a task while it works.
-    """
+    """Folds one run, and is used once. Call `assigned` and `moved` as records came, then `ended`, and in the end `rows`."""
 
     def __init__(self) -> None:
-        self._assigned: dict[int, int] = {}  # the last attempt that was assigned; what is left in the end is in flight
-        self._moved: dict[int, int] = {}  # attempts when it was moved last, and to which state: 8 * attempts + state
-        self._requeued: dict[int, int] = {}  # attempts when it was moved to QUEUED last
+        # By task number: the last attempt that was assigned. One that has ended is taken out; in the end the rest are in flight.
+        self._assigned: dict[int, int] = {}
+        # The last move, as 8 * attempts + state: how many attempts the task had had, and to which state it was moved.
+        self._moved: dict[int, int] = {}
+        self._requeued: dict[int, int] = {}  # how many attempts the task had had at its last move to QUEUED
         self._rows = TaskRows(array("I"), bytearray(), array("I"), array("I"), array("I"), array("I"))
-        self._task = (-1, 0, 0, 0, 0)  # the last task that `ended` was told of: number, attempt, state, failures, losses
+        self._task = (-1, 0, 0, 0, 0)  # the task whose rows `ended` is reading: number, attempt, state, failures, losses
 
     def assigned(self, numbers: Sequence[int], attempts: Sequence[int]) -> None:
-        """Attempts were about to be sent. Parallel lists."""
+        """Attempts were about to be sent. The lists are parallel."""
         self._assigned.update(zip(numbers, attempts, strict=True))
 
     def moved(self, state: int, numbers: Sequence[int], attempts: Sequence[int]) -> None:
-        """Tasks were moved; `attempts` says how many each had had. Parallel lists."""
+        """Tasks were moved; `attempts` says how many each had had. The lists are parallel."""
         self._moved.update(zip(numbers, [attempt << 3 | state for attempt in attempts], strict=True))
         if state == _QUEUED:
             self._requeued.update(zip(numbers, attempts, strict=True))
 
     def ended(self, rows: Iterable[tuple[int, int, int, int]]) -> None:
-        """Attempts that ended: number, attempt, outcome, state; ascending by number, then attempt. May be called in slices."""
+        """Attempts ended: a row is number, attempt, outcome and state. They ascend by number, then attempt, also from one call to
+        the next."""
         requeued = self._requeued
         number, attempt, state, failures, losses = self._task
         counted_from = requeued.get(number, 0)
@@ -85,7 +85,7 @@ class Folding:
         rows.losses.append(losses)
 
     def rows(self) -> tuple[TaskRows, dict[int, int], set[int]]:
-        """The tasks by number; what is in flight: number to attempt; the numbers of those of them that are void."""
+        """The tasks; the attempts in flight, as number to attempt; and of these the numbers that are void."""
         number, attempt, state, failures, losses = self._task
         if number >= 0:
             self._add(number, attempt, state, failures, losses)
@@ -115,11 +115,11 @@ class Folding:
 
 
 def flights(in_flight: dict[int, int], void: Container[int], sent: Sequence[Assigned]) -> list[Adopted]:
-    """The attempts of `in_flight` (number to attempt) by number, with where they were sent; `sent` as records came."""
+    """The attempts of `in_flight` (number to attempt), ascending by number, with where they were sent. `sent` is in order."""
     found: dict[int, Adopted] = {}
     for host, host_name, time, numbers, attempts in reversed(sent):
         if len(found) == len(in_flight):
-            break  # the last ones are found first
+            break  # all are found; what was sent earlier has ended
         for number, attempt in zip(numbers, attempts, strict=True):
             if in_flight.get(number) == attempt:
                 found[number] = Adopted(number, attempt, host, host_name, time, number in void)
@@ -135,7 +135,7 @@ def pack(numbers: Sequence[int]) -> bytes:
 
 
 def unpack(packed: bytes) -> array[int]:
-    """What `pack` was given."""
+    """The numbers that `pack` was given."""
     numbers = array("I")
     numbers.frombytes(packed)
     if sys.byteorder == "big":

@@ -1,6 +1,7 @@
-"""The ended attempts of one run in memory, about 60 bytes each: the memory tracker keeps one log a run.
+"""The ended attempts of one run in memory, about 60 bytes each. The memory tracker keeps one log for each run.
 
-They lie in parallel arrays; an object exists only for a result that has more to tell than numbers.
+An attempt is an entry in parallel arrays, because a run may have millions. A result that the arrays cannot hold, such as one with
+notes, is kept as the bytes of its message beside them.
 """
 
 from __future__ import annotations
@@ -14,19 +15,19 @@ from daggyr.v1.task_pb2 import AttemptResult
 from daggyr_server.core.records import AttemptRecorded
 from daggyr_server.trackers.base import StoredAttempt
 
-_NONE = 2**32 - 1  # no number, no position
+_NONE = 2**32 - 1  # stands for no number and for no position
 _NO_EXIT_CODE = -(2**31)
 _MAX_SECONDS = 253_402_300_800  # the year 10000, where a Timestamp ends
 
 
 class _Numbers(NamedTuple):
-    """A result that an AttemptLog's arrays hold whole, times to the microsecond."""
+    """A result as the arrays hold it, with times to the microsecond."""
 
     exit_code: int = _NO_EXIT_CODE
     start: float = math.nan  # seconds since the epoch; NaN where absent
     stop: float = math.nan
     cpu_microseconds: int = _NONE
-    max_rss: int = 0  # bytes, and 1; 0 where absent
+    max_rss: int = 0  # bytes plus one; 0 where absent
 
 
 _NOTHING = _Numbers()
@@ -44,9 +45,9 @@ class AttemptLog:
         self._times = array("d")  # assign, start, stop of each
         self._cpu_microseconds = array("I")
         self._max_rss = array("Q")
-        self._earlier = array("I")  # position of the task's attempt before
-        self._last = array("I")  # by task number: position of its last attempt
-        self._whole: dict[int, bytes] = {}  # position -> the result, serialised, where the arrays cannot hold it
+        self._earlier = array("I")  # position of the attempt before of the same task
+        self._last = array("I")  # by task number: position of the task's last attempt
+        self._whole: dict[int, bytes] = {}  # by position: a result that the arrays cannot hold, serialised
         self._host_names: list[tuple[str, str]] = []
         self._host_index: dict[tuple[str, str], int] = {}
 
@@ -77,7 +78,7 @@ class AttemptLog:
         self._max_rss.append(numbers.max_rss)
 
     def of(self, number: int, before: int | None, limit: int) -> list[StoredAttempt]:
-        """The last `limit` of a task's attempts with numbers below `before` (None: all), oldest first."""
+        """The last `limit` of a task's attempts whose numbers are below `before` (None: of all), oldest first."""
         found: list[StoredAttempt] = []
         position = self._last[number] if number < len(self._last) else _NONE
         while position != _NONE and len(found) < limit:
@@ -87,7 +88,7 @@ class AttemptLog:
         return found[::-1]
 
     def ended(self) -> Iterator[tuple[int, int, int, int]]:
-        """Number, attempt, outcome and state of all, ascending by number, then attempt."""
+        """Number, attempt, outcome and state of all attempts, ascending by number, then attempt."""
         for number, last in enumerate(self._last):
             chain = []
             position = last
@@ -119,7 +120,7 @@ class AttemptLog:
 
 
 def _numbers(result: AttemptResult) -> _Numbers | None:
-    """The result as numbers, or None if it has more to tell, or a number that no array could take. Absent is not zero."""
+    """The result as numbers. None if it says more than numbers do, or if a number does not fit its array. Absent is not zero."""
     if result.notes or result.HasField("signal") or result.HasField("stdout") or result.HasField("stderr"):
         return None
     exit_code, start, stop, cpu_microseconds, max_rss = _NOTHING

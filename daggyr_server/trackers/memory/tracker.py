@@ -1,8 +1,8 @@
-"""The tracker that forgets: everything in this process's memory, for as long as it lives. The default.
+"""The memory tracker, `--tracker memory`, which is the default: it keeps everything in this process and forgets it at the end.
 
-Sized for runs of millions of tasks: ended attempts lie in arrays (attempt_log.py), tasks that were moved by hand as they came.
-Output is bounded over all runs together; the oldest streams go first and whole, and readers see that they are missing by the
-sizes in the results.
+Runs may have millions of tasks, so ended attempts are kept in arrays (attempt_log.py). Output is bounded over all runs together:
+the oldest stream is dropped first, and whole. Readers see that it is missing, because the results have the sizes. It writes no
+file.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ from daggyr_server.trackers.pieces import in_order, joined
 from daggyr_server.trackers.task_rows import Assigned, Folding, flights
 
 MAX_OUTPUT_BYTES = 256 * 1024 * 1024
-LOOKED_AT = 1_000  # of the oldest streams, for one that may be dropped
-# What keeping a stream, and each piece of it, costs beside the data, in bytes (measured: tests/trackers).
+LOOKED_AT = 1_000  # how many of the oldest streams are searched for one that may be dropped
+# What Python takes for a stream, and for each piece of it, beside the data, in bytes; tests/trackers measure it.
 _STREAM_COST = 300
 _PIECE_COST = 120
 
 
 class _Kept:
-    """A run and what was recorded of it."""
+    """A run, and what was recorded of it."""
 
     def __init__(self, added: RunAdded) -> None:
         self.added = added
@@ -67,7 +67,7 @@ class _Kept:
         self.command_states: Mapping[State, int] = {}
         self.growths: list[Growth] = []
         self.log = AttemptLog()
-        self.in_flight: dict[int, AttemptsAssigned] = {}  # by task: what it was sent with
+        self.in_flight: dict[int, AttemptsAssigned] = {}  # by task number: the record that assigned the attempt
         self.changes: list[StateChange] = []  # of the run itself
         self.moves: list[TasksMoved] = []
 
@@ -101,14 +101,14 @@ class _Kept:
 
 
 class MemoryTracker(Tracker):
-    """See the head of this file. A new tracker_id at each start; nothing can be recovered."""
+    """See the head of this file. It has a new tracker_id at each start, because nothing of a start before is left."""
 
     def __init__(self, address: str) -> None:
         super().__init__(address)
         if address != "memory":
             raise TrackerError(f"the memory tracker takes no path: write `memory`, not {address!r}")
         self._runs: dict[int, _Kept] = {}
-        self._ids: list[int] = []  # of them, ascending
+        self._ids: list[int] = []  # the keys of `_runs`, ascending
         self._requests: dict[str, int] = {}
         self._output: dict[tuple[int, int, int, int], dict[int, bytes]] = {}  # (run, task, attempt, stream) -> by offset
         self._output_bytes = 0
@@ -131,13 +131,13 @@ class MemoryTracker(Tracker):
         return Opened(tracker_id=secrets.token_hex(16), epoch=1, next_run_id=1, durable=False)
 
     async def close(self) -> None:
-        """Nothing is held but memory."""
+        """Do nothing: the tracker holds nothing but memory."""
 
     # -- records ------------------------------------------------------------------------------------------------------
 
     async def commit(self, records: Sequence[Record]) -> None:
         handlers = self._handlers
-        later = []  # output may come in the same commit as the end of what wrote it
+        later = []  # what a generator printed may come after this record in the same commit
         for record in records:
             if type(record) is TasksGenerated:
                 later.append(record)
@@ -148,7 +148,7 @@ class MemoryTracker(Tracker):
 
     def _run_added(self, record: RunAdded) -> None:
         if record.run_id not in self._runs:
-            insort(self._ids, record.run_id)  # at the end: ids grow
+            insort(self._ids, record.run_id)  # nearly always at the end, because ids grow
         self._runs[record.run_id] = _Kept(record)
         self._requests[record.request_id] = record.run_id
 
@@ -198,11 +198,11 @@ class MemoryTracker(Tracker):
             return
         pieces[record.offset] = record.data
         while self._output_bytes > MAX_OUTPUT_BYTES:
-            # What a generator prints is needed until it has ended, so that ended attempts' goes first.
+            # What a generator prints is needed until it has ended, so streams of attempts that have ended go first.
             oldest = list(islice(self._output, LOOKED_AT))
-            self._drop(next((stream for stream in oldest if not self._flies(stream)), oldest[0]))
+            self._drop(next((stream for stream in oldest if not self._is_in_flight(stream)), oldest[0]))
 
-    def _flies(self, stream: tuple[int, int, int, int]) -> bool:
+    def _is_in_flight(self, stream: tuple[int, int, int, int]) -> bool:
         run = self._runs.get(stream[0])
         return run is not None and stream[1] in run.in_flight
 
@@ -283,7 +283,7 @@ class MemoryTracker(Tracker):
     # -- deleting -----------------------------------------------------------------------------------------------------
 
     async def delete(self, run_id: int, limit: int) -> bool:
-        """All at once: memory is let go in no time."""
+        """The whole run goes at once, because that takes no time in memory."""
         run = self._runs.pop(run_id, None)
         if run is not None:
             del self._ids[bisect_left(self._ids, run_id)]

@@ -1,9 +1,9 @@
-"""A step's records as rows, table by table: what one commit of a SQL tracker writes.
+"""A step's records as rows: what one commit of a SQL tracker writes. Both SQL trackers make a `Batch` for each commit.
 
-The records of a run's own course stay in order, each a statement; all others are put together by table, because few large
-statements cost a fraction of many small ones, and their order among each other does not matter: rows are new, and what a task's
-state is follows from numbers, not from when a row came. The sqlite and postgres trackers write `steps`, then `tables`, in one
-transaction. Pure: nothing here knows a database.
+The records that change a run itself stay in order, each a statement of its own (`steps`). All others are put together by table
+(`tables`), because few large statements cost a fraction of many small ones. The order of records of different tables does not
+matter, because a task's state follows from the numbers of attempts, not from when a row came. A tracker writes `steps`, then
+`tables`, in one transaction. Pure: nothing here knows a database.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Row = tuple[Any, ...]
 
 
 class Batch:
-    """The rows of some records; their columns are those of the statements in statements.sql."""
+    """The rows of a commit's records. Their columns are those of the statements in statements.sql."""
 
     def __init__(self, records: Sequence[Record]) -> None:
         self.steps: list[tuple[str, Row]] = []  # a statement's name and its parameters, in order
@@ -49,7 +49,7 @@ class Batch:
         self._attempts: list[Row] = []
         self._changes: list[Row] = []
         self._generated: list[Row] = []
-        self.bytes = 0  # of documents and output: what makes a commit slow though its rows are few
+        self.bytes = 0  # of documents and output; many make a commit slow though its rows are few
         self._hosts: dict[tuple[int, int], Row] = {}
         self._output: dict[Row, bytes | memoryview] = {}
         takers: dict[type, Callable[[Any], None]] = {
@@ -66,7 +66,7 @@ class Batch:
         }
         attempts, hosts = self._attempts, self._hosts
         for record in records:
-            if type(record) is AttemptRecorded:  # the many
+            if type(record) is AttemptRecorded:  # most records are, so this is done without a call
                 run_id, number, attempt, outcome, host, host_name, assign_time, result, state = record
                 key = _host_key(host, host_name)
                 if (run_id, key) not in hosts:
@@ -76,8 +76,8 @@ class Batch:
                 takers[type(record)](record)
 
     def tables(self) -> list[tuple[str, list[Row]]]:
-        """The rows of all but `steps`, by the name of the statement that adds them, in the order in which to write them."""
-        # Of output each key once, with the longest of what came for it.
+        """The names of statements, each with the rows that it adds, in the order in which to write them."""
+        # Each key of output comes once, with the longest piece, because one statement may not write a row twice.
         output = [(*key, data) for key, data in self._output.items()]
         found = {
             "add_documents": self._documents,
@@ -145,7 +145,7 @@ class Batch:
 
     def _output_kept(self, record: OutputKept) -> None:
         if not record.data or record.offset + len(record.data) > MAX_OFFSET:
-            return  # nobody has written that much
+            return  # such an offset fits no column; no task has written that much
         self.bytes += len(record.data)
         for start, data in cut(record.offset, record.data, MAX_PIECE_BYTES):
             key = (*record[:4], start)
@@ -169,12 +169,12 @@ class Batch:
 
 
 def stored_text(text: str) -> str:
-    """As databases take it: some know no NUL in a text."""
+    """A text as databases take it: Postgres allows no NUL in one."""
     return text.replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 @lru_cache(maxsize=16_384)
 def _host_key(host: str, host_name: str) -> int:
-    """A number that stands for the two names in rows, the same at each start."""
+    """A number that stands for the two names in rows. It is the same at each start."""
     digest = blake2b(f"{len(host)} {host}{host_name}".encode(errors="surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1

@@ -16,7 +16,7 @@ from daggyr_server.trackers.base import TrackerError
 
 @dataclass(frozen=True, slots=True)
 class LockHolder:
-    """A coordinator."""
+    """A coordinator, as it tells others who it is."""
 
     host: str
     pid: int

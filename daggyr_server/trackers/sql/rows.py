@@ -1,6 +1,6 @@
-"""What a SQL tracker's tables hold, as its readers get it. The sqlite and postgres trackers pass rows as statements.sql has them.
+"""Rows of a SQL tracker's tables as the types that `Tracker` returns. sql/tracker.py passes rows as statements.sql has them.
 
-Pure: rows in, the interface's types out.
+Pure: nothing here knows a database.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from daggyr_server.trackers.base import StateChange, StoredAttempt
 from daggyr_server.trackers.sql.readers import Row
 from daggyr_server.trackers.task_rows import Assigned, Folding, flights, unpack
 
-COMMANDS = "commands "  # before a state's name, in a run's counts: only the tasks that run commands
+COMMANDS = "commands "  # in a run's counts, before the name of a state: counts only tasks that run commands
 
 
 def run_row(row: Row) -> RunRow:
@@ -48,7 +48,7 @@ def growth(row: Row, document: bytes) -> Growth:
 
 
 def history(rows: Iterable[Row], number: int | None) -> list[StateChange]:
-    """The changes of a run, or those of `rows` that are about the task `number`."""
+    """The changes of a run; with a `number`, those of `rows` that are about this task."""
     return [
         StateChange(time, number, State(state), reason)
         for time, state, reason, packed in rows
@@ -57,7 +57,7 @@ def history(rows: Iterable[Row], number: int | None) -> list[StateChange]:
 
 
 class TasksFold:
-    """A run's tasks from its rows; see `Folding`. `ended` takes the rows of attempts, in slices."""
+    """A run's tasks, made of its rows by `Folding`. `ended` takes the rows of attempts; call it once for each slice."""
 
     def __init__(self, hosts: Iterable[Row], assignments: Iterable[Row], changes: Iterable[Row]) -> None:
         folding = Folding()

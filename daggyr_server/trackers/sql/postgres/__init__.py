@@ -1,1 +1,1 @@
-"""The tracker that keeps everything in a Postgres database."""
+"""The postgres tracker: everything in a Postgres database."""

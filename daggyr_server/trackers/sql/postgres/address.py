@@ -1,7 +1,7 @@
-"""Where a postgres tracker's database is, and how to speak of it: the address taken apart, connections made, errors in words.
+"""The address of a postgres tracker's database: how it is read, shown and connected to, and the database's errors in words.
 
-No password ever leaves this file but towards the database: addresses are shown without theirs, and errors are searched for it.
-Used by postgres.py only. psycopg may be missing: then the first thing that is asked for says what to install.
+`PostgresTracker` and `PostgresReaders` use it. A password leaves this file towards the database only: addresses are shown without
+it, and it is taken out of errors. psycopg may be missing; then making an address says what to install.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ except ImportError as error:
 else:
     MISSING = None
 
-# A network that goes away without a word is noticed within half a minute, by the server too: it lets the lock go then.
+# A network that goes away silently is noticed within half a minute, also by the server, which then lets the lock go.
 _DEFAULTS: dict[str, Any] = {
     "connect_timeout": 5,
     "keepalives_idle": 10,
@@ -29,8 +29,8 @@ _DEFAULTS: dict[str, Any] = {
     "tcp_user_timeout": 25_000,  # milliseconds
     "fallback_application_name": "daggyr",
 }
-# All is asked for by key. A plan that reads a whole table, which the server likes as long as it believes a table to be small,
-# would be kept while the table grows.
+# All statements ask by key. While the server believes that a table is small, it prefers plans that read all of it, and would keep
+# such a plan while the table grows.
 _SESSION = """
 SET synchronous_commit = on;
 SET enable_seqscan = off;
@@ -47,10 +47,11 @@ _SECRET = ("password", "sslpassword")
 
 
 class PostgresAddress:
-    """A database; `host` and `database` are empty where the address leaves them to libpq. `str` of it shows no secret."""
+    """A database. `host` and `database` are empty where the address leaves them to libpq. Its `str` shows no secret."""
 
     def __init__(self, address: str) -> None:
-        """Raises TrackerError if psycopg is missing, and for what is no address; libpq's form, see its manual, 34.1.1.2."""
+        """Raises TrackerError if psycopg is missing, and for an address that is malformed. Its form is that of libpq's URIs
+        (section 34.1.1.2 of the Postgres manual)."""
         if MISSING is not None:
             raise TrackerError(
                 f"the postgresql tracker needs psycopg, which cannot be imported ({MISSING}): pip install 'daggyr[postgres]'"
@@ -64,9 +65,9 @@ class PostgresAddress:
             raise malformed
         try:
             given = conninfo.conninfo_to_dict(address)
-        except psycopg.Error:  # its words may hold what is secret
+        except psycopg.Error:  # its message may have the password in it
             raise malformed from None
-        # Part of a password that was not written so would pass for a host, a port or a database, and be shown.
+        # A password with such characters would be split, and a part of it be shown as a host, a port or a database.
         ports = str(given.get("port", "")).replace(",", "")
         if rest.partition("?")[0].count("@") > 1 or "@" in str(given.get("dbname", "")) or not (ports.isdecimal() or not ports):
             raise malformed

@@ -1,8 +1,9 @@
--- What the postgres tracker asks of its tables, by name. Parameters are in the order in which batch.py and postgres.py give them;
--- the statements that add many rows take an array for each column.
+-- The statements of the postgres tracker, by name. Those that write have their parameters in the order in which batch.py and
+-- tracker.py give them, those that add many rows an array for each column; those that read and delete name them, as
+-- ../sqlite/statements.sql does.
 
 -- name: try_lock
--- 0x64616767 stands for these tables, 1 for the coordinator that writes them.
+-- The first number, 0x64616767, stands for these tables, the second for the coordinator that writes them.
 SELECT pg_try_advisory_lock(1684105063, 1)
 -- name: lock
 SELECT pg_advisory_lock(1684105063, 1)
@@ -24,10 +25,10 @@ SELECT tracker_id, epoch, next_run_id, commits FROM daggyr.tracker
 -- name: holder
 SELECT holder_host, holder_pid, holder_since FROM daggyr.tracker
 -- name: count_commit
--- Also holds the row: whoever takes the next epoch waits until this transaction has ended.
+-- This also locks the row, so that whoever takes the next epoch waits until this transaction has ended.
 UPDATE daggyr.tracker SET commits = %s WHERE tracker_id = %s AND epoch = %s
 
--- A run's own course, one record after the other.
+-- What happens to a run itself, one record after the other.
 
 -- name: add_run
 INSERT INTO daggyr.run (run_id, request_id, tags, submit_pool, pool, state, submit_time) VALUES (%s, %s, %s, %s, %s, %s, %s)
@@ -60,7 +61,7 @@ DELETE FROM daggyr.agent WHERE agent_id = %s
 -- name: pins
 SELECT agent_id, name, digest FROM daggyr.agent ORDER BY id
 
--- What comes in numbers.
+-- What comes in large numbers.
 
 -- name: add_documents
 INSERT INTO daggyr.document (run_id, revision, start, data)
@@ -82,7 +83,7 @@ SELECT * FROM unnest(
     %b::bigint[], %b::double precision[], %b::smallint[], %b::text[], %b::bigint[], %b::bigint[], %b::bytea[], %b::bytea[]
 )
 -- name: add_output
--- All parts see the table as it was before: `before` is what is about to be replaced.
+-- All parts of the statement see the table as it was before it; so `before` has the sizes of the rows that are replaced.
 WITH given AS (
     SELECT * FROM unnest(%b::bigint[], %b::bigint[], %b::bigint[], %b::smallint[], %b::bigint[], %b::bytea[])
     AS row (run_id, number, attempt, stream, start, data)
@@ -107,7 +108,7 @@ JOIN daggyr.output ON output.run_id = added.run_id AND output.number = added.num
 -- name: above_limit
 SELECT run_id, output_bytes - %(limit)s FROM daggyr.run WHERE run_id = ANY(%(runs)s) AND output_bytes > %(limit)s
 -- name: drop_oldest
--- Of attempts that have ended: what a generator prints is needed until it has ended.
+-- Only output of attempts that have ended goes, because what a generator prints is needed until it has ended.
 WITH gone AS (
     DELETE FROM daggyr.output WHERE id = ANY (ARRAY(
         SELECT id FROM (
@@ -124,7 +125,7 @@ WITH gone AS (
 )
 UPDATE daggyr.run SET output_bytes = output_bytes - (SELECT coalesce(sum(size), 0) FROM gone) WHERE run_id = %(run_id)s
 
--- Reading.
+-- Reading. A run that is being deleted is not known.
 
 -- name: document
 SELECT start, data FROM daggyr.document WHERE run_id = %(run_id)s AND revision = %(revision)s ORDER BY start
@@ -186,7 +187,7 @@ AND EXISTS (SELECT 1 FROM daggyr.run WHERE run_id = %(run_id)s AND NOT deleting)
 SELECT run_id FROM daggyr.run WHERE deleting ORDER BY run_id
 -- name: begin_deleting
 UPDATE daggyr.run SET deleting = true, request_id = '' WHERE run_id = %(run_id)s AND NOT deleting
--- By their places in the table, so that no plan is a slow one.
+-- Rows are deleted by their places in the table (ctid), so that no plan reads the whole table.
 -- name: delete_output
 DELETE FROM daggyr.output WHERE ctid = ANY (ARRAY(
     SELECT place FROM (

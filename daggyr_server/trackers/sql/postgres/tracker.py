@@ -1,12 +1,13 @@
-"""The tracker in a Postgres database: `--tracker postgresql://USER@HOST/DATABASE`, with psycopg 3.
+"""The postgres tracker, `--tracker postgresql://USER@HOST/DATABASE`: everything in a Postgres database, with psycopg 3.
 
 One connection holds the lock and writes, so that whoever writes has the lock; others read. A commit is one transaction: its
-statements go out together, each with whole columns as arrays, then COMMIT. It first counts itself in the tracker's only row,
-on condition of the epoch: that is what fences, what makes the next coordinator wait for a transaction under way, and what tells
-whether a commit was kept whose answer was lost with the connection. A lost connection is made again with the next commit.
+statements go out together, each with whole columns as arrays, then COMMIT. It first counts itself in the tracker's only row, on
+condition that the row still has this coordinator's epoch. This fences off an older coordinator, makes the next one wait for a
+transaction under way, and tells whether a commit was kept whose answer was lost with the connection. A connection that was lost
+is made again by the next commit.
 
-Tables are in a schema of their own, `daggyr`; no right is needed but to create it. Reading is in sql/tracker.py, over the
-connections of readers.py; which rows a record makes, in sql/batch.py; addresses and their errors are in address.py.
+The tables are in a schema of their own, `daggyr`; the only right that is needed is to create it. Reading is in sql/tracker.py,
+over the connections of readers.py; which rows a record makes, in sql/batch.py; addresses and their errors are in address.py.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ log = logging.getLogger(__name__)
 _MAX_ROWS = 5_000  # in one statement
 _MAX_BYTES = 16 * 1024 * 1024
 _UNLOCK_SECONDS = 1.0
-_FINISH_SECONDS = 4.0  # for a commit under way when whoever waits for it goes away
+_FINISH_SECONDS = 4.0  # that a commit under way has to end when the task that waits for it is cancelled
 
 T = TypeVar("T")
 
@@ -57,7 +58,7 @@ class PostgresTracker(SqlTracker):
         super().__init__(where, where, self._readers, wait=wait, output_limit=output_limit)
         self._commits = 0
         self._doubtful: tuple[int, list[Record]] | None = None  # a commit whose answer was lost, and its number
-        self._kept: list[Record] = []  # that was kept, as turned out later
+        self._kept: list[Record] = []  # the records of such a commit, once it turned out that it was kept
         self._writer: psycopg.AsyncConnection[Any] | None = None
 
     # -- life ---------------------------------------------------------------------------------------------------------
@@ -104,7 +105,7 @@ class PostgresTracker(SqlTracker):
         async with self._writing:
             writer, self._writer, self._opened = self._writer, None, None
             if writer is not None:
-                # The server would notice in its own time that the connection is gone; the next coordinator need not wait for it.
+                # The server may take its time to notice that the connection is gone; the next coordinator need not wait for that.
                 with contextlib.suppress(psycopg.Error, TimeoutError):
                     async with asyncio.timeout(_UNLOCK_SECONDS):
                         await writer.execute(SQL["unlock"])
@@ -166,7 +167,7 @@ class PostgresTracker(SqlTracker):
     async def _transaction(
         self, writer: psycopg.AsyncConnection[Any], number: int, records: list[Record] | None
     ) -> AsyncIterator[None]:
-        """Commits what was begun within, durably, or undoes it. Raises TrackerError."""
+        """Commits the transaction that was begun within it, durably, or undoes it. Raises TrackerError."""
         committing = False
         try:
             with self._address.in_words():
@@ -188,7 +189,7 @@ class PostgresTracker(SqlTracker):
             raise
 
     async def _held(self) -> psycopg.AsyncConnection[Any]:
-        """The connection that writes and holds the lock; made again if it was lost. Raises TrackerError."""
+        """The connection that writes and holds the lock. It is made again if it was lost. Raises TrackerError."""
         opened = self._own()
         assert self._writer is not None  # it is set while the tracker is open
         if self._writer.closed:
@@ -223,7 +224,7 @@ class PostgresTracker(SqlTracker):
         self._doubtful = None
 
     def _not_kept(self, records: Sequence[Record]) -> Sequence[Record]:
-        """`records` without those that were kept though whoever committed them could not be told. Raises LostTracker."""
+        """`records` without those at their beginning that were kept by a commit whose answer was lost. Raises LostTracker."""
         kept = self._kept
         if list(records[: len(kept)]) != kept:
             raise self._lose(
@@ -246,12 +247,12 @@ async def _bring_up_to_date(writer: psycopg.AsyncConnection[Any], where: str) ->
 
 
 async def _one(connection: psycopg.AsyncConnection[Any], name: str) -> Any:
-    """The only row of a statement."""
+    """The one row that a statement gives."""
     return await (await connection.execute(SQL[name])).fetchone()
 
 
 def _columns(rows: list[Row]) -> Iterator[list[list[Any]]]:
-    """The rows as columns, so many at a time as go well into a statement."""
+    """The rows as columns, as many at a time as one statement takes well."""
     first, size = 0, 0
     for beyond, row in enumerate(rows, 1):
         size += sum(len(value) for value in row if isinstance(value, bytes | memoryview))
@@ -265,7 +266,8 @@ def _columns(rows: list[Row]) -> Iterator[list[list[Any]]]:
 
 
 async def _finished(work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`, which has some seconds to end if whoever waits for it goes away: what is half said is lost."""
+    """The result of `work`. If the caller is cancelled, `work` has _FINISH_SECONDS to end, because to break it off in the middle
+    costs the connection."""
     task = asyncio.create_task(work)
     try:
         return await asyncio.shield(task)
@@ -274,5 +276,5 @@ async def _finished(work: Coroutine[Any, Any, T]) -> T:
         task.cancel()
         await asyncio.wait([task], timeout=_FINISH_SECONDS)
         if task.done() and not task.cancelled():
-            task.exception()  # seen
+            task.exception()  # so that asyncio does not complain that nobody asked for it
         raise

@@ -1,11 +1,15 @@
-"""The file of a sqlite tracker: made on first use, locked, checked, brought up to date. Called by `SqliteTracker.open` only.
+"""The file of a sqlite tracker: how it is made, locked, checked and brought up to date, and its errors in words.
 
-The lock is on a file of its own beside the database, PATH-lock, which stays: flock(2) belongs to the open file, so that nothing
-else in this process can drop it by accident (fcntl locks go when any descriptor of the file is closed, and sqlite has its own
-on the database), and it is opened close-on-exec, so that no child holds it after the coordinator is gone.
+`SqliteTracker` opens it and `SqliteReaders` connect to it. No commit is written here.
 
-A file that is damaged, of something else, or of a newer version is refused and left as it is. So is one that is another user's or
-that others may write, and so are the files beside it (PATH-wal, PATH-shm, PATH-lock): whoever writes them says what is run here.
+The lock is on a file of its own beside the database, PATH-lock, which stays. It is taken with flock(2), which belongs to the
+open file, so that nothing else in this process can drop it by accident; a lock by fcntl goes when any descriptor of the file is
+closed, and sqlite has descriptors of the database. The file is opened close-on-exec, so that no child holds the lock after the
+coordinator is gone.
+
+A file that is damaged, that is no tracker, or that a newer version made is refused and left as it is. So is a file of another
+user, or one that others may write, and so are the files beside it (PATH-wal, PATH-shm, PATH-lock): who writes them decides what
+is run.
 """
 
 from __future__ import annotations
@@ -28,7 +32,7 @@ from daggyr_server.trackers.sql.statements import missing_migrations, statements
 APPLICATION_ID = 0x44616767  # in the header of each file; https://sqlite.org/fileformat2.html#application_id
 _MAGIC = b"SQLite format 3\0"  # at the beginning of each file
 CHECKED_BYTES = 64 * 1024 * 1024  # a file up to this size is checked whole when it is opened, which takes half a second
-# What is deleted is overwritten in pages that are written anyhow; whole pages go when the file is cut (SqliteTracker.scrub).
+# Deleted rows are overwritten in pages that are written anyhow; free pages go when the file is cut (SqliteTracker.scrub).
 SECURE_DELETE = "FAST"
 _POLL = 0.05  # seconds between looks at a lock that is held
 _SQL = statements("sqlite")
@@ -69,7 +73,7 @@ class SqliteFile:
     # -- the lock -----------------------------------------------------------------------------------------------------
 
     async def lock(self, wait: float) -> None:
-        """Hold the file for this process. Raises TrackerError, naming the holder, if another has it for `wait` seconds more."""
+        """Take the lock for this process. Raises TrackerError, naming the holder, if another keeps it for `wait` seconds."""
         if self.path.is_dir():
             raise TrackerError(f"{self.path} is a folder: name a file in it, such as sqlite:{self.path}/state.db")
         self._check_kind()
@@ -100,13 +104,13 @@ class SqliteFile:
         self._lock = descriptor
 
     def _check_kind(self) -> None:
-        """Refuse what is surely something else before there is a lock beside it, or advice on whose it should be."""
+        """Refuse what is surely no tracker, before a lock is made beside it, or advice is given about its owner."""
         try:
             if not self.path.is_file() and self.path.exists():
                 raise TrackerError(f"{self.path} is a device, a pipe or a socket: name a file")
             with self.path.open("rb") as file:
                 beginning = file.read(len(_MAGIC))
-        except OSError:  # it is made; whatever else is wrong is told when it is opened
+        except OSError:  # if there is none, it is made; other errors are told when it is opened
             return
         if beginning and beginning != _MAGIC:
             raise self._no_database()
@@ -123,7 +127,7 @@ class SqliteFile:
             self._lock = None
 
     def _holder(self) -> str:
-        """As the database tells, which is in use: only looked at, and no reason to fail."""
+        """Who holds the lock, as the database tells. The database is in use, so that an error here is none."""
         with contextlib.suppress(sqlite3.Error), contextlib.closing(self._connect_to_look()) as connection:
             row = connection.execute(_SQL["tracker"]).fetchone()
             return str(LockHolder(*row[3:]))
@@ -132,10 +136,10 @@ class SqliteFile:
     # -- opening ------------------------------------------------------------------------------------------------------
 
     def open(self) -> tuple[sqlite3.Connection, Opened]:
-        """The connection that writes, and the next epoch. Blocks. Call it with the lock held. Raises TrackerError."""
+        """The connection that writes, and the next epoch. It blocks. Call it with the lock held. Raises TrackerError."""
         self._make()
         with self.in_words():
-            # To look at it, a connection that writes nothing, not even a log that a crash left.
+            # The check uses a connection that writes nothing, not even a log that a crash left.
             with contextlib.closing(self._connect_to_look()) as connection:
                 self._check(connection)
             connection = self.connect()
@@ -149,8 +153,8 @@ class SqliteFile:
                 raise
 
     def connect(self) -> sqlite3.Connection:
-        """Another connection. Commits of it are durable: https://sqlite.org/pragma.html#pragma_synchronous."""
-        # Waiting for a lock would block the event loop: whoever needs one that is held asks again.
+        """A new connection, whose commits are durable: https://sqlite.org/pragma.html#pragma_synchronous."""
+        # It does not wait for a lock, because that would block the event loop: who needs one that is held asks again.
         connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=0)
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute(f"PRAGMA secure_delete = {SECURE_DELETE}")
@@ -183,7 +187,7 @@ class SqliteFile:
         return TrackerError(f"cannot open {path}: {error.strerror}")
 
     def _check(self, connection: sqlite3.Connection) -> None:
-        """Refuse what is no tracker, or not a sound one. Nothing is written before that."""
+        """Refuse a file that is no tracker, or a damaged one. Nothing is written before this."""
         try:
             (application,) = connection.execute("PRAGMA application_id").fetchone()
             (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
@@ -230,10 +234,10 @@ class SqliteFile:
 
 
 def _check_owner(path: Path) -> None:
-    """Raises TrackerError if there is such a file and it is not this user's alone to write."""
+    """Raises TrackerError if the file exists and somebody else owns it or may write it."""
     try:
         status = path.stat()
-    except OSError:  # it is made, or not needed; whatever else is wrong is told when it is opened
+    except OSError:  # if there is none, it is made or not needed; other errors are told when it is opened
         return
     mode = stat.S_IMODE(status.st_mode)
     if status.st_uid != os.geteuid():

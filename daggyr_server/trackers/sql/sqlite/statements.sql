@@ -1,4 +1,5 @@
--- What the sqlite tracker asks of its tables, by name. Parameters are in the order in which batch.py and sqlite.py give them.
+-- The statements of the sqlite tracker, by name. Those that write have their parameters in the order in which batch.py and
+-- tracker.py give them; those that read and delete name them, as ../postgres/statements.sql does.
 
 -- name: take_epoch
 UPDATE tracker SET epoch = epoch + 1, holder_host = ?, holder_pid = ?, holder_since = ?
@@ -7,7 +8,7 @@ INSERT INTO tracker (only_row, tracker_id, epoch, next_run_id, holder_host, hold
 -- name: tracker
 SELECT tracker_id, epoch, next_run_id, holder_host, holder_pid, holder_since FROM tracker
 
--- A run's own course, one record after the other.
+-- What happens to a run itself, one record after the other.
 
 -- name: add_run
 INSERT INTO run (run_id, request_id, tags, submit_pool, pool, state, submit_time) VALUES (?, ?, ?, ?, ?, ?, ?)
@@ -40,7 +41,7 @@ DELETE FROM agent WHERE agent_id = ?
 -- name: pins
 SELECT agent_id, name, digest FROM agent ORDER BY id
 
--- What comes in numbers.
+-- What comes in large numbers.
 
 -- name: add_documents
 INSERT INTO document (run_id, revision, start, data) VALUES (?, ?, ?, ?)
@@ -62,7 +63,7 @@ SELECT run_id, ?, start, data FROM output WHERE run_id = ? AND number = ? AND at
 -- name: above_limit
 SELECT output_bytes - ?2 FROM run WHERE run_id = ?1 AND output_bytes > ?2
 -- name: drop_oldest
--- Of attempts that have ended: what a generator prints is needed until it has ended.
+-- Only output of attempts that have ended goes, because what a generator prints is needed until it has ended.
 DELETE FROM output WHERE id IN (
     SELECT id FROM (
         SELECT id, sum(size) OVER (ORDER BY id) - size AS before FROM (
@@ -76,7 +77,7 @@ DELETE FROM output WHERE id IN (
     ) WHERE before < ?2
 )
 
--- Reading.
+-- Reading. A run that is being deleted is not known.
 
 -- name: document
 SELECT start, data FROM document WHERE run_id = :run_id AND revision = :revision ORDER BY start

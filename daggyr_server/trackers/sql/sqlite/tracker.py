@@ -1,8 +1,8 @@
-"""The tracker in one file: `--tracker sqlite:PATH`, with the standard library's sqlite3.
+"""The sqlite tracker, `--tracker sqlite:PATH`: everything in one file, with the standard library's sqlite3.
 
-One connection writes, a commit at a time. Its statements run in the event loop's thread and only COMMIT, with its wait for the
-disk, in another one: beside a busy loop a thread would wait for the interpreter's lock at every row. What is slow by its bytes
-instead of its rows (large documents and outputs, deleting) runs in that thread altogether.
+One connection writes, one commit after the other. Its statements run in the event loop's thread; only COMMIT, which waits for the
+disk, runs in another thread, because a thread beside a busy loop would wait for the interpreter's lock at every row. A commit of
+many bytes, and a deletion, run in that thread altogether.
 
 Reading is in sql/tracker.py, over the connections of readers.py; opening, locking and checking the file is in file.py; which rows
 a record makes, in sql/batch.py.
@@ -27,12 +27,12 @@ from daggyr_server.trackers.sql.sqlite.file import SqliteFile
 from daggyr_server.trackers.sql.sqlite.readers import SQL, SqliteReaders
 from daggyr_server.trackers.sql.tracker import MAX_OUTPUT_BYTES, WAIT, SqlTracker
 
-_MANY_BYTES = 1024 * 1024  # a commit of more documents and output runs in the thread
-_BUSY_SECONDS = 2.0  # for another program that writes, such as a backup
+_MANY_BYTES = 1024 * 1024  # a commit with more bytes of documents and output runs in the thread
+_BUSY_SECONDS = 2.0  # how long another program that writes, such as a backup, is waited for
 _BUSY_POLL = 0.05
-_CHECKPOINT_PAGES = 2_000  # of 4 KiB, in the log before they go into the file; fewer than sqlite's 1,000 write pages twice
+_CHECKPOINT_PAGES = 2_000  # of 4 KiB each, in the log, before it is moved into the file; a shorter log writes more pages twice
 _CACHE_KIB = 32 * 1024
-_SCRUB_PAUSES = (0.1, 5.0)  # seconds between tries to empty the log while somebody reads it: the first, doubled up to the last
+_SCRUB_PAUSES = (0.1, 5.0)  # seconds between tries to empty the log while somebody reads it: doubled from the first to the last
 _MAX_LOG_BYTES = 64 * 1024 * 1024  # a log that a large commit made longer is cut to this
 
 T = TypeVar("T")
@@ -124,14 +124,14 @@ class SqliteTracker(SqlTracker):
     def _give_room_back(self, connection: sqlite3.Connection, pages: int) -> bool:
         """Cut free pages off the file. Returns whether there are more."""
         before = _free_pages(connection)
-        # A script: it does without the interpreter's lock for all pages at once.
+        # It is a script, so that the interpreter's lock is let go for all pages at once.
         connection.executescript(f"PRAGMA incremental_vacuum({pages})")
         return 0 < _free_pages(connection) < before
 
     async def scrub(self) -> None:
-        """The log still holds pages as they were before: it goes into the file and is cut to nothing. That shortens the file too.
+        """Empty the log, which holds pages as they were before the deletion: it is moved into the file, which is shortened too.
 
-        Somebody who reads (a backup, a look by hand) holds the log as it is; then this is tried again beside other work.
+        Somebody who reads (a backup, a person) keeps the log as it is; then this is tried again beside other work.
         """
         if not await self._empty_log() and self._scrubbing is None:
             self._scrubbing = asyncio.create_task(self._go_on_scrubbing(), name="emptying the tracker's log")
@@ -147,18 +147,18 @@ class SqliteTracker(SqlTracker):
             except LostTracker:
                 break
             except TrackerError:
-                continue  # commits tell of it
+                continue  # commits meet the same error and tell of it
         self._scrubbing = None
 
     async def _empty_log(self) -> bool:
-        """Returns whether the log is empty now; it is not if somebody reads it."""
+        """Returns whether the log is empty now. It is not if somebody reads it."""
         async with self._writing:
             connection = self._connection()
             with self._file.in_words():
                 return await self._in_thread(lambda: _empty_log(connection))
 
     async def _transaction(self, work: Callable[[sqlite3.Connection], T], *, threaded: bool) -> T:
-        """All that `work` does or nothing of it, durable. Raises TrackerError."""
+        """Make all that `work` does durable, or nothing of it. Raises TrackerError."""
         async with self._writing:
             connection = self._connection()
             try:
@@ -202,7 +202,7 @@ class SqliteTracker(SqlTracker):
             raise self._taken_over(holder)
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
-        """Run `work` in the thread. It is waited for even if whoever asked is cancelled: the connection is in use until then."""
+        """Run `work` in the thread. Even a caller that is cancelled waits for it, because it uses the connection."""
         future = asyncio.get_running_loop().run_in_executor(self._thread, work)
         cancelled: asyncio.CancelledError | None = None
         while not future.done():
