@@ -46,7 +46,7 @@ STOP_SECONDS = 2.0  # for calls under way when the server ends
 
 @dataclass(frozen=True)
 class Coordinator:
-    """One that accepts connections."""
+    """A coordinator that accepts connections."""
 
     listener: Listener
     address: str  # where it listens, with the real port

@@ -58,7 +58,7 @@ class Limits:
 
 
 class Servicer:
-    """Of one server. Methods with a `context` end the call if they cannot return what they promise."""
+    """What the calls of one server share. Methods with a `context` end the call if they cannot return what they promise."""
 
     def __init__(self, requests: Requests, reader: Reader, changes: Changes, limits: Limits) -> None:
         self.requests = requests

@@ -62,7 +62,7 @@ class Watching(Servicer):
                 summary.change_seq = newest
                 yield RunChange(run=summary, tasks=changed)
                 seq = newest
-            if ended and changes.seq(run.run_id) == seq:
+            if ended and changes.seq(run.run_id) <= seq:
                 return
             await changes.wait(run.run_id, seq)
             if not run.has_ended:

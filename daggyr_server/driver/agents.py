@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class Agents:
-    """Of one coordinator."""
+    """The agents of one coordinator."""
 
     def __init__(self, executors: Mapping[str, Executor]) -> None:
         """`executors` has them by pool, and may be filled later."""

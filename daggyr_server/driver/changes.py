@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 
 KEPT_TASKS = 20_000  # changed tasks that are kept of one run
-KEPT_ENDED = 1_000  # the last changes of so many ended runs are kept
+KEPT_ENDED = 1_000  # the last changes of so many ended runs are kept, those that ended last
 
 
 class _Log:
@@ -32,7 +32,8 @@ class Changes:
     def __init__(self, epoch: int) -> None:
         self._first = epoch << 32
         self._logs: dict[int, _Log] = {}
-        self._ended: deque[int] = deque()
+        self._ended: dict[int, None] = {}  # ended runs with a log; the one that ended last comes last
+        self._newest: dict[int, int] = {}  # of ended runs without a log: the number of the last change
         self._waiters: dict[int, set[asyncio.Event]] = {}
 
     def publish(self, changed: Mapping[int, Sequence[int]]) -> None:
@@ -40,7 +41,7 @@ class Changes:
         for run_id, numbers in changed.items():
             log = self._logs.get(run_id)
             if log is None:
-                log = self._logs[run_id] = _Log(self._first)
+                log = self._logs[run_id] = _Log(self._newest.pop(run_id, self._first))
             log.seq += 1
             log.entries.append((log.seq, numbers))
             log.tasks += len(numbers) + 1
@@ -58,24 +59,32 @@ class Changes:
             log.since, log.tasks = log.seq, 0
 
     def ended(self, run_id: int) -> None:
-        """A run has ended. Its changes are forgotten once KEPT_ENDED runs have ended after it."""
-        self._ended.append(run_id)
+        """A run has ended. Once KEPT_ENDED runs have ended after it, its changes are forgotten, all but the last one's number."""
+        self._ended.pop(run_id, None)
+        self._ended[run_id] = None
         if len(self._ended) > KEPT_ENDED:
-            oldest = self._logs.get(self._ended.popleft())
-            if oldest is not None:
-                oldest.entries.clear()
-                oldest.since, oldest.tasks = oldest.seq, 0
+            oldest = next(iter(self._ended))
+            del self._ended[oldest]
+            log = self._logs.pop(oldest, None)
+            if log is not None:
+                self._newest[oldest] = log.seq
+
+    def deleted(self, run_id: int) -> None:
+        """A run is taken away, and its id is never used again."""
+        self._ended.pop(run_id, None)
+        self._logs.pop(run_id, None)
+        self._newest.pop(run_id, None)
 
     def seq(self, run_id: int) -> int:
         """The number of the run's newest change."""
         log = self._logs.get(run_id)
-        return log.seq if log is not None else self._first
+        return log.seq if log is not None else self._newest.get(run_id, self._first)
 
     def after(self, run_id: int, seq: int) -> list[int] | None:
         """The tasks that changed after change `seq`, each once; None if changes since then are no longer kept."""
         log = self._logs.get(run_id)
         if log is None:
-            return [] if seq == self._first else None
+            return [] if seq == self.seq(run_id) else None
         if not log.since <= seq <= log.seq:
             return None
         found: dict[int, None] = {}

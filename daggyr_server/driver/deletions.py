@@ -12,6 +12,7 @@ import logging
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
+from daggyr_server.driver.changes import Changes
 from daggyr_server.driver.ended import Reader
 from daggyr_server.driver.errors import Refused
 from daggyr_server.trackers.base import Tracker, TrackerError
@@ -23,11 +24,12 @@ ROWS_AT_ONCE = 1_000  # runs that are read in one call, to find those that ended
 
 
 class Deletions:
-    """Of one coordinator. `close` cancels those that are under way."""
+    """The deletions of one coordinator. `close` cancels those that are under way."""
 
-    def __init__(self, tracker: Tracker, reader: Reader) -> None:
+    def __init__(self, tracker: Tracker, reader: Reader, changes: Changes) -> None:
         self._tracker = tracker
         self._reader = reader
+        self._changes = changes
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def delete(self, run_id: int) -> None:
@@ -83,6 +85,7 @@ class Deletions:
     async def _delete(self, run_id: int) -> None:
         async with self._reader.forgotten(run_id):
             more = await self._tracker.delete(run_id, DELETED_ROWS)
+            self._changes.deleted(run_id)
         while more:
             await asyncio.sleep(0)
             more = await self._tracker.delete(run_id, DELETED_ROWS)

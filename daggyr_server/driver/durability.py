@@ -15,7 +15,7 @@ BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 
 
 
 class Durability:
-    """Of one coordinator. Public attributes are for reading."""
+    """What is durable of one coordinator's state. Public attributes are for reading."""
 
     def __init__(self) -> None:
         self.trouble: str | None = None  # why nothing can be made durable at the moment

@@ -23,7 +23,7 @@ PLANS = 10  # of one edit, while the run goes on
 
 
 class Editing:
-    """Of one coordinator."""
+    """Makes the edits of one coordinator's runs."""
 
     def __init__(self, reader: Reader, inbox: Inbox, keep: Callable[[], Keeping]) -> None:
         """`keep` makes the lists that hold what tasks execute."""

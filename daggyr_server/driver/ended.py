@@ -33,7 +33,7 @@ KEPT_ENDED_TASKS = 2_000_000  # the tasks of these runs together
 
 
 class Reader:
-    """Of one coordinator. All methods belong to one event loop; those that wait raise TrackerError."""
+    """The read side of one coordinator. All methods belong to one event loop; those that ask the tracker raise TrackerError."""
 
     def __init__(
         self,

@@ -38,7 +38,7 @@ Entry = Event | Reported | ToKeep
 
 
 class Inbox:
-    """Of one coordinator. All methods belong to one event loop."""
+    """The inbox of one coordinator's loop. All methods belong to one event loop."""
 
     def __init__(self) -> None:
         self.entries: deque[Entry] = deque()

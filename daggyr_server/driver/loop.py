@@ -74,7 +74,7 @@ class Driver:
         self._task: asyncio.Task[None] | None = None
         self.reader = Reader(machine, tracker, self._executors, self._inbox, self._durability, self._keep, durable=durable)
         self.figures = FiguresReader(machine, self._durability)
-        self._deletions = Deletions(tracker, self.reader)
+        self._deletions = Deletions(tracker, self.reader, changes)
         editing, agents = Editing(self.reader, self._inbox, self._keep), Agents(self._executors)
         self.requests = Requests(self._inbox, self.reader, editing, self._deletions, agents, self._keep, tracker.folder)
 
@@ -96,11 +96,12 @@ class Driver:
             for executor in executors.values():
                 await executor.open()
             await self._restore()
+            half_deleted = await self._tracker.deleting()
         except BaseException:
             await self._close_executors()
             raise
         self._task = asyncio.create_task(self._loop(), name="driver")
-        self._deletions.go_on(await self._tracker.deleting())
+        self._deletions.go_on(half_deleted)
 
     async def _restore(self) -> None:
         events = await recovery.unfinished(self._tracker, self._keep)

@@ -25,7 +25,7 @@ from daggyr_server.driver.inbox import Inbox, ToKeep
 
 
 class Requests:
-    """Of one coordinator. All methods belong to one event loop."""
+    """What people can ask of one coordinator. All methods belong to one event loop."""
 
     def __init__(
         self,

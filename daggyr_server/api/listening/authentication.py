@@ -77,7 +77,8 @@ class Authentication(grpc.aio.ServerInterceptor):
         calls: int = MAX_CALLS,
         strangers: StrangersPlaces | None = None,
     ) -> None:
-        """`refused` is told of each refusal. Each token has `calls` places, and what has none those of `strangers`."""
+        """`refused` is told of each refusal. Each token has `calls` places; calls without one have those of
+        `strangers`."""
         self._tokens = tokens
         self._refused = refused or RefusedCallers()
         self._strangers = strangers or StrangersPlaces()

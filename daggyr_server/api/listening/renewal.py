@@ -32,7 +32,7 @@ class Renewable(Protocol):
 
 
 class Renewal:
-    """Of one coordinator. Used from one event loop."""
+    """Reads the secrets of one coordinator again. Used from one event loop."""
 
     def __init__(
         self,
