@@ -20,7 +20,7 @@ from daggyr_server.api.arriving import Arriving
 from daggyr_server.api.statuses import fitting
 from daggyr_server.core.graph.run import Run
 from daggyr_server.core.graph.segments import Kind
-from daggyr_server.core.machine import Reason
+from daggyr_server.core.step import Reason
 from daggyr_server.driver.errors import Closing, Refused
 from daggyr_server.driver.loop import Driver
 from daggyr_server.executors.believable import mend_result

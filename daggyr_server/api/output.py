@@ -12,7 +12,8 @@ from collections.abc import AsyncIterator
 
 from daggyr.v1.runs_pb2 import ReadOutputResponse
 from daggyr.v1.task_pb2 import STDOUT, AttemptKey
-from daggyr_server.core.graph.run import InFlight, Run
+from daggyr_server.core.graph.in_flight import InFlight
+from daggyr_server.core.graph.run import Run
 from daggyr_server.core.states import State
 from daggyr_server.driver.loop import Driver
 from daggyr_server.trackers.base import StoredAttempt

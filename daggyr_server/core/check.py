@@ -181,7 +181,7 @@ def _check_shares(machine: Machine, pool: Pool) -> None:
         _hold(not (run.ranked and share.queues) or run.run_id in shares.ranked, f"{where}: its priorities are not looked at")
         wanted.update(queue.policy.needs for queue in share.queues.values())
     ready = sum(len(queue) for share in shares.by_run.values() for queue in share.queues.values())
-    _hold(shares.ready == ready, f"pool {pool.name}: {shares.ready} counted as ready, but {ready} are")
+    _hold(shares.count.ready == ready, f"pool {pool.name}: {shares.count.ready} counted as ready, but {ready} are")
     _hold(shares.by_run.keys() <= machine.runs.keys(), f"pool {pool.name}: shares of runs that are not there")
     _hold(shares.ranked.keys() <= shares.by_run.keys(), f"pool {pool.name}: it ranks runs that have no share")
     _hold(shares.wanted == wanted, f"pool {pool.name}: {shares.wanted} wanted, but {wanted} are")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from daggyr_server.core.machine import Refusal
+from daggyr_server.core.step import Refusal
 
 
 class Refused(Exception):

@@ -39,7 +39,7 @@ from daggyr_server.core.events import (
 )
 from daggyr_server.core.graph.graph import Addition
 from daggyr_server.core.graph.run import Run
-from daggyr_server.core.machine import Machine, Refusal, Step
+from daggyr_server.core.machine import Machine
 from daggyr_server.core.records import (
     AgentForgotten,
     AgentPinned,
@@ -50,6 +50,7 @@ from daggyr_server.core.records import (
     RunMoved,
 )
 from daggyr_server.core.states import Outcome
+from daggyr_server.core.step import Refusal, Step
 from daggyr_server.driver.assignments import assignment_batches
 from daggyr_server.driver.changes import Changes
 from daggyr_server.driver.deletions import Deletions

@@ -10,8 +10,9 @@ import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from daggyr_server.core.events import Adopted, RunRestored
+from daggyr_server.core.events import RunRestored
 from daggyr_server.core.graph.graph import Addition, Edit, Graph
+from daggyr_server.core.graph.restore import Adopted
 from daggyr_server.core.graph.segments import Keeping
 from daggyr_server.spec import Printed, SpecificationError, decode_json, expand, expand_edit, expand_generated
 from daggyr_server.trackers.base import Growth, StoredRun, TrackerError

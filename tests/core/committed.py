@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from daggyr_server.core.events import Adopted, RunRestored
+from daggyr_server.core.events import RunRestored
 from daggyr_server.core.graph.graph import Addition, Edit
-from daggyr_server.core.graph.run import InFlight, Run
+from daggyr_server.core.graph.in_flight import InFlight
+from daggyr_server.core.graph.restore import Adopted
+from daggyr_server.core.graph.run import Run
 from daggyr_server.core.records import (
     AttemptRecorded,
     AttemptsAssigned,

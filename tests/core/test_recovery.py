@@ -20,9 +20,10 @@ from world import World, task
 from daggyr_server.core.commands import StopAttempts
 from daggyr_server.core.events import AttemptEnded, EditAsked, Event, MarkAsked, RunsForgotten, RunSubmitted
 from daggyr_server.core.graph.graph import Addition, Edit
-from daggyr_server.core.machine import Machine, Refusal, Step
+from daggyr_server.core.machine import Machine
 from daggyr_server.core.records import RunAdded, RunEdited
 from daggyr_server.core.states import Outcome, Phase, State
+from daggyr_server.core.step import Refusal, Step
 
 
 class DurableWorld(World):

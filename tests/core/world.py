@@ -28,10 +28,11 @@ from daggyr_server.core.events import (
 )
 from daggyr_server.core.graph.graph import Addition, Edit
 from daggyr_server.core.graph.run import Run
-from daggyr_server.core.machine import Machine, Refusal, Step
+from daggyr_server.core.machine import Machine
 from daggyr_server.core.placing.host import Needs
 from daggyr_server.core.records import Record, RunEdited, TasksGenerated
 from daggyr_server.core.states import Outcome, Phase, State
+from daggyr_server.core.step import Refusal, Step
 from daggyr_server.driver.edit_plan import Snapshot, planned
 from daggyr_server.spec import Printed, SpecificationError, decode_json, expand, expand_generated
 
