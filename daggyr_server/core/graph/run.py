@@ -314,7 +314,7 @@ class Run(Tasks):
             told = [name for name in ("stopping", "recalled", "void", "killed", "held") if getattr(attempt, name)]
             began = "has not started" if attempt.start_time is None else f"started at {attempt.start_time:.3f}"
             yield (
-                f"attempt {attempt.attempt}, of number {attempt.number}, is in flight on host {attempt.host} of pool {attempt.pool}: "
+                f"attempt {attempt.attempt} of {attempt.number} is in flight on host {attempt.host} of pool {attempt.pool}: "
                 f"it was assigned at {attempt.assign_time:.3f}, {began}, and is {', '.join(told) or 'to go on'}"
             )
         yield f"it has used {self.failures.get(number, 0)} retries and {self.losses.get(number, 0)} losses"

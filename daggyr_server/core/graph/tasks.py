@@ -360,5 +360,5 @@ class Tasks:
         """What is known of a task, a fact a line."""
         yield f"it waits for {self.waiting[number]} parents"
         graph, counted = self.graph, zip(Phase, self.counts, strict=True)
-        yield f"the run has revision {self.revision}, {len(graph.edits)} edits, and {graph.size:,} tasks, {graph.live:,} of them gone"
+        yield f"the run has revision {self.revision}, {len(graph.edits)} edits, {graph.size:,} tasks, {graph.live:,} of them gone"
         yield "of the others are " + ", ".join(f"{count:,} {phase.name}" for phase, count in counted if count)
