@@ -229,7 +229,9 @@ class World:
         run = self.machine.runs[run_id]
         number = self.number(run_id, name)
         flight = run.in_flight.get(number)
-        return run_id, flight.number if flight is not None else number, run.attempts[number]
+        if flight is not None:
+            return run_id, flight.number, flight.attempt
+        return run_id, number, run.attempts[number]
 
     def number(self, run_id: int, name: str) -> int:
         """Of a task, by now."""
