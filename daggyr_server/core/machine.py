@@ -17,6 +17,7 @@ is answered with a Refusal and changes nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from enum import Enum
 from heapq import heappop
 from typing import Any
 
@@ -284,5 +285,9 @@ def _circumstances(step: Step, event: Event | None, now: float) -> Iterator[str]
 
 def _brief(fact: Event | Record) -> str:
     told = {name: getattr(fact, name, None) for name in _TOLD}
-    shown = [f"{name}={str(value)[:_MOST]}" for name, value in told.items() if value is not None]
+    shown = [
+        f"{name}={value.name if isinstance(value, Enum) else str(value)[:_MOST]}"
+        for name, value in told.items()
+        if value is not None
+    ]
     return f"{type(fact).__name__}({', '.join(shown)})"

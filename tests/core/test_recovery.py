@@ -18,7 +18,8 @@ from test_properties import Anything
 from world import task
 
 from daggyr_server.core.commands import StopAttempts
-from daggyr_server.core.events import MarkAsked, RunsForgotten
+from daggyr_server.core.events import AttemptEnded, KillAsked, MarkAsked, RunsForgotten
+from daggyr_server.core.records import RunMoved
 from daggyr_server.core.states import Outcome, Phase, State
 from daggyr_server.core.step import Refusal
 
@@ -105,6 +106,18 @@ def test_what_a_forgotten_run_holds_goes_at_once() -> None:
         assert run() is None
     finally:
         gc.enable()
+
+
+def test_the_end_of_a_run_that_is_forgotten_in_the_same_step_is_durable() -> None:
+    """A person who asks in between has the run ended before the step is over; then another has it forgotten."""
+    world = DurableWorld()
+    world.host(cores=1)
+    run_id = world.submit({"a": task()})
+    ended = AttemptEnded(*world.key(run_id, "a"), Outcome.SUCCEEDED, 1.0, None)
+    step = world.tell(ended, KillAsked(ticket="kill", run_id=run_id), RunsForgotten(run_ids=(run_id,)))
+    assert not world.machine.runs
+    assert [record.state for record in step.records if isinstance(record, RunMoved)] == [State.RUNNING, State.COMPLETED]
+    assert world.machine.tally.runs == [0] * len(world.machine.tally.runs)
 
 
 def test_a_run_that_goes_on_is_not_forgotten() -> None:

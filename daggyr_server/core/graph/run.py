@@ -120,7 +120,8 @@ class Run(Tasks):
     ) -> State:
         """A current attempt has ended: the table says how its task goes on. Returns the task's state from now on.
 
-        Raises StaleAddition, with nothing changed, if the graph has grown since the addition was made.
+        Raises StaleAddition, with nothing changed, if the graph has grown since the addition was made. Raises IllegalTransition
+        with nothing changed but what the addition brought.
         """
         follows = FOLLOWS[outcome]
         if follows is Follows.COMPLETE and refusal is not None:
@@ -130,17 +131,10 @@ class Run(Tasks):
         if grows and addition is not None:
             self.extend(addition)
             self.printed[self.revision] = number
-        del self.in_flight[number]
-        self.orphans.discard(number)
-        self.renumbered.pop(attempt.number, None)
-        if attempt.start_time is None:
-            if not attempt.recalled:
-                attempt.sent.queue.unstarted -= 1
-            if seconds is not None and self.state is State.QUEUED:
-                self._begin(now - seconds)
+        # The move comes first, because what is not in the table changes nothing else.
         if not counts:
-            return self._ended_in_vain(number, attempt, follows)
-        if follows is Follows.COMPLETE:
+            self._end_in_vain(number, attempt, follows)
+        elif follows is Follows.COMPLETE:
             self.complete(number)
         elif follows is Follows.ERROR:
             self.move(number, _ERRORED)
@@ -150,31 +144,39 @@ class Run(Tasks):
         elif follows is Follows.RETRY:
             self._retry(number, now)
         elif follows is Follows.REQUEUE:
-            self.losses[number] = lost = self.losses.get(number, 0) + 1
+            lost = self.losses.get(number, 0) + 1
             if lost > MAX_LOSSES:
                 self.move(number, _ERRORED)
             else:
                 self.queue_again(number)
+            self.losses[number] = lost
         else:
             self.queue_again(number)
-        if outcome is not Outcome.RETURNED or attempt.start_time is not None or attempt.stopping:
+        del self.in_flight[number]
+        self.orphans.discard(number)
+        self.renumbered.pop(attempt.number, None)
+        if attempt.start_time is None:
+            if not attempt.recalled:
+                attempt.sent.queue.unstarted -= 1
+            if seconds is not None and self.state is State.QUEUED:
+                self._begin(now - seconds)
+        if number >= self.graph.live and (
+            outcome is not Outcome.RETURNED or attempt.start_time is not None or attempt.stopping or not counts
+        ):
             self.changed.append(number)
         state = _STATES[self.phases[number]]
         if grows:
             hold_back(self)
         return state
 
-    def _ended_in_vain(self, number: int, attempt: InFlight, follows: Follows) -> State:
-        """An attempt has ended whose task an edit changed, or took away."""
+    def _end_in_vain(self, number: int, attempt: InFlight, follows: Follows) -> None:
+        """Move a task that an edit changed, or took away, after its attempt."""
         if number < self.graph.live:
             self.move_retired(number, _COMPLETED if follows is Follows.COMPLETE else _KILLED)
+        elif attempt.killed:
+            self.move(number, _KILLED)
         else:
-            if attempt.killed:
-                self.move(number, _KILLED)
-            else:
-                self.queue_again(number)
-            self.changed.append(number)
-        return _STATES[self.phases[number]]
+            self.queue_again(number)
 
     def _retry(self, number: int, now: float) -> None:
         used = self.failures.get(number, 0)
@@ -182,11 +184,11 @@ class Run(Tasks):
         if used >= policy.max_retries:
             self.move(number, _ERRORED)
             return
-        self.failures[number] = used + 1
         if policy.retry_delay > 0:
             self.delay(number, now + seconds_before_retry(policy, used + 1))
         else:
             self.queue_again(number)
+        self.failures[number] = used + 1
 
     # -- what people ask ----------------------------------------------------------------------------------------------
 
@@ -317,12 +319,12 @@ class Run(Tasks):
                 f"attempt {attempt.attempt} of {attempt.number} is in flight on host {attempt.host} of pool {attempt.pool}: "
                 f"it was assigned at {attempt.assign_time:.3f}, {began}, and is {', '.join(told) or 'to go on'}"
             )
-        yield f"it has used {self.failures.get(number, 0)} retries and {self.losses.get(number, 0)} losses"
+        yield f"retries used: {self.failures.get(number, 0)}, losses: {self.losses.get(number, 0)}"
         yield from self._story_of_run()
 
     def _story_of_run(self) -> Iterator[str]:
         killing = ", and a person has asked for its end" if self.killing else ""
-        yield f"the run is {self.state.name}, with {len(self.in_flight)} attempts in flight{killing}"
+        yield f"the run is {self.state.name}{killing}; attempts in flight: {len(self.in_flight)}"
         for state, time in self.moves:
             yield f"it became {state.name} at {time:.3f}, in this step"
 

@@ -358,7 +358,7 @@ class Tasks:
 
     def _story(self, number: int) -> Iterator[str]:
         """What is known of a task, a fact a line."""
-        yield f"it waits for {self.waiting[number]} parents"
+        yield f"parents that it waits for: {self.waiting[number]}"
         graph, counted = self.graph, zip(Phase, self.counts, strict=True)
-        yield f"the run has revision {self.revision}, {len(graph.edits)} edits, {graph.size:,} tasks, {graph.live:,} of them gone"
+        yield f"revision of the run: {self.revision}, edits: {len(graph.edits)}, tasks: {graph.size}, of these gone: {graph.live}"
         yield "of the others are " + ", ".join(f"{count:,} {phase.name}" for phase, count in counted if count)
