@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from daggyr.attempts.startable import NotStartable
 from daggyr.v1.task_pb2 import STDOUT, AttemptResult, OutputStream
 
 from .attempt import Attempt
@@ -35,7 +36,7 @@ from .descendants import Descendants, Family
 from .journal import Journal
 from .outcomes import Ending, judge
 from .proc import look
-from .process import End, HostError, Launcher, StartRefusedError, reap, signal_group
+from .process import End, HostError, Launcher, reap, signal_group
 from .usage import PeakMemory
 from .watch import Watch
 
@@ -101,7 +102,7 @@ class Execution:
         self.deadline = float("inf")  # of the timeout, by the event loop's clock
         self.looked_peak = 0  # bytes
         self.ending: Ending | None = None
-        self.fault: StartRefusedError | HostError | None = None  # why it was not started
+        self.fault: NotStartable | HostError | None = None  # why it was not started
         self.lasts = False  # it is not a short one
         self.succeeded = False  # for `attempts`: its resources went to the next in its slot
         self._host = host
@@ -122,7 +123,7 @@ class Execution:
         """Start the process, wait for its end and reap it; `fault` is set if it could not be started."""
         try:
             self._start()
-        except (StartRefusedError, HostError) as fault:
+        except (NotStartable, HostError) as fault:
             self.fault = fault
             return
         except Exception as error:
@@ -158,7 +159,7 @@ class Execution:
         try:
             order = attempt.order()
         except ValueError as error:
-            raise StartRefusedError(str(error)) from None
+            raise NotStartable(str(error)) from None
         try:
             self._capture = capture = host.captures.take(attempt.template.whole_stdout_bytes)
         except OSError as error:

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from daggyr_server.core.graph.graph import Addition, Edit
-from daggyr_server.core.graph.restore import KeptRun
 from daggyr_server.core.states import Outcome
+from daggyr_server.core.stored import Adopted, RunRow, TaskRows
 
 
 class AttemptStarted(NamedTuple):
@@ -53,14 +53,19 @@ class RunSubmitted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunRestored(KeptRun):
+class RunRestored:
     """A run as a tracker kept it. Nothing is recorded of that; attempts in flight are expected on their hosts.
 
-    When a retry's delay began is not kept: it begins again. Answered with the run's id, if there is a ticket.
+    When a retry's delay began is not kept: it begins again. Answered with its id, if there is a ticket.
     """
 
     ticket: Hashable | None = None
-    request_id: str
+    row: RunRow
+    tasks: TaskRows
+    adopted: Sequence[Adopted]
+    parameters: Mapping[str, tuple[str, ...]]
+    growths: Sequence[Addition | Edit]  # the run's own tasks, then what generators and edits brought, in order
+    printed: Mapping[int, int]  # see Run.printed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

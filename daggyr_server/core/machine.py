@@ -177,7 +177,8 @@ class Machine(Requests):
         self._step.answers[event.ticket] = run_id
 
     def _run_restored(self, event: RunRestored, now: float) -> None:
-        run_id = event.run_id
+        row, tasks = event.row, event.tasks
+        run_id = row.run_id
         if event.ticket is not None:
             self._step.answers[event.ticket] = run_id
         if run_id in self.runs:
@@ -185,8 +186,10 @@ class Machine(Requests):
         for addition in (one for grown in event.growths for one in (grown.additions if isinstance(grown, Edit) else [grown])):
             for policy in addition.policies:  # one that was taken out of the configuration has no hosts, and waits for some
                 self.pools.setdefault(policy.pool, Pool(policy.pool))
-        run = restored(event, now)
-        self.requests[event.request_id] = run_id
+        run = restored(
+            row, tasks, event.adopted, parameters=event.parameters, growths=event.growths, printed=event.printed, now=now
+        )
+        self.requests[row.request_id] = run_id
         self._next_run_id = max(self._next_run_id, run_id + 1)
         if run.has_ended:
             self.runs[run_id] = run
@@ -197,7 +200,7 @@ class Machine(Requests):
         in_flight = run.in_flight
         for attempt in in_flight.values():
             self.pools[attempt.pool].adopt(attempt.sent)
-        asked = {number for number, state in zip(event.numbers, event.states, strict=True) if state == State.KILLED}
+        asked = {number for number, state in zip(tasks.numbers, tasks.states, strict=True) if state == State.KILLED}
         asked |= {attempt.number for number, attempt in in_flight.items() if not run.counts_for(number, attempt)}
         self._stop([attempt for attempt in in_flight.values() if run.killing or attempt.number in asked])
         self._take_in(run)

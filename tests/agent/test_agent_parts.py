@@ -1,4 +1,4 @@
-"""The agent's pure parts by themselves: outcomes, what is kept of output, batches, resources, control groups."""
+"""The agent's pure parts by themselves: outcomes, batches, resources, control groups."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scripted_coordinator import idents, key
 
+from daggyr.attempts.kept import KEPT_BYTES
 from daggyr.bounded import MAX_NOTE_BYTES
 from daggyr.v1.task_pb2 import (
     FAILED,
@@ -24,7 +25,7 @@ from daggyr.v1.task_pb2 import (
     AttemptResult,
     AttemptStarted,
 )
-from daggyr_agent.capture import CHUNK_BYTES, KEPT_BYTES, Captures, Extent
+from daggyr_agent.capture import Captures
 from daggyr_agent.cgroup import ControlGroup
 from daggyr_agent.config import UsageError, read_config
 from daggyr_agent.connection import next_pause
@@ -66,28 +67,6 @@ def test_outcomes(
     assert judged == outcome
     assert words in " ".join(notes)
     assert bool(words) == bool(notes)
-
-
-@given(
-    st.integers(0, 5 * KEPT_BYTES),
-    st.integers(0, KEPT_BYTES // 2),
-    st.integers(0, KEPT_BYTES // 2),
-    st.integers(0, 6 * KEPT_BYTES),
-)
-def test_pieces_are_all_that_is_kept_in_order(size: int, head: int, tail: int, start: int) -> None:
-    extent = Extent(size, head, tail) if head + tail < size else Extent(size, size, 0)
-    pieces = list(extent.pieces())
-    assert Extent.of(extent.summary()) == extent
-    assert all(0 < length <= CHUNK_BYTES for _, length in pieces)
-    assert sum(length for _, length in pieces) == size - extent.cut
-    covered = 0
-    for offset, length in pieces:
-        assert offset == covered or (offset, covered) == (extent.head + extent.cut, extent.head)
-        covered = offset + length
-    assert covered == size or (not tail and covered == extent.head)
-    offset, length = extent.next_kept(start)
-    assert offset >= start and (length == 0 or offset + length <= size)
-    assert not (extent.cut and length and extent.head <= offset < extent.head + extent.cut)
 
 
 @pytest.fixture

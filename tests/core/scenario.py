@@ -224,7 +224,7 @@ class Story:
 
     def find(self, words: list[str], below: dict[str, Any]) -> None:
         events = restored(self.world.records, self.world.grown)
-        self.world.tell(*(event for event in events if event.run_id == int(words[0])))
+        self.world.tell(*(event for event in events if event.row.run_id == int(words[0])))
 
     def show(self, words: list[str], below: dict[str, Any]) -> None:
         run_id = int(words[0])

@@ -13,13 +13,15 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from postgres_databases import databases
 from support.waiting import DEADLINE
-from tracker_kinds import DATABASES, IN_VAIN, OpenAgain, TrackerKind, databases
+from tracker_kinds import DATABASES, IN_VAIN, OpenAgain, TrackerKind
 from tracker_records import assigned, ended, kept, recorded, run_added, whole
 
 from daggyr_server.core.records import TasksGenerated
 from daggyr_server.core.states import Outcome, State
-from daggyr_server.trackers.base import Growth, LostTracker, Tracker, TrackerError
+from daggyr_server.core.stored import Growth
+from daggyr_server.trackers.base import LostTracker, Tracker, TrackerError
 from daggyr_server.trackers.sql.postgres import tracker as postgres
 from daggyr_server.trackers.sql.postgres.address import PostgresAddress
 

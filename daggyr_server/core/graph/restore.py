@@ -1,4 +1,4 @@
-"""A run as a tracker kept it, and how the same run is made of that.
+"""How a run is made again of what a tracker kept of it.
 
 The machine calls `restored` for each run that a new coordinator takes over, and for ended runs that somebody asks for. The result
 is what the last coordinator had, but for two things that no record tells: whether an attempt has started, and how long a retry's
@@ -7,9 +7,7 @@ delay has lasted. Nothing here reads a tracker.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
 
 from daggyr_server.core.graph.edit import take_edit
 from daggyr_server.core.graph.graph import Addition, Edit
@@ -17,69 +15,47 @@ from daggyr_server.core.graph.held import hold_back
 from daggyr_server.core.graph.in_flight import InFlight, Sent
 from daggyr_server.core.graph.ready import ReadyQueue
 from daggyr_server.core.graph.run import Run, seconds_before_retry
-from daggyr_server.core.states import ENDED, STATE_OF, Phase, State
+from daggyr_server.core.states import ENDED, STATE_OF, Phase
+from daggyr_server.core.stored import Adopted, RunRow, TaskRows
 
 _BLOCKED, _ASSIGNED, _KILLED = int(Phase.BLOCKED), int(Phase.ASSIGNED), int(Phase.KILLED)
 _PHASES = {int(state): int(phase) for phase, state in STATE_OF.items() if phase in ENDED}
 
 
-class Adopted(NamedTuple):
-    """An attempt that an earlier coordinator sent to a host and whose end it did not hear of."""
+def restored(
+    row: RunRow,
+    tasks: TaskRows,
+    adopted: Iterable[Adopted],
+    *,
+    parameters: Mapping[str, tuple[str, ...]],
+    growths: Sequence[Addition | Edit],
+    printed: Mapping[int, int],
+    now: float,
+) -> Run:
+    """The run that a tracker kept. It offers its queues to nobody yet, and its attempts have no weight yet.
 
-    number: int  # of its task when it was assigned
-    attempt: int
-    host: str
-    host_name: str
-    assign_time: float  # seconds since the epoch
-    void: bool = False  # its task was queued again meanwhile: the way in which the attempt ends does not count
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeptRun:
-    """All that is durable of a run."""
-
-    run_id: int
-    tags: Mapping[str, str]
-    pool: str
-    parameters: Mapping[str, tuple[str, ...]]
-    submit_time: float
-    start_time: float | None
-    stop_time: float | None
-    state: State
-    killing: bool
-    growths: Sequence[Addition | Edit]  # the run's own tasks, then what generators and edits brought, in order
-    printed: Mapping[int, int]  # see Run.printed
-    numbers: Sequence[int]  # tasks that were attempted or moved; parallel to the next four
-    states: Sequence[int]  # a `State` each; of a task in flight, the one before, or KILLED if its end was asked for
-    attempts: Sequence[int]  # the number of the last attempt
-    failures: Sequence[int]  # retries used
-    losses: Sequence[int]
-    requeued: Sequence[int]  # of `numbers`, those that a person queued again at any time
-    adopted: Sequence[Adopted]
-
-
-def restored(kept: KeptRun, now: float) -> Run:
-    """The run that a tracker kept. It offers its queues to nobody yet, and its attempts have no weight yet."""
+    `growths` are the run's own tasks, then what generators and edits brought, in order; for `printed` see Run.
+    """
     run = Run(
-        kept.run_id,
-        tags=kept.tags,
-        pool=kept.pool,
-        parameters=kept.parameters,
-        submit_time=kept.submit_time,
+        row.run_id,
+        tags=row.tags,
+        pool=row.pool,
+        parameters=parameters,
+        submit_time=row.submit_time,
         offer=_nobody,
     )
-    for growth in kept.growths:
+    for growth in growths:
         if isinstance(growth, Edit):
             take_edit(run, growth)
         else:
             run.extend(growth)
-    run.revision = len(kept.growths)
-    run.printed = dict(kept.printed)
-    run.start_time, run.stop_time = kept.start_time, kept.stop_time
-    run.state, run.killing = kept.state, kept.killing
+    run.revision = len(growths)
+    run.printed = dict(printed)
+    run.start_time, run.stop_time = row.start_time, row.stop_time
+    run.state, run.killing = row.state, row.killing
     phases = bytearray(run.graph.size)
     for number, state, attempt, failures, losses in zip(
-        kept.numbers, kept.states, kept.attempts, kept.failures, kept.losses, strict=True
+        tasks.numbers, tasks.states, tasks.attempts, tasks.failures, tasks.losses, strict=True
     ):
         run.attempts[number] = attempt
         if failures:
@@ -88,9 +64,9 @@ def restored(kept: KeptRun, now: float) -> Run:
             run.losses[number] = losses
         phases[number] = _PHASES.get(state, _BLOCKED)
     if run.graph.edits:
-        _carry_rows(run, kept, phases)
-    for adopted in kept.adopted:
-        _adopt(run, adopted)
+        _carry_rows(run, tasks, phases)
+    for sent in adopted:
+        _adopt(run, sent)
     live = run.graph.live
     for number, flying in run.in_flight.items():
         flying.killed = flying.void and number >= live and phases[number] == _KILLED
@@ -105,10 +81,10 @@ def restored(kept: KeptRun, now: float) -> Run:
     return run
 
 
-def _carry_rows(run: Run, kept: KeptRun, phases: bytearray) -> None:
+def _carry_rows(run: Run, tasks: TaskRows, phases: bytearray) -> None:
     """Give tasks what was recorded under the numbers that they had before, unless something was recorded since."""
-    own, requeued = bytearray(run.graph.size), set(kept.requeued)
-    for number in kept.numbers:
+    own, requeued = bytearray(run.graph.size), set(tasks.requeued)
+    for number in tasks.numbers:
         own[number] = 1
     for start, carry in run.graph.edits:
         for new, old, count, same in carry:

@@ -27,7 +27,8 @@ from typing import Any, ClassVar
 
 from daggyr.channel import AddressError, check_address, is_loopback
 from daggyr_server.executors.agents.executor import AgentExecutor
-from daggyr_server.executors.base import ExecutorContext, PoolAccess, Reports, SettingsError
+from daggyr_server.executors.base import Reports, SettingsError
+from daggyr_server.executors.context import ExecutorContext, PoolAccess
 from daggyr_server.executors.slurm.client import ENDED_STATES, Job, SlurmError, needs_of
 from daggyr_server.executors.slurm.pool import SlurmPool
 
@@ -52,8 +53,8 @@ class PilotExecutor(SlurmPool, AgentExecutor):
         "VIRTUAL_ENV",
     )
 
-    def __init__(self, pool: str, settings: Any, reports: Reports, surroundings: ExecutorContext) -> None:
-        super().__init__(pool, settings, reports, surroundings)
+    def __init__(self, pool: str, settings: Any, reports: Reports, context: ExecutorContext) -> None:
+        super().__init__(pool, settings, reports, context)
         self._resources = {"cores": 1, **self.settings.pilot_resources}
         try:
             self._needs = needs_of(self._resources, 0, self.settings)
@@ -96,13 +97,13 @@ class PilotExecutor(SlurmPool, AgentExecutor):
     # -- as many as there is work for ---------------------------------------------------------------------------------
 
     async def _scale(self) -> None:
-        door = await self.surroundings.door.opened()
-        address = self._address(door.address)
-        token = await self._tell_pilots(address, door)
+        access = await self.context.access.opened()
+        address = self._address(access.address)
+        token = await self._tell_pilots(address, access)
         pilots = True  # there may be some of an earlier coordinator
         while True:
-            if door.token != token:  # it was replaced meanwhile; pilots read the file for each session
-                token = await self._tell_pilots(address, door)
+            if access.token != token:  # it was replaced meanwhile; pilots read the file for each session
+                token = await self._tell_pilots(address, access)
             pause = self.settings.poll_interval
             if pilots or self._ready or self.agents:
                 try:
@@ -118,13 +119,13 @@ class PilotExecutor(SlurmPool, AgentExecutor):
                 self._wake.clear()
                 await self._wake.wait()
 
-    async def _tell_pilots(self, address: str, door: PoolAccess) -> str | None:
+    async def _tell_pilots(self, address: str, access: PoolAccess) -> str | None:
         """Write down for pilots where this coordinator is, however long that takes. Returns the token that they find."""
         pause = 0.0
         while True:
-            token = door.token
+            token = access.token
             try:
-                await asyncio.to_thread(self._write_files, address, token, door)
+                await asyncio.to_thread(self._write_files, address, token, access)
                 return token
             except OSError as error:
                 pause = min(LONGEST_PAUSE, max(1.0, 2 * pause))
@@ -192,10 +193,10 @@ class PilotExecutor(SlurmPool, AgentExecutor):
             f"set -- {shlex.join(command)}\n{_program()}"
         )
 
-    def _write_files(self, address: str, token: str | None, door: PoolAccess) -> None:
+    def _write_files(self, address: str, token: str | None, access: PoolAccess) -> None:
         files = self._files
         files.mkdir(mode=0o700, exist_ok=True)
-        lines = {"coordinator": address, "pool": self.joined_as, "log_level": self.surroundings.log_level}
+        lines = {"coordinator": address, "pool": self.joined_as, "log_level": self.context.log_level}
         if token is not None:
             lines["token_file"] = str(files / "token")
             _write_private(files / "token", token + "\n")
@@ -207,8 +208,8 @@ class PilotExecutor(SlurmPool, AgentExecutor):
         _write_private(
             files / "agent.toml",
             "".join(f"{name} = {_toml(value)}\n" for name, value in lines.items())
-            + ("tls = true\n" if door.tls else "")
-            + ("insecure = true\n" if door.insecure else "")
+            + ("tls = true\n" if access.tls else "")
+            + ("insecure = true\n" if access.insecure else "")
             + f"pass_environment = [{', '.join(map(_toml, (*self.pass_environment, *_GIVEN_BY_SLURM)))}]\n"
             + "[resource]\n"
             + "".join(f"{_toml(name)} = {units}\n" for name, units in resources.items()),

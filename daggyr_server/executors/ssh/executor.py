@@ -14,7 +14,8 @@ from typing import Any, ClassVar
 import msgspec
 
 from daggyr.v1.task_pb2 import LOST, AssignmentBatch, AttemptKey, AttemptResult, AttemptUpdate, OutputChunk, Placement
-from daggyr_server.executors.base import Executor, ExecutorContext, ExecutorError, Reports, forgotten
+from daggyr_server.executors.base import Executor, ExecutorError, Reports, forgotten
+from daggyr_server.executors.context import ExecutorContext
 from daggyr_server.executors.ssh.connection import check_files
 from daggyr_server.executors.ssh.script import Ident
 from daggyr_server.executors.ssh.settings import SshSettings
@@ -30,9 +31,9 @@ class SshExecutor(Executor):
     Settings: ClassVar[type[msgspec.Struct]] = SshSettings
     sized_by: ClassVar[str] = "targets.resources"
 
-    def __init__(self, pool: str, settings: Any, reports: Reports, surroundings: ExecutorContext) -> None:
-        super().__init__(pool, settings, reports, surroundings)
-        self._targets = {target.known_as: Target(target, settings, pool, reports, surroundings) for target in settings.targets}
+    def __init__(self, pool: str, settings: Any, reports: Reports, context: ExecutorContext) -> None:
+        super().__init__(pool, settings, reports, context)
+        self._targets = {target.known_as: Target(target, settings, pool, reports, context) for target in settings.targets}
 
     async def open(self) -> None:
         fault = await asyncio.to_thread(check_files, self.settings)

@@ -12,16 +12,13 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from daggyr.v1.task_pb2 import (
     FAILED,
     KILLED,
-    REJECTED,
     SUCCEEDED,
     TIMED_OUT,
     AttemptOutcome,
     AttemptResult,
-    TaskSpec,
 )
 from daggyr_server.executors.ssh.script import Ended
 
-_MAX_SHOWN = 300  # characters of a user's text in a note
 _SIGNALS = range(1, 65)
 
 
@@ -59,21 +56,6 @@ def result_of(ended: Ended, start_ns: int, stop_ns: int) -> AttemptResult:
     )
 
 
-def refusal(reason: str, spec: TaskSpec | None) -> AttemptResult:
-    """The result of what could not be started, for a reason that remote.sh gives, or in the target's own words."""
-    program = _shown(spec.command[0]) if spec is not None else "the program"
-    folder = _shown(spec.working_directory) if spec is not None else "the folder"
-    notes = {
-        "home": "the folder where tasks start cannot be entered: see `working_directory` of the pool",
-        "folder": f"no such folder: working_directory {folder} (relative ones count from where the pool's tasks start)",
-        "enter": f"cannot enter working_directory {folder}",
-        "program": f"no such program on the target: {program}",
-        "executable": f"{program} is not executable: chmod +x it on the target",
-        "directory": f"{program} is a folder, not a program",
-    }
-    return AttemptResult(outcome=REJECTED, notes=[notes.get(reason, reason)])
-
-
 def signal_of(ended: Ended) -> int | None:
     number = ended.status - 128
     return number if ended.by_signal and number in _SIGNALS else None
@@ -89,8 +71,3 @@ def _name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
-
-
-def _shown(text: str) -> str:
-    shown = repr(text)
-    return shown if len(shown) <= _MAX_SHOWN else shown[:_MAX_SHOWN] + "...'"

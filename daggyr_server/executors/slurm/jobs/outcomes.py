@@ -19,7 +19,7 @@ from daggyr.v1.task_pb2 import (
     TIMED_OUT,
     AttemptOutcome,
 )
-from daggyr_server.executors.slurm.jobs.submission import Reported
+from daggyr_server.executors.slurm.jobs.submission_folder import Reported
 
 GONE = "GONE"  # beside Slurm's own states: it knows no such job, any more or at all
 
@@ -82,11 +82,10 @@ def judge(
 def ended_by(reported: Reported) -> int | None:
     """The signal that ended the task, if one did.
 
-    A shell tells a signal as 128 and its number (POSIX, Shell Command Language, 2.8.2), so that an exit code above 128 which
-    names a signal looks the same: it is told as that signal.
+    A shell tells a signal as 128 and its number (POSIX, Shell Command Language, 2.8.2).
     """
     number = reported.status - 128
-    return number if number in signal.valid_signals() else None
+    return number if reported.by_signal and number in signal.valid_signals() else None
 
 
 def _name(number: int) -> str:

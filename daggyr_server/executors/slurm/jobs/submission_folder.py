@@ -37,6 +37,7 @@ from pathlib import Path
 
 import msgspec
 
+from daggyr.attempts.startable import refusal
 from daggyr.v1.task_pb2 import Assignment, TaskSpec
 from daggyr_server.executors.believable import MAX_SECONDS
 from daggyr_server.executors.slurm.jobs.script import tasks_file
@@ -46,7 +47,6 @@ Ident = tuple[int, int, int]  # an AttemptKey's run_id, task_number and attempt
 MANIFEST = "manifest"
 VOID = ".void"
 _MAX_TEXT = 4096  # bytes of a result, or of what a job printed
-_FINISHED_EXEC = ("setsid: failed to execute ", "env: ")
 
 
 class Manifest(msgspec.Struct):
@@ -63,7 +63,7 @@ class Manifest(msgspec.Struct):
 class Reported:
     """What a job told of one attempt, in its files."""
 
-    status: int  # of the shell: above 128, a signal ended it
+    status: int  # of the shell, which has 128 and its number for a signal
     start: int | None = None  # nanoseconds since the epoch
     stop: int | None = None
     node: str = ""
@@ -71,6 +71,7 @@ class Reported:
     timed_out: bool = False
     cpu_seconds: float | None = None
     rejected: str | None = None
+    by_signal: bool = True  # rather than an exit code above 128
 
 
 @dataclass(slots=True)
@@ -82,27 +83,27 @@ class Seen:
     results: set[int] = field(default_factory=set)
 
 
-class Submission:
-    """One of them. Calls raise OSError."""
+class SubmissionFolder:
+    """The folder of one submission. Calls raise OSError."""
 
-    def __init__(self, folder: Path, manifest: Manifest) -> None:
-        self.folder = folder
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path = path
         self.manifest = manifest
 
     @property
     def name(self) -> str:
         return self.manifest.name
 
-    def write(self, home: Path, tasks: Sequence[tuple[int, Assignment, TaskSpec]]) -> None:
+    def write(self, tasks: Sequence[tuple[int, Assignment, TaskSpec]]) -> None:
         """Make the folder with all that the job needs; when this returns, it survives power loss."""
-        self.folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.folder.mkdir(mode=0o700)
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.path.mkdir(mode=0o700)
         for index, _, spec in tasks:
             if spec.HasField("stdin"):
-                _write(self.folder / f"{index}.in", spec.stdin.encode())
-        _write(self.folder / "tasks", tasks_file(home, tasks).encode())
+                _write(self.path / f"{index}.in", spec.stdin.encode())
+        _write(self.path / "tasks", tasks_file(tasks).encode())
         self._write_manifest()
-        _sync_folder(self.folder.parent)
+        _sync_folder(self.path.parent)
 
     def submitted(self, job_id: str) -> None:
         """Note the job's id; when this returns, that survives power loss."""
@@ -110,36 +111,36 @@ class Submission:
         self._write_manifest()
 
     def _write_manifest(self) -> None:
-        draft = self.folder / f"{MANIFEST}.part"
+        draft = self.path / f"{MANIFEST}.part"
         _write(draft, msgspec.json.encode(self.manifest))
-        draft.replace(self.folder / MANIFEST)
-        _sync_folder(self.folder)
+        draft.replace(self.path / MANIFEST)
+        _sync_folder(self.path)
 
     def void(self) -> bool:
         """Let no job of this submission start anything any more. Returns False if one has already."""
         if self.look().claimed:
             return False
-        moved = self.folder.rename(self.folder.with_name(self.folder.name + VOID))
-        _sync_folder(self.folder.parent)
+        moved = self.path.rename(self.path.with_name(self.path.name + VOID))
+        _sync_folder(self.path.parent)
         if any(path.suffix == ".run" for path in moved.iterdir()):
-            moved.rename(self.folder)
+            moved.rename(self.path)
             return False
         return True
 
     def claim(self, index: int) -> bool:
         """Take an index, so that its task is never started. Returns False if it has been, or if that cannot be known any more."""
         try:
-            (self.folder / f"{index}.run").mkdir()
+            (self.path / f"{index}.run").mkdir()
         except (FileExistsError, FileNotFoundError):  # the latter: somebody has removed the folder
             return False
-        _sync_folder(self.folder)
+        _sync_folder(self.path)
         return True
 
     def look(self, starting: Container[int] = ()) -> Seen:
         """What has happened so far; when tasks started, of those in `starting` only, for each costs a file."""
         seen = Seen()
         # Opened anew: on NFS, that is when others' changes are seen.
-        with os.scandir(self.folder) as entries:
+        with os.scandir(self.path) as entries:
             for entry in entries:
                 number, _, kind = entry.name.partition(".")
                 if not number.isdecimal():
@@ -157,14 +158,9 @@ class Submission:
     def result(self, index: int) -> Reported:
         """How a task ended; its result is there."""
         words = dict(line.partition(" ")[::2] for line in self._text(index, "result").splitlines())
-        rejected = self._text(index, "rejected").rstrip("\n") or None
         told = words.get("status", "255")
         status = min(int(told), 255) if told.isascii() and told.isdecimal() and len(told) < 10 else 255
-        if rejected is None and status in (126, 127):
-            # The last word before exec was env's or setsid's: the command was found, and the kernel would not have it.
-            said = self._text(index, "err")
-            if said.startswith(_FINISHED_EXEC):
-                rejected = "cannot start the program: " + said.splitlines()[0].partition(": ")[2]
+        refused = self._bytes(index, "rejected")
         return Reported(
             status=status,
             start=_nanoseconds(self._text(index, "start")),
@@ -173,7 +169,8 @@ class Submission:
             stopped="stopped" in words,
             timed_out="timeout" in words,
             cpu_seconds=_cpu_seconds(words.get("children", "")),
-            rejected=rejected,
+            by_signal=status > 128 and "exited" not in words,
+            rejected=refusal(refused) if refused else None,
         )
 
     def printed(self, index: int) -> str:
@@ -182,27 +179,30 @@ class Submission:
 
     def output(self, index: int, stream: str) -> Path:
         """The file of a stream, `out` or `err`."""
-        return self.folder / f"{index}.{stream}"
+        return self.path / f"{index}.{stream}"
 
     def forget_output(self, index: int) -> None:
         """Remove what a task was given and wrote."""
         for kind in ("out", "err", "in", "slurm"):
             with contextlib.suppress(FileNotFoundError):
-                (self.folder / f"{index}.{kind}").unlink()
+                (self.path / f"{index}.{kind}").unlink()
 
     def remove(self) -> None:
         """Remove the folder. A job that turns up after that finds nowhere to begin."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        shutil.rmtree(self.path, ignore_errors=True)
 
     def _text(self, index: int, kind: str) -> str:
+        return self._bytes(index, kind).decode(errors="replace")
+
+    def _bytes(self, index: int, kind: str) -> bytes:
         try:
-            with (self.folder / f"{index}.{kind}").open("rb") as file:
-                return file.read(_MAX_TEXT).decode(errors="replace")
+            with (self.path / f"{index}.{kind}").open("rb") as file:
+                return file.read(_MAX_TEXT)
         except FileNotFoundError:
-            return ""
+            return b""
 
 
-def kept_submissions(folder: Path, prefix: str) -> Iterator[Submission]:
+def kept_submissions(folder: Path, prefix: str) -> Iterator[SubmissionFolder]:
     """The submissions of an earlier coordinator below `folder`; what was never submitted, or made void, is removed."""
     try:
         paths = sorted(path for path in folder.iterdir() if path.name.startswith(prefix))
@@ -216,7 +216,7 @@ def kept_submissions(folder: Path, prefix: str) -> Iterator[Submission]:
         if manifest is None or path.name.endswith(VOID):
             shutil.rmtree(path, ignore_errors=True)
         else:
-            yield Submission(path, manifest)
+            yield SubmissionFolder(path, manifest)
 
 
 def remove_void(folder: Path, prefix: str) -> None:
