@@ -65,6 +65,10 @@ class ReadyQueue:
         """The order of the task that waits longest, or None if there is none."""
         return self._entries[0][2] if self._entries else None
 
+    def orders(self) -> list[int]:
+        """The orders of all that waits, what waits longest in front; tasks that became ready side by side have one."""
+        return [order for _, _, order in self._entries]
+
     def __len__(self) -> int:
         return self._size
 

@@ -160,9 +160,10 @@ class Run(Tasks):
                 attempt.sent.queue.unstarted -= 1
             if seconds is not None and self.state is State.QUEUED:
                 self._begin(now - seconds)
-        if number >= self.graph.live and (
-            outcome is not Outcome.RETURNED or attempt.start_time is not None or attempt.stopping or not counts
-        ):
+        if counts:
+            if outcome is not Outcome.RETURNED or attempt.start_time is not None or attempt.stopping:
+                self.changed.append(number)
+        elif number >= self.graph.live:
             self.changed.append(number)
         state = _STATES[self.phases[number]]
         if grows:
