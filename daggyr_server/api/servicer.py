@@ -20,7 +20,7 @@ from daggyr_server.api.arriving import Arriving
 from daggyr_server.api.statuses import fitting
 from daggyr_server.core.graph.run import Run
 from daggyr_server.core.graph.segments import Kind
-from daggyr_server.core.machine import Reason
+from daggyr_server.core.step import Reason
 from daggyr_server.driver.changes import Changes
 from daggyr_server.driver.ended import Reader
 from daggyr_server.driver.errors import Closing, Refused

@@ -15,7 +15,7 @@ from daggyr_server.core.graph.segments import Kind
 from daggyr_server.core.machine import Machine
 from daggyr_server.core.placing.host import MAX_IN_FLIGHT, WHOLE, Host, Needs
 from daggyr_server.core.placing.pool import Pool
-from daggyr_server.core.states import ENDED, STATE_OF, Phase, State
+from daggyr_server.core.states import ENDED, MAX_LOSSES, STATE_OF, Phase, State
 
 
 class BrokenInvariant(AssertionError):
@@ -23,8 +23,11 @@ class BrokenInvariant(AssertionError):
 
 
 def check(machine: Machine, shrunk: Container[str] = ()) -> None:
-    """Raises BrokenInvariant. `shrunk`: hosts that have lost resources while attempts used them, or whose attempts an earlier
-    coordinator sent."""
+    """Raises BrokenInvariant if an invariant does not hold.
+
+    `shrunk` are hosts that have lost resources while attempts used them, or whose attempts an earlier coordinator sent.
+    """
+    _check_runs(machine)
     for run in machine.runs.values():
         _check_tasks(run)
         _check_attempts(machine, run)
@@ -43,6 +46,14 @@ def _hold(rule: bool, message: str) -> None:
         raise BrokenInvariant(message)
 
 
+def _check_runs(machine: Machine) -> None:
+    """Numbers of runs, and which requests lead to them."""
+    for run_id, run in machine.runs.items():
+        _hold(run.run_id == run_id, f"run {run.run_id} is kept as run {run_id}")
+    leading = set(machine.requests.values())
+    _hold(leading == machine.runs.keys(), f"requests lead to the runs {leading}, but there are {set(machine.runs)}")
+
+
 def _check_tasks(run: Run) -> None:
     """Phases, their counts, and what each task waits for."""
     graph, size = run.graph, run.graph.size
@@ -51,6 +62,9 @@ def _check_tasks(run: Run) -> None:
     phases = [Phase(phase) for phase in run.phases]
     counts = Counter(phases[graph.live :])
     _hold(run.counts == [counts[phase] for phase in Phase], f"run {run.run_id}: {run.counts} counted, but there are {counts}")
+    structural = [phases[number] for number in range(graph.live, size) if graph.kind(number) is not Kind.TASK]
+    counted, completed = (run.structural, run.structural_completed), structural.count(Phase.COMPLETED)
+    _hold(counted == (len(structural), completed), f"run {run.run_id}: of structural tasks it counts {counted}")
     for number, phase in enumerate(phases[graph.live :], graph.live):
         where = f"run {run.run_id} task {number} ({phase.name})"
         missing = sum(phases[parent] is not Phase.COMPLETED for parent in graph.parents(number))
@@ -67,31 +81,41 @@ def _check_tasks(run: Run) -> None:
 
 
 def _check_attempts(machine: Machine, run: Run) -> None:
-    """What is in flight, against phases, attempt numbers and the counts of what can be recalled."""
+    """What is in attempt, against phases, attempt numbers and the counts of what can be recalled."""
     live = run.graph.live
-    started = {number: flight.start_time is not None for number, flight in run.in_flight.items() if number >= live}
+    started = {number: attempt.start_time is not None for number, attempt in run.in_flight.items() if number >= live}
     flying = {number: phase is Phase.RUNNING for number, phase in _live(run) if phase in (Phase.ASSIGNED, Phase.RUNNING)}
-    _hold(started == flying, f"run {run.run_id}: in flight (and started) {started}, but ASSIGNED (and RUNNING) {flying}")
+    _hold(started == flying, f"run {run.run_id}: in attempt (and started) {started}, but ASSIGNED (and RUNNING) {flying}")
     unstarted: Counter[int] = Counter()
-    for number, flight in run.in_flight.items():
-        where = f"run {run.run_id} task {number} attempt {flight.attempt}"
-        last = flight.attempt == run.attempts[number]
-        _hold(last or flight.held, f"{where}: the task's last attempt is {run.attempts[number]}")
-        _hold(run.task_of(flight.number) == number, f"{where}: reports of {flight.number} go elsewhere")
-        _hold(run.counts_for(number, flight) or flight.stopping, f"{where}: an edit ended it, and it was not told")
-        queue = run.queues[run.graph.policy_index(flight.number)]
-        _hold(flight.sent.queue is queue, f"{where}: it belongs to another queue")
-        _hold(flight.pool == queue.policy.pool, f"{where}: it is in the pool {flight.pool}")
-        _hold(flight.host in machine.pools[flight.pool].hosts, f"{where}: its host {flight.host} is gone")
-        unstarted[queue.policy_index] += flight.start_time is None and not flight.recalled
+    for number, attempt in run.in_flight.items():
+        where = f"run {run.run_id} task {number} attempt {attempt.attempt}"
+        last = attempt.attempt == run.attempts[number]
+        _hold(last or attempt.held, f"{where}: the task's last attempt is {run.attempts[number]}")
+        _hold(run.task_of(attempt.number) == number, f"{where}: reports of {attempt.number} go elsewhere")
+        _hold(run.counts_for(number, attempt) or attempt.stopping, f"{where}: an edit ended it, and it was not told")
+        queue = run.queues[run.graph.policy_index(attempt.number)]
+        _hold(attempt.sent.queue is queue, f"{where}: it belongs to another queue")
+        _hold(attempt.pool == queue.policy.pool, f"{where}: it is in the pool {attempt.pool}")
+        _hold(attempt.host in machine.pools[attempt.pool].hosts, f"{where}: its host {attempt.host} is gone")
+        _hold(attempt.sent.weight > 0, f"{where}: its pool has not taken it up")
+        _hold(attempt.void or not attempt.killed, f"{where}: how it ends counts, and it is noted as killed")
+        _hold(number >= live or not attempt.held, f"{where}: no task waits for it, and it is noted as held")
+        if number < live:
+            gone = Phase(run.phases[number])
+            _hold(gone in (Phase.ASSIGNED, Phase.RUNNING), f"{where}: its task, which was taken away, is {gone.name}")
+        unstarted[queue.policy_index] += attempt.start_time is None and not attempt.recalled
         if run.killing:
-            _hold(flight.stopping or flight.recalled, f"{where}: its run is killed, and it was not told")
+            _hold(attempt.stopping or attempt.recalled, f"{where}: its run is killed, and it was not told")
     _hold(run.orphans == {number for number in run.in_flight if number < live}, f"run {run.run_id}: orphans {run.orphans}")
     for number in run.orphans:
         task = run.graph.number_of(run.graph.task_id(run.in_flight[number].number))
         waits = task is None or task in run.in_flight or run.graph.kind(task) or Phase(run.phases[task]) in ENDED
         _hold(bool(waits), f"run {run.run_id} task {task}: it may begin while attempts of its name are being ended")
-    _hold(set(run.renumbered.values()) <= run.in_flight.keys(), f"run {run.run_id}: {run.renumbered} are not all in flight")
+    for number, lost in run.losses.items():
+        _hold(
+            lost <= MAX_LOSSES or run.phases[number] in ENDED, f"run {run.run_id} task {number}: it goes on after {lost} losses"
+        )
+    _hold(set(run.renumbered.values()) <= run.in_flight.keys(), f"run {run.run_id}: {run.renumbered} are not all in attempt")
     for queue in run.queues:
         found = unstarted[queue.policy_index]
         where = f"run {run.run_id} queue {queue.policy_index}"
@@ -99,15 +123,25 @@ def _check_attempts(machine: Machine, run: Run) -> None:
 
 
 def _check_queues(machine: Machine, run: Run) -> None:
-    """Every READY task stands in its queue once, and the queue is offered to its pool."""
+    """Every READY task stands in its queue once, what waits longest in front, and the queue is offered to its pool."""
+    policies = run.graph.policies
+    _hold([queue.policy for queue in run.queues] == policies, f"run {run.run_id}: its queues are not those of its policies")
+    ranked = len({policy.priority for policy in policies}) > 1
+    _hold(run.ranked is ranked, f"run {run.run_id}: that it has priorities is noted as {run.ranked}")
     for queue in run.queues:
         where = f"run {run.run_id} queue {queue.policy_index}"
+        known = (queue.run_id, queue.policy_index) == (run.run_id, run.queues.index(queue))
+        _hold(known, f"{where}: it says that it is queue {queue.policy_index} of run {queue.run_id}")
+        orders = queue.orders()
+        _hold(orders == sorted(orders), f"{where}: its tasks became ready in the order {orders}")
         ready = [number for number in _in(run, Phase.READY) if run.graph.policy_index(number) == queue.policy_index]
         _hold(sorted(queue) == ready, f"{where}: it holds {sorted(queue)}, but READY are {ready}")
         _hold(len(queue) == len(ready), f"{where}: it counts {len(queue)}, but READY are {ready}")
-        share = machine.pools[queue.policy.pool].shares.by_run.get(run.run_id)
+        shares = machine.pools[queue.policy.pool].shares
+        share = shares.by_run.get(run.run_id)
         offered = share is not None and share.queues.get(queue.policy_index) is queue
         _hold((queue.offered is not None) is offered, f"{where}: it is counted {'' if queue.offered else 'not '}to be offered")
+        _hold(not offered or queue.offered is shares.count, f"{where}: another pool counts it")
         if run.killing:
             _hold(not offered, f"{where}: its run is killed, and it is offered")
         elif ready:
@@ -132,6 +166,7 @@ def _check_end(run: Run) -> None:
     going = bool(run.in_flight) or (not run.killing and bool(counts[Phase.READY] + counts[Phase.DELAYED]))
     _hold(going is not run.has_ended, f"{where}: {'something' if going else 'nothing'} can still go on")
     _hold((run.stop_time is not None) is run.has_ended, f"{where}: it stopped at {run.stop_time}")
+    _hold(run.state is not State.RUNNING or run.start_time is not None, f"{where}: it never started")
     _hold(not run.changed and not run.moves, f"{where}: changes were not told")
     if counts[Phase.RUNNING]:
         _hold(run.state is State.RUNNING, f"{where}: a task of it runs")
@@ -166,43 +201,47 @@ def _check_shares(machine: Machine, pool: Pool) -> None:
     wanted: Counter[Needs] = Counter()
     shares = pool.shares
     for run in machine.runs.values():
-        flights = [flight for flight in run.in_flight.values() if flight.pool == pool.name]
+        attempts = [attempt for attempt in run.in_flight.values() if attempt.pool == pool.name]
         share = shares.by_run.get(run.run_id)
         where = f"pool {pool.name} run {run.run_id}"
         if share is None:
-            _hold(not flights, f"{where}: attempts in flight have no share")
+            _hold(not attempts, f"{where}: attempts in attempt have no share")
             continue
         _hold(bool(share.queues or share.in_flight), f"{where}: its share holds nothing and is still there")
-        usage = sum(flight.sent.weight * flight.sent.queue.cores for flight in flights)
-        _hold(share.in_flight == len(flights), f"{where}: {share.in_flight} counted in flight, but {len(flights)} are")
+        usage = sum(attempt.sent.weight * attempt.sent.queue.cores for attempt in attempts)
+        _hold(share.in_flight == len(attempts), f"{where}: {share.in_flight} counted in attempt, but {len(attempts)} are")
         _hold(share.usage == usage, f"{where}: it is charged for {share.usage}, but uses {usage}")
         in_line = share.place in shares.line or run.run_id in shares.moved
         _hold(in_line or not share.queues, f"{where}: it waits, but not in line")
         _hold(not (run.ranked and share.queues) or run.run_id in shares.ranked, f"{where}: its priorities are not looked at")
         wanted.update(queue.policy.needs for queue in share.queues.values())
     ready = sum(len(queue) for share in shares.by_run.values() for queue in share.queues.values())
-    _hold(shares.ready == ready, f"pool {pool.name}: {shares.ready} counted as ready, but {ready} are")
+    _hold(shares.count.ready == ready, f"pool {pool.name}: {shares.count.ready} counted as ready, but {ready} are")
     _hold(shares.by_run.keys() <= machine.runs.keys(), f"pool {pool.name}: shares of runs that are not there")
+    _hold(all(share.run_id == run_id for run_id, share in shares.by_run.items()), f"pool {pool.name}: shares of other runs")
+    _hold(shares.moved.keys() <= shares.by_run.keys(), f"pool {pool.name}: runs without a share are to line up")
     _hold(shares.ranked.keys() <= shares.by_run.keys(), f"pool {pool.name}: it ranks runs that have no share")
     _hold(shares.wanted == wanted, f"pool {pool.name}: {shares.wanted} wanted, but {wanted} are")
 
 
 def _check_hosts(machine: Machine, pool: Pool, shrunk: Container[str]) -> None:
     """What each host is charged with, and that it is not too much."""
-    flights = [flight for run in machine.runs.values() for flight in run.in_flight.values() if flight.pool == pool.name]
+    attempts = [attempt for run in machine.runs.values() for attempt in run.in_flight.values() if attempt.pool == pool.name]
     for host in pool.hosts.values():
         where = f"pool {pool.name} host {host.host}"
         units: Counter[str] = Counter()
         firm: Counter[str] = Counter()
         weighed: Counter[str] = Counter()
-        here = [flight.sent for flight in flights if flight.host == host.host]
+        here = [attempt.sent for attempt in attempts if attempt.host == host.host]
         for sent in here:
             for name, each in sent.queue.policy.needs:
                 units[name] += each
                 weighed[name] += each * sent.weight
                 firm[name] += each * (sent.weight == WHOLE)
-        _hold(host.in_flight == len(here), f"{where}: {host.in_flight} counted in flight, but {len(here)} are")
-        _hold(host.in_flight <= MAX_IN_FLIGHT, f"{where}: {host.in_flight} in flight")
+        _hold(not (host.open and (host.draining or host.expected)), f"{where}: it takes attempts, though it is not to")
+        _hold(host.in_flight > 0 or not host.expected, f"{where}: it was never here, and nothing is expected of it")
+        _hold(host.in_flight == len(here), f"{where}: {host.in_flight} counted in attempt, but {len(here)} are")
+        _hold(host.in_flight <= MAX_IN_FLIGHT, f"{where}: {host.in_flight} in attempt")
         charged = {name: (use.units, use.firm, use.weighed) for name, use in host.uses.items() if use.units}
         real = {name: (units[name], firm[name], weighed[name]) for name in units}
         _hold(charged == real, f"{where}: charged with {charged}, but {real} are used")

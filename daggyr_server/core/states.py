@@ -1,30 +1,37 @@
 """The states of runs and tasks, the outcomes of attempts, and what follows from what.
 
-All transitions stand in this file's two tables; `run.py` is the only place that carries them out.
+All moves stand in this file's tables. `graph/tasks.py` alone moves tasks and `graph/run.py` alone moves runs, each by its table;
+this file only says what is so.
 
 A task is a vertex. Clients see five states; the machine tells QUEUED apart by what the task waits for, because that is
 what scheduling is about. Phase by phase:
 
-    BLOCKED    waits for parents. The last parent that completes makes it READY; so does being a root. A structural task
+    BLOCKED    It waits for parents. The last parent that completes makes it READY; so does being a root. A structural task
                is COMPLETED in the same step, and its children with it, however long the chain.
-    READY      waits for capacity only. The scheduler takes it from here and nowhere else.
-    DELAYED    waits until a retry's delay has passed, then READY.
-    ASSIGNED   sent to a host, where it may wait its turn; nothing has started. To clients still QUEUED.
-    RUNNING    its executor has said `started`, or its result came, which implies it.
-    COMPLETED  its last attempt SUCCEEDED (or it is structural and all parents completed). Final, unless a person asks.
-    ERRORED    its attempts are used up, or one was REJECTED, or what a generator printed was refused. Final, likewise.
-    KILLED     a person asked, and no process of it is left. Final, likewise.
+    READY      It waits for capacity only. The scheduler takes it from here and nowhere else.
+    DELAYED    It waits until a retry's delay has passed, then it is READY.
+    ASSIGNED   It was sent to a host, where it may wait its turn; nothing has started. To clients it is still QUEUED.
+    RUNNING    Its executor has said that it started.
+    COMPLETED  Its last attempt SUCCEEDED, or it is structural and all its parents completed, or a person said so. This is final,
+               unless a person asks for it again.
+    ERRORED    Its attempts are used up, or one was REJECTED, or what a generator printed was refused. This is final, likewise.
+    KILLED     A person asked for its end, and no process of it is left. This is final, likewise.
 
 An attempt is one execution. Its outcome alone decides how the task goes on (FOLLOWS below):
 
-    SUCCEEDED  the task is COMPLETED (a generator: once its tasks are checked and added, in the same commit, else ERRORED).
+    SUCCEEDED  The task is COMPLETED. A generator's tasks are checked and added in the same commit; if they are refused, the
+               generator is ERRORED.
     FAILED, TIMED_OUT, OOM_KILLED
-               it ran and did not succeed: a retry is used, with a delay that doubles; without one left, ERRORED.
-    REJECTED   it could not be started, and would not be the next time: ERRORED at once.
-    KILLED     a person asked: KILLED. (A process that was asked to end and still exits with 0 has SUCCEEDED: what it did is
-               done, and running it again would be wrong.)
-    LOST       its host went away: again, without using a retry, MAX_LOSSES times at most, then ERRORED.
-    RETURNED   it never started: again, and not counted.
+               It ran and did not succeed. A retry is used, with a delay that doubles; without one left, the task is ERRORED.
+    REJECTED   It could not be started, and would not be the next time. The task is ERRORED at once.
+    KILLED     A person asked for it: the task is KILLED. (A process that was asked to end and still exits with 0 has SUCCEEDED:
+               what it did is done, and running it again would be wrong.)
+    LOST       Its host went away. The task is queued again without using a retry, MAX_LOSSES times at most; then it is ERRORED.
+    RETURNED   It never started. The task is queued again, and the attempt is not counted.
+
+There are two exceptions. If a person has asked for the end of an attempt, every outcome but SUCCEEDED and REJECTED makes the task
+KILLED. If an edit has changed the task meanwhile, the outcome does not count: the task is queued again, or KILLED if a person
+asked for that.
 
 Asking for the end of a task that only waits makes it KILLED when the task was named; when its run is killed it stays QUEUED
 and the run takes nothing new. Asking for a task again makes it BLOCKED, and READY in the same step if it waits for nobody. What
@@ -33,7 +40,8 @@ repeated. A structural task is COMPLETED exactly while all its parents are.
 
 A run is RUNNING from its first started attempt until nothing is left that could go on: tasks that wait for a task which ended
 otherwise stay QUEUED for good. Then it is KILLED if a person killed anything, else ERRORED if any task is, else COMPLETED. A
-retry puts a run that has ended back to QUEUED, and gives all that did not complete fresh budgets of retries and losses.
+retry, a mark or an edit puts a run that has ended back to QUEUED. With a retry or a mark, all that did not complete gets fresh
+budgets of retries and losses.
 """
 
 from __future__ import annotations
@@ -53,6 +61,7 @@ class State(IntEnum):
 
     @property
     def has_ended(self) -> bool:
+        """Whether the run or task goes on only if a person asks for it."""
         return self is not State.QUEUED and self is not State.RUNNING
 
 
@@ -117,7 +126,7 @@ STATE_OF: dict[Phase, State] = {
     Phase.KILLED: State.KILLED,
 }
 
-# Which phase may follow which; anything else is a fault of ours.
+# Which phase may follow which, in the life of a task. Anything else is a fault of ours.
 TRANSITIONS: dict[Phase, frozenset[Phase]] = {
     Phase.BLOCKED: frozenset({Phase.READY, Phase.COMPLETED, Phase.KILLED}),
     Phase.READY: frozenset({Phase.ASSIGNED, Phase.BLOCKED, Phase.KILLED, Phase.COMPLETED}),
@@ -125,8 +134,33 @@ TRANSITIONS: dict[Phase, frozenset[Phase]] = {
     Phase.ASSIGNED: frozenset(Phase) - {Phase.ASSIGNED},
     Phase.RUNNING: frozenset(Phase) - {Phase.ASSIGNED, Phase.RUNNING},
     Phase.COMPLETED: frozenset({Phase.BLOCKED}),  # a person asks for it again
-    Phase.ERRORED: frozenset({Phase.BLOCKED, Phase.COMPLETED}),  # or knows better
+    Phase.ERRORED: frozenset({Phase.BLOCKED, Phase.COMPLETED}),  # likewise, or a person says that it is done
     Phase.KILLED: frozenset({Phase.BLOCKED, Phase.COMPLETED}),
+}
+
+# A task whose name an edit took from another is held back while an attempt of that other is being ended.
+HELD_BACK: dict[Phase, frozenset[Phase]] = {
+    Phase.BLOCKED: frozenset({Phase.ASSIGNED, Phase.RUNNING}),
+    Phase.READY: frozenset({Phase.ASSIGNED, Phase.RUNNING}),
+    Phase.DELAYED: frozenset({Phase.ASSIGNED, Phase.RUNNING}),
+}
+
+# A run that is built again, from a tracker or by an edit, begins with fresh tasks, each BLOCKED or READY; this is how they take
+# the phases that they had.
+REBUILT: dict[Phase, frozenset[Phase]] = {
+    Phase.BLOCKED: frozenset({Phase.ASSIGNED, Phase.RUNNING, Phase.COMPLETED, Phase.ERRORED, Phase.KILLED}),
+    Phase.READY: frozenset(
+        {Phase.DELAYED, Phase.ASSIGNED, Phase.RUNNING, Phase.COMPLETED, Phase.ERRORED, Phase.KILLED},
+    ),
+}
+
+# Which state of a run may follow which.
+RUN_TRANSITIONS: dict[State, frozenset[State]] = {
+    State.QUEUED: frozenset({State.RUNNING, State.COMPLETED, State.ERRORED, State.KILLED}),
+    State.RUNNING: frozenset({State.COMPLETED, State.ERRORED, State.KILLED}),
+    State.COMPLETED: frozenset({State.QUEUED}),  # a person asks for tasks again, or edits the run
+    State.ERRORED: frozenset({State.QUEUED}),
+    State.KILLED: frozenset({State.QUEUED}),
 }
 
 ENDED = frozenset({Phase.COMPLETED, Phase.ERRORED, Phase.KILLED})

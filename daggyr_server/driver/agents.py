@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
-from daggyr_server.core.machine import Reason, Refusal
+from daggyr_server.core.step import Reason, Refusal
 from daggyr_server.driver.errors import Closing, Refused
 from daggyr_server.executors.agents.executor import AgentExecutor
 from daggyr_server.executors.agents.known_agent import Agent

@@ -17,8 +17,9 @@ from itertools import islice
 from operator import itemgetter
 from typing import NamedTuple
 
+from daggyr_server.core.graph.edit import changed_completed
 from daggyr_server.core.graph.graph import Edit, Graph
-from daggyr_server.core.graph.run import Run, changed_completed
+from daggyr_server.core.graph.run import Run
 from daggyr_server.core.graph.segments import Keeping, Kind, PlainSegment
 from daggyr_server.core.states import ENDED, STATE_OF, Phase, State
 from daggyr_server.spec import PoolLimits, Printed, RunSpec, Stretch, differences, expand_edit, terms

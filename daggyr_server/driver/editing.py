@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from daggyr_server.core.events import EditAsked
 from daggyr_server.core.graph.run import Run
 from daggyr_server.core.graph.segments import Keeping
-from daggyr_server.core.machine import Reason, Refusal
+from daggyr_server.core.step import Reason, Refusal
 from daggyr_server.driver.edit_plan import Plan, Snapshot, planned
 from daggyr_server.driver.ended import Reader
 from daggyr_server.driver.errors import Refused

@@ -6,7 +6,7 @@ tracker from making anything durable for now, a *fault* is in a document or a se
 
 from __future__ import annotations
 
-from daggyr_server.core.machine import Refusal
+from daggyr_server.core.step import Refusal
 
 
 class Refused(Exception):

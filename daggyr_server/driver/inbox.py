@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 from daggyr.v1.task_pb2 import AttemptUpdate
 from daggyr_server.core.events import Event, Request
-from daggyr_server.core.machine import Refusal
 from daggyr_server.core.records import Record
+from daggyr_server.core.step import Refusal
 from daggyr_server.driver.errors import Closing, Refused
 
 _GOING = "the server is going away"

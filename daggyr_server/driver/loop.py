@@ -18,8 +18,9 @@ from functools import partial
 from daggyr.v1.task_pb2 import AttemptKey, AttemptUpdate
 from daggyr_server.core.commands import Key, RecallAttempts, StartAttempts, StopAttempts
 from daggyr_server.core.events import AttemptEnded, EditAsked, Event
-from daggyr_server.core.machine import Machine, Step
+from daggyr_server.core.machine import Machine
 from daggyr_server.core.records import AttemptRecorded, OutputKept, Record, RunEdited, RunMoved
+from daggyr_server.core.step import Step
 from daggyr_server.driver import recovery
 from daggyr_server.driver.agents import Agents
 from daggyr_server.driver.assignments import assignment_batches

@@ -14,8 +14,8 @@ from pathlib import Path
 from daggyr_server.core.events import KillAsked, MarkAsked, RetryAsked, RunSubmitted
 from daggyr_server.core.graph.graph import Addition
 from daggyr_server.core.graph.segments import Keeping
-from daggyr_server.core.machine import Reason
 from daggyr_server.core.records import AgentForgotten, AgentPinned
+from daggyr_server.core.step import Reason
 from daggyr_server.driver.agents import Agents
 from daggyr_server.driver.deletions import Deletions
 from daggyr_server.driver.editing import Editing

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from daggyr_server.core.events import RunRestored
 from daggyr_server.core.graph.graph import Addition, Edit
-from daggyr_server.core.graph.run import InFlight, Run
+from daggyr_server.core.graph.in_flight import InFlight
+from daggyr_server.core.graph.run import Run
 from daggyr_server.core.records import (
     AttemptRecorded,
     AttemptsAssigned,

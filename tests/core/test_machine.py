@@ -9,12 +9,12 @@ from world import World, expanded, task
 
 from daggyr_server.core.commands import RecallAttempts, StartAttempts, StopAttempts
 from daggyr_server.core.events import AttemptEnded, AttemptStarted, KillAsked, RunSubmitted
+from daggyr_server.core.graph.faults import IllegalTransition, StaleAddition
 from daggyr_server.core.graph.graph import Addition
 from daggyr_server.core.graph.segments import Policy
-from daggyr_server.core.graph.tasks import IllegalTransition, StaleAddition
-from daggyr_server.core.machine import Reason, Refusal
 from daggyr_server.core.records import AttemptRecorded, RunAdded, RunMoved, TasksMoved
 from daggyr_server.core.states import MAX_LOSSES, Outcome, Phase, State
+from daggyr_server.core.step import Reason, Refusal
 
 ENDS = (Outcome.FAILED, Outcome.TIMED_OUT, Outcome.OOM_KILLED)
 

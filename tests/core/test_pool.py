@@ -11,10 +11,10 @@ from world import World, expanded, task
 
 from daggyr_server.core.check import check
 from daggyr_server.core.commands import RecallAttempts, StartAttempts
-from daggyr_server.core.machine import Step
 from daggyr_server.core.placing.host import AHEAD_SECONDS, Host
 from daggyr_server.core.placing.reservations import RESERVE_AFTER
 from daggyr_server.core.states import Outcome, Phase, State
+from daggyr_server.core.step import Step
 
 
 def many(count: int, **fields: Any) -> dict[str, dict[str, Any]]:

@@ -16,8 +16,8 @@ from world import World, expanded, task
 
 from daggyr_server.core.commands import Key
 from daggyr_server.core.events import AttemptEnded, AttemptStarted, Event
-from daggyr_server.core.machine import Refusal
 from daggyr_server.core.states import ENDED, Outcome, Phase, State
+from daggyr_server.core.step import Refusal
 
 HOSTS = ("h1", "h2", "h3")
 VALUES = ("1", "2", "3")

@@ -8,65 +8,20 @@ from __future__ import annotations
 
 import gc
 import weakref
-from typing import Any
 
 from committed import assert_as_before, restored
+from durable_world import DurableWorld
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 from test_properties import Anything
-from world import World, task
+from world import task
 
 from daggyr_server.core.commands import StopAttempts
-from daggyr_server.core.events import AttemptEnded, EditAsked, Event, MarkAsked, RunsForgotten, RunSubmitted
-from daggyr_server.core.graph.graph import Addition, Edit
-from daggyr_server.core.machine import Machine, Refusal, Step
-from daggyr_server.core.records import RunAdded, RunEdited
+from daggyr_server.core.events import AttemptEnded, KillAsked, MarkAsked, RunsForgotten
+from daggyr_server.core.records import RunMoved
 from daggyr_server.core.states import Outcome, Phase, State
-
-
-class DurableWorld(World):
-    """A world whose machine can be made again from what was committed."""
-
-    def __init__(self, *pools: str) -> None:
-        super().__init__(*pools)
-        self.grown: dict[tuple[int, int], Addition | Edit] = {}
-        self._before: tuple[int, set[Any]] = (0, set())
-
-    def tell(self, *events: Event) -> Step:
-        self._before = (len(self.records), set(self.sent))
-        step = super().tell(*events)
-        for event in events:
-            if isinstance(event, RunSubmitted):
-                self.grown.update({(record.run_id, 1): event.addition for record in step.records if isinstance(record, RunAdded)})
-            elif isinstance(event, AttemptEnded) and event.addition is not None and event.run_id in self.machine.runs:
-                self.grown[event.run_id, self.machine.runs[event.run_id].revision] = event.addition
-            elif isinstance(event, EditAsked) and any(isinstance(record, RunEdited) for record in step.records):
-                self.grown[event.run_id, self.machine.runs[event.run_id].revision] = event.edit
-        return step
-
-    @property
-    def just_submitted(self) -> bool:
-        """Whether the last step took a run."""
-        return any(isinstance(record, RunAdded) for record in self.records[self._before[0] :])
-
-    def start_again(self, *, committed: bool) -> Machine:
-        """A new machine in the place of the old one, which is returned; `committed`: the last step was."""
-        if not committed:
-            count, sent = self._before
-            self.sent = {key: host for key, host in self.sent.items() if key in sent}
-            del self.records[count:]
-        before = self.machine
-        self.machine = Machine(before.pools)
-        self.hosts.clear()
-        self.commands.clear()
-        events = restored(self.records, self.grown)
-        # What is adopted counts whole, however much of it was sent ahead.
-        self.shrunk = {adopted.host for event in events for adopted in event.adopted}
-        step = self.tell(*events)
-        assert not step.records, "nothing is recorded of a restart"
-        assert all(isinstance(command, StopAttempts) for command in step.commands)
-        return before
+from daggyr_server.core.step import Refusal
 
 
 class AnythingAndCrashes(Anything):
@@ -151,6 +106,18 @@ def test_what_a_forgotten_run_holds_goes_at_once() -> None:
         assert run() is None
     finally:
         gc.enable()
+
+
+def test_the_end_of_a_run_that_is_forgotten_in_the_same_step_is_durable() -> None:
+    """A person who asks in between has the run ended before the step is over; then another has it forgotten."""
+    world = DurableWorld()
+    world.host(cores=1)
+    run_id = world.submit({"a": task()})
+    ended = AttemptEnded(*world.key(run_id, "a"), Outcome.SUCCEEDED, 1.0, None)
+    step = world.tell(ended, KillAsked(ticket="kill", run_id=run_id), RunsForgotten(run_ids=(run_id,)))
+    assert not world.machine.runs
+    assert [record.state for record in step.records if isinstance(record, RunMoved)] == [State.RUNNING, State.COMPLETED]
+    assert world.machine.tally.runs == [0] * len(world.machine.tally.runs)
 
 
 def test_a_run_that_goes_on_is_not_forgotten() -> None:

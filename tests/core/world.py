@@ -28,10 +28,11 @@ from daggyr_server.core.events import (
 )
 from daggyr_server.core.graph.graph import Addition, Edit
 from daggyr_server.core.graph.run import Run
-from daggyr_server.core.machine import Machine, Refusal, Step
+from daggyr_server.core.machine import Machine
 from daggyr_server.core.placing.host import Needs
 from daggyr_server.core.records import Record, RunEdited, TasksGenerated
 from daggyr_server.core.states import Outcome, Phase, State
+from daggyr_server.core.step import Refusal, Step
 from daggyr_server.driver.edit_plan import Snapshot, planned
 from daggyr_server.spec import Printed, SpecificationError, decode_json, expand, expand_generated
 
@@ -228,7 +229,9 @@ class World:
         run = self.machine.runs[run_id]
         number = self.number(run_id, name)
         flight = run.in_flight.get(number)
-        return run_id, flight.number if flight is not None else number, run.attempts[number]
+        if flight is not None:
+            return run_id, flight.number, flight.attempt
+        return run_id, number, run.attempts[number]
 
     def number(self, run_id: int, name: str) -> int:
         """Of a task, by now."""

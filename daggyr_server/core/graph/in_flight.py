@@ -1,4 +1,8 @@
-"""Attempts in flight: the one object that the core keeps for a task, and only while a host has it."""
+"""Attempts in flight: the one object that the core keeps for a task, and only while a host has it.
+
+The run makes and ends them, the machine makes orders of them, and the pools look at where they are. Only the files of this
+folder change one; the machine asks for a change by calling `ask_end` and `ask_back`. Nothing here decides anything.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +19,12 @@ class Sent:
         self.host = host
         self.host_name = host_name
         self.queue = queue
-        self.weight = weight  # what each counts for on its host; see host.py
+        self.weight = weight  # what each counts for on its host (see placing/host.py); 0 until its pool has adopted it
         self.time = time  # seconds since the epoch
 
 
 class InFlight:
-    """An attempt that a host has. `number` is its task's when it was assigned: what the host, and records, know it by."""
+    """An attempt that a host has. `number` is its task's when it was assigned: hosts and records know the attempt by it."""
 
     __slots__ = ("attempt", "held", "killed", "number", "recalled", "sent", "start_time", "stopping", "void")
 
@@ -31,9 +35,20 @@ class InFlight:
         self.start_time: float | None = None
         self.stopping = False  # its end was asked for
         self.recalled = False  # it was asked back
-        self.void = False  # an edit changed its task: however it ends, the task is queued again
-        self.killed = False  # or KILLED, because a person asked for that after the edit
-        self.held = False  # an edit took its task away, and another of that name waits for its end
+        self.void = False  # an edit changed its task: however the attempt ends, the task is queued again...
+        self.killed = False  # ...or is KILLED, because a person asked for that after the edit
+        self.held = False  # an edit took its task away, and another task of that name waits for the attempt's end
+
+    def ask_end(self) -> bool:
+        """Note that its end is asked for. Returns whether it was not before."""
+        asked_now = not self.stopping
+        self.stopping = True
+        return asked_now
+
+    def ask_back(self) -> None:
+        """Note that it is asked back. It has not started and was not asked back before."""
+        self.sent.queue.unstarted -= 1
+        self.recalled = True
 
     @property
     def pool(self) -> str:

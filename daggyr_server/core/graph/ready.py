@@ -1,40 +1,44 @@
 """The tasks of one run that only wait for capacity, of one policy, in the order in which they became ready.
 
-The run pushes, the pool scheduler takes. Neighbouring numbers are kept as ranges, so that a million expansions that become
-ready together cost one entry. What is in here is READY and stands here once: whoever moves ready tasks elsewhere calls
-`keep_ready` in the same step.
+The run pushes tasks, the pool takes them. Neighbouring numbers are kept as ranges, so that a million expansions that become
+ready together cost one entry. Every task in here is READY and stands here once: `tasks.py` calls `keep_ready` in the same step
+in which it moves ready tasks elsewhere. A queue knows its run by number only, and never moves a task.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from daggyr_server.core.graph.segments import Policy
 from daggyr_server.core.states import Phase
-
-if TYPE_CHECKING:
-    from daggyr_server.core.graph.run import Run
-    from daggyr_server.core.placing.shares import Shares
 
 _READY = int(Phase.READY)
 _NEWEST = 0.1  # the newest duration's part in the mean
 
 
+class ReadyCount:
+    """How many tasks are ready in all queues that are offered to one pool. The queues count, so that nobody walks them."""
+
+    __slots__ = ("ready",)
+
+    def __init__(self) -> None:
+        self.ready = 0
+
+
 class ReadyQueue:
-    """First in, first out. `mean_seconds` is what its attempts took of late, `unstarted` how many could be recalled."""
+    """First in, first out. `mean_seconds` is what its attempts took of late, `unstarted` is how many could be recalled."""
 
-    __slots__ = ("_entries", "_size", "cores", "mean_seconds", "offered", "policy", "policy_index", "run", "unstarted")
+    __slots__ = ("_entries", "_size", "cores", "mean_seconds", "offered", "policy", "policy_index", "run_id", "unstarted")
 
-    def __init__(self, run: Run, policy: Policy, policy_index: int) -> None:
-        self.run = run
+    def __init__(self, run_id: int, policy: Policy, policy_index: int) -> None:
+        self.run_id = run_id
         self.policy = policy
         self.policy_index = policy_index
         self.cores = max(1, dict(policy.needs).get("cores", 1))  # what an attempt counts for in the run's share
         self.mean_seconds: float | None = None  # None until an attempt has run
         self.unstarted = 0  # attempts in flight that have not started and were not recalled
-        self.offered: Shares | None = None  # where its ready tasks are counted, while it is offered
+        self.offered: ReadyCount | None = None  # where its ready tasks are counted, while it is offered to its pool
         self._size = 0
         self._entries: deque[list[int]] = deque()  # [first, beyond, order]
 
@@ -61,6 +65,10 @@ class ReadyQueue:
         """The order of the task that waits longest, or None if there is none."""
         return self._entries[0][2] if self._entries else None
 
+    def orders(self) -> list[int]:
+        """The orders of all that waits, what waits longest in front; tasks that became ready side by side have one."""
+        return [order for _, _, order in self._entries]
+
     def __len__(self) -> int:
         return self._size
 
@@ -86,13 +94,15 @@ class ReadyQueue:
         return taken
 
     def clear(self) -> None:
-        """Forget all of them."""
+        """Forget all tasks in here."""
         self._entries.clear()
         self._resize(0)
 
-    def keep_ready(self) -> None:
-        """Forget those that are no longer READY. Linear, but fast where ranges are whole: people ask, machines do not."""
-        phases = self.run.phases
+    def keep_ready(self, phases: bytearray) -> None:
+        """Forget those that are no longer READY in `phases`, the phases of the run's tasks by number.
+
+        This is linear, but fast where ranges are whole; only what people ask for comes here.
+        """
         kept: deque[list[int]] = deque()
         for entry in self._entries:
             first, beyond, order = entry

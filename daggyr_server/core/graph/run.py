@@ -1,34 +1,26 @@
-"""The state machine of one run: with `tasks.py`, the only place that changes the state of tasks and runs.
+"""The state of one run: its attempts in flight, what retries and losses used up, and whether it goes on.
 
-The machine tells a run what happened to its attempts and what people ask; the run moves its tasks by the tables in `states.py`
-and notes which tasks changed and how it moved itself. An object exists only for an attempt in flight. It never decides where a
-task runs and never looks at a clock.
+The machine tells a run what happened to its attempts and what people ask. The run says by the tables in `states.py` how its tasks
+go on, has them moved by `tasks.py`, and notes which tasks changed and how it moved itself. Only the files of this folder change a
+run: `edit.py` and `restore.py` do so for what their names say, and the machine calls them and takes the notes. An object exists
+only for an attempt in flight. A run never decides where a task runs and never looks at a clock.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from daggyr_server.core.events import RunRestored
-from daggyr_server.core.graph.carry import Carry
-from daggyr_server.core.graph.graph import Addition, Edit
-from daggyr_server.core.graph.in_flight import InFlight as InFlight
-from daggyr_server.core.graph.in_flight import Sent
+from daggyr_server.core.graph.faults import IllegalRunMove
+from daggyr_server.core.graph.graph import Addition
+from daggyr_server.core.graph.held import hold_back, let_go
+from daggyr_server.core.graph.in_flight import InFlight, Sent
 from daggyr_server.core.graph.ready import ReadyQueue
 from daggyr_server.core.graph.segments import Policy
-from daggyr_server.core.graph.tasks import IllegalTransition, Tasks
-from daggyr_server.core.placing.host import WHOLE
-from daggyr_server.core.states import ENDED, FOLLOWS, MAX_LOSSES, STATE_OF, Follows, Outcome, Phase, State
-from daggyr_server.core.stored import Adopted, TaskRows
+from daggyr_server.core.graph.tasks import Tasks
+from daggyr_server.core.states import ENDED, FOLLOWS, MAX_LOSSES, RUN_TRANSITIONS, STATE_OF, Follows, Outcome, Phase, State
 
-_READY, _ASSIGNED, _RUNNING = int(Phase.READY), int(Phase.ASSIGNED), int(Phase.RUNNING)
-_ERRORED, _KILLED = int(Phase.ERRORED), int(Phase.KILLED)
-_BLOCKED, _COMPLETED = int(Phase.BLOCKED), int(Phase.COMPLETED)
-_PHASES = {int(state): int(phase) for phase, state in STATE_OF.items() if phase in ENDED}
-_ENDED_ONLY = bytes(phase if phase < len(Phase) and Phase(phase) in ENDED else _BLOCKED for phase in range(256))
+_RUNNING, _COMPLETED, _ERRORED, _KILLED = int(Phase.RUNNING), int(Phase.COMPLETED), int(Phase.ERRORED), int(Phase.KILLED)
 _STATES = tuple(STATE_OF[phase] for phase in Phase)
-T = TypeVar("T")
 MAX_DELAY = 86_400.0  # seconds; a doubling delay stops growing here
 
 
@@ -45,8 +37,7 @@ class Run(Tasks):
         submit_time: float,
         offer: Callable[[ReadyQueue], None],
     ) -> None:
-        super().__init__(offer)
-        self.run_id = run_id
+        super().__init__(run_id, offer)
         self.tags = dict(tags)
         self.pool = pool
         self.parameters = parameters
@@ -63,159 +54,64 @@ class Run(Tasks):
         self.orphans: set[int] = set()  # those of `in_flight` that an edit took away and nobody waits for
         self.renumbered: dict[int, int] = {}  # of those in flight: the number when it was assigned -> the one in `in_flight`
 
-    def extend(self, addition: Addition) -> None:
-        """Take new tasks, made for this run's graph as it is; those that wait for nobody become ready.
-
-        Raises StaleAddition, with nothing changed, if the graph has grown since.
-        """
-        self._grow(
-            addition, [ReadyQueue(self, policy, index) for index, policy in enumerate(addition.policies, len(self.queues))]
-        )
-
-    def forgotten(self) -> None:
-        """Nobody has it any more but those who just look at it: what it holds goes with the last of them, not some time later.
-
-        Its queues know it as it knows them, and such a circle waits for the garbage collector.
-        """
-        self.queues = []
-
-    def restore(self, event: RunRestored, now: float) -> list[InFlight]:
-        """Become what a tracker kept. Returns the attempts that are in flight."""
-        for growth in event.growths:
-            if isinstance(growth, Edit):
-                self._take_edit(growth)
-            else:
-                self.extend(growth)
-        self.revision = len(event.growths)
-        self.printed = dict(event.printed)
-        row, tasks = event.row, event.tasks
-        self.start_time, self.stop_time = row.start_time, row.stop_time
-        self.state, self.killing = row.state, row.killing
-        phases = bytearray(self.graph.size)
-        for number, state, attempt, failures, losses in zip(
-            tasks.numbers, tasks.states, tasks.attempts, tasks.failures, tasks.losses, strict=True
-        ):
-            self.attempts[number] = attempt
-            if failures:
-                self.failures[number] = failures
-            if losses:
-                self.losses[number] = losses
-            phases[number] = _PHASES.get(state, _BLOCKED)
-        if self.graph.edits:
-            self._carry_rows(tasks, phases)
-        flights = [self._adopt(adopted) for adopted in event.adopted]
-        for number, flight in self.in_flight.items():
-            flight.killed = flight.void and number >= self.graph.live and phases[number] == _KILLED
-        delayed = [
-            (now + _seconds_before_retry(policy, used), number)
-            for number, used in self.failures.items()
-            if (policy := self.graph.policy(number)).retry_delay > 0
-        ]
-        self._put_back(phases, [number for number in self.in_flight if number >= self.graph.live], delayed)
-        self._hold_back()
-        return flights
-
-    def _carry_rows(self, tasks: TaskRows, phases: bytearray) -> None:
-        """Tasks have what was recorded under the numbers that they had before, unless something was since."""
-        own, requeued = bytearray(self.graph.size), set(tasks.requeued)
-        for number in tasks.numbers:
-            own[number] = 1
-        for start, carry in self.graph.edits:
-            for new, old, count, same in carry:
-                if own.find(1, new, new + count) < 0:
-                    self.attempts[new : new + count] = self.attempts[old : old + count]
-                    if same:
-                        phases[new : new + count] = phases[old : old + count]
-                    continue
-                for after, before in zip(range(new, new + count), range(old, old + count), strict=True):
-                    self.attempts[after] = max(self.attempts[after], self.attempts[before])
-                    if same and not own[after]:
-                        phases[after] = phases[before]
-            for spent in (self.failures, self.losses):
-                for number in [number for number in spent if number < start]:
-                    used, over = spent.pop(number), carry.forward(number)
-                    if over is not None and over[1] and over[0] not in requeued:
-                        spent[over[0]] = spent.get(over[0], 0) + used
-        self.phases[: self.graph.live] = phases[: self.graph.live]
-
-    def _adopt(self, adopted: Adopted) -> InFlight:
-        number = adopted.number
-        queue = self.queues[self.graph.policy_index(number)]
-        sent = Sent(queue.policy.pool, adopted.host, adopted.host_name, queue, WHOLE, adopted.assign_time)
-        flight = InFlight(number, adopted.attempt, sent)
-        flight.void = adopted.void
-        for start, carry in self.graph.edits:
-            if number < start:
-                over = carry.forward(number)
-                if over is None:
-                    number = adopted.number
-                    break
-                number = over[0]
-        self.attempts[number] = max(self.attempts[number], adopted.attempt)
-        self._fly(number, flight)
-        queue.unstarted += 1
-        return flight
-
-    def _fly(self, number: int, flight: InFlight) -> None:
-        self.in_flight[number] = flight
-        if number < self.graph.live:
-            self.orphans.add(number)
-        if number != flight.number:
-            self.renumbered[flight.number] = number
-
     # -- attempts -----------------------------------------------------------------------------------------------------
 
     def assign(self, numbers: Sequence[int], sent: Sent) -> list[int]:
-        """Move READY tasks of one queue to a host. Returns the numbers of their new attempts."""
-        phases, attempts, in_flight = self.phases, self.attempts, self.in_flight
-        made = []
-        for number in numbers:
-            if phases[number] != _READY:
-                raise IllegalTransition(f"task {number}: {Phase(phases[number]).name} -> ASSIGNED")
-            phases[number] = _ASSIGNED
-            attempt = attempts[number] = attempts[number] + 1
+        """Move READY tasks of one queue to a host. Returns the numbers of their new attempts.
+
+        Raises IllegalTransition, with nothing changed, if one is not READY.
+        """
+        made = self.hand_out(numbers)
+        in_flight = self.in_flight
+        for number, attempt in zip(numbers, made, strict=True):
             in_flight[number] = InFlight(number, attempt, sent)
-            made.append(attempt)
-        self.counts[_READY] -= len(made)
-        self.counts[_ASSIGNED] += len(made)
         sent.queue.unstarted += len(made)
         return made
 
+    def fly(self, number: int, attempt: InFlight) -> None:
+        """Keep an attempt under the number that its task has by now, which may be another than when it was assigned."""
+        self.in_flight[number] = attempt
+        if number < self.graph.live:
+            self.orphans.add(number)
+        if number != attempt.number:
+            self.renumbered[attempt.number] = number
+
     def current(self, number: int, attempt: int) -> InFlight | None:
-        """The attempt of the task with this number when it was assigned, if it is in flight; late, double and foreign reports
+        """The attempt of the task that had this number when it was assigned, if it is in flight; late, double and foreign reports
         get None."""
-        flight = self.in_flight.get(self.task_of(number))
-        return flight if flight is not None and flight.attempt == attempt and flight.number == number else None
+        found = self.in_flight.get(self.task_of(number))
+        return found if found is not None and found.attempt == attempt and found.number == number else None
 
     def task_of(self, number: int) -> int:
         """The number by now of a task that has an attempt in flight and had this one when it was assigned."""
         return self.renumbered.get(number, number) if self.renumbered else number
 
-    def counts_for(self, number: int, flight: InFlight) -> bool:
-        """Whether how an attempt ends decides on a task: no edit has changed it, or taken it away."""
-        return not (flight.void or flight.held) and number >= self.graph.live
+    def counts_for(self, number: int, attempt: InFlight) -> bool:
+        """Whether the way in which an attempt ends decides on a task: no edit has changed the task, or taken it away."""
+        return not (attempt.void or attempt.held) and number >= self.graph.live
 
-    def started(self, number: int, flight: InFlight, start_time: float, now: float) -> None:
+    def unstarted(self) -> list[InFlight]:
+        """The attempts that can be asked back."""
+        if not any(queue.unstarted for queue in self.queues):
+            return []
+        return [attempt for attempt in self.in_flight.values() if attempt.start_time is None and not attempt.recalled]
+
+    def started(self, number: int, attempt: InFlight, start_time: float, now: float) -> None:
         """A current attempt has a process; saying so again changes nothing."""
-        if flight.start_time is not None:
+        if attempt.start_time is not None:
             return
-        flight.start_time = start_time
-        if not flight.recalled:
-            flight.sent.queue.unstarted -= 1
         if number >= self.graph.live:
-            self._move(number, _RUNNING)
+            self.move(number, _RUNNING)
             self.changed.append(number)
+        attempt.start_time = start_time
+        if not attempt.recalled:
+            attempt.sent.queue.unstarted -= 1
         self._begin(min(start_time, now))
-
-    def recall(self, flight: InFlight) -> None:
-        """Note that an attempt that has not started was asked back."""
-        flight.sent.queue.unstarted -= 1
-        flight.recalled = True
 
     def ended(
         self,
         number: int,
-        flight: InFlight,
+        attempt: InFlight,
         outcome: Outcome,
         now: float,
         seconds: float | None,
@@ -224,104 +120,117 @@ class Run(Tasks):
     ) -> State:
         """A current attempt has ended: the table says how its task goes on. Returns the task's state from now on.
 
-        Raises StaleAddition, with nothing changed, if the graph has grown since the addition was made.
+        Raises StaleAddition, with nothing changed, if the graph has grown since the addition was made. Raises IllegalTransition
+        with nothing changed but what the addition brought.
         """
         follows = FOLLOWS[outcome]
         if follows is Follows.COMPLETE and refusal is not None:
             follows = Follows.ERROR
-        counts = self.counts_for(number, flight)
+        counts = self.counts_for(number, attempt)
         grows = follows is Follows.COMPLETE and addition is not None and counts
         if grows and addition is not None:
             self.extend(addition)
             self.printed[self.revision] = number
-        del self.in_flight[number]
-        self.orphans.discard(number)
-        self.renumbered.pop(flight.number, None)
-        if flight.start_time is None:
-            if not flight.recalled:
-                flight.sent.queue.unstarted -= 1
-            if seconds is not None and self.state is State.QUEUED:
-                self._begin(now - seconds)
+        # The move comes first, because what is not in the table changes nothing else.
         if not counts:
-            return self._ended_in_vain(number, flight, follows)
-        if follows is Follows.COMPLETE:
-            self._complete(number)
+            self._end_in_vain(number, attempt, follows)
+        elif follows is Follows.COMPLETE:
+            self.complete(number)
         elif follows is Follows.ERROR:
-            self._move(number, _ERRORED)
-        elif follows is Follows.KILL or flight.stopping:
+            self.move(number, _ERRORED)
+        elif follows is Follows.KILL or attempt.stopping:
             # It was asked to end, and did: how does not matter.
-            self._move(number, _KILLED)
+            self.move(number, _KILLED)
         elif follows is Follows.RETRY:
             self._retry(number, now)
         elif follows is Follows.REQUEUE:
-            self.losses[number] = lost = self.losses.get(number, 0) + 1
+            lost = self.losses.get(number, 0) + 1
             if lost > MAX_LOSSES:
-                self._move(number, _ERRORED)
+                self.move(number, _ERRORED)
             else:
-                self._queue_again(number)
+                self.queue_again(number)
+            self.losses[number] = lost
         else:
-            self._queue_again(number)
-        if outcome is not Outcome.RETURNED or flight.start_time is not None or flight.stopping:
+            self.queue_again(number)
+        del self.in_flight[number]
+        self.orphans.discard(number)
+        self.renumbered.pop(attempt.number, None)
+        if attempt.start_time is None:
+            if not attempt.recalled:
+                attempt.sent.queue.unstarted -= 1
+            if seconds is not None and self.state is State.QUEUED:
+                self._begin(now - seconds)
+        if counts:
+            if outcome is not Outcome.RETURNED or attempt.start_time is not None or attempt.stopping:
+                self.changed.append(number)
+        elif number >= self.graph.live:
             self.changed.append(number)
         state = _STATES[self.phases[number]]
         if grows:
-            self._hold_back()
+            hold_back(self)
         return state
 
-    def _ended_in_vain(self, number: int, flight: InFlight, follows: Follows) -> State:
-        """An attempt of a task that an edit changed, or took away."""
-        if number >= self.graph.live:
-            if flight.killed:
-                self._move(number, _KILLED)
-            else:
-                self._queue_again(number)
-            self.changed.append(number)
+    def _end_in_vain(self, number: int, attempt: InFlight, follows: Follows) -> None:
+        """Move a task that an edit changed, or took away, after its attempt."""
+        if number < self.graph.live:
+            self.move_retired(number, _COMPLETED if follows is Follows.COMPLETE else _KILLED)
+        elif attempt.killed:
+            self.move(number, _KILLED)
         else:
-            self.phases[number] = _COMPLETED if follows is Follows.COMPLETE else _KILLED
-        return _STATES[self.phases[number]]
+            self.queue_again(number)
 
     def _retry(self, number: int, now: float) -> None:
         used = self.failures.get(number, 0)
         policy = self.graph.policy(number)  # an edit may have changed it
         if used >= policy.max_retries:
-            self._move(number, _ERRORED)
+            self.move(number, _ERRORED)
             return
-        self.failures[number] = used + 1
         if policy.retry_delay > 0:
-            self._delay(number, now + _seconds_before_retry(policy, used + 1))
+            self.delay(number, now + seconds_before_retry(policy, used + 1))
         else:
-            self._queue_again(number)
+            self.queue_again(number)
+        self.failures[number] = used + 1
 
     # -- what people ask ----------------------------------------------------------------------------------------------
+
+    def kill(self) -> list[InFlight]:
+        """A person asks for the end of the run: nothing new of it begins. Returns the started attempts, which are to be ended;
+        those that have not started are to be asked back."""
+        self.killing = True
+        return [attempt for attempt in self.in_flight.values() if attempt.start_time is not None]
+
+    def kill_tasks(self, numbers: Sequence[int]) -> tuple[list[int], list[InFlight]]:
+        """A person asks for the end of tasks. Returns those that are KILLED now or once their attempt has ended, without those of
+        which that was known already, and the attempts that are to be ended."""
+        let_go(self, numbers)
+        attempts = {number: self.in_flight[number] for number in numbers if number in self.in_flight}
+        moved = self.kill_waiting(numbers)
+        moved += [number for number, one in attempts.items() if not (one.killed if one.void else one.stopping)]
+        for one in attempts.values():
+            one.killed = one.void
+        return moved, list(attempts.values())
 
     def go_on(self, now: float) -> list[int]:
         """The run, if it has ended, is QUEUED again, with fresh budgets. Returns the QUEUED tasks whose budget was not fresh."""
         if not self.has_ended:
             return []
-        self._become(State.QUEUED, now)
-        self.stop_time, self.killing = None, False
-        fresh = self._forgive(self.failures.keys() | self.losses.keys())
-        delayed, self.delayed = self.delayed, []
-        for _, number in sorted(delayed):
-            self._push(number)
+        self.queue(now)
+        fresh = self.forgive(self.failures.keys() | self.losses.keys())
+        self.end_delays()
         return fresh
 
     def reset(self, numbers: Iterable[int]) -> list[int]:
-        """Queue ended tasks again; those and others get fresh budgets. None of them is in flight.
+        """Queue ended tasks again; those and the others that are named get fresh budgets. None of them is in flight.
 
         Returns the numbers that moved, and the QUEUED ones whose budget was not fresh.
         """
         numbers = list(numbers)
-        fresh = self._forgive(numbers)
-        moved = self._reopen(numbers)
-        self._hold_back()
+        fresh = self.forgive(numbers)
+        moved = self.reopen(numbers)
+        hold_back(self)
         return sorted({*fresh, *moved})
 
-    def complete(self, numbers: Iterable[int]) -> list[int]:
-        """A person says that these are COMPLETED. None is in flight. Returns which moved."""
-        return self._close(numbers)
-
-    def _forgive(self, numbers: Iterable[int]) -> list[int]:
+    def forgive(self, numbers: Iterable[int]) -> list[int]:
         """Give tasks fresh budgets. Returns those that have not ended and whose budget was not fresh, ascending."""
         fresh = []
         for number in numbers:
@@ -330,110 +239,15 @@ class Run(Tasks):
                 fresh.append(number)
         return sorted(fresh)
 
-    # -- edits --------------------------------------------------------------------------------------------------------
-
-    def edit(self, edit: Edit, repeated: Iterable[int], now: float) -> tuple[list[int], list[int]]:
-        """Take another specification. What is unchanged keeps its state and budget; what is changed or new is QUEUED.
-
-        An attempt in flight whose task is changed, or gone, does not count any more: it is to be ended. `repeated` are unchanged
-        tasks, with the numbers that they get, which are QUEUED as well. Returns those that are QUEUED and were not, and the tasks
-        of the attempts that are to be ended; all numbers are those from now on.
-        """
-        phases = self.phases.translate(_ENDED_ONLY)
-        for number, flight in self.in_flight.items():
-            if flight.killed:
-                phases[number] = _KILLED  # as it will be, unless it is changed
-        delayed, before = self.delayed, self.in_flight
-        ended_as = self.task_states() if self.has_ended else None
-        self._take_edit(edit)
-        self.printed = edit.printed_after(self.printed)
-        phases += bytes(self.graph.size - len(phases))
-        for new, old, count, same in edit.carry:
-            self.attempts[new : new + count] = self.attempts[old : old + count]
-            if same:
-                phases[new : new + count] = phases[old : old + count]
-        flying = {over[0] for number in before if (over := edit.carry.forward(number)) is not None}
-        again = [number for number in repeated if phases[number] or number in flying]
-        for number in again:
-            phases[number] = _BLOCKED
-        ended = [
-            new + offset for new, old, count, same in edit.carry if not same for offset in range(count) if phases[old + offset]
-        ]
-        self.failures, self.losses = _carried(self.failures, edit.carry), _carried(self.losses, edit.carry)
-        self._forgive(again)
-        self.in_flight, self.renumbered, self.orphans = {}, {}, set()
-        stopped = []
-        queued = set(again)
-        for number, flight in before.items():
-            over = edit.carry.forward(number) if not flight.held else None
-            if over is None:
-                number, flight.held, flight.killed = flight.number, False, False
-            else:
-                number = over[0]
-                if not over[1] or number in queued:
-                    flight.void, flight.killed = True, False
-            self._fly(number, flight)
-            if flight.void or over is None:
-                stopped.append(number)
-        live = {number: flight for number, flight in self.in_flight.items() if number >= self.graph.live}
-        waiting = _carried({number: due for due, number in delayed}, edit.carry)
-        self._put_back(phases, list(live), [(due, number) for number, due in waiting.items() if number not in queued])
-        for number, flight in live.items():
-            if flight.start_time is not None:
-                self._set(number, _RUNNING)
-        stopped += self._hold_back()
-        # A run that had ended goes on, unless all is as it was.
-        same = (self.final_state, self.task_states()) == (self.state, ended_as)
-        if ended_as is not None and (self.in_flight or self._can_go_on or not same):
-            self._become(State.QUEUED, now)
-            self.stop_time, self.killing = None, False
-        told = sorted({*again, *ended})
-        self.changed += told
-        return told, [number for number in stopped if number in self.in_flight]
-
-    def _hold_back(self) -> list[int]:
-        """Nothing begins under the name of a task that an edit took away, as long as an attempt of that is being ended.
-
-        A task of the name that has not ended is in flight with it until then; one that has waits for nothing, but will if it is
-        queued again. So this is called whenever tasks come, or tasks that have ended are queued. Returns the tasks that wait from
-        now on.
-        """
-        held: list[int] = []
-        for number in sorted(self.orphans):
-            flight = self.in_flight[number]
-            task = self.graph.number_of(self.graph.task_id(flight.number))
-            if task is None or task in self.in_flight or self.graph.kind(task) or Phase(self.phases[task]) in ENDED:
-                continue
-            del self.in_flight[number]
-            self.orphans.discard(number)
-            flight.held = True
-            self._fly(task, flight)
-            self._set(task, _ASSIGNED if flight.start_time is None else _RUNNING)
-            held.append(task)
-        if held:
-            self._forget_moved()
-        return held
-
-    def let_go(self, numbers: Iterable[int]) -> None:
-        """Those of `numbers` that only wait for an attempt of a task that was taken away no longer do: a person kills them."""
-        for number in numbers:
-            flight = self.in_flight.get(number)
-            if flight is not None and flight.held:
-                del self.in_flight[number], self.renumbered[flight.number]
-                flight.held = False
-                self._fly(flight.number, flight)
-                self._set(number, _BLOCKED)
-
-    def _take_edit(self, edit: Edit) -> None:
-        revision = self.revision
-        self._retire(edit.carry)
-        for addition in edit.additions:
-            self.extend(addition)
-        self.revision = revision + 1
+    def describe(self, *, tags: Mapping[str, str], pool: str, parameters: Mapping[str, tuple[str, ...]]) -> None:
+        """A person has said anew what the run is."""
+        self.tags, self.pool, self.parameters = dict(tags), pool, parameters
 
     # -- the run itself -----------------------------------------------------------------------------------------------
 
     def _become(self, state: State, time: float) -> None:
+        if state not in RUN_TRANSITIONS[self.state]:
+            raise IllegalRunMove(self.run_id, self.state, state, self._story_of_run())
         self.state = state
         self.moves.append((state, time))
 
@@ -444,20 +258,27 @@ class Run(Tasks):
             if self.start_time is None:
                 self.start_time = time
 
-    @property
-    def has_ended(self) -> bool:
-        return self.state.has_ended
-
-    @property
-    def _can_go_on(self) -> bool:
-        return bool(self.counts[Phase.READY] + self.counts[Phase.DELAYED])
+    def queue(self, now: float) -> None:
+        """A run that has ended is QUEUED again, because a person asks for something that it has to do."""
+        self._become(State.QUEUED, now)
+        self.stop_time, self.killing = None, False
 
     def settle(self, now: float) -> None:
         """End the run if nothing is left that could go on."""
-        if self.has_ended or self.in_flight or (not self.killing and self._can_go_on):
+        if self.has_ended or self.in_flight or (not self.killing and self.can_go_on):
             return
         self._become(self.final_state, now)
         self.stop_time = now
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the run goes on only if a person asks for it."""
+        return self.state.has_ended
+
+    @property
+    def can_go_on(self) -> bool:
+        """Whether a task waits for capacity or for a retry's delay only."""
+        return bool(self.counts[Phase.READY] + self.counts[Phase.DELAYED])
 
     @property
     def final_state(self) -> State:
@@ -485,23 +306,30 @@ class Run(Tasks):
                 found[state] -= count
         return {state: count for state, count in found.items() if count}
 
+    # -- faults -------------------------------------------------------------------------------------------------------
 
-def changed_completed(carry: Carry, phases: Sequence[int]) -> list[int]:
-    """The changed tasks that are COMPLETED, with the numbers that they get; `phases` are those of before, by number."""
-    return [
-        new + offset
-        for new, old, count, same in carry
-        if not same
-        for offset in range(count)
-        if phases[old + offset] == _COMPLETED
-    ]
+    def _story(self, number: int) -> Iterator[str]:
+        yield from super()._story(number)
+        attempt = self.in_flight.get(number)
+        if attempt is None:
+            yield "no attempt of it is in flight"
+        else:
+            told = [name for name in ("stopping", "recalled", "void", "killed", "held") if getattr(attempt, name)]
+            began = "has not started" if attempt.start_time is None else f"started at {attempt.start_time:.3f}"
+            yield (
+                f"attempt {attempt.attempt} of {attempt.number} is in flight on host {attempt.host} of pool {attempt.pool}: "
+                f"it was assigned at {attempt.assign_time:.3f}, {began}, and is {', '.join(told) or 'to go on'}"
+            )
+        yield f"retries used: {self.failures.get(number, 0)}, losses: {self.losses.get(number, 0)}"
+        yield from self._story_of_run()
+
+    def _story_of_run(self) -> Iterator[str]:
+        killing = ", and a person has asked for its end" if self.killing else ""
+        yield f"the run is {self.state.name}{killing}; attempts in flight: {len(self.in_flight)}"
+        for state, time in self.moves:
+            yield f"it became {state.name} at {time:.3f}, in this step"
 
 
-def _carried(kept: Mapping[int, T], carry: Carry) -> dict[int, T]:
-    """What is kept of tasks, by their numbers from then on; only of those that do the same."""
-    return {over[0]: value for number, value in kept.items() if (over := carry.forward(number)) is not None and over[1]}
-
-
-def _seconds_before_retry(policy: Policy, retry: int) -> float:
+def seconds_before_retry(policy: Policy, retry: int) -> float:
     """How long to wait before the retry of that number, from 1."""
     return min(MAX_DELAY, policy.retry_delay * 2.0 ** min(retry - 1, 64))

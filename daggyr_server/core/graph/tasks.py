@@ -1,38 +1,44 @@
-"""The tasks of one run: who waits for whom, and the phase that each is in. `Run` builds on it and adds attempts.
+"""The tasks of one run: the phase that each is in, and how many parents each waits for.
 
-Per-task state lies in flat arrays by task number; what many tasks share is done by ranges. All moves go by the table in
-`states.py`. What becomes ready is offered to the scheduler's queues; nothing here knows of hosts, attempts or people.
+Every move of a task's phase is in this file, one task at a time or a range of tasks, and goes by a table of `states.py`; nobody
+else writes phases or their counts. `Run` builds on this class and adds attempts, budgets and what people ask. A task that becomes
+ready is put into its queue, and a queue that was empty is offered to whoever places tasks. Nothing here knows of hosts, looks at
+a clock, or decides how a task goes on after an attempt.
+
+What is known of a task lies in flat arrays by its number, and what many tasks share is done by ranges, because a run may have
+millions of tasks.
 """
 
 from __future__ import annotations
 
 import heapq
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from daggyr_server.core.graph.carry import Carry
+from daggyr_server.core.graph.faults import IllegalTaskMove, StaleAddition
 from daggyr_server.core.graph.graph import Addition, Graph
 from daggyr_server.core.graph.ready import ReadyQueue
 from daggyr_server.core.graph.segments import ExpandedSegment, PlainSegment
-from daggyr_server.core.states import ENDED, TRANSITIONS, Phase
+from daggyr_server.core.states import ENDED, HELD_BACK, REBUILT, TRANSITIONS, Phase
 
 _BLOCKED, _READY, _DELAYED = int(Phase.BLOCKED), int(Phase.READY), int(Phase.DELAYED)
 _ASSIGNED, _COMPLETED, _KILLED = int(Phase.ASSIGNED), int(Phase.COMPLETED), int(Phase.KILLED)
-_LEGAL = bytes(after in TRANSITIONS[before] for before in Phase for after in Phase)  # at 8 * before + after
 
 
-class IllegalTransition(Exception):
-    """A fault of ours: something asked for a transition that the table does not have. Nothing was changed."""
+def _legal(table: Mapping[Phase, frozenset[Phase]]) -> bytes:
+    """A table of `states.py` as bytes: whether a move is in it stands at 8 * before + after."""
+    return bytes(after in table.get(before, ()) for before in Phase for after in Phase)
 
 
-class StaleAddition(Exception):
-    """A fault of ours: new tasks were made for a graph that has grown meanwhile. Nothing was changed."""
+_LEGAL, _LEGAL_HELD, _LEGAL_REBUILT = _legal(TRANSITIONS), _legal(HELD_BACK), _legal(REBUILT)
 
 
 class Tasks:
-    """Public attributes are for reading; `offer` is called with each queue that got its first ready task."""
+    """Public attributes are for reading. `offer` is called with each queue that got its first ready task."""
 
-    def __init__(self, offer: Callable[[ReadyQueue], None]) -> None:
+    def __init__(self, run_id: int, offer: Callable[[ReadyQueue], None]) -> None:
+        self.run_id = run_id
         self.graph = Graph()
         self.revision = 0  # how often the graph has grown, or was replaced
         self.phases = bytearray()
@@ -54,18 +60,19 @@ class Tasks:
 
     # -- growing ------------------------------------------------------------------------------------------------------
 
-    def _grow(self, addition: Addition, queues: Sequence[ReadyQueue]) -> None:
-        """Take new tasks, with the queues of their policies; those that wait for nobody become ready.
+    def extend(self, addition: Addition) -> None:
+        """Take new tasks, made for this graph as it is; those that wait for nobody become ready.
 
-        Raises StaleAddition if they were not made for the graph as it is.
+        Raises StaleAddition, with nothing changed, if the graph has grown since.
         """
         start = size = self.graph.size
         for segment in addition.segments:
             if segment.base != size:
-                raise StaleAddition(f"the new tasks follow {segment.base:,} others, but the run has {size:,}")
+                raise StaleAddition(f"the new tasks follow {segment.base:,} others, but run {self.run_id} has {size:,}")
             size += segment.size
         self.graph.extend(addition)
-        self.queues += queues
+        first = len(self.queues)
+        self.queues += [ReadyQueue(self.run_id, policy, index) for index, policy in enumerate(addition.policies, first)]
         self.ranked = len({queue.policy.priority for queue in self.queues}) > 1
         self.revision += 1
         self.phases += bytes(size - start)
@@ -92,8 +99,8 @@ class Tasks:
                     roots.append(child)
         self._release(roots)
 
-    def _retire(self, carry: Carry) -> None:
-        """Another specification's tasks follow, in the place of all: those of before keep their phases, and count no more."""
+    def retire(self, carry: Carry) -> None:
+        """Make room for another specification's tasks: those of before keep their phases, and count no more."""
         self.graph.retire(carry)
         self.counts = [0] * len(Phase)
         self.structural = self.structural_completed = 0
@@ -101,36 +108,68 @@ class Tasks:
         for queue in self.queues:
             queue.clear()
 
-    # -- moving -------------------------------------------------------------------------------------------------------
+    # -- moves by the table -------------------------------------------------------------------------------------------
 
-    def _move(self, number: int, phase: int) -> None:
+    def move(self, number: int, phase: int, legal: bytes = _LEGAL) -> None:
+        """Move a task. Raises IllegalTransition, with nothing changed, if the table does not have the move."""
         before = self.phases[number]
-        if not _LEGAL[before << 3 | phase]:
-            raise IllegalTransition(f"task {number}: {Phase(before).name} -> {Phase(phase).name}")
+        if not legal[before << 3 | phase]:
+            raise self._illegal(number, phase)
         self.phases[number] = phase
         self.counts[before] -= 1
         self.counts[phase] += 1
 
-    def _push(self, number: int) -> None:
-        self._move(number, _READY)
-        self._order += 1
-        queue = self.queues[self.graph.policy_index(number)]
-        if queue.push(number, number + 1, self._order):
-            self._offer(queue)
+    def _move_range(self, first: int, beyond: int, before: int, phase: int) -> None:
+        """Move all of a range, which are in the phase `before`. Raises as `move` does."""
+        count = beyond - first
+        if not _LEGAL[before << 3 | phase] or self.phases.count(before, first, beyond) != count:
+            other = (number for number in range(first, beyond) if self.phases[number] != before)
+            raise self._illegal(next(other, first), phase)
+        self.phases[first:beyond] = bytes([phase]) * count
+        self.counts[before] -= count
+        self.counts[phase] += count
 
-    def _queue_again(self, number: int) -> None:
-        """READY, unless a person has asked for a parent again meanwhile."""
+    def hand_out(self, numbers: Sequence[int]) -> list[int]:
+        """Move READY tasks to ASSIGNED. Returns the numbers of their new attempts. Raises as `move` does."""
+        phases, attempts = self.phases, self.attempts
+        made: list[int] = []
+        for number in numbers:
+            if phases[number] != _READY:
+                fault = self._illegal(number, _ASSIGNED)
+                for done in numbers[: len(made)]:
+                    phases[done] = _READY
+                    attempts[done] -= 1
+                raise fault
+            phases[number] = _ASSIGNED
+            attempt = attempts[number] = attempts[number] + 1
+            made.append(attempt)
+        self.counts[_READY] -= len(made)
+        self.counts[_ASSIGNED] += len(made)
+        return made
+
+    def move_retired(self, number: int, phase: int) -> None:
+        """Move a task that an edit took away: it counts no more. Raises as `move` does."""
+        if not _LEGAL[self.phases[number] << 3 | phase]:
+            raise self._illegal(number, phase)
+        self.phases[number] = phase
+
+    def hold(self, number: int, phase: int) -> None:
+        """Hold a task back as if the attempt that it waits for were its own. Raises as `move` does."""
+        self.move(number, phase, _LEGAL_HELD)
+
+    def queue_again(self, number: int) -> None:
+        """Move a task to READY, unless a person has asked for a parent again meanwhile: then it is BLOCKED."""
         if self.waiting[number]:
-            self._move(number, _BLOCKED)
+            self.move(number, _BLOCKED)
         else:
             self._push(number)
 
-    def _delay(self, number: int, due: float) -> None:
-        """DELAYED until `due`, unless a person has asked for a parent again meanwhile."""
+    def delay(self, number: int, due: float) -> None:
+        """Move a task to DELAYED until `due`, unless a person has asked for a parent again meanwhile: then it is BLOCKED."""
         if self.waiting[number]:
-            self._move(number, _BLOCKED)
+            self.move(number, _BLOCKED)
         else:
-            self._move(number, _DELAYED)
+            self.move(number, _DELAYED)
             heapq.heappush(self.delayed, (due, number))
 
     def due(self, now: float) -> None:
@@ -138,8 +177,22 @@ class Tasks:
         while self.delayed and self.delayed[0][0] <= now:
             self._push(heapq.heappop(self.delayed)[1])
 
-    def _complete(self, number: int) -> None:
-        self._move(number, _COMPLETED)
+    def end_delays(self) -> None:
+        """Make ready all that waits for a retry's delay, the first to be due first."""
+        delayed, self.delayed = self.delayed, []
+        for _, number in sorted(delayed):
+            self._push(number)
+
+    def _push(self, number: int) -> None:
+        self.move(number, _READY)
+        self._order += 1
+        queue = self.queues[self.graph.policy_index(number)]
+        if queue.push(number, number + 1, self._order):
+            self._offer(queue)
+
+    def complete(self, number: int) -> None:
+        """Move a task to COMPLETED; children that waited for it alone go on."""
+        self.move(number, _COMPLETED)
         freed = self._freed_by(number)
         if freed:
             self._release(freed)
@@ -169,7 +222,7 @@ class Tasks:
             if isinstance(segment, PlainSegment) or segment.base < number < segment.tail:
                 self._push(number)
             elif number != segment.base or not self._release_all(segment):
-                self._move(number, _COMPLETED)
+                self.move(number, _COMPLETED)
                 self.structural_completed += 1
                 self.changed.append(number)
                 stack += reversed(self._freed_by(number))
@@ -183,40 +236,38 @@ class Tasks:
             return False
         if self.waiting[first:beyond] != array("I", [1]) * segment.count:
             return False
-        self._move(segment.base, _COMPLETED)
+        self.move(segment.base, _COMPLETED)
         self.structural_completed += 1
         self.changed.append(segment.base)
         self.waiting[first:beyond] = array("I", bytes(4 * segment.count))
-        self.phases[first:beyond] = bytes([_READY]) * segment.count
-        self.counts[_BLOCKED] -= segment.count
-        self.counts[_READY] += segment.count
+        self._move_range(first, beyond, _BLOCKED, _READY)
         self._order += 1
         queue = self.queues[segment.policy]
         if queue.push(first, beyond, self._order):
             self._offer(queue)
         return True
 
-    # -- as a tracker kept them -----------------------------------------------------------------------------------------
+    # -- as it was before -----------------------------------------------------------------------------------------------
 
-    def _put_back(self, kept: Sequence[int], in_flight: Sequence[int], delayed: Iterable[tuple[float, int]]) -> None:
-        """Give tasks, fresh in a run that was just grown, the phases that they had; what follows for others follows.
+    def put_back(self, kept: Sequence[int], in_flight: Mapping[int, int], delayed: Iterable[tuple[float, int]]) -> None:
+        """Give fresh tasks, in a run that was just built again, the phases that they had; what follows for others follows.
 
-        `kept` has a phase for each number, of which those count that are ended ones; `delayed` says until when those that are
-        READY otherwise have to wait. This is no transition: the table does not apply.
+        `kept` has a phase for each number, of which those count that are ended ones. `in_flight` says of tasks that have an
+        attempt whether they are ASSIGNED or RUNNING. `delayed` says until when tasks that are READY otherwise have to wait.
         """
-        numbers = [number for number in range(self.graph.live, self.graph.size) if kept[number]]
+        numbers = [n for n in range(self.graph.live, self.graph.size) if kept[n] and n not in in_flight]
         freed: set[int] = set()
         for number in numbers:
-            self._set(number, kept[number])
+            self.move(number, kept[number], _LEGAL_REBUILT)
         for number in numbers:
             if kept[number] == _COMPLETED:
                 freed.update(self._freed_by(number))
         self._release(sorted(freed))
-        for number in in_flight:
-            self._set(number, _ASSIGNED)
+        for number, phase in in_flight.items():
+            self.move(number, phase, _LEGAL_REBUILT)
         for due, number in delayed:
             if self.phases[number] == _READY:
-                self._set(number, _DELAYED)
+                self.move(number, _DELAYED, _LEGAL_REBUILT)
                 self.delayed.append((due, number))
         self.structural_completed = sum(
             self.phases[number] == _COMPLETED
@@ -224,13 +275,14 @@ class Tasks:
             if isinstance(segment, ExpandedSegment)
             for number in (segment.base, segment.tail)
         )
-        self._forget_moved()
+        self.forget_moved()
         self.changed.clear()
 
-    def _set(self, number: int, phase: int) -> None:
-        self.counts[self.phases[number]] -= 1
-        self.counts[phase] += 1
-        self.phases[number] = phase
+    def put_back_retired(self, kept: bytes | bytearray, in_flight: Iterable[int]) -> None:
+        """Say what became of the tasks that edits took away, by number; `in_flight` are those that an attempt still runs for."""
+        self.phases[: self.graph.live] = kept
+        for number in in_flight:
+            self.phases[number] = _ASSIGNED
 
     # -- what people ask ----------------------------------------------------------------------------------------------
 
@@ -239,26 +291,26 @@ class Tasks:
         moved = []
         for number in numbers:
             if self.phases[number] in (_BLOCKED, _READY, _DELAYED) and not self.graph.kind(number):
-                self._move(number, _KILLED)
+                self.move(number, _KILLED)
                 moved.append(number)
-        self._forget_moved()
+        self.forget_moved()
         self.changed += moved
         return moved
 
-    def _close(self, numbers: Iterable[int]) -> list[int]:
-        """Say that tasks which are not in flight are COMPLETED; what waits for them goes on. Returns which moved."""
+    def close(self, numbers: Iterable[int]) -> list[int]:
+        """A person says that tasks are COMPLETED, of which none is in flight; their children go on. Returns which moved."""
         moved = [number for number in numbers if self.phases[number] != _COMPLETED]
         freed: set[int] = set()
         for number in moved:
-            self._move(number, _COMPLETED)
+            self.move(number, _COMPLETED)
             self.structural_completed += self.graph.kind(number) != 0
             freed.update(self._freed_by(number))
-        self._forget_moved()
+        self.forget_moved()
         self.changed += moved
         self._release(sorted(freed))
         return moved
 
-    def _reopen(self, numbers: Iterable[int]) -> list[int]:
+    def reopen(self, numbers: Iterable[int]) -> list[int]:
         """Queue ended tasks again, with the structural ones behind them; what waits for any of them waits again.
 
         Returns the numbers that moved, ascending.
@@ -271,7 +323,7 @@ class Tasks:
             before = phases[number]
             if before not in ENDED:
                 continue
-            self._move(number, _BLOCKED)
+            self.move(number, _BLOCKED)
             moved.append(number)
             if before != _COMPLETED:
                 continue
@@ -280,18 +332,33 @@ class Tasks:
                 waiting[child] += 1
                 phase = phases[child]
                 if phase in (_READY, _DELAYED):
-                    self._move(child, _BLOCKED)
+                    self.move(child, _BLOCKED)
                 elif phase == _COMPLETED and graph.kind(child):
                     stack.append(child)
-        self._forget_moved()
+        self.forget_moved()
         moved.sort()
         self.changed += moved
         self._release([number for number in moved if not waiting[number]])
         return moved
 
-    def _forget_moved(self) -> None:
-        """A person has moved tasks: queues and delays hold those only that are still READY and DELAYED."""
+    def forget_moved(self) -> None:
+        """Keep in queues and among delays only what is still READY and DELAYED: other moves than those of attempts were made."""
         for queue in self.queues:
-            queue.keep_ready()
+            queue.keep_ready(self.phases)
         self.delayed = [entry for entry in self.delayed if self.phases[entry[1]] == _DELAYED]
         heapq.heapify(self.delayed)
+
+    # -- faults -------------------------------------------------------------------------------------------------------
+
+    def _illegal(self, number: int, phase: int) -> IllegalTaskMove:
+        """The fault that a move is, with the task's story."""
+        before, after = Phase(self.phases[number]), Phase(phase)
+        attempt = self.attempts[number]
+        return IllegalTaskMove(self.run_id, self.graph.task_id(number), number, before, after, attempt, self._story(number))
+
+    def _story(self, number: int) -> Iterator[str]:
+        """What is known of a task, a fact a line."""
+        yield f"parents that it waits for: {self.waiting[number]}"
+        graph, counted = self.graph, zip(Phase, self.counts, strict=True)
+        yield f"revision of the run: {self.revision}, edits: {len(graph.edits)}, tasks: {graph.size}, of these gone: {graph.live}"
+        yield "of the others are " + ", ".join(f"{count:,} {phase.name}" for phase, count in counted if count)

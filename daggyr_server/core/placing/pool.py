@@ -24,7 +24,6 @@ from typing import NamedTuple
 
 from daggyr_server.core.graph.in_flight import Sent
 from daggyr_server.core.graph.ready import ReadyQueue
-from daggyr_server.core.graph.run import Run
 from daggyr_server.core.placing.host import AHEAD_SECONDS, WHOLE, Host, Needs
 from daggyr_server.core.placing.reservations import Reservations
 from daggyr_server.core.placing.shares import Share, Shares
@@ -67,7 +66,7 @@ class Pool:
     @property
     def ready(self) -> int:
         """How many tasks only wait for capacity here."""
-        return self.shares.ready
+        return self.shares.count.ready
 
     # -- what the machine tells ---------------------------------------------------------------------------------------
 
@@ -85,7 +84,11 @@ class Pool:
             self.look_again = 0.0
 
     def adopt(self, sent: Sent) -> None:
-        """An attempt that was sent by an earlier coordinator counts here; its host, if it is not there yet, is expected."""
+        """Count an attempt that an earlier coordinator sent; its host, if it is not there yet, is expected.
+
+        It counts whole, because nobody knows any more whether it was sent ahead.
+        """
+        sent.weight = WHOLE
         host = self.hosts.get(sent.host)
         if host is None:
             host = self.hosts[sent.host] = Host(sent.host, sent.host_name, {}, ahead=False)
@@ -101,9 +104,9 @@ class Pool:
             self._fresh.pop(host, None)
             self.reservations.release(known)
 
-    def offer(self, queue: ReadyQueue) -> None:
-        """A queue may have ready tasks."""
-        self.shares.add(queue)
+    def offer(self, queue: ReadyQueue, *, ranked: bool) -> None:
+        """A queue may have ready tasks. `ranked`: some tasks of its run have a higher priority than others."""
+        self.shares.add(queue, ranked=ranked)
 
     def ended(self, sent: Sent, outcome: Outcome) -> None:
         """An attempt no longer uses its host."""
@@ -114,9 +117,9 @@ class Pool:
         if host.expected and not host.in_flight:
             self.remove_host(sent.host)
 
-    def drop(self, run: Run) -> None:
+    def drop(self, run_id: int) -> None:
         """A run takes nothing new from here, until its queues are offered again."""
-        share = self.shares.by_run.get(run.run_id)
+        share = self.shares.by_run.get(run_id)
         if share is not None:
             for queue in list(share.queues.values()):
                 self._withdraw(share, queue)
@@ -141,7 +144,7 @@ class Pool:
             return
         for queue, host in list(self.reservations.kept.items()):
             if not queue:
-                self._withdraw(self.shares.by_run[queue.run.run_id], queue)
+                self._withdraw(self.shares.by_run[queue.run_id], queue)
             elif host.room(queue.policy.needs, queue, WHOLE):
                 yield self._send(queue, host, 1, now)
                 self._served_or_gone(queue)
@@ -155,6 +158,10 @@ class Pool:
             if passed:
                 self.reservations.passed_over(queue, passed, now)
         self.reservations.make(self.hosts.values(), now)
+
+    def looked(self, now: float, *, some_wait: bool) -> None:
+        """Attempts that wait while a host idles were looked for; `some_wait`: there are attempts that have not started."""
+        self.look_again = now + 2 * AHEAD_SECONDS if some_wait and len(self.hosts) > 1 else None
 
     def note_due(self, now: float) -> None:
         """All is placed for now: note in `due` when to place again."""

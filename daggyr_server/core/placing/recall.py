@@ -4,67 +4,57 @@
  - A task of their run has a higher priority, and could run where they wait.
  - They have waited for longer than anything is sent ahead for, while another host of the pool has nothing to do.
 
-An attempt is asked back once; one that starts before it hears of that goes on. Questions only: the machine notes the recall and
-gives the order.
+An attempt is asked back once; one that starts before it hears of that goes on. These are questions only, and change nothing: the
+machine asks them of one run at a time, notes the recall and gives the order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 
 from daggyr_server.core.graph.in_flight import InFlight
 from daggyr_server.core.graph.ready import ReadyQueue
-from daggyr_server.core.graph.run import Run
 from daggyr_server.core.placing.host import AHEAD_SECONDS, WHOLE
 from daggyr_server.core.placing.pool import Pool
 from daggyr_server.core.placing.shares import Share
 
-Flights = list[tuple[int, InFlight]]  # task numbers and their attempts
+Unstarted = Callable[[], Sequence[InFlight]]  # the attempts of a run that can be asked back
 
 
-def unstarted(run: Run) -> Flights:
-    """All that can be recalled."""
-    if not any(queue.unstarted for queue in run.queues):
-        return []
-    return [pair for pair in run.in_flight.items() if pair[1].start_time is None and not pair[1].recalled]
+def for_drain(pool: Pool, host: str, unstarted: Iterable[InFlight]) -> list[InFlight]:
+    """The attempts of a run that wait on a host which is being drained."""
+    return [attempt for attempt in unstarted if attempt.host == host and attempt.pool == pool.name]
 
 
-def for_drain(pool: Pool, host: str) -> Iterator[tuple[Run, Flights]]:
-    """What waits on a host that is being drained."""
-    for share in pool.shares.by_run.values():
-        yield share.run, [pair for pair in unstarted(share.run) if pair[1].host == host and pair[1].pool == pool.name]
-
-
-def for_priority(pool: Pool, share: Share) -> Flights:
-    """What keeps tasks of a run waiting that have a higher priority and found no room."""
-    found: Flights = []
+def for_priority(pool: Pool, share: Share, queues: Sequence[ReadyQueue], unstarted: Unstarted) -> list[InFlight]:
+    """The attempts of a run that keep its tasks of a higher priority waiting; `queues` are all that the run has."""
+    found: dict[InFlight, None] = {}
     for queue in share.queues.values():
-        rivals = [rival for rival in share.run.queues if rival.unstarted and rival.policy.priority < queue.policy.priority]
-        if queue and rivals:
-            found += _in_the_way(pool, queue)
-    return list(dict(found).items())
+        if queue and any(rival.unstarted and rival.policy.priority < queue.policy.priority for rival in queues):
+            found.update(dict.fromkeys(_in_the_way(pool, queue, unstarted())))
+    return list(found)
 
 
-def _in_the_way(pool: Pool, queue: ReadyQueue) -> Flights:
-    by_host: dict[str, Flights] = {}
-    for number, flight in unstarted(queue.run):
-        if flight.pool == pool.name and flight.sent.queue.policy.priority < queue.policy.priority:
-            by_host.setdefault(flight.host, []).append((number, flight))
-    found: Flights = []
+def _in_the_way(pool: Pool, queue: ReadyQueue, unstarted: Iterable[InFlight]) -> list[InFlight]:
+    by_host: dict[str, list[InFlight]] = {}
+    for attempt in unstarted:
+        if attempt.pool == pool.name and attempt.sent.queue.policy.priority < queue.policy.priority:
+            by_host.setdefault(attempt.host, []).append(attempt)
+    found: list[InFlight] = []
     wanted = len(queue)
-    for name, flights in by_host.items():
+    for name, attempts in by_host.items():
         host = pool.hosts[name]
         if wanted <= 0 or not host.open:
             continue
         # All that is short, because it is in front; of what is firm no more than makes room.
-        taken = [pair for pair in flights if pair[1].sent.weight < WHOLE]
-        firm = [pair for pair in flights if pair[1].sent.weight == WHOLE]
+        taken = [attempt for attempt in attempts if attempt.sent.weight < WHOLE]
+        firm = [attempt for attempt in attempts if attempt.sent.weight == WHOLE]
         without: dict[str, int] = {}
         slots = host.slots(queue.policy.needs, queue)
         while firm and slots < wanted:
             taken.append(firm.pop())
-            for resource, units in taken[-1][1].sent.queue.policy.needs:
+            for resource, units in taken[-1].sent.queue.policy.needs:
                 without[resource] = without.get(resource, 0) + units
             slots = host.slots(queue.policy.needs, queue, without)
         if slots:
@@ -73,27 +63,28 @@ def _in_the_way(pool: Pool, queue: ReadyQueue) -> Flights:
     return found
 
 
-def for_idle_hosts(pool: Pool, now: float) -> Iterator[tuple[Run, Flights]]:
-    """What has waited too long, as far as it would start elsewhere at once.
+def waits(pool: Pool, queue: ReadyQueue) -> bool:
+    """Whether attempts of a queue are with hosts of the pool and have not started."""
+    return bool(queue.unstarted) and queue.policy.pool == pool.name
 
-    Call it when `pool.look_again` has come; it sets the next time, as long as something waits.
-    """
-    pool.look_again = None
+
+def for_idle_hosts(pool: Pool, queues: Iterable[ReadyQueue], unstarted: Unstarted, now: float) -> list[InFlight]:
+    """The attempts of a run that have waited too long, as far as they would start elsewhere at once."""
+    found: list[InFlight] = []
     if len(pool.hosts) < 2:
-        return
-    for share in pool.shares.by_run.values():
-        for queue in share.run.queues:
-            if not queue.unstarted or queue.policy.pool != pool.name:
-                continue
-            pool.look_again = now + 2 * AHEAD_SECONDS
-            idle = 0 if queue else sum(host.free(queue.policy.needs, queue)[0] for host in pool.hosts.values())
-            if idle:
-                waited = (
-                    pair
-                    for pair in unstarted(share.run)
-                    if pair[1].sent.queue is queue
-                    and pair[1].assign_time + 2 * AHEAD_SECONDS <= now
-                    and pool.hosts[pair[1].host].ahead
-                    and not pool.hosts[pair[1].host].free(queue.policy.needs, queue)[0]
-                )
-                yield share.run, list(islice(waited, idle))
+        return found
+    for queue in queues:
+        if not waits(pool, queue):
+            continue
+        idle = 0 if queue else sum(host.free(queue.policy.needs, queue)[0] for host in pool.hosts.values())
+        if idle:
+            waited = (
+                attempt
+                for attempt in unstarted()
+                if attempt.sent.queue is queue
+                and attempt.assign_time + 2 * AHEAD_SECONDS <= now
+                and pool.hosts[attempt.host].ahead
+                and not pool.hosts[attempt.host].free(queue.policy.needs, queue)[0]
+            )
+            found += islice(waited, idle)
+    return found

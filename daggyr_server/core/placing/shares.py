@@ -1,16 +1,15 @@
 """What each run has in a pool, and whose turn it is: equal shares.
 
 The run with the least in flight goes first, counted in cores by weight (see `host.py`); among equals the one served longest ago.
-The line is kept from round to round, so that ten thousand runs that wait cost nothing while nothing happens to them. The pool
-alone calls this.
+The line is kept from round to round, so that ten thousand runs that wait cost nothing while nothing happens to them. A run is
+known by its number only. The pool alone calls this; it never moves a task and knows no host.
 """
 
 from __future__ import annotations
 
 import heapq
 
-from daggyr_server.core.graph.ready import ReadyQueue
-from daggyr_server.core.graph.run import Run
+from daggyr_server.core.graph.ready import ReadyCount, ReadyQueue
 from daggyr_server.core.placing.host import Needs
 
 Place = tuple[int, int, int]  # in the line: usage, served, run id; the least goes first
@@ -19,10 +18,10 @@ Place = tuple[int, int, int]  # in the line: usage, served, run id; the least go
 class Share:
     """What one run has in a pool."""
 
-    __slots__ = ("in_flight", "place", "queues", "run", "served", "usage")
+    __slots__ = ("in_flight", "place", "queues", "run_id", "served", "usage")
 
-    def __init__(self, run: Run) -> None:
-        self.run = run
+    def __init__(self, run_id: int) -> None:
+        self.run_id = run_id
         self.queues: dict[int, ReadyQueue] = {}  # by policy index; those that may have ready tasks
         self.usage = 0  # cores times weight, of all in flight
         self.in_flight = 0
@@ -35,37 +34,37 @@ class Shares:
 
     def __init__(self) -> None:
         self.by_run: dict[int, Share] = {}
-        self.ready = 0  # tasks that only wait for capacity; the queues that are offered count them
+        self.count = ReadyCount()  # of tasks that only wait for capacity here
         self.ranked: dict[int, Share] = {}  # those of runs in which some tasks have a higher priority than others
         self.wanted: dict[Needs, int] = {}  # how many queues of all shares have these needs
         self.line: list[Place] = []  # a heap; an entry that is not its share's `place` any more is passed over
         self.moved: dict[int, Share] = {}  # those whose place may be another now
         self._served = 0
 
-    def add(self, queue: ReadyQueue) -> None:
-        """A queue may have ready tasks."""
-        run_id = queue.run.run_id
+    def add(self, queue: ReadyQueue, *, ranked: bool) -> None:
+        """A queue may have ready tasks. `ranked`: some tasks of its run have a higher priority than others."""
+        run_id = queue.run_id
         share = self.by_run.get(run_id)
         if share is None:
-            share = self.by_run[run_id] = Share(queue.run)
-        if queue.run.ranked:
+            share = self.by_run[run_id] = Share(run_id)
+        if ranked:
             self.ranked[run_id] = share
         if queue.policy_index not in share.queues:
             share.queues[queue.policy_index] = queue
-            queue.offered = self
-            self.ready += len(queue)
+            queue.offered = self.count
+            self.count.ready += len(queue)
             self.wanted[queue.policy.needs] = self.wanted.get(queue.policy.needs, 0) + 1
             self.moved[run_id] = share
 
     def expect(self, queue: ReadyQueue) -> None:
         """Something of the queue's run is in flight, whether anything of it is ready or not."""
-        self.by_run.setdefault(queue.run.run_id, Share(queue.run))
+        self.by_run.setdefault(queue.run_id, Share(queue.run_id))
 
     def withdraw(self, share: Share, queue: ReadyQueue) -> None:
         """A queue has no ready tasks any more, or may not have them placed."""
         del share.queues[queue.policy_index]
         queue.offered = None
-        self.ready -= len(queue)
+        self.count.ready -= len(queue)
         needs = queue.policy.needs
         self.wanted[needs] -= 1
         if not self.wanted[needs]:
@@ -74,7 +73,7 @@ class Shares:
 
     def charge(self, queue: ReadyQueue, weight: int, count: int) -> None:
         """Attempts of the queue were sent (`count` is positive), or one has ended (-1)."""
-        run_id = queue.run.run_id
+        run_id = queue.run_id
         share = self.by_run[run_id]
         share.usage += queue.cores * weight * count
         share.in_flight += count
@@ -84,7 +83,7 @@ class Shares:
 
     def _forget_empty(self, share: Share) -> None:
         if not share.in_flight and not share.queues:
-            run_id = share.run.run_id
+            run_id = share.run_id
             del self.by_run[run_id]
             self.moved.pop(run_id, None)
             self.ranked.pop(run_id, None)
@@ -99,7 +98,7 @@ class Shares:
             heapq.heapify(self.line)
 
     def _line_up(self, share: Share) -> None:
-        place = (share.usage, share.served, share.run.run_id)
+        place = (share.usage, share.served, share.run_id)
         if share.queues and share.place != place:
             share.place = place
             heapq.heappush(self.line, place)
@@ -117,11 +116,11 @@ class Shares:
         """Take the first out of the line; it is in there again after the next `line_up`."""
         heapq.heappop(self.line)
         share.place = None
-        self.moved[share.run.run_id] = share
+        self.moved[share.run_id] = share
 
     def serve(self, share: Share) -> None:
         """The run got something: it lines up again at once, among equals behind the others."""
         self._served += 1
         share.served = self._served
-        self.moved.pop(share.run.run_id, None)
+        self.moved.pop(share.run_id, None)
         self._line_up(share)

@@ -1,0 +1,123 @@
+"""How a run is made again of what a tracker kept of it.
+
+The machine calls `restored` for each run that a new coordinator takes over, and for ended runs that somebody asks for. The result
+is what the last coordinator had, but for two things that no record tells: whether an attempt has started, and how long a retry's
+delay has lasted. Nothing here reads a tracker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from daggyr_server.core.graph.edit import take_edit
+from daggyr_server.core.graph.graph import Addition, Edit
+from daggyr_server.core.graph.held import hold_back
+from daggyr_server.core.graph.in_flight import InFlight, Sent
+from daggyr_server.core.graph.ready import ReadyQueue
+from daggyr_server.core.graph.run import Run, seconds_before_retry
+from daggyr_server.core.states import ENDED, STATE_OF, Phase
+from daggyr_server.core.stored import Adopted, RunRow, TaskRows
+
+_BLOCKED, _ASSIGNED, _KILLED = int(Phase.BLOCKED), int(Phase.ASSIGNED), int(Phase.KILLED)
+_PHASES = {int(state): int(phase) for phase, state in STATE_OF.items() if phase in ENDED}
+
+
+def restored(
+    row: RunRow,
+    tasks: TaskRows,
+    adopted: Iterable[Adopted],
+    *,
+    parameters: Mapping[str, tuple[str, ...]],
+    growths: Sequence[Addition | Edit],
+    printed: Mapping[int, int],
+    now: float,
+) -> Run:
+    """The run that a tracker kept. It offers its queues to nobody yet, and its attempts have no weight yet.
+
+    `growths` are the run's own tasks, then what generators and edits brought, in order; for `printed` see Run.
+    """
+    run = Run(
+        row.run_id,
+        tags=row.tags,
+        pool=row.pool,
+        parameters=parameters,
+        submit_time=row.submit_time,
+        offer=_nobody,
+    )
+    for growth in growths:
+        if isinstance(growth, Edit):
+            take_edit(run, growth)
+        else:
+            run.extend(growth)
+    run.revision = len(growths)
+    run.printed = dict(printed)
+    run.start_time, run.stop_time = row.start_time, row.stop_time
+    run.state, run.killing = row.state, row.killing
+    phases = bytearray(run.graph.size)
+    for number, state, attempt, failures, losses in zip(
+        tasks.numbers, tasks.states, tasks.attempts, tasks.failures, tasks.losses, strict=True
+    ):
+        run.attempts[number] = attempt
+        if failures:
+            run.failures[number] = failures
+        if losses:
+            run.losses[number] = losses
+        phases[number] = _PHASES.get(state, _BLOCKED)
+    if run.graph.edits:
+        _carry_rows(run, tasks, phases)
+    for sent in adopted:
+        _adopt(run, sent)
+    live = run.graph.live
+    for number, flying in run.in_flight.items():
+        flying.killed = flying.void and number >= live and phases[number] == _KILLED
+    delayed = [
+        (now + seconds_before_retry(policy, used), number)
+        for number, used in run.failures.items()
+        if (policy := run.graph.policy(number)).retry_delay > 0
+    ]
+    run.put_back_retired(phases[:live], [number for number in run.in_flight if number < live])
+    run.put_back(phases, {number: _ASSIGNED for number in run.in_flight if number >= live}, delayed)
+    hold_back(run)
+    return run
+
+
+def _carry_rows(run: Run, tasks: TaskRows, phases: bytearray) -> None:
+    """Give tasks what was recorded under the numbers that they had before, unless something was recorded since."""
+    own, requeued = bytearray(run.graph.size), set(tasks.requeued)
+    for number in tasks.numbers:
+        own[number] = 1
+    for start, carry in run.graph.edits:
+        for new, old, count, same in carry:
+            if own.find(1, new, new + count) < 0:
+                run.attempts[new : new + count] = run.attempts[old : old + count]
+                if same:
+                    phases[new : new + count] = phases[old : old + count]
+                continue
+            for after, before in zip(range(new, new + count), range(old, old + count), strict=True):
+                run.attempts[after] = max(run.attempts[after], run.attempts[before])
+                if same and not own[after]:
+                    phases[after] = phases[before]
+        for spent in (run.failures, run.losses):
+            for number in [number for number in spent if number < start]:
+                used, over = spent.pop(number), carry.forward(number)
+                if over is not None and over[1] and over[0] not in requeued:
+                    spent[over[0]] = spent.get(over[0], 0) + used
+
+
+def _adopt(run: Run, adopted: Adopted) -> None:
+    """Take an attempt that an earlier coordinator sent, under the number that its task has by now."""
+    number = adopted.number
+    queue = run.queues[run.graph.policy_index(number)]
+    sent = Sent(queue.policy.pool, adopted.host, adopted.host_name, queue, 0, adopted.assign_time)
+    attempt = InFlight(number, adopted.attempt, sent)
+    attempt.void = adopted.void
+    newest = run.graph.newest(number)
+    if newest is not None:
+        number = newest
+    run.attempts[number] = max(run.attempts[number], adopted.attempt)
+    run.fly(number, attempt)
+    queue.unstarted += 1
+
+
+def _nobody(queue: ReadyQueue) -> None:
+    """Offer a queue to nobody."""
