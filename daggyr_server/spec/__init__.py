@@ -1,8 +1,8 @@
 """Run specifications: decoded, checked and expanded into what makes a graph. Pure: no asyncio, gRPC, files or clock.
 
-`decode_json` (or `run_spec_from_message`) gives a RunSpec, `expand` the Addition that makes its graph; `expand_generated` does
-both for what a generator printed, `expand_edit` for a run that gets another specification. Faults of input leave as
-SpecificationError, all together.
+`decode_json` (or `run_spec_from_message`) makes a RunSpec, and `expand` makes the Addition for its graph; `expand_generated` does
+both for what a generator printed, and `expand_edit` for a run that gets another specification. All faults of the input are told
+together, in a SpecificationError. YAML is apart (`yaml_text`), because only the command line reads it.
 """
 
 from daggyr_server.spec.decode import decode_json

@@ -1,10 +1,10 @@
 """The tasks of one document on their way into a graph: read once, numbered, their edges resolved, their names checked.
 
-`expand` uses it for a whole run, `generated` for what a generator printed; the steps are the same but for what lies outside
-of the document. Tasks that are not multiplied go into one PlainSegment, each other one into an ExpandedSegment behind it,
-whatever the number of its combinations. All that is wrong is added to `faults`; only if nothing was, are `segments` of use.
+`expand` calls it for a whole run, and `generated` for what a generator printed; the steps differ only in what lies outside of the
+document. Tasks that are not multiplied go into one PlainSegment. Behind it, each multiplied task has one ExpandedSegment, however
+many combinations it has. All that is wrong is added to `faults`, and `segments` may be used only if nothing was.
 
-A task is its place in the document here (0 for the first); `numbers` has its number in the graph.
+A task is known by its place in the document here (0 for the first); `numbers` has its number in the graph.
 """
 
 from __future__ import annotations
@@ -102,7 +102,8 @@ class Assembly:
                 self._multiplied[task] = expansion, details, policy
 
     def _bind(self, expansion: Expansion | None) -> None:
-        """Note which parameters were replaced in the last task that is not multiplied; tasks share what they have in common."""
+        """Record which parameters were replaced in the last task that is not multiplied. Tasks with equal ones share the
+        record."""
         if expansion is not None and not self._bindings:
             self._bindings = [()] * (len(self._details) - 1)
         if self._bindings or expansion is not None:

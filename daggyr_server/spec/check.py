@@ -1,8 +1,8 @@
 """The careful check: all that is wrong with one decoded value, by the declarations in `document`.
 
-msgspec stops at the first fault and speaks of types; a person wants all faults, in the specification's words, each with
-what to do. `survey` comes here for what msgspec refused or what needs a closer look. Both agree on what is valid because
-both read the same declarations (`msgspec.inspect`). Nothing here sees more than one value at a time.
+msgspec stops at the first fault and speaks of types; a person wants all faults, in the specification's words, each with what to
+do. `survey` calls this for values that msgspec refused, or that need a closer look. msgspec and this check agree on what is
+valid, because both read the same declarations (`msgspec.inspect`). Nothing here looks at more than one value at a time.
 """
 
 from __future__ import annotations

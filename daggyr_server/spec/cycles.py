@@ -1,4 +1,8 @@
-"""Finds a cycle in a graph of numbered vertices, in time linear in its edges and without recursion."""
+"""Finds a cycle in a graph of numbered vertices, in time linear in its edges and without recursion.
+
+`assembly` calls this for the tasks of a document, and `existing` for generated tasks beside those of their run. It knows no
+tasks.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Reads JSON documents: fast where all is well, and with all faults together where not.
 
-The fast way decodes with msgspec and proves by counting that no key stands twice. A document that it does not accept is
-looked at again, piece by piece, by `survey`, which tells faults; with them come those that expansion finds in the tasks that
-could be read, so that a person sees all at once.
+The fast way decodes with msgspec and proves by counting that no key stands twice. `survey` reads a document again, piece by
+piece, if the fast way does not accept it, and tells its faults. Expansion adds those that it finds in the tasks that could be
+read, so that a person sees all faults at once.
 
 `api` and the CLI call `decode_json`; `generated` calls `decode_tasks`. Nothing here reads files.
 """

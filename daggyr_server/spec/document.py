@@ -58,7 +58,7 @@ class Details(Struct, forbid_unknown_fields=True, gc=False):
 
 
 class ParentReference(Struct, forbid_unknown_fields=True, gc=False):
-    """A parent, and the parameters whose values must be equal; without any, all of the parent is waited for."""
+    """A parent, and the parameters whose values must be equal. Without any, the task waits for all expansions of the parent."""
 
     task: str
     match: Annotated[list[str], Meta(description="a list of parameter names")] | UnsetType = UNSET
@@ -99,7 +99,7 @@ class RunSpec(Struct, forbid_unknown_fields=True, kw_only=True):
         return decode_batch({name: self.tasks[name]})[0]
 
     def run_parameters(self) -> dict[str, tuple[str, ...]]:
-        """The run's parameters, as generators' tasks are expanded with."""
+        """The run's parameters, with which the tasks of its generators are expanded too."""
         return {name: tuple(values) for name, values in (self.parameters or {}).items()}
 
     def with_overrides(self, *, tags: Mapping[str, str] | None = None, pool: str = "") -> RunSpec:
@@ -140,7 +140,7 @@ def decode_batch(batch: Mapping[str, Raw]) -> list[TaskDefinition]:
 
 
 def is_sound(details: Details) -> bool:
-    """Whether decoded details keep the rules that `extra` tells of (but for NUL characters)."""
+    """Whether decoded details keep the rules of `extra`, but for NUL characters, which are looked for elsewhere."""
     return details.command[0] != "" and not (details.environment and "=" in "".join(details.environment))
 
 

@@ -1,10 +1,11 @@
-"""Another specification for a run that there is: its tasks, and which of them the run has already.
+"""Another specification for an existing run: its tasks, and which of them the run has already.
 
-A task is the same if its template's name and its expansion's values are the same; not its displayed name, which is another one
-once a parameter gets a second value, and not its number. What a task does is its command, environment, working directory and
-standard input; if one of them differs, it is changed. Templates are compared, expansions only where their templates differ.
+A task is the same if its template's name and its expansion's values are the same. Its displayed name does not count, because it
+changes when a parameter gets a second value, and neither does its number. What a task does is its command, environment, working
+directory and standard input; if one of them differs, it is changed. Templates are compared, expansions only where their templates
+differ.
 
-The driver calls this for an edit, and recovery to do one again. The run's graph is only read.
+The driver calls this for an edit, and recovery calls it to repeat one. It only reads the run's graph.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ Stretch = tuple[int, int, int]  # number, number before, how many
 
 @dataclass(frozen=True, slots=True)
 class Edited:
-    """An edit, and the graph that it makes, for looking at before it is done."""
+    """An edit and the graph that it makes, so that both can be looked at before the edit is done."""
 
     edit: Edit
     graph: Graph
@@ -110,7 +111,7 @@ def expand_edit(
 
 
 def terms(before: Graph, old: int, after: Graph, new: int) -> list[str]:
-    """Under which other terms a task that does the same is executed, by the format's words."""
+    """Which terms of a task differ (pool, resources, ...) where it does the same, in the format's words."""
     one, other = before.policy(old), after.policy(new)
     pairs: list[tuple[str, object, object]] = [
         ("pool", one.pool, other.pool),
@@ -125,7 +126,7 @@ def terms(before: Graph, old: int, after: Graph, new: int) -> list[str]:
 
 
 def differences(before: Details, after: Details) -> list[str]:
-    """What of a task is changed, by the format's words: `command`, `environment`, `working_directory`, `stdin`."""
+    """Which parts of what a task does differ, in the format's words: `command`, `environment`, `working_directory`, `stdin`."""
     pairs = zip(_FIELDS, _does(_filled(before)), _does(_filled(after)), strict=True)
     return [name for name, old, new in pairs if old != new]
 
@@ -245,7 +246,8 @@ def _index(segment: ExpandedSegment, binding: Binding, positions: Positions) -> 
 
 
 def _common(after: ExpandedSegment, before: ExpandedSegment) -> Iterator[tuple[int, int, int]]:
-    """The expansions that both have, of equal parameters: runs of (index after, index before, how many), ascending."""
+    """The expansions that both templates have, where their parameters are equal: stretches of (index after, index before, how
+    many), ascending."""
     if after.values == before.values:
         yield 0, 0, after.count
         return

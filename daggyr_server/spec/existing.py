@@ -1,8 +1,8 @@
 """The run that generated tasks go to: which of its tasks they may name, and the edges between them and it.
 
 Existing tasks are found by `Graph.number_of`, so that single expansions can be named as well. A child must descend from the
-generator, because anything else may have started. The graph is only read. Used by `generated` alone; a new task is its
-place in the document here, an existing one its number.
+generator, because any other task may have started. Only `generated` calls this, and it only reads the graph. A new task is known
+by its place in the document here, and an existing one by its number.
 """
 
 from __future__ import annotations

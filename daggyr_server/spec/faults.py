@@ -1,8 +1,8 @@
 """What is wrong with a specification: faults, how they are collected, and the error that carries them.
 
-Everything here that checks adds to one `Faults`, so that a person reads all faults of a document together; `SpecificationError`
-is the only error that leaves the package for a fault of input. Texts of the document are shown on one line, cut where they
-are long, with control characters escaped. Nothing here knows the format.
+Each check in this package adds to one `Faults`, so that a person reads all faults of a document together; `SpecificationError` is
+the only error that the package raises for a fault of the input. Texts of the document are shown on one line, cut where they are
+long, with control characters escaped. Nothing here knows the format.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What a generator printed becomes an addition to its run's graph.
+"""Makes an addition to a run's graph of what a generator printed.
 
-The tasks are expanded with the run's parameters as a specification's are. What is different is what lies outside of the
-document (`existing`): parents may be any task of the run, children only descendants of the generator, tasks without parents
+The tasks are expanded with the run's parameters, as those of a specification are. Only what lies outside of the document differs
+(`existing`): parents may be any task of the run, children only descendants of the generator, tasks without parents
 get the generator, tasks without children get the generator's children. The driver calls this when a generator has succeeded,
 and extends the graph itself, in one commit with the generator's completion.
 """

@@ -1,7 +1,8 @@
-"""The edges between the tasks of one document, as its definitions name them: from both ends, and maybe twice.
+"""The edges between the tasks of one document. Definitions name them from both ends, and may name one twice; `rows` has each
+once.
 
-A task is its place in the document here (0 for the first). `rows` gives each edge once. What the document does not have is
-handed to `outside`, which knows the run that a generator's tasks go to. Edges are kept in flat arrays: there may be millions.
+A task is known by its place in the document here (0 for the first). A name that the document does not have goes to `outside`,
+which knows the run that a generator's tasks join. `assembly` calls this. Edges are kept in flat arrays: there may be millions.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Typed specifications (daggyr.v1.RunSpec), as programs submit them: turned into the document that says the same.
 
-So one way alone decides what is valid, and the faults of both are the same. `api` calls this for SubmitRun. A message holds
-4 MiB at most, so that the way round through JSON costs little.
+The message takes the way of a JSON document, so that one place alone decides what is valid and both have the same faults. The API
+calls this for SubmitRun. A message holds 4 MiB at most, so that making the document costs little.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Parameters: the lists of values that multiply tasks, and which of them a task is multiplied by.
 
-A run's parameters are looked at once, however many tasks and combinations they make. Whatever a template needs to know of
-a list of values (its longest, whether two could be confused in names) is found once and kept here.
+A run's parameters are looked at once, however many tasks and combinations they make. What a template needs to know of a list of
+values (the longest one, whether two could be confused in names) is worked out once and kept here.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Expansion:
 
     @classmethod
     def of(cls, names: Iterable[str], parameters: Mapping[str, Values]) -> Expansion:
-        """By these names, of which there is one at least."""
+        """Prepare the replacement of these names; there is at least one."""
         ordered = tuple(sorted(names))
         values = tuple(parameters[name] for name in ordered)
         longest = max(choices.longest for choices in values)

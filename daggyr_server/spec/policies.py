@@ -1,7 +1,7 @@
 """How tasks are scheduled and what they may use: definitions become the few distinct policies of a run.
 
-A million tasks mostly ask for the same, so that what follows from a definition's pool, resources, retries and timeout is
-worked out once for each combination, the part of the contract's TaskSpec that tells of it included. Pools are checked here.
+Most of a million tasks ask for the same. So what follows from a definition's pool, resources, retries and timeout is worked out
+once for each combination of them, with its part of the contract's TaskSpec. Pools are checked here.
 """
 
 from __future__ import annotations

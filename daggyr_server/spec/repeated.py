@@ -1,8 +1,8 @@
 """Keys that stand twice in one object of a JSON document.
 
-RFC 8259 leaves their meaning open and msgspec takes the last without a word, but a task that silently replaces another of
-its name is lost work, so they are refused. `decode` proves for most documents that there are none by counting; this finds
-where they are, which costs a second pass over the document (some 1.5 s for a million tasks) but no memory that lasts.
+RFC 8259 leaves their meaning open, and msgspec takes the last without a word. They are refused, because a task that silently
+replaces another one of its name is lost work. For most documents `decode` proves by counting that there are none; this module
+finds where they are, in a second pass over the document (some 1.5 s for a million tasks) that keeps no memory.
 """
 
 from __future__ import annotations

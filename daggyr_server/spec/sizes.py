@@ -1,9 +1,7 @@
-"""How large may be what people choose and what later stands in one message of the contract (which holds 4 MiB), and the words
-with which more is refused.
+"""Limits for what people choose and what later stands in one message of the contract, which holds 4 MiB; and the faults for more.
 
-What a run was accepted with stays valid: a tracker's documents are expanded again without these limits. Everything else that
-expands a document applies them, and tells the size and what to do instead. Used in this package, and by whoever puts tags
-together.
+An accepted run stays valid, so a tracker's documents are expanded again without these limits. Every other expansion applies them,
+and tells the size and what to do instead. This package calls them, and so does the API where it joins tags.
 """
 
 from __future__ import annotations

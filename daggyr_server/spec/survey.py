@@ -1,7 +1,7 @@
 """The careful reading of a document that msgspec refused, or that needs a closer look: piece by piece, with all faults.
 
-What is well formed is passed over as fast as msgspec reads it; `check` is asked about the rest. What could be read is kept,
-so that expansion can look for faults in it as well. Used by `decode` alone.
+It passes over what is well formed as fast as msgspec reads it, and asks `check` about the rest. It keeps what could be read, so
+that expansion can look for faults there too. Only `decode` calls this.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A task's definition becomes what executors are given: a serialised daggyr.v1.TaskSpec, and the values that multiply it.
 
-One combination of values: they are put in place here, once. More: the parameters' names stay in place, and whoever assigns
-an expansion fills in its values (`daggyr.substitution`). Serialisation is deterministic, so that equal tasks have equal
-bytes. Nothing here makes an object for a combination.
+If there is one combination of values, they are put in place here. If there are more, the names of the parameters stay in place,
+and the executor fills in the values of an expansion (`daggyr.substitution`). Serialisation is deterministic, so that equal tasks
+have equal bytes. Nothing here makes an object for each combination.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What is valid in a specification and most likely not meant: misspelt parameters, and parameters that nobody uses.
 
-`templates` shows it every task's text; `expand` asks for the sentences once all tasks were seen. Warnings never refuse anything,
-and are few, however many tasks have the same mistake.
+`templates` passes it the text of each task, and `expand` asks for the sentences after the last one. A warning never refuses
+anything, and there are only a few of them, however many tasks have the same mistake.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _ALIKE = 0.7  # of 1: how like a known name a text must be where the style is no
 
 
 class Warnings:
-    """Of one document."""
+    """The warnings of one document."""
 
     def __init__(self, parameters: Iterable[str]) -> None:
         """`parameters` are the names of the run's."""

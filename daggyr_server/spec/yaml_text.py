@@ -1,9 +1,9 @@
 """YAML documents as JSON: scalars are text, and the specification says which of them are numbers or truth values.
 
-So `no`, dates and `012` stay what they are where text belongs, quotes or not. Repeated keys are refused; anchors, aliases
-and merge keys (`<<`, yaml.org/type/merge) work, within a bound on what aliases add, so that a small document cannot become
-a huge one. The CLI calls this; servers take JSON only. What the document says is for `decode` to judge: only what is wrong
-as YAML is a fault here, with its line and column.
+So `no`, dates and `012` stay text where text belongs, with quotes or without. Repeated keys are refused; anchors, aliases and
+merge keys (`<<`, yaml.org/type/merge) work, within a bound on what aliases add, so that a small document cannot become a huge
+one. The command line calls this; servers take JSON only. Only what is wrong as YAML is a fault here, with its line and column;
+`decode` judges what the document says.
 """
 
 from __future__ import annotations
