@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from daggyr.bounded import MAX_NOTE_BYTES, cut
+from daggyr.bounds import MAX_NOTE_BYTES, cut
 from daggyr.v1.task_pb2 import STDOUT, AttemptResult
 from daggyr_server.core.commands import Key
 from daggyr_server.core.events import AttemptEnded

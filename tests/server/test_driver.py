@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import msgspec
 import pytest
 
-from daggyr.bounded import MAX_NOTE_BYTES, MAX_NOTES
+from daggyr.bounds import MAX_NOTE_BYTES, MAX_NOTES
 from daggyr.v1.task_pb2 import (
     HOST_AVAILABLE,
     HOST_GONE,
