@@ -2,8 +2,8 @@
 
 A queue is passed over when it was its turn, it found no room, and tasks that need less of something were placed behind it. After
 RESERVE_AFTER seconds of that, one host is kept for its first task: nothing is put there that would keep that task from fitting. A
-host is only chosen if what the task lacks there is what the smaller tasks use as well. So a host whose only GPU is taken for hours
-is not emptied meanwhile.
+host is only chosen if what the task lacks there is what the smaller tasks use as well. So a host whose only GPU is taken for
+hours is not emptied meanwhile.
 
 The pool alone calls this. It decides nothing about who is placed where, and never moves a task.
 """
