@@ -24,8 +24,10 @@ def kill_refused(run: Run, numbers: Sequence[int] | None) -> str | None:
 
 
 def retry_refused(run: Run, named: Sequence[int] | None, numbers: Sequence[int]) -> str | None:
-    """Why `numbers` cannot be queued again: the tasks that were `named` and perhaps those behind them. If `named` is None, they are
-    all tasks that did not complete."""
+    """Why `numbers` cannot be queued again: the tasks that were `named`, and perhaps those behind them.
+
+    If `named` is None, `numbers` are all tasks that did not complete.
+    """
     if not run.has_ended:
         if named is None:
             return f"run {run.run_id} has not ended: it is {run.state.name}"
