@@ -547,7 +547,7 @@ def test_retries_that_are_refused(world: World) -> None:
 
 
 def test_a_refusal_changes_no_task(world: World) -> None:
-    """Nor is anything recorded or told to hosts, whatever was asked."""
+    """Whatever was asked, nothing is recorded either, and nothing is told to hosts."""
     run_id = world.submit({"a": task("b"), "b": task(), "c": task()})
     world.end(run_id, "c")
     world.start(run_id, "a")
