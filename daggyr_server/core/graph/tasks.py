@@ -1,7 +1,8 @@
 """The tasks of one run: the phase that each is in, and how many parents each waits for.
 
 Every move of a task's phase is in this file, one task at a time or a range of tasks, and goes by a table of `states.py`; nobody
-else writes phases or their counts. `Run` builds on this class and adds attempts, budgets and what people ask. A task that becomes
+else writes phases or their counts. (New tasks begin as BLOCKED. Of tasks that edits took away before a restart, which count no
+more, `put_back_retired` says what became of them.) `Run` builds on this class and adds attempts, budgets and what people ask. A task that becomes
 ready is put into its queue, and a queue that was empty is offered to whoever places tasks. Nothing here knows of hosts, looks at
 a clock, or decides how a task goes on after an attempt.
 
