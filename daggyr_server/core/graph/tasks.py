@@ -1,10 +1,10 @@
 """The tasks of one run: the phase that each is in, and how many parents each waits for.
 
 Every move of a task's phase is in this file, one task at a time or a range of tasks, and goes by a table of `states.py`; nobody
-else writes phases or their counts. (New tasks begin as BLOCKED. Of tasks that edits took away before a restart, which count no
-more, `put_back_retired` says what became of them.) `Run` builds on this class and adds attempts, budgets and what people ask. A task that becomes
-ready is put into its queue, and a queue that was empty is offered to whoever places tasks. Nothing here knows of hosts, looks at
-a clock, or decides how a task goes on after an attempt.
+else writes phases or their counts. Two writes are no moves: new tasks begin as BLOCKED, and `put_back_retired` says what became
+of tasks that edits took away before a restart, which count no more. A task that becomes ready is put into its queue, and a queue
+that was empty is offered to whoever places tasks. `Run` builds on this class and adds attempts, budgets and what people ask.
+Nothing here knows of hosts, looks at a clock, or decides how a task goes on after an attempt.
 
 What is known of a task lies in flat arrays by its number, and what many tasks share is done by ranges, because a run may have
 millions of tasks.
