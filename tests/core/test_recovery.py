@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import weakref
 
+import pytest
 from committed import assert_as_before, restored
 from durable_world import DurableWorld
 from hypothesis import HealthCheck, settings
@@ -151,6 +152,26 @@ def test_the_end_of_an_attempt_that_was_asked_for_is_durable() -> None:
     assert not world.commands
     world.end(run_id, "a", outcome=Outcome.LOST, seconds=None)
     assert world.phase(run_id, "a") is Phase.READY
+
+
+@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize("outcome", [Outcome.SUCCEEDED, Outcome.KILLED])
+def test_an_attempt_of_before_two_edits_ends_after_a_restart_between_them(killed: bool, outcome: Outcome) -> None:
+    """The first edit renumbers its task, and the second, made by the next coordinator, takes the task away."""
+    world = DurableWorld()
+    world.host(cores=1)
+    run_id = world.submit({"a": task()})
+    key = world.key(run_id, "a")
+    world.start(run_id, "a")
+    world.edit(run_id, {"a": task(), "b": task(resources={"gpu": 1})})
+    if killed:
+        world.kill(run_id, "a")
+    world.start_again(committed=True)
+    world.edit(run_id, {"b": task(resources={"gpu": 1})})
+    assert Phase(world.of(run_id).phases[0]) is Phase.ASSIGNED
+    world.tell(AttemptEnded(*key, outcome, 1.0, None))
+    assert Phase(world.of(run_id).phases[0]) is (Phase.COMPLETED if outcome is Outcome.SUCCEEDED else Phase.KILLED)
+    assert not world.of(run_id).in_flight
 
 
 def test_fresh_budgets_are_durable() -> None:
