@@ -1,4 +1,5 @@
-"""The orders that come out of the machine, for the driver to give to executors once the step's records are durable."""
+"""The orders that come out of the machine. The driver gives them to executors once the step's records are durable, and never
+before."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ Key = tuple[int, int, int]  # run_id, task number, attempt
 
 @dataclass(frozen=True, slots=True)
 class StartAttempts:
-    """Send attempts of one run to a host. Parallel lists, in the order in which they should start."""
+    """Send attempts of one run to a host. The lists are parallel, in the order in which the attempts should start."""
 
     pool: str
     host: str
@@ -30,7 +31,7 @@ class StopAttempts:
 
 @dataclass(frozen=True, slots=True)
 class RecallAttempts:
-    """Take attempts back that have not started; those that have go on."""
+    """Take back those attempts that have not started; those that have started go on."""
 
     pool: str
     host: str

@@ -1,8 +1,8 @@
-"""The facts that go into the machine.
+"""The events that go into the machine: facts, and requests of people.
 
-The driver makes them of what executors, clients and the clock tell; `Machine.handle` takes them in batches. They carry
-no clock of their own: one `now` goes with the batch. Those that somebody waits for an answer to carry a `ticket`, any
-hashable object, under which the step answers.
+The driver makes them of what executors and clients tell, and `Machine.handle` takes them in batches. They carry no clock of
+their own, because one `now` goes with the batch. A request carries a `ticket`, any hashable object, under which the step answers.
+Nothing here decides anything.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class AttemptEnded(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSubmitted:
-    """A client submits a run; answered with its id. A request_id that was seen before answers with that run's."""
+    """A client submits a run. The answer is its id; if the request_id was seen before, it is the id of that run."""
 
     ticket: Hashable
     request_id: str
@@ -54,9 +54,9 @@ class RunSubmitted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRestored:
-    """A run as a tracker kept it. Nothing is recorded of that; attempts in flight are expected on their hosts.
+    """A run comes back as a tracker kept it. Nothing is recorded of that. Attempts in flight are expected on their hosts.
 
-    When a retry's delay began is not kept: it begins again. Answered with its id, if there is a ticket.
+    Trackers do not keep when a retry's delay began, so it begins again. The answer, if there is a ticket, is the run's id.
     """
 
     ticket: Hashable | None = None
@@ -70,9 +70,9 @@ class RunRestored:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunsForgotten:
-    """Runs that have ended are no longer needed in memory; those that have not stay.
+    """Runs are no longer needed in memory. Those that have not ended stay there all the same.
 
-    Answered, if there is a ticket, with None, or with a Refusal if one has not ended.
+    The answer, if there is a ticket, is None, or a Refusal if one has not ended.
     """
 
     ticket: Hashable | None = None
@@ -81,7 +81,7 @@ class RunsForgotten:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KillAsked:
-    """A person asks for the end of a run, or of some of its tasks; answered with None."""
+    """A person asks for the end of a run, or of some of its tasks. The answer is None."""
 
     ticket: Hashable
     run_id: int
@@ -90,7 +90,7 @@ class KillAsked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryAsked:
-    """A person asks to queue tasks again; answered with None."""
+    """A person asks to queue tasks again. The answer is None."""
 
     ticket: Hashable
     run_id: int
@@ -100,7 +100,7 @@ class RetryAsked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MarkAsked:
-    """A person says that tasks are COMPLETED, or QUEUED; answered with None."""
+    """A person says that tasks are COMPLETED, or QUEUED. The answer is None."""
 
     ticket: Hashable
     run_id: int
@@ -110,23 +110,24 @@ class MarkAsked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EditAsked:
-    """A person gives a run another specification; answered with how often it has been edited, this time included.
+    """A person gives a run another specification. The answer is how often it has been edited, this time included.
 
-    What is unchanged keeps its state, what is changed or new is QUEUED, what is gone ends. Refused with Reason.CONFLICT if the
-    run was edited meanwhile, and with Reason.STALE if it has gone on since `edit` was made in a way that matters.
+    What is unchanged keeps its state, what is changed or new is QUEUED, what is gone ends. The answer is a Refusal with
+    Reason.CONFLICT if the run was edited meanwhile, and with Reason.STALE if it has gone on, since `edit` was made, in a way that
+    matters.
     """
 
     ticket: Hashable
     run_id: int
     edits: int  # how often it had been edited when the person looked at it
-    revision: int  # the graph's, that `edit` was made for
+    revision: int  # of the graph for which `edit` was made
     edit: Edit
     tags: Mapping[str, str]
     pool: str
     parameters: Mapping[str, tuple[str, ...]]
     document: bytes  # the specification as it came, for the tracker
-    completed: Sequence[int] | None = None  # the changed tasks that were COMPLETED when `again` was made of them
-    again: Sequence[int] = ()  # unchanged tasks that are to be queued as well, with the numbers that they get
+    completed: Sequence[int] | None = None  # changed tasks that were COMPLETED when `again` was made; None: no matter
+    again: Sequence[int] = ()  # unchanged tasks that are to be queued too, by the numbers that they get
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

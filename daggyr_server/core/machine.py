@@ -10,8 +10,9 @@ The driver owns one Machine and must keep to this:
 If the commit of step 2 never happens, nothing of the step may be told to anybody: the machine is then ahead of what is
 durable and must be built again from the tracker.
 
-Events that no longer concern anything (late, double, of a run that is gone) change nothing. An event that cannot be granted
-is answered with a Refusal and changes nothing.
+A report that no longer concerns anything (because it is late or double, or its run is gone) changes nothing. A request that
+cannot be granted is answered with a Refusal and changes no task. If `handle` raises, the machine is good for nothing more: build
+it again from the tracker. The machine does no I/O, and never looks at a clock.
 """
 
 from __future__ import annotations
@@ -75,7 +76,10 @@ class Machine(Requests):
         }
 
     def handle(self, now: float, events: Iterable[Event]) -> Step:
-        """Take a batch of facts. `now` is seconds since the epoch and never goes back between calls."""
+        """Take a batch of events; returns what follows. `now` is in seconds since the epoch and never goes back between calls.
+
+        Raises IllegalTransition and StaleAddition, which are faults of ours.
+        """
         step = self._step = Step()
         handlers = self._handlers
         event: Event | None = None
@@ -98,7 +102,7 @@ class Machine(Requests):
         return step
 
     def _ring(self, now: float) -> None:
-        """Wake what has waited for its time."""
+        """Make ready what has waited until now, and have pools place again that asked for it."""
         while self.delays and self.delays[0][0] <= now:
             due, run_id = heappop(self.delays)
             if self.alarms.get(run_id) == due:
@@ -120,7 +124,7 @@ class Machine(Requests):
         if run is None or current is None:
             return
         run.started(run.task_of(event.number), current, event.start_time, now)
-        if run.killing:  # it was being recalled, and started before it heard of that
+        if run.killing:  # the attempt was asked back, and started before it heard of that
             self._stop([current])
         self._touched[run.run_id] = run
 
@@ -184,7 +188,7 @@ class Machine(Requests):
         if run_id in self.runs:
             return
         for addition in (one for grown in event.growths for one in (grown.additions if isinstance(grown, Edit) else [grown])):
-            for policy in addition.policies:  # one that was taken out of the configuration has no hosts, and waits for some
+            for policy in addition.policies:  # a pool that was taken out of the configuration has no hosts; its tasks wait
                 self.pools.setdefault(policy.pool, Pool(policy.pool))
         run = restored(
             row, tasks, event.adopted, parameters=event.parameters, growths=event.growths, printed=event.printed, now=now
@@ -220,7 +224,7 @@ class Machine(Requests):
         for run_id in event.run_ids:
             run = self.runs.get(run_id)
             if run is not None and run.has_ended and not run.in_flight:
-                if self._touched.pop(run_id, None) is not None:  # it has ended in this very step
+                if self._touched.pop(run_id, None) is not None:  # the run has ended in this very step
                     self._settle({run_id: run}, now)
                 del self.runs[run_id]
                 self.tally.forget(run_id)

@@ -1,8 +1,9 @@
 """What must be durable before anything is done or told: the machine's first output, a tracker's only input.
 
-A step's records go to the tracker in one commit, in order; replaying a run's records gives the machine's state again, less
-what is only in flight. Structural tasks are in no record: they are COMPLETED while all their parents are. Times are seconds
-since the epoch. Of the core, trackers import this module, `stored` and `states`, and nothing else.
+A step's records go to the tracker in one commit, in order. Replaying a run's records gives the machine's state again, but for
+what only its hosts know: whether an attempt has started. Structural tasks are in no record, because they are COMPLETED while all
+their parents are. Times are seconds since the epoch. Of the core, trackers import this module, `stored` and `states`, and nothing
+else.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ class TasksGenerated:
 
 @dataclass(frozen=True, slots=True)
 class AttemptsAssigned:
-    """Attempts are about to be sent to a host. Parallel lists."""
+    """Attempts are about to be sent to a host. The lists are parallel."""
 
     run_id: int
     host: str
@@ -96,12 +97,12 @@ class AttemptRecorded(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TasksMoved:
-    """Tasks are in another state for a reason that no attempt tells: a person asked. Parallel lists.
+    """Tasks are in another state because a person asked, which no attempt tells. The lists are parallel.
 
     A task's state is that of its last attempt that ended, unless it was moved when it had had as many attempts or more: then it
     is that of the last move. After a move to QUEUED, what attempts used up before no longer counts. A move to KILLED while an
-    attempt is in flight says that its end was asked for; how it ends then counts. A move to QUEUED that counts the attempt in
-    flight says that an edit changed its task: its end was asked for, and how it ends does not count.
+    attempt is in flight says that its end was asked for, and that its outcome counts. A move to QUEUED that counts the attempt in
+    flight says that an edit changed its task: the attempt's end was asked for, and its outcome does not count.
     """
 
     run_id: int
@@ -113,7 +114,7 @@ class TasksMoved:
 
 
 class OutputKept(NamedTuple):
-    """A piece of an attempt's output, made by the driver of what executors send."""
+    """A piece of an attempt's output. The driver makes it of what executors send; the machine does not."""
 
     run_id: int
     number: int
@@ -124,7 +125,7 @@ class OutputKept(NamedTuple):
 
 
 class AgentPinned(NamedTuple):
-    """From now on an agent's id belongs to whoever has the key of this digest. Made by the driver of what agents say."""
+    """From now on an agent's id belongs to whoever has the key of this digest. The driver makes it; the machine does not."""
 
     agent_id: str
     name: str  # by which people know it

@@ -26,7 +26,7 @@ class Reason(Enum):
     """Why an event was not granted."""
 
     NOT_FOUND = "not found"
-    NOT_NOW = "not now"
+    NOT_NOW = "not now"  # the state of a run or of tasks speaks against it
     CONFLICT = "conflict"  # another person was first
     TOO_LARGE = "too large"
     STALE = "stale"  # what was asked was made for a graph that has grown since
@@ -34,7 +34,7 @@ class Reason(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The answer to an event that cannot be granted; nothing has changed."""
+    """The answer to a request that cannot be granted. No task has changed."""
 
     reason: Reason
     message: str
@@ -68,8 +68,9 @@ class Stepper:
         """A queue of a run got its first ready task."""
         run = self.runs[queue.run_id]
         if not run.killing:
-            self.pools[queue.policy.pool].offer(queue, ranked=run.ranked)
-            self._dirty[queue.policy.pool] = None
+            name = queue.policy.pool
+            self.pools[name].offer(queue, run.ranked)
+            self._dirty[name] = None
 
     def _offer_all(self, run: Run) -> None:
         """Offer all queues of a run that have ready tasks."""
@@ -85,7 +86,7 @@ class Stepper:
         ]
 
     def _recall(self, attempts: Iterable[InFlight]) -> None:
-        """Order that attempts come back, which have not started and were not asked back before."""
+        """Order that attempts come back. None of them has started or was asked back before."""
         attempts = list(attempts)
         for attempt in attempts:
             attempt.ask_back()

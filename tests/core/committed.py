@@ -91,7 +91,7 @@ def _restored(run_id: int, records: Sequence[Record], grown: Grown) -> RunRestor
 
 
 def _newest(number: int, edits: Sequence[Edit]) -> int:
-    """Of a generator whose tasks have just come."""
+    """The number by now of a generator whose tasks have just come."""
     for edit in edits:
         over = edit.carry.forward(number)
         number = over[0] if over is not None else number
@@ -99,9 +99,9 @@ def _newest(number: int, edits: Sequence[Edit]) -> int:
 
 
 def assert_as_before(run: Run, live: Run) -> None:
-    """`run` is what a new machine made of the records, `live` what the old one has: all that matters later is the same.
+    """All that matters later is the same in `run`, which a new machine made of the records, and in `live`, which the old one has.
 
-    Of attempts in flight nobody knows yet whether they have started; of retries, how long they have waited.
+    Nobody knows yet whether attempts in flight have started, and how long retries have waited.
     """
     first = live.graph.live
     assert run.graph.live == first
@@ -125,10 +125,10 @@ def _told(flight: InFlight) -> tuple[object, ...]:
 
 
 def _known(phase: int) -> Phase:
-    """What the records tell of it."""
+    """The phase as far as the records tell it."""
     return {Phase.RUNNING: Phase.ASSIGNED, Phase.DELAYED: Phase.READY}.get(Phase(phase), Phase(phase))
 
 
 def _left(run: Run, used: str) -> dict[int, int]:
-    """What tasks that may be attempted again have used up."""
+    """The retries or losses that tasks have used up which may be attempted again."""
     return {number: count for number, count in getattr(run, used).items() if run.phases[number] not in ENDED}

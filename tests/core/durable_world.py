@@ -41,7 +41,7 @@ class DurableWorld(World):
         return any(isinstance(record, RunAdded) for record in self.records[self._before[0] :])
 
     def start_again(self, *, committed: bool) -> Machine:
-        """A new machine in the place of the old one, which is returned; `committed`: the last step was."""
+        """Put a new machine in the place of the old one, which is returned. `committed` says whether the last step was."""
         if not committed:
             count, sent = self._before
             self.sent = {key: host for key, host in self.sent.items() if key in sent}

@@ -36,7 +36,7 @@ class Replayed:
         self.void: set[int] = set()  # of those in flight: how they end does not count
 
     def edit(self, edit: Edit) -> None:
-        """What goes over has what it had; attempts in flight keep the numbers that they were assigned with."""
+        """Give tasks that go over what they had. Attempts in flight keep the numbers that they were assigned with."""
         self.edits.append(edit)
         self.live = edit.additions[0].segments[0].base
         for new, old, count, same in edit.carry:
@@ -60,7 +60,7 @@ class Replayed:
         return number, unchanged
 
     def task_states(self, graph: Graph) -> dict[int, State]:
-        """Of all tasks. Structural ones are COMPLETED while all their parents are, and no record tells of them."""
+        """The states of all tasks. No record tells of structural tasks: they are COMPLETED while all their parents are."""
         states: dict[int, State] = {}
 
         def state(number: int) -> State:
@@ -123,7 +123,7 @@ def replay(records: Iterable[Record], edits: Mapping[tuple[int, int], Edit]) -> 
 
 
 def assert_same(rebuilt: Replayed, run: Run) -> None:
-    """The records tell all but what is in flight."""
+    """What the records tell is what the run has, but for attempts in flight."""
     assert rebuilt.state is run.state
     assert rebuilt.revision == run.revision
     flying = {number: flight.attempt for number, flight in run.in_flight.items()}

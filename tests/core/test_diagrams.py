@@ -1,4 +1,4 @@
-"""The diagrams in the core's README have an arrow for each line of the tables in `states.py`, and no other."""
+"""The core's README: its diagrams have an arrow for each line of the tables in `states.py`, and no other; it names every file."""
 
 from __future__ import annotations
 
@@ -47,3 +47,12 @@ def test_arrows_are_read_from_the_diagram_of_the_heading() -> None:
     text = f"## One\n\n{diagram.format('A')}\n## Two\n\n{diagram.format('C')}"
     assert arrows("One", text) == [("[*]", "A", ""), ("A", "B", "why")]
     assert arrows("Two", text) == [("[*]", "C", ""), ("C", "B", "why")]
+
+
+def test_every_file_has_its_line() -> None:
+    """A file is named under its folder, and no other is."""
+    files = README.read_text().partition("## Files\n")[2].partition("\n## ")[0]
+    core, graph, placing = re.split(r"\n`(?:graph|placing)/`", files)
+    for folder, text in ((README.parent, core), (README.parent / "graph", graph), (README.parent / "placing", placing)):
+        named = re.findall(r"`(\w+\.py)`", "".join(line.split("|")[1] for line in text.splitlines() if line.startswith("| `")))
+        assert sorted(named) == sorted(path.name for path in folder.glob("*.py") if path.name != "__init__.py")

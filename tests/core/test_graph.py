@@ -68,7 +68,7 @@ class Task:
 
 @st.composite
 def batches(draw: st.DrawFn, names: str, before: Sequence[Task] = ()) -> list[Task]:
-    """A few tasks, each waiting for some before it; what `before` has can be a parent, but is not matched."""
+    """A few tasks, each waiting for some before it. A task of `before` can be a parent, but is not matched."""
     made: list[Task] = []
     for name in names:
         parameters = {
@@ -170,7 +170,7 @@ def matched(parent: ExpandedSegment, child: ExpandedSegment, names: Sequence[str
 
 
 def agree(graph: Graph, expected: Written, sizes: Sequence[int]) -> None:
-    """Every question about every number has the answer that the written graph gives. `sizes`: before each extension."""
+    """Every question about every number has the answer that the written graph gives. `sizes` are those before each extension."""
     assert [graph.task_id(number) for number in range(graph.size)] == expected.names
     assert len(set(expected.names)) == graph.size
     degrees = graph.indegrees()
@@ -187,7 +187,7 @@ def agree(graph: Graph, expected: Written, sizes: Sequence[int]) -> None:
 
 
 def learn(graph: Graph, frozen: Graph) -> None:
-    """As a thread would ask `frozen`, and the loop then takes what it knows."""
+    """Let a frozen copy answer, as a thread does, and the graph then take over what the copy knows."""
     frozen.number_of("")
     frozen.parents(frozen.live)
     graph.learn_names(frozen)

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
 from world import World, expanded, task
 
 from daggyr_server.core.commands import RecallAttempts, StartAttempts, StopAttempts
-from daggyr_server.core.events import AttemptEnded, AttemptStarted, KillAsked, RunSubmitted
+from daggyr_server.core.events import (
+    AttemptEnded,
+    AttemptStarted,
+    Event,
+    KillAsked,
+    MarkAsked,
+    RetryAsked,
+    RunsForgotten,
+    RunSubmitted,
+)
 from daggyr_server.core.graph.faults import IllegalTransition, StaleAddition
 from daggyr_server.core.graph.graph import Addition
 from daggyr_server.core.graph.segments import Policy
@@ -534,6 +544,28 @@ def test_retries_that_are_refused(world: World) -> None:
     world.end(run_id, "c")
     assert world.retry(run_id) == not_now(f"nothing to retry: run {run_id} is COMPLETED")
     assert world.retry(run_id, "c") is None
+
+
+def test_a_refusal_changes_no_task(world: World) -> None:
+    """Whatever was asked, nothing is recorded either, and nothing is told to hosts."""
+    run_id = world.submit({"a": task("b"), "b": task(), "c": task()})
+    world.end(run_id, "c")
+    world.start(run_id, "a")
+    asked: list[Callable[[int], Event]] = [
+        lambda ticket: KillAsked(ticket=ticket, run_id=7),
+        lambda ticket: KillAsked(ticket=ticket, run_id=run_id, numbers=(2,)),
+        lambda ticket: RetryAsked(ticket=ticket, run_id=run_id),
+        lambda ticket: RetryAsked(ticket=ticket, run_id=run_id, numbers=(1,)),
+        lambda ticket: MarkAsked(ticket=ticket, run_id=run_id, numbers=(0, 1), completed=True),
+        lambda ticket: RunsForgotten(ticket=ticket, run_ids=(run_id,)),
+    ]
+    run = world.of(run_id)
+    for event in asked:
+        before = (world.phases(run_id), list(run.counts), dict(run.in_flight), list(run.waiting), run.state, run.killing)
+        count = len(world.records), len(world.commands)
+        assert isinstance(world.ask(event), Refusal)
+        assert before == (world.phases(run_id), run.counts, run.in_flight, list(run.waiting), run.state, run.killing)
+        assert count == (len(world.records), len(world.commands))
 
 
 # -- generators -------------------------------------------------------------------------------------------------------

@@ -104,7 +104,7 @@ def test_assigning_is_a_move_by_the_table(world: World, wrong: Phase) -> None:
 
 
 def test_a_range_moves_by_the_table(world: World) -> None:
-    """All expansions that a head lets go, or none."""
+    """All expansions of a head move, or none does."""
     run_id = world.submit({"a": task("t"), "t": expanded("P", parameters={"P": ["1", "2", "3"]})})
     run = world.of(run_id)
     first, beyond = run.graph.number_of("t.P:1"), run.graph.number_of("t.tail")
@@ -195,7 +195,7 @@ def test_a_fault_while_placing_says_so(world: World) -> None:
 
 
 def test_a_fault_tells_nothing_of_what_people_wrote(world: World) -> None:
-    """Neither documents, commands, environments, tags nor results."""
+    """Its text holds no document, command, environment, tag or result."""
     run_id = world.submit(
         {"a": task(details={"command": ["hush"], "environment": {"PASSWORD": "hush"}})}, tags={"who": "hush"}, parameters={}
     )

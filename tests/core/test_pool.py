@@ -530,7 +530,7 @@ def test_an_idle_host_gets_what_waits_on_another() -> None:
 
 
 def test_what_was_recalled_for_an_idle_host_goes_there() -> None:
-    """However much the busy one seems to have left: its attempts take longer than those before them."""
+    """This holds however much the busy host seems to have left, because its attempts take longer than those before them."""
     world = World()
     world.host("busy", cores=8, ahead=True)
     run_id = world.submit(many(60))

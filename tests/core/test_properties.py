@@ -136,7 +136,7 @@ class Anything(RuleBasedStateMachine):
 
     @rule(data=st.data(), outcome=st.sampled_from(Outcome))
     def report_of_something_else(self, data: st.DataObject, outcome: Outcome) -> None:
-        """Late, double and foreign reports, which change nothing."""
+        """Late, double and foreign reports change nothing."""
         keys = sorted(set(self.world.sent) - set(self.flights()))
         foreign = st.tuples(st.integers(0, 4), st.integers(0, 9), st.integers(0, 9)).filter(lambda key: key not in self.flights())
         key = data.draw(st.one_of(foreign, st.sampled_from(keys)) if keys else foreign)
@@ -158,7 +158,7 @@ class Anything(RuleBasedStateMachine):
         data=st.data(), spec=specifications(), downstream=st.booleans(), ended=st.booleans(), late=st.sampled_from([0, 0, 0, 1])
     )
     def edit(self, data: st.DataObject, spec: dict[str, dict[str, Any]], downstream: bool, ended: bool, late: int) -> None:
-        """What is unchanged keeps its state, whatever it is; who looked at an older specification is refused."""
+        """What is unchanged keeps its state, whatever it is. A person who looked at an older specification is refused."""
         run_id = self.run_id(data, ended=ended)
         run = self.world.of(run_id)
         before = run.graph
@@ -173,13 +173,13 @@ class Anything(RuleBasedStateMachine):
                         assert run.phases[new + offset] == phases[old + offset]
 
     def run_id(self, data: st.DataObject, *, ended: bool) -> int:
-        """Of a run of which something can be asked, if there is one."""
+        """The id of a run of which something can be asked, if there is one."""
         runs = self.world.machine.runs
         fitting = [run_id for run_id, run in runs.items() if run.has_ended is ended]
         return data.draw(st.sampled_from(fitting or sorted(runs)))
 
     def names(self, data: st.DataObject, run_id: int, *, ended: bool, anything: bool) -> list[str]:
-        """Of tasks of which something can be asked, or of any."""
+        """The names of tasks of which something can be asked, or of any tasks."""
         phases = self.world.phases(run_id)
         fitting = [name for name, phase in phases.items() if (phase in ENDED) is ended]
         return data.draw(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import weakref
 
+import pytest
 from committed import assert_as_before, restored
 from durable_world import DurableWorld
 from hypothesis import HealthCheck, settings
@@ -33,7 +34,7 @@ class AnythingAndCrashes(Anything):
 
     @rule()
     def crash(self) -> None:
-        """After the commit, before anything that follows was done."""
+        """The coordinator dies after the commit, before anything that follows was done."""
         before = self.world.start_again(committed=True)
         assert self.world.machine.runs.keys() == before.runs.keys()
         for run_id, run in self.world.machine.runs.items():
@@ -43,7 +44,7 @@ class AnythingAndCrashes(Anything):
     @precondition(lambda self: len(self.world.machine.runs) > 1 or not self.world.just_submitted)
     @rule()
     def crash_before_the_commit(self) -> None:
-        """Nobody was told of the last step: neither hosts nor people know that it was thought of."""
+        """The coordinator dies before the commit, so that neither hosts nor people have heard of the last step."""
         self.world.start_again(committed=False)
         self.assert_rebuilt()
 
@@ -61,7 +62,7 @@ class AnythingAndCrashes(Anything):
 
     @rule(data=st.data(), completed=st.booleans(), anything=st.sampled_from([False, False, True]))
     def mark(self, data: st.DataObject, completed: bool, anything: bool) -> None:
-        """A person knows better."""
+        """A person says that tasks are COMPLETED, or QUEUED."""
         run_id = self.run_id(data, ended=data.draw(st.booleans()))
         numbers = self.world.numbers(run_id, self.names(data, run_id, ended=not completed, anything=anything))
         assert numbers is not None
@@ -80,7 +81,7 @@ TestAnythingAndCrashes.settings = settings(
 
 
 def test_forgetting_a_run_takes_it_off_its_pools() -> None:
-    """Nothing that was ready of it stands in line any more, for what comes back later is another object."""
+    """Nothing of a forgotten run stands in line, because what comes back later is another object."""
     world = DurableWorld()
     run_id = world.submit({"a": task(), "b": task()})
     world.kill(run_id, "a", "b")
@@ -94,7 +95,7 @@ def test_forgetting_a_run_takes_it_off_its_pools() -> None:
 
 
 def test_what_a_forgotten_run_holds_goes_at_once() -> None:
-    """Its file of specifications, for instance: nobody waits for the garbage collector."""
+    """No circle of references keeps it, its file of specifications for instance, until the garbage collector runs."""
     world = DurableWorld()
     run_id = world.submit({"a": task(), "b": task(children=["a"])})
     world.kill(run_id)
@@ -153,8 +154,28 @@ def test_the_end_of_an_attempt_that_was_asked_for_is_durable() -> None:
     assert world.phase(run_id, "a") is Phase.READY
 
 
+@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize("outcome", [Outcome.SUCCEEDED, Outcome.KILLED])
+def test_an_attempt_of_before_two_edits_ends_after_a_restart_between_them(killed: bool, outcome: Outcome) -> None:
+    """The first edit renumbers its task, and the second, made by the next coordinator, takes the task away."""
+    world = DurableWorld()
+    world.host(cores=1)
+    run_id = world.submit({"a": task()})
+    key = world.key(run_id, "a")
+    world.start(run_id, "a")
+    world.edit(run_id, {"a": task(), "b": task(resources={"gpu": 1})})
+    if killed:
+        world.kill(run_id, "a")
+    world.start_again(committed=True)
+    world.edit(run_id, {"b": task(resources={"gpu": 1})})
+    assert Phase(world.of(run_id).phases[0]) is Phase.ASSIGNED
+    world.tell(AttemptEnded(*key, outcome, 1.0, None))
+    assert Phase(world.of(run_id).phases[0]) is (Phase.COMPLETED if outcome is Outcome.SUCCEEDED else Phase.KILLED)
+    assert not world.of(run_id).in_flight
+
+
 def test_fresh_budgets_are_durable() -> None:
-    """Of tasks too that were QUEUED when a person asked for the run, or for them, again."""
+    """This holds of tasks too that were QUEUED when a person asked for the run, or for them, again."""
     world = DurableWorld()
     world.host(cores=1)
     run_id = world.submit({"a": task(max_retries=1), "b": task(priority=-1, resources={"gpu": 1})})
@@ -170,7 +191,7 @@ def test_fresh_budgets_are_durable() -> None:
 
 
 def test_the_delay_before_a_retry_begins_again() -> None:
-    """When it began is not kept; waiting too long is better than not at all."""
+    """No record tells when a delay began, and waiting too long is better than not waiting at all."""
     world = DurableWorld()
     world.host(cores=1)
     run_id = world.submit({"a": task("b", max_retries=5, retry_delay=10), "b": task()})

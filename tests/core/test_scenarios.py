@@ -37,7 +37,7 @@ def test_the_machine_says_what_is_written(name: str) -> None:
 
 
 def test_what_is_said_is_in_the_text_and_what_is_not_is_not() -> None:
-    """So that a comparison which passes means something."""
+    """A comparison that passes means something."""
     said = played("host h cores=1\n----\n\nsubmit\n  a:\n----\n\nend 1 a FAILED 2\n----\nall is well\n")
     assert "record  AttemptRecorded   1:a#0/1 FAILED on h: the task is ERRORED" in said
     assert "record  RunMoved          run 1 is ERRORED at 0 s: 1 ERRORED" in said

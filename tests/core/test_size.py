@@ -19,7 +19,7 @@ THOUSAND = tuple(map(str, range(1_000)))
 
 @contextmanager
 def few_objects(most: int) -> Iterator[None]:
-    """What is done within leaves at most this many more objects of any type, whether the collector knows them or not."""
+    """The block within leaves at most this many more objects of any type, whether the garbage collector knows them or not."""
     gc.collect()
     before = sys.getallocatedblocks()
     yield

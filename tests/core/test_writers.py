@@ -109,7 +109,7 @@ def test_phases_are_written_in_one_file() -> None:
 
 @pytest.mark.parametrize("part", ["driver", "api"])
 def test_no_other_part_writes_phases(part: str) -> None:
-    """Of the others, none may import a Run, which test_arrows holds."""
+    """The other parts may not import a Run, which test_arrows holds."""
     assert written(ROOT / "daggyr_server" / part, PHASES, own=False) == []
 
 

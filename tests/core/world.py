@@ -55,7 +55,7 @@ def expanded(parameter: str, *children: str, **fields: Any) -> dict[str, Any]:
 
 @dataclass
 class SimulatedHost:
-    """Starts attempts in the order in which they came, as far as its resources allow."""
+    """A host that starts attempts in the order in which they came, as far as its resources allow."""
 
     resources: dict[str, int]
     ahead: bool
@@ -97,7 +97,7 @@ class World:
     # -- events in, commands out --------------------------------------------------------------------------------------
 
     def tell(self, *events: Event) -> Step:
-        """One step of the machine. Checks everything, and that no attempt is ever sent twice."""
+        """Let the machine make a step. All invariants are checked, and that no attempt is ever sent twice."""
         step = self.machine.handle(self.now, events)
         if self.checked:
             check(self.machine, self.shrunk)
@@ -234,7 +234,7 @@ class World:
         return run_id, number, run.attempts[number]
 
     def number(self, run_id: int, name: str) -> int:
-        """Of a task, by now."""
+        """The number that a task has by now."""
         number = self.machine.runs[run_id].graph.number_of(name)
         assert number is not None, name
         return number

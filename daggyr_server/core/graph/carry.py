@@ -1,7 +1,8 @@
-"""How the tasks of one specification of a run go over into those of the next: numbers of before, numbers from then on.
+"""How the tasks of one specification of a run go over into those of the next: which number becomes which.
 
-`daggyr_server.spec` makes a Carry when a run is edited; the run moves states along it, and history is read against it. Stretches
-of numbers that go over side by side are one entry, so that a million expansions of an unchanged template cost no more than one.
+`daggyr_server.spec` makes a Carry when a run is edited; `edit.py` moves states along it, and history is read against it. Numbers
+that go over side by side are one entry, so that a million expansions of an unchanged template cost no more than one task. Nothing
+here decides which tasks are the same.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ class Carry:
         self._by_old: list[int] | None = None  # entries by their old numbers
 
     def add(self, new: int, old: int, count: int, *, same: bool) -> None:
-        """`count` tasks go over; `new` is above all that were added."""
+        """Note that `count` tasks go over. `new` is above all numbers that were added before."""
         self._by_old = None
         if self._news:
             size = self._counts[-1]
@@ -35,9 +36,8 @@ class Carry:
         self._same.append(same)
 
     def __iter__(self) -> Iterator[tuple[int, int, int, bool]]:
-        """Entries (new, old, count, same), by their new numbers: `count` tasks with numbers from `old` on have those from `new`
-        on;
-        `same`: they do what they did."""
+        """Entries (new, old, count, same), by their new numbers: `count` tasks with numbers from `old` on have numbers from `new`
+        on. `same` says that they do what they did."""
         for new, old, count, same in zip(self._news, self._olds, self._counts, self._same, strict=True):
             yield new, old, count, bool(same)
 
@@ -46,14 +46,14 @@ class Carry:
         return sum(self._counts)
 
     def back(self, new: int) -> int | None:
-        """The number that a task had before; None for one that was added."""
+        """The number that a task had before; None for a task that was added."""
         index = bisect_right(self._news, new) - 1
         if index < 0 or new - self._news[index] >= self._counts[index]:
             return None
         return self._olds[index] + new - self._news[index]
 
     def forward(self, old: int) -> tuple[int, bool] | None:
-        """The number that a task has from then on, and whether it does the same; None for one that was taken away."""
+        """The number that a task has from then on, and whether it does the same; None for a task that was taken away."""
         if self._by_old is None:
             self._by_old = sorted(range(len(self._olds)), key=self._olds.__getitem__)
         position = bisect_right(self._by_old, old, key=self._olds.__getitem__) - 1

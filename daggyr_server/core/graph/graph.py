@@ -1,7 +1,7 @@
 """A run's graph: every task has a dense number, and segments (segments.py) each own a stretch of numbers.
 
 Edits and generators append segments and never renumber: an edit appends all of the new specification, and what was there before
-it is retired. `daggyr_server.spec` builds graphs, the machine walks them; nothing here knows of states.
+it is retired. `daggyr_server.spec` builds graphs, and `tasks.py` walks them; nothing here knows of states.
 """
 
 from __future__ import annotations
@@ -28,25 +28,26 @@ from daggyr_server.core.graph.segments import (
 
 @dataclass(slots=True)
 class Addition:
-    """What comes to a graph in one step: a whole run's tasks to an empty one, or a generator's to its run's.
+    """The tasks that come to a graph in one step: all of a run's to an empty graph, or a generator's to the graph of its run.
 
-    Segments follow the graph's numbers; their policies' indices count from the graph's first, with `policies` behind those it
-    has. Their edges may lead to new tasks and to existing ones; `edges` are those from existing tasks to new ones.
+    Segments follow the graph's numbers. Their policies' indices count from the graph's first policy, with `policies` behind those
+    that the graph has. The segments' own edges may lead to new tasks and to existing ones; `edges` are the edges that lead from
+    existing tasks to new ones.
     """
 
     policies: list[Policy] = field(default_factory=list)
     segments: list[Segment] = field(default_factory=list)
     edges: list[tuple[int, int]] = field(default_factory=list)  # (existing parent, new child)
-    # How many parents each new task has, if that is known already; counting takes a moment where there are millions of edges.
+    # How many parents each new task has, if that is known already, because counting millions of edges takes a moment.
     degrees: array[int] | None = None
 
 
 @dataclass(slots=True)
 class Edit:
-    """What takes the place of a run's whole graph: all tasks of another specification, and how those of before go over.
+    """All tasks of another specification, which take the place of a run's whole graph, and how the tasks of before go over.
 
-    The additions follow each other: the specification's own tasks, then those of each generator that stays as it is (`kept`: the
-    revisions in which these came to the run).
+    The additions follow each other: first the specification's own tasks, then those of each generator that stays as it is. `kept`
+    are the revisions in which the generators' tasks came to the run.
     """
 
     additions: list[Addition]
@@ -63,8 +64,8 @@ class Edit:
 class Graph:
     """Segments, the policies that they refer to, and the edges that generators added.
 
-    After an edit, `segments` are those of the newest specification, with numbers from `live` on; those of before are `retired`:
-    their numbers still have names, and nothing else of them matters.
+    After an edit, `segments` are those of the newest specification, with numbers from `live` on. The segments of before are
+    `retired`: their numbers still have names and policies, and nothing else of them is kept.
     """
 
     policies: list[Policy] = field(default_factory=list)
@@ -105,7 +106,7 @@ class Graph:
             self._added_targets.append(child)
 
     def retire(self, carry: Carry) -> None:
-        """Keep of all that is there names and policies only: what comes next takes its place, as `carry` says."""
+        """Keep only names and policies of all tasks that are there. What comes next takes their place, as `carry` says."""
         self.retired += [segment.retired() for segment in self.segments]
         self.segments, self._bases = [], []
         self.live = self.size
@@ -115,8 +116,8 @@ class Graph:
         self._plain_numbers = self._expanded_names = self._reverse = None
 
     def frozen(self) -> Graph:
-        """This graph as it is now, for reading in another thread while this one grows or is replaced. Segments are shared: they
-        never change once they are part of a graph."""
+        """This graph as it is now, to be read in another thread while this one grows or is replaced. Segments are shared, because
+        they never change once they are part of a graph."""
         return Graph(
             policies=list(self.policies),
             segments=list(self.segments),
@@ -169,7 +170,7 @@ class Graph:
         return [*own, *added] if added else own
 
     def policy_index(self, number: int) -> int:
-        """The index of a task's policy; of a head or tail, that of its expansions."""
+        """The index of a task's policy. A head or tail has the policy of its expansions."""
         segment = self.segment_of(number)
         return segment.policies[number - segment.base] if isinstance(segment, PlainSegment) else segment.policy
 
@@ -231,11 +232,11 @@ class Graph:
 
     @property
     def knows_names(self) -> bool:
-        """Whether `number_of` is quick already."""
+        """Whether `number_of` is quick, because it was asked before."""
         return self._plain_numbers is not None
 
     def learn_names(self, other: Graph) -> None:
-        """Take from a graph, which was frozen from this one and was asked for a number since, what makes `number_of` quick."""
+        """Take over what makes `number_of` quick from a graph that was frozen from this one and was asked for a number since."""
         if (other.size, other.live) == (self.size, self.live):
             self._plain_numbers, self._expanded_names = other._plain_numbers, other._expanded_names
 
@@ -252,7 +253,8 @@ class Graph:
         return None
 
     def named(self, name: str) -> range | None:
-        """The numbers that a plain name given to a command means: the task, or all its expansions. None if there is none."""
+        """The numbers that a plain name means in a command: the task's, or those of all its expansions. None if there is no such
+        task."""
         number = self.number_of(name)
         if number is None:
             return None
@@ -279,7 +281,7 @@ class Graph:
     def indegrees(self, start: int = 0) -> array[int]:
         """How many parents each task from number `start` on has; `start` is 0 or this graph's size before an `extend`.
 
-        Costs what came since then: edges from earlier tasks lead there by `added_children` only.
+        It costs what came since then, because edges from earlier tasks lead there by `added_children` only.
         """
         degrees = array("I", bytes(4 * (self.size - start)))
 
@@ -329,11 +331,11 @@ class Graph:
 
     @property
     def knows_parents(self) -> bool:
-        """Whether `parents` is quick already."""
+        """Whether `parents` is quick, because it was asked before."""
         return self._reverse is not None and self._reverse[0] == self._version
 
     def learn_parents(self, other: Graph) -> None:
-        """Take from a graph, which was frozen from this one and was asked for parents since, what makes `parents` quick."""
+        """Take over what makes `parents` quick from a graph that was frozen from this one and was asked for parents since."""
         if other._reverse is not None and other._reverse[0] == self._version and other.live == self.live:
             self._reverse = other._reverse
 

@@ -1,6 +1,6 @@
-"""What people ask of a run, and why it is refused: pure questions that the machine puts before it changes anything.
+"""Why something that a person asks of a run is refused: questions that the machine puts before it changes a task.
 
-Each returns the refusal as a sentence for the person who asked, or None.
+Each function returns the refusal as a sentence for the person who asked, or None. Nothing here changes anything.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ def kill_refused(run: Run, numbers: Sequence[int] | None) -> str | None:
 
 
 def retry_refused(run: Run, named: Sequence[int] | None, numbers: Sequence[int]) -> str | None:
-    """Why `numbers`, what was `named` and perhaps what is behind it, cannot be queued again; None: all that did not complete."""
+    """Why `numbers` cannot be queued again: the tasks that were `named`, and perhaps those behind them.
+
+    If `named` is None, `numbers` are all tasks that did not complete.
+    """
     if not run.has_ended:
         if named is None:
             return f"run {run.run_id} has not ended: it is {run.state.name}"

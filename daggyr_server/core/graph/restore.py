@@ -75,7 +75,9 @@ def restored(
         for number, used in run.failures.items()
         if (policy := run.graph.policy(number)).retry_delay > 0
     ]
-    run.put_back_retired(phases[:live], [number for number in run.in_flight if number < live])
+    # An attempt goes back to the number that it was assigned with, if a later edit takes its task away.
+    assigned = [flying.number for flying in run.in_flight.values() if flying.number < live]
+    run.put_back_retired(phases[:live], assigned)
     run.put_back(phases, {number: _ASSIGNED for number in run.in_flight if number >= live}, delayed)
     hold_back(run)
     return run

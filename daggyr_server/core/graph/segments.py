@@ -1,4 +1,4 @@
-"""The stretches of a run's graph, kept symbolic: what a million expansions share is kept once, the rest are rules over numbers.
+"""The stretches of a run's graph, kept symbolic: what a million expansions share is kept once, and the rest is computed.
 
     PlainSegment     tasks that were not multiplied, side by side: a name, a specification and explicit edges for each,
                      in flat lists and arrays.
@@ -6,8 +6,8 @@
                      behind it, the tail last. Names, values and the edges head -> expansion -> tail are computed.
 
 Edges from and to an expanded task as a whole are edges from its tail and to its head. A `match` is a rule between the
-expansions of two tasks (MatchRule). `daggyr_server.spec` makes segments, `graph.py` strings them together; a segment never
-changes once it is part of a graph, knows of no other, and has no states. Specifications are opaque bytes (a serialised
+expansions of two tasks (MatchRule). `daggyr_server.spec` makes segments, and `graph.py` strings them together. A segment never
+changes once it is part of a graph, knows of no other segment, and has no states. Specifications are opaque bytes (a serialised
 daggyr.v1.TaskSpec).
 """
 
@@ -37,7 +37,7 @@ class Kind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """How a task is scheduled and retried. Few distinct ones exist in a run; tasks refer to them by index."""
+    """How a task is scheduled and retried. A run has few distinct policies, and tasks refer to them by index."""
 
     pool: str
     needs: tuple[tuple[str, int], ...]  # (resource, units), sorted, units > 0
@@ -73,7 +73,7 @@ class MatchRule:
     """The edges of one `match`: each expansion of the child waits for the parent's expansions with equal values.
 
     `parent_first` and `child_first` are the numbers of the first expansions; a child that was not multiplied is its own only
-    expansion. The free offsets are those of all combinations of the parameters that do not take part.
+    expansion. The free offsets are the offsets of all combinations of the parameters that do not take part.
     """
 
     parent_first: int
@@ -104,7 +104,7 @@ class MatchRule:
 
 
 class Keeping(Protocol):
-    """A list of specifications: put to while it is made, only read from then on. It may be on disk."""
+    """A list of specifications, which is appended to while it is made, and only read from then on. It may be on disk."""
 
     def append(self, details: bytes, /) -> None: ...
     def __len__(self) -> int: ...
@@ -142,7 +142,7 @@ class PlainSegment:
         return self.bindings[number - self.base] if self.bindings else ()
 
     def retired(self) -> PlainSegment:
-        """What tells of history only: names and policies."""
+        """A copy that tells of history only: it has names and policies."""
         return PlainSegment(self.base, self.names, [], self.policies, array("I"), array("I"))
 
     def children(self, number: int) -> Sequence[int]:
@@ -196,7 +196,7 @@ class ExpandedSegment:
         self.match_parents: list[MatchRule] = []
 
     def retired(self) -> ExpandedSegment:
-        """What tells of history only: names and the policy."""
+        """A copy that tells of history only: it has names and the policy."""
         return ExpandedSegment(self.base, self.name, self.parameters, self.values, b"", self.policy)
 
     def values_at(self, index: int) -> tuple[str, ...]:
@@ -214,9 +214,9 @@ class ExpandedSegment:
         return ".".join((self.name, *(f"{name}:{value}" for name, value in zip(self.parameters, values, strict=True))))
 
     def index_of(self, task_id: str, position_of: PositionOf | None = None) -> int | None:
-        """The index of the expansion called `task_id`, or None. Values may hold dots: every reading is tried.
+        """The index of the expansion called `task_id`, or None. Values may hold dots, so every reading is tried.
 
-        Who asks about many names gives `position_of`, which does not look through all values each time.
+        A caller that asks about many names gives `position_of`, which does not look through all values each time.
         """
         position_of = position_of or _position
         if not task_id.startswith(self.name):

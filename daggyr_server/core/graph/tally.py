@@ -1,7 +1,7 @@
-"""How many runs and tasks are in which state, over all runs: kept as they go, so that whoever asks need not walk them.
+"""How many runs and tasks are in which state, over all runs. The counts are kept as runs go, so that nobody has to walk them.
 
-The machine notes each run that a step has touched, once a step and however many of its tasks moved; whoever watches the
-coordinator reads. Nothing is decided by it.
+The machine notes each run that a step has touched, once a step, however many of its tasks moved. Whoever watches the coordinator
+reads the counts. Nothing is decided by them.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ class Tally:
     def __init__(self) -> None:
         self.runs = [0] * _SIZE  # in memory
         self.tasks = [0] * _SIZE  # of those that have not ended, structural ones included
-        self._noted: dict[int, tuple[int, Sequence[int]]] = {}  # the state and the tasks that each run counts for
+        self._noted: dict[int, tuple[int, Sequence[int]]] = {}  # with which state and which counts each run is counted
 
     def note(self, run: Run) -> None:
-        """Count a run as it is now, in the place of what it counted for."""
+        """Count a run as it is now, and no longer as it was when it was noted last."""
         known = self._noted.get(run.run_id)
         state, counts = run.state, _NONE if run.has_ended else _by_state(run.counts)
         if known is None:
@@ -36,7 +36,7 @@ class Tally:
         self._noted[run.run_id] = state, counts
 
     def forget(self, run_id: int) -> None:
-        """A run is not in memory any more."""
+        """Stop counting a run, because it has left memory."""
         known = self._noted.pop(run_id, None)
         if known is not None:
             self.runs[known[0]] -= 1
@@ -48,6 +48,7 @@ class Tally:
 
 
 def _by_state(counts: Sequence[int]) -> Sequence[int]:
-    """What a run counts by phase, by state: its tasks move among the phases that are QUEUED without anybody noting it."""
+    """Counts by state, of counts by phase. By state, because a run is not noted whenever a task moves from one QUEUED phase to
+    another."""
     blocked, ready, delayed, assigned, running, completed, errored, killed = counts
     return 0, blocked + ready + delayed + assigned, running, completed, errored, killed

@@ -1,9 +1,10 @@
 """The tasks of one run: the phase that each is in, and how many parents each waits for.
 
 Every move of a task's phase is in this file, one task at a time or a range of tasks, and goes by a table of `states.py`; nobody
-else writes phases or their counts. `Run` builds on this class and adds attempts, budgets and what people ask. A task that becomes
-ready is put into its queue, and a queue that was empty is offered to whoever places tasks. Nothing here knows of hosts, looks at
-a clock, or decides how a task goes on after an attempt.
+else writes phases or their counts. Two writes are no moves: new tasks begin as BLOCKED, and `put_back_retired` says what became
+of tasks that edits took away before a restart, which count no more. A task that becomes ready is put into its queue, and a queue
+that was empty is offered to whoever places tasks. `Run` builds on this class and adds attempts, budgets and what people ask.
+Nothing here knows of hosts, looks at a clock, or decides how a task goes on after an attempt.
 
 What is known of a task lies in flat arrays by its number, and what many tasks share is done by ranges, because a run may have
 millions of tasks.
@@ -279,7 +280,7 @@ class Tasks:
         self.changed.clear()
 
     def put_back_retired(self, kept: bytes | bytearray, in_flight: Iterable[int]) -> None:
-        """Say what became of the tasks that edits took away, by number; `in_flight` are those that an attempt still runs for."""
+        """Say what became of the tasks that edits took away or renumbered; `in_flight` are those whose attempts have not ended."""
         self.phases[: self.graph.live] = kept
         for number in in_flight:
             self.phases[number] = _ASSIGNED

@@ -1,1 +1,1 @@
-"""Which ready tasks of all runs go to which hosts. Knows queues of ready tasks, not runs."""
+"""Which ready tasks of all runs go to which hosts. It knows runs by their numbers, queues and attempts only."""

@@ -5,8 +5,10 @@ itself gets more than fits and its slots never wait for a round trip. The part i
 m / (m + AHEAD_SECONDS), which fills a host with what runs and AHEAD_SECONDS of work behind it. Attempts of unknown length, those
 that take LONG or more, and all on hosts that queue nothing count whole: they are firm.
 
-More fit if they could run beside the firm ones and the host is not full by weight. So nothing is sent to wait behind long
-attempts, and a long one is not kept out by a stream of short ones that takes each crumb as it comes free.
+Another attempt fits if it could run beside the firm ones and the host is not full by weight. So nothing is sent to wait behind
+long attempts, and a long attempt is not kept out by a stream of short ones, each of which takes what little has just come free.
+
+The pool alone changes a host; whoever shows hosts to people reads it. Nothing here chooses between hosts or moves a task.
 """
 
 from __future__ import annotations
@@ -29,9 +31,9 @@ class Use:
     __slots__ = ("firm", "units", "weighed")
 
     def __init__(self) -> None:
-        self.units = 0  # of all
-        self.firm = 0  # of those that count whole
-        self.weighed = 0  # units times weight, of all
+        self.units = 0  # units of all attempts
+        self.firm = 0  # units of the attempts that count whole
+        self.weighed = 0  # units times weight of all attempts
 
 
 NOTHING = Use()
@@ -51,7 +53,7 @@ class Host:
         self.draining = False
         self.in_flight = 0
         self.uses: dict[str, Use] = {}
-        self.expected = False  # was never here, but attempts of an earlier coordinator may be with it
+        self.expected = False  # it was never here, but attempts that an earlier coordinator sent may be with it
         self.reserved: ReadyQueue | None = None  # kept for this queue's first task
 
     @property
@@ -73,7 +75,7 @@ class Host:
     def free(self, needs: Needs, queue: ReadyQueue) -> tuple[int, int]:
         """How many attempts of `queue` would start here at once, and how much is free for them by weight, of WHOLE each.
 
-        (0, 0) if none may be sent.
+        Both are 0 if none may be sent.
         """
         idle = MAX_IN_FLIGHT - self.in_flight if self.open else 0
         spare = idle * WHOLE
@@ -95,7 +97,7 @@ class Host:
         return min(room, self.slots(needs, queue)) if weight == WHOLE else room
 
     def slots(self, needs: Needs, queue: ReadyQueue, without: Mapping[str, int] | None = None) -> int:
-        """How many attempts with `needs` could run beside the firm ones; `without`: units of firm ones to leave out."""
+        """How many attempts with `needs` could run beside the firm ones. `without` are units of firm ones that are left out."""
         held = self._held(queue)
         slots = MAX_IN_FLIGHT
         for name, units in needs:

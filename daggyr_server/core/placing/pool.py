@@ -3,12 +3,13 @@
 The machine tells a pool of hosts, of attempts that ended and of queues with ready tasks, then calls `place`, which pulls only
 what capacity allows. The rules:
 
-Equal shares   the run with the least in flight goes first, as `shares.py` says, and takes no more than brings it level with
-               the next. A small run does not wait for a big one.
-Priority       within a run, higher first; among equals, what has been ready longest.
-Spreading      the host with the most empty slots first, each an equal part.
-Sent ahead     by weight, as `host.py` says.
-Reservation    for a task that was passed over for long, as `reservations.py` says.
+Equal shares   The run with the least in flight goes first, as `shares.py` says, and takes no more than brings it level with
+               the next. So a small run does not wait for a big one.
+Priority       Within a run the higher priority goes first; among equals, the queue whose first task has been ready longest. A
+               queue has the tasks of one policy, and is served as far as the run's turn and the hosts allow.
+Spreading      The host with the most empty slots goes first, and each host gets an equal part.
+Sent ahead     Short attempts are sent before there is a slot for them, by weight, as `host.py` says.
+Reservation    A host is kept for a task that was passed over for long, as `reservations.py` says.
 
 Cost: a pool of five hundred full hosts is not searched for every task. Once a need found no room, only hosts where something
 changed since then are looked at again (`_fresh`, `_full_for`).
@@ -71,7 +72,7 @@ class Pool:
     # -- what the machine tells ---------------------------------------------------------------------------------------
 
     def change_host(self, host: str, name: str, resources: Mapping[str, int], *, open: bool, ahead: bool, draining: bool) -> None:
-        """A host is there, or is there with other resources or another readiness."""
+        """A host has come, or has other resources now, or takes attempts or does not."""
         known = self.hosts.get(host)
         if known is None:
             known = self.hosts[host] = Host(host, name, resources, ahead=ahead)
@@ -98,18 +99,18 @@ class Pool:
         self.shares.charge(sent.queue, sent.weight, 1)
 
     def remove_host(self, host: str) -> None:
-        """A host is gone; the machine has ended what it had."""
+        """A host is gone. The machine has ended its attempts before."""
         known = self.hosts.pop(host, None)
         if known is not None:
             self._fresh.pop(host, None)
             self.reservations.release(known)
 
-    def offer(self, queue: ReadyQueue, *, ranked: bool) -> None:
+    def offer(self, queue: ReadyQueue, ranked: bool) -> None:
         """A queue may have ready tasks. `ranked`: some tasks of its run have a higher priority than others."""
-        self.shares.add(queue, ranked=ranked)
+        self.shares.add(queue, ranked)
 
     def ended(self, sent: Sent, outcome: Outcome) -> None:
-        """An attempt no longer uses its host."""
+        """An attempt has ended and no longer uses its host."""
         self.outcomes[outcome] += 1
         host = self._fresh[sent.host] = self.hosts[sent.host]
         host.give(sent.queue.policy.needs, sent.weight)
@@ -139,7 +140,8 @@ class Pool:
     # -- placing ------------------------------------------------------------------------------------------------------
 
     def place(self, now: float) -> Iterator[Placing]:
-        """Decide on all that fits now. Each Placing is carried out (the tasks leave READY) before the next is asked for."""
+        """Decide on all that fits now. The caller carries out each Placing, so that its tasks leave READY, before it asks for the
+        next."""
         if not self.hosts:
             return
         for queue, host in list(self.reservations.kept.items()):
@@ -190,7 +192,7 @@ class Pool:
         return again
 
     def _in_order(self, share: Share) -> list[ReadyQueue]:
-        """The run's queues with ready tasks, the one to serve first in front; empty ones are forgotten."""
+        """The run's queues with ready tasks, in the order in which they are served. Empty queues are withdrawn."""
         found = []
         for index, queue in list(share.queues.items()):
             order = queue.head()

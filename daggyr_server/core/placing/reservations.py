@@ -1,11 +1,11 @@
 """Which queues were passed over by smaller tasks, and which hosts are kept for them.
 
 A queue is passed over when it was its turn, it found no room, and tasks that need less of something were placed behind it. After
-RESERVE_AFTER seconds of that one host is kept for its first task: nothing else is put there that would keep it from fitting. A
-host is only chosen if what the task lacks there is what the smaller tasks use as well: one whose only GPU is taken for hours is
-not emptied meanwhile.
+RESERVE_AFTER seconds of that, one host is kept for its first task: nothing is put there that would keep that task from fitting. A
+host is only chosen if what the task lacks there is what the smaller tasks use as well. So a host whose only GPU is taken for
+hours is not emptied meanwhile.
 
-The pool alone calls this. It decides nothing about who is placed where.
+The pool alone calls this. It decides nothing about who is placed where, and never moves a task.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Reservations:
                 self.kept[queue] = host
 
     def drop(self, queue: ReadyQueue) -> Host | None:
-        """The queue was served or has nothing left. Returns the host that was kept for it."""
+        """Forget a queue that was served or has nothing left. Returns the host that was kept for it, if there was one."""
         if self._since.pop(queue, None) is None:
             return None
         del self._contended[queue]
@@ -64,7 +64,7 @@ class Reservations:
         return host
 
     def release(self, host: Host) -> None:
-        """The host can no longer be kept; the queue waits for another."""
+        """Give up a host that can no longer be kept; its queue waits for another host."""
         if host.reserved is not None:
             del self.kept[host.reserved]
             host.reserved = None

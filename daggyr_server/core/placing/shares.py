@@ -22,7 +22,7 @@ class Share:
 
     def __init__(self, run_id: int) -> None:
         self.run_id = run_id
-        self.queues: dict[int, ReadyQueue] = {}  # by policy index; those that may have ready tasks
+        self.queues: dict[int, ReadyQueue] = {}  # the queues that may have ready tasks, by policy index
         self.usage = 0  # cores times weight, of all in flight
         self.in_flight = 0
         self.served = 0  # when the run was served last; grows from placing to placing
@@ -35,13 +35,13 @@ class Shares:
     def __init__(self) -> None:
         self.by_run: dict[int, Share] = {}
         self.count = ReadyCount()  # of tasks that only wait for capacity here
-        self.ranked: dict[int, Share] = {}  # those of runs in which some tasks have a higher priority than others
-        self.wanted: dict[Needs, int] = {}  # how many queues of all shares have these needs
+        self.ranked: dict[int, Share] = {}  # shares of runs in which some tasks have a higher priority than others
+        self.wanted: dict[Needs, int] = {}  # how many of the queues of all shares have these needs
         self.line: list[Place] = []  # a heap; an entry that is not its share's `place` any more is passed over
-        self.moved: dict[int, Share] = {}  # those whose place may be another now
+        self.moved: dict[int, Share] = {}  # shares whose place may be another now
         self._served = 0
 
-    def add(self, queue: ReadyQueue, *, ranked: bool) -> None:
+    def add(self, queue: ReadyQueue, ranked: bool) -> None:
         """A queue may have ready tasks. `ranked`: some tasks of its run have a higher priority than others."""
         run_id = queue.run_id
         share = self.by_run.get(run_id)
@@ -89,7 +89,7 @@ class Shares:
             self.ranked.pop(run_id, None)
 
     def line_up(self) -> None:
-        """Put those that have moved where they belong."""
+        """Give runs whose place may be another now their place in the line."""
         for share in self.moved.values():
             self._line_up(share)
         self.moved.clear()
