@@ -53,7 +53,7 @@ class Wire:
 
 @contextlib.asynccontextmanager
 async def over_a_wire(address: str) -> AsyncIterator[tuple[Wire, Tracker]]:
-    with tempfile.TemporaryDirectory(prefix="daggyr-wire-", dir="/tmp") as folder:
+    with tempfile.TemporaryDirectory(prefix="daggyr-wire-") as folder:
         host = PostgresAddress(address).host
         wire = Wire(Path(host) / ".s.PGSQL.5432")
         listening = await asyncio.start_unix_server(wire.relay, Path(folder) / ".s.PGSQL.5432")
