@@ -1,7 +1,7 @@
-"""Commits to a tracker for ever, in a process of its own that tests/trackers kill: `python committing.py ADDRESS FIRST SIZE`.
+"""A program that commits to a tracker without end, until a test kills it: `python committing.py ADDRESS FIRST SIZE`.
 
-Commit i assigns `SIZE` tasks for the i-th time, ends these attempts and keeps a piece of output for each. Its number is printed
-once it is durable, so that whoever reads knows what must be there. With SIZE 0 it only opens the tracker and waits.
+Commit i assigns SIZE tasks for the i-th time, ends these attempts and keeps a piece of output for each. The program prints the
+number of a commit once it is durable, so that the test knows what must be there. With SIZE 0 it only opens the tracker and waits.
 """
 
 from __future__ import annotations

@@ -23,6 +23,18 @@ def postgres(postgres: PostgresServer) -> Iterator[Databases]:
     databases.clear()
 
 
+@pytest.fixture
+def address(postgres: Databases, tmp_path: Path) -> str:
+    """The address of an empty Postgres database."""
+    return postgres.address(tmp_path)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """The file of a sqlite tracker, not yet made."""
+    return tmp_path / "state.db"
+
+
 @pytest.fixture(params=KINDS, ids=lambda kind: kind.name)
 def kind(request: pytest.FixtureRequest) -> TrackerKind:
     found = request.param
@@ -34,9 +46,9 @@ def kind(request: pytest.FixtureRequest) -> TrackerKind:
 
 @pytest.fixture
 async def open_again(kind: TrackerKind, tmp_path: Path) -> AsyncIterator[OpenAgain]:
-    """Opens a tracker of the test's own address, as often as it is called; all are closed in the end.
+    """Opens a tracker at an address that is the test's own, as often as it is called. All are closed in the end.
 
-    Settings are for those that keep state in a database, and passed over by others.
+    Settings are for trackers that keep state in a database; others do not get them.
     """
     address = kind.address(tmp_path)
     trackers: list[Tracker] = []

@@ -1,8 +1,7 @@
-"""Databases of the tests' Postgres server, each as a new tracker finds it: tests/trackers/conftest.py makes them.
+"""Databases of the tests' Postgres server, each as a new tracker would leave it. tests/trackers/conftest.py makes them.
 
-Making a tracker's tables takes the server most of the time that a small test takes it. So a database of a test before is made
-empty by deleting rows, where that leaves what the migrations make; after a test that changed the tables, or filled them, they are
-made again from nothing.
+Making a tracker's tables takes the server longer than a small test does. So the rows that a test before left are deleted, and the
+tables stay; only if that test changed the tables, or filled them, they are dropped and the next tracker makes them from nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from support.waiting import until
 
 from daggyr_server.trackers.sql.statements import migrations, statements
 
-# Of other connections than the one that asks.
+# A row for each connection to the database but the one that asks.
 CONNECTIONS = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
 TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = 'daggyr'"
 BYTES = f"SELECT coalesce(sum(pg_total_relation_size(('daggyr.' || tablename)::regclass)), 0)::bigint FROM ({TABLES}) AS made"
@@ -37,7 +36,7 @@ class Databases:
         server.execute("CREATE ROLE tester LOGIN", *(f"CREATE DATABASE test_{i} OWNER tester" for i in range(self.COUNT)))
 
     def address(self, folder: Path) -> str:
-        """The same for the same folder; for a new one that of a database without a row, to which nobody is connected."""
+        """The address that belongs to a folder. A new folder gets a database without rows, to which nobody is connected."""
         if folder not in self._of:
             self._of[folder] = until(self._emptied, "a database that nobody is connected to")
         return self.server.url(self._of[folder], user="tester")

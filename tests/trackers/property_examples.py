@@ -1,6 +1,6 @@
-"""A tracker for the examples that Hypothesis makes of a property, opened again now and then instead of for each one.
+"""A tracker for the examples that Hypothesis makes of a property. A new one is made for every tenth example only.
 
-Opening one takes longer than an example does. Examples do not see each other, because each has runs of its own.
+Making a tracker takes longer than an example does. Examples do not see each other, because each has runs of its own.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ class Examples:
         self._runner.run(example)
 
     def run_id(self) -> int:
-        """One that no other run of the tracker has."""
+        """An id that no other run of the tracker has."""
         self._run_ids += 1
         return self._run_ids
 
     async def open_again(self) -> None:
-        """As the next coordinator does."""
+        """Close the tracker and open it again, as the next coordinator would."""
         await self.tracker.close()
         self.tracker = self._kind.make(self._address)
         await self.tracker.open()

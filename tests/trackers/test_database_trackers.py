@@ -31,7 +31,7 @@ HERE = Path(__file__).parent
 
 @asynccontextmanager
 async def committing(address: str, first: int, size: int) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A coordinator's process that commits; see committing.py. Killed in the end."""
+    """A process that commits as a coordinator does; see committing.py. It is killed in the end."""
     path = os.pathsep.join((str(HERE), str(HERE.parent)))
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, str(HERE / "committing.py"), address, str(first), str(size)),
@@ -97,12 +97,12 @@ async def test_a_second_coordinator_is_told_who_holds_it(kind: TrackerKind, tmp_
 
 
 async def until_one_waits(kind: TrackerKind, address: str, folder: Path) -> None:
-    """Returns when, while one tracker holds the lock, another one waits for it."""
+    """Return once a second tracker waits for the lock that a first one holds."""
 
     def waits() -> bool:
         if kind.name == "postgresql":
             return databases[0].waiting(PostgresAddress(address).database)
-        # A lock that is held is tried again and again through a descriptor of one's own.
+        # Who waits has opened the lock's file, too, and tries again and again.
         return names_of_open_files().count(str(folder / "state.db-lock")) == 2
 
     async with asyncio.timeout(DEADLINE):
@@ -111,7 +111,7 @@ async def until_one_waits(kind: TrackerKind, address: str, folder: Path) -> None
 
 
 def names_of_open_files() -> list[str]:
-    """Of this process. A descriptor may be gone when it is asked for, such as the one that lists them."""
+    """The names of the files that this process has open. One may be closed meanwhile, such as the one that lists them."""
     names = []
     for entry in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):
@@ -231,7 +231,7 @@ async def test_offsets_that_nobody_has_written_are_passed_over(tracker: Tracker)
 
 @pytest.fixture
 async def small(kind: TrackerKind, tmp_path: Path) -> AsyncIterator[Tracker]:
-    """Keeps 100,000 bytes of output of each run."""
+    """A tracker that keeps 100,000 bytes of output of each run."""
     tracker = kind.make(kind.address(tmp_path), output_limit=100_000)
     await tracker.open()
     await tracker.commit([run_added(1), run_added(2)])
@@ -265,7 +265,7 @@ async def test_output_that_comes_twice_counts_once(small: Tracker) -> None:
 
 
 async def test_output_of_attempts_in_flight_stays(small: Tracker) -> None:
-    """A generator's is needed whole when it ends, and from then on for ever."""
+    """What a generator prints is needed whole when it ends, and from then on for as long as the run."""
     await small.commit([assigned(0), kept(0, b"[" * 1_000)])
     for number in range(1, 30):
         await small.commit([kept(0, bytes(10_000), number=number), recorded(number=number)])
@@ -279,7 +279,7 @@ async def test_output_of_attempts_in_flight_stays(small: Tracker) -> None:
 
 
 async def test_a_lost_tracker_is_lost_for_good(kind: TrackerKind, open_again: OpenAgain, tmp_path: Path) -> None:
-    """The epoch alone keeps a coordinator out whose lock is gone: nobody told it."""
+    """A coordinator whose lock is gone does not know it. The epoch alone keeps it from writing."""
     first, before = await open_again()
     await first.commit([run_added(1)])
     await lose_lock(kind, first, tmp_path)
@@ -299,5 +299,5 @@ async def lose_lock(kind: TrackerKind, tracker: Tracker, folder: Path) -> None:
     if kind.name == "sqlite":
         (folder / "state.db-lock").unlink()
     else:
-        # Nobody but the session that holds it can let it go.
+        # Only the session that holds the lock can let it go.
         await tracker._writer.execute("SELECT pg_advisory_unlock_all()")  # type: ignore[attr-defined]

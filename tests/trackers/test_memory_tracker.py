@@ -79,7 +79,7 @@ async def test_the_bound_counts_what_small_streams_cost(memory: Tracker) -> None
         taken = tracemalloc.get_traced_memory()[0] - before
     finally:
         tracemalloc.stop()
-    # Large ones beside them until the first small one is gone: together they have reached the bound then.
+    # Large streams are added until the first small one is dropped: all together have reached the bound then.
     large = 0
     while await whole(memory, number=0):
         await memory.commit([kept(i * len(CHUNK), CHUNK, run_id=2, number=large) for i in range(4)])

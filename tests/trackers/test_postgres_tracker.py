@@ -3,55 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
-import logging
-import subprocess
-import sys
-import tempfile
-from collections.abc import AsyncIterator, Sequence
-from pathlib import Path
 
 import psycopg
 import pytest
 from postgres_databases import Databases
+from postgres_trackers import opened, run_ids, until_kept
 from support.waiting import DEADLINE, until
-from tracker_kinds import WAIT
 from tracker_records import recorded, run_added
 
-from daggyr_server.core.records import Record
-from daggyr_server.trackers.base import LostTracker, Tracker, TrackerError
-from daggyr_server.trackers.loader import make_tracker
+from daggyr_server.trackers.base import LostTracker, TrackerError
 from daggyr_server.trackers.sql import statements
 from daggyr_server.trackers.sql.postgres.address import PostgresAddress
-from daggyr_server.trackers.sql.postgres.tracker import PostgresTracker
 from daggyr_server.trackers.sql.statements import migrations
-
-PASSWORD = "hunter2/secret"
-QUOTED = "hunter2%2Fsecret"
-
-
-@pytest.fixture
-def address(postgres: Databases, tmp_path: Path) -> str:
-    return postgres.address(tmp_path)
-
-
-@contextlib.asynccontextmanager
-async def opened(address: str, wait: float = WAIT) -> AsyncIterator[Tracker]:
-    tracker = PostgresTracker(address, wait=wait)
-    try:
-        await tracker.open()
-        yield tracker
-    finally:
-        await tracker.close()
-
-
-async def run_ids(tracker: Tracker) -> list[int]:
-    return [row.run_id for row in await tracker.rows(before=None, limit=100)][::-1]
 
 
 def cut_connections(postgres: Databases, address: str) -> None:
-    """As a network would that is gone for a moment."""
+    """Cut all connections, as a network does that is gone for a moment."""
     name = PostgresAddress(address).database
     postgres.server.execute(
         f"SELECT pg_terminate_backend(pid, {DEADLINE * 1000:.0f}) FROM pg_stat_activity WHERE datname = '{name}'"
@@ -60,19 +28,6 @@ def cut_connections(postgres: Databases, address: str) -> None:
 
 def change(postgres: Databases, address: str, statement: str) -> None:
     postgres.server.execute(statement, database=PostgresAddress(address).database)
-
-
-async def until_kept(tracker: Tracker, records: Sequence[Record]) -> None:
-    """As the driver does: the same records again, until they are durable."""
-    async with asyncio.timeout(DEADLINE):
-        while True:
-            try:
-                await tracker.commit(records)
-                return
-            except LostTracker:
-                raise
-            except TrackerError:
-                await asyncio.sleep(0.02)
 
 
 # -- a server that goes away ------------------------------------------------------------------------------------------
@@ -171,7 +126,7 @@ async def test_a_tracker_that_was_taken_over_meanwhile_is_lost(postgres: Databas
 
 
 async def test_a_connection_that_the_server_still_sees_is_waited_for(postgres: Databases, address: str) -> None:
-    """The lock is held by nobody that has taken the next epoch: so it is not lost yet."""
+    """Nobody who holds the lock has taken the next epoch, so the tracker is not lost yet."""
     async with opened(address) as tracker:
         await tracker.commit([run_added(1)])
         async with await psycopg.AsyncConnection.connect(address, autocommit=True) as other:
@@ -212,108 +167,6 @@ async def test_an_older_copy_that_was_brought_back(postgres: Databases, address:
         cut_connections(postgres, address)
         with pytest.raises(LostTracker, match="older copy"):
             await until_kept(tracker, [run_added(2)])
-
-
-# -- lost answers -----------------------------------------------------------------------------------------------------
-
-
-class Wire:
-    """Between a tracker and its server: cuts a connection at its next COMMIT, before it or before its answer."""
-
-    def __init__(self, real: Path) -> None:
-        self._real = real
-        self.cut: str | None = None  # "before", "after"
-
-    async def relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        server_reader, server_writer = await asyncio.open_unix_connection(self._real)
-        back = asyncio.create_task(self._back(server_reader, writer))
-        try:
-            while data := await reader.read(65_536):
-                if b"COMMIT" in data and self.cut is not None:
-                    how, self.cut = self.cut, None
-                    back.cancel()
-                    await asyncio.wait([back])
-                    if how == "after":
-                        server_writer.write(data)
-                        assert b"COMMIT" in await server_reader.read(65_536)
-                    return
-                server_writer.write(data)
-        finally:
-            back.cancel()
-            await asyncio.wait([back])
-            for end in (server_writer, writer):
-                end.close()
-
-    async def _back(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(65_536):
-            writer.write(data)
-        writer.close()
-
-
-@contextlib.asynccontextmanager
-async def over_a_wire(address: str) -> AsyncIterator[tuple[Wire, Tracker]]:
-    with tempfile.TemporaryDirectory(prefix="daggyr-wire-") as folder:
-        host = PostgresAddress(address).host
-        wire = Wire(Path(host) / ".s.PGSQL.5432")
-        listening = await asyncio.start_unix_server(wire.relay, Path(folder) / ".s.PGSQL.5432")
-        async with listening, opened(address.replace(host, folder)) as tracker:
-            yield wire, tracker
-
-
-@pytest.mark.parametrize("cut", ["before", "after"])
-async def test_a_commit_whose_answer_was_lost_is_kept_once(address: str, cut: str) -> None:
-    async with over_a_wire(address) as (wire, tracker):
-        await tracker.commit([run_added(1)])
-        records: list[Record] = [run_added(2), recorded(run_id=2)]
-        wire.cut = cut
-        with pytest.raises(TrackerError, match="cannot be used"):
-            await tracker.commit(records)
-        assert wire.cut is None
-        await until_kept(tracker, [*records, recorded(run_id=2, number=1)])
-        await tracker.commit([recorded(run_id=2, number=2)])
-        assert await run_ids(tracker) == [1, 2]
-        assert [len(await tracker.attempts(2, number)) for number in range(3)] == [1, 1, 1]
-
-
-async def test_other_records_after_a_commit_that_was_kept_are_refused(address: str) -> None:
-    """The coordinator believes that it was not kept: it must start again from what is durable."""
-    async with over_a_wire(address) as (wire, tracker):
-        wire.cut = "after"
-        with pytest.raises(TrackerError):
-            await tracker.commit([run_added(1)])
-        with pytest.raises(LostTracker, match="whose answer was lost"):
-            await until_kept(tracker, [run_added(2)])
-        with pytest.raises(LostTracker):
-            await tracker.commit([run_added(1)])
-    async with opened(address) as tracker:
-        assert await run_ids(tracker) == [1]
-
-
-async def test_deleting_goes_on_after_a_lost_answer(address: str) -> None:
-    async with over_a_wire(address) as (wire, tracker):
-        records = [run_added(1)]
-        await tracker.commit([run_added(2), run_added(3)])
-        wire.cut = "after"
-        with pytest.raises(TrackerError):
-            await tracker.commit(records)
-        while await delete_again(tracker, 2):
-            pass
-        wire.cut = "after"
-        while await delete_again(tracker, 3):
-            pass
-        await until_kept(tracker, records)
-        assert await run_ids(tracker) == [1]
-
-
-async def delete_again(tracker: Tracker, run_id: int) -> bool:
-    async with asyncio.timeout(DEADLINE):
-        while True:
-            try:
-                return await tracker.delete(run_id, 100)
-            except LostTracker:
-                raise
-            except TrackerError:
-                await asyncio.sleep(0.02)
 
 
 # -- the database -----------------------------------------------------------------------------------------------------
@@ -378,63 +231,3 @@ async def test_a_migration_is_applied_once_and_whole_or_not_at_all(address: str,
     for _ in range(2):
         async with opened(address) as tracker:
             assert await tracker.document(1) == b"{}"
-
-
-# -- addresses --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "address",
-    [
-        f"postgresql://user:{QUOTED}@127.0.0.1:1/state",
-        f"postgresql://user@127.0.0.1:1/state?password={QUOTED}",
-        f"postgresql://user:{QUOTED}@/state?host=/nowhere",
-        f"postgresql://user:{QUOTED}@127.0.0.1:1/state?sslmode=nonsense",
-        f"postgresql://user:{QUOTED}@127.0.0.1:x/state",
-        f"postgresql://user:{QUOTED}@[127.0.0.1/state",
-        f"postgresql://user:{PASSWORD}@127.0.0.1/state",
-        f"postgresql://user:@{PASSWORD}@127.0.0.1/state",
-        f"postgres:{PASSWORD}",
-    ],
-)
-async def test_no_password_is_ever_told(address: str, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.DEBUG)
-    with pytest.raises(TrackerError) as raised:
-        tracker = make_tracker(address)
-        assert "hunter2" not in tracker.address
-        await tracker.open()
-    shown = f"{raised.value} {raised.value!r} {raised.value.__cause__} {caplog.text}"
-    assert "hunter2" not in shown
-    assert "secret" not in shown
-
-
-async def test_a_wrong_password_is_not_told_either(postgres: Databases, address: str) -> None:
-    """The server's own words are searched for it."""
-    where = PostgresAddress(address.replace("tester@", f"tester:{QUOTED}@"))
-    error = where.error(psycopg.OperationalError(f"no: password={PASSWORD}"))
-    assert str(error) == f"the tracker {where} cannot be used: no: password=***"
-
-
-def test_what_an_address_shows() -> None:
-    shown = {
-        "postgresql://user:pass@db.example:5433/state?sslmode=require": "postgresql://user@db.example:5433/state",
-        "postgres://a,b:5433/state": "postgresql://a,b:,5433/state",
-        "postgresql:///state?host=/run/postgresql&user=u": "postgresql://u@/run/postgresql/state",
-        "postgresql://": "postgresql:///",
-    }
-    assert {address: str(PostgresAddress(address)) for address in shown} == shown
-    for kind in ("postgres", "postgresql"):
-        assert isinstance(make_tracker(f"{kind}://host/state"), PostgresTracker)
-
-
-def test_psycopg_missing_is_told_with_what_to_install() -> None:
-    script = (
-        "import sys; sys.modules['psycopg'] = None\n"
-        "from daggyr_server.trackers.base import TrackerError\n"
-        "from daggyr_server.trackers.loader import make_tracker\n"
-        "try: make_tracker('postgresql://host/state')\n"
-        "except TrackerError as error: print(error)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert "needs psycopg" in done.stdout
-    assert "pip install 'daggyr[postgres]'" in done.stdout

@@ -1,4 +1,4 @@
-"""The keys of agents, as digests: kept in the order in which the agents came, changed, forgotten, and there after a restart."""
+"""The digests of agents' keys: kept in the order in which the agents came, changed, forgotten, and there after a restart."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ def time_at(microseconds: int) -> Timestamp:
 
 
 def check_same(stored: AttemptResult, given: AttemptResult) -> None:
-    """Equal in all fields and in which are there; CPU seconds to the microsecond, as times are."""
+    """Both have the same fields with the same values; CPU seconds are compared to the microsecond."""
     assert stored.HasField("cpu_seconds") == given.HasField("cpu_seconds")
     assert stored.cpu_seconds == pytest.approx(given.cpu_seconds, abs=1e-6)
     stored.ClearField("cpu_seconds")
@@ -102,7 +102,7 @@ RESULTS = st.builds(
 def test_any_results_come_back(kind: TrackerKind, examples: Examples) -> None:
     async def keep(results: list[AttemptResult]) -> None:
         tracker, run_id = examples.tracker, examples.run_id()
-        # Three tasks, their attempts interleaved.
+        # The results are attempts of three tasks in turn.
         ends = [recorded(result, run_id=run_id, number=i % 3, attempt=i // 3 + 1) for i, result in enumerate(results)]
         await tracker.commit([run_added(run_id), *ends])
         for number in range(3):

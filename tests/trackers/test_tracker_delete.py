@@ -1,4 +1,4 @@
-"""Deleting: in slices, everything of one run and nothing of another, while commits go on."""
+"""A run is deleted in slices, everything of it and nothing of another run, while commits go on."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ async def is_unknown(tracker: Tracker, run_id: int) -> None:
 
 
 async def delete(tracker: Tracker, run_id: int, limit: int) -> int:
-    """How many calls it took."""
+    """Delete a run. Returns how many calls that took."""
     calls = 1
     while await tracker.delete(run_id, limit):
         await is_unknown(tracker, run_id)

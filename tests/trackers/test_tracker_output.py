@@ -1,4 +1,4 @@
-"""Output: pieces in any order, twice, with gaps; read again in order, page by page."""
+"""Output comes as pieces in any order, twice, and with gaps. It is read in order, page by page."""
 
 from __future__ import annotations
 

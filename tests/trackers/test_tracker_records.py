@@ -1,4 +1,4 @@
-"""Any records, in any order and in any commits, leave what the interface says they leave: checked against a plain model."""
+"""Whatever records come, in whatever commits, a tracker gives back what a plain model of the contract says."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FAILURES = (Outcome.FAILED, Outcome.TIMED_OUT, Outcome.OOM_KILLED)
 
 @dataclass
 class Model:
-    """One run, as the docstrings of records.py and base.py tell."""
+    """One run, as the docstrings of records.py and base.py say that it is."""
 
     run_id: int
     state: State = State.QUEUED

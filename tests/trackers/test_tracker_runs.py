@@ -2,37 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Sequence
 from dataclasses import replace
 
-import pytest
+from stored_runs import after, load
 from tracker_kinds import OpenAgain, TrackerKind
 from tracker_records import DAY, assigned, ended, kept, moved, recorded, run_added, run_moved
 
 from daggyr.v1.task_pb2 import STDERR
-from daggyr_server.core.records import Record, RunAdded, RunEdited, RunKillAsked, TasksGenerated
+from daggyr_server.core.records import RunAdded, RunEdited, RunKillAsked, TasksGenerated
 from daggyr_server.core.states import Outcome, State
-from daggyr_server.core.stored import Adopted, Growth, RunRow, StoredRun
+from daggyr_server.core.stored import Growth, RunRow
 from daggyr_server.trackers.base import MAX_ROWS_BYTES, StateChange, Tracker
-
-
-async def load(tracker: Tracker, run_id: int = 1) -> StoredRun:
-    stored = await tracker.load(run_id)
-    assert stored is not None
-    return stored
-
-
-async def after(kind: TrackerKind, open_again: OpenAgain, *commits: Sequence[Record]) -> StoredRun:
-    """Run 1 as `commits` left it: to be read at once, and, of a durable tracker, by the next coordinator."""
-    tracker, _ = await open_again()
-    for records in commits:
-        await tracker.commit(records)
-    stored = await load(tracker)
-    await tracker.close()
-    if kind.durable:
-        assert await load((await open_again())[0]) == stored
-    return stored
 
 
 async def test_a_run_that_was_only_added(kind: TrackerKind, open_again: OpenAgain) -> None:
@@ -145,180 +125,6 @@ async def test_a_request_is_found_by_its_id(kind: TrackerKind, open_again: OpenA
         assert await tracker.find_request("A") == 2
 
 
-# -- tasks ------------------------------------------------------------------------------------------------------------
-
-
-def tasks(stored: StoredRun) -> list[tuple[int, State, int, int, int]]:
-    """Number, state, last attempt, failures, losses of each."""
-    found = stored.tasks
-    columns = (found.numbers, map(State, found.states), found.attempts, found.failures, found.losses)
-    return list(zip(*columns, strict=True))
-
-
-async def test_attempts_in_flight_leave_the_state_as_it_was(kind: TrackerKind, open_again: OpenAgain) -> None:
-    stored = await after(
-        kind,
-        open_again,
-        [run_added(), assigned(2, 0, time=DAY + 1), assigned(9, host="h2", host_name="two", time=DAY + 2)],
-        [ended(Outcome.FAILED, State.QUEUED, number=0), ended(Outcome.SUCCEEDED, State.COMPLETED, number=2)],
-        [assigned(0, attempt=2, host="h3", host_name="three", time=DAY + 3)],
-    )
-    assert tasks(stored) == [(0, State.QUEUED, 2, 1, 0), (2, State.COMPLETED, 1, 0, 0), (9, State.QUEUED, 1, 0, 0)]
-    assert stored.in_flight == [Adopted(0, 2, "h3", "three", DAY + 3), Adopted(9, 1, "h2", "two", DAY + 2)]
-
-
-async def test_one_commit_may_hold_a_task_s_whole_life(kind: TrackerKind, open_again: OpenAgain) -> None:
-    stored = await after(
-        kind,
-        open_again,
-        [
-            run_added(),
-            assigned(0),
-            ended(Outcome.LOST, State.QUEUED),
-            assigned(0, attempt=2),
-            ended(Outcome.TIMED_OUT, State.QUEUED, attempt=2),
-            assigned(0, attempt=3),
-            ended(Outcome.SUCCEEDED, State.COMPLETED, attempt=3),
-            run_moved(State.RUNNING),
-            run_moved(State.COMPLETED, counts={State.COMPLETED: 1}),
-        ],
-    )
-    assert tasks(stored) == [(0, State.COMPLETED, 3, 1, 1)]
-    assert stored.in_flight == []
-    assert stored.row.state is State.COMPLETED
-
-
-@pytest.mark.parametrize(
-    ("outcome", "failures", "losses"),
-    [
-        (Outcome.SUCCEEDED, 0, 0),
-        (Outcome.FAILED, 1, 0),
-        (Outcome.TIMED_OUT, 1, 0),
-        (Outcome.OOM_KILLED, 1, 0),
-        (Outcome.REJECTED, 0, 0),
-        (Outcome.KILLED, 0, 0),
-        (Outcome.LOST, 0, 1),
-        (Outcome.RETURNED, 0, 0),
-    ],
-)
-async def test_what_counts_as_failure_and_as_loss(tracker: Tracker, outcome: Outcome, failures: int, losses: int) -> None:
-    await tracker.commit([run_added(), assigned(0), ended(outcome, State.QUEUED)])
-    assert tasks(await load(tracker)) == [(0, State.QUEUED, 1, failures, losses)]
-
-
-async def test_the_state_is_the_record_s_not_the_outcome_s(tracker: Tracker) -> None:
-    """A generator that printed rubbish has SUCCEEDED and is ERRORED."""
-    await tracker.commit([run_added(), assigned(0), ended(Outcome.SUCCEEDED, State.ERRORED)])
-    assert tasks(await load(tracker)) == [(0, State.ERRORED, 1, 0, 0)]
-
-
-async def test_a_move_counts_until_a_later_attempt_has_ended(tracker: Tracker) -> None:
-    await tracker.commit([run_added(), assigned(0), ended(Outcome.FAILED, State.ERRORED)])
-    await tracker.commit([moved(State.QUEUED, 0, attempts=1)])
-    assert tasks(await load(tracker)) == [(0, State.QUEUED, 1, 0, 0)]
-    await tracker.commit([assigned(0, attempt=2)])
-    assert tasks(await load(tracker)) == [(0, State.QUEUED, 2, 0, 0)]
-    await tracker.commit([ended(Outcome.OOM_KILLED, State.QUEUED, attempt=2)])
-    assert tasks(await load(tracker)) == [(0, State.QUEUED, 2, 1, 0)]
-    await tracker.commit([assigned(0, attempt=3), ended(Outcome.KILLED, State.KILLED, attempt=3)])
-    assert tasks(await load(tracker)) == [(0, State.KILLED, 3, 1, 0)]
-
-
-async def test_a_move_while_an_attempt_is_in_flight(tracker: Tracker) -> None:
-    """It says how many attempts had ended: how this one ends counts then. One that says that this has ended outlasts it."""
-    await tracker.commit([run_added(), assigned(0, 1), moved(State.KILLED, 0, reason="kill"), moved(State.QUEUED, 1, attempts=1)])
-    stored = await load(tracker)
-    assert tasks(stored) == [(0, State.KILLED, 1, 0, 0), (1, State.QUEUED, 1, 0, 0)]
-    assert [flight.number for flight in stored.in_flight] == [0, 1]
-    await tracker.commit([ended(Outcome.SUCCEEDED, State.COMPLETED), ended(Outcome.FAILED, State.KILLED, number=1)])
-    stored = await load(tracker)
-    assert (tasks(stored), stored.in_flight) == ([(0, State.COMPLETED, 1, 0, 0), (1, State.QUEUED, 1, 0, 0)], [])
-
-
-async def test_only_a_move_to_queued_gives_fresh_budgets(tracker: Tracker) -> None:
-    await tracker.commit([run_added(), assigned(0), ended(Outcome.FAILED, State.QUEUED)])
-    await tracker.commit([assigned(0, attempt=2), ended(Outcome.LOST, State.QUEUED, attempt=2)])
-    await tracker.commit([moved(State.KILLED, 0, attempts=2, reason="kill")])
-    assert tasks(await load(tracker)) == [(0, State.KILLED, 2, 1, 1)]
-    await tracker.commit([moved(State.QUEUED, 0, attempts=2), moved(State.COMPLETED, 0, attempts=2, reason="mark")])
-    assert tasks(await load(tracker)) == [(0, State.COMPLETED, 2, 0, 0)]
-
-
-async def test_tasks_that_were_moved_and_never_attempted(kind: TrackerKind, open_again: OpenAgain) -> None:
-    stored = await after(
-        kind,
-        open_again,
-        [run_added(), assigned(3, 1), ended(Outcome.SUCCEEDED, State.COMPLETED, number=3)],
-        [moved(State.KILLED, 4, 2, 0, reason="kill")],
-    )
-    assert [(number, state, attempt) for number, state, attempt, _, _ in tasks(stored)] == [
-        (0, State.KILLED, 0),
-        (1, State.QUEUED, 1),
-        (2, State.KILLED, 0),
-        (3, State.COMPLETED, 1),
-        (4, State.KILLED, 0),
-    ]
-
-
-async def test_numbers_as_large_as_the_contract_s(kind: TrackerKind, open_again: OpenAgain) -> None:
-    last = 2**32 - 1
-    stored = await after(kind, open_again, [run_added(), assigned(0, last), moved(State.KILLED, last - 1, reason="kill")])
-    assert [number for number, *_ in tasks(stored)] == [0, last - 1, last]
-    assert [flight.number for flight in stored.in_flight] == [0, last]
-
-
-async def test_a_large_run(kind: TrackerKind, open_again: OpenAgain) -> None:
-    count, sent = 50_000, 30_000
-    commits: list[list[Record]] = [[run_added()]]
-    for first in range(0, sent, 2_000):
-        numbers = range(first, first + 2_000)
-        commits.append([assigned(*numbers, host=f"h{first % 7}")])
-        commits.append([ended(Outcome.SUCCEEDED, State.COMPLETED, number=number) for number in numbers[:-10]])
-    commits.append([moved(State.KILLED, *range(sent, count), reason="kill")])
-    stored = await after(kind, open_again, *commits)
-    assert list(stored.tasks.numbers) == list(range(count))
-    assert [flight.number for flight in stored.in_flight] == [n for n in range(sent) if n % 2_000 >= 1_990]
-    completed = sent - len(stored.in_flight)
-    assert [stored.tasks.states.count(state) for state in State] == [len(stored.in_flight), 0, completed, 0, count - sent]
-
-
-async def test_others_have_their_turn_while_a_large_run_is_loaded(tracker: Tracker) -> None:
-    await tracker.commit([run_added(), *(ended(Outcome.SUCCEEDED, State.COMPLETED, number=n) for n in range(20_000))])
-    turns = 0
-    loading = asyncio.create_task(tracker.load(1))
-    while not loading.done():
-        await asyncio.sleep(0)
-        turns += 1
-    assert turns > 2 or tracker.address == "memory" or "journal" in tracker.address
-
-
-async def test_what_is_loaded_is_one_commit_s_state(tracker: Tracker) -> None:
-    """Commits go on while a run is read; each of these moves all of its tasks."""
-    numbers = range(5_000)
-    await tracker.commit([run_added(), *(ended(Outcome.FAILED, State.ERRORED, number=n) for n in numbers)])
-
-    async def write() -> None:
-        for attempt in range(2, 6):
-            queued = moved(State.QUEUED, *numbers, attempts=attempt - 1)
-            await tracker.commit(
-                [assigned(*numbers, attempt=attempt), queued, RunEdited(1, attempt, b"edit", {}, "pool", (), DAY)]
-            )
-            await tracker.commit([ended(Outcome.FAILED, State.ERRORED, number=n, attempt=attempt) for n in numbers])
-
-    async with asyncio.TaskGroup() as group:
-        writing = group.create_task(write())
-        seen = set()
-        while not writing.done():
-            stored = await load(tracker)
-            (attempt,) = set(stored.tasks.attempts)
-            (state,) = set(stored.tasks.states)
-            assert len(stored.in_flight) in (0, len(numbers))
-            assert len(stored.growths) == attempt - 1
-            seen.add((attempt, state, bool(stored.in_flight)))
-            await asyncio.sleep(0)
-    assert all(in_flight == (state == State.QUEUED) for _, state, in_flight in seen)
-
-
 # -- graphs that grew -------------------------------------------------------------------------------------------------
 
 
@@ -329,7 +135,7 @@ async def test_generated_tasks_are_what_the_generator_printed(kind: TrackerKind,
         kind,
         open_again,
         [run_added(document=b"first"), assigned(0)],
-        # Out of order, one twice, and not what it said on its standard error.
+        # Pieces come out of order, and one twice; standard error is no part of it.
         [pieces[1], kept(0, b"a warning", stream=STDERR), pieces[1]],
         # The last piece comes in the commit of the end.
         [pieces[0], recorded(), TasksGenerated(1, 0, 1, 2), pieces[2]],
@@ -367,7 +173,7 @@ async def test_an_edit_is_in_the_run_s_history(tracker: Tracker) -> None:
 
 
 async def test_an_attempt_in_flight_may_be_void(kind: TrackerKind, open_again: OpenAgain) -> None:
-    """Its task was queued again, by a move that counts it: however it ends, that move's state stays."""
+    """Its task was queued again by a move that counts this attempt, so that the move's state stays however it ends."""
     stored = await after(
         kind,
         open_again,

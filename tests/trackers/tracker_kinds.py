@@ -20,7 +20,7 @@ OpenAgain = Callable[..., Awaitable[tuple[Tracker, Opened]]]  # the fixture `ope
 
 @dataclass(frozen=True, kw_only=True)
 class TrackerKind:
-    """One tracker. `address` makes one from an empty folder that belongs to the test alone."""
+    """One kind of tracker. `address` makes an address from an empty folder that belongs to the test alone."""
 
     name: str
     address: Callable[[Path], str]
@@ -37,9 +37,9 @@ def _journal(address: str) -> Tracker:
     return tracker
 
 
-# A server may take its time to notice that whoever had the lock is gone.
+# Seconds to wait for a lock. A server may take its time to notice that the connection that had it is gone.
 WAIT = DEADLINE
-# For a coordinator that is to be refused: it waits in vain, because another one holds the lock all the time.
+# Seconds for a coordinator that is to be refused, and waits in vain: another one holds the lock all the time.
 IN_VAIN = 0.05
 
 KINDS = (

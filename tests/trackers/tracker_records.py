@@ -1,4 +1,4 @@
-"""Records and results as the driver would commit them, short to write."""
+"""Short ways to write records and results as the driver commits them, and to read output as a client does."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def kept(offset: int, data: bytes, *, run_id: int = 1, number: int = 0, attempt:
 async def pages(
     tracker: Tracker, limit: int, *, offset: int = 0, run_id: int = 1, number: int = 0, attempt: int = 1, stream: int = STDOUT
 ) -> list[Sequence[Piece]]:
-    """All of an attempt's output, asked for as a reader does: from where the page before ended."""
+    """All of an attempt's output, page by page, each asked for from where the page before ended."""
     found: list[Sequence[Piece]] = []
     while page := await tracker.output(run_id, number, attempt, stream, offset, limit):
         assert sum(len(piece.data) for piece in page) <= limit or len(page) == 1
@@ -81,7 +81,7 @@ async def pages(
 
 
 async def whole(tracker: Tracker, **of: int) -> list[tuple[int, bytes]]:
-    """All of an attempt's output with its gaps: what lies side by side is put together."""
+    """All of an attempt's output, as stretches without a gap."""
     stretches: list[tuple[int, bytearray]] = []
     for page in await pages(tracker, 1024 * 1024, **of):
         for piece in page:
