@@ -4,7 +4,6 @@
 `changes` tells watchers what changed, and `figures` has the metrics' numbers. Executors tell through `reports` what happens. All
 of it waits in the inbox; the loop takes what has come, commits the step's records in one call of the tracker, gives the commands
 to the executors, and answers. What comes during a commit joins the next step: batches form by themselves, never by a timer.
-
 This is the only file that calls `Machine.handle` and `Tracker.commit`. It knows no executor and no tracker by name, and no gRPC.
 """
 
