@@ -67,7 +67,6 @@ dg_keep() {
 dg_carry_out() {
     eval "dg_program=\${$((4 + $2 + $3))}"
     exec </dev/null 2>"$dg_said"
-    # From here to `wait` as little as can be: a shell says nothing of what has ended before it waited for it.
     dg_become "$@" &
     dg_task=$!
     dg_guards=
@@ -89,7 +88,11 @@ dg_carry_out() {
     dg_flags=-
     # Shells say on standard error which signal has ended what they waited for; for these three not all do.
     case $dg_code in 130 | 141 | 143) dg_flags=s ;; esac
-    if [ "$dg_code" -gt 128 ] && [ -s "$dg_said" ]; then dg_flags=s; fi
+    if [ "$dg_code" -gt 128 ]; then
+        # Of a task that has ended before they wait for it, dash and busybox say nothing. But they list it as a job that has ended.
+        if [ -s "$dg_said" ]; then dg_flags=s; else jobs -l >"$dg_said"; fi
+        if [ "$dg_flags" = - ]; then dg_hear_jobs; fi
+    fi
     { times; } >"$dg_times" # in braces, because what is redirected in vain for a special built-in ends the shell
     [ -z "$dg_guards" ] || kill $dg_guards
     kill -KILL "-$dg_task" # whoever is left of its group; dg_sweep waits for them
@@ -104,6 +107,16 @@ dg_carry_out() {
 dg_refuse() {
     printf '%s\0' "$@" >"$dg_refused"
     exit 126
+}
+
+# Note that a signal has ended the task, if the list of jobs says so: a job that has exited is Done(CODE) or Exit CODE there.
+dg_hear_jobs() {
+    while read -r dg_line; do
+        case $dg_line in
+            *" $dg_task "*Done* | *" $dg_task "*Exit*) ;;
+            *" $dg_task "*) dg_flags=s ;;
+        esac
+    done <"$dg_said"
 }
 
 # Note why the program could not be executed, if all that stands on standard error is setsid's word on that, or the shell's on env(1).

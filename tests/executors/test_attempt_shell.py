@@ -1,0 +1,50 @@
+"""What both shell scripts do of an attempt, where a whole host cannot be brought to show it each time: who ends before whom."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+from importlib import resources
+from pathlib import Path
+
+import pytest
+from support.waiting import DEADLINE
+
+from daggyr import attempts
+
+SHELLS = {"dash": ["dash"], "bash": ["bash", "--posix"], "busybox": ["busybox", "sh"]}
+
+# The shell comes to `wait` only when the task has ended. `dg_stop_task` is called just before that.
+LATE = """
+dg_find_tools
+dg_home=$PWD dg_in=/dev/null dg_out=$PWD/out dg_err=$PWD/err dg_mark=MARK=1 dg_timeout= dg_grace=1
+dg_cause=$PWD/cause dg_refused=$PWD/refused dg_said=$PWD/said dg_times=$PWD/times dg_stopping=1
+dg_begun() { :; }
+dg_stop_task() {
+    while { read -r line </proc/$dg_task/stat; } 2>/dev/null; do  # bash takes it away at once
+        case $line in *') Z '*) break ;; esac
+    done
+}
+dg_carry_out '' 0 0 "$@"
+echo "$dg_code $dg_flags" >result
+"""
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize(
+    ("script", "code", "flags"),
+    [
+        *((f"kill -s {number.name[3:]} $$", 128 + number, "s") for number in (signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT)),
+        ("exit 139", 139, "-"),
+        ("exit 3", 3, "-"),
+    ],
+)
+def test_a_task_that_ends_before_it_is_waited_for(tmp_path: Path, shell: str, script: str, code: int, flags: str) -> None:
+    """It was told to have exited with 139 where SIGSEGV had ended it: a shell says nothing of what ended before it waits."""
+    if shutil.which(SHELLS[shell][0]) is None:
+        pytest.skip(f"{shell} is not installed")
+    program = tmp_path / "program"
+    program.write_text((resources.files(attempts) / "attempt.sh").read_text() + LATE)
+    subprocess.run([*SHELLS[shell], str(program), "sh", "-c", script], cwd=tmp_path, check=True, timeout=DEADLINE)
+    assert (tmp_path / "result").read_text().split() == [str(code), flags]
