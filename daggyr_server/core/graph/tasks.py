@@ -280,7 +280,7 @@ class Tasks:
         self.changed.clear()
 
     def put_back_retired(self, kept: bytes | bytearray, in_flight: Iterable[int]) -> None:
-        """Say what became of the tasks that edits took away or renumbered; `in_flight` are those with an attempt that goes on."""
+        """Say what became of tasks that edits took away or renumbered; the attempts of `in_flight` have not ended."""
         self.phases[: self.graph.live] = kept
         for number in in_flight:
             self.phases[number] = _ASSIGNED
