@@ -155,7 +155,7 @@ async def test_AServerRunsOnAnExecutorAndATrackerFromOutside(environment: dict[s
         ('executor = "prefiz"', "memory", ["no executor `prefiz`", "did you mean `prefix`?"]),
         (PREFIX, "zzz:/x", ["--tracker", "no tracker `zzz`", "broken,", "journal, memory,"]),
         (f"{PREFIX}speed = 3", "memory", ["pools.p.speed", "unknown key", "look_up"]),
-        (PREFIX.replace("3", '"3"'), "memory", ["pools.p.resources", "cores", "expected a whole number"]),
+        (PREFIX.replace("3", '"3"'), "memory", ["pools.p.resources", "expected a whole number"]),
         (PREFIX.replace("nice", "no-such-nice"), "memory", ["pools.p", "no-such-nice", "no program of this host"]),
         ('executor = "number"', "memory", ["daggyr_faulty:NUMBER", "daggyr.executors", "not a subclass", "Executor"]),
         ('executor = "tracker"', "memory", ["daggyr_journal:JournalTracker", "not a subclass", "Executor"]),

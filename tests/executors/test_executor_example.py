@@ -194,26 +194,30 @@ async def test_AHostThatCannotStartAnythingPausesItself(place: Place, monkeypatc
     assert (await harness.run_one(spec("/bin/true"))).outcome == "SUCCEEDED"
 
 
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a copy of the example, and what was installed from it."""
+    folder = tmp_path_factory.mktemp("copied")
+    shutil.copytree(EXAMPLE, folder / "examples/executor", ignore=shutil.ignore_patterns("out", "__pycache__"))
+    install(folder / "installed", project_wheel(folder / "examples/executor", folder))
+    return folder
+
+
+@pytest.fixture
+def environment(copy: Path, tmp_path: Path) -> dict[str, str]:
+    """A user with the real programs, and the package, on their paths."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("DAGGYR_", "XDG_"))}
+    return {
+        **inherited,
+        "PATH": f"{PROGRAMS}:{os.environ['PATH']}",
+        "PYTHONPATH": str(copy / "installed"),
+        "XDG_STATE_HOME": str(tmp_path / "state"),
+        "PYTHONWARNINGS": "error",
+    }
+
+
 class TestInstalled:
     """The package, installed from a copy of the folder, used by the real programs."""
-
-    @pytest.fixture(scope="class")
-    def copy(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        folder = tmp_path_factory.mktemp("copied")
-        shutil.copytree(EXAMPLE, folder / "examples/executor", ignore=shutil.ignore_patterns("out", "__pycache__"))
-        install(folder / "installed", project_wheel(folder / "examples/executor", folder))
-        return folder
-
-    @pytest.fixture
-    def environment(self, copy: Path, tmp_path: Path) -> dict[str, str]:
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("DAGGYR_", "XDG_"))}
-        return {
-            **inherited,
-            "PATH": f"{PROGRAMS}:{os.environ['PATH']}",
-            "PYTHONPATH": str(copy / "installed"),
-            "XDG_STATE_HOME": str(tmp_path / "state"),
-            "PYTHONWARNINGS": "error",
-        }
 
     def test_ItRunsAsTheReadmeSays(self, copy: Path, environment: dict[str, str]) -> None:
         readme = (copy / "examples/executor/README.md").read_text(encoding="utf-8")

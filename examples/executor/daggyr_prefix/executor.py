@@ -210,16 +210,17 @@ class PrefixExecutor(Executor):
 
     async def _run(self, attempt: PrefixAttempt) -> None:
         """Start an attempt and follow it to its result."""
-        folder = attempt.folder
+        folder, launched = attempt.folder, False
         try:
             await asyncio.to_thread(folder.write, attempt.order, attempt.stdin)
             with folder.life() as life:
+                launched = True
                 await self._start_runner(folder)
                 if attempt.stopping:
                     folder.ask_to_stop()
                 await self._until_runner_ends(life, attempt)
         except OSError as error:
-            if await asyncio.to_thread(folder.claim):  # nothing of it has run, and nothing will
+            if not launched or await asyncio.to_thread(folder.claim):  # nothing of it has run, and nothing will
                 self._end(attempt, without_process(RETURNED, f"this host cannot start it now: {error}"))
                 self._pause(error)
                 return
@@ -230,9 +231,8 @@ class PrefixExecutor(Executor):
         folder = attempt.folder
         try:
             with folder.life() as life:
-                if folder.has_runner():
-                    self._tell_started(attempt)
-                    await self._until_runner_ends(life, attempt)
+                self._tell_started(attempt)
+                await self._until_runner_ends(life, attempt)
             begun = not await asyncio.to_thread(folder.claim)
         except FileNotFoundError:  # that coordinator ended before the folder was whole
             begun = False
@@ -263,13 +263,14 @@ class PrefixExecutor(Executor):
         loop.add_reader(life, readable.set)
         try:
             while True:
-                await readable.wait()
-                readable.clear()
-                with contextlib.suppress(BlockingIOError):
+                try:
                     if not os.read(life, 4096):
-                        return
+                        return  # nobody has it open for writing
                     if attempt is not None:
                         self._tell_started(attempt)
+                except BlockingIOError:
+                    await readable.wait()
+                    readable.clear()
         finally:
             loop.remove_reader(life)
 
@@ -290,7 +291,8 @@ class PrefixExecutor(Executor):
     async def _clear(self, folder: AttemptFolder) -> None:
         """End what still runs of an attempt that nobody wants, and remove its folder."""
         with contextlib.suppress(FileNotFoundError), folder.life() as life:
-            if not folder.claim() and folder.ask_to_stop():
+            if not folder.claim():
+                folder.ask_to_stop()
                 await self._until_runner_ends(life, None)
         await asyncio.to_thread(shutil.rmtree, folder.path, ignore_errors=True)
 
@@ -344,4 +346,9 @@ class PrefixExecutor(Executor):
             return
         task = asyncio.create_task(work, name=f"{name} of {self.pool}")
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("pool %s: %s failed", self.pool, task.get_name(), exc_info=error)

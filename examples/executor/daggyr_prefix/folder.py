@@ -48,13 +48,15 @@ class AttemptFolder:
         return found if isinstance(found, dict) else {}
 
     def claim(self) -> bool:
-        """Make sure that no runner starts the task any more. Return False if one has begun."""
+        """Make sure that no runner starts the task any more. Return False if one has begun, or if that cannot be known."""
         try:
             (self.path / "begun").mkdir()
         except FileExistsError:
             return False
         except FileNotFoundError:
             return True  # without the folder, no runner can begin
+        except OSError:
+            return False
         return True
 
     @contextlib.contextmanager
@@ -70,24 +72,17 @@ class AttemptFolder:
         """Return what the runner itself printed, in one line: nothing, unless it could not do its work."""
         return " ".join((self.path / "log").read_text(encoding="utf-8", errors="replace").split())[-500:]
 
-    def ask_to_stop(self) -> bool:
-        """Ask the runner to end the task. Return False if there is no runner any more."""
-        return self._control(b"s")
-
-    def has_runner(self) -> bool:
-        return self._control(b"")
-
-    def _control(self, data: bytes) -> bool:
+    def ask_to_stop(self) -> None:
+        """Ask the runner to end the task. Without a runner, nothing happens."""
         try:
             control = os.open(self.path / "control", os.O_WRONLY | os.O_NONBLOCK)
-        except OSError:  # ENXIO: nobody reads (fifo(7))
-            return False
+        except OSError:  # ENXIO: nobody has it open for reading (fifo(7))
+            return
         try:
             with contextlib.suppress(BlockingIOError, BrokenPipeError):  # it was asked thousands of times, or just ends
-                os.write(control, data)
+                os.write(control, b"s")
         finally:
             os.close(control)
-        return True
 
     def start_ns(self) -> int | None:
         """Return when the task was started, in nanoseconds since the epoch, or None if it was not."""
