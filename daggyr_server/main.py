@@ -58,7 +58,8 @@ from daggyr_server.executors.base import Executor, ExecutorError, SettingsError
 from daggyr_server.executors.context import ExecutorContext, PoolAccess, check_patterns
 from daggyr_server.executors.loader import find_executor
 from daggyr_server.spec import PoolLimits
-from daggyr_server.trackers.base import TrackerError, make_tracker
+from daggyr_server.trackers.base import TrackerError
+from daggyr_server.trackers.loader import make_tracker
 
 log = logging.getLogger("daggyr_server")
 

@@ -71,6 +71,9 @@ class HalfTracker(Tracker):
 '''
 
 
+pytestmark = pytest.mark.xdist_group("a package from outside")  # one worker installs it
+
+
 @pytest.fixture(scope="module")
 def outside(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder where the packages were installed."""
