@@ -28,6 +28,7 @@ MAX_POOL_NAME = 128  # characters
 
 S = TypeVar("S", bound=msgspec.Struct)
 Seconds = Annotated[float, Meta(ge=0.1, le=86_400)]
+Grace = Annotated[float, Meta(ge=0, le=86_400)]
 
 
 class Tls(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,7 +52,7 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
     agent_token_file: Path | None = None
     lease: Seconds = 60.0  # an agent that was silent for longer has lost its attempts
     heartbeat: Seconds = 5.0  # how often an agent says that it is there
-    kill_grace: Annotated[float, Meta(ge=0, le=86_400)] = 10.0  # from SIGTERM to SIGKILL
+    kill_grace: Grace = 10.0  # from SIGTERM to SIGKILL, after a kill and after a timeout; of pools that say no other
     max_run_bytes: Annotated[int, Meta(ge=1024, le=2**40)] = 2**30  # of a submitted document
     max_arriving_bytes: Annotated[int, Meta(ge=1024, le=2**50)] = 2 * 2**30  # of documents on their way, all together, on disk
     max_run_tasks: Annotated[int, Meta(ge=1, le=2**32 - 1)] = 20_000_000
@@ -61,11 +62,18 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
         return f"Server(listen={self.listen!r}, tracker={self.tracker.partition(':')[0]!r}, ...)"
 
 
+class _EveryPool(msgspec.Struct, frozen=True, kw_only=True):
+    """What every `[pools.NAME]` may set, whatever its executor. Times are in seconds."""
+
+    kill_grace: Grace | None = None  # None: the server's
+
+
 class Pool(msgspec.Struct, frozen=True, kw_only=True):
-    """`[pools.NAME]`: the executor's name and its settings as they stand in the file."""
+    """`[pools.NAME]`: the executor's name, what every pool may set, and the executor's settings as they stand in the file."""
 
     name: str
     executor: str
+    kill_grace: float | None = None  # seconds; None: the server's
     settings: dict[str, Any]
     folder: Path  # relative paths among the settings count from here
 
@@ -256,13 +264,15 @@ def _pools(tables: object, folder: Path, faults: list[Fault]) -> dict[str, Pool]
             faults.append(Fault(place, f"a pool's name has 1 to {MAX_POOL_NAME} printable characters"))
         settings = dict(table) if isinstance(table, Mapping) else {}
         executor = settings.pop("executor", None)
+        given = {key: settings.pop(key) for key in _EveryPool.__struct_fields__ if key in settings}
+        own = check(given, _EveryPool, place=place, folder=folder, faults=faults) or _EveryPool()
         if isinstance(table, Mapping):
             _check_executor(executor, place, faults)
         else:
             faults.append(Fault(place, "expected a table", 'write executor = "local" in it, for instance'))
         if executor == "agent":
             _explain_dialing_in(name, settings, faults)
-        pools[name] = Pool(name=name, executor=str(executor), settings=settings, folder=folder)
+        pools[name] = Pool(name=name, executor=str(executor), kill_grace=own.kill_grace, settings=settings, folder=folder)
     return pools
 
 

@@ -11,6 +11,7 @@ import daggyr_server.quiet_grpc  # noqa: F401  # before whatever else loads grpc
 # isort: split
 import asyncio
 import contextlib
+import dataclasses
 import gc
 import logging
 import os
@@ -306,7 +307,8 @@ def _executors(configuration: Configuration, driver: Driver, surroundings: Execu
         if settings is not None:
             try:
                 reports = driver.reports(name, mend=not issubclass(kind, AgentExecutor))  # agents' words are checked in sessions
-                executors[name] = kind(name, settings, reports, surroundings)
+                grace = surroundings.grace if pool.kill_grace is None else pool.kill_grace
+                executors[name] = kind(name, settings, reports, dataclasses.replace(surroundings, grace=grace))
             except SettingsError as error:
                 faults.append(Fault(f"pools.{name}", str(error)))
     if faults:

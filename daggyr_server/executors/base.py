@@ -85,7 +85,7 @@ class ExecutorContext:
     epoch: int
     lease: float  # seconds
     heartbeat: float  # seconds
-    grace: float  # seconds between SIGTERM and SIGKILL
+    grace: float  # seconds from SIGTERM to SIGKILL, after a kill and after a timeout: the pool's `kill_grace`
     log_level: str = "warning"  # for child processes
     door: PoolAccess = field(default_factory=PoolAccess)
     pass_environment: tuple[str, ...] = ()  # of the coordinator's variables, for tasks of every pool (daggyr.environment)

@@ -16,8 +16,10 @@ from typing import Any, ClassVar
 
 import grpc
 import msgspec
-from google.protobuf.duration_pb2 import Duration
 
+from daggyr.attempts.keys import Ident, ident_of, key_of
+from daggyr.attempts.outcome import without_process
+from daggyr.attempts.times import duration
 from daggyr.v1.agents_pb2 import (
     AgentMessage,
     Cancel,
@@ -41,7 +43,6 @@ from daggyr.v1.task_pb2 import (
     AssignmentBatch,
     AttemptKey,
     AttemptOutcome,
-    AttemptResult,
     AttemptUpdate,
     Host,
     HostState,
@@ -49,7 +50,7 @@ from daggyr.v1.task_pb2 import (
     Placement,
 )
 from daggyr_server.executors.agents.followed import Followed
-from daggyr_server.executors.agents.known_agent import PLACED_EARLIER, Agent, Ask, Ident, ident_of, key_of
+from daggyr_server.executors.agents.known_agent import PLACED_EARLIER, Agent, Ask
 from daggyr_server.executors.agents.portions import MAX_BATCH_BYTES, MAX_KEYS, portions
 from daggyr_server.executors.agents.session import PROBE, Session, SessionRefused
 from daggyr_server.executors.base import Executor, ExecutorContext, Reports, forgotten
@@ -237,7 +238,8 @@ class AgentExecutor(Executor):
                 welcome=Welcome(
                     tracker_id=self.surroundings.tracker_id,
                     epoch=self.surroundings.epoch,
-                    heartbeat_interval=_duration(self.surroundings.heartbeat),
+                    heartbeat_interval=duration(self.surroundings.heartbeat),
+                    kill_grace=duration(self.surroundings.grace),
                     end=[key_of(ident) for ident in held - ours.keys()],
                     next_sequence=agent.durable + 1,
                 )
@@ -385,7 +387,7 @@ class AgentExecutor(Executor):
         for start in range(0, len(keys), MAX_KEYS):
             part = keys[start : start + MAX_KEYS]
             if ask == "stop":
-                session.send(CoordinatorMessage(cancel=Cancel(keys=part, grace=_duration(self.surroundings.grace))))
+                session.send(CoordinatorMessage(cancel=Cancel(keys=part, grace=duration(self.surroundings.grace))))
             else:
                 session.send(CoordinatorMessage(recall=Recall(keys=part)))
 
@@ -398,8 +400,7 @@ class AgentExecutor(Executor):
         self._report(agent.agent_id, [key_of(ident)], outcome, *notes)
 
     def _report(self, host: str, keys: Iterable[AttemptKey], outcome: AttemptOutcome, *notes: str) -> None:
-        result = AttemptResult(outcome=outcome, notes=notes)
-        result.stop_time.FromNanoseconds(time.time_ns())
+        result = without_process(outcome, *notes)
         self.reports.updates(host, [AttemptUpdate(key=key, finished=result) for key in keys], forgotten)
 
 
@@ -408,9 +409,3 @@ def _too_large(size: int) -> str:
         f"it takes {size:,} bytes on its way to its agent, and a message holds {MAX_BATCH_BYTES:,}: "
         "let it read what is large from a file"
     )
-
-
-def _duration(seconds: float) -> Duration:
-    duration = Duration()
-    duration.FromNanoseconds(int(seconds * 1e9))
-    return duration

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from importlib.resources import files
 from urllib.parse import quote, unquote
 
-from daggyr.v1.task_pb2 import AttemptKey, TaskSpec
+from daggyr.attempts.keys import Ident
+from daggyr.attempts.times import seconds_of
+from daggyr.v1.task_pb2 import TaskSpec
 from daggyr_server.executors.believable import MAX_EXIT_CODE
-
-Ident = tuple[int, int, int]  # an AttemptKey's run_id, task_number and attempt
 
 PROGRAM = files("daggyr_server.executors.ssh").joinpath("remote.sh").read_bytes()
 _MAX_DIGITS = 10  # of seconds since a target's boot
@@ -33,21 +33,6 @@ _PLAIN_NAME = re.compile(
 
 class NotSayable(ValueError):
     """A task that cannot be started anywhere; the message is the note for its user."""
-
-
-def name_of(ident: Ident) -> str:
-    """The attempt's folder on its target."""
-    return "-".join(map(str, ident))
-
-
-def ident_in(name: str) -> Ident | None:
-    """The attempt that has a folder of this name, if any can."""
-    match = re.fullmatch(r"(\d{1,20})-(\d{1,10})-(\d{1,10})", name)
-    return (int(match[1]), int(match[2]), int(match[3])) if match else None
-
-
-def key_of(ident: Ident) -> AttemptKey:
-    return AttemptKey(run_id=ident[0], task_number=ident[1], attempt=ident[2])
 
 
 def call(function: str, *words: str) -> str:
@@ -81,7 +66,7 @@ def start_script(name: str, ident: Ident, task_id: str, spec: TaskSpec, grace: f
         raise NotSayable(
             f"an argument or variable is too long: {longest} bytes, where Linux takes {MAX_WORD_BYTES - 1} (execve(2))"
         )
-    limit = spec.timeout.seconds + spec.timeout.nanos / 1e9
+    limit = seconds_of(spec.timeout)
     folder = spec.working_directory
     if folder and not folder.startswith("/"):
         folder = f"./{folder}"  # `cd -` is no folder
@@ -127,7 +112,7 @@ class Ended:
     streams: tuple[str, ...]  # of stdout and stderr, what was written to
     gone: bool  # its folder was removed meanwhile
     cause: str  # kill, timeout or nothing: why it was ended
-    limit: str  # the timeout, in seconds, if that is why
+    limit: float  # the timeout, in seconds, if that is why
     refused: str  # why it was not started, or nothing
     began: int  # centiseconds since the target's boot
     ended: int
@@ -149,7 +134,7 @@ def parse_ended(words: list[str]) -> Ended:
         streams=tuple(name for flag, name in (("o", "stdout"), ("e", "stderr")) if flag in flags),
         gone="g" in flags,
         cause=cause.strip("-"),
-        limit=limit,
+        limit=float(limit or 0),
         refused=refused.strip("-"),
         began=centiseconds(began),
         ended=centiseconds(ended),

@@ -22,6 +22,8 @@ from contextlib import aclosing, asynccontextmanager
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from daggyr.attempts.keys import ident_in, key_of
+from daggyr.attempts.outcome import without_process
 from daggyr.bounds import MAX_UNITS
 from daggyr.v1.task_pb2 import (
     KILLED,
@@ -30,7 +32,6 @@ from daggyr.v1.task_pb2 import (
     RETURNED,
     STDERR,
     STDOUT,
-    AttemptOutcome,
     AttemptResult,
     AttemptUpdate,
     OutputChunk,
@@ -39,14 +40,12 @@ from daggyr_server.executors.ssh.attempts import Attempt, Phase
 from daggyr_server.executors.ssh.connection import TargetFault, connect
 from daggyr_server.executors.ssh.output import CHUNK_BYTES, Output
 from daggyr_server.executors.ssh.questions import Questions
-from daggyr_server.executors.ssh.results import refusal, result_of, timestamp
+from daggyr_server.executors.ssh.results import refusal, result_of
 from daggyr_server.executors.ssh.script import (
     Ended,
     NotSayable,
     call,
     centiseconds,
-    ident_in,
-    key_of,
     needs_in,
     parse_ended,
     start_script,
@@ -220,7 +219,7 @@ class Session:
                 attempt.attended = False
                 self._wake_watch.set()
             elif kind == "N":
-                self._target.tell_results([(attempt, _outcome(LOST, "its target cannot make files for it"))])
+                self._target.tell_results([(attempt, without_process(LOST, "its target cannot make files for it"))])
                 raise TargetFault("it cannot make files for attempts: is its disk full?")
 
     async def _fetch(self) -> None:
@@ -340,7 +339,7 @@ class Session:
             outcome, note = (LOST, "it was never started on its target") if attempt.phase is Phase.PLACED else (RETURNED, "")
             if attempt.stopping:
                 outcome, note = KILLED, ""
-            self._target.tell_results([(attempt, _outcome(outcome, *filter(None, [note])))])
+            self._target.tell_results([(attempt, without_process(outcome, *filter(None, [note])))])
         elif kind in ("X", "G"):
             attempt.missed += 1
             if attempt.missed > MISSED_LOOKS:
@@ -350,7 +349,7 @@ class Session:
                     if kind == "G"
                     else "its target was started again, or what waits for its end was killed"
                 )
-                self._target.tell_results([(attempt, _outcome(LOST, f"nothing is known of its end: {note}"))])
+                self._target.tell_results([(attempt, without_process(LOST, f"nothing is known of its end: {note}"))])
 
     async def _tidy(self) -> None:
         """End what nobody wants any more, and remove what is durable."""
@@ -402,10 +401,6 @@ class Session:
 def _ended_of(attempt: Attempt) -> Ended:
     assert attempt.ended is not None
     return attempt.ended
-
-
-def _outcome(outcome: AttemptOutcome, *notes: str) -> AttemptResult:
-    return AttemptResult(outcome=outcome, notes=notes, stop_time=timestamp(time.time_ns()))
 
 
 def _batches(names: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -15,6 +15,9 @@ import random
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 
+from daggyr.attempts.keys import Ident, ident_of, key_of
+from daggyr.attempts.outcome import without_process
+from daggyr.attempts.times import timestamp
 from daggyr.substitution import Filling
 from daggyr.v1.task_pb2 import (
     HOST_AVAILABLE,
@@ -24,7 +27,6 @@ from daggyr.v1.task_pb2 import (
     REJECTED,
     RETURNED,
     AssignmentBatch,
-    AttemptKey,
     AttemptOutcome,
     AttemptResult,
     AttemptStarted,
@@ -36,8 +38,6 @@ from daggyr.v1.task_pb2 import (
 from daggyr_server.executors.base import ExecutorContext, Reports, forgotten
 from daggyr_server.executors.ssh.attempts import Attempt, Attempts, Phase
 from daggyr_server.executors.ssh.connection import TargetFault
-from daggyr_server.executors.ssh.results import timestamp
-from daggyr_server.executors.ssh.script import Ident, key_of
 from daggyr_server.executors.ssh.session import Session
 from daggyr_server.executors.ssh.settings import SshSettings, TargetSettings
 
@@ -98,7 +98,7 @@ class Target:
     def start(self, batch: AssignmentBatch) -> None:
         fillings = [Filling(template) for template in batch.templates]
         for assignment in batch.assignments:
-            ident = (assignment.key.run_id, assignment.key.task_number, assignment.key.attempt)
+            ident = ident_of(assignment.key)
             if ident in self.attempts.held or ident in self.told:
                 continue
             try:
@@ -278,11 +278,7 @@ class Target:
             self._tell(idents, outcome, *notes)
 
     def _tell(self, idents: Sequence[Ident], outcome: AttemptOutcome, *notes: str) -> None:
-        result = AttemptResult(outcome=outcome, notes=notes, stop_time=timestamp(time.time_ns()))
+        result = without_process(outcome, *notes)
         updates = [AttemptUpdate(key=key_of(ident), finished=result) for ident in idents]
         if updates:
             self._reports.updates(self.name, updates, forgotten)
-
-
-def ident_of(key: AttemptKey) -> Ident:
-    return (key.run_id, key.task_number, key.attempt)

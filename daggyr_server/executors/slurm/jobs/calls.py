@@ -13,9 +13,10 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 
+from daggyr.attempts.outcome import without_process
 from daggyr.v1.task_pb2 import HOST_AVAILABLE, HOST_PAUSED, LOST
 from daggyr_server.executors.slurm.client import ALL_OTHERS, ENDED_STATES, JobStatus, SlurmError, SlurmUnavailable
-from daggyr_server.executors.slurm.jobs.in_flight import LONGEST_PAUSE, Flight, Flights, result_of
+from daggyr_server.executors.slurm.jobs.in_flight import LONGEST_PAUSE, Flight, Flights
 from daggyr_server.executors.slurm.jobs.outcomes import GONE
 
 log = logging.getLogger(__name__)
@@ -120,7 +121,7 @@ class SlurmCalls:
             del self.flights.flying[submission.name]
             self.flights.in_slurm -= len(flight.attempts)
             for attempt in flight.attempts.values():
-                self.flights.tell(attempt, result_of(LOST, "its job was not in Slurm when the coordinator came back"))
+                self.flights.tell(attempt, without_process(LOST, "its job was not in Slurm when the coordinator came back"))
         else:
             for attempt in flight.attempts.values():
                 attempt.state, attempt.over_since = GONE, attempt.over_since or time.monotonic()

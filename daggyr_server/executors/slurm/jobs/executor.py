@@ -16,6 +16,9 @@ import itertools
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
+from daggyr.attempts.keys import ident_of
+from daggyr.attempts.outcome import without_process
+from daggyr.attempts.times import seconds_of
 from daggyr.substitution import Filling
 from daggyr.v1.task_pb2 import (
     REJECTED,
@@ -31,7 +34,7 @@ from daggyr.v1.task_pb2 import (
 from daggyr_server.executors.base import ExecutorContext, Reports, forgotten
 from daggyr_server.executors.slurm.client import needs_of
 from daggyr_server.executors.slurm.jobs.calls import SlurmCalls
-from daggyr_server.executors.slurm.jobs.in_flight import Ask, Attempt, Flight, Flights, result_of
+from daggyr_server.executors.slurm.jobs.in_flight import Ask, Attempt, Flight, Flights
 from daggyr_server.executors.slurm.jobs.output import written_by
 from daggyr_server.executors.slurm.jobs.script import UnfitTask, check_task
 from daggyr_server.executors.slurm.jobs.submitter import Submitter
@@ -71,16 +74,17 @@ class JobExecutor(SlurmPool):
         rejected = []
         for assignment in batch.assignments:
             key = assignment.key
-            ident = (key.run_id, key.task_number, key.attempt)
+            ident = ident_of(key)
             if ident in self._flights.attempts:
                 continue
             try:
                 spec = fillings[assignment.template].spec(assignment.values)
                 check_task(spec)
-                timeout = spec.timeout.seconds + spec.timeout.nanos / 1e9
-                alike = (needs_of(spec.resources, timeout, self.settings), timeout, spec.whole_stdout_bytes)
+                timeout = seconds_of(spec.timeout)
+                longest = timeout + self.surroundings.grace if timeout else 0
+                alike = (needs_of(spec.resources, longest, self.settings), timeout, spec.whole_stdout_bytes)
             except (UnfitTask, ValueError) as error:
-                rejected.append(AttemptUpdate(key=key, finished=result_of(REJECTED, str(error))))
+                rejected.append(AttemptUpdate(key=key, finished=without_process(REJECTED, str(error))))
                 continue
             self._flights.attempts[ident] = self._flights.waiting[ident] = Attempt(ident, alike, assignment, spec)
         if rejected:
@@ -95,7 +99,7 @@ class JobExecutor(SlurmPool):
 
     def _ask(self, keys: Sequence[AttemptKey], ask: Ask) -> None:
         for key in keys:
-            attempt = self._flights.attempts.get((key.run_id, key.task_number, key.attempt))
+            attempt = self._flights.attempts.get(ident_of(key))
             if attempt is not None and attempt.ask != "stop":
                 attempt.ask = ask
                 self._flights.watch_wake.set()
@@ -103,13 +107,13 @@ class JobExecutor(SlurmPool):
     def recover(self, placed: Sequence[tuple[AttemptKey, Placement]]) -> None:
         self._flights.placed = []
         for key, _ in placed:
-            attempt = Attempt((key.run_id, key.task_number, key.attempt))
+            attempt = Attempt(ident_of(key))
             self._flights.attempts[attempt.ident] = attempt
             self._flights.placed.append(attempt)
         self._flights.watch_wake.set()
 
     async def follow(self, host: str, key: AttemptKey, stream: int, offset: int) -> AsyncIterator[OutputChunk]:
-        ident = (key.run_id, key.task_number, key.attempt)
+        ident = ident_of(key)
         name: OutputStream = STDOUT if stream == STDOUT else STDERR
         while True:
             attempt = self._flights.attempts.get(ident)

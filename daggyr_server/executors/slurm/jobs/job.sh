@@ -28,7 +28,7 @@ case ${1-} in
         : >"$_d_own.timeout"
         # What has not come to a session of its own yet has no group.
         kill -s TERM -- "-$2" || kill -s TERM "$2"
-        sleep "$_d_timeout_grace"
+        sleep "$_d_grace"
         kill -s KILL -- "-$2"
         exit
         ;;
@@ -46,7 +46,7 @@ case ${1-} in
         ;;
 esac
 
-_d_task='' _d_guards='' _d_stopped='' _d_caught=''
+_d_task='' _d_guards='' _d_stopped='' _d_first='' _d_caught=''
 _d_guard() {
     setsid -- /bin/sh "$_d_script" "$@" </dev/null >/dev/null 2>&1 &
     _d_guards="$_d_guards $!"
@@ -58,7 +58,7 @@ _d_stop() {
     _d_guard end "$_d_task" "$_d_grace"
 }
 _d_script=$0
-trap '_d_caught=1; [ -n "$_d_stopped" ] || { _d_stopped=1; _d_stop; }' TERM
+trap '_d_caught=1; [ -n "$_d_stopped" ] || { _d_stopped=1; [ -e "$_d_own.timeout" ] || _d_first=1; _d_stop; }' TERM
 
 mkdir "$_d_own.run" 2>/dev/null || exit 0
 command -v setsid >/dev/null || {
@@ -167,7 +167,7 @@ done
     echo "status $_d_status"
     echo "stop $_d_end"
     echo "node $(uname -n)"
-    [ -z "$_d_stopped" ] || echo "stopped 1"
+    [ -z "$_d_first" ] || echo "stopped 1" # before its timeout had passed
     [ ! -e "$_d_own.timeout" ] || echo "timeout 1"
     tail -n 1 "$_d_own.times" | sed 's/^/children /'
 } >"$_d_own.part" && mv "$_d_own.part" "$_d_own.result"

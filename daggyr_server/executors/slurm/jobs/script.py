@@ -16,7 +16,6 @@ from shlex import quote
 from daggyr.v1.task_pb2 import Assignment, TaskSpec
 
 KEPT_BYTES = 1024 * 1024  # of a stream; of a longer one half of it at both ends
-TIMEOUT_GRACE = 10.0  # seconds from SIGTERM to SIGKILL when a timeout has passed
 MAX_ARGUMENT_BYTES = 32 * 4096 - 1  # MAX_ARG_STRLEN of Linux, execve(2)
 MAX_ARGUMENTS_BYTES = 2 * 1024 * 1024 - 128 * 1024  # a quarter of the usual stack limit, less what the node adds
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -42,7 +41,6 @@ def job_script(folder: Path, *, grace: float, timeout: float, whole_stdout_bytes
         "folder": str(folder),
         "grace": f"{grace:.3f}",
         "timeout": f"{timeout:.9g}" if timeout else "0",
-        "timeout_grace": f"{TIMEOUT_GRACE:g}",
         "keep_out": str(max(KEPT_BYTES, whole_stdout_bytes)),
         "keep_err": str(KEPT_BYTES),
         "edge": str(KEPT_BYTES),

@@ -37,11 +37,10 @@ from pathlib import Path
 
 import msgspec
 
+from daggyr.attempts.keys import Ident
 from daggyr.v1.task_pb2 import Assignment, TaskSpec
 from daggyr_server.executors.believable import MAX_SECONDS
 from daggyr_server.executors.slurm.jobs.script import tasks_file
-
-Ident = tuple[int, int, int]  # an AttemptKey's run_id, task_number and attempt
 
 MANIFEST = "manifest"
 VOID = ".void"
@@ -67,7 +66,7 @@ class Reported:
     start: int | None = None  # nanoseconds since the epoch
     stop: int | None = None
     node: str = ""
-    stopped: bool = False  # the script was asked to end it
+    stopped: bool = False  # the script was asked to end it, before its timeout had passed
     timed_out: bool = False
     cpu_seconds: float | None = None
     rejected: str | None = None

@@ -11,9 +11,10 @@ import logging
 import secrets
 import time
 
+from daggyr.attempts.outcome import without_process
 from daggyr.v1.task_pb2 import HOST_AVAILABLE, HOST_PAUSED, LOST, REJECTED
 from daggyr_server.executors.slurm.client import Job, Limits, SlurmError, SlurmRefused, SlurmUnavailable
-from daggyr_server.executors.slurm.jobs.in_flight import LONGEST_PAUSE, STRAY_SECONDS, Attempt, Flight, Flights, result_of
+from daggyr_server.executors.slurm.jobs.in_flight import LONGEST_PAUSE, STRAY_SECONDS, Attempt, Flight, Flights
 from daggyr_server.executors.slurm.jobs.script import job_script
 from daggyr_server.executors.slurm.jobs.submission import Manifest, Submission
 
@@ -140,4 +141,4 @@ class Submitter:
             return
         outcome = REJECTED if isinstance(error, SlurmRefused) else LOST
         for attempt in flight.attempts.values():
-            self.flights.tell(attempt, result_of(outcome, f"Slurm did not take its job: {error}"))
+            self.flights.tell(attempt, without_process(outcome, f"Slurm did not take its job: {error}"))

@@ -12,6 +12,8 @@ import logging
 import time
 from collections.abc import Sequence
 
+from daggyr.attempts.outcome import result_of, without_process
+from daggyr.attempts.times import timestamp
 from daggyr.v1.task_pb2 import (
     KILLED,
     LOST,
@@ -25,8 +27,8 @@ from daggyr.v1.task_pb2 import (
 )
 from daggyr_server.executors.base import forgotten
 from daggyr_server.executors.slurm.client import ENDED_STATES
-from daggyr_server.executors.slurm.jobs.in_flight import STRAY_SECONDS, Attempt, Flight, Flights, result_of
-from daggyr_server.executors.slurm.jobs.outcomes import GONE, ended_by, is_settled, judge
+from daggyr_server.executors.slurm.jobs.in_flight import STRAY_SECONDS, Attempt, Flight, Flights
+from daggyr_server.executors.slurm.jobs.outcomes import GONE, is_settled, seen_of
 from daggyr_server.executors.slurm.jobs.output import written_by
 from daggyr_server.executors.slurm.jobs.submission import Reported, kept_submissions, remove_void
 
@@ -70,7 +72,7 @@ class Watch:
             else:
                 await asyncio.to_thread(submission.remove)
         for attempt in placed.values():
-            self.flights.tell(attempt, result_of(LOST, "it was not submitted to Slurm before the coordinator ended"))
+            self.flights.tell(attempt, without_process(LOST, "it was not submitted to Slurm before the coordinator ended"))
         self.flights.placed = None  # from now on, jobs of no flight are nobody's
         self.flights.talk_wake.set()
 
@@ -81,7 +83,7 @@ class Watch:
             flight = attempt.flight
             if attempt.ident in self.flights.waiting:
                 del self.flights.waiting[attempt.ident]
-                self.flights.tell(attempt, result_of(outcome))
+                self.flights.tell(attempt, without_process(outcome))
                 continue
             if flight is None or flight.made is None:
                 continue  # being submitted, or looked for
@@ -91,7 +93,7 @@ class Watch:
                     if flight.submission.manifest.job_id:
                         self.flights.to_cancel.append(flight.task(attempt.index))
                         self.flights.talk_wake.set()
-                    self.flights.end(flight, attempt, result_of(outcome))
+                    self.flights.end(flight, attempt, without_process(outcome))
                     continue
             if attempt.ask == "recall":
                 attempt.ask = None
@@ -108,8 +110,7 @@ class Watch:
                     attempt.reported, attempt.reported_at = results[index], time.monotonic()
                 if attempt.reported is None and index in starts and not attempt.started:
                     attempt.started = True
-                    started = AttemptStarted()
-                    started.start_time.FromNanoseconds(starts[index])
+                    started = AttemptStarted(start_time=timestamp(starts[index]))
                     self.pool.reports.updates(self.pool.pool, [AttemptUpdate(key=attempt.key, started=started)], forgotten)
                 await self._settle(flight, attempt)
 
@@ -133,29 +134,20 @@ class Watch:
     async def _finish(self, flight: Flight, attempt: Attempt) -> None:
         reported, index = attempt.reported, attempt.index
         printed = await asyncio.to_thread(flight.submission.printed, index) if reported is None else ""
-        outcome, notes = judge(
+        seen = seen_of(
             reported,
             attempt.state,
             asked=attempt.ask == "stop",
             timeout=flight.submission.manifest.timeout,
             printed=printed,
         )
-        result = result_of(outcome, *notes)
-        if outcome == REJECTED:
+        if reported is None:
+            result = result_of(seen)
+        else:
+            result = result_of(seen, start_ns=reported.start, stop_ns=reported.stop, cpu_seconds=reported.cpu_seconds)
+        if result.outcome == REJECTED:
             self.flights.end(flight, attempt, result)
             return
-        if reported is not None:
-            number = ended_by(reported)
-            if number is None:
-                result.exit_code = reported.status
-            else:
-                result.signal = number
-            if reported.start is not None:
-                result.start_time.FromNanoseconds(reported.start)
-            if reported.stop is not None:
-                result.stop_time.FromNanoseconds(reported.stop)
-            if reported.cpu_seconds is not None:
-                result.cpu_seconds = reported.cpu_seconds
         for stream, summary in ((STDOUT, result.stdout), (STDERR, result.stderr)):
             output = await asyncio.to_thread(written_by, flight.submission, index, stream)
             summary.CopyFrom(output.summary)
