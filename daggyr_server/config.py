@@ -65,7 +65,7 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
 class _EveryPool(msgspec.Struct, frozen=True, kw_only=True):
     """What every `[pools.NAME]` may set, whatever its executor. Times are in seconds."""
 
-    kill_grace: Grace | None = None  # None: the server's
+    kill_grace: Grace  # the server's unless given
 
 
 class Pool(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,7 +73,7 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     executor: str
-    kill_grace: float | None = None  # seconds; None: the server's
+    kill_grace: float  # seconds from SIGTERM to SIGKILL; the server's unless the file says another
     settings: dict[str, Any]
     folder: Path  # relative paths among the settings count from here
 
@@ -110,7 +110,7 @@ def load(
         faults.append(Fault(key, "unknown key", hint))
     command_line = {name: value for name, value in (("listen", listen), ("tracker", tracker)) if value is not None}
     server = _server(document.get("server", {}), folder, command_line, faults)
-    pools = _pools(document.get("pools", {}), folder, faults)
+    pools = _pools(document.get("pools", {}), server.kill_grace, folder, faults)
     default_pool = _default_pool(server.default_pool, pools, faults)
     if workers is not None:
         _size(pools, workers, default_pool, faults)
@@ -252,7 +252,7 @@ def _tracker(address: str, place: str, folder: Path, *, faults: list[Fault]) -> 
     return address
 
 
-def _pools(tables: object, folder: Path, faults: list[Fault]) -> dict[str, Pool]:
+def _pools(tables: object, kill_grace: float, folder: Path, faults: list[Fault]) -> dict[str, Pool]:
     """The pools by name; those with faults are among them as far as they are known, so that names can be checked."""
     if not isinstance(tables, Mapping):
         faults.append(Fault("pools", "expected a table of pools", "write [pools.NAME] with executor = ..."))
@@ -264,8 +264,8 @@ def _pools(tables: object, folder: Path, faults: list[Fault]) -> dict[str, Pool]
             faults.append(Fault(place, f"a pool's name has 1 to {MAX_POOL_NAME} printable characters"))
         settings = dict(table) if isinstance(table, Mapping) else {}
         executor = settings.pop("executor", None)
-        given = {key: settings.pop(key) for key in _EveryPool.__struct_fields__ if key in settings}
-        own = check(given, _EveryPool, place=place, folder=folder, faults=faults) or _EveryPool()
+        given = {"kill_grace": kill_grace} | {key: settings.pop(key) for key in _EveryPool.__struct_fields__ if key in settings}
+        own = check(given, _EveryPool, place=place, folder=folder, faults=faults) or _EveryPool(kill_grace=kill_grace)
         if isinstance(table, Mapping):
             _check_executor(executor, place, faults)
         else:

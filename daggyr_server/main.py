@@ -307,8 +307,7 @@ def _executors(configuration: Configuration, driver: Driver, surroundings: Execu
         if settings is not None:
             try:
                 reports = driver.reports(name, mend=not issubclass(kind, AgentExecutor))  # agents' words are checked in sessions
-                grace = surroundings.grace if pool.kill_grace is None else pool.kill_grace
-                executors[name] = kind(name, settings, reports, dataclasses.replace(surroundings, grace=grace))
+                executors[name] = kind(name, settings, reports, dataclasses.replace(surroundings, grace=pool.kill_grace))
             except SettingsError as error:
                 faults.append(Fault(f"pools.{name}", str(error)))
     if faults:
