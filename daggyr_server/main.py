@@ -37,6 +37,7 @@ from daggyr.tokens import TokenError, make_token, token_file
 from daggyr.v1 import agents_pb2, runs_pb2
 from daggyr.v1.agents_pb2_grpc import add_AgentsServicer_to_server
 from daggyr.v1.runs_pb2_grpc import add_RunsServicer_to_server
+from daggyr.whole_file import write_whole
 from daggyr_server import __version__
 from daggyr_server.api.asking import Limits
 from daggyr_server.api.listening.authentication import Tokens
@@ -344,9 +345,7 @@ async def _add_services(
 
 
 def _write_ready(path: Path, address: str) -> None:
-    draft = path.with_name(f"{path.name}.{os.getpid()}")
-    draft.write_text(address + "\n", encoding="utf-8")
-    draft.replace(path)
+    write_whole(path, f"{address}\n".encode(), mode=0o666)
 
 
 def _greet(configuration: Configuration, address: str) -> None:

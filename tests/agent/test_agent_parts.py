@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scripted_coordinator import idents, key
 
 from daggyr.attempts.keys import ident_of
+from daggyr.backoff import Backoff
 from daggyr.bounded import MAX_NOTE_BYTES
 from daggyr.v1.task_pb2 import (
     SUCCEEDED,
@@ -280,10 +281,8 @@ def test_the_pause_between_sessions_grows_while_they_come_to_nothing() -> None:
     """To 5 s at most; where the coordinator finds that the agent makes no sense, to a minute."""
 
     def pauses(count: int, lasted: float | None, refusal: grpc.StatusCode | None) -> list[float]:
-        found = [0.1]
-        for _ in range(count):
-            found.append(next_pause(found[-1], lasted=lasted, refusal=refusal))
-        return found
+        backoff = Backoff(0.1, 5.0)
+        return [backoff.next(), *(next_pause(backoff, lasted=lasted, refusal=refusal) for _ in range(count))]
 
     gone, nonsense = grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INVALID_ARGUMENT
     assert pauses(3, 10.0, None) == [0.1, 0.1, 0.1, 0.1]

@@ -11,13 +11,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-import random
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 
 from daggyr.attempts.keys import Ident, ident_of, key_of
 from daggyr.attempts.outcome import without_process
 from daggyr.attempts.times import timestamp
+from daggyr.backoff import Backoff
 from daggyr.substitution import Filling
 from daggyr.v1.task_pb2 import (
     HOST_AVAILABLE,
@@ -156,7 +156,7 @@ class Target:
     # -- the connection
 
     async def _stay_connected(self) -> None:
-        pause = SHORTEST_PAUSE
+        backoff = Backoff(SHORTEST_PAUSE, LONGEST_PAUSE, jitter=0.5)
         while not self._closing:  # a fault that comes together with a cancellation hides it
             began = time.monotonic()
             try:
@@ -173,10 +173,9 @@ class Target:
             finally:
                 self._session = None
             if time.monotonic() - began > STABLE_SECONDS:
-                pause = SHORTEST_PAUSE
+                backoff.reset()
             if not self._closing:
-                await asyncio.sleep(pause * random.uniform(0.5, 1.0))
-            pause = min(2 * pause, LONGEST_PAUSE)
+                await asyncio.sleep(backoff.next())
 
     def resources(self, cores: int, memory_mb: int) -> None:
         """What the target says that it has; the settings win."""

@@ -39,6 +39,7 @@ import msgspec
 
 from daggyr.attempts.keys import Ident
 from daggyr.v1.task_pb2 import Assignment, TaskSpec
+from daggyr.whole_file import sync_folder, write_whole
 from daggyr_server.executors.believable import MAX_SECONDS
 from daggyr_server.executors.slurm.jobs.script import tasks_file
 
@@ -98,10 +99,10 @@ class Submission:
         self.folder.mkdir(mode=0o700)
         for index, _, spec in tasks:
             if spec.HasField("stdin"):
-                _write(self.folder / f"{index}.in", spec.stdin.encode())
-        _write(self.folder / "tasks", tasks_file(home, tasks).encode())
+                write_whole(self.folder / f"{index}.in", spec.stdin.encode(), synced=True)
+        write_whole(self.folder / "tasks", tasks_file(home, tasks).encode(), synced=True)
         self._write_manifest()
-        _sync_folder(self.folder.parent)
+        sync_folder(self.folder.parent)
 
     def submitted(self, job_id: str) -> None:
         """Note the job's id; when this returns, that survives power loss."""
@@ -109,17 +110,15 @@ class Submission:
         self._write_manifest()
 
     def _write_manifest(self) -> None:
-        draft = self.folder / f"{MANIFEST}.part"
-        _write(draft, msgspec.json.encode(self.manifest))
-        draft.replace(self.folder / MANIFEST)
-        _sync_folder(self.folder)
+        write_whole(self.folder / MANIFEST, msgspec.json.encode(self.manifest), synced=True)
+        sync_folder(self.folder)
 
     def void(self) -> bool:
         """Let no job of this submission start anything any more. Returns False if one has already."""
         if self.look().claimed:
             return False
         moved = self.folder.rename(self.folder.with_name(self.folder.name + VOID))
-        _sync_folder(self.folder.parent)
+        sync_folder(self.folder.parent)
         if any(path.suffix == ".run" for path in moved.iterdir()):
             moved.rename(self.folder)
             return False
@@ -131,7 +130,7 @@ class Submission:
             (self.folder / f"{index}.run").mkdir()
         except (FileExistsError, FileNotFoundError):  # the latter: somebody has removed the folder
             return False
-        _sync_folder(self.folder)
+        sync_folder(self.folder)
         return True
 
     def look(self, starting: Container[int] = ()) -> Seen:
@@ -222,21 +221,6 @@ def remove_void(folder: Path, prefix: str) -> None:
     """Remove the folders of submissions that were made void."""
     for path in folder.glob(f"{prefix}*{VOID}"):
         shutil.rmtree(path, ignore_errors=True)
-
-
-def _write(path: Path, data: bytes) -> None:
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _nanoseconds(text: str) -> int | None:
