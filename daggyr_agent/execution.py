@@ -25,6 +25,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from daggyr.attempts.outcome import EXITED_0, Cause, Seen, judge
+from daggyr.attempts.startable import NotStartable
 from daggyr.attempts.times import timestamp
 from daggyr.v1.task_pb2 import STDOUT, AttemptResult, OutputStream
 
@@ -34,7 +35,7 @@ from .cgroup import OomKills
 from .descendants import Descendants, Family
 from .journal import Journal
 from .proc import look
-from .process import End, HostError, Launcher, StartRefusedError, reap, signal_group
+from .process import End, HostError, Launcher, reap, signal_group
 from .usage import PeakMemory
 from .watch import Watch
 
@@ -98,7 +99,7 @@ class Execution:
         self.looked_peak = 0  # bytes
         self.cause: Cause | None = None  # why the agent began to end it
         self.disowned = False  # it is no longer this agent's: nobody is told of it
-        self.fault: StartRefusedError | HostError | None = None  # why it was not started
+        self.fault: NotStartable | HostError | None = None  # why it was not started
         self.lasts = False  # it is not a short one
         self.succeeded = False  # for `attempts`: its resources went to the next in its slot
         self._host = host
@@ -119,7 +120,7 @@ class Execution:
         """Start the process, wait for its end and reap it; `fault` is set if it could not be started."""
         try:
             self._start()
-        except (StartRefusedError, HostError) as fault:
+        except (NotStartable, HostError) as fault:
             self.fault = fault
             return
         except Exception as error:
@@ -155,7 +156,7 @@ class Execution:
         try:
             order = attempt.order()
         except ValueError as error:
-            raise StartRefusedError(str(error)) from None
+            raise NotStartable(str(error)) from None
         try:
             self._capture = capture = host.captures.take(attempt.template.whole_stdout_bytes)
         except OSError as error:

@@ -1,4 +1,4 @@
-"""The agent's pure parts by themselves: what is kept of output, batches, resources, control groups."""
+"""The agent's pure parts by themselves: batches, resources, control groups."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scripted_coordinator import idents, key
 
+from daggyr.attempts.kept import KEPT_BYTES
 from daggyr.attempts.keys import ident_of
 from daggyr.backoff import Backoff
 from daggyr.bounded import MAX_NOTE_BYTES
@@ -19,7 +20,7 @@ from daggyr.v1.task_pb2 import (
     AttemptResult,
     AttemptStarted,
 )
-from daggyr_agent.capture import CHUNK_BYTES, KEPT_BYTES, Captures, Extent
+from daggyr_agent.capture import Captures
 from daggyr_agent.cgroup import ControlGroup
 from daggyr_agent.config import UsageError, read_config
 from daggyr_agent.connection import next_pause
@@ -27,28 +28,6 @@ from daggyr_agent.journal import Journal
 from daggyr_agent.outbox import MAX_BYTES, MAX_UNDER_WAY, MAX_UPDATES, Batch, Outbox
 from daggyr_agent.resources import Ledger
 from daggyr_agent.usage import PeakMemory, resident_peak
-
-
-@given(
-    st.integers(0, 5 * KEPT_BYTES),
-    st.integers(0, KEPT_BYTES // 2),
-    st.integers(0, KEPT_BYTES // 2),
-    st.integers(0, 6 * KEPT_BYTES),
-)
-def test_pieces_are_all_that_is_kept_in_order(size: int, head: int, tail: int, start: int) -> None:
-    extent = Extent(size, head, tail) if head + tail < size else Extent(size, size, 0)
-    pieces = list(extent.pieces())
-    assert Extent.of(extent.summary()) == extent
-    assert all(0 < length <= CHUNK_BYTES for _, length in pieces)
-    assert sum(length for _, length in pieces) == size - extent.cut
-    covered = 0
-    for offset, length in pieces:
-        assert offset == covered or (offset, covered) == (extent.head + extent.cut, extent.head)
-        covered = offset + length
-    assert covered == size or (not tail and covered == extent.head)
-    offset, length = extent.next_kept(start)
-    assert offset >= start and (length == 0 or offset + length <= size)
-    assert not (extent.cut and length and extent.head <= offset < extent.head + extent.cut)
 
 
 @pytest.fixture

@@ -33,9 +33,9 @@ class Node:
         self.home.mkdir(exist_ok=True)
         keys = [(1, number, 1) for number in range(len(tasks))]
         self.submission = Submission(folder / "it's one", Manifest("daggyr-x", keys, timeout, 0))
-        self.submission.write(self.home, [(number, _assignment(number), task) for number, task in enumerate(tasks)])
+        self.submission.write([(number, _assignment(number), task) for number, task in enumerate(tasks)])
         self.script = folder / "script"
-        self.script.write_text(job_script(self.submission.folder, grace=grace, timeout=timeout, whole_stdout_bytes=0))
+        self.script.write_text(job_script(self.submission.folder, self.home, grace=grace, timeout=timeout, whole_stdout_bytes=0))
 
     def start(self, index: int) -> subprocess.Popen[bytes]:
         environment = {**os.environ, "SLURM_ARRAY_TASK_ID": str(index), "SLURM_JOB_ID": f"test-{os.getpid()}-{index}"}
@@ -59,7 +59,7 @@ def _assignment(number: int) -> Assignment:
 
 @pytest.mark.parametrize("words", SHELLS)
 def test_a_task_gets_what_it_was_given(words: list[str], tmp_path: Path) -> None:
-    strange = {"A-B": "1 2", "IFS": ":", "UID": "7", "PS1": "$ ", "_d_task": "mine", "LINES": "a\nb'c\"", "EMPTY": "", "1x": "y"}
+    strange = {"A-B": "1 2", "IFS": ":", "UID": "7", "PS1": "$ ", "dg_task": "mine", "LINES": "a\nb'c\"", "EMPTY": "", "1x": "y"}
     source = "import os, sys\nprint([os.environ.get(name) for name in sys.argv[1:]], os.getcwd())\nprint(sys.stdin.read())"
     node = Node(
         tmp_path, words, python(source, *strange, environment=strange, stdin="in\nput"), shell("echo $DAGGYR_TASK_ID $0", "*")

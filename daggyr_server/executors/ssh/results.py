@@ -1,4 +1,4 @@
-"""What a target tells of an attempt's end, translated into what the ladder of outcomes takes, and the words for what was refused.
+"""What a target tells of an attempt's end, translated into what the ladder of outcomes takes.
 
 `session.py` calls it once all output was fetched. Nothing here decides an outcome: daggyr.attempts.outcome does.
 """
@@ -6,11 +6,10 @@
 from __future__ import annotations
 
 from daggyr.attempts import outcome
-from daggyr.v1.task_pb2 import AttemptResult, TaskSpec
+from daggyr.v1.task_pb2 import AttemptResult
 from daggyr_server.executors.ssh.script import Ended
 
 _CAUSES = {"kill": outcome.Cause.KILL, "timeout": outcome.Cause.TIMEOUT}  # the words of remote.sh
-_MAX_SHOWN = 300  # characters of a user's text in a note
 
 
 def result_of(ended: Ended, start_ns: int, stop_ns: int) -> AttemptResult:
@@ -27,23 +26,3 @@ def seen_of(ended: Ended) -> outcome.Seen:
     return outcome.Seen(
         exit_code=ended.status if number is None else None, signal=number, cause=_CAUSES.get(ended.cause), timeout=ended.limit
     )
-
-
-def refusal(reason: str, spec: TaskSpec | None) -> AttemptResult:
-    """The result of what could not be started, for a reason that remote.sh gives, or in the target's own words."""
-    program = _shown(spec.command[0]) if spec is not None else "the program"
-    folder = _shown(spec.working_directory) if spec is not None else "the folder"
-    notes = {
-        "home": "the folder where tasks start cannot be entered: see `working_directory` of the pool",
-        "folder": f"no such folder: working_directory {folder} (relative ones count from where the pool's tasks start)",
-        "enter": f"cannot enter working_directory {folder}",
-        "program": f"no such program on the target: {program}",
-        "executable": f"{program} is not executable: chmod +x it on the target",
-        "directory": f"{program} is a folder, not a program",
-    }
-    return outcome.result_of(outcome.Seen(rejected=notes.get(reason, reason)))
-
-
-def _shown(text: str) -> str:
-    shown = repr(text)
-    return shown if len(shown) <= _MAX_SHOWN else shown[:_MAX_SHOWN] + "...'"

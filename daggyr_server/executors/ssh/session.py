@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 import secrets
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
@@ -22,15 +21,16 @@ from contextlib import aclosing, asynccontextmanager
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from daggyr.attempts.kept import CHUNK_BYTES
 from daggyr.attempts.keys import ident_in, key_of
 from daggyr.attempts.outcome import without_process
+from daggyr.attempts.startable import NotStartable, refusal
 from daggyr.bounds import MAX_UNITS
 from daggyr.v1.task_pb2 import (
     KILLED,
     LOST,
     REJECTED,
     RETURNED,
-    STDERR,
     STDOUT,
     AttemptResult,
     AttemptUpdate,
@@ -38,12 +38,11 @@ from daggyr.v1.task_pb2 import (
 )
 from daggyr_server.executors.ssh.attempts import Attempt, Phase
 from daggyr_server.executors.ssh.connection import TargetFault, connect
-from daggyr_server.executors.ssh.output import CHUNK_BYTES, Output
+from daggyr_server.executors.ssh.output import Output
 from daggyr_server.executors.ssh.questions import Questions
-from daggyr_server.executors.ssh.results import refusal, result_of
+from daggyr_server.executors.ssh.results import result_of
 from daggyr_server.executors.ssh.script import (
     Ended,
-    NotSayable,
     call,
     centiseconds,
     needs_in,
@@ -67,8 +66,6 @@ _LONGEST_GATHERING = 0.1  # seconds
 _MAX_SCRIPT = 256 * 1024
 _MAX_UNDURABLE = 8 * 1024 * 1024  # bytes of output that the driver has and has not made durable
 _CENTISECOND_NS = 10_000_000
-# What setsid(1), or the shell that executes it, says when the program cannot be executed.
-_NOT_EXECUTED = re.compile(rb"\A[^\n]{0,200}\bsetsid: ([^\n]+)")
 
 
 class Session:
@@ -193,7 +190,7 @@ class Session:
             grace = self._target.surroundings.grace
             try:
                 script = start_script(attempt.name, attempt.ident, attempt.task_id, attempt.spec, grace)
-            except NotSayable as error:
+            except NotStartable as error:
                 self._target.attempts.forget(attempt)
                 self._target.tell_soon([attempt.ident], REJECTED, str(error))
                 continue
@@ -241,9 +238,9 @@ class Session:
         target = self._target
         dropped = target.droppable[:_NAMES_A_CALL]
         script = call("dg_drop", *dropped) if dropped else ""
-        wanted = [f"{attempt.name}/{stream}" for attempt in batch for stream in _ended_of(attempt).streams]
+        wanted = [f"{attempt.name}/{stream}" for attempt in batch for stream in _wanted_of(attempt)]
         if batch:
-            script += call("dg_sweep", *(attempt.name for attempt in batch))
+            script += call("dg_clear", *(attempt.name for attempt in batch))
         for names in _batches(wanted):
             script += call("dg_give", *names)
         by_name = {attempt.name: attempt for attempt in batch}
@@ -268,23 +265,21 @@ class Session:
     def _result(self, attempt: Attempt) -> AttemptResult:
         ended = _ended_of(attempt)
         if ended.refused:
-            return refusal(ended.refused, attempt.spec)
+            return without_process(REJECTED)
         return result_of(ended, *self._times(attempt, ended))
 
     async def _take_output(self, attempt: Attempt, result: AttemptResult, output: Output) -> None:
-        """Read a stream's block and pass it on; as fast as the driver makes it durable."""
+        """Read a stream's block and pass it on, as fast as the driver makes it durable; or why the attempt was not started."""
         shell, key = self._fetching.shell, key_of(attempt.ident)
-        may_be_refusal = output.stream == STDERR and result.exit_code in (126, 127) and output.size < CHUNK_BYTES
+        if result.outcome == REJECTED:
+            result.notes.append(refusal(b"".join([piece async for piece in shell.block()])))
+            return
         async for piece in shell.block():
-            if may_be_refusal and (said := _NOT_EXECUTED.match(piece)):
-                result.CopyFrom(refusal(said[1].decode(errors="replace"), attempt.spec))
-                continue
             while self._undurable > _MAX_UNDURABLE:
                 await asyncio.sleep(0.01)
             updates = [AttemptUpdate(key=key, output=chunk) for chunk in output.chunks(piece)]
             self._tell_output(updates, len(piece))
-        if result.outcome != REJECTED:
-            (result.stdout if output.stream == STDOUT else result.stderr).CopyFrom(output.summary())
+        (result.stdout if output.stream == STDOUT else result.stderr).CopyFrom(output.summary())
 
     def _tell_output(self, updates: Sequence[AttemptUpdate], size: int) -> None:
         def durable() -> None:
@@ -401,6 +396,12 @@ class Session:
 def _ended_of(attempt: Attempt) -> Ended:
     assert attempt.ended is not None
     return attempt.ended
+
+
+def _wanted_of(attempt: Attempt) -> tuple[str, ...]:
+    """Which files of an attempt that has ended tell more of it."""
+    ended = _ended_of(attempt)
+    return ("refused",) if ended.refused else ended.streams
 
 
 def _batches(names: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -36,7 +36,7 @@ from daggyr_server.executors.slurm.client import needs_of
 from daggyr_server.executors.slurm.jobs.calls import SlurmCalls
 from daggyr_server.executors.slurm.jobs.in_flight import Ask, Attempt, Flight, Flights
 from daggyr_server.executors.slurm.jobs.output import written_by
-from daggyr_server.executors.slurm.jobs.script import UnfitTask, check_task
+from daggyr_server.executors.slurm.jobs.script import check_task
 from daggyr_server.executors.slurm.jobs.submitter import Submitter
 from daggyr_server.executors.slurm.jobs.watch import Watch
 from daggyr_server.executors.slurm.pool import SlurmPool
@@ -79,11 +79,11 @@ class JobExecutor(SlurmPool):
                 continue
             try:
                 spec = fillings[assignment.template].spec(assignment.values)
-                check_task(spec)
+                check_task(assignment, spec)
                 timeout = seconds_of(spec.timeout)
                 longest = timeout + self.surroundings.grace if timeout else 0
                 alike = (needs_of(spec.resources, longest, self.settings), timeout, spec.whole_stdout_bytes)
-            except (UnfitTask, ValueError) as error:
+            except ValueError as error:
                 rejected.append(AttemptUpdate(key=key, finished=without_process(REJECTED, str(error))))
                 continue
             self._flights.attempts[ident] = self._flights.waiting[ident] = Attempt(ident, alike, assignment, spec)

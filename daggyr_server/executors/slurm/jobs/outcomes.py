@@ -45,7 +45,7 @@ def seen_of(reported: Reported | None, state: str | None, *, asked: bool, timeou
         cause = Cause.TIMEOUT
     if reported.stopped and scheduler is None:
         scheduler, words = Scheduler.UNEXPLAINED, "Slurm ended its job, and does not know any more why"
-    number = signal_in(reported.status)
+    number = signal_in(reported.status) if reported.by_signal else None
     return Seen(
         exit_code=reported.status if number is None else None,
         signal=number,

@@ -38,6 +38,7 @@ from pathlib import Path
 import msgspec
 
 from daggyr.attempts.keys import Ident
+from daggyr.attempts.startable import refusal
 from daggyr.v1.task_pb2 import Assignment, TaskSpec
 from daggyr.whole_file import sync_folder, write_whole
 from daggyr_server.executors.believable import MAX_SECONDS
@@ -46,7 +47,6 @@ from daggyr_server.executors.slurm.jobs.script import tasks_file
 MANIFEST = "manifest"
 VOID = ".void"
 _MAX_TEXT = 4096  # bytes of a result, or of what a job printed
-_FINISHED_EXEC = ("setsid: failed to execute ", "env: ")
 
 
 class Manifest(msgspec.Struct):
@@ -63,7 +63,7 @@ class Manifest(msgspec.Struct):
 class Reported:
     """What a job told of one attempt, in its files."""
 
-    status: int  # of the shell: above 128, a signal ended it
+    status: int  # of the shell, which has 128 and its number for a signal
     start: int | None = None  # nanoseconds since the epoch
     stop: int | None = None
     node: str = ""
@@ -71,6 +71,7 @@ class Reported:
     timed_out: bool = False
     cpu_seconds: float | None = None
     rejected: str | None = None
+    by_signal: bool = True  # rather than an exit code above 128
 
 
 @dataclass(slots=True)
@@ -93,14 +94,14 @@ class Submission:
     def name(self) -> str:
         return self.manifest.name
 
-    def write(self, home: Path, tasks: Sequence[tuple[int, Assignment, TaskSpec]]) -> None:
+    def write(self, tasks: Sequence[tuple[int, Assignment, TaskSpec]]) -> None:
         """Make the folder with all that the job needs; when this returns, it survives power loss."""
         self.folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.folder.mkdir(mode=0o700)
         for index, _, spec in tasks:
             if spec.HasField("stdin"):
                 write_whole(self.folder / f"{index}.in", spec.stdin.encode(), synced=True)
-        write_whole(self.folder / "tasks", tasks_file(home, tasks).encode(), synced=True)
+        write_whole(self.folder / "tasks", tasks_file(tasks).encode(), synced=True)
         self._write_manifest()
         sync_folder(self.folder.parent)
 
@@ -155,14 +156,9 @@ class Submission:
     def result(self, index: int) -> Reported:
         """How a task ended; its result is there."""
         words = dict(line.partition(" ")[::2] for line in self._text(index, "result").splitlines())
-        rejected = self._text(index, "rejected").rstrip("\n") or None
         told = words.get("status", "255")
         status = min(int(told), 255) if told.isascii() and told.isdecimal() and len(told) < 10 else 255
-        if rejected is None and status in (126, 127):
-            # The last word before exec was env's or setsid's: the command was found, and the kernel would not have it.
-            said = self._text(index, "err")
-            if said.startswith(_FINISHED_EXEC):
-                rejected = "cannot start the program: " + said.splitlines()[0].partition(": ")[2]
+        refused = self._bytes(index, "rejected")
         return Reported(
             status=status,
             start=_nanoseconds(self._text(index, "start")),
@@ -171,7 +167,8 @@ class Submission:
             stopped="stopped" in words,
             timed_out="timeout" in words,
             cpu_seconds=_cpu_seconds(words.get("children", "")),
-            rejected=rejected,
+            by_signal=status > 128 and "exited" not in words,
+            rejected=refusal(refused) if refused else None,
         )
 
     def printed(self, index: int) -> str:
@@ -193,11 +190,14 @@ class Submission:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _text(self, index: int, kind: str) -> str:
+        return self._bytes(index, kind).decode(errors="replace")
+
+    def _bytes(self, index: int, kind: str) -> bytes:
         try:
             with (self.folder / f"{index}.{kind}").open("rb") as file:
-                return file.read(_MAX_TEXT).decode(errors="replace")
+                return file.read(_MAX_TEXT)
         except FileNotFoundError:
-            return ""
+            return b""
 
 
 def kept_submissions(folder: Path, prefix: str) -> Iterator[Submission]:

@@ -94,7 +94,11 @@ class Submitter:
         job = Job(
             name=name,
             script=job_script(
-                submission.folder, grace=self.pool.surroundings.grace, timeout=timeout, whole_stdout_bytes=whole_stdout_bytes
+                submission.folder,
+                home,
+                grace=self.pool.surroundings.grace,
+                timeout=timeout,
+                whole_stdout_bytes=whole_stdout_bytes,
             ),
             size=len(group),
             needs=needs,
@@ -104,7 +108,7 @@ class Submitter:
         )
         tasks = [(index, each.assignment, each.spec) for index, each in flight.attempts.items() if each.assignment and each.spec]
         try:
-            await asyncio.to_thread(submission.write, home, tasks)
+            await asyncio.to_thread(submission.write, tasks)
             job_id = await self.pool.client.submit(job)
         except (SlurmError, OSError) as error:
             await self._not_submitted(flight, error)

@@ -150,7 +150,6 @@ class Watch:
             return
         for stream, summary in ((STDOUT, result.stdout), (STDERR, result.stderr)):
             output = await asyncio.to_thread(written_by, flight.submission, index, stream)
-            summary.CopyFrom(output.summary)
             chunks = output.chunks()
             try:
                 while (piece := await asyncio.to_thread(next, chunks, None)) is not None:
@@ -158,6 +157,7 @@ class Watch:
                     self.pool.reports.updates(self.pool.pool, [AttemptUpdate(key=attempt.key, output=chunk)], forgotten)
             except OSError as error:
                 result.notes.append(f"its output cannot be read: {error.strerror}")
+            summary.CopyFrom(output.summary())
         self.flights.end(flight, attempt, result)
 
     async def clean(self) -> None:
