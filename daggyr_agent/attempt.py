@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from daggyr.attempts.keys import Ident, ident_of, key_of
+from daggyr.attempts.startable import check
+from daggyr.attempts.times import seconds_of
 from daggyr.substitution import Filling
 from daggyr.v1.task_pb2 import Assignment, AttemptKey, TaskSpec, TaskTemplate
-
-from .outbox import Ident, ident_of
 
 
 @dataclass(slots=True)
@@ -28,23 +29,27 @@ class Order:
 class Template:
     """A task template: what no parameter can change, and the order for given values."""
 
-    __slots__ = ("_filling", "_fixed", "demand", "timeout", "whole_stdout_bytes")
+    __slots__ = ("_filling", "_fixed", "_takes_values", "demand", "timeout", "whole_stdout_bytes")
 
     def __init__(self, template: TaskTemplate) -> None:
         own = TaskTemplate()
         own.CopyFrom(template)
         spec = own.spec
         self.demand: Mapping[str, int] = {name: units for name, units in spec.resources.items() if units > 0}
-        self.timeout = spec.timeout.seconds + spec.timeout.nanos / 1e9 if spec.HasField("timeout") else 0.0
+        self.timeout = seconds_of(spec.timeout)  # 0: none
         self.whole_stdout_bytes = spec.whole_stdout_bytes
         self._filling = Filling(own)
-        self._fixed = None if own.parameters else _order(spec)
+        self._takes_values = bool(own.parameters)
+        self._fixed: Order | None = None  # made with the first attempt, if no parameter can change it
 
     def order(self, values: Sequence[str]) -> Order:
-        """Raises ValueError if `values` are not as many as the template's parameters."""
+        """Raises ValueError if `values` are not as many as the template's parameters, or NotStartable."""
         if self._fixed is not None and not values:
             return self._fixed
-        return _order(self._filling.spec(values))
+        order = _order(self._filling.spec(values))
+        if not self._takes_values:
+            self._fixed = order
+        return order
 
 
 @dataclass(eq=False, slots=True)
@@ -62,13 +67,12 @@ class Attempt:
 
     @property
     def key(self) -> AttemptKey:
-        run_id, task_number, attempt = self.ident
-        return AttemptKey(run_id=run_id, task_number=task_number, attempt=attempt)
+        return key_of(self.ident)
 
     def order(self) -> Order:
         """The order with DAGGYR_RUN_ID, DAGGYR_TASK_ID and DAGGYR_ATTEMPT below the task's own environment.
 
-        Raises ValueError if values and parameters do not match.
+        Raises ValueError if values and parameters do not match, or NotStartable.
         """
         order = self.template.order(self.values)
         run_id, _, attempt = self.ident
@@ -82,6 +86,7 @@ class Attempt:
 
 
 def _order(spec: TaskSpec) -> Order:
+    check(spec.command, spec.environment, spec.working_directory)
     return Order(
         [word.encode() for word in spec.command],
         {name.encode(): value.encode() for name, value in spec.environment.items()},

@@ -18,16 +18,12 @@ import fcntl
 import itertools
 import logging
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-from daggyr.v1.task_pb2 import STDERR, STDOUT, AttemptResult, OutputStream, OutputSummary
+from daggyr.attempts.kept import Extent, kept_of
+from daggyr.v1.task_pb2 import STDERR, STDOUT, AttemptResult, OutputStream
 
 from .process import Outputs
-
-KEPT_BYTES = 1024 * 1024
-CHUNK_BYTES = 256 * 1024
 
 _MAX_SPARE = 128
 _KEEP_SIZE = 0x01  # FALLOC_FL_KEEP_SIZE, linux/falloc.h
@@ -37,65 +33,23 @@ _BLOCK = 4096
 _log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
-class Extent:
-    """Which part of a stream of `size` bytes is kept: the first `head` and the last `tail` bytes, or all of it."""
-
-    size: int
-    head: int
-    tail: int
-
-    @property
-    def cut(self) -> int:
-        """How many bytes are missing; they begin at `head`."""
-        return max(0, self.size - self.head - self.tail)
-
-    def next_kept(self, offset: int) -> tuple[int, int]:
-        """The next piece to read at or after `offset`: where it begins, and its length (0: nothing, at the end)."""
-        resume = self.head + self.cut
-        if self.cut and self.head <= offset < resume:
-            offset = resume
-        end = self.head if self.cut and offset < self.head else self.size
-        return offset, max(0, min(end - offset, CHUNK_BYTES))
-
-    def pieces(self) -> Iterator[tuple[int, int]]:
-        """Offset and length of all that is kept, in pieces of at most CHUNK_BYTES."""
-        offset, length = self.next_kept(0)
-        while length:
-            yield offset, length
-            offset, length = self.next_kept(offset + length)
-
-    @classmethod
-    def of(cls, summary: OutputSummary) -> Extent:
-        """The extent that has this summary."""
-        size = summary.size_bytes
-        if not summary.cut_bytes:
-            return cls(size, size, 0)
-        return cls(size, summary.cut_offset, size - summary.cut_offset - summary.cut_bytes)
-
-    def summary(self) -> OutputSummary:
-        if not self.cut:
-            return OutputSummary(size_bytes=self.size)
-        return OutputSummary(size_bytes=self.size, cut_offset=self.head, cut_bytes=self.cut)
-
-
 class Stream:
     """One stream's file while its process runs."""
 
-    __slots__ = ("_flags", "_gone", "_mode", "descriptor", "limit", "path")
+    __slots__ = ("_flags", "_gone", "_mode", "_whole_bytes", "descriptor", "path")
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self.limit = KEPT_BYTES
+        self._whole_bytes = 0
         self._gone = 0  # the end of what was punched out
         # Appending, because all who inherit the descriptor write to one end, whatever was cut or truncated.
         self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
         self._mode = os.fstat(self.descriptor).st_mode
         self._flags = fcntl.fcntl(self.descriptor, fcntl.F_GETFL)
 
-    def reset(self, limit: int) -> None:
-        """Make ready for an attempt of which `limit` bytes are kept whole; the file is empty."""
-        self.limit = limit
+    def reset(self, whole_bytes: int) -> None:
+        """Make the empty file ready for an attempt of which `whole_bytes` are kept whole (0: as usual, see `kept_of`)."""
+        self._whole_bytes = whole_bytes
         self._gone = 0
 
     def is_as_made(self) -> bool:
@@ -115,17 +69,14 @@ class Stream:
     def size(self) -> int:
         return os.fstat(self.descriptor).st_size
 
-    def extent(self, size: int) -> Extent:
-        """What is kept of `size` bytes: everything up to the limit, beyond it a head and a tail of at most KEPT_BYTES."""
-        if size <= self.limit:
-            return Extent(size, size, 0)
-        kept = min(self.limit, KEPT_BYTES)
-        return Extent(size, kept // 2, kept - kept // 2)
+    def extent_of(self, size: int) -> Extent:
+        """What is kept of the stream if it has `size` bytes."""
+        return kept_of(size, self._whole_bytes)
 
     def trim(self) -> int:
         """Take what will not be kept off the disk; returns the size so far."""
         size = self.size()
-        extent = self.extent(size)
+        extent = self.extent_of(size)
         if extent.cut:
             if size < self._gone:
                 self._gone = 0  # it was truncated and grew again
@@ -137,7 +88,7 @@ class Stream:
 
     def read(self, offset: int) -> tuple[int, bytes]:
         """What can be read at or after `offset` now, at most CHUNK_BYTES, and where it begins; empty at the end."""
-        offset, length = self.extent(self.size()).next_kept(offset)
+        offset, length = self.extent_of(self.size()).next_kept(offset)
         return offset, os.pread(self.descriptor, length, offset) if length else b""
 
     def close(self, *, remove: bool) -> None:
@@ -211,8 +162,8 @@ class Captures:
             except OSError:
                 stdout.close(remove=True)
                 raise
-        capture.stdout.reset(whole_stdout_bytes or KEPT_BYTES)
-        capture.stderr.reset(KEPT_BYTES)
+        capture.stdout.reset(whole_stdout_bytes)
+        capture.stderr.reset(0)
         return capture
 
     def recycle(self, capture: Capture) -> None:
@@ -228,7 +179,7 @@ class Captures:
         for which, stream in ((STDOUT, capture.stdout), (STDERR, capture.stderr)):
             size = stream.trim()
             if size:
-                kept.append(Kept(capture.number, which, stream.path, stream.extent(size)))
+                kept.append(Kept(capture.number, which, stream.path, stream.extent_of(size)))
             stream.close(remove=not size)
         return tuple(kept)
 

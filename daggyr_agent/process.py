@@ -20,11 +20,13 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from daggyr.attempts import startable
+from daggyr.attempts.startable import NotStartable
+
 AGENT_VARIABLE = b"DAGGYR_AGENT_ID"
 
 _FIRST_LINE_BYTES = 256  # that the kernel looks at (BINPRM_BUF_SIZE)
 _DEFAULT_PATH = b"/usr/local/bin:/usr/bin:/bin"
-_MAX_SHOWN = 300  # characters of a user's text in a note
 
 # spawn.h; both structures are opaque, and smaller than this with every C library.
 _SETSIGDEF, _SETSIGMASK, _SETSID = 0x04, 0x08, 0x80
@@ -45,10 +47,6 @@ _brief.posix_spawn_file_actions_init.argtypes = (_pointer,)
 _brief.posix_spawn_file_actions_destroy.argtypes = (_pointer,)
 _brief.posix_spawn_file_actions_adddup2.argtypes = (_pointer, ctypes.c_int, ctypes.c_int)
 _brief.posix_spawn_file_actions_addchdir_np.argtypes = (_pointer, ctypes.c_char_p)  # glibc 2.29, musl 1.1.24
-
-
-class StartRefusedError(Exception):
-    """The task cannot be started, here or anywhere like here; the message is the note for its user."""
 
 
 class HostError(Exception):
@@ -143,18 +141,12 @@ class Launcher:
     ) -> int:
         """Start a process and return its pid; when this returns, the program has been executed (execve(2) succeeded).
 
-        `environment` goes over the agent's. The caller must `reap` the process. Other threads go on meanwhile. Raises
-        StartRefusedError or HostError; then nothing was started.
+        The task has passed `startable.check`. `environment` goes over the agent's. The caller must `reap` the process. Other
+        threads go on meanwhile. Raises NotStartable or HostError; then nothing was started.
         """
-        if not command or not command[0]:
-            raise StartRefusedError("the command is empty")
         entries = {**self._environment}
         for name, value in environment.items():
-            if not name or b"=" in name:
-                raise StartRefusedError(f"no variable of the environment can be called {_shown(name)}")
             entries[name] = b"%b=%b" % (name, value)
-        if b"\0" in b"".join((*command, *environment, *environment.values(), working_directory)):
-            raise StartRefusedError("the command or its environment holds a NUL character, which cannot be passed on")
         program = command[0]
         if b"/" not in program:
             path = entries.get(b"PATH", b"PATH=" + _DEFAULT_PATH)[len(b"PATH=") :]
@@ -175,8 +167,9 @@ class Launcher:
             if source != self._null:
                 os.close(source)
         if number:
-            size = sum(len(word) + 1 for word in (*command, *entries.values()))
-            raise _fault(number, program, working_directory, size)
+            if number == errno.E2BIG:
+                raise startable.too_long([*command, *map(entries.__getitem__, environment)])
+            raise _fault(number, program, working_directory)
         return pid.value
 
     def close(self) -> None:
@@ -253,82 +246,70 @@ def _look_up(program: bytes, path: bytes, working_directory: bytes) -> bytes:
             found_but = found_but or candidate
     _check_folder(working_directory)
     if found_but:
-        raise StartRefusedError(f"{_shown(found_but)} is not executable: chmod +x it")
-    raise StartRefusedError(f"no such program: {_shown(program)} is in none of the folders of PATH={_shown(path)}")
+        raise NotStartable(startable.not_executable(_text(found_but)))
+    raise NotStartable(startable.not_in_path(_text(program), _text(path)))
 
 
-def _fault(number: int, program: bytes, working_directory: bytes, size: int) -> Exception:
+def _fault(number: int, program: bytes, working_directory: bytes) -> Exception:
     """What posix_spawn's error means; it does not say whether the folder or the program is at fault."""
-    shown = _shown(program)
     reason = os.strerror(number)
     if number in _HOST_ERRORS:
         return HostError(f"cannot start a process: {reason}")
-    if number == errno.E2BIG:
-        return StartRefusedError(f"the command and its environment are too long for this host: {size} bytes (execve(2))")
     try:
         _check_folder(working_directory)
-    except (StartRefusedError, HostError) as fault:
+    except (NotStartable, HostError) as fault:
         return fault
     seen_from_here = os.path.join(working_directory, program)  # noqa: PTH118
+    text = _text(program)
     if number == errno.ENOENT:
         if os.path.lexists(seen_from_here):
-            return StartRefusedError(f"{shown} {_first_line_fault(seen_from_here)}")
-        return StartRefusedError(f"no such program: {shown}{_looked_in(program, working_directory)}")
+            return NotStartable(_first_line_fault(text, seen_from_here))
+        return NotStartable(startable.no_program(text, _here(), _text(working_directory)))
     if number == errno.ENOEXEC:
-        return StartRefusedError(f"{shown} is neither a binary for this host nor a script with a first line like #!/bin/sh")
+        return NotStartable(startable.no_format(text))
     if number == errno.EACCES:
         if os.path.isdir(seen_from_here):  # noqa: PTH112
-            return StartRefusedError(f"{shown} is a folder, not a program")
-        return StartRefusedError(f"{shown} is not executable: {reason}")
-    return StartRefusedError(f"cannot start {shown}: {reason}")
+            return NotStartable(startable.is_folder(text))
+        if os.path.exists(seen_from_here) and not os.access(seen_from_here, os.X_OK):  # noqa: PTH110
+            return NotStartable(startable.not_executable(text))
+    return NotStartable(startable.not_executed(text, reason))
 
 
-def _first_line_fault(program: bytes) -> str:
+def _first_line_fault(program: str, path: bytes) -> str:
     """Why a program that is there is not found: what its first line names, or its loader, is not there (execve(2))."""
     try:
-        with open(program, "rb") as file:
+        with open(path, "rb") as file:
             beginning = file.read(_FIRST_LINE_BYTES)
     except OSError:
         beginning = b""
     if not beginning.startswith(b"#!"):
-        return "needs a loader that is not there: it was made for another system"
+        return startable.no_loader(program)
     line = beginning.partition(b"\n")[0][2:]
     if line.endswith(b"\r"):
-        return r"has Windows line ends, so that its first line names no program: sed -i 's/\r$//' takes them away"
-    interpreter = line.split(maxsplit=1)[0] if line.split() else b""
-    return f"names an interpreter in its first line that is not there: {_shown(interpreter)}"
-
-
-def _looked_in(program: bytes, working_directory: bytes) -> str:
-    """The folder in which a relative path was looked for, in words; nothing for an absolute one."""
-    if program.startswith(b"/"):
-        return ""
-    if working_directory.startswith(b"/"):
-        return f" in {_shown(working_directory)}"
-    return f" in {_here()}" + (f", working_directory {_shown(working_directory)}" if working_directory else "")
+        return startable.windows_line_ends(program)
+    return startable.no_interpreter(program, _text(line.split(maxsplit=1)[0]) if line.split() else "")
 
 
 def _check_folder(folder: bytes) -> None:
     """Raise what is wrong with a task's folder, if anything is."""
     if not folder:
         return
-    shown = _shown(folder)
     try:
         os.close(os.open(os.path.join(folder, b"."), os.O_PATH | os.O_DIRECTORY))  # noqa: PTH118
     except FileNotFoundError:
-        raise StartRefusedError(f"no such folder: working_directory {shown} (relative ones count from {_here()})") from None
+        raise NotStartable(startable.no_folder(_text(folder), _here())) from None
     except OSError as error:
-        kind = HostError if error.errno in _HOST_ERRORS else StartRefusedError
-        raise kind(f"cannot enter working_directory {shown}: {error.strerror}") from None
+        kind = HostError if error.errno in _HOST_ERRORS else NotStartable
+        raise kind(startable.not_entered(_text(folder), os.strerror(error.errno or 0))) from None
 
 
 def _here() -> str:
+    """The folder where tasks start, in words."""
     try:
-        return _shown(os.getcwdb())  # noqa: PTH109
+        return startable.shown(os.getcwdb())  # noqa: PTH109
     except FileNotFoundError:
         return "a folder that was removed"
 
 
-def _shown(text: bytes) -> str:
-    shown = repr(text.decode(errors="replace"))
-    return shown if len(shown) <= _MAX_SHOWN else shown[:_MAX_SHOWN] + "...'"
+def _text(of_the_task: bytes) -> str:
+    return of_the_task.decode(errors="replace")

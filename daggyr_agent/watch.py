@@ -15,7 +15,8 @@ import itertools
 from collections.abc import Callable
 from typing import Protocol
 
-from .capture import KEPT_BYTES
+from daggyr.attempts.kept import KEPT_BYTES
+
 from .usage import resident_peak
 
 _FIRST_LOOK = 0.01  # seconds

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from daggyr.attempts.kept import CHUNK_BYTES
 from daggyr.bounded import bounded_notes
 from daggyr.bounds import MAX_RESOURCES, MAX_UNITS, MAX_WORD
 from daggyr.v1.agents_pb2 import AgentMessage, Heartbeat, Hello
@@ -27,7 +28,6 @@ MAX_EXIT_CODE = 255  # exit(3)
 MAX_SIGNAL = 64  # SIGRTMAX, signal(7)
 MAX_NOTES = 64
 MAX_NOTE_BYTES = 256 * 1024  # of all notes of a result; an agent tells at most half of that
-MAX_CHUNK_BYTES = 256 * 1024
 MAX_HELD = 100_000  # attempts that an agent may have: a welcome may have to name them all; an agent takes half as many
 MAX_KEYS = 200_000  # of those that have ended, or run
 _MAX_SHOWN = 100
@@ -158,7 +158,7 @@ def _chunk_fault(chunk: OutputChunk) -> str:
         return "stream"
     if chunk.offset > MAX_NUMBER:
         return "offset"
-    return "" if len(chunk.data) <= MAX_CHUNK_BYTES else "data"
+    return "" if len(chunk.data) <= CHUNK_BYTES else "data"
 
 
 def _heartbeat_fault(heartbeat: Heartbeat) -> str:
@@ -218,6 +218,6 @@ def _value(message: Any, path: str) -> object:
 
 def _in_pieces(update: AttemptUpdate) -> Iterator[AttemptUpdate]:
     chunk = update.output
-    for first in range(0, len(chunk.data), MAX_CHUNK_BYTES):
-        piece = OutputChunk(stream=chunk.stream, offset=chunk.offset + first, data=chunk.data[first : first + MAX_CHUNK_BYTES])
+    for first in range(0, len(chunk.data), CHUNK_BYTES):
+        piece = OutputChunk(stream=chunk.stream, offset=chunk.offset + first, data=chunk.data[first : first + CHUNK_BYTES])
         yield AttemptUpdate(key=update.key, output=piece)

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from daggyr.attempts.kept import CHUNK_BYTES
 from daggyr.v1.task_pb2 import FAILED, STDERR, STDOUT, SUCCEEDED, AttemptKey, AttemptResult, AttemptUpdate, OutputChunk
-from daggyr_server.executors.believable import MAX_CHUNK_BYTES, MAX_NOTE_BYTES, MAX_NOTES, mended
+from daggyr_server.executors.believable import MAX_NOTE_BYTES, MAX_NOTES, mended
 from daggyr_server.executors.slurm.jobs.submission_folder import Manifest, SubmissionFolder
 from daggyr_server.executors.ssh.output import Output
 from daggyr_server.executors.ssh.script import parse_ended
@@ -23,7 +24,7 @@ def test_what_is_sound_stays_as_it_was() -> None:
     result.stdout.size_bytes, result.stdout.cut_offset, result.stdout.cut_bytes = 100, 20, 80
     updates = [
         AttemptUpdate(key=KEY, started={"start_time": {"seconds": 5}}),
-        AttemptUpdate(key=KEY, output=OutputChunk(stream=STDOUT, data=b"x" * MAX_CHUNK_BYTES)),
+        AttemptUpdate(key=KEY, output=OutputChunk(stream=STDOUT, data=b"x" * CHUNK_BYTES)),
         AttemptUpdate(key=KEY, finished=result),
         AttemptUpdate(key=KEY),  # of a kind that a later version knows
     ]
@@ -79,7 +80,7 @@ def test_output_comes_in_pieces_and_of_known_streams_only() -> None:
     pieces = [update.output for update in mended([whole, stray])]
     assert {piece.stream for piece in pieces} == {STDERR}
     assert b"".join(piece.data for piece in pieces) == data + b"end"
-    assert [piece.offset for piece in pieces] == [7 + MAX_CHUNK_BYTES * number for number in range(5)]
+    assert [piece.offset for piece in pieces] == [7 + CHUNK_BYTES * number for number in range(5)]
 
 
 def test_an_update_of_no_attempt_is_dropped() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from executor_harness import Harness, Told, python, shell
+from executor_harness import Harness, Told, eventually, python, shell
 
 from daggyr.v1.task_pb2 import STDERR, STDOUT, OutputStream, OutputSummary
 
@@ -87,6 +87,74 @@ async def test_WholeOutputAboveItsBoundIsCutAndSaysSo(executor: Harness) -> None
     told = await executor.run_one(python(WRITES.format(size=3_000_000, stream=1), whole_stdout_bytes=2_000_000))
     assert told.result.stdout.size_bytes == 3_000_000
     assert told.result.stdout.cut_bytes >= 1_000_000
+
+
+# Limits of `whole_stdout_bytes`, what is written, and how many bytes of its two ends are kept.
+LIMITS = [
+    pytest.param(1, 5, 0, 1, id="one byte"),
+    pytest.param(2, 5, 1, 1, id="two bytes"),
+    pytest.param(7, 20, 3, 4, id="an odd limit"),
+    pytest.param(7, 6, 6, 0, id="one less than the limit"),
+    pytest.param(7, 7, 7, 0, id="exactly the limit"),
+    pytest.param(7, 8, 3, 4, id="one more than the limit"),
+    pytest.param(7, 0, 0, 0, id="nothing written"),
+    pytest.param(0, KEPT, KEPT, 0, id="no limit given, exactly as much as is kept"),
+    pytest.param(0, KEPT + 1, KEPT // 2, KEPT // 2, id="no limit given, one more"),
+    pytest.param(KEPT + 1, KEPT + 1, KEPT + 1, 0, id="whole, exactly the limit"),
+    pytest.param(KEPT + 1, KEPT + 2, KEPT // 2, KEPT // 2, id="whole, one more"),
+    pytest.param(2**64 - 1, KEPT + 2, KEPT + 2, 0, id="the highest limit of the contract"),
+]
+
+
+async def test_AtOddLimitsTheSameBytesAreKept(executor: Harness) -> None:
+    """Of both streams: the limit is that of standard output; of standard error, as much is kept as ever."""
+    size = "import os, sys\nfor stream in (1, 2):\n    left = memoryview(('ä' * int(sys.argv[1])).encode()[: int(sys.argv[1])])\n"
+    writes = f"{size}    while left: left = left[os.write(stream, left) :]"
+    given = [each.values for each in LIMITS]
+    told = await executor.run(*[python(writes, str(size), whole_stdout_bytes=limit) for limit, size, _, _ in given])
+    for (limit, size, head, tail), name, one in zip(given, [each.id for each in LIMITS], told, strict=True):
+        assert isinstance(size, int) and isinstance(head, int) and isinstance(tail, int)
+        written = ("ä" * size).encode()[:size]  # mostly, a head ends within a character
+        cut = size - head - tail
+        expected = OutputSummary(size_bytes=size, cut_offset=head if cut else 0, cut_bytes=cut)
+        assert (one.outcome, one.result.stdout) == ("SUCCEEDED", expected), (name, limit)
+        assert one.output() == written[:head] + written[size - tail :], name
+        if size <= KEPT:
+            assert (one.result.stderr, one.output(STDERR)) == (OutputSummary(size_bytes=size), written), name
+        else:
+            assert one.result.stderr.cut_bytes == size - KEPT, name
+
+
+async def test_WhatATaskTruncatesIsGone(executor: Harness) -> None:
+    """It is as if the task had not written it. What it writes then goes on from there."""
+    source = (
+        "import os\nos.write(1, b'x' * 3_000_000)\nos.truncate(1, 4)\nos.write(1, b'y')\nos.write(2, b'z')\nos.truncate(2, 0)"
+    )
+    told = await executor.run_one(python(source))
+    assert (told.output(), told.result.stdout) == (b"xxxxy", OutputSummary(size_bytes=5))
+    assert (told.output(STDERR), told.result.stderr) == (b"", OutputSummary())
+
+
+async def test_FollowPassesOverWhatIsCutAndNothingElse(executor: Harness, tmp_path: Path) -> None:
+    """Of a long stream it tells both ends, and of one that is wanted whole all of it."""
+    size = 3_000_000
+    wait = "\nimport sys, time\nopen(sys.argv[1] + '/written', 'w').close()\n"
+    wait += "while not os.path.exists(sys.argv[1] + '/gate'): time.sleep(0.02)"
+    for whole in (0, size):
+        folder = tmp_path / str(whole)
+        folder.mkdir()
+        key = await executor.give_one(python(WRITES.format(size=size, stream=1) + wait, str(folder), whole_stdout_bytes=whole))
+        await executor.started(key)
+        await eventually((folder / "written").exists)
+        expected, followed, missing = numbered(size), 0, 0
+        async for chunk in executor.executor.follow(executor.ear.of(key).host, key, STDOUT, 0):
+            assert chunk.data == expected[chunk.offset : chunk.offset + len(chunk.data)]
+            missing += chunk.offset - followed
+            followed = chunk.offset + len(chunk.data)
+            if followed == size:
+                (folder / "gate").touch()
+        assert (followed, missing) == (size, 0 if whole else size - KEPT)
+        await executor.ends(key)
 
 
 async def test_FollowTellsWhileItRuns(executor: Harness, tmp_path: Path) -> None:

@@ -33,9 +33,9 @@ class Node:
         self.home.mkdir(exist_ok=True)
         keys = [(1, number, 1) for number in range(len(tasks))]
         self.submission = SubmissionFolder(folder / "it's one", Manifest("daggyr-x", keys, timeout, 0))
-        self.submission.write(self.home, [(number, _assignment(number), task) for number, task in enumerate(tasks)])
+        self.submission.write([(number, _assignment(number), task) for number, task in enumerate(tasks)])
         self.script = folder / "script"
-        self.script.write_text(job_script(self.submission.path, grace=grace, timeout=timeout, whole_stdout_bytes=0))
+        self.script.write_text(job_script(self.submission.path, self.home, grace=grace, timeout=timeout, whole_stdout_bytes=0))
 
     def start(self, index: int) -> subprocess.Popen[bytes]:
         environment = {**os.environ, "SLURM_ARRAY_TASK_ID": str(index), "SLURM_JOB_ID": f"test-{os.getpid()}-{index}"}
@@ -59,7 +59,7 @@ def _assignment(number: int) -> Assignment:
 
 @pytest.mark.parametrize("words", SHELLS)
 def test_a_task_gets_what_it_was_given(words: list[str], tmp_path: Path) -> None:
-    strange = {"A-B": "1 2", "IFS": ":", "UID": "7", "PS1": "$ ", "_d_task": "mine", "LINES": "a\nb'c\"", "EMPTY": "", "1x": "y"}
+    strange = {"A-B": "1 2", "IFS": ":", "UID": "7", "PS1": "$ ", "dg_task": "mine", "LINES": "a\nb'c\"", "EMPTY": "", "1x": "y"}
     source = "import os, sys\nprint([os.environ.get(name) for name in sys.argv[1:]], os.getcwd())\nprint(sys.stdin.read())"
     node = Node(
         tmp_path, words, python(source, *strange, environment=strange, stdin="in\nput"), shell("echo $DAGGYR_TASK_ID $0", "*")
@@ -108,6 +108,32 @@ def test_a_timeout_is_kept(words: list[str], tmp_path: Path) -> None:
     node = Node(tmp_path, words, shell("sleep 100 & wait"), timeout=0.2)
     reported = node.run()
     assert (reported.status, reported.timed_out, reported.stopped) == (128 + 15, True, False)
+
+
+@pytest.mark.parametrize("words", [words for words in SHELLS if words.id != "busybox"])  # its sleep is its own
+def test_the_grace_after_a_timeout_is_that_after_a_kill(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The guard of a timeout sleeps for the timeout, and then for the grace that the job was given."""
+    folder, slept, ready = tmp_path / "bin", tmp_path / "slept", tmp_path / "ready"
+    folder.mkdir()
+    (folder / "sleep").write_text(
+        f"""#!/bin/sh
+        PATH=${{PATH#*:}}
+        echo "$1" >> {slept}
+        case $1 in
+            1.25) until [ -e {ready} ]; do sleep 0.01; done ;;
+            0.750) ;;
+            *) exec sleep "$1" ;;
+        esac
+        """
+    )
+    (folder / "sleep").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    task = shell(f"trap '' TERM; : > {ready}; while :; do /bin/sleep 100; done")
+    reported = Node(tmp_path, words, task, timeout=1.25, grace=0.75).run()
+    assert (reported.status, reported.timed_out, reported.stopped) == (128 + 9, True, False)
+    assert [word for word in slept.read_text().split() if word != "5"] == ["1.25", "0.750"]
 
 
 @pytest.mark.parametrize("words", SHELLS)

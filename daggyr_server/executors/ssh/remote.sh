@@ -1,21 +1,19 @@
 # What runs on an SSH target: functions for a POSIX shell, which reads them, and then calls of them, from its standard input.
 #
-# shell.py sends this file to each /bin/sh that it starts there; nothing is installed. Every word that comes from a task arrives as
+# shell.py sends attempt.sh and then this text to each /bin/sh that it starts there; nothing is installed. Every word that comes from a task arrives as
 # one quoted word of a call. The working directory is the pool's folder, which has a folder for each attempt, KEY:
 #
 #   lock       made once, by whoever starts the attempt, or by whoever makes sure that nobody will: "PID BIRTH" of that shell
 #   w, pid     "PID BIRTH BOOT" of the attempt's warden, a shell that waits for the task; "PID BIRTH" of the task itself
 #   cause      why the task is being ended: `kill` or `timeout`; the first counts
 #   about      "WHOLE NAME=UNITS...": how much of its standard output is wanted whole, in bytes, and its resources
-#   stdin, stdout, stderr, said (what the warden's shell says of a signal), refused (why it could not be started)
+#   stdin, stdout, stderr, said, refused, times (attempt.sh says what these are)
 #   result     the line that the warden also writes to the shell's output, in the end
 #
 # A process is known by its number and its birth, field 22 of /proc/PID/stat (proc(5)). Times are those of /proc/uptime. Answers are lines;
-# `.` at the end of one says that it is whole. Variables start with dg_, so that none of the account's or a task's is changed.
-# Works in dash, busybox sh and bash. It never ends anything but attempts of its own folder.
+# `.` at the end of one says that it is whole. Nothing here ends a process but those of attempts in its own folder.
 
-dg_mask=$(umask)
-umask 077
+dg_stopping=
 
 # The birth of a process in dg_born; empty if there is none.
 dg_birth() {
@@ -38,17 +36,6 @@ dg_alive() {
     [ "$dg_born" = "$dg_b" ]
 }
 
-# dg_once TEXT FILE: make a file, if nobody has made it yet.
-dg_once() {
-    set -C
-    if { echo "$1" >"$2"; } 2>/dev/null; then
-        set +C
-        return 0
-    fi
-    set +C
-    return 1
-}
-
 # dg_hello TOKEN EPOCH FENCE DIRECTORY FOLDER HOME TAKE: go to the pool's folder, tell what this host has. With TAKE, shells that came before
 # start nothing any more. DIRECTORY and HOME may be empty; relative ones count from the account's home.
 dg_hello() {
@@ -59,12 +46,7 @@ dg_hello() {
             return
         }
     done
-    dg_setsid=$(command -v setsid)
-    dg_env=$(command -v env)
-    dg_grep=$(command -v grep)
-    # A shell has what it starts in the background ignore these two, and most cannot take that back.
-    dg_reset=
-    if "$dg_env" --default-signal=INT,QUIT true; then dg_reset=--default-signal=INT,QUIT; fi 2>/dev/null
+    dg_find_tools
     for dg_name in $("$dg_env" | tr -cd '[:alnum:]_=\n' | while IFS== read -r dg_name dg_line; do echo "$dg_name"; done); do
         case $dg_name in DAGGYR_*) unset "$dg_name" ;; esac
     done
@@ -132,8 +114,8 @@ dg_in() {
     printf "$2" "$3" >"$1/stdin"
 }
 
-# dg_go KEY TIMEOUT GRACE ABOUT INPUT DIRECTORY NAMES ODD [NAME=VALUE]... [ODD NAME=VALUE]... COMMAND...: start an attempt, once. TIMEOUT and
-# GRACE are seconds; TIMEOUT, INPUT (stdin) and DIRECTORY may be empty. Says H if somebody has started it, N if this host cannot.
+# dg_go KEY TIMEOUT GRACE ABOUT INPUT WORD...: start an attempt, once. TIMEOUT and GRACE are seconds; TIMEOUT and INPUT (stdin) may be
+# empty; the words are those of dg_carry_out. Says H if somebody has started it, N if this host cannot.
 dg_go() {
     [ -d "$1" ] || dg_new "$1" # somebody has removed it
     if ! dg_once "$dg_self" "$1/lock"; then
@@ -159,135 +141,30 @@ dg_watch() {
         echo "N $1 ."
         exit
     fi
-    exec </dev/null 2>"$1/said"
-    dg_key=$1 dg_limit=$2 dg_grace=$3
+    dg_key=$1 dg_timeout=$2 dg_grace=$3
+    dg_own=$dg_root/$1
+    dg_in=${5:+$dg_own/}${5:-/dev/null} dg_out=$dg_own/stdout dg_err=$dg_own/stderr dg_mark=SSH_DAGGYR_FOLDER=$dg_own/
+    dg_cause=$dg_own/cause dg_refused=$dg_own/refused dg_said=$dg_own/said dg_times=$dg_own/times
     dg_uptime
     dg_began=$dg_up
-    # From here to `wait` as little as can be: a shell says nothing of what ended before it waited for it.
-    dg_launch "$@" &
-    dg_task=$!
-    dg_timer=
-    if [ -n "$dg_limit" ]; then
-        dg_time &
-        dg_timer=$!
-    fi
-    wait "$dg_task"
-    dg_code=$?
-    dg_flags=-
-    # Shells say on standard error which signal has ended what they waited for; for these three not all do.
-    case $dg_code in 130 | 141 | 143) dg_flags=s ;; esac
-    if [ "$dg_code" -gt 128 ] && [ -s "$1/said" ]; then dg_flags=s; fi
-    { times; } >"$1/times" # in braces, because what is redirected in vain for a special built-in ends the shell
-    [ -z "$dg_timer" ] || kill "$dg_timer"
+    shift 5
+    dg_carry_out "$@"
     dg_uptime
-    kill -KILL "-$dg_task" # whoever is left of its group; dg_sweep waits for them
-    if [ -s "$1/stdout" ]; then dg_flags=${dg_flags}o; fi
-    if [ -s "$1/stderr" ]; then dg_flags=${dg_flags}e; fi
-    [ -d "$1" ] || dg_flags=${dg_flags}g
-    dg_line= dg_cause= dg_refused=
-    { read -r dg_line && read -r dg_line; } <"$1/times"
-    if [ -e "$1/cause" ]; then read -r dg_cause <"$1/cause"; fi
-    if [ -e "$1/refused" ]; then read -r dg_refused <"$1/refused"; fi
-    if [ "$dg_cause" = timeout ]; then dg_cause=$dg_cause:$dg_limit; fi
-    dg_line="E $1 $dg_code $dg_flags ${dg_cause:--} ${dg_refused:--} $dg_began $dg_up ${dg_line:--}"
-    echo "$dg_line $dg_boot ." >"$1/result"
+    if [ -s "$dg_out" ]; then dg_flags=${dg_flags}o; fi
+    if [ -s "$dg_err" ]; then dg_flags=${dg_flags}e; fi
+    [ -d "$dg_own" ] || dg_flags=${dg_flags}g
+    if [ "$dg_why" = timeout ]; then dg_why=$dg_why:$dg_timeout; fi
+    dg_line="E $dg_key $dg_code $dg_flags ${dg_why:--} - $dg_began $dg_up ${dg_cpu:--}"
+    echo "$dg_line $dg_boot ." >"$dg_own/result"
     echo "$dg_line - ."
     exit
 }
 
-# Ends the task when its time is over.
-dg_time() {
-    dg_nap=
-    trap 'kill "$dg_nap"; exit' TERM
-    sleep "$dg_limit" >/dev/null &
-    dg_nap=$!
-    wait "$dg_nap"
-    dg_once timeout "$dg_key/cause"
-    kill -TERM "-$dg_task" || kill -TERM "$dg_task"
-    sleep "$dg_grace" >/dev/null &
-    dg_nap=$!
-    wait "$dg_nap"
-    kill -KILL "-$dg_task"
-    exit
-}
-
-# Becomes the task; as dg_go. The words of the command, and before them those of odd names, are what is left after the shifts.
-dg_launch() {
+# The task's process tells of itself.
+dg_begun() {
     dg_birth self
-    echo "${dg_line%% *} $dg_born" >"$1/pid"
-    dg_attempt=$1
-    dg_key=$dg_root/$1 dg_input=${5:+$dg_root/$1/}${5:-/dev/null} dg_names=$7 dg_odd=$8
-    cd -- "$dg_home" || dg_refuse home
-    if [ -n "$6" ]; then
-        if [ ! -d "$6" ]; then dg_refuse folder; fi
-        CDPATH= cd -- "$6" || dg_refuse enter
-    fi
-    unset OLDPWD
-    shift 8
-    while [ "$dg_names" -gt 0 ]; do
-        export "$1"
-        shift
-        dg_names=$((dg_names - 1))
-    done
-    PATH=${PATH-/usr/local/bin:/usr/bin:/bin}
-    eval "dg_program=\${$((dg_odd + 1))}"
-    case $dg_program in
-        */*)
-            if [ -d "$dg_program" ]; then dg_refuse directory; fi
-            if [ ! -e "$dg_program" ]; then dg_refuse program; fi
-            if [ ! -x "$dg_program" ]; then dg_refuse executable; fi
-            ;;
-        *) dg_look_up ;;
-    esac
-    SSH_DAGGYR_FOLDER=$dg_key/
-    export SSH_DAGGYR_FOLDER
-    { echo "S $dg_attempt $dg_up ."; } 2>/dev/null
-    trap - HUP INT PIPE QUIT
-    exec <"$dg_input" >>"$dg_key/stdout" 2>>"$dg_key/stderr"
-    umask "$dg_mask"
-    if [ "$dg_odd" -gt 0 ]; then
-        dg_shuffle "$@"
-    elif [ -n "$dg_reset" ]; then
-        exec "$dg_env" "$dg_reset" "$dg_setsid" -- "$@"
-    fi
-    exec "$dg_setsid" -- "$@"
-}
-
-# With variables that no shell can have: env(1) sets them. The words go once round, with setsid's between the two kinds.
-dg_shuffle() {
-    dg_left=$#
-    while [ "$dg_left" -gt 0 ]; do
-        if [ "$dg_odd" -eq 0 ]; then set -- "$@" "$dg_setsid" --; fi
-        dg_odd=$((dg_odd - 1))
-        set -- "$@" "$1"
-        shift
-        dg_left=$((dg_left - 1))
-    done
-    exec "$dg_env" ${dg_reset:+"$dg_reset"} -- "$@"
-}
-
-# As execvp(3) does it.
-dg_look_up() {
-    set -f
-    IFS=:
-    dg_found=program
-    for dg_folder in $PATH; do
-        dg_file=${dg_folder:-.}/$dg_program
-        [ -f "$dg_file" ] || continue
-        if [ -x "$dg_file" ]; then
-            dg_found=
-            break
-        fi
-        dg_found=executable
-    done
-    unset IFS
-    set +f
-    if [ -n "$dg_found" ]; then dg_refuse "$dg_found"; fi
-}
-
-dg_refuse() {
-    echo "$1" >"$dg_key/refused"
-    exit 1
+    echo "${dg_line%% *} $dg_born" >"$dg_own/pid"
+    { echo "S $dg_key $dg_up ."; } 2>/dev/null
 }
 
 # -- ending ------------------------------------------------------------------------------------------------------------
@@ -299,12 +176,12 @@ dg_stop() {
     for dg_key; do
         if [ -d "$dg_key" ] && [ ! -e "$dg_key/result" ]; then
             dg_once kill "$dg_key/cause"
-            dg_end "$dg_key" >/dev/null </dev/null &
+            dg_stop_one "$dg_key" >/dev/null </dev/null &
         fi
     done
 }
 
-dg_end() {
+dg_stop_one() {
     dg_turn=0
     until [ -s "$1/pid" ] || [ "$dg_turn" -ge 200 ]; do
         sleep 0.05
@@ -324,29 +201,12 @@ dg_end() {
     exit
 }
 
-# dg_sweep KEY...: end what attempts that have ended left behind: who still holds one of their files, or has their folder in its environment.
-dg_sweep() {
-    [ -n "$dg_grep" ] || return 0
-    dg_turn=0
-    while [ "$dg_turn" -lt 20 ]; do
-        dg_found=$(dg_find "$@")
-        [ -n "$dg_found" ] || return 0
-        kill -KILL $dg_found
-        if [ "$dg_turn" -gt 0 ]; then sleep 0.05; fi
-        dg_turn=$((dg_turn + 1))
-    done
-}
-
-# The numbers of such processes.
-dg_find() {
+# dg_clear KEY...: end what attempts that have ended left behind.
+dg_clear() {
     dg_left=$#
-    for dg_key; do set -- "$@" -e "$dg_root/$dg_key/"; done
+    for dg_key; do set -- "$@" "$dg_root/$dg_key/"; done
     shift "$dg_left"
-    "$dg_grep" -l -F "$@" /proc/[0-9]*/environ | while IFS=/ read -r dg_line dg_line dg_found dg_line; do echo "$dg_found"; done
-    ls -l /proc/[0-9]*/fd/[012] | "$dg_grep" -F "$@" | while read -r dg_line; do
-        dg_line=${dg_line##* /proc/}
-        echo "${dg_line%%/*}"
-    done
+    dg_sweep "$@"
 }
 
 # dg_bury KEY...: end whatever there still is of attempts that nobody wants, or whose warden has gone.
@@ -358,7 +218,7 @@ dg_bury() {
         dg_birth "$dg_task"
         if [ -n "$dg_born" ] && [ "$dg_born" = "$dg_b" ]; then kill -KILL "-$dg_task" || kill -KILL "$dg_task"; fi
     done
-    dg_sweep "$@"
+    dg_clear "$@"
 }
 
 # -- telling -----------------------------------------------------------------------------------------------------------
@@ -396,36 +256,43 @@ dg_all() {
     done
 }
 
-# dg_give NAME...: what is in files, as KEY/stdout: all of it, or a head and a tail of what is longer than is wanted.
+# dg_keep_of NAME SIZE: dg_keep for a stream, as KEY/stdout. Only standard output has a limit of its own.
+dg_keep_of() {
+    dg_line=
+    case $1 in */stdout) { read -r dg_line dg_more <"${1%/*}/about"; } ;; esac
+    dg_keep "$2" "${dg_line:-0}"
+}
+
+# dg_give NAME...: what is in files, as KEY/stdout, as far as it is kept.
 dg_give() {
     wc -c -- "$@" | while read -r dg_size dg_name; do
-        dg_limit=0
-        case $dg_name in
-            */stdout) { read -r dg_limit dg_line <"${dg_name%/*}/about"; } ;;
-            */stderr) ;;
-            *) continue ;;
-        esac
-        if [ "${dg_limit:-0}" -eq 0 ]; then dg_limit=1048576; fi
-        if [ "$dg_size" -le "$dg_limit" ]; then
-            echo "O $dg_name $dg_size $dg_size 0"
+        case $dg_name in */*) ;; *) continue ;; esac # the sum
+        dg_keep_of "$dg_name" "$dg_size"
+        echo "O $dg_name $dg_size $dg_head $dg_tail"
+        if [ "$dg_cut" -eq 0 ]; then
             base64 "$dg_name"
         else
-            dg_half=$((dg_limit < 1048576 ? dg_limit / 2 : 524288))
-            echo "O $dg_name $dg_size $dg_half $dg_half"
-            { head -c "$dg_half" "$dg_name"; tail -c "+$((dg_size - dg_half + 1))" "$dg_name" | head -c "$dg_half"; } | base64
+            { head -c "$dg_head" "$dg_name"; tail -c "+$((dg_size - dg_tail + 1))" "$dg_name" | head -c "$dg_tail"; } | base64
         fi
         echo .
     done
 }
 
-# dg_peek NAME OFFSET MOST: a piece of a file that grows.
+# dg_peek NAME OFFSET MOST: the next piece of a file that grows, at most so many bytes, as far as it is kept.
 dg_peek() {
     dg_size=$(wc -c <"$1") || dg_size=0
-    dg_offset=$2
-    if [ "$((dg_size - dg_offset))" -gt 1048576 ]; then dg_offset=$((dg_size - 524288)); fi
+    dg_keep_of "$1" "$dg_size"
+    dg_offset=$2 dg_length=$3
+    if [ "$dg_cut" -gt 0 ]; then
+        if [ "$dg_offset" -ge "$dg_head" ]; then
+            if [ "$dg_offset" -lt "$((dg_head + dg_cut))" ]; then dg_offset=$((dg_head + dg_cut)); fi
+        elif [ "$((dg_head - dg_offset))" -lt "$dg_length" ]; then
+            dg_length=$((dg_head - dg_offset))
+        fi
+    fi
     if [ "$dg_size" -gt "$dg_offset" ]; then
         echo "P $dg_offset"
-        tail -c "+$((dg_offset + 1))" "$1" | head -c "$3" | base64
+        tail -c "+$((dg_offset + 1))" "$1" | head -c "$dg_length" | base64
         echo .
     fi
 }

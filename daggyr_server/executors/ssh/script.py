@@ -10,44 +10,25 @@ import re
 import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from urllib.parse import quote, unquote
 
-from daggyr.v1.task_pb2 import AttemptKey, TaskSpec
+from daggyr.attempts import shell, startable
+from daggyr.attempts.kept import limit_of
+from daggyr.attempts.keys import Ident
+from daggyr.attempts.times import seconds_of
+from daggyr.v1.task_pb2 import TaskSpec
 from daggyr_server.executors.believable import MAX_EXIT_CODE
 
-Ident = tuple[int, int, int]  # an AttemptKey's run_id, task_number and attempt
-
-PROGRAM = files("daggyr_server.executors.ssh").joinpath("remote.sh").read_bytes()
 _MAX_DIGITS = 10  # of seconds since a target's boot
-MAX_WORDS_BYTES = 2 * 1024 * 1024 - 128 * 1024  # of all: a quarter of the usual stack limit, less what the target adds
-MAX_WORD_BYTES = 128 * 1024  # of one argument or variable with its NUL: MAX_ARG_STRLEN, execve(2)
-
-# Names that a shell can export without taking them for its own: not those it sets or reads itself, and not ours.
-_PLAIN_NAME = re.compile(
-    r"(?!(?:BASH|COMP|EPOCH|HIST|LC_|PS\d|dg_)|(?:_|DIRSTACK|ENV|EUID|FCEDIT|FUNCNAME|GROUPS|IFS|LANG|LANGUAGE|LINENO|MAIL|MAILCHECK|"
-    r"MAILPATH|OLDPWD|OPTARG|OPTERR|OPTIND|PIPESTATUS|PPID|PWD|RANDOM|REPLY|SECONDS|SHELLOPTS|SHLVL|SRANDOM|UID)$)[A-Za-z_]\w*$",
-    re.ASCII,
-)
 
 
-class NotSayable(ValueError):
-    """A task that cannot be started anywhere; the message is the note for its user."""
-
-
-def name_of(ident: Ident) -> str:
-    """The attempt's folder on its target."""
-    return "-".join(map(str, ident))
-
-
-def ident_in(name: str) -> Ident | None:
-    """The attempt that has a folder of this name, if any can."""
-    match = re.fullmatch(r"(\d{1,20})-(\d{1,10})-(\d{1,10})", name)
-    return (int(match[1]), int(match[2]), int(match[3])) if match else None
-
-
-def key_of(ident: Ident) -> AttemptKey:
-    return AttemptKey(run_id=ident[0], task_number=ident[1], attempt=ident[2])
+@cache
+def program() -> bytes:
+    """What each shell on a target is sent first: attempt.sh and remote.sh."""
+    own = files("daggyr_server.executors.ssh").joinpath("remote.sh").read_text(encoding="utf-8")
+    return (shell.text() + own).encode()
 
 
 def call(function: str, *words: str) -> str:
@@ -56,43 +37,16 @@ def call(function: str, *words: str) -> str:
 
 
 def start_script(name: str, ident: Ident, task_id: str, spec: TaskSpec, grace: float) -> str:
-    """The calls that start an attempt whose folder `name` is there. Raises NotSayable."""
-    if not spec.command or not spec.command[0]:
-        raise NotSayable("the command is empty")
-    environment = {
-        "DAGGYR_RUN_ID": str(ident[0]),
-        "DAGGYR_TASK_ID": task_id,
-        "DAGGYR_ATTEMPT": str(ident[2]),
-        **spec.environment,
-    }
-    for variable in environment:
-        if not variable or "=" in variable:
-            raise NotSayable(f"no variable of the environment can be called {variable!r}")
-    plain = [f"{name}={value}" for name, value in environment.items() if _PLAIN_NAME.match(name)]
-    odd = [f"{name}={value}" for name, value in environment.items() if not _PLAIN_NAME.match(name)]
-    words = [*plain, *odd, *spec.command]
-    if any("\0" in word for word in (*words, spec.working_directory)):
-        raise NotSayable("the command or its environment holds a NUL character, which cannot be passed on")
-    sizes = [len(word.encode()) for word in words]
-    longest = max(sizes)
-    if sum(sizes) + 9 * len(sizes) > MAX_WORDS_BYTES:  # each has a NUL and a pointer
-        raise NotSayable(f"the command and its environment are too long: {sum(sizes)} bytes (execve(2))")
-    if longest >= MAX_WORD_BYTES:
-        raise NotSayable(
-            f"an argument or variable is too long: {longest} bytes, where Linux takes {MAX_WORD_BYTES - 1} (execve(2))"
-        )
-    limit = spec.timeout.seconds + spec.timeout.nanos / 1e9
-    folder = spec.working_directory
-    if folder and not folder.startswith("/"):
-        folder = f"./{folder}"  # `cd -` is no folder
-    script = ""
+    """The calls that start an attempt whose folder `name` is there. Raises NotStartable."""
+    environment = startable.task_environment(ident[0], task_id, ident[2], spec.environment)
+    startable.check(spec.command, environment, spec.working_directory)
+    startable.check_sizes(startable.words_of(spec.command, environment))
+    limit = seconds_of(spec.timeout)
+    words = shell.launch(spec.command, environment, spec.working_directory)
+    script, source = "", ""
     if spec.HasField("stdin"):
-        script = _write(name, spec.stdin)
-    return script + call(
-        "dg_go",
-        *(name, f"{limit:.9g}" if limit > 0 else "", f"{grace:g}", about(spec), "stdin" if spec.HasField("stdin") else ""),
-        *(folder, str(len(plain)), str(len(odd)), *words),
-    )
+        script, source = _write(name, spec.stdin), "stdin"
+    return script + call("dg_go", name, f"{limit:.9g}" if limit > 0 else "", f"{grace:g}", about(spec), source, *words)
 
 
 def _write(name: str, text: str) -> str:
@@ -105,7 +59,7 @@ def _write(name: str, text: str) -> str:
 def about(spec: TaskSpec) -> str:
     """What a later coordinator has to know of an attempt, in one line."""
     needs = [f"{quote(name, safe='')}={units}" for name, units in sorted(spec.resources.items())]
-    return " ".join([str(spec.whole_stdout_bytes), *needs])
+    return " ".join([str(limit_of(spec.whole_stdout_bytes)), *needs])
 
 
 def needs_in(words: Iterable[str]) -> Mapping[str, int]:
@@ -125,10 +79,10 @@ class Ended:
     status: int  # as a shell has it: 128 and a signal's number if that has ended it
     by_signal: bool
     streams: tuple[str, ...]  # of stdout and stderr, what was written to
+    refused: bool  # it was not started; its file `refused` says why
     gone: bool  # its folder was removed meanwhile
     cause: str  # kill, timeout or nothing: why it was ended
-    limit: str  # the timeout, in seconds, if that is why
-    refused: str  # why it was not started, or nothing
+    limit: float  # the timeout, in seconds, if that is why
     began: int  # centiseconds since the target's boot
     ended: int
     cpu_seconds: float | None
@@ -137,7 +91,7 @@ class Ended:
 
 def parse_ended(words: list[str]) -> Ended:
     """An Ended from the words of an E line, after the key. Raises ValueError if it is none."""
-    status, flags, cause, refused, began, ended, *cpu, boot, end = words
+    status, flags, cause, _, began, ended, *cpu, boot, end = words
     if end != ".":
         raise ValueError("a line that was cut")
     if not 0 <= int(status) <= MAX_EXIT_CODE:
@@ -147,10 +101,10 @@ def parse_ended(words: list[str]) -> Ended:
         status=int(status),
         by_signal="s" in flags,
         streams=tuple(name for flag, name in (("o", "stdout"), ("e", "stderr")) if flag in flags),
+        refused="r" in flags,
         gone="g" in flags,
         cause=cause.strip("-"),
-        limit=limit,
-        refused=refused.strip("-"),
+        limit=float(limit or 0),
         began=centiseconds(began),
         ended=centiseconds(ended),
         cpu_seconds=_cpu(cpu),

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 import secrets
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
@@ -22,31 +21,30 @@ from contextlib import aclosing, asynccontextmanager
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from daggyr.attempts.kept import CHUNK_BYTES
+from daggyr.attempts.keys import ident_in, key_of
+from daggyr.attempts.outcome import without_process
+from daggyr.attempts.startable import NotStartable, refusal
 from daggyr.bounds import MAX_UNITS
 from daggyr.v1.task_pb2 import (
     KILLED,
     LOST,
     REJECTED,
     RETURNED,
-    STDERR,
     STDOUT,
-    AttemptOutcome,
     AttemptResult,
     AttemptUpdate,
     OutputChunk,
 )
 from daggyr_server.executors.ssh.attempts import Attempt, Phase
 from daggyr_server.executors.ssh.connection import TargetFault, connect
-from daggyr_server.executors.ssh.output import CHUNK_BYTES, Output
+from daggyr_server.executors.ssh.output import Output
 from daggyr_server.executors.ssh.questions import Questions
-from daggyr_server.executors.ssh.results import refusal, result_of, timestamp
+from daggyr_server.executors.ssh.results import result_of
 from daggyr_server.executors.ssh.script import (
     Ended,
-    NotSayable,
     call,
     centiseconds,
-    ident_in,
-    key_of,
     needs_in,
     parse_ended,
     start_script,
@@ -68,8 +66,6 @@ _LONGEST_GATHERING = 0.1  # seconds
 _MAX_SCRIPT = 256 * 1024
 _MAX_UNDURABLE = 8 * 1024 * 1024  # bytes of output that the driver has and has not made durable
 _CENTISECOND_NS = 10_000_000
-# What setsid(1), or the shell that executes it, says when the program cannot be executed.
-_NOT_EXECUTED = re.compile(rb"\A[^\n]{0,200}\bsetsid: ([^\n]+)")
 
 
 class Session:
@@ -194,7 +190,7 @@ class Session:
             grace = self._target.context.grace
             try:
                 script = start_script(attempt.name, attempt.ident, attempt.task_id, attempt.spec, grace)
-            except NotSayable as error:
+            except NotStartable as error:
                 self._target.attempts.forget(attempt)
                 self._target.tell_soon([attempt.ident], REJECTED, str(error))
                 continue
@@ -220,7 +216,7 @@ class Session:
                 attempt.attended = False
                 self._wake_watch.set()
             elif kind == "N":
-                self._target.tell_results([(attempt, _outcome(LOST, "its target cannot make files for it"))])
+                self._target.tell_results([(attempt, without_process(LOST, "its target cannot make files for it"))])
                 raise TargetFault("it cannot make files for attempts: is its disk full?")
 
     async def _fetch(self) -> None:
@@ -242,9 +238,9 @@ class Session:
         target = self._target
         dropped = target.droppable[:_NAMES_A_CALL]
         script = call("dg_drop", *dropped) if dropped else ""
-        wanted = [f"{attempt.name}/{stream}" for attempt in batch for stream in _ended_of(attempt).streams]
+        wanted = [f"{attempt.name}/{stream}" for attempt in batch for stream in _wanted_of(attempt)]
         if batch:
-            script += call("dg_sweep", *(attempt.name for attempt in batch))
+            script += call("dg_clear", *(attempt.name for attempt in batch))
         for names in _batches(wanted):
             script += call("dg_give", *names)
         by_name = {attempt.name: attempt for attempt in batch}
@@ -269,23 +265,21 @@ class Session:
     def _result(self, attempt: Attempt) -> AttemptResult:
         ended = _ended_of(attempt)
         if ended.refused:
-            return refusal(ended.refused, attempt.spec)
+            return without_process(REJECTED)
         return result_of(ended, *self._times(attempt, ended))
 
     async def _take_output(self, attempt: Attempt, result: AttemptResult, output: Output) -> None:
-        """Read a stream's block and pass it on; as fast as the driver makes it durable."""
+        """Read a stream's block and pass it on, as fast as the driver makes it durable; or why the attempt was not started."""
         shell, key = self._fetching.shell, key_of(attempt.ident)
-        may_be_refusal = output.stream == STDERR and result.exit_code in (126, 127) and output.size < CHUNK_BYTES
+        if result.outcome == REJECTED:
+            result.notes.append(refusal(b"".join([piece async for piece in shell.block()])))
+            return
         async for piece in shell.block():
-            if may_be_refusal and (said := _NOT_EXECUTED.match(piece)):
-                result.CopyFrom(refusal(said[1].decode(errors="replace"), attempt.spec))
-                continue
             while self._undurable > _MAX_UNDURABLE:
                 await asyncio.sleep(0.01)
             updates = [AttemptUpdate(key=key, output=chunk) for chunk in output.chunks(piece)]
             self._tell_output(updates, len(piece))
-        if result.outcome != REJECTED:
-            (result.stdout if output.stream == STDOUT else result.stderr).CopyFrom(output.summary())
+        (result.stdout if output.stream == STDOUT else result.stderr).CopyFrom(output.summary())
 
     def _tell_output(self, updates: Sequence[AttemptUpdate], size: int) -> None:
         def durable() -> None:
@@ -340,7 +334,7 @@ class Session:
             outcome, note = (LOST, "it was never started on its target") if attempt.phase is Phase.PLACED else (RETURNED, "")
             if attempt.stopping:
                 outcome, note = KILLED, ""
-            self._target.tell_results([(attempt, _outcome(outcome, *filter(None, [note])))])
+            self._target.tell_results([(attempt, without_process(outcome, *filter(None, [note])))])
         elif kind in ("X", "G"):
             attempt.missed += 1
             if attempt.missed > MISSED_LOOKS:
@@ -350,7 +344,7 @@ class Session:
                     if kind == "G"
                     else "its target was started again, or what waits for its end was killed"
                 )
-                self._target.tell_results([(attempt, _outcome(LOST, f"nothing is known of its end: {note}"))])
+                self._target.tell_results([(attempt, without_process(LOST, f"nothing is known of its end: {note}"))])
 
     async def _tidy(self) -> None:
         """End what nobody wants any more, and remove what is durable."""
@@ -404,8 +398,10 @@ def _ended_of(attempt: Attempt) -> Ended:
     return attempt.ended
 
 
-def _outcome(outcome: AttemptOutcome, *notes: str) -> AttemptResult:
-    return AttemptResult(outcome=outcome, notes=notes, stop_time=timestamp(time.time_ns()))
+def _wanted_of(attempt: Attempt) -> tuple[str, ...]:
+    """Which files of an attempt that has ended tell more of it."""
+    ended = _ended_of(attempt)
+    return ("refused",) if ended.refused else ended.streams
 
 
 def _batches(names: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -16,7 +16,7 @@ from typing import Any
 import asyncssh
 
 from daggyr_server.executors.ssh.connection import TargetFault
-from daggyr_server.executors.ssh.script import PROGRAM, call
+from daggyr_server.executors.ssh.script import call, program
 
 READY_SECONDS = 60.0  # for start-up files that are slow
 MAX_LINE_BYTES = 1024 * 1024
@@ -87,7 +87,7 @@ class Shell(asyncssh.SSHClientSession[bytes]):
                 # A path alone: whatever the account's login shell is, it can run that.
                 shell = cls()
                 await connection.create_session(lambda: shell, "/bin/sh", encoding=None, request_pty=False)
-                await shell.send(PROGRAM + call("dg_hello", token, *hello).encode())
+                await shell.send(program() + call("dg_hello", token, *hello).encode())
                 return shell, await shell._ready(token)
         except TimeoutError:
             raise TargetFault(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from daggyr.attempts.keys import Ident, key_of, name_of
+from daggyr.attempts.startable import check, check_sizes, task_environment, words_of
 from daggyr.attempts.times import seconds_of
 from daggyr.v1.task_pb2 import Assignment, AttemptKey, TaskSpec
 
@@ -55,18 +56,16 @@ def attempt_of(
     lacking = [f"{units} of {name}" for name, units in demand.items() if units > resources.get(name, 0)]
     if lacking:
         raise ValueError(f"it needs {', '.join(lacking)}, which is more than the `resources` of its pool")
-    if not spec.command or not spec.command[0]:
-        raise ValueError("the command is empty")
-    named = {
-        "DAGGYR_RUN_ID": str(assignment.key.run_id),
-        "DAGGYR_TASK_ID": assignment.task_id,
-        "DAGGYR_ATTEMPT": str(assignment.key.attempt),
-    }
+    check(spec.command, spec.environment, spec.working_directory)
+    key = assignment.key
+    own = {**environment, **task_environment(key.run_id, assignment.task_id, key.attempt, spec.environment)}
+    check_sizes(words_of([*runner["prefix"], *spec.command], own))
     order = {
         **runner,
         "command": list(spec.command),
-        "environment": {**environment, **named, **spec.environment},
-        "working_directory": str(home / spec.working_directory),
+        "environment": own,
+        "home": str(home),
+        "working_directory": spec.working_directory,
         "timeout": seconds_of(spec.timeout),
         "resources": demand,
         "whole_stdout_bytes": spec.whole_stdout_bytes,

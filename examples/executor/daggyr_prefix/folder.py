@@ -16,6 +16,7 @@ from typing import Any
 
 from daggyr.attempts.kept import Extent, kept_of
 from daggyr.attempts.outcome import Cause, Seen, result_of
+from daggyr.attempts.startable import refusal
 from daggyr.v1.task_pb2 import STDERR, STDOUT, AttemptResult, OutputStream
 
 from .runner import write
@@ -101,7 +102,7 @@ class AttemptFolder:
         seen = Seen(
             exit_code=told.get("exit_code"),
             signal=told.get("signal"),
-            rejected=told.get("rejected"),
+            rejected=refusal("".join(f"{word}\0" for word in refused).encode()) if (refused := told.get("refused")) else None,
             cause=_CAUSES.get(told.get("cause")),
             timeout=order.get("timeout", 0.0),
         )

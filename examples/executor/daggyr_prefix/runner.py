@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import json
 import os
 import select
@@ -53,13 +54,13 @@ def main() -> None:
 
 def carry_out(folder: Path, order: dict[str, Any], control: int, life: int) -> dict[str, Any]:
     """Start the task and wait for its end. Return what the result file says."""
-    fault = why_not(order)
-    if fault:
-        return {"rejected": fault}
+    refused = why_not(order)
+    if refused:
+        return {"refused": refused}
     try:
         process = start(folder, order)
-    except (OSError, ValueError) as error:
-        return {"rejected": f"cannot start {order['prefix'][0]}: {error}"}
+    except OSError as error:
+        return {"refused": ["execute", order["prefix"][0], os.strerror(error.errno or 0)]}
     start_ns = time.time_ns()
     write(folder / "started", str(start_ns))
     os.write(life, b"s")
@@ -88,7 +89,7 @@ def start(folder: Path, order: dict[str, Any]) -> subprocess.Popen[bytes]:
         stderr = stack.enter_context(open(folder / "stderr", "ab"))
         return subprocess.Popen(
             [*order["prefix"], *order["command"]],
-            cwd=order["working_directory"],
+            cwd=Path(order["home"], order["working_directory"]),
             env=order["environment"],
             stdin=source,
             stdout=stdout,
@@ -145,28 +146,47 @@ def children() -> list[int]:
     return found
 
 
-def why_not(order: dict[str, Any]) -> str | None:
-    """Why the task cannot be started on this host, in words for its user; None if it can.
+def why_not(order: dict[str, Any]) -> list[str]:
+    """Why the task cannot be started on this host, in the words of `daggyr.attempts.startable.refusal`; nothing if it can.
 
-    This looks before the prefix is started, because a prefix that does not find its program only says so as any task would.
+    This looks before the prefix is started. A prefix that does not find its program says so as any task could, so that afterwards
+    nobody could tell the two apart.
     """
-    folder, program = Path(order["working_directory"]), order["command"][0]
+    home, below, program = order["home"], order["working_directory"], order["command"][0]
+    folder = Path(home, below)
+    if not folder.exists():
+        return ["folder", below, home]
     if not folder.is_dir():
-        return f"no such folder: working_directory {folder}"
+        return ["enter", below, os.strerror(errno.ENOTDIR)]
     if not order["look_up"]:
-        return None
-    if "/" not in program:
-        path = order["environment"].get("PATH", os.defpath)
-        places = [folder / each / program for each in path.split(":")]  # relative folders of PATH count from the task's own
-        if any(place.is_file() and os.access(place, os.X_OK) for place in places):
-            return None
-        return f"no such program: {program} is in none of the folders of PATH={path}"
-    place = folder / program
-    if not place.exists():
-        return f"no such program: {program}"
-    if place.is_dir():
-        return f"{program} is a folder, not a program"
-    return None if os.access(place, os.X_OK) else f"{program} is not executable: chmod +x it"
+        return []
+    if "/" in program:
+        place = folder / program
+        if not place.exists():
+            return ["program", program, home, below]
+        if place.is_dir():
+            return ["directory", program]
+        return first_line_fault(program, place) if os.access(place, os.X_OK) else ["executable", program]
+    path = order["environment"].get("PATH", os.defpath)
+    candidates = [f"{each or '.'}/{program}" for each in path.split(":")]  # relative ones count from the task's folder
+    found = [candidate for candidate in candidates if (folder / candidate).is_file()]
+    for candidate in found:
+        if os.access(folder / candidate, os.X_OK):
+            return first_line_fault(candidate, folder / candidate)
+    return ["executable", found[0]] if found else ["path", program, path]
+
+
+def first_line_fault(program: str, place: Path) -> list[str]:
+    """Why a script cannot be executed: its first line may name an interpreter that is not there (execve(2))."""
+    try:
+        with open(place, "rb") as file:
+            words = file.readline(256).removeprefix(b"#!").split()
+            is_script = file.seek(0) == 0 and file.read(2) == b"#!"
+    except OSError:
+        return []  # it may be executed, and not read
+    if is_script and words and not Path(os.fsdecode(words[0])).exists():
+        return ["execute", program, os.strerror(errno.ENOENT)]
+    return []
 
 
 def write(path: Path, text: str) -> None:

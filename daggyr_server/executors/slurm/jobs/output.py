@@ -1,51 +1,44 @@
-"""What a task on Slurm wrote, read from its files in the shared directory: all of it, or the head and tail of what was too long.
+"""What a task on Slurm wrote, read from its files in the shared directory, as far as it is kept.
 
-The executor of job mode calls this in threads, at an attempt's end and while somebody follows it. Files are never changed here.
+The executor of job mode calls this in threads, at an attempt's end and while somebody follows it. It never changes a file.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
+from daggyr.attempts.kept import Extent, kept_of
 from daggyr.v1.task_pb2 import STDOUT, OutputStream, OutputSummary
-from daggyr_server.executors.slurm.jobs.script import KEPT_BYTES
 from daggyr_server.executors.slurm.jobs.submission_folder import SubmissionFolder
 
-CHUNK_BYTES = 256 * 1024
 
-
-@dataclass(frozen=True, slots=True)
 class Written:
-    """A stream of `size` bytes of which the first `head` and the last `tail` are kept."""
+    """One stream, with the size that it had when this was made."""
 
-    path: Path
-    size: int
-    head: int
-    tail: int
-
-    @property
-    def summary(self) -> OutputSummary:
-        cut = self.size - self.head - self.tail
-        return OutputSummary(size_bytes=self.size, cut_offset=self.head if cut else 0, cut_bytes=cut)
+    def __init__(self, path: Path, extent: Extent) -> None:
+        self._path = path
+        self._extent = extent
+        self._offset = 0  # where the last piece that was read ended
 
     def chunks(self, offset: int = 0) -> Iterator[tuple[int, bytes]]:
-        """What is kept at or after `offset`, in pieces of at most CHUNK_BYTES. Raises OSError."""
-        if offset >= self.size:
+        """Read what is kept at or after `offset`, in pieces of at most CHUNK_BYTES. Raises OSError."""
+        self._offset, length = self._extent.next_kept(offset)
+        if not length:
             return
-        with self.path.open("rb", buffering=0) as file:
-            while offset < self.size:
-                resume = self.size - self.tail
-                if self.head <= offset < resume:
-                    offset = resume
-                end = self.head if offset < self.head else self.size
-                data = os.pread(file.fileno(), min(CHUNK_BYTES, end - offset), offset)
+        with self._path.open("rb", buffering=0) as file:
+            while length:
+                data = os.pread(file.fileno(), length, self._offset)
                 if not data:
-                    return  # the task truncated it
-                yield offset, data
-                offset += len(data)
+                    return  # the file was truncated since
+                found, self._offset = self._offset, self._offset + len(data)
+                yield found, data
+                self._offset, length = self._extent.next_kept(self._offset)
+
+    def summary(self) -> OutputSummary:
+        """What came of the stream, to be asked when all chunks were read. What could not be read counts as cut."""
+        return self._extent.summary_up_to(self._offset)
 
 
 def written_by(folder: SubmissionFolder, index: int, stream: OutputStream) -> Written:
@@ -56,15 +49,11 @@ def written_by(folder: SubmissionFolder, index: int, stream: OutputStream) -> Wr
 
 
 def written(path: Path, whole_bytes: int = 0) -> Written:
-    """A stream as it is now. Up to `whole_bytes` (0: KEPT_BYTES) all is kept, beyond that half of KEPT_BYTES at both ends."""
+    """A stream as it is now; `whole_bytes` as for `kept_of`."""
     try:
-        # Opened, because NFS asks the server for the size then.
+        # The file is opened, because NFS asks the server for the size then.
         with path.open("rb", buffering=0) as file:
             size = os.fstat(file.fileno()).st_size
     except FileNotFoundError:
         size = 0
-    limit = whole_bytes or KEPT_BYTES
-    if size <= limit:
-        return Written(path, size, size, 0)
-    kept = min(limit, KEPT_BYTES)
-    return Written(path, size, kept // 2, kept - kept // 2)
+    return Written(path, kept_of(size, whole_bytes))

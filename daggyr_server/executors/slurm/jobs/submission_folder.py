@@ -37,16 +37,16 @@ from pathlib import Path
 
 import msgspec
 
+from daggyr.attempts.keys import Ident
+from daggyr.attempts.startable import refusal
 from daggyr.v1.task_pb2 import Assignment, TaskSpec
+from daggyr.whole_file import sync_folder, write_whole
 from daggyr_server.executors.believable import MAX_SECONDS
 from daggyr_server.executors.slurm.jobs.script import tasks_file
-
-Ident = tuple[int, int, int]  # an AttemptKey's run_id, task_number and attempt
 
 MANIFEST = "manifest"
 VOID = ".void"
 _MAX_TEXT = 4096  # bytes of a result, or of what a job printed
-_FINISHED_EXEC = ("setsid: failed to execute ", "env: ")
 
 
 class Manifest(msgspec.Struct):
@@ -63,14 +63,15 @@ class Manifest(msgspec.Struct):
 class Reported:
     """What a job told of one attempt, in its files."""
 
-    status: int  # of the shell: above 128, a signal ended it
+    status: int  # of the shell, which has 128 and its number for a signal
     start: int | None = None  # nanoseconds since the epoch
     stop: int | None = None
     node: str = ""
-    stopped: bool = False  # the script was asked to end it
+    stopped: bool = False  # the script was asked to end it, before its timeout had passed
     timed_out: bool = False
     cpu_seconds: float | None = None
     rejected: str | None = None
+    by_signal: bool = True  # rather than an exit code above 128
 
 
 @dataclass(slots=True)
@@ -93,16 +94,16 @@ class SubmissionFolder:
     def name(self) -> str:
         return self.manifest.name
 
-    def write(self, home: Path, tasks: Sequence[tuple[int, Assignment, TaskSpec]]) -> None:
+    def write(self, tasks: Sequence[tuple[int, Assignment, TaskSpec]]) -> None:
         """Make the folder with all that the job needs; when this returns, it survives power loss."""
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.path.mkdir(mode=0o700)
         for index, _, spec in tasks:
             if spec.HasField("stdin"):
-                _write(self.path / f"{index}.in", spec.stdin.encode())
-        _write(self.path / "tasks", tasks_file(home, tasks).encode())
+                write_whole(self.path / f"{index}.in", spec.stdin.encode(), synced=True)
+        write_whole(self.path / "tasks", tasks_file(tasks).encode(), synced=True)
         self._write_manifest()
-        _sync_folder(self.path.parent)
+        sync_folder(self.path.parent)
 
     def submitted(self, job_id: str) -> None:
         """Note the job's id; when this returns, that survives power loss."""
@@ -110,17 +111,15 @@ class SubmissionFolder:
         self._write_manifest()
 
     def _write_manifest(self) -> None:
-        draft = self.path / f"{MANIFEST}.part"
-        _write(draft, msgspec.json.encode(self.manifest))
-        draft.replace(self.path / MANIFEST)
-        _sync_folder(self.path)
+        write_whole(self.path / MANIFEST, msgspec.json.encode(self.manifest), synced=True)
+        sync_folder(self.path)
 
     def void(self) -> bool:
         """Let no job of this submission start anything any more. Returns False if one has already."""
         if self.look().claimed:
             return False
         moved = self.path.rename(self.path.with_name(self.path.name + VOID))
-        _sync_folder(self.path.parent)
+        sync_folder(self.path.parent)
         if any(path.suffix == ".run" for path in moved.iterdir()):
             moved.rename(self.path)
             return False
@@ -132,7 +131,7 @@ class SubmissionFolder:
             (self.path / f"{index}.run").mkdir()
         except (FileExistsError, FileNotFoundError):  # the latter: somebody has removed the folder
             return False
-        _sync_folder(self.path)
+        sync_folder(self.path)
         return True
 
     def look(self, starting: Container[int] = ()) -> Seen:
@@ -157,14 +156,9 @@ class SubmissionFolder:
     def result(self, index: int) -> Reported:
         """How a task ended; its result is there."""
         words = dict(line.partition(" ")[::2] for line in self._text(index, "result").splitlines())
-        rejected = self._text(index, "rejected").rstrip("\n") or None
         told = words.get("status", "255")
         status = min(int(told), 255) if told.isascii() and told.isdecimal() and len(told) < 10 else 255
-        if rejected is None and status in (126, 127):
-            # The last word before exec was env's or setsid's: the command was found, and the kernel would not have it.
-            said = self._text(index, "err")
-            if said.startswith(_FINISHED_EXEC):
-                rejected = "cannot start the program: " + said.splitlines()[0].partition(": ")[2]
+        refused = self._bytes(index, "rejected")
         return Reported(
             status=status,
             start=_nanoseconds(self._text(index, "start")),
@@ -173,7 +167,8 @@ class SubmissionFolder:
             stopped="stopped" in words,
             timed_out="timeout" in words,
             cpu_seconds=_cpu_seconds(words.get("children", "")),
-            rejected=rejected,
+            by_signal=status > 128 and "exited" not in words,
+            rejected=refusal(refused) if refused else None,
         )
 
     def printed(self, index: int) -> str:
@@ -195,11 +190,14 @@ class SubmissionFolder:
         shutil.rmtree(self.path, ignore_errors=True)
 
     def _text(self, index: int, kind: str) -> str:
+        return self._bytes(index, kind).decode(errors="replace")
+
+    def _bytes(self, index: int, kind: str) -> bytes:
         try:
             with (self.path / f"{index}.{kind}").open("rb") as file:
-                return file.read(_MAX_TEXT).decode(errors="replace")
+                return file.read(_MAX_TEXT)
         except FileNotFoundError:
-            return ""
+            return b""
 
 
 def kept_submissions(folder: Path, prefix: str) -> Iterator[SubmissionFolder]:
@@ -223,21 +221,6 @@ def remove_void(folder: Path, prefix: str) -> None:
     """Remove the folders of submissions that were made void."""
     for path in folder.glob(f"{prefix}*{VOID}"):
         shutil.rmtree(path, ignore_errors=True)
-
-
-def _write(path: Path, data: bytes) -> None:
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _nanoseconds(text: str) -> int | None:

@@ -1,0 +1,260 @@
+# What both programs do that carry out an attempt with a POSIX shell: remote.sh on an SSH target, job.sh on a node of Slurm.
+#
+# Each is sent this text in front of its own, so that a change here holds for both. It works in dash, busybox sh and bash. Names start
+# with dg_, so that none of the account's or the task's is changed. Before dg_carry_out is called, the program sets
+#
+#   dg_home       where tasks start
+#   dg_in         the file that is the task's standard input
+#   dg_out dg_err where the task's output goes
+#   dg_mark       NAME=VALUE, a variable for the task by which dg_sweep finds what it leaves behind
+#   dg_timeout    in seconds; empty if there is none
+#   dg_grace      seconds from SIGTERM to SIGKILL
+#   dg_cause      a file for the reason why the task is ended, `kill` or `timeout`; the first reason counts
+#   dg_refused    a file for the reason why the task cannot be started: a word and what belongs to it (startable.py), a NUL after each
+#   dg_said       a file for what this shell says of a signal that has ended the task
+#   dg_times      a file for what times(1) says
+#   dg_stopping   whether the task is to end as soon as it is there
+#
+# and defines dg_begun, which the task's process calls just before it becomes the program, in the task's environment.
+# Nothing here ends a process that is no attempt's.
+
+dg_mask=$(umask)
+umask 077
+
+# Find the programs that are needed here.
+dg_find_tools() {
+    dg_setsid=$(command -v setsid)
+    dg_env=$(command -v env)
+    dg_grep=$(command -v grep)
+    # A shell has what it starts in the background ignore these two, and most cannot take that back. Nor can busybox's env.
+    dg_reset=
+    if "$dg_env" --default-signal=INT,QUIT true; then dg_reset=--default-signal=INT,QUIT; fi 2>/dev/null
+}
+
+# dg_once TEXT FILE: make a file, if nobody has made it yet.
+dg_once() {
+    set -C
+    if { echo "$1" >"$2"; } 2>/dev/null; then
+        set +C
+        return 0
+    fi
+    set +C
+    return 1
+}
+
+# -- what is kept of output --------------------------------------------------------------------------------------------
+
+# dg_keep SIZE LIMIT: how many bytes of a stream are kept at its head and its tail, and how many are cut. This is kept_of of kept.py.
+dg_keep() {
+    dg_most=$2
+    if [ "$dg_most" -eq 0 ]; then dg_most=1048576; fi
+    dg_head=$1
+    dg_tail=0
+    if [ "$1" -gt "$dg_most" ]; then
+        if [ "$dg_most" -gt 1048576 ]; then dg_most=1048576; fi
+        dg_head=$((dg_most / 2))
+        dg_tail=$((dg_most - dg_head))
+    fi
+    dg_cut=$(($1 - dg_head - dg_tail))
+}
+
+# -- starting ----------------------------------------------------------------------------------------------------------
+
+# dg_carry_out FOLDER NAMES ODD [NAME=VALUE]... [ODD NAME=VALUE]... COMMAND...: start the task, wait for its end, and end its group.
+# FOLDER may be empty. NAMES and ODD say how many variables follow: those that a shell can export, and those that only env(1) can set.
+# Sets dg_code, the exit code as a shell has it; dg_flags: s if a signal has ended the task, r if it was not started; dg_why, the
+# reason in dg_cause; dg_cpu, the last line of times(1).
+dg_carry_out() {
+    eval "dg_program=\${$((4 + $2 + $3))}"
+    exec </dev/null 2>"$dg_said"
+    # From here to `wait` as little as can be: a shell says nothing of what has ended before it waited for it.
+    dg_become "$@" &
+    dg_task=$!
+    dg_guards=
+    if [ -n "$dg_timeout" ]; then
+        dg_time &
+        dg_guards=$!
+    fi
+    [ -z "$dg_stopping" ] || dg_stop_task
+    # A signal that is caught interrupts `wait`, which tells 143 then. To wait again for what has ended by it gives 127.
+    dg_code=
+    while :; do
+        dg_caught=
+        wait "$dg_task"
+        dg_now=$?
+        if [ "$dg_now" = 127 ] && [ "$dg_code" = 143 ]; then break; fi
+        dg_code=$dg_now
+        if [ -z "$dg_caught" ] || [ "$dg_code" != 143 ]; then break; fi
+    done
+    dg_flags=-
+    # Shells say on standard error which signal has ended what they waited for; for these three not all do.
+    case $dg_code in 130 | 141 | 143) dg_flags=s ;; esac
+    if [ "$dg_code" -gt 128 ] && [ -s "$dg_said" ]; then dg_flags=s; fi
+    { times; } >"$dg_times" # in braces, because what is redirected in vain for a special built-in ends the shell
+    [ -z "$dg_guards" ] || kill $dg_guards
+    kill -KILL "-$dg_task" # whoever is left of its group; dg_sweep waits for them
+    case $dg_code in 126 | 127) dg_hear_setsid ;; esac
+    if [ -s "$dg_refused" ]; then dg_flags=${dg_flags}r; fi
+    dg_cpu= dg_why=
+    { read -r dg_cpu && read -r dg_cpu; } <"$dg_times"
+    if [ -e "$dg_cause" ]; then read -r dg_why <"$dg_cause"; fi
+}
+
+# dg_refuse WORD TEXT...: the task cannot be started.
+dg_refuse() {
+    printf '%s\0' "$@" >"$dg_refused"
+    exit 126
+}
+
+# Note why the program could not be executed, if all that stands on standard error is setsid's word on that, or the shell's on env(1).
+dg_hear_setsid() {
+    if [ -s "$dg_refused" ]; then return; fi
+    { read -r dg_line && ! read -r dg_more; } <"$dg_err" || return
+    case $dg_line in
+        *setsid:*"$dg_program"*': '* | *"$dg_env: Argument list too long") (dg_refuse execute "$dg_program" "${dg_line##*: }") ;;
+    esac
+}
+
+# Become the task; as dg_carry_out. The words of the command, and before them those of odd names, are what is left after the shifts.
+dg_become() {
+    cd -- "$dg_home" || dg_refuse home "$dg_home"
+    if [ -n "$1" ]; then
+        case $1 in
+            /*) dg_folder=$1 ;;
+            *) dg_folder=./$1 ;; # `cd -` is no folder
+        esac
+        if [ ! -e "$dg_folder" ]; then dg_refuse folder "$1" "$dg_home"; fi
+        if [ ! -d "$dg_folder" ]; then dg_refuse enter "$1" "Not a directory"; fi
+        cd -- "$dg_folder" || dg_refuse enter "$1" "Permission denied"
+    fi
+    unset OLDPWD
+    if [ -z "$dg_setsid" ]; then dg_refuse tool setsid "$(uname -n)"; fi
+    dg_below=$1 dg_names=$2 dg_odd=$3
+    shift 3
+    while [ "$dg_names" -gt 0 ]; do
+        export "$1"
+        shift
+        dg_names=$((dg_names - 1))
+    done
+    PATH=${PATH-/usr/local/bin:/usr/bin:/bin}
+    case $dg_program in
+        */*)
+            if [ -d "$dg_program" ]; then dg_refuse directory "$dg_program"; fi
+            if [ ! -e "$dg_program" ]; then dg_refuse program "$dg_program" "$dg_home" "$dg_below"; fi
+            if [ ! -x "$dg_program" ]; then dg_refuse executable "$dg_program"; fi
+            ;;
+        *) dg_look_up ;;
+    esac
+    export "$dg_mark"
+    dg_begun
+    trap - HUP INT PIPE QUIT TERM
+    exec <"$dg_in" >>"$dg_out" 2>>"$dg_err"
+    umask "$dg_mask"
+    if [ "$dg_odd" -gt 0 ]; then
+        dg_shuffle "$@"
+    elif [ -n "$dg_reset" ]; then
+        exec "$dg_env" "$dg_reset" "$dg_setsid" -- "$@"
+    fi
+    exec "$dg_setsid" -- "$@"
+}
+
+# With variables that no shell can have: env(1) sets them. The words go once round, with setsid's between the two kinds.
+dg_shuffle() {
+    dg_left=$#
+    while [ "$dg_left" -gt 0 ]; do
+        if [ "$dg_odd" -eq 0 ]; then set -- "$@" "$dg_setsid" --; fi
+        dg_odd=$((dg_odd - 1))
+        set -- "$@" "$1"
+        shift
+        dg_left=$((dg_left - 1))
+    done
+    exec "$dg_env" ${dg_reset:+"$dg_reset"} -- "$@"
+}
+
+# Look for the program in PATH, as execvp(3) does.
+dg_look_up() {
+    set -f
+    IFS=:
+    dg_found=
+    for dg_folder in $PATH; do
+        dg_file=${dg_folder:-.}/$dg_program
+        [ -f "$dg_file" ] || continue
+        if [ -x "$dg_file" ]; then
+            unset IFS
+            set +f
+            return
+        fi
+        dg_found=${dg_found:-$dg_file}
+    done
+    if [ -n "$dg_found" ]; then dg_refuse executable "$dg_found"; fi
+    dg_refuse path "$dg_program" "$PATH"
+}
+
+# -- ending ------------------------------------------------------------------------------------------------------------
+
+# In the background: end the task when its time is over.
+dg_time() {
+    dg_guard
+    dg_rest "$dg_timeout"
+    dg_once timeout "$dg_cause"
+    dg_end
+}
+
+# End the task, because somebody has asked for that.
+dg_stop_task() {
+    dg_once kill "$dg_cause"
+    {
+        dg_guard
+        dg_end
+    } &
+    dg_guards="$dg_guards $!"
+}
+
+# Be a guard, which ends with SIGTERM, and what it waits for with it.
+dg_guard() {
+    dg_nap=
+    trap 'kill "$dg_nap"; exit' TERM
+    exec >/dev/null 2>&1
+}
+
+# dg_rest SECONDS: as sleep(1), but a guard's.
+dg_rest() {
+    sleep "$1" &
+    dg_nap=$!
+    wait "$dg_nap"
+}
+
+dg_end() {
+    # What has not come to a session of its own yet has no group.
+    kill -TERM "-$dg_task" || kill -TERM "$dg_task"
+    dg_rest "$dg_grace"
+    kill -KILL "-$dg_task"
+    exit
+}
+
+# dg_sweep TEXT...: end what attempts that have ended left behind: who has one of these texts in its environment, or in the name of the
+# file that is its standard input, output or error.
+dg_sweep() {
+    [ -n "$dg_grep" ] || return 0
+    dg_left=$#
+    for dg_text; do set -- "$@" -e "$dg_text"; done
+    shift "$dg_left"
+    dg_turn=0
+    while [ "$dg_turn" -lt 20 ]; do
+        dg_found=$(dg_find "$@")
+        [ -n "$dg_found" ] || return 0
+        kill -KILL $dg_found
+        if [ "$dg_turn" -gt 0 ]; then sleep 0.05; fi
+        dg_turn=$((dg_turn + 1))
+    done
+}
+
+# The numbers of such processes; the words are grep's.
+dg_find() {
+    set +f
+    "$dg_grep" -l -F "$@" /proc/[0-9]*/environ | while IFS=/ read -r dg_line dg_line dg_found dg_line; do echo "$dg_found"; done
+    ls -l /proc/[0-9]*/fd/[012] | "$dg_grep" -F "$@" | while read -r dg_line; do
+        dg_line=${dg_line##* /proc/}
+        echo "${dg_line%%/*}"
+    done
+}
