@@ -55,18 +55,13 @@ from daggyr_server.driver.generators import Generators
 from daggyr_server.driver.loop import Driver
 from daggyr_server.executors.agents.executor import AgentExecutor
 from daggyr_server.executors.agents.pins import AgentPins, Keep, PinsClosed
-from daggyr_server.executors.agents.session import AgentSessions
-from daggyr_server.executors.base import (
-    Executor,
-    ExecutorContext,
-    ExecutorError,
-    PoolAccess,
-    SettingsError,
-    check_patterns,
-    find_executor,
-)
+from daggyr_server.executors.agents.servicer import AgentSessions
+from daggyr_server.executors.base import Executor, ExecutorError, SettingsError
+from daggyr_server.executors.context import ExecutorContext, PoolAccess, check_patterns
+from daggyr_server.executors.loader import find_executor
 from daggyr_server.spec import PoolLimits
-from daggyr_server.trackers.base import TrackerError, make_tracker
+from daggyr_server.trackers.base import TrackerError
+from daggyr_server.trackers.loader import make_tracker
 
 log = logging.getLogger("daggyr_server")
 
@@ -205,9 +200,9 @@ async def coordinator(
     opened = await tracker.open()
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(tracker.close)
-        door, pins = PoolAccess(), AgentPins()
-        surroundings = ExecutorContext(
-            door=door,
+        access, pins = PoolAccess(), AgentPins()
+        context = ExecutorContext(
+            access=access,
             tracker_id=opened.tracker_id,
             epoch=opened.epoch,
             lease=server.lease,
@@ -222,7 +217,7 @@ async def coordinator(
         driver = Driver(machine, tracker, Changes(opened.epoch), Generators(limits), time.time, durable=opened.durable)
         pins.open(await tracker.pins(), _keep_pin(driver))
         stack.push_async_callback(driver.close)  # unless all goes well: then it ends together with the listener
-        executors = _executors(configuration, driver, surroundings)
+        executors = _executors(configuration, driver, context)
         limits.update(
             {
                 name: PoolLimits(
@@ -249,17 +244,17 @@ async def coordinator(
                 max_arriving_bytes=server.max_arriving_bytes,
             ),
         )
-        await _add_services(listener, service, executors, surroundings)
+        await _add_services(listener, service, executors, context)
         await driver.start(executors)
         stack.push_async_callback(_stop, listener, driver)
         address = await listener.start()
 
-        def open_door(tokens: Tokens | None) -> None:
+        def open_access(tokens: Tokens | None) -> None:
             token = tokens.agent if tokens is not None and _is_tcp(address) else None
-            door.open(address, token=token, tls=server.tls is not None, insecure=server.insecure)
+            access.open(address, token=token, tls=server.tls is not None, insecure=server.insecure)
 
-        open_door(tokens)
-        yield listener, address, driver, Renewal([*listeners, listener], lambda: _tokens(server), server.tls, open_door)
+        open_access(tokens)
+        yield listener, address, driver, Renewal([*listeners, listener], lambda: _tokens(server), server.tls, open_access)
 
 
 async def _serve_metrics(
@@ -298,7 +293,7 @@ async def _stop(listener: Listener, driver: Driver) -> None:
     await asyncio.gather(listener.stop(STOP_SECONDS), driver.close())
 
 
-def _executors(configuration: Configuration, driver: Driver, surroundings: ExecutorContext) -> dict[str, Executor]:
+def _executors(configuration: Configuration, driver: Driver, context: ExecutorContext) -> dict[str, Executor]:
     """The pools' executors, all faults of their settings together."""
     faults: list[Fault] = []
     executors: dict[str, Executor] = {}
@@ -308,7 +303,7 @@ def _executors(configuration: Configuration, driver: Driver, surroundings: Execu
         if settings is not None:
             try:
                 reports = driver.reports(name, mend=not issubclass(kind, AgentExecutor))  # agents' words are checked in sessions
-                executors[name] = kind(name, settings, reports, dataclasses.replace(surroundings, grace=pool.kill_grace))
+                executors[name] = kind(name, settings, reports, dataclasses.replace(context, grace=pool.kill_grace))
             except SettingsError as error:
                 faults.append(Fault(f"pools.{name}", str(error)))
     if faults:
@@ -325,14 +320,12 @@ def _tokens(server: Server) -> Tokens | None:
     )
 
 
-async def _add_services(
-    listener: Listener, runs: RunsService, executors: dict[str, Executor], surroundings: ExecutorContext
-) -> None:
+async def _add_services(listener: Listener, runs: RunsService, executors: dict[str, Executor], context: ExecutorContext) -> None:
     # A local pool is one of agents too, but of its own only, on a socket of its own.
     agents = [executor for executor in executors.values() if isinstance(executor, AgentExecutor) and executor.on_listener]
     server = listener.server
     add_RunsServicer_to_server(runs, server)
-    add_AgentsServicer_to_server(AgentSessions(agents, surroundings.pins, listener.refused), server)
+    add_AgentsServicer_to_server(AgentSessions(agents, context.pins, listener.refused), server)
     names = [
         runs_pb2.DESCRIPTOR.services_by_name["Runs"].full_name,
         agents_pb2.DESCRIPTOR.services_by_name["Agents"].full_name,

@@ -1,6 +1,7 @@
-"""What tests of all folders share: this file's folder is on the import path, so that they find the modules beside it.
+"""What the tests of all folders share. This file's folder is on the import path, so that tests find `support` beside it.
 
-It takes away what a shell may have set and programs would heed, and tells Hypothesis that time means nothing.
+pytest calls it. It takes variables away that a shell may have set and that programs would heed, tells Hypothesis that time means
+nothing, and says which tests stay together on one of the workers that pytest-xdist starts. It starts no service.
 """
 
 from __future__ import annotations
@@ -15,6 +16,11 @@ from support import slurm_cluster
 # How wide and colourful a terminal is, and where databases are (libpq's variables begin with PG): each test says so itself.
 FOREIGN = ("CLICOLOR", "COLUMNS", "FORCE_COLOR", "LINES", "NO_COLOR", "PG", "TTY_")
 
+# These services are started once for all workers together: of Slurm there is one on a host, and a database server takes seconds
+# to make. A test needs one if it uses a fixture of that name, or if it is a case for a tracker or an executor of that name.
+SERVICES_BY_FIXTURE = {"cluster": slurm_cluster.GROUP, "postgres": "postgres"}
+SERVICES_BY_CASE = {"slurm": slurm_cluster.GROUP, "postgresql": "postgres"}
+
 # A machine may stand still at any moment: no example is too slow. What fails says how it is found again, on any machine. All else
 # is as Hypothesis has it by default, which in CI tries the same examples each time.
 settings.register_profile("tests", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
@@ -28,6 +34,25 @@ def pytest_configure() -> None:
     for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
         if signal.getsignal(number) == signal.SIG_IGN:
             signal.signal(number, usual)
+
+
+@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in its own hook
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that share a service, so that one worker has them all."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None and (service := _service(item)):
+            item.add_marker(pytest.mark.xdist_group(service))
+
+
+def _service(item: pytest.Item) -> str:
+    for name, service in SERVICES_BY_FIXTURE.items():
+        if name in getattr(item, "fixturenames", ()):
+            return service
+    callspec = getattr(item, "callspec", None)
+    for case in callspec.params.values() if callspec is not None else ():
+        if service := SERVICES_BY_CASE.get(case if isinstance(case, str) else getattr(case, "name", ""), ""):
+            return service
+    return ""
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

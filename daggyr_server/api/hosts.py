@@ -139,7 +139,7 @@ class Hosts(Asking):
         agents = [
             agent for executor in executors for agent in executor.agents.values() if request.name in (agent.name, agent.agent_id)
         ]
-        pins = next((executor.surroundings.pins for executor in executors), None)
+        pins = next((executor.context.pins for executor in executors), None)
         known = {agent.agent_id for agent in agents} | (pins.named(request.name) if pins is not None else set())
         connected = {agent.agent_id: agent for agent in agents if agent.session is not None}
         for executor in executors:  # by the names of earlier starts, some of which may be connected under others

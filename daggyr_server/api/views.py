@@ -28,8 +28,9 @@ from daggyr_server.core.graph.run import Run
 from daggyr_server.core.graph.segments import Kind
 from daggyr_server.core.machine import Machine
 from daggyr_server.core.states import STATE_OF, Phase, State
+from daggyr_server.core.stored import RunRow
 from daggyr_server.executors.believable import MAX_SECONDS
-from daggyr_server.trackers.base import RunRow, StateChange, StoredAttempt
+from daggyr_server.trackers.base import StateChange, StoredAttempt
 
 MAX_CHANGES = 1_000  # of state, told of a run or a task
 MAX_NEIGHBOURS = 1_000  # parents or children listed of one task

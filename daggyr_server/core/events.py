@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from daggyr_server.core.graph.graph import Addition, Edit
-from daggyr_server.core.states import Outcome, State
+from daggyr_server.core.states import Outcome
+from daggyr_server.core.stored import Adopted, RunRow, TaskRows
 
 
 class AttemptStarted(NamedTuple):
@@ -51,17 +52,6 @@ class RunSubmitted:
     document: bytes  # the specification as it came, for the tracker
 
 
-class Adopted(NamedTuple):
-    """An attempt that an earlier coordinator sent to a host and whose end it did not hear of."""
-
-    number: int  # of its task when it was assigned
-    attempt: int
-    host: str
-    host_name: str
-    assign_time: float  # seconds since the epoch
-    void: bool = False  # its task was queued again meanwhile: how it ends does not count
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRestored:
     """A run as a tracker kept it. Nothing is recorded of that; attempts in flight are expected on their hosts.
@@ -70,25 +60,12 @@ class RunRestored:
     """
 
     ticket: Hashable | None = None
-    run_id: int
-    request_id: str
-    tags: Mapping[str, str]
-    pool: str
+    row: RunRow
+    tasks: TaskRows
+    adopted: Sequence[Adopted]
     parameters: Mapping[str, tuple[str, ...]]
-    submit_time: float
-    start_time: float | None
-    stop_time: float | None
-    state: State
-    killing: bool
     growths: Sequence[Addition | Edit]  # the run's own tasks, then what generators and edits brought, in order
     printed: Mapping[int, int]  # see Run.printed
-    numbers: Sequence[int]  # tasks that were attempted or moved; parallel to the next four
-    states: Sequence[int]  # a `State` each; of a task in flight, the one before, or KILLED if its end was asked for
-    attempts: Sequence[int]  # the number of the last attempt
-    failures: Sequence[int]  # retries used
-    losses: Sequence[int]
-    requeued: Sequence[int]  # of `numbers`, those that a person queued again at any time
-    adopted: Sequence[Adopted]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

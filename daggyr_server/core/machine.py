@@ -224,7 +224,8 @@ class Machine:
         self._step.answers[event.ticket] = run_id
 
     def _run_restored(self, event: RunRestored, now: float) -> None:
-        run_id = event.run_id
+        row = event.row
+        run_id = row.run_id
         if event.ticket is not None:
             self._step.answers[event.ticket] = run_id
         if run_id in self.runs:
@@ -234,15 +235,15 @@ class Machine:
                 self.pools.setdefault(policy.pool, Pool(policy.pool))
         run = Run(
             run_id,
-            tags=event.tags,
-            pool=event.pool,
+            tags=row.tags,
+            pool=row.pool,
             parameters=event.parameters,
-            submit_time=event.submit_time,
+            submit_time=row.submit_time,
             offer=lambda queue: None,
         )
         flights = run.restore(event, now)
         self.runs[run_id] = run
-        self.requests[event.request_id] = run_id
+        self.requests[row.request_id] = run_id
         self._next_run_id = max(self._next_run_id, run_id + 1)
         run.offers_to(self._offer)
         self._note_delay(run)
@@ -251,7 +252,7 @@ class Machine:
             return
         for flight in flights:
             self.pools[flight.pool].adopt(flight.sent)
-        asked = {number for number, state in zip(event.numbers, event.states, strict=True) if state == State.KILLED}
+        asked = {number for number, state in zip(event.tasks.numbers, event.tasks.states, strict=True) if state == State.KILLED}
         asked |= {flight.number for number, flight in run.in_flight.items() if not run.counts_for(number, flight)}
         self._stop(run, [flight for flight in flights if run.killing or flight.number in asked])
         for queue in run.queues:

@@ -2,7 +2,7 @@
 
 A step's records go to the tracker in one commit, in order; replaying a run's records gives the machine's state again, less
 what is only in flight. Structural tasks are in no record: they are COMPLETED while all their parents are. Times are seconds
-since the epoch. Trackers import this module and nothing else of the core but the states and graph.
+since the epoch. Of the core, trackers import this module, `stored` and `states`, and nothing else.
 """
 
 from __future__ import annotations

@@ -10,11 +10,12 @@ import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from daggyr_server.core.events import Adopted, RunRestored
+from daggyr_server.core.events import RunRestored
 from daggyr_server.core.graph.graph import Addition, Edit, Graph
 from daggyr_server.core.graph.segments import Keeping
+from daggyr_server.core.stored import Growth, StoredRun
 from daggyr_server.spec import Printed, SpecificationError, decode_json, expand, expand_edit, expand_generated
-from daggyr_server.trackers.base import Growth, StoredRun, TrackerError
+from daggyr_server.trackers.base import TrackerError
 
 
 async def restored(stored: StoredRun, keep: Callable[[], Keeping]) -> RunRestored:
@@ -31,30 +32,13 @@ async def restored(stored: StoredRun, keep: Callable[[], Keeping]) -> RunRestore
             f"run {row.run_id} cannot be restored, because its specification is refused now: {error}; "
             "was it stored by another version of daggyr?"
         ) from None
-    tasks = stored.tasks
     return RunRestored(
-        run_id=row.run_id,
-        request_id=row.request_id,
-        tags=row.tags,
-        pool=row.pool,
+        row=row,
+        tasks=stored.tasks,
+        adopted=stored.in_flight,
         parameters=grown.parameters,
-        submit_time=row.submit_time,
-        start_time=row.start_time,
-        stop_time=row.stop_time,
-        state=row.state,
-        killing=row.killing,
         growths=grown.growths,
         printed=grown.printed,
-        numbers=tasks.numbers,
-        states=tasks.states,
-        attempts=tasks.attempts,
-        failures=tasks.failures,
-        losses=tasks.losses,
-        requeued=tasks.requeued,
-        adopted=[
-            Adopted(flight.number, flight.attempt, flight.host, flight.host_name, flight.assign_time, flight.void)
-            for flight in stored.in_flight
-        ],
     )
 
 

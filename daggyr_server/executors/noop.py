@@ -24,7 +24,8 @@ from daggyr.v1.task_pb2 import (
     OutputChunk,
     Placement,
 )
-from daggyr_server.executors.base import Executor, ExecutorContext, Reports, forgotten
+from daggyr_server.executors.base import Executor, Reports, forgotten
+from daggyr_server.executors.context import ExecutorContext
 
 
 class NoopSettings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -38,8 +39,8 @@ class NoopExecutor(Executor):
 
     Settings = NoopSettings
 
-    def __init__(self, pool: str, settings: Any, reports: Reports, surroundings: ExecutorContext) -> None:
-        super().__init__(pool, settings, reports, surroundings)
+    def __init__(self, pool: str, settings: Any, reports: Reports, context: ExecutorContext) -> None:
+        super().__init__(pool, settings, reports, context)
         self._closed = False
 
     def largest(self) -> Mapping[str, int] | None:

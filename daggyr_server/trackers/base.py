@@ -9,17 +9,15 @@ README.md in this folder shows how to add one.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from array import array
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from importlib.metadata import entry_points
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from daggyr.v1.task_pb2 import AttemptResult
 from daggyr_server.core.records import AgentPinned, Record
 from daggyr_server.core.states import State
+from daggyr_server.core.stored import RunRow, StoredRun
 
-GROUP = "daggyr.trackers"
 MAX_ATTEMPTS = 1_000  # read at once
 MAX_ROWS_BYTES = 4 * 1024 * 1024  # of runs' tags, read at once
 
@@ -65,78 +63,6 @@ class Piece:
 
     offset: int  # bytes, in the stream as the task wrote it
     data: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Growth:
-    """A step in which a run's graph grew after it was submitted: what a generator printed, or an edit."""
-
-    revision: int
-    document: bytes
-    number: int | None  # of the generator when it was assigned; None: an edit
-    attempt: int | None
-    pool: str = ""  # of an edit: where tasks without one of their own go from then on
-    kept: tuple[int, ...] = ()  # of an edit: the revisions of the generators' tasks that are part of it
-
-
-@dataclass(frozen=True, slots=True)
-class TaskRows:
-    """What is stored of a run's tasks that were attempted or moved; parallel arrays, by task number ascending.
-
-    Compact: a run may have millions. States are the core's `State`; a task whose attempt is in flight has the state that it
-    had before.
-    """
-
-    numbers: array[int]
-    states: bytearray
-    attempts: array[int]  # the number of the last attempt, in flight or ended
-    failures: array[int]  # attempts FAILED, TIMED_OUT or OOM_KILLED since the last move to QUEUED
-    losses: array[int]  # attempts LOST since then
-    requeued: array[int]  # not parallel: the numbers of those that were moved to QUEUED at any time, ascending
-
-
-@dataclass(frozen=True, slots=True)
-class StoredFlight:
-    """An attempt that was assigned and has not ended."""
-
-    number: int
-    attempt: int
-    host: str
-    host_name: str
-    assign_time: float
-    void: bool = False  # its task was moved to QUEUED meanwhile: how it ends does not count
-
-
-@dataclass(frozen=True, slots=True)
-class RunRow:
-    """A run in a list. `task_states` and `command_states` (without structural tasks) are empty until it has ended.
-
-    A run that ended before command_states were kept has none of them.
-    """
-
-    run_id: int
-    request_id: str
-    tags: Mapping[str, str]
-    pool: str
-    state: State
-    submit_time: float
-    start_time: float | None
-    stop_time: float | None
-    killing: bool
-    task_states: Mapping[State, int]
-    command_states: Mapping[State, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class StoredRun:
-    """All that is needed to go on with a run, or to show one that has ended."""
-
-    row: RunRow
-    document: bytes
-    pool: str  # that it was submitted with; an edit may have given it another
-    growths: list[Growth]  # in order of revision
-    tasks: TaskRows
-    in_flight: list[StoredFlight]
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,30 +175,3 @@ class Tracker(ABC):
     @abstractmethod
     async def close(self) -> None:
         """End; all that was committed stays as durable as it is. Safe to call twice."""
-
-
-def make_tracker(address: str) -> Tracker:
-    """The tracker for an address such as `memory`.
-
-    Raises TrackerError for an unknown kind, naming those that exist, and for a kind whose entry point is no tracker. What follows
-    the kind is shown in no error of this function: it may hold a password.
-    """
-    try:
-        address.encode()
-    except UnicodeEncodeError:
-        raise TrackerError("the tracker's address is no UTF-8: give its path another name") from None
-    kind = address.partition(":")[0]
-    found = {entry.name: entry for entry in entry_points(group=GROUP)}
-    if kind not in found:
-        raise TrackerError(f"there is no tracker {kind!r}; there are: {', '.join(sorted(found))}")
-    entry = found[kind]
-    where = f"{entry.value}, the entry point {kind!r} of {GROUP},"
-    try:
-        loaded = entry.load()
-    except Exception as error:  # whatever the module of another package does at its import
-        raise TrackerError(f"{where} cannot be loaded: {type(error).__name__}: {error}") from error
-    if not (isinstance(loaded, type) and issubclass(loaded, Tracker)):
-        raise TrackerError(f"{where} is not a subclass of daggyr_server.trackers.base.Tracker")
-    if missing := sorted(loaded.__abstractmethods__):
-        raise TrackerError(f"{where} is not complete, it lacks: {', '.join(missing)}")
-    return loaded(address)

@@ -12,7 +12,7 @@ from collections.abc import Container, Iterable, Sequence
 from typing import NamedTuple
 
 from daggyr_server.core.states import Outcome, State
-from daggyr_server.trackers.base import StoredFlight, TaskRows
+from daggyr_server.core.stored import Adopted, TaskRows
 
 _FAILURES = frozenset({int(Outcome.FAILED), int(Outcome.TIMED_OUT), int(Outcome.OOM_KILLED)})
 _SUCCEEDED, _LOST, _QUEUED = int(Outcome.SUCCEEDED), int(Outcome.LOST), int(State.QUEUED)
@@ -114,15 +114,15 @@ class Folding:
         )
 
 
-def flights(in_flight: dict[int, int], void: Container[int], sent: Sequence[Assigned]) -> list[StoredFlight]:
+def flights(in_flight: dict[int, int], void: Container[int], sent: Sequence[Assigned]) -> list[Adopted]:
     """The attempts of `in_flight` (number to attempt) by number, with where they were sent; `sent` as records came."""
-    found: dict[int, StoredFlight] = {}
+    found: dict[int, Adopted] = {}
     for host, host_name, time, numbers, attempts in reversed(sent):
         if len(found) == len(in_flight):
             break  # the last ones are found first
         for number, attempt in zip(numbers, attempts, strict=True):
             if in_flight.get(number) == attempt:
-                found[number] = StoredFlight(number, attempt, host, host_name, time, number in void)
+                found[number] = Adopted(number, attempt, host, host_name, time, number in void)
     return [found[number] for number in sorted(found)]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from daggyr_server.core.events import Adopted, RunRestored
+from daggyr_server.core.events import RunRestored
 from daggyr_server.core.graph.graph import Addition, Edit
 from daggyr_server.core.graph.run import InFlight, Run
 from daggyr_server.core.records import (
@@ -23,6 +23,7 @@ from daggyr_server.core.records import (
     TasksMoved,
 )
 from daggyr_server.core.states import ENDED, Phase, State
+from daggyr_server.core.stored import RunRow
 from daggyr_server.trackers.task_rows import Assigned, Folding, flights
 
 Grown = Mapping[tuple[int, int], Addition | Edit]  # what a run was extended by, by its id and revision
@@ -77,28 +78,14 @@ def _restored(run_id: int, records: Sequence[Record], grown: Grown) -> RunRestor
     folding.ended(sorted(ended))
     tasks, in_flight, void = folding.rows()
     return RunRestored(
-        run_id=run_id,
-        request_id=added.request_id,
-        tags=tags,
-        pool=pool,
+        row=RunRow(
+            run_id, added.request_id, tags, pool, state, added.submit_time, start_time, stop_time, killing, task_states={}
+        ),
+        tasks=tasks,
+        adopted=flights(in_flight, void, sent),
         parameters={},
-        submit_time=added.submit_time,
-        start_time=start_time,
-        stop_time=stop_time,
-        state=state,
-        killing=killing,
         growths=[grown[run_id, number] for number in range(1, revision + 1)],
         printed=printed,
-        numbers=tasks.numbers,
-        states=tasks.states,
-        attempts=tasks.attempts,
-        failures=tasks.failures,
-        losses=tasks.losses,
-        requeued=tasks.requeued,
-        adopted=[
-            Adopted(flight.number, flight.attempt, flight.host, flight.host_name, flight.assign_time, flight.void)
-            for flight in flights(in_flight, void, sent)
-        ],
     )
 
 

@@ -100,7 +100,7 @@ class AnythingAndCrashes(Anything):
         run = self.world.of(run_id)
         self.world.tell(RunsForgotten(run_ids=(run_id,)))
         assert run_id not in self.world.machine.runs
-        (event,) = [event for event in restored(self.world.records, self.world.grown) if event.run_id == run_id]
+        (event,) = [event for event in restored(self.world.records, self.world.grown) if event.row.run_id == run_id]
         self.world.tell(event)
         assert_as_before(self.world.of(run_id), run)
 

@@ -6,26 +6,36 @@ their own.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from executor_harness import GRACE, Harness, surroundings
+from executor_harness import GRACE, Harness, executor_context
 from executor_kinds import KINDS, RUNNING_KINDS, ExecutorKind
 from ssh_pools import Pools
+from support import slurm_cluster
 from support.sshd_server import SshdServer, sshd_server
 
 
-@pytest.fixture(scope="session", params=KINDS, ids=lambda kind: kind.name)
+def grouped(kinds: Iterable[ExecutorKind]) -> list[pytest.ParameterSet]:
+    """Each kind as a parameter whose cases stay together on one worker of pytest-xdist, so that they share the kind's executor.
+
+    Slurm's cases stay with all other tests of the cluster.
+    """
+    groups = {kind: slurm_cluster.GROUP if kind.name == "slurm" else f"executor-{kind.name}" for kind in kinds}
+    return [pytest.param(kind, id=kind.name, marks=pytest.mark.xdist_group(group)) for kind, group in groups.items()]
+
+
+@pytest.fixture(scope="session", params=grouped(KINDS))
 def any_kind(request: pytest.FixtureRequest) -> ExecutorKind:
     found = request.param
     assert isinstance(found, ExecutorKind)
     return found
 
 
-@pytest.fixture(scope="session", params=RUNNING_KINDS, ids=lambda kind: kind.name)
+@pytest.fixture(scope="session", params=grouped(RUNNING_KINDS))
 def kind(request: pytest.FixtureRequest) -> ExecutorKind:
     found = request.param
     assert isinstance(found, ExecutorKind)
@@ -42,22 +52,22 @@ def home(kind: ExecutorKind, tmp_path_factory: pytest.TempPathFactory) -> Path:
 async def any_executor(any_kind: ExecutorKind, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Harness]:
     async with any_kind.begin(_home(tmp_path_factory)) as harness:
         yield harness
-    assert harness.ear.faults == []
+    assert harness.reports.faults == []
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def executor(kind: ExecutorKind, home: Path) -> AsyncIterator[Harness]:
     async with kind.begin(home) as harness:
         yield harness
-    assert harness.ear.faults == []
+    assert harness.reports.faults == []
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def impatient_executor(kind: ExecutorKind, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Harness]:
     """One that gives what it ends no time, but GRACE."""
-    async with kind.begin(_home(tmp_path_factory), around=surroundings(grace=GRACE)) as harness:
+    async with kind.begin(_home(tmp_path_factory), context=executor_context(grace=GRACE)) as harness:
         yield harness
-    assert harness.ear.faults == []
+    assert harness.reports.faults == []
 
 
 def _home(tmp_path_factory: pytest.TempPathFactory) -> Path:

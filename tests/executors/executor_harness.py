@@ -1,8 +1,8 @@
 """Plays the driver for one executor: gives assignments, hears what is reported, and holds it to the contract.
 
 Tests ask it in the words of the field: `give` attempts, wait for their `result`, read their `output`. It decides nothing. What an
-executor must never tell (a second result, output after the result, another's attempt) is written down in `Ear.faults`, and
-the fixtures that make a harness look there in the end.
+executor must never tell (a second result, output after the result, another's attempt) is written down in
+`CollectedReports.faults`, and the fixtures that make a harness look there in the end.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ from daggyr.v1.task_pb2 import (
     TaskSpec,
     TaskTemplate,
 )
-from daggyr_server.executors.base import Executor, ExecutorContext
+from daggyr_server.executors.base import Executor
+from daggyr_server.executors.context import ExecutorContext
 
 MAX_CHUNK = 256 * 1024
 GRACE = 0.5  # seconds from SIGTERM to SIGKILL, for what ignores SIGTERM
@@ -46,7 +47,7 @@ _KILLED = 1 << (signal.SIGKILL - 1)
 _PF_EXITING = 0x4
 
 
-def surroundings(**changes: Any) -> ExecutorContext:
+def executor_context(**changes: Any) -> ExecutorContext:
     """A coordinator's, with times for tests: a lease, a heartbeat and a grace that never matter, whatever else stands still."""
     given: dict[str, Any] = {"tracker_id": "tracker-1", "epoch": 1, "lease": 3600.0, "heartbeat": 300.0, "grace": PATIENCE}
     given["pass_environment"] = ("INHERITED",)
@@ -161,8 +162,8 @@ class Told:
         return self.output().decode()
 
 
-class Ear:
-    """The driver's ear (executors.base.Reports). Everything is durable at once, unless `holding`."""
+class CollectedReports:
+    """The driver's reports (executors.base.Reports). Everything is durable at once, unless `holding`."""
 
     def __init__(self) -> None:
         self.hosts: dict[str, Host] = {}  # as last told, those that are gone too
@@ -238,20 +239,20 @@ class Harness:
 
     _run_ids = itertools.count(1)  # as with a tracker: none is used again
 
-    def __init__(self, executor: Executor, ear: Ear) -> None:
+    def __init__(self, executor: Executor, reports: CollectedReports) -> None:
         self.executor = executor
-        self.ear = ear
+        self.reports = reports
 
     async def host(self) -> str:
         """The host that takes attempts, as soon as there is one."""
-        await self.ear.until(self.available)
+        await self.reports.until(self.available)
         return self.available()[0]
 
     def available(self) -> list[str]:
-        return [host.host for host in self.ear.hosts.values() if host.state == HOST_AVAILABLE]
+        return [host.host for host in self.reports.hosts.values() if host.state == HOST_AVAILABLE]
 
     def is_gone(self, host: str) -> bool:
-        return self.ear.hosts[host].state == HOST_GONE
+        return self.reports.hosts[host].state == HOST_GONE
 
     def batch(self, *specs: TaskSpec) -> AssignmentBatch:
         """A new run's tasks, each with a template of its own."""
@@ -269,7 +270,7 @@ class Harness:
     def start(self, host: str, batch: AssignmentBatch) -> list[AttemptKey]:
         """Give a batch to a host; returns its keys."""
         for assignment in batch.assignments:
-            self.ear.of(assignment.key).host = host
+            self.reports.of(assignment.key).host = host
         self.executor.start(host, batch)
         return [assignment.key for assignment in batch.assignments]
 
@@ -283,8 +284,8 @@ class Harness:
 
     async def ended(self, keys: Iterable[AttemptKey]) -> list[Told]:
         """What was told of these, as soon as all have a result."""
-        told = [self.ear.of(key) for key in keys]
-        await self.ear.until(lambda: all(one.results for one in told))
+        told = [self.reports.of(key) for key in keys]
+        await self.reports.until(lambda: all(one.results for one in told))
         return told
 
     async def ends(self, key: AttemptKey) -> Told:
@@ -306,7 +307,7 @@ class Harness:
         """
         while True:
             path = folder / f"pid-{timeout:g}"
-            told = self.ear.of(key := await self.give_one(shell(script, str(path), timeout=timeout, **details)))
+            told = self.reports.of(key := await self.give_one(shell(script, str(path), timeout=timeout, **details)))
             while not (pid := written_pid(path)) and not told.results:
                 await asyncio.sleep(0.01)
             if pid := pid or written_pid(path):
@@ -316,16 +317,16 @@ class Harness:
 
     async def started(self, key: AttemptKey) -> None:
         """Wait until the attempt's start was told; its task has to run for a while."""
-        await self.ear.until(lambda: self.ear.of(key).starts)
+        await self.reports.until(lambda: self.reports.of(key).starts)
 
     def stop(self, *keys: AttemptKey) -> None:
-        self.executor.stop(self.ear.of(keys[0]).host, keys)
+        self.executor.stop(self.reports.of(keys[0]).host, keys)
 
     def recall(self, *keys: AttemptKey) -> None:
-        self.executor.recall(self.ear.of(keys[0]).host, keys)
+        self.executor.recall(self.reports.of(keys[0]).host, keys)
 
     async def followed(self, key: AttemptKey, stream: OutputStream = STDOUT, offset: int = 0) -> list[tuple[int, bytes]]:
         """All that a follow yields, to its end."""
         async with asyncio.timeout(DEADLINE):
-            chunks = self.executor.follow(self.ear.of(key).host, key, stream, offset)
+            chunks = self.executor.follow(self.reports.of(key).host, key, stream, offset)
             return [(chunk.offset, chunk.data) async for chunk in chunks]

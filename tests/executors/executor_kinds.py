@@ -1,7 +1,7 @@
 """Which executors the conformance suite runs against, each through its real wire, and what each says of itself.
 
 `begin` makes an executor whose host offers CORES cores and whose tasks start in the folder it is given, opens it, and closes it
-in the end; its surroundings may be given. A new executor adds one entry to KINDS.
+in the end; its context may be given. A new executor adds one entry to KINDS.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
-from executor_harness import Ear, Harness, surroundings
+from executor_harness import CollectedReports, Harness, executor_context
 from support import readme_examples, slurm_cluster
 from support.sshd_server import SshdServer, sshd_server
 from support.waiting import DEADLINE
@@ -25,8 +25,10 @@ from support.waiting import DEADLINE
 from daggyr.v1.agents_pb2_grpc import add_AgentsServicer_to_server
 from daggyr_server.api.listening.listener import Listener
 from daggyr_server.executors.agents.executor import AgentExecutor
-from daggyr_server.executors.agents.session import AgentSessions
-from daggyr_server.executors.base import Executor, ExecutorContext, find_executor
+from daggyr_server.executors.agents.servicer import AgentSessions
+from daggyr_server.executors.base import Executor
+from daggyr_server.executors.context import ExecutorContext
+from daggyr_server.executors.loader import find_executor
 from daggyr_server.executors.ssh.settings import TargetSettings
 
 CORES = 2
@@ -36,7 +38,7 @@ ENVIRONMENT = {"INHERITED": "from the daemon", "DAGGYR_SERVER": "nobody's", "DAG
 
 
 class Begin(Protocol):
-    def __call__(self, home: Path, *, around: ExecutorContext | None = None) -> AbstractAsyncContextManager[Harness]: ...
+    def __call__(self, home: Path, *, context: ExecutorContext | None = None) -> AbstractAsyncContextManager[Harness]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,14 +55,14 @@ class ExecutorKind:
 
 @contextlib.asynccontextmanager
 async def opened(
-    kind: type[Executor], around: ExecutorContext | None = None, *, pool: str = "pool", **settings: Any
+    kind: type[Executor], context: ExecutorContext | None = None, *, pool: str = "pool", **settings: Any
 ) -> AsyncIterator[Harness]:
     """An executor, opened here and closed in the end, behind a harness."""
-    ear = Ear()
-    executor = kind(pool, kind.Settings(**settings), ear, around or surroundings())
+    reports = CollectedReports()
+    executor = kind(pool, kind.Settings(**settings), reports, context or executor_context())
     try:
         await executor.open()
-        yield Harness(executor, ear)
+        yield Harness(executor, reports)
     finally:
         await executor.close()
 
@@ -124,12 +126,12 @@ async def agent(
 
 
 @contextlib.asynccontextmanager
-async def _local(home: Path, *, around: ExecutorContext | None = None) -> AsyncIterator[Harness]:
+async def _local(home: Path, *, context: ExecutorContext | None = None) -> AsyncIterator[Harness]:
     with pytest.MonkeyPatch.context() as patch, contextlib.chdir(home):
         for name, value in {**DAEMONS, **ENVIRONMENT}.items():
             patch.setenv(name, value)
         async with contextlib.AsyncExitStack() as stack:
-            harness = await stack.enter_async_context(opened(find_executor("local"), around, workers=CORES))
+            harness = await stack.enter_async_context(opened(find_executor("local"), context, workers=CORES))
             await harness.host()
             patch.undo()
             closing = stack.pop_all()
@@ -138,11 +140,11 @@ async def _local(home: Path, *, around: ExecutorContext | None = None) -> AsyncI
 
 
 @contextlib.asynccontextmanager
-async def _agent(home: Path, *, around: ExecutorContext | None = None) -> AsyncIterator[Harness]:
+async def _agent(home: Path, *, context: ExecutorContext | None = None) -> AsyncIterator[Harness]:
     folder = home.parent
     (folder / "wire").mkdir(mode=0o700)
     socket = folder / "wire/socket"
-    async with opened(find_executor("agent"), around) as harness:
+    async with opened(find_executor("agent"), context) as harness:
         assert isinstance(harness.executor, AgentExecutor)
         async with serving(socket, harness.executor), agent(socket, folder / "state", home):
             await harness.host()
@@ -158,28 +160,28 @@ def ssh_settings(server: SshdServer, *targets: Mapping[str, Any], **changes: Any
 
 
 @contextlib.asynccontextmanager
-async def _ssh(home: Path, *, around: ExecutorContext | None = None) -> AsyncIterator[Harness]:
+async def _ssh(home: Path, *, context: ExecutorContext | None = None) -> AsyncIterator[Harness]:
     with sshd_server({**ENVIRONMENT, "HOME": str(home)}) as server:
-        async with opened(find_executor("ssh"), around, **ssh_settings(server)) as harness:
+        async with opened(find_executor("ssh"), context, **ssh_settings(server)) as harness:
             await harness.host()
             yield harness
 
 
 @contextlib.asynccontextmanager
-async def _noop(home: Path, *, around: ExecutorContext | None = None) -> AsyncIterator[Harness]:
-    async with opened(find_executor("noop"), around, workers=CORES) as harness:
+async def _noop(home: Path, *, context: ExecutorContext | None = None) -> AsyncIterator[Harness]:
+    async with opened(find_executor("noop"), context, workers=CORES) as harness:
         yield harness
 
 
 @contextlib.asynccontextmanager
-async def _dry(home: Path, *, around: ExecutorContext | None = None) -> AsyncIterator[Harness]:
+async def _dry(home: Path, *, context: ExecutorContext | None = None) -> AsyncIterator[Harness]:
     kind = readme_examples.module(readme_examples.EXECUTORS, "daggyr_dry").DryExecutor
-    async with opened(kind, around, workers=CORES) as harness:
+    async with opened(kind, context, workers=CORES) as harness:
         yield harness
 
 
 @contextlib.asynccontextmanager
-async def slurm(home: Path, *, around: ExecutorContext | None = None, **settings: Any) -> AsyncIterator[Harness]:
+async def slurm(home: Path, *, context: ExecutorContext | None = None, **settings: Any) -> AsyncIterator[Harness]:
     """The pool of the tests' own cluster; its tasks start in `home`. Settings go over those for tests.
 
     A result that is on its way is waited for, however long it takes. A test in which none can come says another `settle_seconds`.
@@ -191,7 +193,7 @@ async def slurm(home: Path, *, around: ExecutorContext | None = None, **settings
         for name, value in {**DAEMONS, **ENVIRONMENT, "SLURM_CONF": str(cluster.configuration)}.items():
             patch.setenv(name, value)
         async with contextlib.AsyncExitStack() as stack:
-            harness = await stack.enter_async_context(opened(find_executor("slurm"), around, **given))
+            harness = await stack.enter_async_context(opened(find_executor("slurm"), context, **given))
             patch.undo()
             closing = stack.pop_all()
     async with closing:

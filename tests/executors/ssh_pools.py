@@ -11,7 +11,7 @@ from executor_kinds import opened, ssh_settings
 from support.sshd_server import SshdServer
 
 from daggyr.v1.task_pb2 import AttemptKey
-from daggyr_server.executors.base import ExecutorContext
+from daggyr_server.executors.context import ExecutorContext
 from daggyr_server.executors.ssh.executor import SshExecutor
 
 
@@ -24,11 +24,11 @@ class Pools:
         self._stack = stack
 
     async def open(
-        self, *targets: dict[str, Any], around: ExecutorContext | None = None, pool: str = "pool", **settings: Any
+        self, *targets: dict[str, Any], context: ExecutorContext | None = None, pool: str = "pool", **settings: Any
     ) -> Harness:
         """An open pool, whether or not its targets can be reached."""
         given = ssh_settings(self.server, *targets, **{"directory": str(self.directory), **settings})
-        return await self._stack.enter_async_context(opened(SshExecutor, around, pool=pool, **given))
+        return await self._stack.enter_async_context(opened(SshExecutor, context, pool=pool, **given))
 
     async def available(self, *targets: dict[str, Any], **settings: Any) -> Harness:
         harness = await self.open(*targets, **settings)

@@ -10,7 +10,7 @@ from pathlib import Path
 import grpc
 import pytest
 from agent_by_hand import Hand, hand, hello, idents
-from executor_harness import Harness, ident, spec, surroundings
+from executor_harness import Harness, executor_context, ident, spec
 from executor_kinds import opened, serving
 
 from daggyr.channel import MAX_MESSAGE_BYTES
@@ -42,11 +42,11 @@ async def wire(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> AsyncIterato
     async with AsyncExitStack() as stack:
         (tmp_path / "wire").mkdir(mode=0o700)
         socket = tmp_path / "wire/socket"
-        pool = await stack.enter_async_context(opened(AgentExecutor, surroundings()))
+        pool = await stack.enter_async_context(opened(AgentExecutor, executor_context()))
         assert isinstance(pool.executor, AgentExecutor)
         await stack.enter_async_context(serving(socket, pool.executor))
         yield Wire(pool, socket, stack)
-        assert pool.ear.faults == []
+        assert pool.reports.faults == []
     assert [record.getMessage() for record in caplog.records if record.exc_info or record.levelname == "ERROR"] == []
 
 
@@ -75,10 +75,10 @@ async def test_a_message_at_exactly_the_limit_is_carried_and_one_byte_more_is_re
     (beyond,) = wire.pool.start(HOST, batch_of(1_000_002, MAX_MESSAGE_BYTES + 1))
     heard = await agent.hears("assign")
     assert [ident(assignment.key) for assignment in heard.assignments] == [ident(fits)]
-    told = wire.pool.ear.of(beyond)
+    told = wire.pool.reports.of(beyond)
     assert told.result.outcome == REJECTED
     assert f"{MAX_BATCH_BYTES + 1:,} bytes" in told.notes and f"{MAX_BATCH_BYTES:,}" in told.notes
-    assert wire.pool.ear.of(fits).results == []
+    assert wire.pool.reports.of(fits).results == []
     (after,) = wire.pool.start(HOST, wire.pool.batch(spec("/bin/true")))
     assert ident((await agent.hears("assign")).assignments[0].key) == ident(after)
 
@@ -93,17 +93,17 @@ async def test_tasks_that_fit_one_by_one_are_sent_one_by_one(wire: Wire) -> None
         for assignment in message.assignments:
             heard[ident(assignment.key)] = len(message.templates[assignment.template].spec.stdin)
     assert list(heard.items()) == [(ident(key), size) for key, size in zip(keys, sizes, strict=True) if size < 4_000_000]
-    assert wire.pool.ear.of(keys[4]).result.outcome == REJECTED
+    assert wire.pool.reports.of(keys[4]).result.outcome == REJECTED
 
 
 async def test_what_an_agent_never_got_comes_again_in_messages_that_fit(wire: Wire) -> None:
     agent = await wire.joined()
-    await wire.pool.ear.until(wire.pool.available)
+    await wire.pool.reports.until(wire.pool.available)
     agent.cut()
-    hosts = wire.pool.ear.hosts
-    await wire.pool.ear.until(lambda: hosts[HOST].state == HOST_PAUSED)
+    hosts = wire.pool.reports.hosts
+    await wire.pool.reports.until(lambda: hosts[HOST].state == HOST_PAUSED)
     keys = wire.pool.start(HOST, wire.pool.batch(*map(large, [2_000_000, 3_000_000, 4_500_000])))
-    assert wire.pool.ear.of(keys[2]).result.outcome == REJECTED  # no session could carry it
+    assert wire.pool.reports.of(keys[2]).result.outcome == REJECTED  # no session could carry it
     agent = await wire.joined()
     again = [ident(assignment.key) for _ in range(2) for assignment in (await agent.hears("assign")).assignments]
     assert again == list(map(ident, keys[:2]))

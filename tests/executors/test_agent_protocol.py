@@ -13,10 +13,11 @@ from typing import Any
 import grpc
 import pytest
 from agent_by_hand import Hand, finished, hand, hello, idents
-from executor_harness import Harness, eventually, ident, spec, surroundings
+from executor_harness import Harness, eventually, executor_context, ident, spec
 from executor_kinds import opened, serving
 from support.waiting import DEADLINE
 
+from daggyr.bounds import MAX_WORD
 from daggyr.channel import MAX_MESSAGE_BYTES, open_channel
 from daggyr.v1.agents_pb2 import FollowedOutput
 from daggyr.v1.task_pb2 import (
@@ -31,8 +32,8 @@ from daggyr.v1.task_pb2 import (
     OutputChunk,
 )
 from daggyr_server.executors.agents.executor import AgentExecutor
-from daggyr_server.executors.agents.followed import MAX_FOLLOWED
-from daggyr_server.executors.agents.session import MAX_UNDURABLE, MAX_WORD
+from daggyr_server.executors.agents.following import MAX_FOLLOWED
+from daggyr_server.executors.agents.session import MAX_UNDURABLE
 
 TASK = spec("/bin/true")
 
@@ -46,9 +47,9 @@ class Wire:
         self.pool: Harness
         self.other: Harness
 
-    async def open(self, **around: object) -> None:
-        self.pool = await self._stack.enter_async_context(opened(AgentExecutor, surroundings(**around)))
-        self.other = await self._stack.enter_async_context(opened(AgentExecutor, surroundings(**around), pool="other"))
+    async def open(self, **context: object) -> None:
+        self.pool = await self._stack.enter_async_context(opened(AgentExecutor, executor_context(**context)))
+        self.other = await self._stack.enter_async_context(opened(AgentExecutor, executor_context(**context), pool="other"))
         executors = [harness.executor for harness in (self.pool, self.other) if isinstance(harness.executor, AgentExecutor)]
         await self._stack.enter_async_context(serving(self.socket, *executors))
 
@@ -62,8 +63,8 @@ class Wire:
 
     async def state(self, state: int, agent_id: str = "agent-1") -> None:
         """Wait until the host is in this state."""
-        hosts = self.pool.ear.hosts
-        await self.pool.ear.until(lambda: agent_id in hosts and hosts[agent_id].state == state)
+        hosts = self.pool.reports.hosts
+        await self.pool.reports.until(lambda: agent_id in hosts and hosts[agent_id].state == state)
 
 
 @pytest.fixture
@@ -73,7 +74,7 @@ async def bare_wire(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> AsyncIt
         (tmp_path / "wire").mkdir(mode=0o700)
         wire = Wire(tmp_path / "wire/socket", stack)
         yield wire
-        assert wire.pool.ear.faults == []
+        assert wire.pool.reports.faults == []
     assert [record.getMessage() for record in caplog.records if record.exc_info or record.levelname == "ERROR"] == []
 
 
@@ -93,14 +94,14 @@ class TestHello:
 
     async def test_TheHostIsOfferedWithItsResources(self, wire: Wire) -> None:
         await wire.joined(resources={"cores": 4, "gpus": 1})
-        host = wire.pool.ear.hosts["agent-1"]
+        host = wire.pool.reports.hosts["agent-1"]
         assert (host.state, host.name, dict(host.resources), host.takes_ahead) == (
             HOST_AVAILABLE,
             "by-hand",
             {"cores": 4, "gpus": 1},
             True,
         )
-        assert wire.other.ear.hosts == {}
+        assert wire.other.reports.hosts == {}
 
     @pytest.mark.parametrize(
         ("changes", "code", "words"),
@@ -127,7 +128,7 @@ class TestHello:
         found, said = await agent.status()
         assert found is code
         assert re.search(words, said), said
-        assert wire.pool.ear.hosts == {}
+        assert wire.pool.reports.hosts == {}
         await wire.joined()  # and the next one is let in
 
     async def test_AnotherTrackersEpochIsNothingToCompare(self, wire: Wire) -> None:
@@ -188,7 +189,7 @@ class TestTwoAgents:
         await newer.hears("assign")
         await newer.tells(1, finished(key))
         assert (await wire.pool.ends(key)).outcome == "SUCCEEDED"
-        assert wire.pool.ear.states == [("agent-1", HOST_AVAILABLE)] * 2
+        assert wire.pool.reports.states == [("agent-1", HOST_AVAILABLE)] * 2
 
     async def test_AnAgentThatMovesToAnotherPoolIsGoneHere(self, wire: Wire) -> None:
         older = await wire.joined()
@@ -207,7 +208,7 @@ class TestUpdates:
         first, second = wire.pool.start("agent-1", wire.pool.batch(TASK, TASK))
         assignments = (await agent.hears("assign")).assignments
         assert idents([assignment.key for assignment in assignments]) == {ident(first), ident(second)}
-        wire.pool.ear.holding = True
+        wire.pool.reports.holding = True
         await agent.tells(1, finished(first))
         await agent.tells(2, finished(second))
         await wire.pool.ended([first, second])
@@ -218,7 +219,7 @@ class TestUpdates:
         again = await wire.hand()
         welcome = await again.joins(tracker_id="tracker-1", epoch=1, ended=[first, second])
         assert welcome.next_sequence == 1, "nothing is durable yet"
-        wire.pool.ear.release()
+        wire.pool.reports.release()
         await again.acknowledged(2)
 
     async def test_ABatchThatCameTwiceCountsOnce(self, wire: Wire) -> None:
@@ -228,7 +229,7 @@ class TestUpdates:
         for sequence, key in ((1, first), (1, first), (2, second), (1, first), (2, second), (3, third)):
             await agent.tells(sequence, finished(key))
         await agent.acknowledged(3)
-        assert [len(wire.pool.ear.of(key).results) for key in (first, second, third)] == [1, 1, 1]
+        assert [len(wire.pool.reports.of(key).results) for key in (first, second, third)] == [1, 1, 1]
 
     @pytest.mark.parametrize("sequence", [2, 7])
     async def test_AGapEndsTheSessionAndChangesNothing(self, wire: Wire, sequence: int) -> None:
@@ -239,7 +240,7 @@ class TestUpdates:
         code, words = await agent.status()
         assert code is grpc.StatusCode.INVALID_ARGUMENT
         assert f"batch {sequence} came where 1 was due" in words
-        assert wire.pool.ear.of(key).results == []
+        assert wire.pool.reports.of(key).results == []
 
     async def test_AnothersAttemptsAreNotItsToTell(self, wire: Wire) -> None:
         theirs = await wire.joined(agent_id="agent-2", name="two")
@@ -248,7 +249,7 @@ class TestUpdates:
         agent = await wire.joined()
         await agent.tells(1, finished(key), finished(AttemptKey(run_id=99, task_number=1, attempt=1)))
         await agent.acknowledged(1)
-        assert wire.pool.ear.of(key).results == []
+        assert wire.pool.reports.of(key).results == []
         await theirs.tells(1, finished(key))
         assert (await wire.pool.ends(key)).outcome == "SUCCEEDED"
 
@@ -260,20 +261,20 @@ class TestUpdates:
         await agent.tells(1, finished(key), late, finished(key))
         await agent.tells(2, late)
         await agent.acknowledged(2)
-        assert wire.pool.ear.of(key).output() == b""  # the fixture looks for what the ear found
+        assert wire.pool.reports.of(key).output() == b""  # the fixture looks for what the reports found
 
     async def test_MoreThanTheTrackerKeepsUpWithWaitsInTheConnection(self, wire: Wire) -> None:
         agent = await wire.joined()
         count = MAX_UNDURABLE + 8
         keys = wire.pool.start("agent-1", wire.pool.batch(*[TASK] * count))
         await agent.hears("assign")
-        wire.pool.ear.holding = True
+        wire.pool.reports.holding = True
         for number, key in enumerate(keys, 1):
             await agent.tells(number, finished(key))
-        await wire.pool.ear.until(lambda: len(wire.pool.ear.held) == MAX_UNDURABLE)
+        await wire.pool.reports.until(lambda: len(wire.pool.reports.held) == MAX_UNDURABLE)
         await (await wire.joined(agent_id="agent-2", name="two")).say(heartbeat={})  # others are not held up
-        assert len(wire.pool.ear.held) == MAX_UNDURABLE
-        wire.pool.ear.release()
+        assert len(wire.pool.reports.held) == MAX_UNDURABLE
+        wire.pool.reports.release()
         assert {told.outcome for told in await wire.pool.ended(keys)} == {"SUCCEEDED"}
         await agent.acknowledged(count)
 
@@ -412,13 +413,13 @@ class TestLease:
         await agent.hears("assign")
         agent.cut()
         await wire.state(HOST_GONE)
-        assert [state for _, state in wire.pool.ear.states] == [HOST_AVAILABLE, HOST_PAUSED, HOST_GONE]
+        assert [state for _, state in wire.pool.reports.states] == [HOST_AVAILABLE, HOST_PAUSED, HOST_GONE]
         again = await wire.hand()
         welcome = await again.joins(tracker_id="tracker-1", epoch=1, held=[running], ended=[ended], first_unacknowledged=3)
         assert idents(welcome.end) == {ident(running)}
         await again.tells(3, finished(ended))
         await again.acknowledged(3)
-        assert wire.pool.ear.of(ended).results == []
+        assert wire.pool.reports.of(ended).results == []
         assert wire.pool.available() == ["agent-1"]
 
     async def test_WhatIsStartedOnAHostThatIsGoneIsLost(self, wire: Wire) -> None:
@@ -515,7 +516,7 @@ class TestDrain:
 
     async def test_AnAgentThatDrainsByItselfTakesNothing(self, wire: Wire) -> None:
         await wire.joined(draining=True)
-        assert wire.pool.ear.hosts["agent-1"].state == HOST_DRAINING
+        assert wire.pool.reports.hosts["agent-1"].state == HOST_DRAINING
 
 
 class TestFollow:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from executor_harness import Harness, eventually, pid_in, runs, shell, spec, surroundings
+from executor_harness import Harness, eventually, executor_context, pid_in, runs, shell, spec
 from executor_kinds import CORES, AgentProcess, agent, opened, serving
 
 from daggyr.v1.task_pb2 import HOST_AVAILABLE, HOST_GONE, HOST_PAUSED, AttemptKey, Placement
@@ -33,16 +33,16 @@ class Place:
         self.home.mkdir()
         stack.push_async_callback(self.cut)
 
-    async def coordinator(self, **around: Any) -> Harness:
+    async def coordinator(self, **context: Any) -> Harness:
         """Another coordinator takes the place of the one before, and listens."""
-        harness = await self.deaf_coordinator(**around)
+        harness = await self.deaf_coordinator(**context)
         await self.listen()
         return harness
 
-    async def deaf_coordinator(self, **around: Any) -> Harness:
+    async def deaf_coordinator(self, **context: Any) -> Harness:
         """Another coordinator takes the place of the one before; what it takes up comes before `listen`."""
         await self.cut()
-        harness = await self._stack.enter_async_context(opened(AgentExecutor, surroundings(**around)))
+        harness = await self._stack.enter_async_context(opened(AgentExecutor, executor_context(**context)))
         self.harnesses.append(harness)
         return harness
 
@@ -76,11 +76,11 @@ async def place(tmp_path: Path) -> AsyncIterator[Place]:
         place = Place(tmp_path, stack)
         yield place
         place.open_gate()
-    assert [harness.ear.faults for harness in place.harnesses] == [[]] * len(place.harnesses)
+    assert [harness.reports.faults for harness in place.harnesses] == [[]] * len(place.harnesses)
 
 
 async def host_in(harness: Harness, host: str, state: int) -> None:
-    await harness.ear.until(lambda: host in harness.ear.hosts and harness.ear.hosts[host].state == state)
+    await harness.reports.until(lambda: host in harness.reports.hosts and harness.reports.hosts[host].state == state)
 
 
 def size_of(path: Path) -> int:
@@ -119,7 +119,7 @@ class TestConnection:
         await host_in(driver, host, HOST_PAUSED)
         place.open_gate()
         await eventually((place.home / "last").exists)
-        assert [driver.ear.of(key).results for key in keys] == [[]] * 3
+        assert [driver.reports.of(key).results for key in keys] == [[]] * 3
         await place.listen()
         assert [told.outcome for told in await driver.ended(keys)] == ["SUCCEEDED"] * 3
 
@@ -129,7 +129,7 @@ class TestConnection:
         await place.agent()
         host = await driver.host()
         output = place.folder / "state/output"
-        driver.ear.holding = True
+        driver.reports.holding = True
         keys = await driver.give(*[spec("/bin/echo", "kept")] * 2)
         await driver.ended(keys)
         await place.cut()
@@ -137,7 +137,7 @@ class TestConnection:
         assert len(list(output.glob("*.stdout"))) >= 2
         await place.listen()
         await host_in(driver, host, HOST_AVAILABLE)
-        driver.ear.release()
+        driver.reports.release()
         assert (await driver.run_one(spec("/bin/true"))).outcome == "SUCCEEDED"
         await eventually(lambda: not any(map(size_of, output.glob("*.stdout"))))
 
@@ -172,7 +172,7 @@ class TestConnection:
         await host_in(driver, host, HOST_AVAILABLE)
         await eventually(lambda: not runs(pid))
         assert (await driver.run_one(spec("/bin/echo", "again"))).text == "again\n"
-        assert [driver.ear.of(key).results for key in (running, waiting)] == [[], []]
+        assert [driver.reports.of(key).results for key in (running, waiting)] == [[], []]
 
 
 class TestCoordinator:
@@ -188,9 +188,9 @@ class TestCoordinator:
             await place.pid(key)
         second = await place.deaf_coordinator(epoch=2)
         for key in placed:
-            second.ear.of(key).host = host
+            second.reports.of(key).host = host
         lost = AttemptKey(run_id=10**6, task_number=0, attempt=1)
-        second.ear.of(lost).host = host
+        second.reports.of(lost).host = host
         second.executor.recover([(key, Placement(host=host)) for key in (*placed, lost)])
         second.stop(placed[0])  # before the agent is back
         await place.listen()
@@ -200,7 +200,7 @@ class TestCoordinator:
         assert (await second.ends(placed[1])).outcome == "SUCCEEDED"
         assert (await second.run_one(spec("/bin/true"))).outcome == "SUCCEEDED"
         assert not (place.home / "forgotten").exists(), "what was never recovered is ended before it starts"
-        assert first.ear.of(forgotten[0]).results == []
+        assert first.reports.of(forgotten[0]).results == []
 
     async def test_WhatEndedWhileNobodyWasThereIsTakenUp(self, place: Place) -> None:
         first = await place.coordinator()
@@ -212,7 +212,7 @@ class TestCoordinator:
         place.open_gate()
         await eventually((place.home / "ended").exists)
         second = await place.deaf_coordinator(epoch=2)
-        second.ear.of(key).host = host
+        second.reports.of(key).host = host
         second.executor.recover([(key, Placement(host=host))])
         await place.listen()
         told = await second.ends(key)
@@ -222,10 +222,10 @@ class TestCoordinator:
         driver = await place.coordinator(lease=0.2, epoch=2)
         keys = [AttemptKey(run_id=10**6, task_number=number, attempt=1) for number in range(2)]
         for key in keys:
-            driver.ear.of(key).host = "away"
+            driver.reports.of(key).host = "away"
         driver.executor.recover([(key, Placement(host="away")) for key in keys])
         assert {(told.outcome, told.notes) for told in await driver.ended(keys)} == {("LOST", "its agent did not come back")}
-        assert driver.ear.hosts == {}, "a host that never came was never offered"
+        assert driver.reports.hosts == {}, "a host that never came was never offered"
 
     async def test_WithAnotherTrackerTheOldAttemptsEndAndAreNotTold(self, place: Place) -> None:
         first = await place.coordinator()
@@ -247,7 +247,7 @@ class TestCoordinator:
         older = await place.coordinator(epoch=1)
         said: list[str] = []
         await eventually(lambda: said.append(capfd.readouterr().err) or "this one is out of date" in "".join(said))  # type: ignore[func-returns-value]
-        assert older.ear.hosts == {}
+        assert older.reports.hosts == {}
         assert runs(pid)
         await place.cut()
         await place.listen(newer)
@@ -280,7 +280,7 @@ class TestAgent:
         driver = await place.coordinator()
         process = await place.agent()
         host = await driver.host()
-        driver.ear.holding = True
+        driver.reports.holding = True
         (came,) = await driver.give(spec("/bin/echo", "came"))
         await driver.ends(came)
         ends, goes_on = await driver.give(place.gated(), shell(GATED + "; sleep 600", str(place.home)))
@@ -296,15 +296,15 @@ class TestAgent:
         await place.listen()
         told = await driver.ended([ends, goes_on])
         assert [(one.outcome, one.text) for one in told] == [("SUCCEEDED", "done\n"), ("LOST", "")]
-        driver.ear.release()
+        driver.reports.release()
         assert (await driver.run_one(spec("/bin/true"))).outcome == "SUCCEEDED"
-        assert driver.ear.of(came).outcome == "SUCCEEDED"
+        assert driver.reports.of(came).outcome == "SUCCEEDED"
 
     async def test_KilledTogetherWithItsCoordinatorItTellsTheNextOne(self, place: Place) -> None:
         first = await place.coordinator()
         process = await place.agent()
         host = await first.host()
-        first.ear.holding = True
+        first.reports.holding = True
         ended = await first.give_one(spec("/bin/echo", "kept"))
         running = await first.give_one(place.gated())
         await first.ends(ended)
@@ -313,7 +313,7 @@ class TestAgent:
         await process.ended()
         second = await place.coordinator(epoch=2)
         for key in (ended, running):
-            second.ear.of(key).host = host
+            second.reports.of(key).host = host
         second.executor.recover([(key, Placement(host=host)) for key in (ended, running)])
         await place.agent()
         kept, lost = await second.ended([ended, running])

@@ -11,7 +11,7 @@ import pytest
 from daggyr.attempts.kept import CHUNK_BYTES
 from daggyr.v1.task_pb2 import FAILED, STDERR, STDOUT, SUCCEEDED, AttemptKey, AttemptResult, AttemptUpdate, OutputChunk
 from daggyr_server.executors.believable import MAX_NOTE_BYTES, MAX_NOTES, mended
-from daggyr_server.executors.slurm.jobs.submission import Manifest, Submission
+from daggyr_server.executors.slurm.jobs.submission_folder import Manifest, SubmissionFolder
 from daggyr_server.executors.ssh.output import Output
 from daggyr_server.executors.ssh.script import parse_ended
 
@@ -127,7 +127,7 @@ def test_files_of_a_slurm_job_that_make_no_sense(tmp_path: Path, start: str, res
     (tmp_path / "0.start").write_text(start)
     (tmp_path / "0.result").write_text(result)
     manifest = Manifest(name="n", keys=[(1, 0, 1)], timeout=0, whole_stdout_bytes=0)
-    reported = Submission(tmp_path, manifest).result(0)
+    reported = SubmissionFolder(tmp_path, manifest).result(0)
     assert reported.status in (1, 255)
     finished = AttemptResult(outcome=FAILED, exit_code=reported.status)
     for time, told in ((finished.start_time, reported.start), (finished.stop_time, reported.stop)):

@@ -100,6 +100,9 @@ def digest(text: str) -> str:
     return base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).decode().rstrip("=")
 
 
+pytestmark = pytest.mark.xdist_group("a package from outside")  # one worker installs it
+
+
 @pytest.fixture(scope="module")
 def outside(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder where the package was installed."""

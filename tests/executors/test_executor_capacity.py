@@ -47,7 +47,7 @@ async def test_OneThatNeedsAllRunsAlone(executor: Harness, tmp_path: Path) -> No
 
 
 async def test_OtherResourcesCountToo(executor: Harness, tmp_path: Path) -> None:
-    memory = executor.ear.hosts[await executor.host()].resources["memory_mb"]
+    memory = executor.reports.hosts[await executor.host()].resources["memory_mb"]
     told = await executor.run(*[shell(COUNTED, str(tmp_path), resources={"cores": 1, "memory_mb": memory // 2 + 1})] * 4)
     assert {one.outcome for one in told} == {"SUCCEEDED"}
     assert most_at_once(tmp_path / "log") == 1
@@ -68,7 +68,7 @@ async def test_RecallReturnsWhatHasNotStarted(executor: Harness, tmp_path: Path)
     returned = await executor.ended(keys[CORES:])
     assert [told.outcome for told in returned] == ["RETURNED"] * 3
     assert not any(told.result.HasField("start_time") or told.starts for told in returned)
-    assert [executor.ear.of(key).results for key in keys[:CORES]] == [[]] * CORES, "those that have started go on"
+    assert [executor.reports.of(key).results for key in keys[:CORES]] == [[]] * CORES, "those that have started go on"
     (tmp_path / "gate").touch()
     assert {told.outcome for told in await executor.ended(keys[:CORES])} == {"SUCCEEDED"}
     assert (tmp_path / "started").read_text() == ".\n" * CORES

@@ -162,10 +162,10 @@ async def test_FollowTellsWhileItRuns(executor: Harness, tmp_path: Path) -> None
     key = await executor.give_one(shell('echo one; until [ -e "$1" ]; do sleep 0.02; done; echo two', str(gate)))
     await executor.started(key)
     followed = b""
-    async for chunk in executor.executor.follow(executor.ear.of(key).host, key, STDOUT, 0):
+    async for chunk in executor.executor.follow(executor.reports.of(key).host, key, STDOUT, 0):
         assert chunk.offset == len(followed)
         followed += chunk.data
-        assert executor.ear.of(key).results == [] or gate.exists()
+        assert executor.reports.of(key).results == [] or gate.exists()
         if followed == b"one\n":
             gate.touch()
     assert followed.startswith(b"one\n")
@@ -177,7 +177,7 @@ async def test_FollowBeginsAtAnOffset(executor: Harness, tmp_path: Path) -> None
     gate = tmp_path / "gate"
     key = await executor.give_one(shell('echo 0123456789 >&2; until [ -e "$1" ]; do sleep 0.02; done', str(gate)))
     await executor.started(key)
-    chunks = executor.executor.follow(executor.ear.of(key).host, key, STDERR, 4)
+    chunks = executor.executor.follow(executor.reports.of(key).host, key, STDERR, 4)
     chunk = await anext(chunks)
     assert (chunk.offset, chunk.data) == (4, b"456789\n")
     await chunks.aclose()  # type: ignore[attr-defined]
@@ -195,7 +195,7 @@ async def test_ManyFollowOne(executor: Harness, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     key = await executor.give_one(shell('echo one; until [ -e "$1" ]; do sleep 0.02; done', str(gate)))
     await executor.started(key)
-    host = executor.ear.of(key).host
+    host = executor.reports.of(key).host
     followers = [executor.executor.follow(host, key, STDOUT, 0) for _ in range(5)]
     assert [(await anext(chunks)).data for chunks in followers] == [b"one\n"] * 5
     gate.touch()

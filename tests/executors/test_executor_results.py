@@ -18,7 +18,7 @@ class TestEvery:
     """Executors of all kinds."""
 
     async def test_HostOffered(self, any_executor: Harness) -> None:
-        host = any_executor.ear.hosts[await any_executor.host()]
+        host = any_executor.reports.hosts[await any_executor.host()]
         assert host.name
         assert host.resources["cores"] == CORES
         largest = any_executor.executor.largest()
@@ -48,7 +48,7 @@ class TestEvery:
 
     async def test_FollowOfWhatIsUnknownEnds(self, any_executor: Harness) -> None:
         key = AttemptKey(run_id=2**40, task_number=7, attempt=1)
-        any_executor.ear.of(key).host = await any_executor.host()
+        any_executor.reports.of(key).host = await any_executor.host()
         assert await any_executor.followed(key) == []
 
     async def test_DemandIsHeard(self, any_executor: Harness) -> None:
@@ -85,7 +85,7 @@ class TestResults:
         gate = tmp_path / "gate"
         key = await executor.give_one(shell('until [ -e "$1" ]; do sleep 0.02; done', str(gate)))
         await executor.started(key)
-        assert executor.ear.of(key).results == []
+        assert executor.reports.of(key).results == []
         gate.touch()
         assert (await executor.ends(key)).outcome == "SUCCEEDED"
 
@@ -200,7 +200,7 @@ class TestTemplates:
         template = TaskTemplate(spec=spec("/bin/echo", "{{A}}"), parameters=["{{A}}"])
         batch = AssignmentBatch(templates=[template], assignments=[Assignment(key=key, task_id="t", values=["1", "2"])])
         executor.start(host, batch)
-        executor.ear.of(key).host = host
+        executor.reports.of(key).host = host
         assert (await executor.ends(key)).outcome == "REJECTED"
 
 

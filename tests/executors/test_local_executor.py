@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from executor_harness import Ear, Harness, eventually, pid_in, runs, shell, spec, surroundings
+from executor_harness import CollectedReports, Harness, eventually, executor_context, pid_in, runs, shell, spec
 from executor_kinds import CORES, opened
 from support.waiting import DEADLINE
 
@@ -77,12 +77,12 @@ async def test_KilledItsAttemptsAreLostAtOnceAndItComesBack(
     pids = [await pid_in(tmp_path / f"task-{number}") for number in range(CORES)]
     first = local.child()
     os.kill(first, signal.SIGKILL)
-    await harness.ear.until(lambda: (host, HOST_GONE) in harness.ear.states)
+    await harness.reports.until(lambda: (host, HOST_GONE) in harness.reports.states)
     again = await harness.host()
     assert local.child() != first
-    assert harness.ear.states[-1] == (again, HOST_AVAILABLE)
+    assert harness.reports.states[-1] == (again, HOST_AVAILABLE)
     assert (await harness.run_one(spec("/bin/echo", "again"))).text == "again\n"
-    assert [harness.ear.of(key).results for key in keys] == [[]] * 3, "the machine makes them LOST; late words change nothing"
+    assert [harness.reports.of(key).results for key in keys] == [[]] * 3, "the machine makes them LOST; late words change nothing"
     assert "was ended by signal 9; it is started again" in caplog.text
     assert not any(runs(pid) for pid in pids), "it ends what was left before it joins"
 
@@ -95,7 +95,7 @@ async def test_KilledJustBeforeTheEndItLeavesNothingRunning(local: Local, tmp_pa
     await eventually(lambda: all(psutil.Process(pid).children() for pid in pids))
     pids += [child.pid for pid in pids for child in psutil.Process(pid).children()]
     os.kill(local.child(), signal.SIGKILL)
-    await harness.ear.until(lambda: (host, HOST_GONE) in harness.ear.states)
+    await harness.reports.until(lambda: (host, HOST_GONE) in harness.reports.states)
     await harness.executor.close()
     assert not any(runs(pid) for pid in pids)
 
@@ -114,7 +114,7 @@ async def test_ClosingLetsNothingRunBehind(local: Local, tmp_path: Path) -> None
 
 
 async def test_ClosingAtOnceLetsNothingRunBehind(local: Local) -> None:
-    executor = LocalExecutor("pool", LocalExecutor.Settings(workers=1), Ear(), surroundings())
+    executor = LocalExecutor("pool", LocalExecutor.Settings(workers=1), CollectedReports(), executor_context())
     await executor.open()
     await executor.close()
 
@@ -187,14 +187,14 @@ async def test_AttemptsOfAnEarlierCoordinatorAreLostAtOnce(local: Local) -> None
     harness = await local.open()
     keys = [AttemptKey(run_id=10**6, task_number=number, attempt=1) for number in range(2)]
     for key in keys:
-        harness.ear.of(key).host = "of-before"
+        harness.reports.of(key).host = "of-before"
     harness.executor.recover([(key, Placement(host="of-before")) for key in keys])
     assert [told.outcome for told in await harness.ended(keys)] == ["LOST"] * 2
 
 
 async def test_MoreWorkersThanCoresAreWhatTheUserSays(local: Local, tmp_path: Path) -> None:
     harness = await local.open(workers=64)
-    assert harness.ear.hosts[await harness.host()].resources["cores"] == 64
+    assert harness.reports.hosts[await harness.host()].resources["cores"] == 64
     keys = await harness.give(*[shell('echo . >> "$1/started"; until [ -e "$1/gate" ]; do sleep 0.02; done', str(tmp_path))] * 32)
     await eventually(lambda: (tmp_path / "started").exists() and len((tmp_path / "started").read_text()) == 2 * 32)
     (tmp_path / "gate").touch()

@@ -8,7 +8,7 @@ from executor_harness import Harness, spec
 from executor_kinds import opened
 
 from daggyr.v1.task_pb2 import AttemptKey, Placement
-from daggyr_server.executors.base import find_executor
+from daggyr_server.executors.loader import find_executor
 
 NOOP = find_executor("noop")
 
@@ -24,7 +24,7 @@ async def test_WhatWasPlacedBeforeIsDone() -> None:
     async with opened(NOOP, pool="dry") as harness:
         keys = [AttemptKey(run_id=1, task_number=number, attempt=2) for number in range(3)]
         for key in keys:
-            harness.ear.of(key).host = "dry"
+            harness.reports.of(key).host = "dry"
         harness.executor.recover([(key, Placement(host="dry")) for key in keys])
         assert [told.outcome for told in await harness.ended(keys)] == ["SUCCEEDED"] * 3
 
@@ -37,7 +37,7 @@ async def test_AfterClosingItTellsNothing() -> None:
         other: Harness
         async with opened(NOOP) as other:  # whose answer comes later than this one's would
             await other.run_one(spec("/bin/true"))
-        assert harness.ear.of(key).results == []
+        assert harness.reports.of(key).results == []
 
 
 @pytest.mark.parametrize("workers", [0, -1, 65_537, "2", 1.5])

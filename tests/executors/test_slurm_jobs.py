@@ -174,7 +174,7 @@ async def took_up(harness: Harness, keys: Sequence[AttemptKey]) -> None:
     """Tell a new coordinator's executor what the one before had placed."""
     host = await harness.host()
     for key in keys:
-        harness.ear.of(key).host = host
+        harness.reports.of(key).host = host
     harness.executor.recover([(key, Placement(host=host)) for key in keys])
 
 
@@ -337,12 +337,12 @@ class TestTogether:
 
     async def test_FilesGoOnceTheResultIsDurable(self, home: Place) -> None:
         harness = await home.coordinator()
-        harness.ear.holding = True
+        harness.reports.holding = True
         told = await harness.run(*[shell("echo out", stdin="in")] * 2)
         assert outcomes(told) == ["SUCCEEDED"] * 2
         (folder,) = home.folders
         assert {"0.out", "1.out"} <= {path.name for path in folder.iterdir()}
-        harness.ear.release()
+        harness.reports.release()
         await eventually(lambda: not home.folders)
 
 
@@ -429,7 +429,7 @@ class TestRecovery:
         await harness.started(key)
         home.cluster.stop_controller()
         harness.stop(key)
-        await harness.ear.until(lambda: (harness.executor.pool, HOST_PAUSED) in harness.ear.states)
+        await harness.reports.until(lambda: (harness.executor.pool, HOST_PAUSED) in harness.reports.states)
         home.cluster.start_controller()
         assert (await harness.ends(key)).outcome == "KILLED"
 
@@ -442,12 +442,12 @@ class TestRecovery:
             await eventually(lambda: [job for job in home.cluster.unfinished("daggyr-") if job[2] == "PENDING"])
             home.cluster.stop_controller()
             harness.stop(key)
-            await harness.ear.until(lambda: harness.ear.states[-1][1] == HOST_PAUSED)
+            await harness.reports.until(lambda: harness.reports.states[-1][1] == HOST_PAUSED)
             assert (await harness.ends(key)).outcome == "KILLED"
         finally:
             home.cluster.mend()
             home.cluster.ask("scontrol", "update", "partition=main", "state=up")
-        await harness.ear.until(lambda: harness.ear.states[-1][1] == HOST_AVAILABLE)
+        await harness.reports.until(lambda: harness.reports.states[-1][1] == HOST_AVAILABLE)
         assert (await harness.run_one(spec("/bin/true"))).outcome == "SUCCEEDED"
 
     async def test_TheControllerGoesAwayAndComesBack(self, home: Place) -> None:
@@ -456,12 +456,12 @@ class TestRecovery:
         await harness.started(running)
         home.cluster.stop_controller()
         waiting = harness.start(harness.executor.pool, harness.batch(shell(COUNTED, str(home.home))))
-        await harness.ear.until(lambda: harness.ear.states[-1][1] == HOST_PAUSED)
+        await harness.reports.until(lambda: harness.reports.states[-1][1] == HOST_PAUSED)
         home.open_gate()
         assert (await harness.ends(running)).outcome == "SUCCEEDED", "told from its own result"
         home.cluster.start_controller()
         assert outcomes(await harness.ended(waiting)) == ["SUCCEEDED"]
-        await harness.ear.until(lambda: harness.ear.states[-1][1] == HOST_AVAILABLE)
+        await harness.reports.until(lambda: harness.reports.states[-1][1] == HOST_AVAILABLE)
         assert home.log() == ["task-0", "task-0"]
 
 

@@ -29,7 +29,7 @@ from daggyr_server.executors.slurm.client import (
 )
 from daggyr_server.executors.slurm.commands import fault
 from daggyr_server.executors.slurm.jobs.outcomes import GONE, seen_of
-from daggyr_server.executors.slurm.jobs.submission import Reported
+from daggyr_server.executors.slurm.jobs.submission_folder import Reported
 from daggyr_server.executors.slurm.rest import SlurmRest
 from daggyr_server.executors.slurm.settings import SlurmSettings, minutes
 

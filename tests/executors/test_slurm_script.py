@@ -15,7 +15,7 @@ from support.waiting import DEADLINE, until
 
 from daggyr.v1.task_pb2 import Assignment, AttemptKey, TaskSpec
 from daggyr_server.executors.slurm.jobs.script import job_script
-from daggyr_server.executors.slurm.jobs.submission import Manifest, Reported, Submission
+from daggyr_server.executors.slurm.jobs.submission_folder import Manifest, Reported, SubmissionFolder
 
 SHELLS = [
     pytest.param(words, id=words[0])
@@ -32,10 +32,10 @@ class Node:
         self.home = folder / "home with 'quotes'"
         self.home.mkdir(exist_ok=True)
         keys = [(1, number, 1) for number in range(len(tasks))]
-        self.submission = Submission(folder / "it's one", Manifest("daggyr-x", keys, timeout, 0))
+        self.submission = SubmissionFolder(folder / "it's one", Manifest("daggyr-x", keys, timeout, 0))
         self.submission.write([(number, _assignment(number), task) for number, task in enumerate(tasks)])
         self.script = folder / "script"
-        self.script.write_text(job_script(self.submission.folder, self.home, grace=grace, timeout=timeout, whole_stdout_bytes=0))
+        self.script.write_text(job_script(self.submission.path, self.home, grace=grace, timeout=timeout, whole_stdout_bytes=0))
 
     def start(self, index: int) -> subprocess.Popen[bytes]:
         environment = {**os.environ, "SLURM_ARRAY_TASK_ID": str(index), "SLURM_JOB_ID": f"test-{os.getpid()}-{index}"}

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from executor_harness import Harness, eventually, pid_in, python, runs, shell, spec, surroundings
+from executor_harness import Harness, eventually, executor_context, pid_in, python, runs, shell, spec
 from ssh_pools import Pools
 from support.sshd_server import SshdServer, sshd_server
 from support.waiting import DEADLINE
@@ -26,11 +26,11 @@ FOR_EVER = 'echo $$ > "$1"; while :; do sleep 100; done'
 
 async def back(harness: Harness, times: int = 2, host: str = "target") -> None:
     """Wait until a host has become available so many times."""
-    await harness.ear.until(lambda: harness.ear.states.count((host, HOST_AVAILABLE)) >= times)
+    await harness.reports.until(lambda: harness.reports.states.count((host, HOST_AVAILABLE)) >= times)
 
 
 async def paused(harness: Harness, host: str = "target") -> None:
-    await harness.ear.until(lambda: (host, HOST_PAUSED) in harness.ear.states)
+    await harness.reports.until(lambda: (host, HOST_PAUSED) in harness.reports.states)
 
 
 async def gone(pid: int) -> None:
@@ -45,7 +45,7 @@ class TestConnections:
             await pid_in(tmp_path / f"pid.task-{number}")
         assert server.cut()
         await back(harness)
-        assert [harness.ear.of(key).results for key in keys[:2]] == [[]] * 2
+        assert [harness.reports.of(key).results for key in keys[:2]] == [[]] * 2
         (tmp_path / "gate").touch()
         assert [told.text for told in await harness.ended(keys[:2])] == ["begun\nended\n"] * 2
         # What had not been sent was handed back, for other targets.
@@ -97,7 +97,7 @@ class TestConnections:
         with sshd_server() as other:
             pools.server.known_hosts.write_text(server.known_hosts.read_text() + other.known_hosts.read_text())
             harness = await pools.open(server.target("one"), other.target("two"))
-            await harness.ear.until(lambda: len(harness.available()) == 2)
+            await harness.reports.until(lambda: len(harness.available()) == 2)
             keys = harness.start("one", harness.batch(*[shell(GATED, str(tmp_path))] * 3))
             for number in range(2):
                 await pid_in(tmp_path / f"pid.task-{number}")
@@ -145,15 +145,15 @@ class TestConnections:
 class TestRecovery:
     async def replaced(self, pools: Pools, harness: Harness, keys: list[AttemptKey]) -> Harness:
         """A coordinator that comes after one that is gone, and takes up what that had placed."""
-        again = await pools.open(around=surroundings(epoch=2))
+        again = await pools.open(context=executor_context(epoch=2))
         for key in keys:
-            again.ear.of(key).host = "target"
+            again.reports.of(key).host = "target"
         again.executor.recover([(key, Placement(host="target")) for key in keys])
         return again
 
     async def test_ItTakesUpWhatRunsAndWhatHasEnded(self, pools: Pools, tmp_path: Path) -> None:
         first = await pools.available()
-        first.ear.holding = True  # it dies before anything is durable
+        first.reports.holding = True  # it dies before anything is durable
         short, gated = await first.give(shell("echo short; exit 4"), shell(f"exec >&2; {GATED}", str(tmp_path)))
         await first.ends(short)
         await pid_in(tmp_path / "pid.task-1")
@@ -167,7 +167,7 @@ class TestRecovery:
         assert (told[0].result.exit_code, told[0].text) == (4, "short\n")
         assert told[0].result.start_time.seconds
         assert "never started" in told[2].notes
-        assert second.ear.of(gated).results == []
+        assert second.reports.of(gated).results == []
         (tmp_path / "gate").touch()
         ended = await second.ends(gated)
         assert (ended.outcome, ended.output(STDERR)) == ("SUCCEEDED", b"begun\nended\n")
@@ -182,14 +182,14 @@ class TestRecovery:
         await second.host()
         waiting = await second.give_one(spec("/bin/echo", "after it"))
         assert [chunk async for chunk in self._first(second, key)] == []
-        assert second.ear.of(waiting).results == []
+        assert second.reports.of(waiting).results == []
         second.stop(key)
         assert (await second.ends(key)).outcome == "KILLED"
         assert (await second.ends(waiting)).text == "after it\n"
 
     async def _first(self, harness: Harness, key: AttemptKey) -> AsyncIterator[bytes]:
         """Nothing: it writes nothing. Comes back once the target was asked."""
-        await harness.ear.until(lambda: harness.available())
+        await harness.reports.until(lambda: harness.available())
         for _ in ():
             yield b""
 
@@ -210,21 +210,21 @@ class TestRecovery:
     async def test_TargetsThatAreNotConfiguredAnyMoreAreLost(self, pools: Pools) -> None:
         harness = await pools.open()
         key = AttemptKey(run_id=2**40, task_number=1, attempt=1)
-        harness.ear.of(key).host = "elsewhere"
+        harness.reports.of(key).host = "elsewhere"
         harness.executor.recover([(key, Placement(host="elsewhere"))])
         told = await harness.ends(key)
         assert (told.outcome, told.notes) == ("LOST", "the pool pool has no target elsewhere any more")
 
     async def test_WhatNobodyWantsIsEndedButNothingOfOthers(self, pools: Pools, tmp_path: Path) -> None:
         """A coordinator ends what runs below its tracker and pool and is not in its state; another's is none of its business."""
-        names = {"mine": {}, "pool": {"pool": "another"}, "tracker": {"around": surroundings(tracker_id="tracker-2")}}
+        names = {"mine": {}, "pool": {"pool": "another"}, "tracker": {"context": executor_context(tracker_id="tracker-2")}}
         pids = {}
         for name, changes in names.items():
             harness = await pools.available(**changes)  # type: ignore[arg-type]
             await harness.give(shell(FOR_EVER, str(tmp_path / name)))
             pids[name] = await pid_in(tmp_path / name)
             await harness.executor.close()
-        again = await pools.available(around=surroundings(epoch=2))
+        again = await pools.available(context=executor_context(epoch=2))
         again.executor.recover([])
         await gone(pids["mine"])
         await eventually(lambda: len(pools.folders()) == 2)
@@ -239,13 +239,13 @@ class TestTargets:
 
     async def test_FoldersGoOnceTheResultIsDurable(self, pools: Pools) -> None:
         harness = await pools.available()
-        harness.ear.holding = True
+        harness.reports.holding = True
         keys = await harness.give(*[shell("echo x")] * 5)
         await harness.ended(keys)
         assert len(pools.folders()) == 5
         assert (pools.folder(keys[0]) / "stdout").stat().st_mode & 0o777 == 0o600
         assert pools.folder(keys[0]).stat().st_mode & 0o777 == 0o700
-        harness.ear.release()
+        harness.reports.release()
         await eventually(lambda: pools.folders() == [])
 
     async def test_ItsWardenIsKilled(self, pools: Pools, tmp_path: Path) -> None:
@@ -320,7 +320,7 @@ class TestTargets:
 
     async def test_ResourcesAreAskedForUnlessTheyAreGiven(self, server: SshdServer, pools: Pools) -> None:
         harness = await pools.available(server.target(resources={"gpus": 3}))
-        resources = dict(harness.ear.hosts["target"].resources)
+        resources = dict(harness.reports.hosts["target"].resources)
         assert resources["cores"] == len(os.sched_getaffinity(0))
         assert abs(resources["memory_mb"] - psutil.virtual_memory().total // 2**20) <= 1
         assert resources["gpus"] == 3

@@ -15,7 +15,7 @@ from typing import Any
 import asyncssh
 import msgspec
 import pytest
-from executor_harness import GRACE, Ear, eventually, python, runs, shell, spec, surroundings
+from executor_harness import GRACE, CollectedReports, eventually, executor_context, python, runs, shell, spec
 from executor_kinds import ssh_settings
 from ssh_pools import Pools
 from support.sshd_server import SshdServer, account, sshd_server
@@ -38,7 +38,7 @@ def refused(pools: Pools, caplog: pytest.LogCaptureFixture) -> Refused:
     async def refused(words: str, *targets: dict[str, Any], **settings: Any) -> None:
         harness = await pools.open(*targets, **settings)
         await eventually(lambda: words in caplog.text)
-        assert harness.ear.states == []
+        assert harness.reports.states == []
 
     return refused
 
@@ -219,7 +219,7 @@ class TestShells:
         odd = {"A.B-c": "x y", "IFS": ":", "PPID": "5", "dg_root": "/", "home": "h", "LANG": "C"}
         with sshd_server(None, f"ForceCommand exec {interpreter}") as server:
             pools.server = server
-            harness = await pools.available(around=surroundings(grace=GRACE))
+            harness = await pools.available(context=executor_context(grace=GRACE))
             source = "import os, sys\nsys.stdout.buffer.write(os.fsencode(sys.argv[1]) + sys.stdin.buffer.read())"
             told = await harness.run(
                 python(source, every, stdin=every * 100 + "\0\\0end"),
@@ -269,5 +269,5 @@ class TestSettings:
     def test_TheLargestTargetCounts(self, server: SshdServer) -> None:
         small, large = server.target("small"), server.target("large", resources={"cores": 64, "memory_mb": 10, "gpus": 1})
         settings = SshSettings(**ssh_settings(server, small, large))
-        executor = SshExecutor("pool", settings, Ear(), surroundings())
+        executor = SshExecutor("pool", settings, CollectedReports(), executor_context())
         assert executor.largest() == {"cores": 64, "memory_mb": 1_000, "gpus": 1}

@@ -29,6 +29,7 @@ def held_commits(tracker: str) -> Iterator[None]:
         os.kill(row[0], signal.SIGCONT)
 
 
+@pytest.mark.xdist_group("postgres")
 def test_nothing_is_told_before_it_is_durable(deployment: Deployment, request: pytest.FixtureRequest) -> None:
     """While the end of a run is being committed, no command tells of it; commands about other things are answered."""
     farm = Farm(deployment, new_tracker("postgresql", request))

@@ -69,6 +69,7 @@ def test_coordinators_that_are_stopped_while_much_goes_on(deployment: Deployment
     farm.assert_each_once(run_id, tasks)
 
 
+@pytest.mark.xdist_group("postgres")
 def test_a_second_coordinator_waits_and_is_refused(deployment: Deployment, request: pytest.FixtureRequest) -> None:
     """By a tracker of each kind, at the same time: it is told who has it, and the first one goes on undisturbed."""
     farms: list[Farm] = []

@@ -25,6 +25,9 @@ X = {"{{X}}": ["1", "2"]}
 ECHO = task("echo", "{{X}}")
 
 
+pytestmark = pytest.mark.xdist_group("refused specifications")  # one worker starts the server that they share
+
+
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     """One server for all that it refuses; afterwards it has no run, and takes one."""

@@ -32,6 +32,10 @@ def line_of(readme: Path) -> str:
     return line
 
 
+# One worker has the copy. Of the examples, one is on Slurm.
+pytestmark = pytest.mark.xdist_group(slurm_cluster.GROUP)
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     """A copy of the examples where a reader would have them, and their programs on PATH."""

@@ -28,7 +28,8 @@ from daggyr_server.driver.assignments import MAX_BYTES
 from daggyr_server.driver.changes import Changes
 from daggyr_server.driver.generators import Generators
 from daggyr_server.driver.loop import Driver
-from daggyr_server.executors.base import Executor, ExecutorContext
+from daggyr_server.executors.base import Executor
+from daggyr_server.executors.context import ExecutorContext
 from daggyr_server.spec import decode_json, expand
 from daggyr_server.trackers.memory.tracker import MemoryTracker
 

@@ -19,7 +19,8 @@ from tracker_records import assigned, ended, kept, recorded, run_added, whole
 
 from daggyr_server.core.records import TasksGenerated
 from daggyr_server.core.states import Outcome, State
-from daggyr_server.trackers.base import Growth, LostTracker, Tracker, TrackerError
+from daggyr_server.core.stored import Growth
+from daggyr_server.trackers.base import LostTracker, Tracker, TrackerError
 from daggyr_server.trackers.sql.postgres import tracker as postgres
 from daggyr_server.trackers.sql.postgres.address import PostgresAddress
 

@@ -9,7 +9,8 @@ import pytest
 from tracker_records import DAY, kept, recorded, run_added, whole
 
 from daggyr.v1.task_pb2 import STDERR, AttemptOutcome, AttemptResult
-from daggyr_server.trackers.base import Tracker, make_tracker
+from daggyr_server.trackers.base import Tracker
+from daggyr_server.trackers.loader import make_tracker
 from daggyr_server.trackers.memory.tracker import MAX_OUTPUT_BYTES
 
 CHUNK = bytes(256 * 1024)  # one object, however often it is kept: the tests need no 256 MiB themselves

@@ -18,8 +18,9 @@ from tracker_kinds import WAIT, Databases
 from tracker_records import recorded, run_added
 
 from daggyr_server.core.records import Record
-from daggyr_server.trackers.base import LostTracker, Tracker, TrackerError, make_tracker
-from daggyr_server.trackers.sql.postgres import tracker as postgres_tracker
+from daggyr_server.trackers.base import LostTracker, Tracker, TrackerError
+from daggyr_server.trackers.loader import make_tracker
+from daggyr_server.trackers.sql import statements
 from daggyr_server.trackers.sql.postgres.address import PostgresAddress
 from daggyr_server.trackers.sql.postgres.tracker import PostgresTracker
 from daggyr_server.trackers.sql.statements import migrations
@@ -342,7 +343,7 @@ async def test_a_newer_version(postgres: Databases, address: str) -> None:
 
 async def test_a_migration_is_applied_once_and_whole_or_not_at_all(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def with_second(text: str) -> None:
-        monkeypatch.setattr(postgres_tracker, "migrations", lambda kind: [*migrations(kind), text])
+        monkeypatch.setattr(statements, "migrations", lambda kind: [*migrations(kind), text])
 
     async with opened(address) as tracker:
         await tracker.commit([run_added()])
@@ -406,7 +407,8 @@ def test_what_an_address_shows() -> None:
 def test_psycopg_missing_is_told_with_what_to_install() -> None:
     script = (
         "import sys; sys.modules['psycopg'] = None\n"
-        "from daggyr_server.trackers.base import TrackerError, make_tracker\n"
+        "from daggyr_server.trackers.base import TrackerError\n"
+        "from daggyr_server.trackers.loader import make_tracker\n"
         "try: make_tracker('postgresql://host/state')\n"
         "except TrackerError as error: print(error)\n"
     )

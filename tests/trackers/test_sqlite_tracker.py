@@ -20,7 +20,9 @@ from tracker_kinds import IN_VAIN, WAIT
 from tracker_records import kept, recorded, run_added, whole
 
 from daggyr_server.core.records import AgentPinned
-from daggyr_server.trackers.base import LostTracker, Tracker, TrackerError, make_tracker
+from daggyr_server.trackers.base import LostTracker, Tracker, TrackerError
+from daggyr_server.trackers.loader import make_tracker
+from daggyr_server.trackers.sql import statements
 from daggyr_server.trackers.sql.sqlite import file as sqlite_file
 from daggyr_server.trackers.sql.sqlite import tracker as sqlite
 from daggyr_server.trackers.sql.sqlite.tracker import SqliteTracker
@@ -215,7 +217,7 @@ async def test_a_newer_version(file: Path) -> None:
 async def test_a_tracker_of_0_1_learns_of_agents(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What it held stays, and keys can be kept from then on."""
     with monkeypatch.context() as patch:
-        patch.setattr(sqlite_file, "migrations", lambda kind: migrations(kind)[:1])
+        patch.setattr(statements, "migrations", lambda kind: migrations(kind)[:1])
         async with opened(file) as tracker:
             await tracker.commit([run_added()])
     async with opened(file) as tracker:
@@ -274,7 +276,7 @@ async def test_a_migration_is_applied_once_and_whole_or_not_at_all(file: Path, m
         await tracker.commit([run_added()])
 
     def with_second(text: str) -> None:
-        monkeypatch.setattr(sqlite_file, "migrations", lambda kind: [*migrations(kind), text])
+        monkeypatch.setattr(statements, "migrations", lambda kind: [*migrations(kind), text])
 
     with_second("CREATE TABLE more (x);\nINSERT INTO missing VALUES (1);")
     with pytest.raises(TrackerError, match="no such table: missing"):

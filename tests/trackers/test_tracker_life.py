@@ -11,7 +11,8 @@ from tracker_records import kept, recorded, run_added, whole
 
 from daggyr_server.core.records import AttemptsAssigned, RunMoved, TasksGenerated, TasksMoved
 from daggyr_server.core.states import State
-from daggyr_server.trackers.base import Tracker, TrackerError, make_tracker
+from daggyr_server.trackers.base import Tracker, TrackerError
+from daggyr_server.trackers.loader import make_tracker
 
 
 async def test_a_new_tracker_has_seen_nothing(kind: TrackerKind, open_again: OpenAgain) -> None:

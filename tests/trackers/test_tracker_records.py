@@ -14,7 +14,8 @@ from tracker_records import DAY, assigned, ended, kept, moved, run_added, run_mo
 
 from daggyr_server.core.records import Record, RunEdited, RunKillAsked
 from daggyr_server.core.states import Outcome, State
-from daggyr_server.trackers.base import StateChange, StoredRun, Tracker
+from daggyr_server.core.stored import StoredRun
+from daggyr_server.trackers.base import StateChange, Tracker
 
 TASKS = range(4)
 FAILURES = (Outcome.FAILED, Outcome.TIMED_OUT, Outcome.OOM_KILLED)

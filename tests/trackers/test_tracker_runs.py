@@ -13,7 +13,8 @@ from tracker_records import DAY, assigned, ended, kept, moved, recorded, run_add
 from daggyr.v1.task_pb2 import STDERR
 from daggyr_server.core.records import Record, RunAdded, RunEdited, RunKillAsked, TasksGenerated
 from daggyr_server.core.states import Outcome, State
-from daggyr_server.trackers.base import MAX_ROWS_BYTES, Growth, RunRow, StateChange, StoredFlight, StoredRun, Tracker
+from daggyr_server.core.stored import Adopted, Growth, RunRow, StoredRun
+from daggyr_server.trackers.base import MAX_ROWS_BYTES, StateChange, Tracker
 
 
 async def load(tracker: Tracker, run_id: int = 1) -> StoredRun:
@@ -163,7 +164,7 @@ async def test_attempts_in_flight_leave_the_state_as_it_was(kind: TrackerKind, o
         [assigned(0, attempt=2, host="h3", host_name="three", time=DAY + 3)],
     )
     assert tasks(stored) == [(0, State.QUEUED, 2, 1, 0), (2, State.COMPLETED, 1, 0, 0), (9, State.QUEUED, 1, 0, 0)]
-    assert stored.in_flight == [StoredFlight(0, 2, "h3", "three", DAY + 3), StoredFlight(9, 1, "h2", "two", DAY + 2)]
+    assert stored.in_flight == [Adopted(0, 2, "h3", "three", DAY + 3), Adopted(9, 1, "h2", "two", DAY + 2)]
 
 
 async def test_one_commit_may_hold_a_task_s_whole_life(kind: TrackerKind, open_again: OpenAgain) -> None:

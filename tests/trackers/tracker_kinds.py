@@ -11,7 +11,8 @@ from support import readme_examples
 from support.postgres_server import PostgresServer
 from support.waiting import DEADLINE, until
 
-from daggyr_server.trackers.base import Opened, Tracker, make_tracker
+from daggyr_server.trackers.base import Opened, Tracker
+from daggyr_server.trackers.loader import make_tracker
 from daggyr_server.trackers.sql.postgres.tracker import PostgresTracker
 from daggyr_server.trackers.sql.sqlite.tracker import SqliteTracker
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
-from daggyr_server.core.events import Adopted, RunRestored
+from daggyr_server.core.events import RunRestored
 from daggyr_server.core.graph.carry import Carry
 from daggyr_server.core.graph.graph import Addition, Edit
 from daggyr_server.core.graph.in_flight import InFlight as InFlight
@@ -20,6 +20,7 @@ from daggyr_server.core.graph.segments import Policy
 from daggyr_server.core.graph.tasks import IllegalTransition, Tasks
 from daggyr_server.core.placing.host import WHOLE
 from daggyr_server.core.states import ENDED, FOLLOWS, MAX_LOSSES, STATE_OF, Follows, Outcome, Phase, State
+from daggyr_server.core.stored import Adopted, TaskRows
 
 _READY, _ASSIGNED, _RUNNING = int(Phase.READY), int(Phase.ASSIGNED), int(Phase.RUNNING)
 _ERRORED, _KILLED = int(Phase.ERRORED), int(Phase.KILLED)
@@ -87,11 +88,12 @@ class Run(Tasks):
                 self.extend(growth)
         self.revision = len(event.growths)
         self.printed = dict(event.printed)
-        self.start_time, self.stop_time = event.start_time, event.stop_time
-        self.state, self.killing = event.state, event.killing
+        row, tasks = event.row, event.tasks
+        self.start_time, self.stop_time = row.start_time, row.stop_time
+        self.state, self.killing = row.state, row.killing
         phases = bytearray(self.graph.size)
         for number, state, attempt, failures, losses in zip(
-            event.numbers, event.states, event.attempts, event.failures, event.losses, strict=True
+            tasks.numbers, tasks.states, tasks.attempts, tasks.failures, tasks.losses, strict=True
         ):
             self.attempts[number] = attempt
             if failures:
@@ -100,7 +102,7 @@ class Run(Tasks):
                 self.losses[number] = losses
             phases[number] = _PHASES.get(state, _BLOCKED)
         if self.graph.edits:
-            self._carry_rows(event, phases)
+            self._carry_rows(tasks, phases)
         flights = [self._adopt(adopted) for adopted in event.adopted]
         for number, flight in self.in_flight.items():
             flight.killed = flight.void and number >= self.graph.live and phases[number] == _KILLED
@@ -113,10 +115,10 @@ class Run(Tasks):
         self._hold_back()
         return flights
 
-    def _carry_rows(self, event: RunRestored, phases: bytearray) -> None:
+    def _carry_rows(self, tasks: TaskRows, phases: bytearray) -> None:
         """Tasks have what was recorded under the numbers that they had before, unless something was since."""
-        own, requeued = bytearray(self.graph.size), set(event.requeued)
-        for number in event.numbers:
+        own, requeued = bytearray(self.graph.size), set(tasks.requeued)
+        for number in tasks.numbers:
             own[number] = 1
         for start, carry in self.graph.edits:
             for new, old, count, same in carry:

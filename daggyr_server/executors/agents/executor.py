@@ -1,14 +1,16 @@
 """The agent executor: attempts run on agents that dial in and say which pool they join.
 
-It keeps, for each agent, the assignments that have no result yet, so that a broken connection loses nothing: what the agent
-never got is sent again, what it still has goes on, and what it should not have is ended. Without a session for longer than
-the lease, an agent is gone and its attempts are LOST. Sessions themselves are `session.py`'s; this file never awaits.
+For each agent it keeps the assignments that have no result yet, so that a broken connection loses nothing: what the agent
+never got is sent again, what it still has goes on, and what it should not have is ended (`agreement.py`). An agent without a
+session for longer than the lease is gone, and its attempts are LOST.
+
+The driver calls the executor interface, the servicer tells what agents say, and the API drains and forgets agents. Nothing here
+reads from or writes to a connection, and nothing but `open`, `close` and `follow` waits.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -17,29 +19,17 @@ from typing import Any, ClassVar
 import grpc
 import msgspec
 
-from daggyr.attempts.keys import Ident, ident_of, key_of
+from daggyr.attempts.keys import ident_of, key_of
 from daggyr.attempts.outcome import without_process
 from daggyr.attempts.times import duration
-from daggyr.v1.agents_pb2 import (
-    AgentMessage,
-    Cancel,
-    CoordinatorMessage,
-    Drain,
-    Follow,
-    Hello,
-    Recall,
-    UpdateBatch,
-    Welcome,
-)
+from daggyr.v1.agents_pb2 import AgentMessage, Cancel, CoordinatorMessage, Drain, Hello, Recall, UpdateBatch, Welcome
 from daggyr.v1.task_pb2 import (
     HOST_AVAILABLE,
     HOST_DRAINING,
     HOST_GONE,
     HOST_PAUSED,
-    KILLED,
     LOST,
     REJECTED,
-    RETURNED,
     AssignmentBatch,
     AttemptKey,
     AttemptOutcome,
@@ -49,15 +39,17 @@ from daggyr.v1.task_pb2 import (
     OutputChunk,
     Placement,
 )
-from daggyr_server.executors.agents.followed import Followed
-from daggyr_server.executors.agents.known_agent import PLACED_EARLIER, Agent, Ask
+from daggyr_server.executors.agents.agreement import agree
+from daggyr_server.executors.agents.following import Follows
+from daggyr_server.executors.agents.heartbeats import watch_heartbeats
+from daggyr_server.executors.agents.known_agent import PLACED_EARLIER, Agent, Request
 from daggyr_server.executors.agents.portions import MAX_BATCH_BYTES, MAX_KEYS, portions
-from daggyr_server.executors.agents.session import PROBE, Session, SessionRefused
-from daggyr_server.executors.base import Executor, ExecutorContext, Reports, forgotten
+from daggyr_server.executors.agents.session import PROBE, AgentSession, SessionRefused
+from daggyr_server.executors.base import Executor, Reports, forgotten
+from daggyr_server.executors.context import ExecutorContext
 
 log = logging.getLogger(__name__)
 
-MISSED_HEARTBEATS = 4  # then a session that says nothing is given up
 LATE_BATCHES = 16  # durable batches of updates that a busy agent is not told of before its next heartbeat
 
 
@@ -70,56 +62,59 @@ class AgentExecutor(Executor):
 
     Settings: ClassVar[type[msgspec.Struct]] = AgentSettings
     on_listener: ClassVar[bool] = True  # its agents dial in where the coordinator listens
-    fleeting: ClassVar[bool] = False  # its agents' state folders end with them: one that is gone never comes back
+    fleeting: ClassVar[bool] = False  # its agents' state folders end with them, so that one that is gone never comes back
 
     @property
     def joined_as(self) -> str:
         """The name by which agents join this pool."""
         return self.pool
 
-    def __init__(self, pool: str, settings: Any, reports: Reports, surroundings: ExecutorContext) -> None:
-        super().__init__(pool, settings, reports, surroundings)
+    @property
+    def lease(self) -> float:
+        """How long an agent may be out of reach, in seconds."""
+        return self.context.lease
+
+    def __init__(self, pool: str, settings: Any, reports: Reports, context: ExecutorContext) -> None:
+        super().__init__(pool, settings, reports, context)
         self.agents: dict[str, Agent] = {}  # by agent id
-        self._follow_ids = itertools.count(1)
-        self._follows: dict[int, Followed] = {}
-        self._watch: asyncio.Task[None] | None = None
+        self._follows = Follows()
+        self._heartbeats: asyncio.Task[None] | None = None  # while the pool is open
 
     # -- the executor interface ---------------------------------------------------------------------------------------
 
     async def open(self) -> None:
-        self._watch = asyncio.create_task(self._watch_heartbeats(), name=f"heartbeats of {self.pool}")
+        watching = watch_heartbeats(self.agents, self.context.heartbeat)
+        self._heartbeats = asyncio.create_task(watching, name=f"heartbeats of {self.pool}")
 
     async def close(self) -> None:
-        watch, self._watch = self._watch, None
-        if watch is not None:
-            watch.cancel()
-            await asyncio.gather(watch, return_exceptions=True)
+        heartbeats, self._heartbeats = self._heartbeats, None
+        if heartbeats is not None:
+            heartbeats.cancel()
+            await asyncio.gather(heartbeats, return_exceptions=True)
         for agent in self.agents.values():
-            if agent.lease is not None:
-                agent.lease.cancel()
+            agent.end_lease()
             if agent.session is not None:
                 agent.session.end(grpc.StatusCode.UNAVAILABLE, "the coordinator is going away")
-        for followed in self._follows.values():
-            followed.end()
+        self._follows.end_all()
 
     def start(self, host: str, batch: AssignmentBatch) -> None:
         agent = self.agents.get(host)
         if agent is None:
-            self._report(host, [assignment.key for assignment in batch.assignments], LOST, "its agent went away")
+            self._tell_end(host, [assignment.key for assignment in batch.assignments], LOST, "its agent went away")
             return
         for part, size in portions(batch):
             if size > MAX_BATCH_BYTES:
-                self._report(host, [part.assignments[0].key], REJECTED, _too_large(size))
+                self._tell_end(host, [part.assignments[0].key], REJECTED, _too_large(size))
                 continue
             new = agent.give(part)
             if new is not None and agent.session is not None:
                 agent.session.send(CoordinatorMessage(assign=new))
 
     def stop(self, host: str, keys: Sequence[AttemptKey]) -> None:
-        self._ask(host, keys, "stop")
+        self._request(host, keys, "stop")
 
     def recall(self, host: str, keys: Sequence[AttemptKey]) -> None:
-        self._ask(host, keys, "recall")
+        self._request(host, keys, "recall")
 
     def recover(self, placed: Sequence[tuple[AttemptKey, Placement]]) -> None:
         for key, placement in placed:
@@ -132,17 +127,10 @@ class AgentExecutor(Executor):
     async def follow(self, host: str, key: AttemptKey, stream: int, offset: int) -> AsyncIterator[OutputChunk]:
         agent = self.agents.get(host)
         while agent is not None and agent.session is not None and ident_of(key) in agent.held:
-            session, follow_id = agent.session, next(self._follow_ids)
-            followed = self._follows[follow_id] = Followed(session)
-            request = Follow(follow_id=follow_id, key=key, stream=stream, offset=offset)  # type: ignore[arg-type]
-            session.send(CoordinatorMessage(follow=request))
-            try:
+            with self._follows.opened(agent.session, key, stream, offset) as followed:  # type: ignore[arg-type]
                 async for chunk in followed.chunks():
                     offset = chunk.offset + len(chunk.data)
                     yield chunk
-            finally:
-                del self._follows[follow_id]
-                session.send(CoordinatorMessage(follow=Follow(follow_id=follow_id, stop=True)))
             if not followed.overrun:
                 return
 
@@ -160,115 +148,71 @@ class AgentExecutor(Executor):
         return True
 
     def forget(self, agent_id: str) -> int:
-        """Do not wait any longer for an agent that is not connected. Returns how many attempts it still had: they are LOST."""
+        """Stop waiting for an agent that is not connected. Returns how many attempts it still had: they are LOST."""
         agent = self.agents.get(agent_id)
         if agent is None or agent.session is not None:
             return 0
-        if agent.lease is not None:
-            agent.lease.cancel()
         lost = len(agent.held)
         self._give_up(agent)
         return lost
 
-    # -- what sessions tell -------------------------------------------------------------------------------------------
+    # -- what the servicer tells: see servicer.AgentPool -------------------------------------------------------------
 
     def connected(self, name: str) -> Agent | None:
-        """The connected agent of that name."""
         return next((agent for agent in self.agents.values() if agent.name == name and agent.session is not None), None)
 
     def moved(self, agent_id: str) -> None:
-        """An agent has joined another pool: here it is gone."""
         agent = self.agents.get(agent_id)
         if agent is not None:
             if agent.session is not None:
                 agent.session.end(grpc.StatusCode.ABORTED, f"agent {agent.name!r} joined another pool")
                 agent.session = None
-            if agent.lease is not None:
-                agent.lease.cancel()
             self._give_up(agent)
 
-    def welcome(self, hello: Hello, session: Session) -> Agent:
-        """Take an agent in. Raises SessionRefused."""
-        ours = self.surroundings
-        if hello.tracker_id == ours.tracker_id and hello.epoch > ours.epoch:
+    def welcome(self, hello: Hello, session: AgentSession) -> Agent:
+        tracker_id = self.context.tracker_id
+        if hello.tracker_id == tracker_id and hello.epoch > self.context.epoch:
             message = (
                 f"agent {hello.name!r} has seen a newer start of this coordinator: this one is out of date and should be ended"
             )
             raise SessionRefused(grpc.StatusCode.FAILED_PRECONDITION, message)
-        agent = self.agents.get(hello.agent_id)
-        # Its numbers go on, and it may still be sent what it never got, unless one of the two has begun anew: the agent by a
-        # start, or by a welcome of another tracker in between, this side by its own start.
-        again = (
-            agent is not None
-            and not agent.awaited
-            and agent.incarnation == hello.incarnation
-            and hello.tracker_id in ("", ours.tracker_id)
-        )
-        if agent is None:
-            agent = self.agents[hello.agent_id] = Agent(hello.agent_id, hello.name, hello.incarnation)
+        known = self.agents.get(hello.agent_id)
+        continues = known is not None and known.continues(hello, tracker_id)
+        agent = known or Agent(hello.agent_id, hello.name, hello.incarnation)
+        self.agents[hello.agent_id] = agent
         if agent.session is not None:
             agent.session.end(grpc.StatusCode.ABORTED, f"agent {hello.name!r} opened a newer session, from {session.address}")
-        if agent.lease is not None:
-            agent.lease.cancel()
-            agent.lease = None
-        agent.awaited = agent.leaving = False
-        if not again:
-            agent.incarnation, agent.expected = hello.incarnation, max(1, hello.first_unacknowledged)
-            agent.durable = agent.expected - 1
-        agent.name, agent.resources, agent.version = hello.name, dict(hello.resources), hello.version
-        agent.session, agent.address = session, session.address
-        agent.draining = (agent.draining and again) or hello.draining
-        agent.connect_time = agent.last_seen = time.time()
-        agent.heard = time.monotonic()
-        self._reconcile(agent, hello, session, again=again)
+        agent.end_lease()
+        agent.connect(hello, session, continues=continues)
+        self._reconcile(agent, hello, session, continues=continues)
         self._offer(agent, HOST_DRAINING if agent.draining else HOST_AVAILABLE)
         if agent.draining and not hello.draining:
             session.send(CoordinatorMessage(drain=Drain()))
-        log.info("agent %s %s pool %s", agent.name, "is back in" if again else "joined", self.pool)
+        log.info("agent %s %s pool %s", agent.name, "is back in" if continues else "joined", self.pool)
         return agent
 
-    def _reconcile(self, agent: Agent, hello: Hello, session: Session, *, again: bool) -> None:
-        """Agree with an agent on what it has: end what is not its own, send again what it never got, lose what it lost."""
-        same_tracker = hello.tracker_id == self.surroundings.tracker_id
-        held = {ident_of(key) for key in hello.held} if same_tracker else set()
-        theirs = held | {ident_of(key) for key in hello.ended} if same_tracker else set()
-        ours = agent.held
-        session.send(
-            CoordinatorMessage(
-                welcome=Welcome(
-                    tracker_id=self.surroundings.tracker_id,
-                    epoch=self.surroundings.epoch,
-                    heartbeat_interval=duration(self.surroundings.heartbeat),
-                    kill_grace=duration(self.surroundings.grace),
-                    end=[key_of(ident) for ident in held - ours.keys()],
-                    next_sequence=agent.durable + 1,
-                )
-            )
+    def _reconcile(self, agent: Agent, hello: Hello, session: AgentSession, *, continues: bool) -> None:
+        """Say what an agent is to have, and tell the ends of the attempts that nobody has any more."""
+        context = self.context
+        agreement = agree(agent, hello, same_tracker=hello.tracker_id == context.tracker_id, continues=continues)
+        welcome = Welcome(
+            tracker_id=context.tracker_id,
+            epoch=context.epoch,
+            heartbeat_interval=duration(context.heartbeat),
+            kill_grace=duration(context.grace),
+            end=agreement.end,
+            next_sequence=agent.durable + 1,
         )
-        # Recalled first: what is stopped makes room for what waits.
-        recalled, stopped = (
-            [key_of(ident) for ident, asked in agent.asked.items() if asked == ask and ident in theirs]
-            for ask in ("recall", "stop")
-        )
-        self._say(session, recalled, "recall")
-        self._say(session, stopped, "stop")
-        # What it never got is sent again; that is safe in any case, an agent knows what it has. Of the rest nobody knows more.
-        never_got = []
-        for ident in sorted(ours.keys() - theirs):
-            ask = agent.asked.pop(ident, None)
-            if ours[ident] is PLACED_EARLIER:
-                self._end_here(agent, ident, LOST, "its agent came back without it")
-            elif not again:
-                self._end_here(agent, ident, LOST, "its agent was started again")
-            elif ask is not None:
-                self._end_here(agent, ident, KILLED if ask == "stop" else RETURNED)
-            else:
-                never_got.append(ident)
-        for batch in agent.again(never_got):
+        session.send(CoordinatorMessage(welcome=welcome))
+        # Recalls go first, because what is stopped makes room for what waits.
+        self._say(session, agreement.recall, "recall")
+        self._say(session, agreement.stop, "stop")
+        for key, outcome, note in agreement.ended:
+            self._tell_end(agent.agent_id, [key], outcome, *([note] if note else []))
+        for batch in agreement.send_again:
             session.send(CoordinatorMessage(assign=batch))
 
-    def said(self, agent: Agent, session: Session, message: AgentMessage) -> None:
-        """Take a message of a session."""
+    def said(self, agent: Agent, session: AgentSession, message: AgentMessage) -> None:
         if agent.session is not session:
             return
         agent.heard = time.monotonic()
@@ -285,15 +229,13 @@ class AgentExecutor(Executor):
         elif kind == "followed" and message.followed.follow_id == PROBE:
             session.answered(True)
         elif kind == "followed":
-            followed = self._follows.get(message.followed.follow_id)
-            if followed is not None and followed.session is session:
-                followed.put(message.followed)
+            self._follows.put(session, message.followed)
         elif kind == "goodbye":
             agent.leaving = True
         elif kind == "hello":
             session.end(grpc.StatusCode.INVALID_ARGUMENT, "a hello in the middle of a session")
 
-    def _updates(self, agent: Agent, session: Session, batch: UpdateBatch) -> None:
+    def _updates(self, agent: Agent, session: AgentSession, batch: UpdateBatch) -> None:
         sequence = batch.sequence
         if sequence < agent.expected:
             session.acknowledge(agent.durable)
@@ -311,43 +253,35 @@ class AgentExecutor(Executor):
             if agent.incarnation != incarnation:
                 return  # its numbers began anew
             agent.durable = max(agent.durable, sequence)
-            # An agent with work to do can wait for this word; a message for each of its own would cost more than it says.
+            # An agent with work to do can wait for this word: a message of its own would cost more than it says.
             if agent.session is not None and (not agent.held or agent.session.unacknowledged(agent.durable) >= LATE_BATCHES):
                 agent.session.acknowledge(agent.durable)
 
         self.reports.updates(agent.agent_id, updates, durable)
 
-    def lost(self, agent: Agent, session: Session) -> None:
-        """A session ended, for whatever reason."""
-        for followed in self._follows.values():
-            if followed.session is session:
-                followed.end()
+    def lost(self, agent: Agent, session: AgentSession) -> None:
+        self._follows.end(session)
         if agent.session is not session:
             return  # the agent has a newer one
         agent.session = None
         agent.last_seen = time.time()
-        # What it told may not be durable yet; then it must be known again when it comes back.
+        # An agent whose words are not durable yet must still be known when it comes back to say them again.
         if (agent.leaving or agent.draining) and not agent.held and agent.durable + 1 == agent.expected:
             self._give_up(agent)
             return
-        if self._watch is None:
-            return  # closing
+        if self._heartbeats is None:
+            return  # the pool is closed
         self._offer(agent, HOST_PAUSED)
         agent.lease = asyncio.get_running_loop().call_later(self.lease, self._give_up, agent)
         log.info("agent %s is out of reach; its %d attempts are kept for %g s", agent.name, len(agent.held), self.lease)
 
-    @property
-    def lease(self) -> float:
-        """How long an agent may be out of reach, in seconds."""
-        return self.surroundings.lease
-
     def _give_up(self, agent: Agent) -> None:
-        agent.lease = None
+        agent.end_lease()
         self.agents.pop(agent.agent_id, None)
         if self.fleeting:
-            self.surroundings.pins.drop(agent.agent_id)
+            self.context.pins.drop(agent.agent_id)
         if agent.awaited:  # it was never offered as a host
-            self._report(agent.agent_id, map(key_of, agent.held), LOST, "its agent did not come back")
+            self._tell_end(agent.agent_id, map(key_of, agent.held), LOST, "its agent did not come back")
             return
         if agent.held:
             log.warning("agent %s is gone; its %d attempts are lost", agent.name, len(agent.held))
@@ -355,51 +289,28 @@ class AgentExecutor(Executor):
             log.info("agent %s is gone", agent.name)
         self._offer(agent, HOST_GONE)
 
-    async def _watch_heartbeats(self) -> None:
-        """End sessions whose agent says nothing any more, though the connection still stands.
+    # -- telling the agent, and the driver ----------------------------------------------------------------------------
 
-        While this process itself stood still, it heard nobody: that time does not count.
-        """
-        interval = self.surroundings.heartbeat
-        now = time.monotonic()
-        while True:
-            before = now
-            await asyncio.sleep(interval)
-            now = time.monotonic()
-            stood_still = max(0.0, now - before - interval)
-            for agent in self.agents.values():
-                if agent.session is None:
-                    continue
-                agent.heard = now if agent.session.is_full else min(now, agent.heard + stood_still)
-                if agent.heard < now - MISSED_HEARTBEATS * interval:
-                    agent.session.end(grpc.StatusCode.UNAVAILABLE, "no heartbeat came")
-
-    # -- telling ------------------------------------------------------------------------------------------------------
-
-    def _ask(self, host: str, keys: Sequence[AttemptKey], ask: Ask) -> None:
+    def _request(self, host: str, keys: Sequence[AttemptKey], request: Request) -> None:
         agent = self.agents.get(host)
         if agent is not None:
-            asked = agent.ask(keys, ask)
+            found = agent.request(keys, request)
             if agent.session is not None:
-                self._say(agent.session, asked, ask)
+                self._say(agent.session, found, request)
 
-    def _say(self, session: Session, keys: Sequence[AttemptKey], ask: Ask) -> None:
+    def _say(self, session: AgentSession, keys: Sequence[AttemptKey], request: Request) -> None:
         for start in range(0, len(keys), MAX_KEYS):
             part = keys[start : start + MAX_KEYS]
-            if ask == "stop":
-                session.send(CoordinatorMessage(cancel=Cancel(keys=part, grace=duration(self.surroundings.grace))))
+            if request == "stop":
+                session.send(CoordinatorMessage(cancel=Cancel(keys=part, grace=duration(self.context.grace))))
             else:
                 session.send(CoordinatorMessage(recall=Recall(keys=part)))
 
     def _offer(self, agent: Agent, state: HostState) -> None:
         self.reports.host(Host(host=agent.agent_id, name=agent.name, state=state, resources=agent.resources, takes_ahead=True))
 
-    def _end_here(self, agent: Agent, ident: Ident, outcome: AttemptOutcome, *notes: str) -> None:
-        """Tell the end of an attempt that the agent will tell nothing of."""
-        del agent.held[ident]
-        self._report(agent.agent_id, [key_of(ident)], outcome, *notes)
-
-    def _report(self, host: str, keys: Iterable[AttemptKey], outcome: AttemptOutcome, *notes: str) -> None:
+    def _tell_end(self, host: str, keys: Iterable[AttemptKey], outcome: AttemptOutcome, *notes: str) -> None:
+        """Tell the end of attempts of which no agent will tell anything."""
         result = without_process(outcome, *notes)
         self.reports.updates(host, [AttemptUpdate(key=key, finished=result) for key in keys], forgotten)
 

@@ -1,4 +1,4 @@
-"""What is known of one agent, connected or not: who it is, what it was given and has not answered, what it was asked.
+"""What is known of one agent, connected or not: who it is, what it was given and has not answered, what was requested of it.
 
 The agent executor keeps one for each agent from its first hello until it is gone. Nothing here sends or reports: a method changes
 what is known and returns what is to be said.
@@ -7,16 +7,17 @@ what is known and returns what is to be said.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
 from daggyr.attempts.keys import Ident, ident_of
-from daggyr.v1.agents_pb2 import Heartbeat
+from daggyr.v1.agents_pb2 import Heartbeat, Hello
 from daggyr.v1.task_pb2 import Assignment, AssignmentBatch, AttemptKey, AttemptUpdate
-from daggyr_server.executors.agents.session import Session
+from daggyr_server.executors.agents.session import AgentSession
 
-Ask = Literal["stop", "recall"]
+Request = Literal["stop", "recall"]
 
 # Stands for an assignment that an earlier coordinator sent: it cannot be sent again from here.
 PLACED_EARLIER = (AssignmentBatch(), Assignment())
@@ -31,9 +32,9 @@ class Agent:
     incarnation: str
     resources: dict[str, int] = field(default_factory=dict)
     version: str = ""
-    held: dict[Ident, tuple[AssignmentBatch, Assignment]] = field(default_factory=dict)  # without a result so far
-    asked: dict[Ident, Ask] = field(default_factory=dict)  # of these, to be said again after a break
-    session: Session | None = None
+    held: dict[Ident, tuple[AssignmentBatch, Assignment]] = field(default_factory=dict)  # given, and without a result so far
+    requested: dict[Ident, Request] = field(default_factory=dict)  # of those held, what is to be said again after a break
+    session: AgentSession | None = None
     expected: int = 1  # the number of the next batch of updates
     durable: int = 0  # batches up to this one are committed
     draining: bool = False
@@ -46,8 +47,34 @@ class Agent:
     heartbeat: Heartbeat | None = None
     address: str = ""
 
+    def continues(self, hello: Hello, tracker_id: str) -> bool:
+        """Whether the agent of this hello goes on where it was: its numbers too, and it may be sent what it never got.
+
+        It does not if one of the two has begun anew: the agent by a start, or by a welcome of another tracker in between; this
+        side by its own start.
+        """
+        return not self.awaited and self.incarnation == hello.incarnation and hello.tracker_id in ("", tracker_id)
+
+    def connect(self, hello: Hello, session: AgentSession, *, continues: bool) -> None:
+        """Record that the agent is connected by `session`, with what its hello says of it."""
+        self.awaited = self.leaving = False
+        if not continues:
+            self.incarnation, self.expected = hello.incarnation, max(1, hello.first_unacknowledged)
+            self.durable = self.expected - 1
+        self.name, self.resources, self.version = hello.name, dict(hello.resources), hello.version
+        self.session, self.address = session, session.address
+        self.draining = (self.draining and continues) or hello.draining
+        self.connect_time = self.last_seen = time.time()
+        self.heard = time.monotonic()
+
+    def end_lease(self) -> None:
+        """Stop waiting for the agent to come back."""
+        if self.lease is not None:
+            self.lease.cancel()
+            self.lease = None
+
     def give(self, batch: AssignmentBatch) -> AssignmentBatch | None:
-        """Note what it is given; returns what of it is new, or None."""
+        """Record what the agent is given. Return what of it is new, or None."""
         held = self.held
         new = {}
         for assignment in batch.assignments:
@@ -61,16 +88,19 @@ class Agent:
             return None
         return AssignmentBatch(templates=batch.templates, assignments=[assignment for _, assignment in new.values()])
 
-    def ask(self, keys: Iterable[AttemptKey], ask: Ask) -> list[AttemptKey]:
-        """Note what it is asked; returns the keys that it holds. Who is to stop is not handed back any more."""
-        asked = [key for key in keys if ident_of(key) in self.held]
-        for key in asked:
-            if ask == "stop" or self.asked.get(ident_of(key)) != "stop":
-                self.asked[ident_of(key)] = ask
-        return asked
+    def request(self, keys: Iterable[AttemptKey], request: Request) -> list[AttemptKey]:
+        """Record the request and return the keys that this agent holds.
+
+        An attempt that was told to stop is no longer told to hand itself back.
+        """
+        found = [key for key in keys if ident_of(key) in self.held]
+        for key in found:
+            if request == "stop" or self.requested.get(ident_of(key)) != "stop":
+                self.requested[ident_of(key)] = request
+        return found
 
     def answered(self, updates: Iterable[AttemptUpdate]) -> list[AttemptUpdate]:
-        """The updates that are its own to tell; with a result, an attempt is held no more."""
+        """Return the updates of attempts that the agent holds. An attempt whose result is among them is held no more."""
         held = self.held
         own = []
         for update in updates:
@@ -80,11 +110,11 @@ class Agent:
                 own.append(update)
                 if update.HasField("finished"):
                     del held[ident]
-                    self.asked.pop(ident, None)
+                    self.requested.pop(ident, None)
         return own
 
     def again(self, idents: Iterable[Ident]) -> list[AssignmentBatch]:
-        """Batches to send `idents` once more, each with the templates of the batch that it was sent in."""
+        """Return batches that send `idents` once more, each with the templates of the batch in which it was sent."""
         batches: dict[int, AssignmentBatch] = {}
         for ident in idents:
             sent, assignment = self.held[ident]

@@ -30,8 +30,9 @@ from daggyr.v1.agents_pb2_grpc import add_AgentsServicer_to_server
 from daggyr.v1.task_pb2 import LOST, AttemptKey, Placement
 from daggyr_server.descriptors import as_given
 from daggyr_server.executors.agents.executor import AgentExecutor
-from daggyr_server.executors.agents.session import AgentSessions
-from daggyr_server.executors.base import ExecutorContext, ExecutorError, Reports, check_patterns
+from daggyr_server.executors.agents.servicer import AgentSessions
+from daggyr_server.executors.base import ExecutorError, Reports
+from daggyr_server.executors.context import ExecutorContext, check_patterns
 
 log = logging.getLogger(__name__)
 
@@ -62,8 +63,8 @@ class LocalExecutor(AgentExecutor):
     Settings = LocalSettings
     on_listener = False
 
-    def __init__(self, pool: str, settings: Any, reports: Reports, surroundings: ExecutorContext) -> None:
-        super().__init__(pool, settings, reports, surroundings)
+    def __init__(self, pool: str, settings: Any, reports: Reports, context: ExecutorContext) -> None:
+        super().__init__(pool, settings, reports, context)
         self._resources = {"cores": settings.workers}
         memory = total_memory()
         if memory is not None:
@@ -84,7 +85,7 @@ class LocalExecutor(AgentExecutor):
 
     def recover(self, placed: Sequence[tuple[AttemptKey, Placement]]) -> None:
         for key, placement in placed:
-            self._report(placement.host, [key], LOST, "it ran below a coordinator that has ended, and ended with it")
+            self._tell_end(placement.host, [key], LOST, "it ran below a coordinator that has ended, and ended with it")
 
     async def open(self) -> None:
         await super().open()
@@ -168,9 +169,9 @@ class LocalExecutor(AgentExecutor):
         command += ["--name", _NAME, "--pool", _NAME, "--state-dir", str(folder / "agent")]
         for name, units in self._resources.items():
             command += ["--resource", f"{name}={units}"]
-        for pattern in (*self.settings.pass_environment, *self.surroundings.pass_environment):
+        for pattern in (*self.settings.pass_environment, *self.context.pass_environment):
             command.append(f"--pass-environment={pattern}")
-        return [*command, "--lifeline", str(lifeline), "--log-level", self.surroundings.log_level]
+        return [*command, "--lifeline", str(lifeline), "--log-level", self.context.log_level]
 
     async def close(self) -> None:
         child, self._child = self._child, None

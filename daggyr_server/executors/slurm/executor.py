@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from daggyr_server.executors.base import Executor, ExecutorContext, Reports
+from daggyr_server.executors.base import Executor, Reports
+from daggyr_server.executors.context import ExecutorContext
 from daggyr_server.executors.slurm.jobs.executor import JobExecutor
 from daggyr_server.executors.slurm.pilots import PilotExecutor
 
@@ -16,7 +17,7 @@ from daggyr_server.executors.slurm.pilots import PilotExecutor
 class SlurmExecutor(JobExecutor):
     """One pool on a Slurm cluster, in job mode; making one with the settings of a pool of pilots makes a PilotExecutor."""
 
-    def __new__(cls, pool: str, settings: Any, reports: Reports, surroundings: ExecutorContext) -> Executor:  # type: ignore[misc]
+    def __new__(cls, pool: str, settings: Any, reports: Reports, context: ExecutorContext) -> Executor:  # type: ignore[misc]
         if settings.mode == "pilot":
-            return PilotExecutor(pool, settings, reports, surroundings)
+            return PilotExecutor(pool, settings, reports, context)
         return super().__new__(cls)

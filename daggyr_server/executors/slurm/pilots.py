@@ -28,7 +28,8 @@ from daggyr.backoff import Backoff
 from daggyr.channel import AddressError, check_address, is_loopback
 from daggyr.whole_file import write_whole
 from daggyr_server.executors.agents.executor import AgentExecutor
-from daggyr_server.executors.base import ExecutorContext, PoolAccess, Reports, SettingsError
+from daggyr_server.executors.base import Reports, SettingsError
+from daggyr_server.executors.context import ExecutorContext, PoolAccess
 from daggyr_server.executors.slurm.client import ENDED_STATES, Job, SlurmError, needs_of
 from daggyr_server.executors.slurm.pool import SlurmPool
 
@@ -53,8 +54,8 @@ class PilotExecutor(SlurmPool, AgentExecutor):
         "VIRTUAL_ENV",
     )
 
-    def __init__(self, pool: str, settings: Any, reports: Reports, surroundings: ExecutorContext) -> None:
-        super().__init__(pool, settings, reports, surroundings)
+    def __init__(self, pool: str, settings: Any, reports: Reports, context: ExecutorContext) -> None:
+        super().__init__(pool, settings, reports, context)
         self._resources = {"cores": 1, **self.settings.pilot_resources}
         try:
             self._needs = needs_of(self._resources, 0, self.settings)
@@ -97,13 +98,13 @@ class PilotExecutor(SlurmPool, AgentExecutor):
     # -- as many as there is work for ---------------------------------------------------------------------------------
 
     async def _scale(self) -> None:
-        door = await self.surroundings.door.opened()
-        address = self._address(door.address)
-        token = await self._tell_pilots(address, door)
+        access = await self.context.access.opened()
+        address = self._address(access.address)
+        token = await self._tell_pilots(address, access)
         pilots = True  # there may be some of an earlier coordinator
         while True:
-            if door.token != token:  # it was replaced meanwhile; pilots read the file for each session
-                token = await self._tell_pilots(address, door)
+            if access.token != token:  # it was replaced meanwhile; pilots read the file for each session
+                token = await self._tell_pilots(address, access)
             pause = self.settings.poll_interval
             if pilots or self._ready or self.agents:
                 try:
@@ -118,13 +119,13 @@ class PilotExecutor(SlurmPool, AgentExecutor):
                 self._wake.clear()
                 await self._wake.wait()
 
-    async def _tell_pilots(self, address: str, door: PoolAccess) -> str | None:
+    async def _tell_pilots(self, address: str, access: PoolAccess) -> str | None:
         """Write down for pilots where this coordinator is, however long that takes. Returns the token that they find."""
         backoff = Backoff(1.0, LONGEST_PAUSE)
         while True:
-            token = door.token
+            token = access.token
             try:
-                await asyncio.to_thread(self._write_files, address, token, door)
+                await asyncio.to_thread(self._write_files, address, token, access)
                 return token
             except OSError as error:
                 log.error("pool %s: cannot write into %s: %s", self.pool, self.settings.directory, error.strerror)
@@ -191,10 +192,10 @@ class PilotExecutor(SlurmPool, AgentExecutor):
             f"set -- {shlex.join(command)}\n{_program()}"
         )
 
-    def _write_files(self, address: str, token: str | None, door: PoolAccess) -> None:
+    def _write_files(self, address: str, token: str | None, access: PoolAccess) -> None:
         files = self._files
         files.mkdir(mode=0o700, exist_ok=True)
-        lines = {"coordinator": address, "pool": self.joined_as, "log_level": self.surroundings.log_level}
+        lines = {"coordinator": address, "pool": self.joined_as, "log_level": self.context.log_level}
         if token is not None:
             lines["token_file"] = str(files / "token")
             write_whole(files / "token", f"{token}\n".encode())
@@ -204,8 +205,8 @@ class PilotExecutor(SlurmPool, AgentExecutor):
         # What the job was given and no more; without `memory_mb` among it, no task that names memory comes here.
         resources = {"memory_mb": 0, **self._resources}
         text = "".join(f"{name} = {_toml(value)}\n" for name, value in lines.items())
-        text += "tls = true\n" if door.tls else ""
-        text += "insecure = true\n" if door.insecure else ""
+        text += "tls = true\n" if access.tls else ""
+        text += "insecure = true\n" if access.insecure else ""
         text += f"pass_environment = [{', '.join(map(_toml, (*self.pass_environment, *_GIVEN_BY_SLURM)))}]\n"
         text += "[resource]\n" + "".join(f"{_toml(name)} = {units}\n" for name, units in resources.items())
         write_whole(files / "agent.toml", text.encode())

@@ -13,7 +13,8 @@ from typing import Any, ClassVar
 import msgspec
 
 from daggyr.environment import passes
-from daggyr_server.executors.base import Executor, ExecutorContext, ExecutorError, Reports
+from daggyr_server.executors.base import Executor, ExecutorError, Reports
+from daggyr_server.executors.context import ExecutorContext
 from daggyr_server.executors.slurm.client import SlurmClient
 from daggyr_server.executors.slurm.commands import SlurmCommands, without_inputs
 from daggyr_server.executors.slurm.rest import SlurmRest
@@ -29,21 +30,21 @@ class SlurmPool(Executor):
     settings: SlurmSettings
     client: SlurmClient
 
-    def __init__(self, pool: str, settings: Any, reports: Reports, surroundings: ExecutorContext) -> None:
-        super().__init__(pool, settings, reports, surroundings)
+    def __init__(self, pool: str, settings: Any, reports: Reports, context: ExecutorContext) -> None:
+        super().__init__(pool, settings, reports, context)
         # What tells this pool's jobs, and files, from those of others on the same cluster.
-        self.mark = hashlib.sha256(f"{surroundings.tracker_id}\0{pool}".encode()).hexdigest()[:12]
+        self.mark = hashlib.sha256(f"{context.tracker_id}\0{pool}".encode()).hexdigest()[:12]
         self.prefix = f"daggyr-{self.mark}-"  # of the names of its jobs
         # Now: what a coordinator was started with is what its tasks get.
         self._environment = dict(os.environ)
-        self.pass_environment = (*settings.pass_environment, *surroundings.pass_environment)
+        self.pass_environment = (*settings.pass_environment, *context.pass_environment)
         also = (*self.pass_environment, *self.jobs_need)
         self.job_environment = without_inputs({name: value for name, value in self._environment.items() if passes(name, also)})
 
     @property
     def tracker_folder(self) -> Path:
         """Where this tracker's files lie in the pool's directory."""
-        return self.settings.directory / self.surroundings.tracker_id
+        return self.settings.directory / self.context.tracker_id
 
     async def open(self) -> None:
         """Raises ExecutorError if this host has no way to Slurm, or the directory cannot be used."""

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from daggyr.environment import pattern_fault
+from daggyr_server.executors.context import pattern_faults
 
 Seconds = Annotated[float, Meta(ge=0.05, le=86_400)]
 
@@ -91,7 +91,7 @@ class SlurmSettings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     job: dict[str, Any] = {}  # further properties of a job, in the API's words
 
     def __post_init__(self) -> None:
-        faults = [f"`pass_environment`: {fault}" for fault in map(pattern_fault, self.pass_environment) if fault is not None]
+        faults = pattern_faults(self.pass_environment)
         if _UNFIT_FOR_PATHS.search(str(self.directory)):
             faults.append("`directory` has a %, a backslash or a control character, which Slurm would not take as it is")
         if self.time_limit is not None and minutes(self.time_limit) is None:

@@ -16,7 +16,8 @@ import msgspec
 from daggyr.attempts.keys import ident_of
 from daggyr.attempts.outcome import without_process
 from daggyr.v1.task_pb2 import LOST, AssignmentBatch, AttemptKey, AttemptUpdate, OutputChunk, Placement
-from daggyr_server.executors.base import Executor, ExecutorContext, ExecutorError, Reports, forgotten
+from daggyr_server.executors.base import Executor, ExecutorError, Reports, forgotten
+from daggyr_server.executors.context import ExecutorContext
 from daggyr_server.executors.ssh.connection import check_files
 from daggyr_server.executors.ssh.settings import SshSettings
 from daggyr_server.executors.ssh.target import Target
@@ -31,9 +32,9 @@ class SshExecutor(Executor):
     Settings: ClassVar[type[msgspec.Struct]] = SshSettings
     sized_by: ClassVar[str] = "targets.resources"
 
-    def __init__(self, pool: str, settings: Any, reports: Reports, surroundings: ExecutorContext) -> None:
-        super().__init__(pool, settings, reports, surroundings)
-        self._targets = {target.known_as: Target(target, settings, pool, reports, surroundings) for target in settings.targets}
+    def __init__(self, pool: str, settings: Any, reports: Reports, context: ExecutorContext) -> None:
+        super().__init__(pool, settings, reports, context)
+        self._targets = {target.known_as: Target(target, settings, pool, reports, context) for target in settings.targets}
 
     async def open(self) -> None:
         fault = await asyncio.to_thread(check_files, self.settings)

@@ -94,7 +94,7 @@ class Session:
     @asynccontextmanager
     async def opened(cls, target: Target) -> AsyncIterator[Session]:
         """Connect and start the shells; they end with the connection. Raises TargetFault."""
-        ours, settings = target.surroundings, target.settings
+        ours, settings = target.context, target.settings
         connection = await connect(target.target, settings, ours.heartbeat)
         try:
             hello = [str(ours.epoch), secrets.token_hex(8), _without_home(settings.directory), target.folder]
@@ -170,7 +170,7 @@ class Session:
                 await self._starting.send(script.encode())
             stops, self._stops = self._stops, []
             for names in _batches([attempt.name for attempt in stops]):
-                await self._starting.send(call("dg_stop", f"{self._target.surroundings.grace / NAPS:g}", *names).encode())
+                await self._starting.send(call("dg_stop", f"{self._target.context.grace / NAPS:g}", *names).encode())
 
     def _folders(self, batch: Sequence[Attempt]) -> str:
         """The call that makes folders for these and for those that come next: one program is started for many."""
@@ -187,7 +187,7 @@ class Session:
         size = 0
         while len(batch) < _STARTS_A_SCRIPT and size < _MAX_SCRIPT and (attempt := self._target.attempts.next()):
             assert attempt.spec is not None
-            grace = self._target.surroundings.grace
+            grace = self._target.context.grace
             try:
                 script = start_script(attempt.name, attempt.ident, attempt.task_id, attempt.spec, grace)
             except NotStartable as error:

@@ -35,7 +35,8 @@ from daggyr.v1.task_pb2 import (
     HostState,
     OutputChunk,
 )
-from daggyr_server.executors.base import ExecutorContext, Reports, forgotten
+from daggyr_server.executors.base import Reports, forgotten
+from daggyr_server.executors.context import ExecutorContext
 from daggyr_server.executors.ssh.attempts import Attempt, Attempts, Phase
 from daggyr_server.executors.ssh.connection import TargetFault
 from daggyr_server.executors.ssh.session import Session
@@ -60,13 +61,13 @@ class Target:
     """Life: `open`, then any calls in any order, `close`."""
 
     def __init__(
-        self, target: TargetSettings, settings: SshSettings, pool: str, reports: Reports, surroundings: ExecutorContext
+        self, target: TargetSettings, settings: SshSettings, pool: str, reports: Reports, context: ExecutorContext
     ) -> None:
         self.target = target
         self.settings = settings
-        self.surroundings = surroundings
+        self.context = context
         self.name = target.known_as
-        self.folder = folder_of(pool, self.name, surroundings.tracker_id)
+        self.folder = folder_of(pool, self.name, context.tracker_id)
         self.attempts = Attempts()
         self.told: set[Ident] = set()  # with a result that is not durable yet
         self.droppable: list[str] = []  # folders whose results are durable

@@ -31,16 +31,14 @@ from daggyr_server.core.records import (
     TasksMoved,
 )
 from daggyr_server.core.states import State
+from daggyr_server.core.stored import Growth, RunRow, StoredRun
 from daggyr_server.trackers.base import (
     MAX_ATTEMPTS,
     MAX_ROWS_BYTES,
-    Growth,
     Opened,
     Piece,
-    RunRow,
     StateChange,
     StoredAttempt,
-    StoredRun,
     Tracker,
     TrackerError,
 )

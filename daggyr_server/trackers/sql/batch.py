@@ -31,7 +31,7 @@ from daggyr_server.core.records import (
 )
 from daggyr_server.core.states import State
 from daggyr_server.trackers.pieces import DOCUMENT_PIECE_BYTES, MAX_OFFSET, MAX_PIECE_BYTES, cut
-from daggyr_server.trackers.sql.stored_rows import COMMANDS
+from daggyr_server.trackers.sql.rows import COMMANDS
 from daggyr_server.trackers.task_rows import pack
 
 MAX_LIST = 65_536  # numbers in one packed column

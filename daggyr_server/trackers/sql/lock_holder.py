@@ -1,4 +1,7 @@
-"""Who holds a durable tracker: the coordinator that it names when it refuses a second one. Stored in the database."""
+"""Which coordinator holds a durable tracker. Each stores this about itself in the database; one that is refused is told it.
+
+Nothing here takes a lock: how that is done is the matter of each database.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-WAIT = 10.0  # seconds that a coordinator waits for another one to let go: one that is being replaced is about to
+from daggyr_server.trackers.base import TrackerError
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,3 +29,8 @@ class LockHolder:
     def __str__(self) -> str:
         since = datetime.fromtimestamp(self.since, UTC)
         return f"process {self.pid} on host {self.host}, since {since:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def in_use(where: object, holder: object, another: str) -> TrackerError:
+    """The error that refuses a second coordinator; `another` is what to name instead, a file or a database."""
+    return TrackerError(f"another coordinator uses the tracker {where}: {holder}; stop it, or name another {another}")

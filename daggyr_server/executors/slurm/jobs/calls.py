@@ -17,7 +17,7 @@ from daggyr.attempts.outcome import without_process
 from daggyr.backoff import Backoff
 from daggyr.v1.task_pb2 import HOST_AVAILABLE, HOST_PAUSED, LOST
 from daggyr_server.executors.slurm.client import ALL_OTHERS, ENDED_STATES, JobStatus, SlurmError, SlurmUnavailable
-from daggyr_server.executors.slurm.jobs.in_flight import LONGEST_PAUSE, Flight, Flights
+from daggyr_server.executors.slurm.jobs.known_jobs import LONGEST_PAUSE, KnownJobs, Submission
 from daggyr_server.executors.slurm.jobs.outcomes import GONE
 
 log = logging.getLogger(__name__)
@@ -28,9 +28,9 @@ STOP_PATIENCE = 3.0  # seconds beyond the grace period before a stop is asked fo
 class SlurmCalls:
     """To be run once."""
 
-    def __init__(self, flights: Flights) -> None:
-        self.flights = flights
-        self.pool = flights.pool
+    def __init__(self, known: KnownJobs) -> None:
+        self.known = known
+        self.pool = known.pool
         self._next_query = 0.0  # monotonic
         self._answers = True  # Slurm, as far as is known
         self._backoff = Backoff(self.pool.settings.poll_interval, LONGEST_PAUSE)
@@ -39,45 +39,45 @@ class SlurmCalls:
         while True:
             try:
                 await self._end_jobs()
-                awaited = self.flights.flying or self.flights.away or time.monotonic() < self.flights.strays_until
+                awaited = self.known.submissions or self.known.away or time.monotonic() < self.known.strays_until
                 # Until it is known what an earlier coordinator has submitted, its jobs would seem to be nobody's.
-                if awaited and self.flights.placed is None and time.monotonic() >= self._next_query:
+                if awaited and self.known.placed is None and time.monotonic() >= self._next_query:
                     await self._query()
             except OSError as error:
                 log.error("pool %s: its directory cannot be used for now: %s", self.pool.pool, error)
-            await self.flights.rest(self.flights.talk_wake)
+            await self.known.rest(self.known.calls_wake)
 
     async def _end_jobs(self) -> None:
         """Have those ended that are to stop, and those that were taken back."""
-        cancel, self.flights.to_cancel = self.flights.to_cancel, []
+        cancel, self.known.to_cancel = self.known.to_cancel, []
         now = time.monotonic()
         terminate = [
             each
-            for each in self.flights.attempts.values()
-            if each.ask == "stop" and each.runs and each.reported is None and now >= each.asked_at and each.flight
+            for each in self.known.attempts.values()
+            if each.requested == "stop" and each.runs and each.reported is None and now >= each.ask_again_at and each.submission
         ]
-        terminate = [each for each in terminate if each.flight and each.flight.submission.manifest.job_id]
+        terminate = [each for each in terminate if each.submission and each.submission.folder.manifest.job_id]
         if not (terminate or cancel):
             return
         # A signal may have come before the script could take it; and what does not end by it is ended by Slurm.
         first = [each for each in terminate if each.asked_slurm < 2]
-        cancel += [each.flight.task(each.index) for each in terminate if each.asked_slurm >= 2 and each.flight]
-        pause = self.flights.look_seconds
+        cancel += [each.submission.task(each.index) for each in terminate if each.asked_slurm >= 2 and each.submission]
+        pause = self.known.look_seconds
         try:
             if first:
-                await self.pool.client.terminate([each.flight.task(each.index) for each in first if each.flight])
+                await self.pool.client.terminate([each.submission.task(each.index) for each in first if each.submission])
             if cancel:
                 await self.pool.client.cancel(cancel)
-            pause = self.pool.surroundings.grace + STOP_PATIENCE
+            pause = self.pool.context.grace + STOP_PATIENCE
             for attempt in terminate:
                 attempt.asked_slurm += 1
         except SlurmError as error:
             log.warning("pool %s: jobs cannot be ended for now: %s", self.pool.pool, error)
             if isinstance(error, SlurmUnavailable):
-                self.flights.offer(HOST_PAUSED)
+                self.known.offer(HOST_PAUSED)
             pause = self.pool.settings.poll_interval
         for attempt in terminate:
-            attempt.asked_at = time.monotonic() + pause
+            attempt.ask_again_at = time.monotonic() + pause
 
     async def _query(self) -> None:
         asked_at = time.monotonic()
@@ -88,44 +88,44 @@ class SlurmCalls:
             if self._answers:
                 log.warning("pool %s: Slurm does not answer, its jobs go on meanwhile: %s", self.pool.pool, error)
             self._answers = False
-            self.flights.offer(HOST_PAUSED)
+            self.known.offer(HOST_PAUSED)
             return
         self._answers = True
         self._backoff.reset()
         self._next_query = time.monotonic() + self.pool.settings.poll_interval
-        if self.flights.limits is not None:
-            self.flights.offer(HOST_AVAILABLE)
+        if self.known.limits is not None:
+            self.known.offer(HOST_AVAILABLE)
         found = {(status.name, status.index): status for status in statuses}
-        states = {flight.submission.name: flight for flight in self.flights.flying.values()}
-        for name, flight in states.items():
-            if flight.made is None or flight.made >= asked_at:
+        states = {submission.name: submission for submission in self.known.submissions.values()}
+        for name, submission in states.items():
+            if submission.made is None or submission.made >= asked_at:
                 continue  # it was submitted while Slurm was being asked
             own = [status for status in statuses if status.name == name]
-            if not flight.submission.manifest.job_id and not await self._find(flight, own):
+            if not submission.folder.manifest.job_id and not await self._find(submission, own):
                 continue
             if any(status.held and status.state == "PENDING" for status in own):
-                await self.flights.release(flight)
-            for index, attempt in flight.attempts.items():
+                await self.known.release(submission)
+            for index, attempt in submission.attempts.items():
                 status = found.get((name, index)) or found.get((name, ALL_OTHERS))
                 attempt.state = status.state if status is not None else GONE
                 over = attempt.state == GONE or attempt.state in ENDED_STATES
                 attempt.over_since = (attempt.over_since or asked_at) if over else None
-        self.flights.watch_wake.set()
+        self.known.watch_wake.set()
         await self._cancel_strays(statuses)
 
-    async def _find(self, flight: Flight, own: list[JobStatus]) -> bool:
+    async def _find(self, submission: Submission, own: list[JobStatus]) -> bool:
         """An earlier coordinator did not come to note the id of this submission's job. Returns whether there is one now."""
-        submission = flight.submission
+        folder = submission.folder
         if own:
-            await asyncio.to_thread(submission.submitted, own[0].job_id)
+            await asyncio.to_thread(folder.submitted, own[0].job_id)
             return True
-        if await asyncio.to_thread(submission.void):
-            del self.flights.flying[submission.name]
-            self.flights.in_slurm -= len(flight.attempts)
-            for attempt in flight.attempts.values():
-                self.flights.tell(attempt, without_process(LOST, "its job was not in Slurm when the coordinator came back"))
+        if await asyncio.to_thread(folder.void):
+            del self.known.submissions[folder.name]
+            self.known.in_slurm -= len(submission.attempts)
+            for attempt in submission.attempts.values():
+                self.known.tell(attempt, without_process(LOST, "its job was not in Slurm when the coordinator came back"))
         else:
-            for attempt in flight.attempts.values():
+            for attempt in submission.attempts.values():
                 attempt.state, attempt.over_since = GONE, attempt.over_since or time.monotonic()
         return False
 
@@ -133,15 +133,15 @@ class SlurmCalls:
         """End jobs of ours that nobody waits for: submitted late, of attempts that were taken back, or of no run any more."""
         strays: Counter[str] = Counter()
         for status in statuses:
-            flight = self.flights.flying.get(status.name)
+            submission = self.known.submissions.get(status.name)
             if status.state in ENDED_STATES or status.state == "COMPLETING":
                 continue
-            if flight is not None:
-                wanted = flight.made is None or status.index in flight.attempts or status.index == ALL_OTHERS
+            if submission is not None:
+                wanted = submission.made is None or status.index in submission.attempts or status.index == ALL_OTHERS
                 wanted = wanted or status.state != "PENDING"
-                task = flight.task(status.index)
+                task = submission.task(status.index)
             else:
-                wanted = status.name in self.flights.finished and status.state != "PENDING"
+                wanted = status.name in self.known.finished and status.state != "PENDING"
                 task = status.job_id
             if not wanted:
                 strays[task] += 1

@@ -1,9 +1,9 @@
 """Slurm in job mode: attempts are tasks of job arrays, submitted when the driver gives them and followed until they are told.
 
-Calls only note what is wanted, in `Flights`; three asyncio tasks work on that. The **submitter** takes waiting attempts of equal
-needs together and submits them. The **watch** looks into the submissions' folders, where jobs write when they start and how
-they end, and tells it. The **talk** asks Slurm about all jobs with one query, and has those ended that are to stop. An attempt's
-end is taken from its own result where that says enough, and from Slurm otherwise (`outcomes.py`).
+Calls of the driver only record what is wanted, in `KnownJobs`; three asyncio tasks work on that. The **submitter** takes waiting
+attempts of equal needs together and submits them. The **watch** looks into the submissions' folders, where jobs write when
+they start and how they end, and tells it. `SlurmCalls` asks Slurm about all jobs with one query, and has those ended that are
+to stop. An attempt's end is taken from its own result where that says enough, and from Slurm otherwise (`outcomes.py`).
 
 The pool is one host: Slurm decides where a job goes, and how many it takes is a matter of `max_jobs` and `resources`.
 """
@@ -31,10 +31,11 @@ from daggyr.v1.task_pb2 import (
     OutputStream,
     Placement,
 )
-from daggyr_server.executors.base import ExecutorContext, Reports, forgotten
+from daggyr_server.executors.base import Reports, forgotten
+from daggyr_server.executors.context import ExecutorContext
 from daggyr_server.executors.slurm.client import needs_of
 from daggyr_server.executors.slurm.jobs.calls import SlurmCalls
-from daggyr_server.executors.slurm.jobs.in_flight import Ask, Attempt, Flight, Flights
+from daggyr_server.executors.slurm.jobs.known_jobs import JobAttempt, KnownJobs, Request, Submission
 from daggyr_server.executors.slurm.jobs.output import written_by
 from daggyr_server.executors.slurm.jobs.script import check_task
 from daggyr_server.executors.slurm.jobs.submitter import Submitter
@@ -47,18 +48,18 @@ MAX_PIECES = 4  # of a followed output, read at once
 class JobExecutor(SlurmPool):
     """One pool of Slurm jobs."""
 
-    def __init__(self, pool: str, settings: Any, reports: Reports, surroundings: ExecutorContext) -> None:
-        super().__init__(pool, settings, reports, surroundings)
-        self._flights = Flights(self)
-        self._watch = Watch(self._flights)
+    def __init__(self, pool: str, settings: Any, reports: Reports, context: ExecutorContext) -> None:
+        super().__init__(pool, settings, reports, context)
+        self._known = KnownJobs(self)
+        self._watch = Watch(self._known)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def open(self) -> None:
         await super().open()
         self._tasks = [
-            asyncio.create_task(Submitter(self._flights).run(), name=f"submitter of {self.pool}"),
+            asyncio.create_task(Submitter(self._known).run(), name=f"submitter of {self.pool}"),
             asyncio.create_task(self._watch.run(), name=f"watch of {self.pool}"),
-            asyncio.create_task(SlurmCalls(self._flights).run(), name=f"talk of {self.pool}"),
+            asyncio.create_task(SlurmCalls(self._known).run(), name=f"calls to Slurm of {self.pool}"),
         ]
 
     async def close(self) -> None:
@@ -75,60 +76,60 @@ class JobExecutor(SlurmPool):
         for assignment in batch.assignments:
             key = assignment.key
             ident = ident_of(key)
-            if ident in self._flights.attempts:
+            if ident in self._known.attempts:
                 continue
             try:
                 spec = fillings[assignment.template].spec(assignment.values)
                 check_task(assignment, spec)
                 timeout = seconds_of(spec.timeout)
-                longest = timeout + self.surroundings.grace if timeout else 0
+                longest = timeout + self.context.grace if timeout else 0
                 alike = (needs_of(spec.resources, longest, self.settings), timeout, spec.whole_stdout_bytes)
             except ValueError as error:
                 rejected.append(AttemptUpdate(key=key, finished=without_process(REJECTED, str(error))))
                 continue
-            self._flights.attempts[ident] = self._flights.waiting[ident] = Attempt(ident, alike, assignment, spec)
+            self._known.attempts[ident] = self._known.waiting[ident] = JobAttempt(ident, alike, assignment, spec)
         if rejected:
             asyncio.get_running_loop().call_soon(self.reports.updates, self.pool, rejected, forgotten)
-        self._flights.submit_wake.set()
+        self._known.submit_wake.set()
 
     def stop(self, host: str, keys: Sequence[AttemptKey]) -> None:
-        self._ask(keys, "stop")
+        self._request(keys, "stop")
 
     def recall(self, host: str, keys: Sequence[AttemptKey]) -> None:
-        self._ask(keys, "recall")
+        self._request(keys, "recall")
 
-    def _ask(self, keys: Sequence[AttemptKey], ask: Ask) -> None:
+    def _request(self, keys: Sequence[AttemptKey], request: Request) -> None:
         for key in keys:
-            attempt = self._flights.attempts.get(ident_of(key))
-            if attempt is not None and attempt.ask != "stop":
-                attempt.ask = ask
-                self._flights.watch_wake.set()
+            attempt = self._known.attempts.get(ident_of(key))
+            if attempt is not None and attempt.requested != "stop":
+                attempt.requested = request
+                self._known.watch_wake.set()
 
     def recover(self, placed: Sequence[tuple[AttemptKey, Placement]]) -> None:
-        self._flights.placed = []
+        self._known.placed = []
         for key, _ in placed:
-            attempt = Attempt(ident_of(key))
-            self._flights.attempts[attempt.ident] = attempt
-            self._flights.placed.append(attempt)
-        self._flights.watch_wake.set()
+            attempt = JobAttempt(ident_of(key))
+            self._known.attempts[attempt.ident] = attempt
+            self._known.placed.append(attempt)
+        self._known.watch_wake.set()
 
     async def follow(self, host: str, key: AttemptKey, stream: int, offset: int) -> AsyncIterator[OutputChunk]:
         ident = ident_of(key)
         name: OutputStream = STDOUT if stream == STDOUT else STDERR
         while True:
-            attempt = self._flights.attempts.get(ident)
+            attempt = self._known.attempts.get(ident)
             if attempt is None:
                 return
-            if attempt.flight is not None and attempt.flight.made is not None:
+            if attempt.submission is not None and attempt.submission.made is not None:
                 try:
-                    for found, data in await asyncio.to_thread(_read, attempt.flight, attempt.index, name, offset):
+                    for found, data in await asyncio.to_thread(_read, attempt.submission, attempt.index, name, offset):
                         yield OutputChunk(stream=name, offset=found, data=data)
                         offset = found + len(data)
                 except OSError:
                     return
-            await asyncio.sleep(self._flights.look_seconds)
+            await asyncio.sleep(self._known.look_seconds)
 
 
-def _read(flight: Flight, index: int, stream: OutputStream, offset: int) -> list[tuple[int, bytes]]:
+def _read(submission: Submission, index: int, stream: OutputStream, offset: int) -> list[tuple[int, bytes]]:
     """What can be read of a stream from `offset` on; of a long one, the next pieces of it."""
-    return list(itertools.islice(written_by(flight.submission, index, stream).chunks(offset), MAX_PIECES))
+    return list(itertools.islice(written_by(submission.folder, index, stream).chunks(offset), MAX_PIECES))

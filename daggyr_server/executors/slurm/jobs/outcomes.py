@@ -6,7 +6,7 @@ The watch of job mode calls this once an attempt is over. Nothing here decides a
 from __future__ import annotations
 
 from daggyr.attempts.outcome import Cause, Scheduler, Seen, signal_in
-from daggyr_server.executors.slurm.jobs.submission import Reported
+from daggyr_server.executors.slurm.jobs.submission_folder import Reported
 
 GONE = "GONE"  # beside Slurm's own states: it knows no such job, any more or at all
 

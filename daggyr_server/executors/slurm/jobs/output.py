@@ -11,7 +11,7 @@ from pathlib import Path
 
 from daggyr.attempts.kept import Extent, kept_of
 from daggyr.v1.task_pb2 import STDOUT, OutputStream, OutputSummary
-from daggyr_server.executors.slurm.jobs.submission import Submission
+from daggyr_server.executors.slurm.jobs.submission_folder import SubmissionFolder
 
 
 class Written:
@@ -41,11 +41,11 @@ class Written:
         return self._extent.summary_up_to(self._offset)
 
 
-def written_by(submission: Submission, index: int, stream: OutputStream) -> Written:
-    """What a task of a submission has written to a stream so far."""
+def written_by(folder: SubmissionFolder, index: int, stream: OutputStream) -> Written:
+    """What a task of a folder has written to a stream so far."""
     if stream == STDOUT:
-        return written(submission.output(index, "out"), submission.manifest.whole_stdout_bytes)
-    return written(submission.output(index, "err"))
+        return written(folder.output(index, "out"), folder.manifest.whole_stdout_bytes)
+    return written(folder.output(index, "err"))
 
 
 def written(path: Path, whole_bytes: int = 0) -> Written:

@@ -27,10 +27,10 @@ from daggyr.v1.task_pb2 import (
 )
 from daggyr_server.executors.base import forgotten
 from daggyr_server.executors.slurm.client import ENDED_STATES
-from daggyr_server.executors.slurm.jobs.in_flight import STRAY_SECONDS, Attempt, Flight, Flights
+from daggyr_server.executors.slurm.jobs.known_jobs import STRAY_SECONDS, JobAttempt, KnownJobs, Submission
 from daggyr_server.executors.slurm.jobs.outcomes import GONE, is_settled, seen_of
 from daggyr_server.executors.slurm.jobs.output import written_by
-from daggyr_server.executors.slurm.jobs.submission import Reported, kept_submissions, remove_void
+from daggyr_server.executors.slurm.jobs.submission_folder import Reported, kept_submissions, remove_void
 
 log = logging.getLogger(__name__)
 
@@ -38,73 +38,73 @@ log = logging.getLogger(__name__)
 class Watch:
     """To be run once."""
 
-    def __init__(self, flights: Flights) -> None:
-        self.flights = flights
-        self.pool = flights.pool
+    def __init__(self, known: KnownJobs) -> None:
+        self.known = known
+        self.pool = known.pool
 
     async def run(self) -> None:
         while True:
             try:
-                if self.flights.placed is not None:
+                if self.known.placed is not None:
                     await self._adopt()
                 await self._heed()
                 await self._look()
                 await self.clean()
             except OSError as error:
                 log.error("pool %s: its directory cannot be used for now: %s", self.pool.pool, error)
-            await self.flights.rest(self.flights.watch_wake)
+            await self.known.rest(self.known.watch_wake)
 
     async def _adopt(self) -> None:
         """Find what an earlier coordinator had submitted."""
-        placed = {attempt.ident: attempt for attempt in self.flights.placed or ()}
+        placed = {attempt.ident: attempt for attempt in self.known.placed or ()}
         kept = await asyncio.to_thread(lambda: list(kept_submissions(self.pool.tracker_folder, self.pool.prefix)))
-        self.flights.strays_until = time.monotonic() + STRAY_SECONDS
-        for submission in kept:
-            flight = Flight(submission, made=time.monotonic())
-            for index, ident in enumerate(submission.manifest.keys):
+        self.known.strays_until = time.monotonic() + STRAY_SECONDS
+        for folder in kept:
+            submission = Submission(folder, made=time.monotonic())
+            for index, ident in enumerate(folder.manifest.keys):
                 attempt = placed.pop(tuple(ident), None)  # type: ignore[arg-type]
                 if attempt is not None:
-                    attempt.flight, attempt.index = flight, index
-                    flight.attempts[index] = attempt
-            if flight.attempts:
-                self.flights.flying[submission.name] = flight
-                self.flights.in_slurm += len(flight.attempts)
+                    attempt.submission, attempt.index = submission, index
+                    submission.attempts[index] = attempt
+            if submission.attempts:
+                self.known.submissions[folder.name] = submission
+                self.known.in_slurm += len(submission.attempts)
             else:
-                await asyncio.to_thread(submission.remove)
+                await asyncio.to_thread(folder.remove)
         for attempt in placed.values():
-            self.flights.tell(attempt, without_process(LOST, "it was not submitted to Slurm before the coordinator ended"))
-        self.flights.placed = None  # from now on, jobs of no flight are nobody's
-        self.flights.talk_wake.set()
+            self.known.tell(attempt, without_process(LOST, "it was not submitted to Slurm before the coordinator ended"))
+        self.known.placed = None  # from now on, jobs of no submission are nobody's
+        self.known.calls_wake.set()
 
     async def _heed(self) -> None:
-        """Take back what was asked for and has not started; what is to stop and has is the talk's."""
-        for attempt in [each for each in self.flights.attempts.values() if each.ask is not None]:
-            outcome = KILLED if attempt.ask == "stop" else RETURNED
-            flight = attempt.flight
-            if attempt.ident in self.flights.waiting:
-                del self.flights.waiting[attempt.ident]
-                self.flights.tell(attempt, without_process(outcome))
+        """Take back what was asked for and has not started; what is to stop and has is for `SlurmCalls`."""
+        for attempt in [each for each in self.known.attempts.values() if each.requested is not None]:
+            outcome = KILLED if attempt.requested == "stop" else RETURNED
+            submission = attempt.submission
+            if attempt.ident in self.known.waiting:
+                del self.known.waiting[attempt.ident]
+                self.known.tell(attempt, without_process(outcome))
                 continue
-            if flight is None or flight.made is None:
+            if submission is None or submission.made is None:
                 continue  # being submitted, or looked for
             if not attempt.runs:
-                attempt.runs = not await asyncio.to_thread(flight.submission.claim, attempt.index)
+                attempt.runs = not await asyncio.to_thread(submission.folder.claim, attempt.index)
                 if not attempt.runs:
-                    if flight.submission.manifest.job_id:
-                        self.flights.to_cancel.append(flight.task(attempt.index))
-                        self.flights.talk_wake.set()
-                    self.flights.end(flight, attempt, without_process(outcome))
+                    if submission.folder.manifest.job_id:
+                        self.known.to_cancel.append(submission.task(attempt.index))
+                        self.known.calls_wake.set()
+                    self.known.end(submission, attempt, without_process(outcome))
                     continue
-            if attempt.ask == "recall":
-                attempt.ask = None
+            if attempt.requested == "recall":
+                attempt.requested = None
             else:
-                self.flights.talk_wake.set()
+                self.known.calls_wake.set()
 
     async def _look(self) -> None:
         """See what jobs have told in their folders."""
-        flights = [flight for flight in self.flights.flying.values() if flight.made is not None and flight.attempts]
-        for flight, (starts, begun, results) in zip(flights, await asyncio.to_thread(_look_into, flights), strict=True):
-            for index, attempt in list(flight.attempts.items()):
+        made = [each for each in self.known.submissions.values() if each.made is not None and each.attempts]
+        for submission, (starts, begun, results) in zip(made, await asyncio.to_thread(_look_into, made), strict=True):
+            for index, attempt in list(submission.attempts.items()):
                 attempt.runs = attempt.runs or index in begun
                 if index in results:
                     attempt.reported, attempt.reported_at = results[index], time.monotonic()
@@ -112,33 +112,33 @@ class Watch:
                     attempt.started = True
                     started = AttemptStarted(start_time=timestamp(starts[index]))
                     self.pool.reports.updates(self.pool.pool, [AttemptUpdate(key=attempt.key, started=started)], forgotten)
-                await self._settle(flight, attempt)
+                await self._settle(submission, attempt)
 
-    async def _settle(self, flight: Flight, attempt: Attempt) -> None:
+    async def _settle(self, submission: Submission, attempt: JobAttempt) -> None:
         """Tell an attempt's end if it is known."""
-        asked = attempt.ask == "stop"
+        asked = attempt.requested == "stop"
         now = time.monotonic()
         over = attempt.state == GONE or attempt.state in ENDED_STATES
         if attempt.reported is not None:
             if is_settled(attempt.reported, asked=asked) or over or now > attempt.reported_at + self.pool.settings.settle_seconds:
-                await self._finish(flight, attempt)
+                await self._finish(submission, attempt)
         elif attempt.over_since is not None and over:
             # Slurm may say so before the script and what it ends have come to their end, and files take their time.
             if attempt.runs and now < attempt.over_since + self.pool.settings.settle_seconds:
                 return
-            if not attempt.runs and not await asyncio.to_thread(flight.submission.claim, attempt.index):
+            if not attempt.runs and not await asyncio.to_thread(submission.folder.claim, attempt.index):
                 attempt.runs = True
                 return
-            await self._finish(flight, attempt)
+            await self._finish(submission, attempt)
 
-    async def _finish(self, flight: Flight, attempt: Attempt) -> None:
+    async def _finish(self, submission: Submission, attempt: JobAttempt) -> None:
         reported, index = attempt.reported, attempt.index
-        printed = await asyncio.to_thread(flight.submission.printed, index) if reported is None else ""
+        printed = await asyncio.to_thread(submission.folder.printed, index) if reported is None else ""
         seen = seen_of(
             reported,
             attempt.state,
-            asked=attempt.ask == "stop",
-            timeout=flight.submission.manifest.timeout,
+            asked=attempt.requested == "stop",
+            timeout=submission.folder.manifest.timeout,
             printed=printed,
         )
         if reported is None:
@@ -146,10 +146,10 @@ class Watch:
         else:
             result = result_of(seen, start_ns=reported.start, stop_ns=reported.stop, cpu_seconds=reported.cpu_seconds)
         if result.outcome == REJECTED:
-            self.flights.end(flight, attempt, result)
+            self.known.end(submission, attempt, result)
             return
         for stream, summary in ((STDOUT, result.stdout), (STDERR, result.stderr)):
-            output = await asyncio.to_thread(written_by, flight.submission, index, stream)
+            output = await asyncio.to_thread(written_by, submission.folder, index, stream)
             chunks = output.chunks()
             try:
                 while (piece := await asyncio.to_thread(next, chunks, None)) is not None:
@@ -158,42 +158,46 @@ class Watch:
             except OSError as error:
                 result.notes.append(f"its output cannot be read: {error.strerror}")
             summary.CopyFrom(output.summary())
-        self.flights.end(flight, attempt, result)
+        self.known.end(submission, attempt, result)
 
     async def clean(self) -> None:
         """Remove the files of what is durable."""
-        forget, self.flights.to_forget = self.flights.to_forget, []
+        forget, self.known.to_forget = self.known.to_forget, []
         done = []
-        for flight, index in forget:
-            flight.undurable.discard(index)
-            if not flight.undurable and not flight.attempts and self.flights.flying.pop(flight.submission.name, None) is not None:
-                done.append(flight)
-                self.flights.finished[flight.submission.name] = time.monotonic()
+        for submission, index in forget:
+            submission.undurable.discard(index)
+            if (
+                not submission.undurable
+                and not submission.attempts
+                and self.known.submissions.pop(submission.name, None) is not None
+            ):
+                done.append(submission)
+                self.known.finished[submission.name] = time.monotonic()
         await asyncio.to_thread(_remove, forget, done)
-        if self.flights.strays_until > time.monotonic():
+        if self.known.strays_until > time.monotonic():
             await asyncio.to_thread(remove_void, self.pool.tracker_folder, self.pool.prefix)
         long_ago = time.monotonic() - STRAY_SECONDS
-        while self.flights.finished and next(iter(self.flights.finished.values())) < long_ago:
-            del self.flights.finished[next(iter(self.flights.finished))]
+        while self.known.finished and next(iter(self.known.finished.values())) < long_ago:
+            del self.known.finished[next(iter(self.known.finished))]
 
 
-def _look_into(flights: Sequence[Flight]) -> list[tuple[dict[int, int], set[int], dict[int, Reported]]]:
+def _look_into(submissions: Sequence[Submission]) -> list[tuple[dict[int, int], set[int], dict[int, Reported]]]:
     """What is new in each: starts, indexes whose script has begun, and results."""
     found = []
-    for flight in flights:
+    for submission in submissions:
         try:
-            attempts = dict(flight.attempts)  # in a thread: others may end meanwhile
-            seen = flight.submission.look({index for index, attempt in attempts.items() if not attempt.started})
+            attempts = dict(submission.attempts)  # in a thread: others may end meanwhile
+            seen = submission.folder.look({index for index, attempt in attempts.items() if not attempt.started})
             new = [index for index in seen.results if index in attempts and attempts[index].reported is None]
-            found.append((seen.starts, seen.claimed, {index: flight.submission.result(index) for index in new}))
+            found.append((seen.starts, seen.claimed, {index: submission.folder.result(index) for index in new}))
         except FileNotFoundError:  # somebody has removed the folder: nothing of it starts any more, or is told
-            found.append(({}, set(flight.attempts), {}))
+            found.append(({}, set(submission.attempts), {}))
     return found
 
 
-def _remove(forget: Sequence[tuple[Flight, int]], done: Sequence[Flight]) -> None:
-    for flight in done:
-        flight.submission.remove()
-    for flight, index in forget:
-        if flight not in done:
-            flight.submission.forget_output(index)
+def _remove(forget: Sequence[tuple[Submission, int]], done: Sequence[Submission]) -> None:
+    for submission in done:
+        submission.folder.remove()
+    for submission, index in forget:
+        if submission not in done:
+            submission.folder.forget_output(index)

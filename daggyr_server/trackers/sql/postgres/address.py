@@ -6,6 +6,8 @@ Used by postgres.py only. psycopg may be missing: then the first thing that is a
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 from daggyr_server.trackers.base import TrackerError
@@ -81,16 +83,22 @@ class PostgresAddress:
 
     async def connect(self) -> psycopg.AsyncConnection[Any]:
         """A new connection in autocommit mode whose commits are durable. Raises TrackerError."""
-        try:
+        with self.in_words():
             connection = await psycopg.AsyncConnection.connect(self._conninfo, autocommit=True)
             try:
                 await connection.execute(_SESSION)
             except BaseException:
                 await connection.close()
                 raise
+        return connection
+
+    @contextlib.contextmanager
+    def in_words(self) -> Iterator[None]:
+        """Turns psycopg's errors into TrackerError."""
+        try:
+            yield
         except psycopg.Error as error:
             raise self.error(error) from None
-        return connection
 
     def error(self, error: Exception) -> TrackerError:
         """What went wrong, in words for a person."""

@@ -127,13 +127,14 @@ UPDATE daggyr.run SET output_bytes = output_bytes - (SELECT coalesce(sum(size), 
 -- Reading.
 
 -- name: document
-SELECT start, data FROM daggyr.document WHERE run_id = %s AND revision = %s ORDER BY start
--- name: known
-SELECT 1 FROM daggyr.run WHERE run_id = %s AND NOT deleting
+SELECT start, data FROM daggyr.document WHERE run_id = %(run_id)s AND revision = %(revision)s ORDER BY start
+-- name: has_document
+SELECT 1 FROM daggyr.run WHERE run_id = %(run_id)s AND NOT deleting
+AND (%(revision)s = 0 OR EXISTS (SELECT 1 FROM daggyr.growth WHERE run_id = %(run_id)s AND revision = %(revision)s))
 -- name: run
 SELECT run_id, request_id, tags, pool, state, submit_time, start_time, stop_time, killing, task_states, submit_pool
-FROM daggyr.run WHERE run_id = %s AND NOT deleting
--- name: rows
+FROM daggyr.run WHERE run_id = %(run_id)s AND NOT deleting
+-- name: runs
 SELECT run_id, request_id, tags, pool, state, submit_time, start_time, stop_time, killing, task_states FROM (
     SELECT *, sum(octet_length(tags)) OVER (ORDER BY run_id DESC) - octet_length(tags) AS size_before FROM (
         SELECT run_id, request_id, tags, pool, state, submit_time, start_time, stop_time, killing, task_states
@@ -143,21 +144,23 @@ SELECT run_id, request_id, tags, pool, state, submit_time, start_time, stop_time
 -- name: unfinished
 SELECT run_id FROM daggyr.run WHERE state IN (1, 2) AND NOT deleting ORDER BY run_id
 -- name: find_request
-SELECT run_id FROM daggyr.run WHERE request_id = %s AND request_id <> ''
+SELECT run_id FROM daggyr.run WHERE request_id = %(request_id)s AND request_id <> ''
 -- name: growths
-SELECT revision, number, attempt, pool, kept_list FROM daggyr.growth WHERE run_id = %s ORDER BY revision
+SELECT revision, number, attempt, pool, kept_list FROM daggyr.growth WHERE run_id = %(run_id)s ORDER BY revision
 -- name: assignments
-SELECT host_key, assign_time, number_list, attempt_list FROM daggyr.assignment WHERE run_id = %s ORDER BY id
+SELECT host_key, assign_time, number_list, attempt_list FROM daggyr.assignment WHERE run_id = %(run_id)s ORDER BY id
 -- name: hosts
-SELECT host_key, host, host_name FROM daggyr.host WHERE run_id = %s
+SELECT host_key, host, host_name FROM daggyr.host WHERE run_id = %(run_id)s
 -- name: task_changes
-SELECT state, number_list, attempt_list FROM daggyr.change WHERE run_id = %s AND number_list IS NOT NULL ORDER BY id
+SELECT state, number_list, attempt_list FROM daggyr.change WHERE run_id = %(run_id)s AND number_list IS NOT NULL ORDER BY id
 -- name: ended
-SELECT number, attempt, outcome, state FROM daggyr.attempt WHERE run_id = %s ORDER BY number, attempt
+SELECT number, attempt, outcome, state FROM daggyr.attempt WHERE run_id = %(run_id)s ORDER BY number, attempt
 -- name: attempts
 SELECT attempt, host, host_name, assign_time, result FROM (
     SELECT * FROM daggyr.attempt
-    WHERE run_id = %(run_id)s AND number = %(number)s AND attempt < %(before)s::bigint ORDER BY attempt DESC LIMIT %(limit)s
+    WHERE run_id = %(run_id)s AND number = %(number)s AND attempt < %(before)s::bigint
+    AND EXISTS (SELECT 1 FROM daggyr.run WHERE run_id = %(run_id)s AND NOT deleting)
+    ORDER BY attempt DESC LIMIT %(limit)s
 ) AS last JOIN daggyr.host USING (run_id, host_key) ORDER BY attempt
 -- name: output
 SELECT start, data FROM (
@@ -165,21 +168,24 @@ SELECT start, data FROM (
         SELECT start, data, length(data) AS size FROM daggyr.output
         WHERE run_id = %(run_id)s AND number = %(number)s AND attempt = %(attempt)s AND stream = %(stream)s
         AND start > %(offset)s::bigint - 262144 AND start + length(data) > %(offset)s::bigint
+        AND EXISTS (SELECT 1 FROM daggyr.run WHERE run_id = %(run_id)s AND NOT deleting)
         ORDER BY start LIMIT 1000
     ) AS found
 ) AS summed WHERE before < %(limit)s ORDER BY start
 -- name: run_history
-SELECT time, state, reason, number_list FROM daggyr.change WHERE run_id = %(run_id)s AND number_list IS NULL ORDER BY id
+SELECT time, state, reason, number_list FROM daggyr.change WHERE run_id = %(run_id)s AND number_list IS NULL
+AND EXISTS (SELECT 1 FROM daggyr.run WHERE run_id = %(run_id)s AND NOT deleting) ORDER BY id
 -- name: task_history
 SELECT time, state, reason, number_list FROM daggyr.change
-WHERE run_id = %(run_id)s AND first_number <= %(number)s AND last_number >= %(number)s ORDER BY id
+WHERE run_id = %(run_id)s AND first_number <= %(number)s AND last_number >= %(number)s
+AND EXISTS (SELECT 1 FROM daggyr.run WHERE run_id = %(run_id)s AND NOT deleting) ORDER BY id
 
 -- Deleting, in slices.
 
 -- name: deleting
 SELECT run_id FROM daggyr.run WHERE deleting ORDER BY run_id
 -- name: begin_deleting
-UPDATE daggyr.run SET deleting = true, request_id = '' WHERE run_id = %s AND NOT deleting
+UPDATE daggyr.run SET deleting = true, request_id = '' WHERE run_id = %(run_id)s AND NOT deleting
 -- By their places in the table, so that no plan is a slow one.
 -- name: delete_output
 DELETE FROM daggyr.output WHERE ctid = ANY (ARRAY(

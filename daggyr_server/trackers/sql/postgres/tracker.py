@@ -5,8 +5,8 @@ statements go out together, each with whole columns as arrays, then COMMIT. It f
 on condition of the epoch: that is what fences, what makes the next coordinator wait for a transaction under way, and what tells
 whether a commit was kept whose answer was lost with the connection. A lost connection is made again with the next commit.
 
-Tables are in a schema of their own, `daggyr`; no right is needed but to create it. Which rows a record makes is in batch.py,
-reading is in reading.py, addresses and connections are in address.py.
+Tables are in a schema of their own, `daggyr`; no right is needed but to create it. Reading is in sql/tracker.py, over the
+connections of readers.py; which rows a record makes, in sql/batch.py; addresses and their errors are in address.py.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from daggyr_server.core.records import Record
-from daggyr_server.trackers.base import LostTracker, Opened, TrackerError
+from daggyr_server.trackers.base import Opened, TrackerError
 from daggyr_server.trackers.sql.batch import Batch, Row
-from daggyr_server.trackers.sql.lock_holder import WAIT, LockHolder
-from daggyr_server.trackers.sql.postgres.address import MISSING
-from daggyr_server.trackers.sql.postgres.reading import SQL, PostgresReading
-from daggyr_server.trackers.sql.statements import migrations
-from daggyr_server.trackers.sql.stored_rows import DELETIONS, MAX_OUTPUT_BYTES
+from daggyr_server.trackers.sql.deletion import Slice
+from daggyr_server.trackers.sql.lock_holder import LockHolder, in_use
+from daggyr_server.trackers.sql.postgres.address import MISSING, PostgresAddress
+from daggyr_server.trackers.sql.postgres.readers import SQL, PostgresReaders
+from daggyr_server.trackers.sql.statements import missing_migrations
+from daggyr_server.trackers.sql.tracker import MAX_OUTPUT_BYTES, WAIT, SqlTracker
 
 if MISSING is None:
     import psycopg
@@ -42,7 +43,7 @@ _FINISH_SECONDS = 4.0  # for a commit under way when whoever waits for it goes a
 T = TypeVar("T")
 
 
-class PostgresTracker(PostgresReading):
+class PostgresTracker(SqlTracker):
     """See the head of this file.
 
     `wait` is how long, in seconds, another coordinator may still hold the lock; `output_limit` how many bytes of output are kept
@@ -50,15 +51,14 @@ class PostgresTracker(PostgresReading):
     """
 
     def __init__(self, address: str, *, wait: float = WAIT, output_limit: int = MAX_OUTPUT_BYTES) -> None:
-        super().__init__(address)
-        self._wait = wait
-        self._output_limit = output_limit
+        self._address = PostgresAddress(address)
+        self._readers: PostgresReaders = PostgresReaders(self._address)
+        where = str(self._address)
+        super().__init__(where, where, self._readers, wait=wait, output_limit=output_limit)
         self._commits = 0
         self._doubtful: tuple[int, list[Record]] | None = None  # a commit whose answer was lost, and its number
         self._kept: list[Record] = []  # that was kept, as turned out later
-        self._lost: str | None = None
         self._writer: psycopg.AsyncConnection[Any] | None = None
-        self._writing = asyncio.Lock()
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -68,12 +68,12 @@ class PostgresTracker(PostgresReading):
         return Path(os.environ.get("TMPDIR") or "/var/tmp")
 
     async def open(self) -> Opened:
-        writer = await self._where.connect()
+        writer = await self._address.connect()
         try:
-            with self._in_words():
+            with self._address.in_words():
                 await self._lock(writer)
                 await self._warn_if_not_durable(writer)
-                await _bring_up_to_date(writer, str(self._where))
+                await _bring_up_to_date(writer, self._where)
                 holder = LockHolder.this_process()
                 await writer.execute(SQL["take_epoch"], (holder.host, holder.pid, holder.since))
                 tracker_id, epoch, next_run_id, self._commits = await _one(writer, "tracker")
@@ -82,6 +82,7 @@ class PostgresTracker(PostgresReading):
             raise
         self._writer = writer
         self._opened = Opened(tracker_id=tracker_id, epoch=epoch, next_run_id=next_run_id, durable=True)
+        self._readers.open()
         return self._opened
 
     async def _lock(self, writer: psycopg.AsyncConnection[Any]) -> None:
@@ -90,9 +91,7 @@ class PostgresTracker(PostgresReading):
             await writer.execute(SQL["lock"])
         except psycopg.errors.LockNotAvailable:
             holder = str(LockHolder(*await _one(writer, "holder"))) if (await _one(writer, "exists"))[0] else "it is starting"
-            raise TrackerError(
-                f"another coordinator uses the tracker {self._where}: {holder}; stop it, or name another database"
-            ) from None
+            raise in_use(self._where, holder, "database") from None
         await writer.execute("SET lock_timeout = '10s'")
 
     async def _warn_if_not_durable(self, writer: psycopg.AsyncConnection[Any]) -> None:
@@ -110,7 +109,7 @@ class PostgresTracker(PostgresReading):
                     async with asyncio.timeout(_UNLOCK_SECONDS):
                         await writer.execute(SQL["unlock"])
                 await writer.close()
-            await self._close_readers()
+            await self._readers.close()
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
@@ -143,21 +142,16 @@ class PostgresTracker(PostgresReading):
             await writer.execute(SQL["drop_oldest"], {"run_id": run_id, "bytes": excess})
 
     async def delete(self, run_id: int, limit: int) -> bool:
-        return await _finished(self._delete(run_id, max(1, limit)))
+        return await _finished(self._delete(Slice(run_id, limit)))
 
-    async def _delete(self, run_id: int, limit: int) -> bool:
+    async def _delete(self, rows: Slice) -> bool:
         async with self._writing:
             writer = await self._held()
             async with self._transaction(writer, self._commits, None):
                 await self._check_epoch(writer, await self._begin(writer, self._commits))
-                await writer.execute(SQL["begin_deleting"], (run_id,))
-                left = limit
-                for name in DELETIONS:
-                    while (count := (await writer.execute(SQL[name], {"run_id": run_id, "limit": left})).rowcount) > 0:
-                        left -= max(count, limit // 16)  # large rows are few in a statement, but have their weight
-                        if left <= 0:
-                            return True
-            return False  # Postgres gives the room to what comes next by itself
+                while (statement := rows.statement) is not None:
+                    rows.took((await writer.execute(SQL[statement], rows.parameters)).rowcount)
+            return rows.more  # Postgres gives the room to what comes next by itself
 
     async def _begin(self, writer: psycopg.AsyncConnection[Any], number: int) -> psycopg.AsyncCursor[Any]:
         assert self._opened is not None
@@ -166,10 +160,7 @@ class PostgresTracker(PostgresReading):
 
     async def _check_epoch(self, writer: psycopg.AsyncConnection[Any], counted: psycopg.AsyncCursor[Any]) -> None:
         if counted.rowcount != 1:
-            self._lost = (
-                f"the tracker {self._where} was taken over by another coordinator: {LockHolder(*await _one(writer, 'holder'))}"
-            )
-            raise LostTracker(self._lost)
+            raise self._taken_over(await _one(writer, "holder"))
 
     @contextlib.asynccontextmanager
     async def _transaction(
@@ -178,7 +169,7 @@ class PostgresTracker(PostgresReading):
         """Commits what was begun within, durably, or undoes it. Raises TrackerError."""
         committing = False
         try:
-            with self._in_words():
+            with self._address.in_words():
                 yield
                 committing = True
                 await writer.execute("COMMIT")
@@ -198,15 +189,13 @@ class PostgresTracker(PostgresReading):
 
     async def _held(self) -> psycopg.AsyncConnection[Any]:
         """The connection that writes and holds the lock; made again if it was lost. Raises TrackerError."""
-        if self._lost is not None:
-            raise LostTracker(self._lost)
-        if self._opened is None or self._writer is None:
-            raise TrackerError(f"the tracker {self._where} is closed")
+        opened = self._own()
+        assert self._writer is not None  # it is set while the tracker is open
         if self._writer.closed:
-            writer = await self._where.connect()
+            writer = await self._address.connect()
             try:
-                with self._in_words():
-                    await self._take_up_again(writer, self._opened)
+                with self._address.in_words():
+                    await self._take_up_again(writer, opened)
             except BaseException:
                 await writer.close()
                 raise
@@ -218,18 +207,13 @@ class PostgresTracker(PostgresReading):
         """Take the lock, and find out whether a commit was kept whose answer was lost."""
         locked, known = (await _one(writer, "try_lock"))[0], (await _one(writer, "exists"))[0]
         if not known:
-            self._lost = f"the tracker's tables are gone from {self._where}"
-            raise LostTracker(self._lost)
+            raise self._lose(f"the tracker's tables are gone from {self._where}")
         tracker_id, epoch, _, commits = await _one(writer, "tracker")
         expected = {self._commits} if self._doubtful is None else {self._commits, self._doubtful[0]}
         if (tracker_id, epoch) != (opened.tracker_id, opened.epoch):
-            self._lost = (
-                f"the tracker {self._where} was taken over by another coordinator: {LockHolder(*await _one(writer, 'holder'))}"
-            )
-        elif locked and commits not in expected:
-            self._lost = f"the tracker {self._where} does not hold what was committed to it; was an older copy brought back?"
-        if self._lost is not None:
-            raise LostTracker(self._lost)
+            raise self._taken_over(await _one(writer, "holder"))
+        if locked and commits not in expected:
+            raise self._lose(f"the tracker {self._where} does not hold what was committed to it; was an older copy brought back?")
         if not locked:
             raise TrackerError(
                 f"the lock of {self._where} is held: perhaps the server has not noticed yet that a connection is gone"
@@ -242,26 +226,19 @@ class PostgresTracker(PostgresReading):
         """`records` without those that were kept though whoever committed them could not be told. Raises LostTracker."""
         kept = self._kept
         if list(records[: len(kept)]) != kept:
-            self._lost = (
+            raise self._lose(
                 f"the tracker {self._where} kept a commit whose answer was lost, and was then asked for another one: what is "
                 "durable is not what this coordinator believes"
             )
-            raise LostTracker(self._lost)
         self._kept = []
         return records[len(kept) :]
 
 
 async def _bring_up_to_date(writer: psycopg.AsyncConnection[Any], where: str) -> None:
     """Apply the migrations that are missing, and make the tracker's row. Raises TrackerError, psycopg.Error."""
-    newest = migrations("postgres")
     async with writer.transaction():
         version = (await _one(writer, "version"))[0] if (await _one(writer, "exists"))[0] else 0
-        if version > len(newest):
-            raise TrackerError(
-                f"the tracker {where} was made by a newer DaggyR (its tables are version {version}, this one knows "
-                f"{len(newest)}): start that one, or name another database"
-            )
-        for number, migration in enumerate(newest[version:], version + 1):
+        for number, migration in missing_migrations("postgres", version, where, "database"):
             await writer.execute(migration.encode())
             if number == 1:
                 await writer.execute(SQL["add_tracker"], (secrets.token_hex(16),))

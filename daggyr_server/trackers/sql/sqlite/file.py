@@ -17,12 +17,13 @@ import os
 import secrets
 import sqlite3
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
 from daggyr_server.trackers.base import Opened, TrackerError
-from daggyr_server.trackers.sql.lock_holder import LockHolder
-from daggyr_server.trackers.sql.statements import migrations, statements
+from daggyr_server.trackers.sql.lock_holder import LockHolder, in_use
+from daggyr_server.trackers.sql.statements import missing_migrations, statements
 
 APPLICATION_ID = 0x44616767  # in the header of each file; https://sqlite.org/fileformat2.html#application_id
 _MAGIC = b"SQLite format 3\0"  # at the beginning of each file
@@ -50,6 +51,14 @@ class SqliteFile:
         if name.startswith("SQLITE_BUSY"):
             return TrackerError(f"another program is writing to {self.path}: it goes on by itself once that has ended")
         return TrackerError(f"the tracker {self.path} cannot be used: {error}{f' ({name})' if name else ''}")
+
+    @contextlib.contextmanager
+    def in_words(self) -> Iterator[None]:
+        """Turns sqlite's errors into TrackerError."""
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            raise self.error(error) from None
 
     def damaged(self, what: str) -> TrackerError:
         return TrackerError(
@@ -80,9 +89,7 @@ class SqliteFile:
                     break
                 except BlockingIOError:
                     if loop.time() >= deadline:
-                        raise TrackerError(
-                            f"another coordinator uses the tracker {self.path}: {self._holder()}; stop it, or name another file"
-                        ) from None
+                        raise in_use(self.path, self._holder(), "file") from None
                 await asyncio.sleep(_POLL)
         except OSError as error:
             os.close(descriptor)
@@ -127,7 +134,7 @@ class SqliteFile:
     def open(self) -> tuple[sqlite3.Connection, Opened]:
         """The connection that writes, and the next epoch. Blocks. Call it with the lock held. Raises TrackerError."""
         self._make()
-        try:
+        with self.in_words():
             # To look at it, a connection that writes nothing, not even a log that a crash left.
             with contextlib.closing(self._connect_to_look()) as connection:
                 self._check(connection)
@@ -140,8 +147,6 @@ class SqliteFile:
             except BaseException:
                 connection.close()
                 raise
-        except sqlite3.Error as error:
-            raise self.error(error) from None
 
     def connect(self) -> sqlite3.Connection:
         """Another connection. Commits of it are durable: https://sqlite.org/pragma.html#pragma_synchronous."""
@@ -191,12 +196,7 @@ class SqliteFile:
         if application != APPLICATION_ID:
             raise TrackerError(f"{self.path} is a database of another program; name another file")
         (version,) = connection.execute("PRAGMA user_version").fetchone()
-        newest = len(migrations("sqlite"))
-        if version > newest:
-            raise TrackerError(
-                f"the tracker {self.path} was made by a newer DaggyR (its tables are version {version}, this one knows "
-                f"{newest}): start that one, or name another file"
-            )
+        missing_migrations("sqlite", version, self.path, "file")
         if self.path.stat().st_size <= CHECKED_BYTES:
             found = [row[0] for row in connection.execute("PRAGMA quick_check(1)")]
             if found != ["ok"]:
@@ -208,16 +208,15 @@ class SqliteFile:
         if mode != "wal":
             raise TrackerError(f"{self.path} cannot have a write-ahead log there; name a file on a local disk")
         (version,) = connection.execute("PRAGMA user_version").fetchone()
-        for number, migration in enumerate(migrations("sqlite"), 1):
-            if number > version:
-                if number == 1:
-                    migration = f"PRAGMA application_id = {APPLICATION_ID};\n{migration}"
-                try:
-                    connection.executescript(f"BEGIN IMMEDIATE;\n{migration}\nPRAGMA user_version = {number};\nCOMMIT;")
-                except BaseException:
-                    if connection.in_transaction:
-                        connection.execute("ROLLBACK")
-                    raise
+        for number, migration in missing_migrations("sqlite", version, self.path, "file"):
+            if number == 1:
+                migration = f"PRAGMA application_id = {APPLICATION_ID};\n{migration}"
+            try:
+                connection.executescript(f"BEGIN IMMEDIATE;\n{migration}\nPRAGMA user_version = {number};\nCOMMIT;")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
 
     def _begin_epoch(self, connection: sqlite3.Connection) -> Opened:
         holder = LockHolder.this_process()

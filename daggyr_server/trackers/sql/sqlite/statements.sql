@@ -79,76 +79,83 @@ DELETE FROM output WHERE id IN (
 -- Reading.
 
 -- name: document
-SELECT start, data FROM document WHERE run_id = ? AND revision = ? ORDER BY start
--- name: known
-SELECT 1 FROM run WHERE run_id = ? AND NOT deleting
+SELECT start, data FROM document WHERE run_id = :run_id AND revision = :revision ORDER BY start
+-- name: has_document
+SELECT 1 FROM run WHERE run_id = :run_id AND NOT deleting
+AND (:revision = 0 OR EXISTS (SELECT 1 FROM growth WHERE run_id = :run_id AND revision = :revision))
 -- name: run
 SELECT run_id, request_id, tags, pool, state, submit_time, start_time, stop_time, killing, task_states, submit_pool
-FROM run WHERE run_id = ? AND NOT deleting
--- name: rows
+FROM run WHERE run_id = :run_id AND NOT deleting
+-- name: runs
 SELECT run_id, request_id, tags, pool, state, submit_time, start_time, stop_time, killing, task_states
-FROM run WHERE run_id < ? AND NOT deleting ORDER BY run_id DESC LIMIT ?
+FROM run WHERE run_id < :before AND NOT deleting ORDER BY run_id DESC LIMIT :limit
 -- name: unfinished
 SELECT run_id FROM run WHERE state IN (1, 2) AND NOT deleting ORDER BY run_id
 -- name: find_request
-SELECT run_id FROM run WHERE request_id = ? AND request_id <> ''
+SELECT run_id FROM run WHERE request_id = :request_id AND request_id <> ''
 -- name: growths
-SELECT revision, number, attempt, pool, kept_list FROM growth WHERE run_id = ? ORDER BY revision
+SELECT revision, number, attempt, pool, kept_list FROM growth WHERE run_id = :run_id ORDER BY revision
 -- name: assignments
-SELECT host_key, assign_time, number_list, attempt_list FROM assignment WHERE run_id = ? ORDER BY id
+SELECT host_key, assign_time, number_list, attempt_list FROM assignment WHERE run_id = :run_id ORDER BY id
 -- name: hosts
-SELECT host_key, host, host_name FROM host WHERE run_id = ?
+SELECT host_key, host, host_name FROM host WHERE run_id = :run_id
 -- name: task_changes
-SELECT state, number_list, attempt_list FROM change WHERE run_id = ? AND number_list IS NOT NULL ORDER BY id
+SELECT state, number_list, attempt_list FROM change WHERE run_id = :run_id AND number_list IS NOT NULL ORDER BY id
 -- name: ended
-SELECT number, attempt, outcome, state FROM attempt WHERE run_id = ? ORDER BY number, attempt
+SELECT number, attempt, outcome, state FROM attempt WHERE run_id = :run_id ORDER BY number, attempt
 -- name: attempts
 SELECT attempt, host, host_name, assign_time, result FROM (
-    SELECT * FROM attempt WHERE run_id = ?1 AND number = ?2 AND attempt < ?3 ORDER BY attempt DESC LIMIT ?4
+    SELECT * FROM attempt WHERE run_id = :run_id AND number = :number AND attempt < :before
+    AND EXISTS (SELECT 1 FROM run WHERE run_id = :run_id AND NOT deleting)
+    ORDER BY attempt DESC LIMIT :limit
 ) JOIN host USING (run_id, host_key) ORDER BY attempt
 -- name: output
 SELECT start, data FROM (
     SELECT start, data, sum(size) OVER (ORDER BY start) - size AS before FROM (
         SELECT start, data, length(data) AS size FROM output
-        WHERE run_id = ?1 AND number = ?2 AND attempt = ?3 AND stream = ?4 AND start > ?5 - 262144 AND start + length(data) > ?5
+        WHERE run_id = :run_id AND number = :number AND attempt = :attempt AND stream = :stream
+        AND start > :offset - 262144 AND start + length(data) > :offset
+        AND EXISTS (SELECT 1 FROM run WHERE run_id = :run_id AND NOT deleting)
         ORDER BY start LIMIT 1000
     )
-) WHERE before < ?6 ORDER BY start
+) WHERE before < :limit ORDER BY start
 -- name: run_history
-SELECT time, state, reason, number_list FROM change WHERE run_id = ? AND number_list IS NULL ORDER BY id
+SELECT time, state, reason, number_list FROM change WHERE run_id = :run_id AND number_list IS NULL
+AND EXISTS (SELECT 1 FROM run WHERE run_id = :run_id AND NOT deleting) ORDER BY id
 -- name: task_history
 SELECT time, state, reason, number_list FROM change
-WHERE run_id = ?1 AND first_number <= ?2 AND last_number >= ?2 ORDER BY id
+WHERE run_id = :run_id AND first_number <= :number AND last_number >= :number
+AND EXISTS (SELECT 1 FROM run WHERE run_id = :run_id AND NOT deleting) ORDER BY id
 
 -- Deleting, in slices.
 
 -- name: deleting
 SELECT run_id FROM run WHERE deleting ORDER BY run_id
 -- name: begin_deleting
-UPDATE run SET deleting = 1, request_id = '' WHERE run_id = ? AND NOT deleting
+UPDATE run SET deleting = 1, request_id = '' WHERE run_id = :run_id AND NOT deleting
 -- name: delete_output
 DELETE FROM output WHERE id IN (
     SELECT id FROM (
         SELECT id, sum(size) OVER (ORDER BY id) - size AS before FROM (
-            SELECT id, length(data) AS size FROM output WHERE run_id = ?1 ORDER BY id LIMIT ?2
+            SELECT id, length(data) AS size FROM output WHERE run_id = :run_id ORDER BY id LIMIT :limit
         )
     ) WHERE before < 2097152
 )
 -- name: delete_attempts
-DELETE FROM attempt WHERE run_id = ?1 AND (number, attempt) IN (
-    SELECT number, attempt FROM attempt WHERE run_id = ?1 ORDER BY number, attempt LIMIT ?2
+DELETE FROM attempt WHERE run_id = :run_id AND (number, attempt) IN (
+    SELECT number, attempt FROM attempt WHERE run_id = :run_id ORDER BY number, attempt LIMIT :limit
 )
 -- name: delete_assignments
-DELETE FROM assignment WHERE id IN (SELECT id FROM assignment WHERE run_id = ?1 ORDER BY id LIMIT ?2)
+DELETE FROM assignment WHERE id IN (SELECT id FROM assignment WHERE run_id = :run_id ORDER BY id LIMIT :limit)
 -- name: delete_changes
-DELETE FROM change WHERE id IN (SELECT id FROM change WHERE run_id = ?1 ORDER BY id LIMIT ?2)
+DELETE FROM change WHERE id IN (SELECT id FROM change WHERE run_id = :run_id ORDER BY id LIMIT :limit)
 -- name: delete_documents
 DELETE FROM document WHERE (run_id, revision, start) IN (
-    SELECT run_id, revision, start FROM document WHERE run_id = ?1 ORDER BY revision, start LIMIT min(?2, 4)
+    SELECT run_id, revision, start FROM document WHERE run_id = :run_id ORDER BY revision, start LIMIT min(:limit, 4)
 )
 -- name: delete_growths
-DELETE FROM growth WHERE run_id = ?1 AND revision IN (SELECT revision FROM growth WHERE run_id = ?1 ORDER BY revision LIMIT ?2)
+DELETE FROM growth WHERE run_id = :run_id AND revision IN (SELECT revision FROM growth WHERE run_id = :run_id ORDER BY revision LIMIT :limit)
 -- name: delete_hosts
-DELETE FROM host WHERE run_id = ?1 AND host_key IN (SELECT host_key FROM host WHERE run_id = ?1 ORDER BY host_key LIMIT ?2)
+DELETE FROM host WHERE run_id = :run_id AND host_key IN (SELECT host_key FROM host WHERE run_id = :run_id ORDER BY host_key LIMIT :limit)
 -- name: delete_run
-DELETE FROM run WHERE run_id = ?1 AND deleting AND ?2 > 0
+DELETE FROM run WHERE run_id = :run_id AND deleting AND :limit > 0

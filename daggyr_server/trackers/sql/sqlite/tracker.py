@@ -4,7 +4,8 @@ One connection writes, a commit at a time. Its statements run in the event loop'
 disk, in another one: beside a busy loop a thread would wait for the interpreter's lock at every row. What is slow by its bytes
 instead of its rows (large documents and outputs, deleting) runs in that thread altogether.
 
-Reading is in reading.py; opening, locking and checking the file in file.py; which rows a record makes in batch.py.
+Reading is in sql/tracker.py, over the connections of readers.py; opening, locking and checking the file is in file.py; which rows
+a record makes, in sql/batch.py.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from typing import TypeVar
 from daggyr_server.core.records import Record
 from daggyr_server.trackers.base import LostTracker, Opened, TrackerError
 from daggyr_server.trackers.sql.batch import Batch
-from daggyr_server.trackers.sql.lock_holder import WAIT, LockHolder
+from daggyr_server.trackers.sql.deletion import Slice
 from daggyr_server.trackers.sql.sqlite.file import SqliteFile
-from daggyr_server.trackers.sql.sqlite.reading import SQL, SqliteReading
-from daggyr_server.trackers.sql.stored_rows import DELETIONS, MAX_OUTPUT_BYTES
+from daggyr_server.trackers.sql.sqlite.readers import SQL, SqliteReaders
+from daggyr_server.trackers.sql.tracker import MAX_OUTPUT_BYTES, WAIT, SqlTracker
 
 _MANY_BYTES = 1024 * 1024  # a commit of more documents and output runs in the thread
 _BUSY_SECONDS = 2.0  # for another program that writes, such as a backup
@@ -37,7 +38,7 @@ _MAX_LOG_BYTES = 64 * 1024 * 1024  # a log that a large commit made longer is cu
 T = TypeVar("T")
 
 
-class SqliteTracker(SqliteReading):
+class SqliteTracker(SqlTracker):
     """See the head of this file.
 
     `wait` is how long, in seconds, another coordinator may still hold the file; `output_limit` how many bytes of output are
@@ -51,15 +52,12 @@ class SqliteTracker(SqliteReading):
         if path == ":memory:":
             raise TrackerError("the sqlite tracker needs a file; to keep state in memory only, write `memory` instead of it")
         # The real path: another name of the same file has the same lock.
-        super().__init__(address, SqliteFile(Path(os.path.realpath(path))))
-        self._wait = wait
-        self._output_limit = output_limit
-        self._opened: Opened | None = None
+        self._file = SqliteFile(Path(os.path.realpath(path)))
+        self._readers: SqliteReaders = SqliteReaders(self._file)
+        super().__init__(address, str(self._file.path), self._readers, wait=wait, output_limit=output_limit)
         self._identity: os.stat_result | None = None
         self._writer: sqlite3.Connection | None = None
-        self._writing = asyncio.Lock()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite")
-        self._lost: str | None = None
         self._scrubbing: asyncio.Task[None] | None = None
 
     # -- life ---------------------------------------------------------------------------------------------------------
@@ -73,12 +71,12 @@ class SqliteTracker(SqliteReading):
         try:
             writer, opened = await self._in_thread(self._file.open)
             self._writer, self._opened = writer, opened
-            with self._in_words():
+            with self._file.in_words():
                 self._identity = self._file.path.stat()
                 writer.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
                 writer.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
                 writer.execute(f"PRAGMA journal_size_limit = {_MAX_LOG_BYTES}")
-                self._reader = self._connect_reader()
+                self._readers.open()
         except BaseException:
             await self.close()
             raise
@@ -91,9 +89,8 @@ class SqliteTracker(SqliteReading):
             await asyncio.gather(scrubbing, return_exceptions=True)
         async with self._writing:
             writer, self._writer = self._writer, None
-            reader, self._reader = self._reader, None
-            if reader is not None:
-                reader.close()
+            self._opened = None
+            self._readers.close()
             if writer is not None:
                 await self._in_thread(writer.close)  # which moves the log into the file
             self._thread.shutdown()
@@ -117,13 +114,12 @@ class SqliteTracker(SqliteReading):
                 connection.execute(SQL["drop_oldest"], (run_id, above[0]))
 
     async def delete(self, run_id: int, limit: int) -> bool:
-        limit = max(1, limit)
-        if await self._transaction(lambda connection: _delete(connection, run_id, limit), threaded=True):
+        if await self._transaction(lambda connection: _delete(connection, Slice(run_id, limit)), threaded=True):
             return True
         async with self._writing:
-            connection = self._own()
-            with self._in_words():
-                return await self._in_thread(lambda: self._give_room_back(connection, limit))
+            connection = self._connection()
+            with self._file.in_words():
+                return await self._in_thread(lambda: self._give_room_back(connection, max(1, limit)))
 
     def _give_room_back(self, connection: sqlite3.Connection, pages: int) -> bool:
         """Cut free pages off the file. Returns whether there are more."""
@@ -157,16 +153,16 @@ class SqliteTracker(SqliteReading):
     async def _empty_log(self) -> bool:
         """Returns whether the log is empty now; it is not if somebody reads it."""
         async with self._writing:
-            connection = self._own()
-            with self._in_words():
+            connection = self._connection()
+            with self._file.in_words():
                 return await self._in_thread(lambda: _empty_log(connection))
 
     async def _transaction(self, work: Callable[[sqlite3.Connection], T], *, threaded: bool) -> T:
         """All that `work` does or nothing of it, durable. Raises TrackerError."""
         async with self._writing:
-            connection = self._own()
+            connection = self._connection()
             try:
-                with self._in_words():
+                with self._file.in_words():
                     await self._begin(connection)
                     self._check_epoch(connection)
                     if threaded:
@@ -179,14 +175,12 @@ class SqliteTracker(SqliteReading):
                     with contextlib.suppress(sqlite3.Error):
                         connection.rollback()
 
-    def _own(self) -> sqlite3.Connection:
-        """The connection that writes, as long as the file is this tracker's."""
-        if self._writer is None or self._identity is None:
-            raise TrackerError(f"the tracker {self._file.path} is closed")
-        if self._lost is None and not self._file.is_in_place(self._identity):
-            self._lost = f"{self._file.path} was taken away, or another file was put in its place, while it was in use"
-        if self._lost is not None:
-            raise LostTracker(self._lost)
+    def _connection(self) -> sqlite3.Connection:
+        """The connection that writes, as long as the file is this tracker's. Raises TrackerError."""
+        self._own()
+        assert self._writer is not None and self._identity is not None  # both are set while the tracker is open
+        if not self._file.is_in_place(self._identity):
+            raise self._lose(f"{self._where} was taken away, or another file was put in its place, while it was in use")
         return self._writer
 
     async def _begin(self, connection: sqlite3.Connection) -> None:
@@ -202,10 +196,10 @@ class SqliteTracker(SqliteReading):
             await asyncio.sleep(_BUSY_POLL)
 
     def _check_epoch(self, connection: sqlite3.Connection) -> None:
+        opened = self._own()
         tracker_id, epoch, _, *holder = connection.execute(SQL["tracker"]).fetchone()
-        if self._opened is None or (tracker_id, epoch) != (self._opened.tracker_id, self._opened.epoch):
-            self._lost = f"the tracker {self._file.path} was taken over by another coordinator: {LockHolder(*holder)}"
-            raise LostTracker(self._lost)
+        if (tracker_id, epoch) != (opened.tracker_id, opened.epoch):
+            raise self._taken_over(holder)
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         """Run `work` in the thread. It is waited for even if whoever asked is cancelled: the connection is in use until then."""
@@ -237,13 +231,8 @@ def _free_pages(connection: sqlite3.Connection) -> int:
     return int(connection.execute("PRAGMA freelist_count").fetchone()[0])
 
 
-def _delete(connection: sqlite3.Connection, run_id: int, limit: int) -> bool:
-    """Take about `limit` rows of a run away. Returns whether there may be more."""
-    connection.execute(SQL["begin_deleting"], (run_id,))
-    left = limit
-    for name in DELETIONS:
-        while (count := connection.execute(SQL[name], (run_id, left)).rowcount) > 0:
-            left -= max(count, limit // 16)  # large rows are few in a statement, but have their weight
-            if left <= 0:
-                return True
-    return False
+def _delete(connection: sqlite3.Connection, rows: Slice) -> bool:
+    """Take rows away. Returns whether there may be more."""
+    while (statement := rows.statement) is not None:
+        rows.took(connection.execute(SQL[statement], rows.parameters).rowcount)
+    return rows.more

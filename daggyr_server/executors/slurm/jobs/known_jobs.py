@@ -1,7 +1,7 @@
 """What a Slurm pool in job mode knows of its attempts, and the only place from which their ends are told.
 
-The three tasks of the executor (`submitter.py`, `watch.py`, `calls.py`) work on one `Flights`, in one event
-loop; each wakes the others through it. A flight is a submission that is on its way. Nothing here touches a file.
+The three tasks of the executor (`submitter.py`, `watch.py`, `calls.py`) work on one `KnownJobs`, in one event loop; each wakes
+the others through it. Nothing here touches a file or asks Slurm for anything but a release.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from daggyr.v1.task_pb2 import (
 )
 from daggyr_server.executors.base import forgotten
 from daggyr_server.executors.slurm.client import Limits, Needs, SlurmError
-from daggyr_server.executors.slurm.jobs.submission import Reported, Submission
+from daggyr_server.executors.slurm.jobs.submission_folder import Reported, SubmissionFolder
 from daggyr_server.executors.slurm.pool import SlurmPool
 
 log = logging.getLogger(__name__)
@@ -37,25 +37,25 @@ STRAY_SECONDS = 600.0  # how long Slurm is asked for jobs that may turn up late,
 MEMORY_OF_A_JOB = 1024 * 1024  # MiB; what the pool offers for each of `max_jobs`, unless told: more than any node has
 UNITS_OF_A_JOB = 64  # of each generic resource, likewise
 
-Ask = Literal["stop", "recall"]
+Request = Literal["stop", "recall"]
 Alike = tuple[Needs, float, int]  # what tasks of one array share: needs, timeout, whole_stdout_bytes
 
 
 @dataclass(slots=True, eq=False)
-class Attempt:
+class JobAttempt:
     """An attempt that was given and has not been told the end of."""
 
     ident: Ident
     alike: Alike | None = None  # None: recovered, and submitted by an earlier coordinator if at all
     assignment: Assignment | None = None  # until it is submitted
     spec: TaskSpec | None = None
-    flight: Flight | None = None
+    submission: Submission | None = None
     index: int = 0
     started: bool = False  # and told
     runs: bool = False  # its script has begun; it cannot be taken back any more
-    ask: Ask | None = None
+    requested: Request | None = None
     asked_slurm: int = 0  # how often it was told to end it
-    asked_at: float = 0.0  # when, monotonic
+    ask_again_at: float = 0.0  # when Slurm is to be told again, monotonic
     reported: Reported | None = None
     reported_at: float = 0.0
     state: str | None = None  # of its job, as Slurm said last
@@ -67,39 +67,43 @@ class Attempt:
 
 
 @dataclass(slots=True, eq=False)
-class Flight:
-    """A submission that is being made or is on its way."""
+class Submission:
+    """A job array that is being submitted, or that was and has attempts left to tell of."""
 
-    submission: Submission
-    attempts: dict[int, Attempt] = field(default_factory=dict)  # by index; not told yet
+    folder: SubmissionFolder
+    attempts: dict[int, JobAttempt] = field(default_factory=dict)  # by index; not told yet
     undurable: set[int] = field(default_factory=set)  # told
     made: float | None = None  # when it was submitted, monotonic; None: it is just being submitted
 
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
     def task(self, index: int) -> str:
         """What Slurm calls a task of it."""
-        job_id = self.submission.manifest.job_id
-        return f"{job_id}_{index}" if len(self.submission.manifest.keys) > 1 else job_id
+        job_id = self.folder.manifest.job_id
+        return f"{job_id}_{index}" if len(self.folder.manifest.keys) > 1 else job_id
 
 
-class Flights:
+class KnownJobs:
     """Of one pool. All attributes are for the three tasks."""
 
     def __init__(self, pool: SlurmPool) -> None:
         self.pool = pool
-        self.attempts: dict[Ident, Attempt] = {}
-        self.waiting: dict[Ident, Attempt] = {}  # not submitted; in order
-        self.flying: dict[str, Flight] = {}  # by the submission's name
-        self.finished: dict[str, float] = {}  # names of flights that are done with, and when, monotonic
-        self.placed: list[Attempt] | None = None  # by an earlier coordinator, not looked for yet
+        self.attempts: dict[Ident, JobAttempt] = {}
+        self.waiting: dict[Ident, JobAttempt] = {}  # not submitted; in order
+        self.submissions: dict[str, Submission] = {}  # by the submission's name
+        self.finished: dict[str, float] = {}  # names of submissions that are done with, and when, monotonic
+        self.placed: list[JobAttempt] | None = None  # by an earlier coordinator, not looked for yet
         self.to_cancel: list[str] = []  # jobs of attempts that were taken back
-        self.to_forget: list[tuple[Flight, int]] = []  # what is durable
+        self.to_forget: list[tuple[Submission, int]] = []  # what is durable
         self.in_slurm = 0  # attempts that are submitted and not told
         self.limits: Limits | None = None  # once Slurm has answered
         self.offered: HostState | None = None
         self.strays_until = 0.0  # monotonic
         self.submit_wake = asyncio.Event()
         self.watch_wake = asyncio.Event()
-        self.talk_wake = asyncio.Event()
+        self.calls_wake = asyncio.Event()
         self.room = asyncio.Event()
 
     @property
@@ -114,7 +118,7 @@ class Flights:
 
     async def rest(self, wake: asyncio.Event) -> None:
         """Return when it is time to look again, at once if `wake` is set."""
-        busy = self.flying or self.attempts or self.away or time.monotonic() < self.strays_until
+        busy = self.submissions or self.attempts or self.away or time.monotonic() < self.strays_until
         try:
             async with asyncio.timeout(self.look_seconds if busy else None):
                 await wake.wait()
@@ -135,28 +139,28 @@ class Flights:
         name = f"Slurm, partition {settings.partition}" if settings.partition else "Slurm"
         self.pool.reports.host(Host(host=self.pool.pool, name=name, state=state, resources=resources))
 
-    async def release(self, flight: Flight) -> None:
-        """Let a submission start; if that fails, the talk finds it held, and tries again."""
+    async def release(self, submission: Submission) -> None:
+        """Let a submission start; if that fails, `SlurmCalls` finds it held, and tries again."""
         try:
-            await self.pool.client.release(flight.submission.manifest.job_id)
+            await self.pool.client.release(submission.folder.manifest.job_id)
         except SlurmError as error:
-            log.warning("pool %s: job %s is not released yet: %s", self.pool.pool, flight.submission.manifest.job_id, error)
+            log.warning("pool %s: job %s is not released yet: %s", self.pool.pool, submission.folder.manifest.job_id, error)
 
-    def end(self, flight: Flight, attempt: Attempt, result: AttemptResult) -> None:
+    def end(self, submission: Submission, attempt: JobAttempt, result: AttemptResult) -> None:
         """Tell the end of an attempt that was submitted; its files go once that is durable."""
-        if flight.attempts.pop(attempt.index, None) is None:
+        if submission.attempts.pop(attempt.index, None) is None:
             return
-        flight.undurable.add(attempt.index)
+        submission.undurable.add(attempt.index)
         self.in_slurm -= 1
         self.room.set()
 
         def durable() -> None:
-            self.to_forget.append((flight, attempt.index))
+            self.to_forget.append((submission, attempt.index))
             self.watch_wake.set()
 
         self.tell(attempt, result, durable)
 
-    def tell(self, attempt: Attempt, result: AttemptResult, durable: Callable[[], None] = forgotten) -> None:
+    def tell(self, attempt: JobAttempt, result: AttemptResult, durable: Callable[[], None] = forgotten) -> None:
         """Tell the end of an attempt, the first time it is known."""
         if self.attempts.pop(attempt.ident, None) is None:
             return

@@ -83,11 +83,11 @@ class Seen:
     results: set[int] = field(default_factory=set)
 
 
-class Submission:
-    """One of them. Calls raise OSError."""
+class SubmissionFolder:
+    """The folder of one submission. Calls raise OSError."""
 
-    def __init__(self, folder: Path, manifest: Manifest) -> None:
-        self.folder = folder
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path = path
         self.manifest = manifest
 
     @property
@@ -96,14 +96,14 @@ class Submission:
 
     def write(self, tasks: Sequence[tuple[int, Assignment, TaskSpec]]) -> None:
         """Make the folder with all that the job needs; when this returns, it survives power loss."""
-        self.folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.folder.mkdir(mode=0o700)
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.path.mkdir(mode=0o700)
         for index, _, spec in tasks:
             if spec.HasField("stdin"):
-                write_whole(self.folder / f"{index}.in", spec.stdin.encode(), synced=True)
-        write_whole(self.folder / "tasks", tasks_file(tasks).encode(), synced=True)
+                write_whole(self.path / f"{index}.in", spec.stdin.encode(), synced=True)
+        write_whole(self.path / "tasks", tasks_file(tasks).encode(), synced=True)
         self._write_manifest()
-        sync_folder(self.folder.parent)
+        sync_folder(self.path.parent)
 
     def submitted(self, job_id: str) -> None:
         """Note the job's id; when this returns, that survives power loss."""
@@ -111,34 +111,34 @@ class Submission:
         self._write_manifest()
 
     def _write_manifest(self) -> None:
-        write_whole(self.folder / MANIFEST, msgspec.json.encode(self.manifest), synced=True)
-        sync_folder(self.folder)
+        write_whole(self.path / MANIFEST, msgspec.json.encode(self.manifest), synced=True)
+        sync_folder(self.path)
 
     def void(self) -> bool:
         """Let no job of this submission start anything any more. Returns False if one has already."""
         if self.look().claimed:
             return False
-        moved = self.folder.rename(self.folder.with_name(self.folder.name + VOID))
-        sync_folder(self.folder.parent)
+        moved = self.path.rename(self.path.with_name(self.path.name + VOID))
+        sync_folder(self.path.parent)
         if any(path.suffix == ".run" for path in moved.iterdir()):
-            moved.rename(self.folder)
+            moved.rename(self.path)
             return False
         return True
 
     def claim(self, index: int) -> bool:
         """Take an index, so that its task is never started. Returns False if it has been, or if that cannot be known any more."""
         try:
-            (self.folder / f"{index}.run").mkdir()
+            (self.path / f"{index}.run").mkdir()
         except (FileExistsError, FileNotFoundError):  # the latter: somebody has removed the folder
             return False
-        sync_folder(self.folder)
+        sync_folder(self.path)
         return True
 
     def look(self, starting: Container[int] = ()) -> Seen:
         """What has happened so far; when tasks started, of those in `starting` only, for each costs a file."""
         seen = Seen()
         # Opened anew: on NFS, that is when others' changes are seen.
-        with os.scandir(self.folder) as entries:
+        with os.scandir(self.path) as entries:
             for entry in entries:
                 number, _, kind = entry.name.partition(".")
                 if not number.isdecimal():
@@ -177,30 +177,30 @@ class Submission:
 
     def output(self, index: int, stream: str) -> Path:
         """The file of a stream, `out` or `err`."""
-        return self.folder / f"{index}.{stream}"
+        return self.path / f"{index}.{stream}"
 
     def forget_output(self, index: int) -> None:
         """Remove what a task was given and wrote."""
         for kind in ("out", "err", "in", "slurm"):
             with contextlib.suppress(FileNotFoundError):
-                (self.folder / f"{index}.{kind}").unlink()
+                (self.path / f"{index}.{kind}").unlink()
 
     def remove(self) -> None:
         """Remove the folder. A job that turns up after that finds nowhere to begin."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        shutil.rmtree(self.path, ignore_errors=True)
 
     def _text(self, index: int, kind: str) -> str:
         return self._bytes(index, kind).decode(errors="replace")
 
     def _bytes(self, index: int, kind: str) -> bytes:
         try:
-            with (self.folder / f"{index}.{kind}").open("rb") as file:
+            with (self.path / f"{index}.{kind}").open("rb") as file:
                 return file.read(_MAX_TEXT)
         except FileNotFoundError:
             return b""
 
 
-def kept_submissions(folder: Path, prefix: str) -> Iterator[Submission]:
+def kept_submissions(folder: Path, prefix: str) -> Iterator[SubmissionFolder]:
     """The submissions of an earlier coordinator below `folder`; what was never submitted, or made void, is removed."""
     try:
         paths = sorted(path for path in folder.iterdir() if path.name.startswith(prefix))
@@ -214,7 +214,7 @@ def kept_submissions(folder: Path, prefix: str) -> Iterator[Submission]:
         if manifest is None or path.name.endswith(VOID):
             shutil.rmtree(path, ignore_errors=True)
         else:
-            yield Submission(path, manifest)
+            yield SubmissionFolder(path, manifest)
 
 
 def remove_void(folder: Path, prefix: str) -> None:

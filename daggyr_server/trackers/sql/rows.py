@@ -5,25 +5,18 @@ Pure: rows in, the interface's types out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable
 
 import msgspec
 
 from daggyr.v1.task_pb2 import AttemptResult
 from daggyr_server.core.states import State
-from daggyr_server.trackers.base import Growth, RunRow, StateChange, StoredAttempt, StoredFlight, TaskRows
+from daggyr_server.core.stored import Adopted, Growth, RunRow, TaskRows
+from daggyr_server.trackers.base import StateChange, StoredAttempt
+from daggyr_server.trackers.sql.readers import Row
 from daggyr_server.trackers.task_rows import Assigned, Folding, flights, unpack
 
-MAX_OUTPUT_BYTES = 10 * 1024**3  # of a run; the oldest goes first
-# In this order: as long as the run is there, `deleting` tells of it. A large one's outputs and attempts are most of it.
-DELETIONS = (
-    *("delete_output", "delete_attempts", "delete_assignments", "delete_changes", "delete_documents", "delete_growths"),
-    *("delete_hosts", "delete_run"),
-)
-
 COMMANDS = "commands "  # before a state's name, in a run's counts: only the tasks that run commands
-Row = Sequence[Any]
 
 
 def run_row(row: Row) -> RunRow:
@@ -79,6 +72,6 @@ class TasksFold:
         self.ended = folding.ended
         self._folding = folding
 
-    def result(self) -> tuple[TaskRows, list[StoredFlight]]:
+    def result(self) -> tuple[TaskRows, list[Adopted]]:
         rows, in_flight, void = self._folding.rows()
         return rows, flights(in_flight, void, self._sent)

@@ -1,0 +1,86 @@
+"""A run as its records left it: what a tracker gives back, and what the machine takes up again.
+
+Trackers make these of what they keep; the driver hands them on in a RunRestored as they are, so that nothing is copied field by
+field. Nothing here decides or changes anything. Times are seconds since the epoch.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from daggyr_server.core.states import State
+
+
+@dataclass(frozen=True, slots=True)
+class RunRow:
+    """A run without its tasks, as a list shows it.
+
+    `task_states` counts all tasks, `command_states` those that are not structural; both are empty until the run has ended. Runs
+    that ended before `command_states` were kept have none of them.
+    """
+
+    run_id: int
+    request_id: str
+    tags: Mapping[str, str]
+    pool: str  # an edit may have given it another than it was submitted with
+    state: State
+    submit_time: float
+    start_time: float | None
+    stop_time: float | None
+    killing: bool  # a person asked for the end of the run
+    task_states: Mapping[State, int]
+    command_states: Mapping[State, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRows:
+    """A run's tasks that were attempted or moved, as parallel arrays, ascending by task number.
+
+    Arrays, because a run may have millions of tasks. A task whose attempt is in flight has the state that it had before, or
+    KILLED if a person asked for its end.
+    """
+
+    numbers: array[int]
+    states: bytearray  # a `State` each
+    attempts: array[int]  # the number of the last attempt, in flight or ended
+    failures: array[int]  # attempts FAILED, TIMED_OUT or OOM_KILLED since the last move to QUEUED
+    losses: array[int]  # attempts LOST since then
+    requeued: array[int]  # not parallel: the numbers of those that were moved to QUEUED at any time, ascending
+
+
+class Adopted(NamedTuple):
+    """An attempt that an earlier coordinator sent to a host and whose end it did not hear of."""
+
+    number: int  # of its task when it was assigned
+    attempt: int
+    host: str
+    host_name: str
+    assign_time: float
+    void: bool = False  # its task was queued again meanwhile: how it ends does not count
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """A step in which a run's graph grew after it was submitted: what a generator printed, or an edit."""
+
+    revision: int
+    document: bytes
+    number: int | None  # of the generator when it was assigned; None: an edit
+    attempt: int | None
+    pool: str = ""  # of an edit: where tasks without one of their own go from then on
+    kept: tuple[int, ...] = ()  # of an edit: the revisions of the generators' tasks that are part of it
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRun:
+    """All that is needed to go on with a run, or to show one that has ended."""
+
+    row: RunRow
+    document: bytes  # the specification as it came
+    pool: str  # that it was submitted with
+    growths: Sequence[Growth]  # ascending by revision
+    tasks: TaskRows
+    in_flight: Sequence[Adopted]  # ascending by number

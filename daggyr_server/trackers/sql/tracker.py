@@ -1,0 +1,135 @@
+"""What the sqlite and the postgres tracker do alike: read, and know that they are closed or lost.
+
+Both are subclasses of `SqlTracker`. How each opens its database, commits, deletes and closes is its own. Which rows a record
+makes is in batch.py, what rows tell in rows.py, which rows a deletion takes in deletion.py. Nothing here writes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from daggyr_server.core.records import AgentPinned
+from daggyr_server.core.stored import RunRow, StoredRun
+from daggyr_server.trackers.base import (
+    MAX_ATTEMPTS,
+    LostTracker,
+    Opened,
+    Piece,
+    StateChange,
+    StoredAttempt,
+    Tracker,
+    TrackerError,
+)
+from daggyr_server.trackers.pieces import MAX_OFFSET, in_order, joined
+from daggyr_server.trackers.sql.batch import stored_text
+from daggyr_server.trackers.sql.lock_holder import LockHolder
+from daggyr_server.trackers.sql.readers import Readers, Row, Snapshot
+from daggyr_server.trackers.sql.rows import TasksFold, growth, history, run_row, stored_attempt
+
+WAIT = 10.0  # seconds that a coordinator waits for another one to let go: one that is being replaced is about to
+MAX_OUTPUT_BYTES = 10 * 1024**3  # of a run; the oldest goes first
+_DOCUMENT_PIECES_A_TURN = 4  # of a mebibyte each
+
+
+class SqlTracker(Tracker):
+    """See the head of this file.
+
+    `where` names the database in messages. `wait` is how long, in seconds, another coordinator may still hold the tracker;
+    `output_limit` how many bytes of output are kept of a run.
+    """
+
+    def __init__(self, address: str, where: str, readers: Readers, *, wait: float, output_limit: int) -> None:
+        super().__init__(address)
+        self._where = where
+        self._readers = readers
+        self._wait = wait
+        self._output_limit = output_limit
+        self._opened: Opened | None = None
+        self._lost: str | None = None  # why nothing can be written any more
+        self._writing = asyncio.Lock()  # one commit or slice of a deletion at a time
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    async def attempts(
+        self, run_id: int, number: int, *, before: int | None = None, limit: int = MAX_ATTEMPTS
+    ) -> list[StoredAttempt]:
+        before = MAX_OFFSET if before is None else before
+        rows = await self._readers.rows("attempts", run_id=run_id, number=number, before=before, limit=limit)
+        return [stored_attempt(row) for row in rows]
+
+    async def output(self, run_id: int, number: int, attempt: int, stream: int, offset: int, limit: int) -> list[Piece]:
+        if offset > MAX_OFFSET:
+            return []
+        of = {"run_id": run_id, "number": number, "attempt": attempt, "stream": stream}
+        rows = await self._readers.rows("output", **of, offset=offset, limit=limit)
+        return in_order(rows, offset, limit)
+
+    async def document(self, run_id: int, revision: int = 0) -> bytes | None:
+        async with self._readers.snapshot() as snapshot:
+            if not await snapshot.rows("has_document", run_id=run_id, revision=revision):
+                return None
+            return await _document(snapshot, run_id, revision)
+
+    async def unfinished(self) -> list[int]:
+        return [run_id for (run_id,) in await self._readers.rows("unfinished")]
+
+    async def find_request(self, request_id: str) -> int | None:
+        rows = await self._readers.rows("find_request", request_id=stored_text(request_id))
+        return int(rows[0][0]) if rows else None
+
+    async def rows(self, *, before: int | None, limit: int) -> list[RunRow]:
+        return [run_row(row) for row in await self._readers.runs(MAX_OFFSET if before is None else before, limit)]
+
+    async def history(self, run_id: int, number: int | None) -> list[StateChange]:
+        if number is None:
+            return history(await self._readers.rows("run_history", run_id=run_id), None)
+        return history(await self._readers.rows("task_history", run_id=run_id, number=number), number)
+
+    async def pins(self) -> list[AgentPinned]:
+        return [AgentPinned(*row) for row in await self._readers.rows("pins")]
+
+    async def deleting(self) -> list[int]:
+        return [run_id for (run_id,) in await self._readers.rows("deleting")]
+
+    async def load(self, run_id: int) -> StoredRun | None:
+        async with self._readers.snapshot() as snapshot:
+            runs = await snapshot.rows("run", run_id=run_id)
+            if not runs:
+                return None
+            fold = TasksFold(
+                await snapshot.rows("hosts", run_id=run_id),
+                await snapshot.rows("assignments", run_id=run_id),
+                await snapshot.rows("task_changes", run_id=run_id),
+            )
+            async for rows in snapshot.in_turns("ended", self._readers.rows_a_turn, run_id=run_id):
+                fold.ended(rows)
+            growths = [
+                growth(row, await _document(snapshot, run_id, row[0])) for row in await snapshot.rows("growths", run_id=run_id)
+            ]
+            return StoredRun(run_row(runs[0]), await _document(snapshot, run_id, 0), runs[0][-1], growths, *fold.result())
+
+    # -- closed or lost -----------------------------------------------------------------------------------------------
+
+    def _own(self) -> Opened:
+        """What this coordinator was told when it opened the tracker, as long as it may write. Raises TrackerError."""
+        if self._lost is not None:
+            raise LostTracker(self._lost)
+        if self._opened is None:
+            raise TrackerError(f"the tracker {self._where} is closed")
+        return self._opened
+
+    def _lose(self, why: str) -> LostTracker:
+        """From now on nothing can be written. Returns the error to raise."""
+        self._lost = why
+        return LostTracker(why)
+
+    def _taken_over(self, holder: Row) -> LostTracker:
+        """`holder` is the row of the coordinator that has opened the tracker since."""
+        return self._lose(f"the tracker {self._where} was taken over by another coordinator: {LockHolder(*holder)}")
+
+
+async def _document(snapshot: Snapshot, run_id: int, revision: int) -> bytes:
+    pieces: list[tuple[int, bytes]] = []
+    async for rows in snapshot.in_turns("document", _DOCUMENT_PIECES_A_TURN, run_id=run_id, revision=revision):
+        pieces += rows
+    return joined(pieces)
