@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import tomllib
 
 from packaging.requirements import Requirement
@@ -41,6 +42,17 @@ def test_pins_are_within_the_bounds_of_what_runs() -> None:
     for needed in map(Requirement, PROJECT["project"]["dependencies"]):
         if needed.name.lower() in pinned:
             assert pinned[needed.name.lower()] in needed.specifier, needed
+
+
+def test_the_wheel_takes_what_the_programs_read_beside_python() -> None:
+    """Shell, SQL and the contract: hatchling takes all of a package that neither git ignores nor the settings leave out."""
+    build = PROJECT["tool"]["hatch"]["build"]
+    assert build["targets"]["wheel"].keys() == {"packages"} and build.keys().isdisjoint({"include", "exclude", "only-include"})
+    packages = build["targets"]["wheel"]["packages"]
+    found = [path for package in packages for kind in ("sh", "sql", "proto") for path in (ROOT / package).rglob(f"*.{kind}")]
+    assert {"attempt.sh", "remote.sh", "job.sh"} <= {path.name for path in found}
+    ignored = subprocess.run(["git", "check-ignore", *map(str, found)], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (ignored.returncode, ignored.stdout) == (1, "")
 
 
 def test_the_bounds_of_the_runtime_follow_the_generator() -> None:

@@ -9,9 +9,14 @@ import pytest
 from executor_harness import Harness, python, shell, spec
 from executor_kinds import CORES, DAEMONS, ENVIRONMENT, ExecutorKind
 
-from daggyr.v1.task_pb2 import Assignment, AssignmentBatch, AttemptKey, TaskTemplate
+from daggyr.v1.task_pb2 import STDERR, STDOUT, Assignment, AssignmentBatch, AttemptKey, TaskTemplate
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+NO_NAME = "no variable of the environment can be called"
+NUL = "the command or its environment holds a NUL character, which cannot be passed on"
+WORD = "an argument or variable is too long for this host"
 
 
 class TestEvery:
@@ -65,6 +70,12 @@ class TestResults:
         assert told.result.exit_code == 3
         assert not told.result.HasField("signal")
 
+    async def test_ExitCodesThatLookLikeSignals(self, executor: Harness) -> None:
+        codes = [126, 127, 129, 137, 139, 200, 255]
+        told = await executor.run(*[shell(f"exit {code}") for code in codes])
+        assert [(one.outcome, one.result.HasField("signal")) for one in told] == [("FAILED", False)] * len(codes)
+        assert [one.result.exit_code for one in told] == codes
+
     async def test_StartWaitSignalled(self, executor: Harness) -> None:
         told = await executor.run_one(shell("kill -TERM $$"))
         assert told.outcome == "FAILED", "a signal that nobody here sent"
@@ -104,6 +115,30 @@ class TestEnvironment:
         source = "import os, sys\nfor name in sys.argv[1:]: os.write(1, os.environb[name.encode()] + b'\\0')"
         told = await executor.run_one(python(source, *own, environment=own))
         assert told.output().decode().split("\0") == [*own.values(), ""]
+
+    async def test_NamesThatNoShellCanHave(self, executor: Harness) -> None:
+        names = [
+            "A\n",
+            "\n",
+            "1x",
+            "A-B",
+            "a.b",
+            "ä",
+            "A B",
+            "-u",
+            "_",
+            "dg_home",
+            "IFS",
+            "PWD",
+            "UID",
+            "PS4",
+            "LC_ALL",
+            "OPTIND",
+        ]
+        own = {name: f"value of {name}" for name in names}
+        source = "import os, sys\nfor name in sys.argv[1:]: os.write(1, os.environb[name.encode()] + b'\\0')"
+        told = await executor.run_one(python(source, "--", *names, environment={**own, "--": ""}))
+        assert told.output().decode().split("\0") == ["", *own.values(), ""]
 
     async def test_TheAttemptIsNamed(self, executor: Harness) -> None:
         host = await executor.host()
@@ -233,3 +268,89 @@ class TestRejected:
     async def test_OthersGoOn(self, executor: Harness) -> None:
         told = await executor.run(spec("/bin/true"), spec("no-such-program-anywhere"), spec("/bin/true"))
         assert [one.outcome for one in told] == ["SUCCEEDED", "REJECTED", "SUCCEEDED"]
+
+    @pytest.mark.parametrize(
+        ("task", "sentence"),
+        [
+            pytest.param(spec(), "the command is empty", id="no command"),
+            pytest.param(spec(""), "the command is empty", id="an empty word"),
+            pytest.param(spec("true", environment={"A=B": "c"}), f"{NO_NAME} 'A=B'", id="a name with ="),
+            pytest.param(spec("true", environment={"": "c"}), f"{NO_NAME} ''", id="an empty name"),
+            pytest.param(spec("tr\0ue"), NUL, id="a NUL in the program"),
+            pytest.param(spec("true", environment={"A\0": "c"}), NUL, id="a NUL in a name"),
+            pytest.param(spec("true", environment={"A": "\0"}), NUL, id="a NUL in a value"),
+            pytest.param(spec("true", working_directory="a\0b"), NUL, id="a NUL in the folder"),
+            pytest.param(
+                spec("true", "x" * 131_072), f"{WORD}: 131072 bytes, where Linux takes 131071 (execve(2))", id="argument"
+            ),
+            pytest.param(
+                spec("true", environment={"A": "ä" * 70_000}),
+                f"{WORD}: 140002 bytes, where Linux takes 131071 (execve(2))",
+                id="variable",
+            ),
+            pytest.param(
+                spec("no-such", environment={"PATH": "/bin:/nowhere"}),
+                "no such program: 'no-such' is in none of the folders of PATH='/bin:/nowhere'",
+                id="not in PATH",
+            ),
+            pytest.param(spec("/no/such"), "no such program: '/no/such'", id="no such path"),
+            pytest.param(spec("./no"), "no such program: './no' in '{home}'", id="no such path below"),
+            pytest.param(
+                spec("./no", working_directory="below"),
+                "no such program: './no' in '{home}', working_directory 'below'",
+                id="no such path below its folder",
+            ),
+            pytest.param(
+                spec("./no", working_directory="/tmp"), "no such program: './no' in '/tmp'", id="no such path in its folder"
+            ),
+            pytest.param(
+                spec("/etc/passwd"), "'/etc/passwd' is not executable: chmod +x it gives the permission", id="not executable"
+            ),
+            pytest.param(
+                spec("plain", environment={"PATH": "/bin:."}),
+                "'./plain' is not executable: chmod +x it gives the permission",
+                id="not executable in PATH",
+            ),
+            pytest.param(spec("/bin"), "'/bin' is a folder, not a program", id="a folder"),
+            pytest.param(
+                spec("true", working_directory="mis'sing"),
+                """no such folder: working_directory "mis'sing" (relative ones count from '{home}')""",
+                id="no such folder",
+            ),
+            pytest.param(
+                spec("true", working_directory="-"),
+                "no such folder: working_directory '-' (relative ones count from '{home}')",
+                id="no such folder, a hyphen",
+            ),
+            pytest.param(
+                spec("true", working_directory="/etc/passwd"),
+                "cannot enter working_directory '/etc/passwd': Not a directory",
+                id="no folder",
+            ),
+        ],
+    )
+    async def test_TheSameFaultHasTheSameSentence(self, executor: Harness, home: Path, task: object, sentence: str) -> None:
+        (home / "below").mkdir(exist_ok=True)
+        (home / "plain").touch(0o644)
+        told = await executor.run_one(task)  # type: ignore[arg-type]
+        assert (told.outcome, told.notes) == ("REJECTED", sentence.replace("{home}", str(home)))
+
+    async def test_WhatIsAsLongAsCanBeIsStarted(self, executor: Harness) -> None:
+        told = await executor.run_one(python("import sys\nprint(len(sys.argv[1]))", "x" * 131_071))
+        assert told.text == "131071\n"
+
+    async def test_NoInterpreter(self, executor: Harness, tmp_path: Path) -> None:
+        program = tmp_path / "program"
+        program.write_text("#!/no/such/interpreter\n")
+        program.chmod(0o755)
+        told = await executor.run_one(spec(str(program)))
+        assert told.outcome == "REJECTED"
+        assert f"'{program}'" in told.notes and "interpreter" in told.notes and "first line" in told.notes
+        assert told.pieces == {STDOUT: {}, STDERR: {}}
+
+    @pytest.mark.parametrize("words", [("/usr/bin/env",), ("setsid", "--wait")], ids=["env", "setsid"])
+    async def test_ATaskThatStartsNothingHasRun(self, executor: Harness, words: tuple[str, ...]) -> None:
+        """What such a program says is what an executor may say that starts tasks with it."""
+        told = await executor.run_one(spec(*words, "no-such-program"))
+        assert (told.outcome, told.result.exit_code) == ("FAILED", 127)
+        assert b"no-such-program" in told.output(STDERR)

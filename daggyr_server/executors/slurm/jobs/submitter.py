@@ -94,11 +94,7 @@ class Submitter:
         job = Job(
             name=name,
             script=job_script(
-                folder.path,
-                home,
-                grace=self.pool.context.grace,
-                timeout=timeout,
-                whole_stdout_bytes=whole_stdout_bytes,
+                folder.path, home, grace=self.pool.context.grace, timeout=timeout, whole_stdout_bytes=whole_stdout_bytes
             ),
             size=len(group),
             needs=needs,
