@@ -42,7 +42,7 @@ from daggyr_server.executors.slurm.jobs.submitter import Submitter
 from daggyr_server.executors.slurm.jobs.watch import Watch
 from daggyr_server.executors.slurm.pool import SlurmPool
 
-MAX_PIECES = 4  # of a followed output, read at once
+MAX_PIECES = 4  # of an output that is followed, read at once
 
 
 class JobExecutor(SlurmPool):
@@ -131,5 +131,5 @@ class JobExecutor(SlurmPool):
 
 
 def _read(submission: Submission, index: int, stream: OutputStream, offset: int) -> list[tuple[int, bytes]]:
-    """What can be read of a stream from `offset` on; of a long one, the next pieces of it."""
+    """Return what can be read of a stream from `offset` on, at most MAX_PIECES pieces of it."""
     return list(itertools.islice(written_by(submission.folder, index, stream).chunks(offset), MAX_PIECES))

@@ -95,7 +95,7 @@ class SubmissionFolder:
         return self.manifest.name
 
     def write(self, tasks: Sequence[tuple[int, Assignment, TaskSpec]]) -> None:
-        """Make the folder with all that the job needs; when this returns, it survives power loss."""
+        """Make the folder with all that the job needs. When this returns, it survives power loss."""
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.path.mkdir(mode=0o700)
         for index, _, spec in tasks:
@@ -106,7 +106,7 @@ class SubmissionFolder:
         sync_folder(self.path.parent)
 
     def submitted(self, job_id: str) -> None:
-        """Note the job's id; when this returns, that survives power loss."""
+        """Write down the job's id. When this returns, that survives power loss."""
         self.manifest.job_id = job_id
         self._write_manifest()
 
@@ -115,7 +115,7 @@ class SubmissionFolder:
         sync_folder(self.path)
 
     def void(self) -> bool:
-        """Let no job of this submission start anything any more. Returns False if one has already."""
+        """Make sure that no job of this submission starts anything any more. Returns False if one has already."""
         if self.look().claimed:
             return False
         moved = self.path.rename(self.path.with_name(self.path.name + VOID))
@@ -126,18 +126,18 @@ class SubmissionFolder:
         return True
 
     def claim(self, index: int) -> bool:
-        """Take an index, so that its task is never started. Returns False if it has been, or if that cannot be known any more."""
+        """Take an index, so that its task is never started. Returns False if it was started, or if nobody can know that."""
         try:
             (self.path / f"{index}.run").mkdir()
-        except (FileExistsError, FileNotFoundError):  # the latter: somebody has removed the folder
+        except (FileExistsError, FileNotFoundError):  # without its folder, nobody can know
             return False
         sync_folder(self.path)
         return True
 
     def look(self, starting: Container[int] = ()) -> Seen:
-        """What has happened so far; when tasks started, of those in `starting` only, for each costs a file."""
+        """Return what has happened so far. Start times are read for the indexes in `starting` only, because each costs a file."""
         seen = Seen()
-        # Opened anew: on NFS, that is when others' changes are seen.
+        # It is opened anew each time, because NFS shows the changes of others only then.
         with os.scandir(self.path) as entries:
             for entry in entries:
                 number, _, kind = entry.name.partition(".")
@@ -154,7 +154,7 @@ class SubmissionFolder:
         return seen
 
     def result(self, index: int) -> Reported:
-        """How a task ended; its result is there."""
+        """Return how a task ended whose result is there."""
         words = dict(line.partition(" ")[::2] for line in self._text(index, "result").splitlines())
         told = words.get("status", "255")
         status = min(int(told), 255) if told.isascii() and told.isdecimal() and len(told) < 10 else 255
@@ -172,7 +172,7 @@ class SubmissionFolder:
         )
 
     def printed(self, index: int) -> str:
-        """What the job itself printed, Slurm's own messages mostly, in one line."""
+        """Return what the job itself printed, mostly messages of Slurm, in one line."""
         return " ".join(self._text(index, "slurm").split())
 
     def output(self, index: int, stream: str) -> Path:
@@ -201,7 +201,7 @@ class SubmissionFolder:
 
 
 def kept_submissions(folder: Path, prefix: str) -> Iterator[SubmissionFolder]:
-    """The submissions of an earlier coordinator below `folder`; what was never submitted, or made void, is removed."""
+    """Yield the submissions of an earlier coordinator. Folders that were not submitted, or were made void, are removed."""
     try:
         paths = sorted(path for path in folder.iterdir() if path.name.startswith(prefix))
     except FileNotFoundError:
@@ -210,7 +210,7 @@ def kept_submissions(folder: Path, prefix: str) -> Iterator[SubmissionFolder]:
         try:
             manifest = msgspec.json.decode((path / MANIFEST).read_bytes(), type=Manifest)
         except (FileNotFoundError, NotADirectoryError, msgspec.DecodeError):
-            manifest = None  # it is renamed into place last, and sbatch comes after that
+            manifest = None  # the manifest is written last, and sbatch comes after it
         if manifest is None or path.name.endswith(VOID):
             shutil.rmtree(path, ignore_errors=True)
         else:

@@ -1,7 +1,8 @@
-"""Submits what waits on a Slurm pool: attempts of equal needs together, as one job array, as many as the pool may have in Slurm.
+"""Submits the attempts that wait on a Slurm pool: those of equal needs together, as one job array, up to `max_jobs` in Slurm.
 
-The executor of job mode runs one `Submitter`. `submission_folder.py` says in which order things become durable, and why that is
-enough for none to be submitted twice. If Slurm does not take a submission for now, it is made void, and the attempts wait again.
+The executor of job mode runs one `Submitter`. `submission_folder.py` says in which order things become durable, and why no
+attempt is submitted twice. A submission that Slurm does not take for now is made void, and its attempts wait again. Nothing here
+follows a job once it is submitted.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ MAX_SUBMISSION_BYTES = 4 * 1024 * 1024  # of the tasks of one submission
 
 
 class Submitter:
-    """To be run once."""
+    """One of the executor's three tasks; `run` is called once."""
 
     def __init__(self, known: KnownJobs) -> None:
         self.known = known
@@ -55,7 +56,7 @@ class Submitter:
                 await asyncio.sleep(pause)
 
     async def _limits(self) -> Limits:
-        """As soon as Slurm answers at all."""
+        """Return what the cluster says of itself, as soon as Slurm answers."""
         backoff = Backoff(self.pool.settings.poll_interval, LONGEST_PAUSE)
         while True:
             try:
@@ -65,7 +66,7 @@ class Submitter:
             await asyncio.sleep(backoff.next())
 
     def _group(self, most: int) -> list[JobAttempt]:
-        """The first that waits, and others of equal needs."""
+        """Return the first attempt that waits, and others of equal needs."""
         first = next(iter(self.known.waiting.values()))
         group: list[JobAttempt] = []
         size = 0
@@ -78,7 +79,10 @@ class Submitter:
         return group
 
     async def _submit(self, group: list[JobAttempt]) -> None:
-        """Submit these, or raise SlurmUnavailable or OSError with all of them waiting again, and none of them ever to start."""
+        """Submit these attempts.
+
+        Raises SlurmUnavailable or OSError; then all of them wait again, and nothing of this submission will ever start.
+        """
         alike = group[0].alike
         assert alike is not None
         needs, timeout, whole_stdout_bytes = alike
@@ -116,7 +120,7 @@ class Submitter:
         try:
             await asyncio.to_thread(folder.submitted, job_id)
         except OSError as error:
-            # Held, with an id that is known to nobody after a restart: it is taken back.
+            # The job is held, and after a restart nobody would know its id, so it is taken back.
             await self._not_submitted(submission, error)
             raise
         for attempt in group:
@@ -127,7 +131,7 @@ class Submitter:
         self.known.calls_wake.set()
 
     async def _not_submitted(self, submission: Submission, error: Exception) -> None:
-        """A submission has failed: whatever Slurm has of it never starts."""
+        """Make sure that nothing of a submission that has failed ever starts, and let its attempts wait again or end."""
         del self.known.submissions[submission.name]
         self.known.in_slurm -= len(submission.attempts)
         self.known.strays_until = time.monotonic() + STRAY_SECONDS

@@ -1,8 +1,8 @@
-"""Looks into the folders of submissions, where jobs write when they start and how they end, and tells that.
+"""Looks into the folders of submissions, where jobs write when they start and how they end, and tells the driver of both.
 
-The executor of job mode runs one `Watch`. It also finds what an earlier coordinator had submitted, takes back what has not
-started when that is asked for, and removes the files of what is durable. It never waits for Slurm: what Slurm says,
-`calls.py` notes in the attempts' `state`.
+The executor of job mode runs one `Watch`. It also finds what an earlier coordinator had submitted, takes attempts back that have
+not started, and removes the files of attempts whose ends are durable. It never waits for Slurm: `calls.py` writes what Slurm says
+into the attempts' `state`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 
 class Watch:
-    """To be run once."""
+    """One of the executor's three tasks; `run` is called once."""
 
     def __init__(self, known: KnownJobs) -> None:
         self.known = known
@@ -55,7 +55,7 @@ class Watch:
             await self.known.rest(self.known.watch_wake)
 
     async def _adopt(self) -> None:
-        """Find what an earlier coordinator had submitted."""
+        """Find the submissions of an earlier coordinator that hold attempts which were placed."""
         placed = {attempt.ident: attempt for attempt in self.known.placed or ()}
         kept = await asyncio.to_thread(lambda: list(kept_submissions(self.pool.tracker_folder, self.pool.prefix)))
         self.known.strays_until = time.monotonic() + STRAY_SECONDS
@@ -73,11 +73,11 @@ class Watch:
                 await asyncio.to_thread(folder.remove)
         for attempt in placed.values():
             self.known.tell(attempt, without_process(LOST, "it was not submitted to Slurm before the coordinator ended"))
-        self.known.placed = None  # from now on, jobs of no submission are nobody's
+        self.known.placed = None  # from now on, nobody waits for a job that belongs to no submission
         self.known.calls_wake.set()
 
     async def _heed(self) -> None:
-        """Take back what was asked for and has not started; what is to stop and has is for `SlurmCalls`."""
+        """Take back attempts that are to stop, or were recalled, and have not started. `SlurmCalls` ends those that have."""
         for attempt in [each for each in self.known.attempts.values() if each.requested is not None]:
             outcome = KILLED if attempt.requested == "stop" else RETURNED
             submission = attempt.submission
@@ -86,7 +86,7 @@ class Watch:
                 self.known.tell(attempt, without_process(outcome))
                 continue
             if submission is None or submission.made is None:
-                continue  # being submitted, or looked for
+                continue  # it is being submitted, or looked for
             if not attempt.runs:
                 attempt.runs = not await asyncio.to_thread(submission.folder.claim, attempt.index)
                 if not attempt.runs:
@@ -101,7 +101,7 @@ class Watch:
                 self.known.calls_wake.set()
 
     async def _look(self) -> None:
-        """See what jobs have told in their folders."""
+        """See what jobs have written into their folders, and tell it."""
         made = [each for each in self.known.submissions.values() if each.made is not None and each.attempts]
         for submission, (starts, begun, results) in zip(made, await asyncio.to_thread(_look_into, made), strict=True):
             for index, attempt in list(submission.attempts.items()):
@@ -123,7 +123,7 @@ class Watch:
             if is_settled(attempt.reported, asked=asked) or over or now > attempt.reported_at + self.pool.settings.settle_seconds:
                 await self._finish(submission, attempt)
         elif attempt.over_since is not None and over:
-            # Slurm may say so before the script and what it ends have come to their end, and files take their time.
+            # Slurm may say that a job has ended while its script still ends processes, or while its files are on their way.
             if attempt.runs and now < attempt.over_since + self.pool.settings.settle_seconds:
                 return
             if not attempt.runs and not await asyncio.to_thread(submission.folder.claim, attempt.index):
@@ -161,7 +161,7 @@ class Watch:
         self.known.end(submission, attempt, result)
 
     async def clean(self) -> None:
-        """Remove the files of what is durable."""
+        """Remove the files of attempts whose ends are durable."""
         forget, self.known.to_forget = self.known.to_forget, []
         done = []
         for submission, index in forget:
@@ -182,15 +182,15 @@ class Watch:
 
 
 def _look_into(submissions: Sequence[Submission]) -> list[tuple[dict[int, int], set[int], dict[int, Reported]]]:
-    """What is new in each: starts, indexes whose script has begun, and results."""
+    """Return what is new in each: starts, indexes whose script has begun, and results."""
     found = []
     for submission in submissions:
         try:
-            attempts = dict(submission.attempts)  # in a thread: others may end meanwhile
+            attempts = dict(submission.attempts)  # a copy, because this is a thread, and attempts may end meanwhile
             seen = submission.folder.look({index for index, attempt in attempts.items() if not attempt.started})
             new = [index for index in seen.results if index in attempts and attempts[index].reported is None]
             found.append((seen.starts, seen.claimed, {index: submission.folder.result(index) for index in new}))
-        except FileNotFoundError:  # somebody has removed the folder: nothing of it starts any more, or is told
+        except FileNotFoundError:  # somebody has removed the folder, so that nothing of it starts any more, and nothing is told
             found.append(({}, set(submission.attempts), {}))
     return found
 
