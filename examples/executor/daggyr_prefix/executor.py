@@ -231,9 +231,11 @@ class PrefixExecutor(Executor):
         folder = attempt.folder
         try:
             with folder.life() as life:
-                self._tell_started(attempt)
-                await self._until_runner_ends(life, attempt)
-            begun = not await asyncio.to_thread(folder.claim)
+                # A runner opens `life` before it begins, so that one which has begun is there now, or has ended.
+                begun = not await asyncio.to_thread(folder.claim)
+                if begun:
+                    self._tell_started(attempt)
+                    await self._until_runner_ends(life, attempt)
         except FileNotFoundError:  # that coordinator ended before the folder was whole
             begun = False
         if begun:
