@@ -1,7 +1,7 @@
 """Which executors the conformance suite runs against, each through its real wire, and what each says of itself.
 
 `begin` makes an executor whose host offers CORES cores and whose tasks start in the folder it is given, opens it, and closes it
-in the end; its context may be given. A new executor adds one entry to KINDS.
+in the end; it may be given the context of a coordinator. A new executor adds one entry to KINDS.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from daggyr_server.executors.ssh.settings import TargetSettings
 
 CORES = 2
 EXAMPLE = ROOT / "examples/executor"
-# The daemon's environment: its own DAGGYR_* are no task's business.
+# The daemon's environment. No task gets DAEMONS, or the daemon's own DAGGYR_*.
 DAEMONS = {"UNNAMED": "a secret of the daemon's"}
 ENVIRONMENT = {"INHERITED": "from the daemon", "DAGGYR_SERVER": "nobody's", "DAGGYR_TASK_ID": "nobody's"}
 
