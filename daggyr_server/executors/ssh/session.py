@@ -59,7 +59,6 @@ LOOK_SECONDS = 0.5  # between looks at attempts whose wardens cannot tell of the
 LATE_LOOK_SECONDS = 10.0  # at all others: a warden may have been killed
 MISSED_LOOKS = 3  # then an attempt is LOST; one a LOST_LOOK_SECONDS
 PEEK_SECONDS = 0.1
-NAPS = 20  # of dg_stop, in the grace period
 _NAMES_A_CALL = 128  # so that calls, and what they start, stay far below what execve(2) takes
 _STARTS_A_SCRIPT = 32
 _FOLDERS_AHEAD = 64
@@ -171,7 +170,7 @@ class Session:
                 await self._starting.send(script.encode())
             stops, self._stops = self._stops, []
             for names in _batches([attempt.name for attempt in stops]):
-                await self._starting.send(call("dg_stop", f"{self._target.context.grace / NAPS:g}", *names).encode())
+                await self._starting.send(call("dg_stop", *names).encode())
 
     def _folders(self, batch: Sequence[Attempt]) -> str:
         """The call that makes folders for these and for those that come next: one program is started for many."""
