@@ -84,6 +84,7 @@ class Agent:
             oom_kills=OomKills(ControlGroup()),
             peaks=PeakMemory(),
             journal=journal,
+            kill_grace=DEFAULT_GRACE,
         )
         self._work: Work = (
             Noop(self._outbox)

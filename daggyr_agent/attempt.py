@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from daggyr.attempts.keys import Ident, ident_of, key_of
 from daggyr.attempts.startable import check
+from daggyr.attempts.times import seconds_of
 from daggyr.substitution import Filling
 from daggyr.v1.task_pb2 import Assignment, AttemptKey, TaskSpec, TaskTemplate
-
-from .outbox import Ident, ident_of
 
 
 @dataclass(slots=True)
@@ -36,7 +36,7 @@ class Template:
         own.CopyFrom(template)
         spec = own.spec
         self.demand: Mapping[str, int] = {name: units for name, units in spec.resources.items() if units > 0}
-        self.timeout = spec.timeout.seconds + spec.timeout.nanos / 1e9 if spec.HasField("timeout") else 0.0
+        self.timeout = seconds_of(spec.timeout)  # 0: none
         self.whole_stdout_bytes = spec.whole_stdout_bytes
         self._filling = Filling(own)
         self._takes_values = bool(own.parameters)
@@ -67,8 +67,7 @@ class Attempt:
 
     @property
     def key(self) -> AttemptKey:
-        run_id, task_number, attempt = self.ident
-        return AttemptKey(run_id=run_id, task_number=task_number, attempt=attempt)
+        return key_of(self.ident)
 
     def order(self) -> Order:
         """The order with DAGGYR_RUN_ID, DAGGYR_TASK_ID and DAGGYR_ATTEMPT below the task's own environment.

@@ -17,26 +17,25 @@ import contextlib
 import logging
 import resource
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable
 
+from daggyr.attempts.keys import Ident, ident_of
+from daggyr.attempts.outcome import STOPPED_NOTE, Cause, Seen, judge, without_process
+from daggyr.attempts.times import timestamp
 from daggyr.v1.task_pb2 import (
     KILLED,
-    LOST,
     REJECTED,
     RETURNED,
     AssignmentBatch,
     AttemptKey,
     AttemptOutcome,
-    AttemptResult,
     AttemptStarted,
 )
 
 from .attempt import Attempt, Template
-from .execution import Execution, Host, timestamp
-from .outbox import GATHERED, Ident, Outbox, ident_of
-from .outcomes import STOPPED_NOTE, Ending
+from .execution import Execution, Host
+from .outbox import GATHERED, Outbox
 from .process import HostError
 from .resources import Ledger
 from .slots import Slots
@@ -119,28 +118,32 @@ class Attempts:
                 continue
             attempt = Attempt.of(assignment, templates[assignment.template])
             if self._closed or len(self._waiting) >= MAX_WAITING:
-                self._never_started(attempt, RETURNED, self._closed or f"{MAX_WAITING} attempts wait here already")
+                self._without_process(attempt, RETURNED, self._closed or f"{MAX_WAITING} attempts wait here already")
             elif shortage := self._ledger.shortage(attempt.template.demand):
-                self._never_started(attempt, REJECTED, shortage)
+                self._without_process(attempt, REJECTED, shortage)
             else:
                 with self._lock:
                     self._waiting[ident] = attempt
         self._start()
 
+    def welcomed(self, kill_grace: float) -> None:
+        """The coordinator has said how long its tasks have from SIGTERM to SIGKILL when their timeout has passed, in seconds."""
+        self._host.kill_grace = kill_grace
+
     def cancel(self, keys: Iterable[AttemptKey], grace: float) -> None:
         """A person asked for the end of these; `grace` in seconds. Keys that are not here are passed over."""
         for attempt, execution in self._taken(keys):
             if attempt is not None:
-                self._never_started(attempt, KILLED)
+                self._without_process(attempt, KILLED)
             elif execution is not None:
-                execution.end(Ending.KILL, grace)
+                execution.end(Cause.KILL, grace)
         self._start()
 
     def recall(self, keys: Iterable[AttemptKey]) -> None:
         """Hand back those of these that wait."""
         for attempt, _ in self._taken(keys):
             if attempt is not None:
-                self._never_started(attempt, RETURNED)
+                self._without_process(attempt, RETURNED)
         self._start()
 
     def close(self, reason: str) -> None:
@@ -149,7 +152,7 @@ class Attempts:
         with self._lock:
             waiting, self._waiting = self._waiting, {}
         for attempt in waiting.values():
-            self._never_started(attempt, RETURNED, reason)
+            self._without_process(attempt, RETURNED, reason)
 
     def stop(self, grace: float) -> None:
         """Hand back all that wait, and end all that run; they are LOST unless they succeed."""
@@ -157,7 +160,7 @@ class Attempts:
         with self._lock:
             running = list(self._running.values())
         for execution in running:
-            execution.end(Ending.STOP, grace)
+            execution.end(Cause.STOP, grace)
 
     def end_silently(self, keys: Iterable[AttemptKey] | None) -> None:
         """End these, or all, at once: they are no longer this agent's, and nobody is told."""
@@ -167,7 +170,7 @@ class Attempts:
                 execution = self._running.pop(ident, None)
             if execution is not None:
                 self._disowned.add(execution)
-                execution.end(Ending.SILENT, 0)
+                execution.disown()
         self._changed()
         self._start()
 
@@ -215,7 +218,7 @@ class Attempts:
                     execution.succeeded = True
             self._ended.append(execution)
             gathered = len(self._ended) * GATHERED >= len(self._waiting)
-            tell = not self._collecting and (gathered or following is None or execution.ending is not None)
+            tell = not self._collecting and (gathered or following is None or execution.cause is not None)
             self._collecting = self._collecting or tell
         if tell:
             with contextlib.suppress(RuntimeError):  # the event loop is closed: the agent has left
@@ -250,10 +253,12 @@ class Attempts:
             result, outputs = execution.result()
             if result is not None:
                 self._outbox.finished(attempt.ident, attempt.key, result, outputs, ahead=len(self._waiting))
-                if execution.ending is not None:
+                if execution.cause is not None:
                     self._outbox.hurry()
-        elif execution.ending is not Ending.SILENT:
-            self._never_started(attempt, LOST if isinstance(fault, HostError) else REJECTED, str(fault))
+        elif not execution.disowned:
+            seen = Seen(vanished=str(fault), cause=execution.cause) if isinstance(fault, HostError) else Seen(rejected=str(fault))
+            outcome, notes = judge(seen)
+            self._without_process(attempt, outcome, *notes)
         if isinstance(fault, HostError) and self._pause is None:
             _log.warning("%s; nothing is started for %g s", fault, _PAUSE)
             self._pause = self._host.loop.call_later(_PAUSE, self._go_on)
@@ -265,8 +270,7 @@ class Attempts:
         self._pause = None
         self._start()
 
-    def _never_started(self, attempt: Attempt, outcome: AttemptOutcome, note: str = "") -> None:
-        result = AttemptResult(outcome=outcome, stop_time=timestamp(time.time_ns()), notes=[note] if note else [])
-        self._outbox.finished(attempt.ident, attempt.key, result)
+    def _without_process(self, attempt: Attempt, outcome: AttemptOutcome, *notes: str) -> None:
+        self._outbox.finished(attempt.ident, attempt.key, without_process(outcome, *notes))
         self._outbox.hurry()
         self._changed()

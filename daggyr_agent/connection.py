@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import random
 from collections.abc import Callable
 
 import grpc
 
+from daggyr.backoff import Backoff
 from daggyr.channel import AddressError, check_exposure, open_channel, token_metadata
 from daggyr.tokens import TokenError, read_token, token_file
 from daggyr.unreached import tls_fault
@@ -88,15 +88,15 @@ class Connection:
 
     async def run(self) -> None:
         """Keep a session open until `leave`. Raises RefusedError."""
-        pause = _SHORTEST_PAUSE
+        backoff = Backoff(_SHORTEST_PAUSE, _LONGEST_PAUSE, jitter=0.5)
         loop = asyncio.get_running_loop()
         while not self._leaving.is_set():
             begun = loop.time()
             welcomed = await self._one_session()
-            pause = next_pause(pause, lasted=loop.time() - begun if welcomed else None, refusal=self._refusal)
+            pause = next_pause(backoff, lasted=loop.time() - begun if welcomed else None, refusal=self._refusal)
             if not self._leaving.is_set():
                 try:
-                    async with asyncio.timeout(pause * random.uniform(0.5, 1.0)):
+                    async with asyncio.timeout(pause):
                         await self._leaving.wait()
                 except TimeoutError:
                     pass
@@ -182,16 +182,15 @@ class Connection:
             _log.log(level, "%s", words)
 
 
-def next_pause(pause: float, *, lasted: float | None, refusal: grpc.StatusCode | None) -> float:
-    """Seconds before the next session, after `pause` before this one: doubled, unless there was a session worth the name.
+def next_pause(backoff: Backoff, *, lasted: float | None, refusal: grpc.StatusCode | None) -> float:
+    """Seconds before the next session. They grow until a session was worth the name.
 
-    `lasted`: how long the last one lasted, in seconds; None: it was not welcomed. `refusal`: the status with which it was
-    refused, welcomed or not. One that ended as soon as it had begun, or that made no sense to the coordinator, would again.
+    `lasted`: how long the last session lasted, in seconds; None: it was not welcomed. `refusal`: the status with which it was
+    refused, welcomed or not. A session that ended as soon as it had begun, or that made no sense to the coordinator, would again.
     """
     if lasted is not None and lasted >= _SHORT_SESSION and refusal is None:
-        return _SHORTEST_PAUSE
-    nonsense = refusal is grpc.StatusCode.INVALID_ARGUMENT
-    return min(pause * 2, _LONGEST_PAUSE_OF_NONSENSE if nonsense else _LONGEST_PAUSE)
+        backoff.reset()
+    return backoff.next(longest=_LONGEST_PAUSE_OF_NONSENSE if refusal is grpc.StatusCode.INVALID_ARGUMENT else None)
 
 
 def _hint(error: SessionError, token: str | None) -> str:

@@ -24,9 +24,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from google.protobuf.timestamp_pb2 import Timestamp
-
+from daggyr.attempts.outcome import EXITED_0, Cause, Seen, judge
 from daggyr.attempts.startable import NotStartable
+from daggyr.attempts.times import timestamp
 from daggyr.v1.task_pb2 import STDOUT, AttemptResult, OutputStream
 
 from .attempt import Attempt
@@ -34,7 +34,6 @@ from .capture import Capture, Captures, Kept
 from .cgroup import OomKills
 from .descendants import Descendants, Family
 from .journal import Journal
-from .outcomes import Ending, judge
 from .proc import look
 from .process import End, HostError, Launcher, reap, signal_group
 from .usage import PeakMemory
@@ -42,7 +41,7 @@ from .watch import Watch
 
 _log = logging.getLogger(__name__)
 
-DEFAULT_GRACE = 10.0  # seconds
+DEFAULT_GRACE = 10.0  # seconds; of what the agent ends when it is stopped, and where its coordinator names no other
 
 
 @dataclass(slots=True)
@@ -57,15 +56,11 @@ class Host:
     oom_kills: OomKills
     peaks: PeakMemory
     journal: Journal  # for the event loop alone
+    kill_grace: float  # seconds from SIGTERM to SIGKILL at a timeout; the coordinator says it with each welcome
     # Held to signal, to reap, to look a process up, and to read or change these two:
     lock: threading.Lock = field(default_factory=threading.Lock)
     starting: int = 0  # how many processes are just being started
     leaving: bool = False  # none is started any more
-
-
-def timestamp(nanoseconds: int) -> Timestamp:
-    seconds, nanos = divmod(nanoseconds, 1_000_000_000)
-    return Timestamp(seconds=seconds, nanos=nanos)
 
 
 class Execution:
@@ -84,8 +79,9 @@ class Execution:
         "_signal",
         "_written_down",
         "attempt",
+        "cause",
         "deadline",
-        "ending",
+        "disowned",
         "fault",
         "lasts",
         "looked_peak",
@@ -101,7 +97,8 @@ class Execution:
         self.started_ns = 0
         self.deadline = float("inf")  # of the timeout, by the event loop's clock
         self.looked_peak = 0  # bytes
-        self.ending: Ending | None = None
+        self.cause: Cause | None = None  # why the agent began to end it
+        self.disowned = False  # it is no longer this agent's: nobody is told of it
         self.fault: NotStartable | HostError | None = None  # why it was not started
         self.lasts = False  # it is not a short one
         self.succeeded = False  # for `attempts`: its resources went to the next in its slot
@@ -200,17 +197,16 @@ class Execution:
 
     # -- in the event loop
 
-    def end(self, ending: Ending, grace: float) -> None:
+    def end(self, cause: Cause, grace: float) -> None:
         """Ask the process group to end, and make it after `grace` seconds (0: at once). A sooner end may be asked for later.
 
-        The first reason counts, but for SILENT, which always does. A process that has ended by itself stays as it was.
+        The first cause counts. A process that has ended by itself stays as it was.
         """
         host = self._host
         with host.lock:
-            if ending is Ending.SILENT or (self.ending is None and self._end is None):
-                self.ending = ending
             if self._end is not None:
                 return
+            self.cause = self.cause or cause
             if grace <= 0:
                 self._send(signal.SIGKILL)
             elif self._kill_timer is None:
@@ -221,6 +217,11 @@ class Execution:
                 self._kill_timer.cancel()
             self._kill_at = kill_at
             self._kill_timer = host.loop.call_at(kill_at, self._kill)
+
+    def disown(self) -> None:
+        """Kill the process group at once, and tell nobody of the attempt any more."""
+        self.disowned = True
+        self.end(Cause.STOP, 0)
 
     def _kill(self) -> None:
         with self._host.lock:
@@ -239,7 +240,7 @@ class Execution:
             self._outlived_first_look()
         if self._host.loop.time() >= self.deadline:
             self.deadline = float("inf")
-            self.end(Ending.TIMEOUT, DEFAULT_GRACE)
+            self.end(Cause.TIMEOUT, self._host.kill_grace)
         with self._host.lock:
             return self._capture.trim() if self._capture is not None else 0
 
@@ -250,7 +251,7 @@ class Execution:
         if seen is not None:
             self._written_down = seen.pid, seen.born
             self._host.journal.runs(seen.pid, seen.born)
-        if self.ending is not Ending.SILENT:
+        if not self.disowned:
             self._runs(self)
 
     def read(self, stream: OutputStream, offset: int) -> tuple[int, bytes]:
@@ -275,20 +276,24 @@ class Execution:
         return self._family is None and (self.fault is not None or self._end is not None)
 
     def result(self) -> tuple[AttemptResult | None, tuple[Kept, ...]]:
-        """The result, and what was written, for the caller to release; no result if the ending is SILENT. Once, when settled."""
+        """The result, and what was written, for the caller to release; no result if it is disowned. Once, when settled."""
         host, end, capture = self._host, self._end, self._capture
         assert end is not None
         self._capture = None
-        if self.ending is Ending.SILENT:
+        if self.disowned:
             if capture is not None:
                 host.captures.drop(capture)
             return None, ()
         outcome, notes = judge(
-            exit_code=end.exit_code,
-            number=end.signal,
-            ending=self.ending,
-            timeout=self.attempt.template.timeout,
-            oom_kills=host.oom_kills.since(self._oom_kills) if end.signal == signal.SIGKILL else None,
+            EXITED_0
+            if end.exit_code == 0 and self.cause is None
+            else Seen(
+                exit_code=end.exit_code,
+                signal=end.signal,
+                cause=self.cause,
+                timeout=self.attempt.template.timeout,
+                oom_kills=host.oom_kills.since(self._oom_kills) if end.signal == signal.SIGKILL else None,
+            )
         )
         if self._family is not None:
             notes += [

@@ -13,10 +13,11 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from daggyr.attempts.keys import Ident, ident_of
 from daggyr.v1.agents_pb2 import AgentMessage, Follow, FollowedOutput
 from daggyr.v1.task_pb2 import STDERR, STDOUT, OutputChunk, OutputStream
 
-from .outbox import Ident, Outbox, ident_of
+from .outbox import Outbox
 from .work import Work
 
 MAX_FOLLOWS = 1_000

@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from daggyr.attempts.keys import Ident, ident_of
 from daggyr.bounded import are_bounded, bounded_notes
 from daggyr.v1.agents_pb2 import AgentMessage
 from daggyr.v1.task_pb2 import AttemptKey, AttemptResult, AttemptStarted, AttemptUpdate, OutputChunk
@@ -35,12 +36,6 @@ GATHERED = 8  # one of so many attempts ahead
 _LETTER_BYTES = 4  # of UTF-8, at most
 
 _log = logging.getLogger(__name__)
-
-Ident = tuple[int, int, int]  # an AttemptKey's run_id, task_number and attempt
-
-
-def ident_of(key: AttemptKey) -> Ident:
-    return key.run_id, key.task_number, key.attempt
 
 
 @dataclass(slots=True)

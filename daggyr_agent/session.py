@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 import grpc
 
+from daggyr.attempts.times import seconds_of
 from daggyr.channel import PROTOCOL_VERSION
 from daggyr.v1.agents_pb2 import AgentMessage, CoordinatorMessage, Goodbye, Heartbeat, Hello, Welcome
 
@@ -145,8 +146,7 @@ class Session:
         if message.WhichOneof("message") != "welcome":
             raise SessionError("the coordinator did not begin with a welcome")
         self._welcomed(message.welcome)
-        interval = message.welcome.heartbeat_interval
-        return max(_SHORTEST_HEARTBEAT, interval.seconds + interval.nanos / 1e9 or _DEFAULT_HEARTBEAT)
+        return max(_SHORTEST_HEARTBEAT, seconds_of(message.welcome.heartbeat_interval) or _DEFAULT_HEARTBEAT)
 
     def _welcomed(self, welcome: Welcome) -> None:
         """Compare the fence, then take up where the last session ended."""
@@ -168,6 +168,7 @@ class Session:
         standing.tracker_id, standing.epoch, standing.welcomed = welcome.tracker_id, welcome.epoch, True
         self.welcomed = True
         self._on_welcome()
+        self._work.welcomed(seconds_of(welcome.kill_grace) if welcome.HasField("kill_grace") else DEFAULT_GRACE)
         self._outbox.belong_to(welcome.tracker_id, welcome.epoch)
         self._outbox.resume(welcome.next_sequence)
         self._work.end_silently(welcome.end)
@@ -215,7 +216,7 @@ class Session:
                 self._outbox.acknowledge(message.acknowledge.sequence)
             case "cancel":
                 cancel = message.cancel
-                grace = cancel.grace.seconds + cancel.grace.nanos / 1e9 if cancel.HasField("grace") else DEFAULT_GRACE
+                grace = seconds_of(cancel.grace) if cancel.HasField("grace") else DEFAULT_GRACE
                 self._work.cancel(cancel.keys, grace)
             case "recall":
                 self._work.recall(message.recall.keys)

@@ -22,6 +22,8 @@ import time
 from collections.abc import Set
 from pathlib import Path
 
+from daggyr.whole_file import write_whole
+
 from .journal import Journal
 
 _MAX_ID_BYTES = 128
@@ -103,7 +105,7 @@ def _identity(path: Path) -> tuple[str, bool]:
         identity = path.read_text(encoding="utf-8").strip()
     except FileNotFoundError:
         identity, is_new = secrets.token_hex(16), True
-        _write_whole(path, identity)
+        write_whole(path, f"{identity}\n".encode(), synced=True)
     except UnicodeDecodeError:
         identity = ""
     if not identity or not identity.isprintable() or len(identity) > _MAX_ID_BYTES:
@@ -123,7 +125,7 @@ def _key(path: Path, *, is_new: bool) -> bytes:
                 "%s is not there: the agent makes itself another, which no coordinator takes that knows the former", path
             )
         key = secrets.token_bytes(_KEY_BYTES)
-        _write_whole(path, key.hex())
+        write_whole(path, f"{key.hex()}\n".encode(), synced=True)
         return key
     if stat.S_IMODE(mode) & 0o077:
         raise StateError(f"{path} may be read by others (mode {stat.S_IMODE(mode):04o}): chmod 600 {path}")
@@ -137,17 +139,6 @@ def _key(path: Path, *, is_new: bool) -> bytes:
             "(`daggyr agent forget NAME` has the coordinator take that)"
         )
     return key
-
-
-def _write_whole(path: Path, word: str) -> None:
-    """Make a file of mode 0600 that is there whole or not at all, whatever ends this process or the host. Raises OSError."""
-    draft = path.with_suffix(".new")
-    draft.unlink(missing_ok=True)
-    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
-        file.write(word + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
 
 
 def _clear(folder: Path, keep: Set[int]) -> None:

@@ -28,6 +28,7 @@ MAX_POOL_NAME = 128  # characters
 
 S = TypeVar("S", bound=msgspec.Struct)
 Seconds = Annotated[float, Meta(ge=0.1, le=86_400)]
+Grace = Annotated[float, Meta(ge=0, le=86_400)]
 
 
 class Tls(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,7 +52,7 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
     agent_token_file: Path | None = None
     lease: Seconds = 60.0  # an agent that was silent for longer has lost its attempts
     heartbeat: Seconds = 5.0  # how often an agent says that it is there
-    kill_grace: Annotated[float, Meta(ge=0, le=86_400)] = 10.0  # from SIGTERM to SIGKILL
+    kill_grace: Grace = 10.0  # from SIGTERM to SIGKILL, after a kill and after a timeout; of pools that say no other
     max_run_bytes: Annotated[int, Meta(ge=1024, le=2**40)] = 2**30  # of a submitted document
     max_arriving_bytes: Annotated[int, Meta(ge=1024, le=2**50)] = 2 * 2**30  # of documents on their way, all together, on disk
     max_run_tasks: Annotated[int, Meta(ge=1, le=2**32 - 1)] = 20_000_000
@@ -61,11 +62,18 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
         return f"Server(listen={self.listen!r}, tracker={self.tracker.partition(':')[0]!r}, ...)"
 
 
+class _EveryPool(msgspec.Struct, frozen=True, kw_only=True):
+    """What every `[pools.NAME]` may set, whatever its executor. Times are in seconds."""
+
+    kill_grace: Grace  # the server's unless given
+
+
 class Pool(msgspec.Struct, frozen=True, kw_only=True):
-    """`[pools.NAME]`: the executor's name and its settings as they stand in the file."""
+    """`[pools.NAME]`: the executor's name, what every pool may set, and the executor's settings as they stand in the file."""
 
     name: str
     executor: str
+    kill_grace: float  # seconds from SIGTERM to SIGKILL; the server's unless the file says another
     settings: dict[str, Any]
     folder: Path  # relative paths among the settings count from here
 
@@ -102,7 +110,7 @@ def load(
         faults.append(Fault(key, "unknown key", hint))
     command_line = {name: value for name, value in (("listen", listen), ("tracker", tracker)) if value is not None}
     server = _server(document.get("server", {}), folder, command_line, faults)
-    pools = _pools(document.get("pools", {}), folder, faults)
+    pools = _pools(document.get("pools", {}), server.kill_grace, folder, faults)
     default_pool = _default_pool(server.default_pool, pools, faults)
     if workers is not None:
         _size(pools, workers, default_pool, faults)
@@ -244,7 +252,7 @@ def _tracker(address: str, place: str, folder: Path, *, faults: list[Fault]) -> 
     return address
 
 
-def _pools(tables: object, folder: Path, faults: list[Fault]) -> dict[str, Pool]:
+def _pools(tables: object, kill_grace: float, folder: Path, faults: list[Fault]) -> dict[str, Pool]:
     """The pools by name; those with faults are among them as far as they are known, so that names can be checked."""
     if not isinstance(tables, Mapping):
         faults.append(Fault("pools", "expected a table of pools", "write [pools.NAME] with executor = ..."))
@@ -256,13 +264,15 @@ def _pools(tables: object, folder: Path, faults: list[Fault]) -> dict[str, Pool]
             faults.append(Fault(place, f"a pool's name has 1 to {MAX_POOL_NAME} printable characters"))
         settings = dict(table) if isinstance(table, Mapping) else {}
         executor = settings.pop("executor", None)
+        given = {"kill_grace": kill_grace} | {key: settings.pop(key) for key in _EveryPool.__struct_fields__ if key in settings}
+        own = check(given, _EveryPool, place=place, folder=folder, faults=faults) or _EveryPool(kill_grace=kill_grace)
         if isinstance(table, Mapping):
             _check_executor(executor, place, faults)
         else:
             faults.append(Fault(place, "expected a table", 'write executor = "local" in it, for instance'))
         if executor == "agent":
             _explain_dialing_in(name, settings, faults)
-        pools[name] = Pool(name=name, executor=str(executor), settings=settings, folder=folder)
+        pools[name] = Pool(name=name, executor=str(executor), kill_grace=own.kill_grace, settings=settings, folder=folder)
     return pools
 
 

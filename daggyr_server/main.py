@@ -11,6 +11,7 @@ import daggyr_server.quiet_grpc  # noqa: F401  # before whatever else loads grpc
 # isort: split
 import asyncio
 import contextlib
+import dataclasses
 import gc
 import logging
 import os
@@ -36,6 +37,7 @@ from daggyr.tokens import TokenError, make_token, token_file
 from daggyr.v1 import agents_pb2, runs_pb2
 from daggyr.v1.agents_pb2_grpc import add_AgentsServicer_to_server
 from daggyr.v1.runs_pb2_grpc import add_RunsServicer_to_server
+from daggyr.whole_file import write_whole
 from daggyr_server import __version__
 from daggyr_server.api.asking import Limits
 from daggyr_server.api.listening.authentication import Tokens
@@ -301,7 +303,7 @@ def _executors(configuration: Configuration, driver: Driver, context: ExecutorCo
         if settings is not None:
             try:
                 reports = driver.reports(name, mend=not issubclass(kind, AgentExecutor))  # agents' words are checked in sessions
-                executors[name] = kind(name, settings, reports, context)
+                executors[name] = kind(name, settings, reports, dataclasses.replace(context, grace=pool.kill_grace))
             except SettingsError as error:
                 faults.append(Fault(f"pools.{name}", str(error)))
     if faults:
@@ -336,9 +338,7 @@ async def _add_services(listener: Listener, runs: RunsService, executors: dict[s
 
 
 def _write_ready(path: Path, address: str) -> None:
-    draft = path.with_name(f"{path.name}.{os.getpid()}")
-    draft.write_text(address + "\n", encoding="utf-8")
-    draft.replace(path)
+    write_whole(path, f"{address}\n".encode(), mode=0o666)
 
 
 def _greet(configuration: Configuration, address: str) -> None:

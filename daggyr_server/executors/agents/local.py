@@ -22,6 +22,7 @@ from typing import Annotated, Any
 import grpc
 import msgspec
 
+from daggyr.backoff import Backoff
 from daggyr.channel import CHANNEL_OPTIONS
 from daggyr.memory import total_memory
 from daggyr.private_folder import PrivateFolder, abandoned
@@ -109,7 +110,7 @@ class LocalExecutor(AgentExecutor):
                 await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
     async def _keep_running(self, folder: Path) -> None:
-        pause = SHORTEST_PAUSE
+        backoff = Backoff(SHORTEST_PAUSE, LONGEST_PAUSE)
         while True:
             try:
                 ended = await self._run_child(folder)
@@ -118,7 +119,9 @@ class LocalExecutor(AgentExecutor):
             joined = bool(self.agents)
             for agent_id in list(self.agents):
                 self.moved(agent_id)
-            pause = SHORTEST_PAUSE if joined else min(2 * pause, LONGEST_PAUSE)
+            if joined:
+                backoff.reset()
+            pause = backoff.next()
             log.error("the local agent of pool %s %s; it is started again in %g s", self.pool, ended, pause)
             await asyncio.sleep(pause)
 

@@ -31,7 +31,7 @@ ENDED_STATES = frozenset(
     )
 )
 ALL_OTHERS = -1  # the index of a status that stands for the waiting tasks of its array that are not listed
-LIMIT_MARGIN = 60.0  # seconds by which a job's time limit is above the task's timeout, which the job itself keeps
+LIMIT_MARGIN = 60.0  # seconds by which a job's time limit is above the task's timeout and grace, which the job itself keeps
 _GRES = re.compile(r"[A-Za-z0-9_.-]+(?::[A-Za-z0-9_.-]+)?")
 
 
@@ -120,8 +120,10 @@ class SlurmClient(Protocol):
         """Send SIGTERM to the scripts of those that run. Others are passed over."""
 
 
-def needs_of(resources: Mapping[str, int], timeout: float, settings: SlurmSettings) -> Needs:
-    """What a task's resources and timeout (seconds, 0: none) mean in Slurm. Raises ValueError for a resource that Slurm has not.
+def needs_of(resources: Mapping[str, int], seconds: float, settings: SlurmSettings) -> Needs:
+    """What a task's resources, and the seconds that it may take at most (0: no limit), mean in Slurm.
+
+    Raises ValueError for a resource that Slurm has not.
 
     `cores` are CPUs of one task on one node, `memory_mb` is memory of the node, `gres/NAME` and `gres/NAME:TYPE` are generic
     resources, `license/NAME` are licenses.
@@ -142,8 +144,8 @@ def needs_of(resources: Mapping[str, int], timeout: float, settings: SlurmSettin
             f"it needs {', '.join(strange)}: on a Slurm pool, resources are cores, memory_mb, gres/NAME and license/NAME"
         )
     limits = []
-    if timeout:
-        limits.append(-(-int(timeout + LIMIT_MARGIN + 1) // 60))
+    if seconds:
+        limits.append(-(-int(seconds + LIMIT_MARGIN + 1) // 60))
     if settings.time_limit is not None and (own := minutes(settings.time_limit)) is not None:
         limits.append(own)
     return Needs(

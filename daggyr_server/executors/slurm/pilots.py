@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import secrets
 import shlex
 import socket
@@ -25,7 +24,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
+from daggyr.backoff import Backoff
 from daggyr.channel import AddressError, check_address, is_loopback
+from daggyr.whole_file import write_whole
 from daggyr_server.executors.agents.executor import AgentExecutor
 from daggyr_server.executors.base import Reports, SettingsError
 from daggyr_server.executors.context import ExecutorContext, PoolAccess
@@ -67,7 +68,7 @@ class PilotExecutor(SlurmPool, AgentExecutor):
         self._ready = 0
         self._idle: dict[str, float] = {}  # agent id -> since when it has nothing to do, monotonic
         self._unwanted: float | None = None  # since when nothing waits, monotonic
-        self._failures = 0
+        self._backoff = Backoff(self.settings.poll_interval, LONGEST_PAUSE)
         self._wake = asyncio.Event()
         self._scaling: asyncio.Task[None] | None = None
 
@@ -108,10 +109,9 @@ class PilotExecutor(SlurmPool, AgentExecutor):
             if pilots or self._ready or self.agents:
                 try:
                     pilots = await self._look()
-                    self._failures = 0
+                    self._backoff.reset()
                 except (SlurmError, OSError) as error:
-                    self._failures = min(16, self._failures + 1)
-                    pause = min(LONGEST_PAUSE, pause * 2**self._failures)
+                    pause = self._backoff.next()
                     log.warning("pool %s: pilots are looked after again in %g s: %s", self.pool, pause, error)
                 # They have to see a sign of life in time, whatever becomes of Slurm's.
                 await asyncio.sleep(min(pause, self.settings.orphan_seconds / 3))
@@ -121,16 +121,15 @@ class PilotExecutor(SlurmPool, AgentExecutor):
 
     async def _tell_pilots(self, address: str, access: PoolAccess) -> str | None:
         """Write down for pilots where this coordinator is, however long that takes. Returns the token that they find."""
-        pause = 0.0
+        backoff = Backoff(1.0, LONGEST_PAUSE)
         while True:
             token = access.token
             try:
                 await asyncio.to_thread(self._write_files, address, token, access)
                 return token
             except OSError as error:
-                pause = min(LONGEST_PAUSE, max(1.0, 2 * pause))
                 log.error("pool %s: cannot write into %s: %s", self.pool, self.settings.directory, error.strerror)
-                await asyncio.sleep(pause)
+                await asyncio.sleep(backoff.next())
 
     async def _look(self) -> bool:
         """See what there is, and make it what there should be. Returns whether there are any pilots."""
@@ -199,21 +198,18 @@ class PilotExecutor(SlurmPool, AgentExecutor):
         lines = {"coordinator": address, "pool": self.joined_as, "log_level": self.context.log_level}
         if token is not None:
             lines["token_file"] = str(files / "token")
-            _write_private(files / "token", token + "\n")
+            write_whole(files / "token", f"{token}\n".encode())
         if self.settings.coordinator_ca is not None:
             lines["tls_ca"] = str(files / "ca.pem")
-            _write_private(files / "ca.pem", self.settings.coordinator_ca.read_text(encoding="ascii"))
+            write_whole(files / "ca.pem", self.settings.coordinator_ca.read_bytes())
         # What the job was given and no more; without `memory_mb` among it, no task that names memory comes here.
         resources = {"memory_mb": 0, **self._resources}
-        _write_private(
-            files / "agent.toml",
-            "".join(f"{name} = {_toml(value)}\n" for name, value in lines.items())
-            + ("tls = true\n" if access.tls else "")
-            + ("insecure = true\n" if access.insecure else "")
-            + f"pass_environment = [{', '.join(map(_toml, (*self.pass_environment, *_GIVEN_BY_SLURM)))}]\n"
-            + "[resource]\n"
-            + "".join(f"{_toml(name)} = {units}\n" for name, units in resources.items()),
-        )
+        text = "".join(f"{name} = {_toml(value)}\n" for name, value in lines.items())
+        text += "tls = true\n" if access.tls else ""
+        text += "insecure = true\n" if access.insecure else ""
+        text += f"pass_environment = [{', '.join(map(_toml, (*self.pass_environment, *_GIVEN_BY_SLURM)))}]\n"
+        text += "[resource]\n" + "".join(f"{_toml(name)} = {units}\n" for name, units in resources.items())
+        write_whole(files / "agent.toml", text.encode())
         (files / "alive").touch()
 
     def _address(self, listening: str) -> str:
@@ -242,10 +238,3 @@ def _program() -> str:
 def _toml(text: str) -> str:
     """A TOML basic string. https://toml.io/en/v1.0.0#string"""
     return '"' + "".join(f"\\u{ord(c):04X}" if c in '"\\' or not c.isprintable() else c for c in text) + '"'
-
-
-def _write_private(path: Path, text: str) -> None:
-    draft = path.with_name(f"{path.name}.{os.getpid()}")
-    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-        file.write(text)
-    draft.replace(path)

@@ -14,8 +14,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
+from daggyr.attempts.keys import Ident, name_of
 from daggyr.v1.task_pb2 import TaskSpec
-from daggyr_server.executors.ssh.script import Ended, Ident, name_of
+from daggyr_server.executors.ssh.script import Ended
 
 
 class Phase(Enum):

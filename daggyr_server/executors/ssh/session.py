@@ -22,6 +22,8 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from daggyr.attempts.kept import CHUNK_BYTES
+from daggyr.attempts.keys import ident_in, key_of
+from daggyr.attempts.outcome import without_process
 from daggyr.attempts.startable import NotStartable, refusal
 from daggyr.bounds import MAX_UNITS
 from daggyr.v1.task_pb2 import (
@@ -30,7 +32,6 @@ from daggyr.v1.task_pb2 import (
     REJECTED,
     RETURNED,
     STDOUT,
-    AttemptOutcome,
     AttemptResult,
     AttemptUpdate,
     OutputChunk,
@@ -39,13 +40,11 @@ from daggyr_server.executors.ssh.attempts import Attempt, Phase
 from daggyr_server.executors.ssh.connection import TargetFault, connect
 from daggyr_server.executors.ssh.output import Output
 from daggyr_server.executors.ssh.questions import Questions
-from daggyr_server.executors.ssh.results import result_of, timestamp
+from daggyr_server.executors.ssh.results import result_of
 from daggyr_server.executors.ssh.script import (
     Ended,
     call,
     centiseconds,
-    ident_in,
-    key_of,
     needs_in,
     parse_ended,
     start_script,
@@ -216,7 +215,7 @@ class Session:
                 attempt.attended = False
                 self._wake_watch.set()
             elif kind == "N":
-                self._target.tell_results([(attempt, _outcome(LOST, "its target cannot make files for it"))])
+                self._target.tell_results([(attempt, without_process(LOST, "its target cannot make files for it"))])
                 raise TargetFault("it cannot make files for attempts: is its disk full?")
 
     async def _fetch(self) -> None:
@@ -265,7 +264,7 @@ class Session:
     def _result(self, attempt: Attempt) -> AttemptResult:
         ended = _ended_of(attempt)
         if ended.refused:
-            return _outcome(REJECTED)
+            return without_process(REJECTED)
         return result_of(ended, *self._times(attempt, ended))
 
     async def _take_output(self, attempt: Attempt, result: AttemptResult, output: Output) -> None:
@@ -334,7 +333,7 @@ class Session:
             outcome, note = (LOST, "it was never started on its target") if attempt.phase is Phase.PLACED else (RETURNED, "")
             if attempt.stopping:
                 outcome, note = KILLED, ""
-            self._target.tell_results([(attempt, _outcome(outcome, *filter(None, [note])))])
+            self._target.tell_results([(attempt, without_process(outcome, *filter(None, [note])))])
         elif kind in ("X", "G"):
             attempt.missed += 1
             if attempt.missed > MISSED_LOOKS:
@@ -344,7 +343,7 @@ class Session:
                     if kind == "G"
                     else "its target was started again, or what waits for its end was killed"
                 )
-                self._target.tell_results([(attempt, _outcome(LOST, f"nothing is known of its end: {note}"))])
+                self._target.tell_results([(attempt, without_process(LOST, f"nothing is known of its end: {note}"))])
 
     async def _tidy(self) -> None:
         """End what nobody wants any more, and remove what is durable."""
@@ -402,10 +401,6 @@ def _wanted_of(attempt: Attempt) -> tuple[str, ...]:
     """Which files of an attempt that has ended tell more of it."""
     ended = _ended_of(attempt)
     return ("refused",) if ended.refused else ended.streams
-
-
-def _outcome(outcome: AttemptOutcome, *notes: str) -> AttemptResult:
-    return AttemptResult(outcome=outcome, notes=notes, stop_time=timestamp(time.time_ns()))
 
 
 def _batches(names: Sequence[str]) -> Iterator[Sequence[str]]:

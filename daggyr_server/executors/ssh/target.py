@@ -11,10 +11,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-import random
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 
+from daggyr.attempts.keys import Ident, ident_of, key_of
+from daggyr.attempts.outcome import without_process
+from daggyr.attempts.times import timestamp
+from daggyr.backoff import Backoff
 from daggyr.substitution import Filling
 from daggyr.v1.task_pb2 import (
     HOST_AVAILABLE,
@@ -24,7 +27,6 @@ from daggyr.v1.task_pb2 import (
     REJECTED,
     RETURNED,
     AssignmentBatch,
-    AttemptKey,
     AttemptOutcome,
     AttemptResult,
     AttemptStarted,
@@ -37,8 +39,6 @@ from daggyr_server.executors.base import Reports, forgotten
 from daggyr_server.executors.context import ExecutorContext
 from daggyr_server.executors.ssh.attempts import Attempt, Attempts, Phase
 from daggyr_server.executors.ssh.connection import TargetFault
-from daggyr_server.executors.ssh.results import timestamp
-from daggyr_server.executors.ssh.script import Ident, key_of
 from daggyr_server.executors.ssh.session import Session
 from daggyr_server.executors.ssh.settings import SshSettings, TargetSettings
 
@@ -99,7 +99,7 @@ class Target:
     def start(self, batch: AssignmentBatch) -> None:
         fillings = [Filling(template) for template in batch.templates]
         for assignment in batch.assignments:
-            ident = (assignment.key.run_id, assignment.key.task_number, assignment.key.attempt)
+            ident = ident_of(assignment.key)
             if ident in self.attempts.held or ident in self.told:
                 continue
             try:
@@ -157,7 +157,7 @@ class Target:
     # -- the connection
 
     async def _stay_connected(self) -> None:
-        pause = SHORTEST_PAUSE
+        backoff = Backoff(SHORTEST_PAUSE, LONGEST_PAUSE, jitter=0.5)
         while not self._closing:  # a fault that comes together with a cancellation hides it
             began = time.monotonic()
             try:
@@ -174,10 +174,9 @@ class Target:
             finally:
                 self._session = None
             if time.monotonic() - began > STABLE_SECONDS:
-                pause = SHORTEST_PAUSE
+                backoff.reset()
             if not self._closing:
-                await asyncio.sleep(pause * random.uniform(0.5, 1.0))
-            pause = min(2 * pause, LONGEST_PAUSE)
+                await asyncio.sleep(backoff.next())
 
     def resources(self, cores: int, memory_mb: int) -> None:
         """What the target says that it has; the settings win."""
@@ -279,11 +278,7 @@ class Target:
             self._tell(idents, outcome, *notes)
 
     def _tell(self, idents: Sequence[Ident], outcome: AttemptOutcome, *notes: str) -> None:
-        result = AttemptResult(outcome=outcome, notes=notes, stop_time=timestamp(time.time_ns()))
+        result = without_process(outcome, *notes)
         updates = [AttemptUpdate(key=key_of(ident), finished=result) for ident in idents]
         if updates:
             self._reports.updates(self.name, updates, forgotten)
-
-
-def ident_of(key: AttemptKey) -> Ident:
-    return (key.run_id, key.task_number, key.attempt)

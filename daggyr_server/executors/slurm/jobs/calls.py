@@ -13,9 +13,11 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 
+from daggyr.attempts.outcome import without_process
+from daggyr.backoff import Backoff
 from daggyr.v1.task_pb2 import HOST_AVAILABLE, HOST_PAUSED, LOST
 from daggyr_server.executors.slurm.client import ALL_OTHERS, ENDED_STATES, JobStatus, SlurmError, SlurmUnavailable
-from daggyr_server.executors.slurm.jobs.known_jobs import LONGEST_PAUSE, KnownJobs, Submission, result_of
+from daggyr_server.executors.slurm.jobs.known_jobs import LONGEST_PAUSE, KnownJobs, Submission
 from daggyr_server.executors.slurm.jobs.outcomes import GONE
 
 log = logging.getLogger(__name__)
@@ -30,7 +32,8 @@ class SlurmCalls:
         self.known = known
         self.pool = known.pool
         self._next_query = 0.0  # monotonic
-        self._failures = 0
+        self._answers = True  # Slurm, as far as is known
+        self._backoff = Backoff(self.pool.settings.poll_interval, LONGEST_PAUSE)
 
     async def run(self) -> None:
         while True:
@@ -81,14 +84,14 @@ class SlurmCalls:
         try:
             statuses = await self.pool.client.jobs(self.pool.prefix)
         except SlurmError as error:
-            pause = min(LONGEST_PAUSE, self.pool.settings.poll_interval * 2**self._failures)
-            self._failures += self._failures < 16
-            self._next_query = time.monotonic() + pause
-            if self._failures == 1:
+            self._next_query = time.monotonic() + self._backoff.next()
+            if self._answers:
                 log.warning("pool %s: Slurm does not answer, its jobs go on meanwhile: %s", self.pool.pool, error)
+            self._answers = False
             self.known.offer(HOST_PAUSED)
             return
-        self._failures = 0
+        self._answers = True
+        self._backoff.reset()
         self._next_query = time.monotonic() + self.pool.settings.poll_interval
         if self.known.limits is not None:
             self.known.offer(HOST_AVAILABLE)
@@ -120,7 +123,7 @@ class SlurmCalls:
             del self.known.submissions[folder.name]
             self.known.in_slurm -= len(submission.attempts)
             for attempt in submission.attempts.values():
-                self.known.tell(attempt, result_of(LOST, "its job was not in Slurm when the coordinator came back"))
+                self.known.tell(attempt, without_process(LOST, "its job was not in Slurm when the coordinator came back"))
         else:
             for attempt in submission.attempts.values():
                 attempt.state, attempt.over_since = GONE, attempt.over_since or time.monotonic()

@@ -13,11 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from daggyr.attempts.keys import Ident, key_of
 from daggyr.v1.task_pb2 import (
     HOST_PAUSED,
     Assignment,
     AttemptKey,
-    AttemptOutcome,
     AttemptResult,
     AttemptUpdate,
     Host,
@@ -26,7 +26,7 @@ from daggyr.v1.task_pb2 import (
 )
 from daggyr_server.executors.base import forgotten
 from daggyr_server.executors.slurm.client import Limits, Needs, SlurmError
-from daggyr_server.executors.slurm.jobs.submission_folder import Ident, Reported, SubmissionFolder
+from daggyr_server.executors.slurm.jobs.submission_folder import Reported, SubmissionFolder
 from daggyr_server.executors.slurm.pool import SlurmPool
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class JobAttempt:
 
     @property
     def key(self) -> AttemptKey:
-        return AttemptKey(run_id=self.ident[0], task_number=self.ident[1], attempt=self.ident[2])
+        return key_of(self.ident)
 
 
 @dataclass(slots=True, eq=False)
@@ -165,10 +165,3 @@ class KnownJobs:
         if self.attempts.pop(attempt.ident, None) is None:
             return
         self.pool.reports.updates(self.pool.pool, [AttemptUpdate(key=attempt.key, finished=result)], durable)
-
-
-def result_of(outcome: AttemptOutcome, *notes: str) -> AttemptResult:
-    """A result without a process, as of now."""
-    result = AttemptResult(outcome=outcome, notes=notes)
-    result.stop_time.FromNanoseconds(time.time_ns())
-    return result

@@ -37,12 +37,12 @@ from pathlib import Path
 
 import msgspec
 
+from daggyr.attempts.keys import Ident
 from daggyr.attempts.startable import refusal
 from daggyr.v1.task_pb2 import Assignment, TaskSpec
+from daggyr.whole_file import sync_folder, write_whole
 from daggyr_server.executors.believable import MAX_SECONDS
 from daggyr_server.executors.slurm.jobs.script import tasks_file
-
-Ident = tuple[int, int, int]  # an AttemptKey's run_id, task_number and attempt
 
 MANIFEST = "manifest"
 VOID = ".void"
@@ -67,7 +67,7 @@ class Reported:
     start: int | None = None  # nanoseconds since the epoch
     stop: int | None = None
     node: str = ""
-    stopped: bool = False  # the script was asked to end it
+    stopped: bool = False  # the script was asked to end it, before its timeout had passed
     timed_out: bool = False
     cpu_seconds: float | None = None
     rejected: str | None = None
@@ -100,10 +100,10 @@ class SubmissionFolder:
         self.path.mkdir(mode=0o700)
         for index, _, spec in tasks:
             if spec.HasField("stdin"):
-                _write(self.path / f"{index}.in", spec.stdin.encode())
-        _write(self.path / "tasks", tasks_file(tasks).encode())
+                write_whole(self.path / f"{index}.in", spec.stdin.encode(), synced=True)
+        write_whole(self.path / "tasks", tasks_file(tasks).encode(), synced=True)
         self._write_manifest()
-        _sync_folder(self.path.parent)
+        sync_folder(self.path.parent)
 
     def submitted(self, job_id: str) -> None:
         """Note the job's id; when this returns, that survives power loss."""
@@ -111,17 +111,15 @@ class SubmissionFolder:
         self._write_manifest()
 
     def _write_manifest(self) -> None:
-        draft = self.path / f"{MANIFEST}.part"
-        _write(draft, msgspec.json.encode(self.manifest))
-        draft.replace(self.path / MANIFEST)
-        _sync_folder(self.path)
+        write_whole(self.path / MANIFEST, msgspec.json.encode(self.manifest), synced=True)
+        sync_folder(self.path)
 
     def void(self) -> bool:
         """Let no job of this submission start anything any more. Returns False if one has already."""
         if self.look().claimed:
             return False
         moved = self.path.rename(self.path.with_name(self.path.name + VOID))
-        _sync_folder(self.path.parent)
+        sync_folder(self.path.parent)
         if any(path.suffix == ".run" for path in moved.iterdir()):
             moved.rename(self.path)
             return False
@@ -133,7 +131,7 @@ class SubmissionFolder:
             (self.path / f"{index}.run").mkdir()
         except (FileExistsError, FileNotFoundError):  # the latter: somebody has removed the folder
             return False
-        _sync_folder(self.path)
+        sync_folder(self.path)
         return True
 
     def look(self, starting: Container[int] = ()) -> Seen:
@@ -223,21 +221,6 @@ def remove_void(folder: Path, prefix: str) -> None:
     """Remove the folders of submissions that were made void."""
     for path in folder.glob(f"{prefix}*{VOID}"):
         shutil.rmtree(path, ignore_errors=True)
-
-
-def _write(path: Path, data: bytes) -> None:
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _nanoseconds(text: str) -> int | None:

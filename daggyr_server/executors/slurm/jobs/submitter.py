@@ -11,16 +11,11 @@ import logging
 import secrets
 import time
 
+from daggyr.attempts.outcome import without_process
+from daggyr.backoff import Backoff
 from daggyr.v1.task_pb2 import HOST_AVAILABLE, HOST_PAUSED, LOST, REJECTED
 from daggyr_server.executors.slurm.client import Job, Limits, SlurmError, SlurmRefused, SlurmUnavailable
-from daggyr_server.executors.slurm.jobs.known_jobs import (
-    LONGEST_PAUSE,
-    STRAY_SECONDS,
-    JobAttempt,
-    KnownJobs,
-    Submission,
-    result_of,
-)
+from daggyr_server.executors.slurm.jobs.known_jobs import LONGEST_PAUSE, STRAY_SECONDS, JobAttempt, KnownJobs, Submission
 from daggyr_server.executors.slurm.jobs.script import job_script
 from daggyr_server.executors.slurm.jobs.submission_folder import Manifest, SubmissionFolder
 
@@ -39,7 +34,7 @@ class Submitter:
     async def run(self) -> None:
         self.known.limits = await self._limits()
         self.known.offer(HOST_AVAILABLE)
-        pause = 0.0
+        backoff = Backoff(self.pool.settings.poll_interval, LONGEST_PAUSE)
         while True:
             while not self.known.waiting:
                 self.known.submit_wake.clear()
@@ -52,23 +47,22 @@ class Submitter:
             group = self._group(min(room, self.known.limits.max_array))
             try:
                 await self._submit(group)
-                pause = 0.0
+                backoff.reset()
             except (SlurmUnavailable, OSError) as error:
-                pause = min(LONGEST_PAUSE, max(self.pool.settings.poll_interval, 2 * pause))
+                pause = backoff.next()
                 log.warning("pool %s: nothing can be submitted, it is tried again in %g s: %s", self.pool.pool, pause, error)
                 self.known.offer(HOST_PAUSED)
                 await asyncio.sleep(pause)
 
     async def _limits(self) -> Limits:
         """As soon as Slurm answers at all."""
-        pause = self.pool.settings.poll_interval
+        backoff = Backoff(self.pool.settings.poll_interval, LONGEST_PAUSE)
         while True:
             try:
                 return await self.pool.client.limits()
             except SlurmError as error:
                 log.warning("pool %s waits for Slurm: %s", self.pool.pool, error)
-            await asyncio.sleep(pause)
-            pause = min(LONGEST_PAUSE, 2 * pause)
+            await asyncio.sleep(backoff.next())
 
     def _group(self, most: int) -> list[JobAttempt]:
         """The first that waits, and others of equal needs."""
@@ -149,4 +143,4 @@ class Submitter:
             return
         outcome = REJECTED if isinstance(error, SlurmRefused) else LOST
         for attempt in submission.attempts.values():
-            self.known.tell(attempt, result_of(outcome, f"Slurm did not take its job: {error}"))
+            self.known.tell(attempt, without_process(outcome, f"Slurm did not take its job: {error}"))

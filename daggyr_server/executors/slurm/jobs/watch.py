@@ -12,6 +12,8 @@ import logging
 import time
 from collections.abc import Sequence
 
+from daggyr.attempts.outcome import result_of, without_process
+from daggyr.attempts.times import timestamp
 from daggyr.v1.task_pb2 import (
     KILLED,
     LOST,
@@ -25,8 +27,8 @@ from daggyr.v1.task_pb2 import (
 )
 from daggyr_server.executors.base import forgotten
 from daggyr_server.executors.slurm.client import ENDED_STATES
-from daggyr_server.executors.slurm.jobs.known_jobs import STRAY_SECONDS, JobAttempt, KnownJobs, Submission, result_of
-from daggyr_server.executors.slurm.jobs.outcomes import GONE, ended_by, is_settled, judge
+from daggyr_server.executors.slurm.jobs.known_jobs import STRAY_SECONDS, JobAttempt, KnownJobs, Submission
+from daggyr_server.executors.slurm.jobs.outcomes import GONE, is_settled, seen_of
 from daggyr_server.executors.slurm.jobs.output import written_by
 from daggyr_server.executors.slurm.jobs.submission_folder import Reported, kept_submissions, remove_void
 
@@ -70,7 +72,7 @@ class Watch:
             else:
                 await asyncio.to_thread(folder.remove)
         for attempt in placed.values():
-            self.known.tell(attempt, result_of(LOST, "it was not submitted to Slurm before the coordinator ended"))
+            self.known.tell(attempt, without_process(LOST, "it was not submitted to Slurm before the coordinator ended"))
         self.known.placed = None  # from now on, jobs of no submission are nobody's
         self.known.calls_wake.set()
 
@@ -81,7 +83,7 @@ class Watch:
             submission = attempt.submission
             if attempt.ident in self.known.waiting:
                 del self.known.waiting[attempt.ident]
-                self.known.tell(attempt, result_of(outcome))
+                self.known.tell(attempt, without_process(outcome))
                 continue
             if submission is None or submission.made is None:
                 continue  # being submitted, or looked for
@@ -91,7 +93,7 @@ class Watch:
                     if submission.folder.manifest.job_id:
                         self.known.to_cancel.append(submission.task(attempt.index))
                         self.known.calls_wake.set()
-                    self.known.end(submission, attempt, result_of(outcome))
+                    self.known.end(submission, attempt, without_process(outcome))
                     continue
             if attempt.requested == "recall":
                 attempt.requested = None
@@ -108,8 +110,7 @@ class Watch:
                     attempt.reported, attempt.reported_at = results[index], time.monotonic()
                 if attempt.reported is None and index in starts and not attempt.started:
                     attempt.started = True
-                    started = AttemptStarted()
-                    started.start_time.FromNanoseconds(starts[index])
+                    started = AttemptStarted(start_time=timestamp(starts[index]))
                     self.pool.reports.updates(self.pool.pool, [AttemptUpdate(key=attempt.key, started=started)], forgotten)
                 await self._settle(submission, attempt)
 
@@ -133,29 +134,20 @@ class Watch:
     async def _finish(self, submission: Submission, attempt: JobAttempt) -> None:
         reported, index = attempt.reported, attempt.index
         printed = await asyncio.to_thread(submission.folder.printed, index) if reported is None else ""
-        outcome, notes = judge(
+        seen = seen_of(
             reported,
             attempt.state,
             asked=attempt.requested == "stop",
             timeout=submission.folder.manifest.timeout,
             printed=printed,
         )
-        result = result_of(outcome, *notes)
-        if outcome == REJECTED:
+        if reported is None:
+            result = result_of(seen)
+        else:
+            result = result_of(seen, start_ns=reported.start, stop_ns=reported.stop, cpu_seconds=reported.cpu_seconds)
+        if result.outcome == REJECTED:
             self.known.end(submission, attempt, result)
             return
-        if reported is not None:
-            number = ended_by(reported)
-            if number is None:
-                result.exit_code = reported.status
-            else:
-                result.signal = number
-            if reported.start is not None:
-                result.start_time.FromNanoseconds(reported.start)
-            if reported.stop is not None:
-                result.stop_time.FromNanoseconds(reported.stop)
-            if reported.cpu_seconds is not None:
-                result.cpu_seconds = reported.cpu_seconds
         for stream, summary in ((STDOUT, result.stdout), (STDERR, result.stderr)):
             output = await asyncio.to_thread(written_by, submission.folder, index, stream)
             chunks = output.chunks()
