@@ -61,7 +61,6 @@ dg_keep() {
 dg_carry_out() {
     eval "dg_program=\${$((4 + $2 + $3))}"
     exec </dev/null 2>"$dg_said"
-    # From here to `wait` as little as can be: a shell says nothing of what has ended before it waited for it.
     dg_become "$@" &
     dg_task=$!
     dg_guards=
@@ -141,6 +140,7 @@ dg_become() {
     esac
     export "$dg_mark"
     dg_begun
+    dg_await_parent
     trap - HUP INT PIPE QUIT TERM
     exec <"$dg_in" >>"$dg_out" 2>>"$dg_err"
     umask "$dg_mask"
@@ -150,6 +150,17 @@ dg_become() {
         exec "$dg_env" "$dg_reset" "$dg_setsid" -- "$@"
     fi
     exec "$dg_setsid" -- "$@"
+}
+
+# A shell says nothing of a signal that has ended what it did not wait for yet, so the task begins when its parent sleeps, in `wait`.
+dg_await_parent() {
+    read -r dg_line </proc/self/stat
+    set -- ${dg_line##*) }
+    dg_parent=$2 dg_turn=0
+    while [ "$dg_turn" -lt 10000 ] && read -r dg_line <"/proc/$dg_parent/stat"; do
+        case ${dg_line##*) } in S*) return ;; esac
+        dg_turn=$((dg_turn + 1))
+    done
 }
 
 # With variables that no shell can have: env(1) sets them. The words go once round, with setsid's between the two kinds.
