@@ -1,7 +1,7 @@
-"""A path that a person gives as an option: not empty, and with a `~` at its beginning taken for a home folder.
+"""The type of options of `daggyr` and `daggyr-server` that take a path.
 
-Shells expand `--config ~/x`, but not `--config=~/x`, and an empty path is a variable of a script that was never set. The options
-of `daggyr` and `daggyr-server` have this type. Nothing is opened here.
+A `~` at the beginning is the home folder, because shells expand `--config ~/x` but not `--config=~/x`. An empty path is refused,
+because it comes from a variable that a script never set. Nothing is opened here.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import click
 
 
 class ChosenPath(click.Path):
-    """A `Path`, of a file unless said otherwise."""
+    """A path of a file as `pathlib.Path`. With `exists`, the file has to be there."""
 
     def __init__(self, *, exists: bool = False) -> None:
         super().__init__(exists=exists, dir_okay=False, path_type=Path)

@@ -1,9 +1,8 @@
 """The server's configuration: read, completed and checked before anything is started.
 
-`daggyr-server` and `daggyr run` call `load` with the file they were given, if any, and the values from their command
-line, which win. All faults are told together. The settings of a pool belong to its executor, which declares them as a
-Struct type; they are kept as they stand and checked by `Pool.check`, once that executor was found. Nothing here opens a
-socket, a certificate or a tracker, and nothing reads a token.
+`daggyr-server` calls `load` with its file, if it was given one, and with the values of its command line, which win. All faults
+are told together. The tables of pools are read by pool_tables.py. Nothing here opens a socket, a certificate or a tracker, or
+reads a token.
 """
 
 from __future__ import annotations
@@ -14,21 +13,18 @@ import tomllib
 from collections.abc import Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
-from urllib.parse import urlsplit
+from typing import Annotated, Any, NoReturn
 
 import msgspec
 from msgspec import Meta
 
 from daggyr.channel import DEFAULT_ADDRESS, AddressError, check_address, is_loopback
 from daggyr.checked import ConfigurationError, Fault, check, resolve, suggest
+from daggyr_server.pool_tables import Grace, Pool, default_of, pools_of, size_local_pool
 
 MAX_FILE_BYTES = 1024 * 1024
-MAX_POOL_NAME = 128  # characters
 
-S = TypeVar("S", bound=msgspec.Struct)
 Seconds = Annotated[float, Meta(ge=0.1, le=86_400)]
-Grace = Annotated[float, Meta(ge=0, le=86_400)]
 
 
 class Tls(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,50 +36,30 @@ class Tls(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Server(msgspec.Struct, frozen=True, kw_only=True):
-    """`[server]`. Times are in seconds. Without a token file, the one in the user's state folder is meant."""
+    """`[server]`. Times are in seconds. Without a token file, the one in the user's state folder is used."""
 
-    listen: str = DEFAULT_ADDRESS  # HOST:PORT, port 0 for a free one, or unix:PATH with an absolute path
-    metrics: str | None = None  # where Prometheus scrapes: an address like that of `listen`; None: nowhere
+    listen: str = DEFAULT_ADDRESS  # HOST:PORT (port 0: a free one), or unix:PATH with an absolute path
+    metrics: str | None = None  # where Prometheus scrapes, an address like that of `listen`; None: nowhere
     tracker: str = "memory"  # `memory`, `sqlite:PATH` with an absolute path, or another tracker's address
     default_pool: str | None = None
     insecure: bool = False  # listen off loopback without TLS
     tls: Tls | None = None
     client_token_file: Path | None = None
     agent_token_file: Path | None = None
-    lease: Seconds = 60.0  # an agent that was silent for longer has lost its attempts
-    heartbeat: Seconds = 5.0  # how often an agent says that it is there
-    kill_grace: Grace = 10.0  # from SIGTERM to SIGKILL, after a kill and after a timeout; of pools that say no other
+    lease: Seconds = 60.0  # An agent that is silent for longer has lost its attempts.
+    heartbeat: Seconds = 5.0  # between two heartbeats of an agent
+    kill_grace: Grace = 10.0  # from SIGTERM to SIGKILL, after a kill and after a timeout, in pools that do not say another
     max_run_bytes: Annotated[int, Meta(ge=1024, le=2**40)] = 2**30  # of a submitted document
-    max_arriving_bytes: Annotated[int, Meta(ge=1024, le=2**50)] = 2 * 2**30  # of documents on their way, all together, on disk
+    max_arriving_bytes: Annotated[int, Meta(ge=1024, le=2**50)] = 2 * 2**30  # of all documents on their way together
     max_run_tasks: Annotated[int, Meta(ge=1, le=2**32 - 1)] = 20_000_000
 
     def __repr__(self) -> str:
-        """Without the tracker's address, which may hold a password."""
+        """The address of the tracker is left out, because it may hold a password."""
         return f"Server(listen={self.listen!r}, tracker={self.tracker.partition(':')[0]!r}, ...)"
 
 
-class _EveryPool(msgspec.Struct, frozen=True, kw_only=True):
-    """What every `[pools.NAME]` may set, whatever its executor. Times are in seconds."""
-
-    kill_grace: Grace  # the server's unless given
-
-
-class Pool(msgspec.Struct, frozen=True, kw_only=True):
-    """`[pools.NAME]`: the executor's name, what every pool may set, and the executor's settings as they stand in the file."""
-
-    name: str
-    executor: str
-    kill_grace: float  # seconds from SIGTERM to SIGKILL; the server's unless the file says another
-    settings: dict[str, Any]
-    folder: Path  # relative paths among the settings count from here
-
-    def check(self, kind: type[S], faults: list[Fault]) -> S | None:
-        """The settings as the executor declares them, or None after all that is wrong was added to `faults`."""
-        return check(self.settings, kind, place=f"pools.{self.name}", folder=self.folder, faults=faults)
-
-
 class Configuration(msgspec.Struct, frozen=True, kw_only=True):
-    """All of it. `default_pool` is a key of `pools`; `source` names where it comes from, for messages."""
+    """The whole configuration. `default_pool` is a key of `pools`; `source` says for messages where it comes from."""
 
     server: Server
     pools: dict[str, Pool]
@@ -94,11 +70,11 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True):
 def load(
     path: Path | None = None, *, listen: str | None = None, tracker: str | None = None, workers: int | None = None
 ) -> Configuration:
-    """The configuration in `path` (TOML, or JSON), with the command line's values over the file's.
+    """The configuration in `path` (TOML or JSON), with the command line's values in the place of the file's.
 
-    Without a file, and without `pools` in it: one pool `default` of the local executor. `workers` sizes the local pool.
-    What comes back keeps the listening rule: off loopback with TLS or an explicit `insecure` only.
-    Raises ConfigurationError with all faults, except those of the pools' own settings (see Pool.check).
+    Without a file, or without `pools` in it, there is one pool `default` of the local executor. `workers` sizes the local pool.
+    An address off loopback has TLS or an explicit `insecure`, or is a fault. Raises ConfigurationError with all faults but those
+    of the pools' own settings (see Pool.check).
     """
     source = str(path) if path else "the command line"
     document = _read(path) if path else {}
@@ -110,10 +86,10 @@ def load(
         faults.append(Fault(key, "unknown key", hint))
     command_line = {name: value for name, value in (("listen", listen), ("tracker", tracker)) if value is not None}
     server = _server(document.get("server", {}), folder, command_line, faults)
-    pools = _pools(document.get("pools", {}), server.kill_grace, folder, faults)
-    default_pool = _default_pool(server.default_pool, pools, faults)
+    pools = pools_of(document.get("pools", {}), server.kill_grace, folder, faults)
+    default_pool = default_of(pools, server.default_pool, faults)
     if workers is not None:
-        _size(pools, workers, default_pool, faults)
+        size_local_pool(pools, workers, default_pool, faults)
     for pool in pools.values():
         if pool.executor == "local":
             pool.settings.setdefault("workers", default_workers())
@@ -123,13 +99,13 @@ def load(
 
 
 def default_workers() -> int:
-    """How many tasks a local pool runs at once unless told: two cores fewer than this process may use, if it has more."""
+    """How many cores a local pool has by default: two fewer than this process may use, if it may use more than two."""
     cores = len(os.sched_getaffinity(0))
     return cores - 2 if cores > 2 else cores
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The document in `path`: TOML or JSON by its suffix, else JSON if it begins with a brace."""
+    """The document in `path`. Its suffix says whether it is TOML or JSON; without one, a brace at its beginning says JSON."""
 
     def refuse(problem: str, hint: str = "") -> NoReturn:
         raise ConfigurationError([Fault("the file", problem, hint)], str(path)) from None
@@ -157,7 +133,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object whose keys are told apart, as TOML demands too."""
+    """A JSON object. A key that stands in it twice is refused, as in TOML."""
     table = dict(pairs)
     if len(table) < len(pairs):
         keys = [key for key, _ in pairs]
@@ -166,7 +142,7 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _server(table: object, folder: Path, command_line: Mapping[str, str], faults: list[Fault]) -> Server:
-    """`[server]` with the command line's values over it. Rules between settings hold those that are sound by themselves."""
+    """`[server]`, with the command line's values over it. Rules between two settings are checked if each is sound by itself."""
     found: list[Fault] = []
     if not isinstance(table, Mapping):
         found.append(Fault("server", "expected a table"))
@@ -199,7 +175,7 @@ def _server(table: object, folder: Path, command_line: Mapping[str, str], faults
 
 
 def _listen_from_ip_and_port(table: dict[str, Any], faults: list[Fault]) -> dict[str, Any]:
-    """The older form of `listen`, an `ip` and a `port`, in the newer one."""
+    """The table with an older form of `listen`, an `ip` and a `port`, turned into the newer one."""
     if not table.keys() & {"ip", "port"}:
         return table
     host, port = table.pop("ip", DEFAULT_ADDRESS.rpartition(":")[0]), table.pop("port", 2503)
@@ -215,7 +191,7 @@ def _listen_from_ip_and_port(table: dict[str, Any], faults: list[Fault]) -> dict
 
 
 def _listen(wanted: str, server: Server, place: str, folder: Path, *, check_exposure: bool, faults: list[Fault]) -> str:
-    """An address to listen at, checked and with an absolute path."""
+    """An address to listen at, checked. The path of a socket comes back absolute."""
     try:
         address = check_address(wanted)
         if address.startswith("unix:"):
@@ -237,7 +213,8 @@ def _listen(wanted: str, server: Server, place: str, folder: Path, *, check_expo
 
 
 def _tracker(address: str, place: str, folder: Path, *, faults: list[Fault]) -> str:
-    """The tracker's address, with an absolute path; only its first word is ever shown, a password may follow."""
+    """The tracker's address, checked. The path of a file comes back absolute. Messages show its first word only, because a
+    password may follow."""
     name, colon, rest = address.partition(":")
     known = entry_points(group="daggyr.trackers").names
     if name not in known:
@@ -250,89 +227,3 @@ def _tracker(address: str, place: str, folder: Path, *, faults: list[Fault]) -> 
     elif name == "memory" and colon:
         faults.append(Fault(place, "memory takes nothing behind it", "write `memory`"))
     return address
-
-
-def _pools(tables: object, kill_grace: float, folder: Path, faults: list[Fault]) -> dict[str, Pool]:
-    """The pools by name; those with faults are among them as far as they are known, so that names can be checked."""
-    if not isinstance(tables, Mapping):
-        faults.append(Fault("pools", "expected a table of pools", "write [pools.NAME] with executor = ..."))
-        return {}
-    pools = {}
-    for name, table in (tables or {"default": {"executor": "local"}}).items():
-        place = f"pools.{name[:MAX_POOL_NAME]}"
-        if not (0 < len(name) <= MAX_POOL_NAME and name.isprintable()):
-            faults.append(Fault(place, f"a pool's name has 1 to {MAX_POOL_NAME} printable characters"))
-        settings = dict(table) if isinstance(table, Mapping) else {}
-        executor = settings.pop("executor", None)
-        given = {"kill_grace": kill_grace} | {key: settings.pop(key) for key in _EveryPool.__struct_fields__ if key in settings}
-        own = check(given, _EveryPool, place=place, folder=folder, faults=faults) or _EveryPool(kill_grace=kill_grace)
-        if isinstance(table, Mapping):
-            _check_executor(executor, place, faults)
-        else:
-            faults.append(Fault(place, "expected a table", 'write executor = "local" in it, for instance'))
-        if executor == "agent":
-            _explain_dialing_in(name, settings, faults)
-        pools[name] = Pool(name=name, executor=str(executor), kill_grace=own.kill_grace, settings=settings, folder=folder)
-    return pools
-
-
-def _check_executor(executor: object, place: str, faults: list[Fault]) -> None:
-    known = entry_points(group="daggyr.executors").names
-    if isinstance(executor, str) and executor not in known:
-        hint = suggest(executor, known, otherwise="there are:")
-        faults.append(Fault(f"{place}.executor", f"there is no executor `{executor[:40]}`", hint))
-    elif not isinstance(executor, str):
-        problem = "`executor` is missing" if executor is None else "`executor` has to be text"
-        faults.append(Fault(place, problem, f"there are: {', '.join(sorted(known))}"))
-
-
-def _explain_dialing_in(name: str, settings: Mapping[str, Any], faults: list[Fault]) -> None:
-    """Targets with a `base_url` come from configurations in which the server called its agents."""
-    targets = settings.get("targets")
-    for index, target in enumerate(targets if isinstance(targets, list) else []):
-        if not isinstance(target, Mapping) or "base_url" not in target:
-            continue
-        try:
-            host = urlsplit(str(target["base_url"])).hostname
-        except ValueError:
-            host = None
-        resources = target.get("resources")
-        offers = (
-            "".join(f" --resource {key}={units}" for key, units in resources.items()) if isinstance(resources, Mapping) else ""
-        )
-        faults.append(
-            Fault(
-                f"pools.{name}.targets[{index}].base_url",
-                "agents dial in now, the server does not call them",
-                f"leave `targets` out and start `daggyr-agent --coordinator THIS_HOST:2503 --pool {name}{offers}` "
-                f"on {host or 'that host'}",
-            )
-        )
-
-
-def _size(pools: Mapping[str, Pool], workers: int, default_pool: str, faults: list[Fault]) -> None:
-    """Gives the local pool its workers: the default pool if that is local, else the only one that is."""
-    local = [pool for pool in pools.values() if pool.executor == "local"]
-    if len(local) > 1:
-        local = [pool for pool in local if pool.name == default_pool]
-    if workers < 1:
-        faults.append(Fault("--workers", f"expected a whole number of at least 1, found {workers}"))
-    elif not local:
-        faults.append(Fault("--workers", "there is no one local pool that it could size", "write `workers` in the pool"))
-    else:
-        local[0].settings["workers"] = workers
-
-
-def _default_pool(wanted: str | None, pools: Mapping[str, Pool], faults: list[Fault]) -> str:
-    """Where a run goes that names no pool: the one the server names, the only one, or the one called `default`."""
-    if wanted is not None:
-        if wanted not in pools:
-            hint = suggest(wanted, pools, otherwise="there are:")
-            faults.append(Fault("server.default_pool", f"there is no pool `{wanted[:40]}`", hint))
-        return wanted
-    if len(pools) == 1:
-        return next(iter(pools))
-    if "default" not in pools and pools:
-        hint = f"write `default_pool` in [server], one of: {', '.join(sorted(pools))}; or call a pool `default`"
-        faults.append(Fault("server.default_pool", "several pools, and none of them is the default", hint))
-    return "default"

@@ -1,10 +1,10 @@
-"""Loads gRPC without its own log, which has a line for each stranger whose handshake fails, and no limit.
+"""Loads gRPC without its own log, which has a line for each stranger whose handshake fails, without limit.
 
-`daggyr-server` imports this before anything else that imports grpc: only then does gRPC look at the variable. Whoever sets it by
-hand gets the log. What the coordinator starts finds the environment as it was.
+`daggyr-server` imports this before anything else that imports grpc, because gRPC looks at its variable only when it is loaded. A
+person who sets the variable gets the log. Programs that the coordinator starts find the environment as it was.
 
-In Python, gRPC logs each path and each value of metadata that is not UTF-8, with a traceback and as it came, which may be half a
-token: these lines are left out. The calls are refused as others are.
+gRPC's Python code logs each path and each value of metadata that is not UTF-8, with a traceback and as it came, which may be half
+a token. These lines are left out of the log; the calls end as other refused calls do. Nothing else is changed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def _is_no_text_of_a_caller(record: logging.LogRecord) -> bool:
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    # What a servicer of ours could not decode is told: that has a file of Python.
+    # An error of a servicer is logged: its traceback ends in a file of Python, not in one of gRPC.
     return trace is not None and not trace.tb_frame.f_code.co_filename.endswith(".pyx.pxi")
 
 

@@ -1,7 +1,7 @@
-"""The log of those who were refused: a line a peer a minute, with a count, however often one knocks.
+"""The log of refused callers: one line an address a minute, with a count, however often it calls.
 
-`authentication` and `scrapes` tell it of each refusal. A peer is an address without its port. What is remembered is bounded:
-beyond `MAX_PEERS` addresses in one minute, the others are counted together. It never sees a token.
+`authentication`, `scrapes` and the agents' sessions tell it of each refusal. What it remembers is bounded: beyond `MAX_PEERS`
+addresses in one minute, the others are counted together. It never sees a token.
 """
 
 from __future__ import annotations
@@ -15,20 +15,22 @@ from urllib.parse import unquote
 
 log = logging.getLogger(__name__)
 
-SECONDS = 60.0  # between two lines on one peer
-MAX_PEERS = 1_000
+SECONDS = 60.0  # between two lines about one address
+MAX_PEERS = 1_000  # addresses that are counted one by one
 _OTHERS = "other addresses"
 
 
 @dataclass(slots=True)
 class _Peer:
+    """The refusals of one address."""
+
     told: float  # when its last line was written
-    untold: int = 0  # refusals since
-    reason: str = ""
+    untold: int = 0  # refusals since then
+    reason: str = ""  # of the last one
 
 
 class RefusedCallers:
-    """Of one listener. Used from one event loop; `close` tells what is left."""
+    """The refused callers of one listener. Used from one event loop; `close` writes the lines that are left."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic, max_peers: int = MAX_PEERS) -> None:
         self._clock = clock
@@ -37,7 +39,7 @@ class RefusedCallers:
         self._timer: asyncio.TimerHandle | None = None
 
     def note(self, peer: str, reason: str) -> None:
-        """Somebody at `peer` (an address with or without a port, as gRPC writes it or not) was refused."""
+        """A caller was refused. `peer` is its address, with or without a port, in gRPC's form or the usual one."""
         self.tell()
         address = address_of(peer)
         known = self._peers.get(address)
@@ -53,7 +55,7 @@ class RefusedCallers:
         self._wait()
 
     def tell(self) -> None:
-        """Write the lines that are due, and forget those who have stayed away for a minute."""
+        """Write the lines that are due, and forget addresses that have not called for a minute."""
         now = self._clock()
         while self._peers:
             address, peer = next(iter(self._peers.items()))
@@ -65,7 +67,7 @@ class RefusedCallers:
                 self._peers[address] = _Peer(now)
 
     def close(self) -> None:
-        """Tell of those whose minute is not over."""
+        """Write the lines of the addresses whose minute is not over."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -78,7 +80,7 @@ class RefusedCallers:
         log.warning("refused %d more calls from %s in the last minute; the last one: %s", peer.untold, address, peer.reason)
 
     def _wait(self) -> None:
-        """Have `tell` called when the next line is due: whoever has stopped knocking is told of as well."""
+        """Have `tell` called when the next line is due, because an address may have stopped calling."""
         if self._timer is None and self._peers:
             oldest = next(iter(self._peers.values()))
             delay = max(0.0, oldest.told + SECONDS - self._clock())
@@ -91,7 +93,7 @@ class RefusedCallers:
 
 
 def address_of(peer: str) -> str:
-    """`ipv4:192.0.2.7:51234` and `192.0.2.7:51234` as `192.0.2.7`; `ipv6:%5B::1%5D:51234` as `::1`."""
+    """The address of a peer: `192.0.2.7` of `ipv4:192.0.2.7:51234` and `192.0.2.7:51234`, `::1` of `ipv6:%5B::1%5D:51234`."""
     if peer.startswith("unix:") or not peer:
         return "the socket"
     host, colon, port = unquote(peer).removeprefix("ipv4:").removeprefix("ipv6:").rpartition(":")

@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
 from support import slurm_cluster
+
+if TYPE_CHECKING:
+    from support.postgres_server import PostgresServer
 
 # How wide and colourful a terminal is, and where databases are (libpq's variables begin with PG): each test says so itself.
 FOREIGN = ("CLICOLOR", "COLUMNS", "FORCE_COLOR", "LINES", "NO_COLOR", "PG", "TTY_")
@@ -27,7 +32,12 @@ settings.register_profile("tests", settings(), deadline=None, suppress_health_ch
 settings.load_profile("tests")
 
 
-def pytest_configure() -> None:
+@pytest.hookimpl(tryfirst=True)  # the folder for temporary files is made from this option
+def pytest_configure(config: pytest.Config) -> None:
+    if hasattr(config, "workerinput"):
+        # A folder of the worker's own, as a process without workers has it: below the controller's, paths of unix sockets
+        # (107 bytes at most) would be too long, and programs would put them elsewhere.
+        config.option.basetemp = None
     for name in [name for name in os.environ if name.startswith(FOREIGN)]:
         del os.environ[name]
     # In the background of a shell, or under nohup, these are ignored, and would be by all programs that tests start.
@@ -53,6 +63,15 @@ def _service(item: pytest.Item) -> str:
         if service := SERVICES_BY_CASE.get(case if isinstance(case, str) else getattr(case, "name", ""), ""):
             return service
     return ""
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A Postgres server of the tests' own, started once for all that are about databases."""
+    from support.postgres_server import postgres_server  # here, because most runs of some tests need no database
+
+    with postgres_server() as server:
+        yield server
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -1,1 +1,1 @@
-"""The coordinator's gRPC side: servicers that translate and delegate to the driver, and the listener in front of them."""
+"""The coordinator's gRPC side: the calls of the client's service, the listener in front of all services, and the metrics."""

@@ -1,8 +1,8 @@
 """Documents on their way from clients: what has come of them lies on disk, and all together have one budget.
 
 The calls that bring specifications (submitting.py) receive with this. What arrives is put into a file without a name, which goes
-with its call however that ends; a little of it waits in memory. A client that brings nothing for a while is not waited for.
-Nothing here looks into a document.
+with its call however that ends; a little of it waits in memory. A client that brings nothing for a while loses its call. Nothing
+here looks into a document.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ import grpc
 
 from daggyr.v1.runs_pb2 import EditRunChunk, SubmitRunChunk
 
-BLOCK_BYTES = 1024 * 1024  # goes to disk at once; a document smaller than that never does
-MAX_IN_MEMORY = 64 * 1024 * 1024  # of all documents; beyond that, everything goes to disk at once
-MAX_FILES = 256  # open in all
+BLOCK_BYTES = 1024 * 1024  # is written at once; a smaller document stays in memory
+MAX_IN_MEMORY = 64 * 1024 * 1024  # of all documents together; beyond that, whatever comes is written at once
+MAX_FILES = 256  # are open in all
 LARGE_BYTES = 16 * 1024 * 1024  # documents of this size and more are read one after another
-_READ_BYTES = 64 * 1024 * 1024  # in one call
+_READ_BYTES = 64 * 1024 * 1024  # are read in one call of the system
 
 
 class NotTaken(Exception):
-    """A document that is not received further: the status to end its call with, and the words."""
+    """A document that is not received further, with the status and the words to end its call with."""
 
     def __init__(self, code: grpc.StatusCode, message: str) -> None:
         super().__init__(message)
@@ -42,8 +42,8 @@ class Arriving:
     """All documents that are on their way to one server."""
 
     def __init__(self, folder: Path | None, *, most: int, patience: float) -> None:
-        """`folder` is where files are made (None: where temporary files lie), `most` the bytes of all documents together,
-        `patience` how many seconds a client may bring nothing."""
+        """`folder` is where files are made (None: where temporary files lie). All documents together may have `most` bytes, and a
+        client may bring nothing for `patience` seconds."""
         self._folder = folder
         self._most = most
         self._patience = patience
@@ -54,7 +54,7 @@ class Arriving:
 
     @contextlib.asynccontextmanager
     async def document(self) -> AsyncIterator[Document]:
-        """A document that is about to come; its room is given back when the context ends."""
+        """A document that is about to come. Its room is given back when the context ends."""
         document = Document(self)
         try:
             yield document
@@ -72,7 +72,7 @@ class Arriving:
 
     @contextlib.asynccontextmanager
     async def turn(self, document: Document) -> AsyncIterator[None]:
-        """Large documents, which take several times their size once they are read, are read one after another."""
+        """Wait until a document may be read. Large ones, which take several times their size then, are read one after another."""
         if document.size < LARGE_BYTES:
             yield
             return
@@ -80,7 +80,7 @@ class Arriving:
             yield
 
     def take(self, size: int) -> None:
-        """Count what came. Raises NotTaken."""
+        """Count bytes that came. Raises NotTaken if they are too many."""
         if self.taken + size > self._most:
             message = (
                 f"{self.taken:,} bytes of specifications are on their way to the server, which takes {self._most:,} at a time "
@@ -106,14 +106,14 @@ class Document:
 
     def __init__(self, arriving: Arriving) -> None:
         self._arriving = arriving
-        self._pieces: list[bytes] = []  # what is not on disk
-        self._waiting = 0  # bytes of them
+        self._pieces: list[bytes] = []  # the last of it, which is not on disk
+        self._waiting = 0  # the bytes of these pieces
         self._file: int | None = None
         self._writing: asyncio.Future[None] | None = None
         self.size = 0
 
     async def add(self, data: bytes) -> None:
-        """Put more to its end. Raises NotTaken."""
+        """Add more to the end. Raises NotTaken."""
         self._arriving.take(len(data))
         self.size += len(data)
         self._pieces.append(data)
@@ -134,7 +134,7 @@ class Document:
         self._waiting = 0
 
     async def read(self) -> bytearray:
-        """All of it, to be decoded. Raises NotTaken."""
+        """The whole document, to be decoded. Raises NotTaken."""
         whole = bytearray(self.size)
         on_disk = self.size - self._waiting
         start = on_disk
@@ -146,14 +146,14 @@ class Document:
         return whole
 
     async def content(self) -> bytes:
-        """All of it, to be kept. Raises NotTaken."""
+        """The whole document, to be kept. Raises NotTaken."""
         rest = b"".join(self._pieces)
         if self._file is None:
             return rest
         return await self._from_disk(lambda file: _read(file, self.size - len(rest), rest))
 
     async def _from_disk(self, read: Callable[[int], R]) -> R:
-        """What `read` returns, called in a thread with a descriptor of its own, which it closes. Raises NotTaken."""
+        """Call `read` in a thread, with a descriptor of its own that it closes; returns what it returns. Raises NotTaken."""
         assert self._file is not None
         try:
             return await asyncio.to_thread(read, os.dup(self._file))
@@ -162,7 +162,7 @@ class Document:
             raise NotTaken(grpc.StatusCode.UNAVAILABLE, message) from None
 
     def close(self) -> None:
-        """Give its room back."""
+        """Give the document's room back."""
         self._arriving.taken -= self.size
         self._arriving.in_memory -= self._waiting
         self.size = self._waiting = 0
@@ -172,7 +172,7 @@ class Document:
             return
         self._arriving.files -= 1
         if self._writing is not None and not self._writing.done():
-            # A thread still writes: under the same number, it must not find another file.
+            # A thread still writes, and must not find another file under the same number.
             self._writing.add_done_callback(lambda written: _close(file, written))
         else:
             os.close(file)
@@ -181,7 +181,7 @@ class Document:
 def _close(file: int, written: asyncio.Future[None]) -> None:
     os.close(file)
     if not written.cancelled():
-        written.exception()  # seen: nobody waits for it any more
+        written.exception()  # Nobody waits for it any more, and asyncio would log it.
 
 
 def _write(file: int, block: bytes, start: int) -> None:
@@ -204,7 +204,7 @@ def _read_into(file: int, whole: bytearray, size: int) -> None:
 
 
 def _read(file: int, size: int, rest: bytes) -> bytes:
-    # What is not on disk goes there first: putting it behind what was read would make a second copy of everything.
+    # The rest is written first: putting it behind what was read would make a second copy of everything.
     with os.fdopen(file, "r+b", buffering=0) as whole:
         _write(file, rest, size)
         whole.seek(0)

@@ -1,6 +1,6 @@
-"""The calls that tell what is: runs, tasks, attempts, output, and why a task waits.
+"""The calls that show what is: runs, tasks, attempts, output, and why a task waits.
 
-They never change anything. Part of `RunsService` (runs.py); a run's changes as they come are in watching.py.
+They never change anything. Part of `RunsService` (runs.py). The call that tells a run's changes as they come is in watching.py.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from daggyr.v1.runs_pb2 import (
 )
 from daggyr.v1.task_pb2 import STDERR, STDOUT
 from daggyr_server.api import views
-from daggyr_server.api.asking import MAX_INTEGER, MAX_PAGE_BYTES, STRANGE_TOKEN, TURN, Asking, Context, refuse
+from daggyr_server.api.explanation import explanation
 from daggyr_server.api.output import read_output
-from daggyr_server.api.reasons import reasons
+from daggyr_server.api.servicer import MAX_INTEGER, MAX_PAGE_BYTES, STRANGE_TOKEN, TURN, Context, Servicer, end_call
 from daggyr_server.api.statuses import fitting
 from daggyr_server.core.graph.run import Run
 from daggyr_server.core.states import STATE_OF, Phase, State
@@ -42,7 +42,7 @@ MAX_TASKS_A_PAGE = 10_000
 MAX_ATTEMPTS_BYTES = 512 * 1024  # of one answer: a task's details may take the rest
 
 
-class Reading(Asking):
+class Reading(Servicer):
     """See runs.proto."""
 
     async def ListRuns(self, request: ListRunsRequest, context: Context) -> ListRunsResponse:
@@ -51,10 +51,10 @@ class Reading(Asking):
         wanted = _Wanted(request)
         response = ListRunsResponse()
         size = 0
-        while rows := await self.asked(self.driver.tracker.rows(before=before, limit=TURN), context):
+        while rows := await self.answered(self.reader.rows(before=before, limit=TURN), context):
             for row in rows:
-                await self.driver.settled(row.run_id)
-                run = self.driver.machine.runs.get(row.run_id)
+                await self.reader.settled(row.run_id)
+                run = self.reader.in_memory(row.run_id)
                 state = run.state if run is not None else row.state
                 if not wanted.admits(row.tags, state, row.submit_time):
                     continue
@@ -71,8 +71,8 @@ class Reading(Asking):
     async def GetRun(self, request: GetRunRequest, context: Context) -> RunSummary:
         run = await self.run(request.run_id, context)
         summary = await self.summary(run)
-        with contextlib.suppress(TrackerError):  # in trouble, which the notes tell: what is in memory is told all the same
-            summary.history.extend(views.history(await self.driver.tracker.history(run.run_id, None)))
+        with contextlib.suppress(TrackerError):  # The notes tell of the trouble; what is in memory is told all the same.
+            summary.history.extend(views.history(await self.reader.history(run.run_id, None)))
         return summary
 
     async def ListTasks(self, request: ListTasksRequest, context: Context) -> ListTasksResponse:
@@ -84,7 +84,7 @@ class Reading(Asking):
         response = ListTasksResponse(run_id=run.run_id)
         size = 0
         while True:
-            await self.driver.settled(run.run_id)
+            await self.reader.settled(run.run_id)
             numbers = list(islice(_numbers_in(run.phases, wanted, max(start, run.graph.live)), TURN))
             for number in numbers:
                 summary = views.task_summary(run, number)
@@ -107,13 +107,13 @@ class Reading(Asking):
             return _with_attempts(TaskMessage(), run, stored)
         history: list[StateChange] = []
         for known in reversed(run.graph.lineage(number)):
-            history += await self.asked(self.driver.tracker.history(run.run_id, known), context)
+            history += await self.answered(self.reader.history(run.run_id, known), context)
         await self.learn_parents(run)
-        await self.driver.settled(run.run_id)
+        await self.reader.settled(run.run_id)
         try:
             message = views.task(run, _by_now(run, number))
         except TrackerError as error:
-            await refuse(error, context)
+            await end_call(error, context)
         message.history.extend(views.history(history))
         return _with_attempts(message, run, stored)
 
@@ -122,12 +122,12 @@ class Reading(Asking):
         number = await self.number(run, request.task_id, context)
         last = await self.last_attempt(run, number, context)
         await self.learn_parents(run)
-        await self.driver.settled(run.run_id)
+        await self.reader.settled(run.run_id)
         number = _by_now(run, number)
         return ExplainTaskResponse(
             run_id=run.run_id,
             state=int(views.whole_state(run, number)),  # type: ignore[arg-type]
-            reasons=reasons(run, number, self.driver.machine, last),
+            reasons=explanation(run, number, self.reader.pools, last),
         )
 
     async def ReadOutput(self, request: ReadOutputRequest, context: Context) -> AsyncIterator[ReadOutputResponse]:
@@ -143,11 +143,11 @@ class Reading(Asking):
             await context.abort(grpc.StatusCode.NOT_FOUND, fitting(message))
         try:
             async for answer in read_output(
-                self.driver, run, number, request.attempt, stream, request.offset, follow=request.follow
+                self.reader, self.changes, run, number, request.attempt, stream, request.offset, follow=request.follow
             ):
                 yield answer
         except TrackerError as error:
-            await refuse(error, context)
+            await end_call(error, context)
 
 
 class _Wanted:
@@ -168,7 +168,8 @@ class _Wanted:
 
 
 def _by_now(run: Run, number: int) -> int:
-    """The number of a task after what was awaited: an edit may have come in between. One that was taken away keeps its own."""
+    """The number that a task has by now: while something was awaited, an edit may have renumbered it. A task that was taken away
+    keeps its number."""
     now = run.graph.newest(number)
     return now if now is not None else number
 
@@ -186,7 +187,7 @@ def _numbers_in(phases: bytearray, wanted: Sequence[Phase], start: int) -> Itera
 
 
 def _with_attempts(message: TaskMessage, run: Run, stored: Sequence[tuple[int, StoredAttempt]]) -> TaskMessage:
-    """As many of the attempts as an answer takes, the last ones, before those in flight; and a token for those before them."""
+    """Put the ended attempts before those in flight: the last ones, as many as an answer takes, and a token for the others."""
     size = 0
     shown: list[Attempt] = []
     for number, attempt in reversed(stored):

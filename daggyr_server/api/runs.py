@@ -1,7 +1,7 @@
-"""The client's service: translates requests for the driver and its answers for the wire, and decides nothing.
+"""The client's service, put together of the calls, which stand in files by what they are for.
 
-Registered on the listener by the entry point. Each method's errors stand in runs.proto; the calls are in files by what they are
-for.
+The coordinator registers it on the listener. Each call translates a request for the driver and the driver's answer for the wire,
+and decides nothing; runs.proto names the errors of each.
 """
 
 from __future__ import annotations

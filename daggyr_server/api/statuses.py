@@ -1,6 +1,7 @@
-"""The words of a refused call, cut so that they arrive: see `daggyr.bounded.status_text`.
+"""The words with which a call ends, cut so that they arrive: see `daggyr.bounded.status_text`.
 
-The servicers pass every message through here that holds what a caller sent. Nothing here decides what is refused.
+The calls pass every message through here that holds what a caller sent, because that may be of any size. Nothing here decides
+which calls are refused.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """The calls that say what is to become of runs: kill, retry, mark, delete, prune.
 
-Each answers once what was asked is durable. Part of `RunsService` (runs.py); edits bring a specification: submitting.py.
+Each answers once what it asked for is durable, and changes nothing by itself. Part of `RunsService` (runs.py). An edit brings a
+specification, and stands in submitting.py.
 """
 
 from __future__ import annotations
@@ -17,16 +18,16 @@ from daggyr.v1.runs_pb2 import (
     PruneRunsResponse,
     RetryRunRequest,
 )
-from daggyr_server.api.asking import Asking, Context
+from daggyr_server.api.servicer import Context, Servicer
 
 
-class Steering(Asking):
+class Steering(Servicer):
     """See runs.proto."""
 
     async def KillRun(self, request: KillRunRequest, context: Context) -> RunSummary:
         run = await self.run(request.run_id, context)
         numbers = await self.named(run, request.tasks, context)
-        await self.asked(self.driver.kill(run.run_id, numbers), context)
+        await self.answered(self.requests.kill(run.run_id, numbers), context)
         return await self.summary(run)
 
     async def RetryRun(self, request: RetryRunRequest, context: Context) -> RunSummary:
@@ -34,7 +35,7 @@ class Steering(Asking):
         numbers = await self.named(run, request.tasks, context)
         if request.downstream and numbers is None:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "downstream of which task? Name one, or leave downstream out")
-        await self.asked(self.driver.retry(run.run_id, numbers, downstream=request.downstream), context)
+        await self.answered(self.requests.retry(run.run_id, numbers, downstream=request.downstream), context)
         return await self.summary(run)
 
     async def MarkTasks(self, request: MarkTasksRequest, context: Context) -> RunSummary:
@@ -43,7 +44,7 @@ class Steering(Asking):
         if numbers is None or request.state not in (STATE_COMPLETED, STATE_QUEUED):
             message = "name tasks, and the state to mark them with: COMPLETED or QUEUED"
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, message)
-        await self.asked(self.driver.mark(run.run_id, numbers, completed=request.state == STATE_COMPLETED), context)
+        await self.answered(self.requests.mark(run.run_id, numbers, completed=request.state == STATE_COMPLETED), context)
         return await self.summary(run)
 
     async def DeleteRun(self, request: DeleteRunRequest, context: Context) -> DeleteRunResponse:
@@ -53,11 +54,11 @@ class Steering(Asking):
         if not run.has_ended:
             message = f"run {run.run_id} has not ended: it is {run.state.name}; kill it first"
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, message)
-        await self.asked(self.driver.deletions.delete(run.run_id), context)
+        await self.answered(self.requests.delete(run.run_id), context)
         return DeleteRunResponse()
 
     async def PruneRuns(self, request: PruneRunsRequest, context: Context) -> PruneRunsResponse:
         if not request.HasField("ended_before"):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "prune what ended before when?")
         before = request.ended_before.ToNanoseconds() / 1e9
-        return PruneRunsResponse(runs=await self.asked(self.driver.deletions.prune(before), context))
+        return PruneRunsResponse(runs=await self.answered(self.requests.prune(before), context))

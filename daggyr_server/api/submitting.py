@@ -1,6 +1,7 @@
 """The calls that bring specifications: submitting a run, and editing one.
 
-Documents are decoded and expanded in threads; what comes of them is given to the driver. Part of `RunsService` (runs.py).
+Documents are received by arriving.py, decoded and expanded in threads, and given to the driver with what came of them. Part of
+`RunsService` (runs.py). Nothing here decides what a specification may hold.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from daggyr.v1.runs_pb2 import (
 )
 from daggyr.v1.runs_pb2 import TaskEdit as TaskEditMessage
 from daggyr_server.api.arriving import C, Document, NotTaken
-from daggyr_server.api.asking import MAX_PAGE_BYTES, Asking, Context, refuse
+from daggyr_server.api.servicer import MAX_PAGE_BYTES, Context, Servicer, end_call
 from daggyr_server.api.statuses import of_specification
 from daggyr_server.core.graph.graph import Addition
 from daggyr_server.core.graph.run import Run
@@ -65,7 +66,7 @@ class Accepted:
     warnings: list[str]
 
 
-class Submitting(Asking):
+class Submitting(Servicer):
     """See runs.proto."""
 
     async def SubmitRun(self, request: SubmitRunRequest, context: Context) -> SubmitRunResponse:
@@ -104,19 +105,19 @@ class Submitting(Asking):
                     accepted = await asyncio.to_thread(read, await arriving.read())
                 except SpecificationError as error:
                     await context.abort(grpc.StatusCode.INVALID_ARGUMENT, of_specification(error))
-                # Read once more: what was decoded is gone by now, so that there is one copy in memory at a time.
+                # The document is read once more. What was decoded is gone by now, so that memory holds one copy at a time.
                 return await self._submit(header.request_id, accepted, await arriving.content(), context)
 
     @contextlib.asynccontextmanager
     async def _arriving(self, context: Context) -> AsyncIterator[None]:
-        """Ends the call of a document that is not received further."""
+        """End the call if its document is not received further."""
         try:
             yield
         except NotTaken as refused:
             await context.abort(refused.code, str(refused))
 
     async def _receive(self, chunks: AsyncIterator[C], arriving: Document, context: Context) -> None:
-        """What comes behind the header. Raises NotTaken."""
+        """Receive the document that follows the header. Raises NotTaken."""
         while (chunk := await self.arriving.next(chunks)) is not None:
             if chunk.WhichOneof("chunk") != "data":
                 await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "after the header, messages carry data")
@@ -129,15 +130,13 @@ class Submitting(Asking):
         if not 0 < len(request_id.encode()) <= MAX_REQUEST_ID_BYTES:
             message = f"a request_id has 1 to {MAX_REQUEST_ID_BYTES} bytes"
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, message)
-        known = self.driver.machine.requests.get(request_id)
-        if known is None:
-            known = await self.asked(self.driver.tracker.find_request(request_id), context)
+        known = await self.answered(self.reader.requested_as(request_id), context)
         return SubmitRunResponse(run_id=known) if known is not None else None
 
     def _expanded(self, spec: RunSpec) -> Accepted:
-        """What becomes of a specification, whose tasks as they were given are let go here. Raises SpecificationError."""
+        """A specification, expanded. Nothing here keeps the tasks as they were given. Raises SpecificationError."""
         limits, warnings = self.limits, list[str]()
-        addition = expand(spec, pools=limits.pools, default_pool=limits.default_pool, keep=self.driver.shelf, warnings=warnings)
+        addition = expand(spec, pools=limits.pools, default_pool=limits.default_pool, keep=self.requests.keep, warnings=warnings)
         return Accepted(spec.tags or {}, spec.pool or limits.default_pool, spec.run_parameters(), addition, warnings)
 
     async def _submit(self, request_id: str, accepted: Accepted, document: bytes, context: Context) -> SubmitRunResponse:
@@ -145,7 +144,7 @@ class Submitting(Asking):
         if tasks > most:
             message = f"the run has {tasks:,} tasks; the most is {most:,} ([server] max_run_tasks)"
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, message)
-        submitted = self.driver.submit(
+        submitted = self.requests.submit(
             request_id=request_id,
             tags=accepted.tags,
             pool=accepted.pool,
@@ -153,7 +152,7 @@ class Submitting(Asking):
             addition=accepted.addition,
             document=document,
         )
-        return SubmitRunResponse(run_id=await self.asked(submitted, context), warnings=accepted.warnings)
+        return SubmitRunResponse(run_id=await self.answered(submitted, context), warnings=accepted.warnings)
 
     async def EditRun(self, request_iterator: AsyncIterator[EditRunChunk], context: Context) -> AsyncIterator[EditRunResponse]:
         async with self._arriving(context), self.arriving.document() as arriving:
@@ -162,9 +161,9 @@ class Submitting(Asking):
                 await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first message carries the header")
             header = first.header
             run = await self.find(header.run_id, context)
-            # Whoever edits it while this one sends its document is first.
+            # Whoever edits the run while this client sends its document is first.
             edits, revision = (len(run.graph.edits), run.revision) if isinstance(run, Run) else (0, 0)
-            # A call that ends while its client still sends would end there with an error of gRPC's own: all of it is read first.
+            # All of the document is read first: a call that ends while its client sends would end there with an error of gRPC's.
             await self._receive(request_iterator, arriving, context)
             if isinstance(run, str):
                 await context.abort(grpc.StatusCode.NOT_FOUND, run)
@@ -176,11 +175,10 @@ class Submitting(Asking):
                 try:
                     spec = await asyncio.to_thread(decode_json, await arriving.read(), pools=limits.pools, default_pool=run.pool)
                     if header.plan:
-                        plan = await self.asked(
-                            self.driver.editing.plan(run, spec, pools=limits.pools, downstream=header.downstream), context
-                        )
+                        planned = self.requests.plan(run, spec, pools=limits.pools, downstream=header.downstream)
+                        plan = await self.answered(planned, context)
                     else:
-                        edited = self.driver.editing.edit(
+                        edited = self.requests.edit(
                             run,
                             spec,
                             await arriving.content(),
@@ -190,7 +188,7 @@ class Submitting(Asking):
                             remove=header.remove,
                             most=limits.max_tasks,
                         )
-                        plan = await self.asked(edited, context)
+                        plan = await self.answered(edited, context)
                 except SpecificationError as error:
                     await context.abort(grpc.StatusCode.INVALID_ARGUMENT, of_specification(error))
         if not header.plan:
@@ -202,7 +200,7 @@ class Submitting(Asking):
             yield response
 
     async def _planned(self, run: Run, plan: Plan, context: Context) -> AsyncIterator[EditRunResponse]:
-        """What would happen, a page at a time; others have their turn in between."""
+        """What an edit would do, a page at a time; everybody else has turns in between."""
         tasks = map(_task_edit, plan.tasks())
         summary = await self.summary(run)
         beside: dict[str, Any] = {"warnings": plan.warnings, "totals": EditTotals(**plan.totals()._asdict())}
@@ -220,7 +218,7 @@ class Submitting(Asking):
                         break
                     page.append(edit)
             except TrackerError as error:
-                await refuse(error, context)
+                await end_call(error, context)
             yield EditRunResponse(run=summary, tasks=page, **beside)
             beside = {}
             if not left and len(page) < MAX_EDITS_A_PAGE:

@@ -1,6 +1,6 @@
 """Runs, tasks and attempts of the core as the contract's messages.
 
-The servicers call these between steps of the driver; they read and never change anything.
+The calls use these between steps of the driver. They change nothing, and bound what they show, whatever people chose.
 """
 
 from __future__ import annotations
@@ -26,29 +26,29 @@ from daggyr.v1.task_pb2 import Placement, TaskSpec, TaskTemplate
 from daggyr_server.core.graph.graph import Graph
 from daggyr_server.core.graph.run import Run
 from daggyr_server.core.graph.segments import Kind
-from daggyr_server.core.machine import Machine
+from daggyr_server.core.placing.pool import Pool
 from daggyr_server.core.states import STATE_OF, Phase, State
 from daggyr_server.core.stored import RunRow
 from daggyr_server.executors.believable import MAX_SECONDS
 from daggyr_server.trackers.base import StateChange, StoredAttempt
 
-MAX_CHANGES = 1_000  # of state, told of a run or a task
-MAX_NEIGHBOURS = 1_000  # parents or children listed of one task
+MAX_CHANGES = 1_000  # changes of state that are shown of a run or a task
+MAX_NEIGHBOURS = 1_000  # parents or children that are listed of one task
 MAX_NEIGHBOURS_BYTES = 128 * 1024  # of their names
-MAX_TAGS_BYTES = 64 * 1024  # of a run; what earlier versions took beyond that is shown cut
-MAX_DETAILS_BYTES = 3 * 1024 * 1024 + 64 * 1024  # of a task; as above
+MAX_TAGS_BYTES = 64 * 1024  # of a run; earlier versions took more, which is shown cut
+MAX_DETAILS_BYTES = 3 * 1024 * 1024 + 64 * 1024  # of a task; earlier versions took more here as well
 _MAX_RESOURCES_BYTES = 64 * 1024  # of the names of resources
 
 
 def timestamp(seconds: float) -> Timestamp:
-    """Seconds since the epoch as the contract has them."""
+    """A time, given in seconds since the epoch, as the contract has it."""
     message = Timestamp()
     message.FromNanoseconds(round(min(MAX_SECONDS, max(0.0, seconds)) * 1e9))
     return message
 
 
-def run_summary(run: Run, machine: Machine, change_seq: int) -> RunSummary:
-    """A run in constant time, from its counters."""
+def run_summary(run: Run, pools: Mapping[str, Pool], change_seq: int) -> RunSummary:
+    """A run. It takes the same time for a run of any size, because it is made of counters."""
     counts = run.counts
     tags, cut_note = shown_tags(run.tags)
     summary = RunSummary(
@@ -72,7 +72,7 @@ def run_summary(run: Run, machine: Machine, change_seq: int) -> RunSummary:
     elif run.killing:
         summary.notes.append("being killed: waiting for its processes to end")
     else:
-        summary.notes.extend(bounded_notes(awaited(run, machine)))
+        summary.notes.extend(bounded_notes(awaited(run, pools)))
     summary.notes.extend(cut_note)
     return summary
 
@@ -98,7 +98,7 @@ def stored_summary(row: RunRow) -> RunSummary:
 
 
 def shown_tags(tags: Mapping[str, str]) -> tuple[Mapping[str, str], list[str]]:
-    """A run's tags for an answer, and a note if they had to be cut. They are looked for by what they really are."""
+    """A run's tags for an answer, and a note if they had to be cut. Runs are found by their whole tags all the same."""
     letters = sum(map(len, tags)) + sum(map(len, tags.values()))
     if 4 * letters <= MAX_TAGS_BYTES:
         return tags, []
@@ -121,7 +121,7 @@ def _bytes_of(texts: Iterable[str]) -> int:
 
 
 def shown_resources(resources: Mapping[str, int]) -> dict[str, int]:
-    """Resources for an answer: as many as there is room for, whatever they are called."""
+    """Resources for an answer: as many as there is room for. Their names may be long, because people choose them."""
     shown: dict[str, int] = {}
     room = _MAX_RESOURCES_BYTES
     for name, units in resources.items():
@@ -138,20 +138,20 @@ def history(changes: Sequence[StateChange]) -> Iterator[StateChangeMessage]:
         yield StateChangeMessage(time=timestamp(change.time), state=int(change.state), reason=change.reason)  # type: ignore[arg-type]
 
 
-def awaited(run: Run, machine: Machine) -> Iterator[str]:
-    """What ready tasks of a run wait for, where it is more than their turn."""
+def awaited(run: Run, pools: Mapping[str, Pool]) -> Iterator[str]:
+    """What the ready tasks of a run wait for, if no host could run them now whoever's turn it was."""
     for queue in run.queues:
         if not len(queue) or queue.head() is None:
             continue
-        missing = missing_host(queue.policy.pool, queue.policy.needs, machine)
+        missing = missing_host(queue.policy.pool, queue.policy.needs, pools)
         if missing:
             yield f"{len(queue):,} {'task waits' if len(queue) == 1 else 'tasks wait'} for {missing}"
 
 
-def missing_host(pool: str, needs: Iterable[tuple[str, int]], machine: Machine) -> str | None:
-    """What has to come before anything with `needs` can run in `pool`; None if a host there could hold it."""
+def missing_host(pool: str, needs: Iterable[tuple[str, int]], pools: Mapping[str, Pool]) -> str | None:
+    """The host that has to join `pool` before a task with `needs` can run there; None if one of its hosts could hold it."""
     needs = tuple(needs)
-    hosts = [host for host in machine.pools[pool].hosts.values() if host.open]
+    hosts = [host for host in pools[pool].hosts.values() if host.open]
     if not hosts:
         return f"a host to join the pool {pool!r}"
     if not any(host.could_hold(needs) for host in hosts):
@@ -175,7 +175,7 @@ def task_summary(run: Run, number: int) -> TaskSummary:
 
 
 def whole_state(run: Run, number: int) -> State:
-    """A task's state, and of an expanded task's head that of its expansions together."""
+    """A task's state; that of an expanded task's head is the state of its expansions together."""
     counts = expansions(run, number)
     if not counts:
         return state_of(run, number)
@@ -203,7 +203,7 @@ def state_of(run: Run, number: int) -> State:
 
 
 def task(run: Run, number: int) -> Task:
-    """A task whole, but for the attempts that have ended: see `ended_attempt`."""
+    """A whole task, without the attempts that have ended: see `ended_attempt`."""
     graph, policy = run.graph, run.graph.policy(number)
     message = Task(summary=task_summary(run, number))
     if number < graph.live:
@@ -226,7 +226,7 @@ def task(run: Run, number: int) -> Task:
     if message.removed:
         return message
     parents, children = graph.parents(number), graph.children(number)
-    if not isinstance(children, range):  # of a head, there may be millions
+    if not isinstance(children, range):  # A head has a range, of millions perhaps, which is sorted.
         children = sorted(children)
     message.parents.extend(_names(graph, parents))
     message.children.extend(_names(graph, children))
@@ -260,7 +260,7 @@ def ended_attempt(attempt: StoredAttempt) -> Attempt:
 
 
 def shown_details(spec: TaskSpec) -> TaskSpec:
-    """What a task executes, for an answer: long texts of one that is too large for it are cut."""
+    """What a task executes, for an answer. Where it is too large for one, long texts are cut."""
     if spec.ByteSize() <= MAX_DETAILS_BYTES:
         return spec
     shown = TaskSpec(working_directory=cut(spec.working_directory, 4096), whole_stdout_bytes=spec.whole_stdout_bytes)
@@ -280,5 +280,6 @@ def shown_details(spec: TaskSpec) -> TaskSpec:
 def specification(graph: Graph, number: int) -> TaskSpec:
     """What an executor is given for a task, with values in their names' places."""
     details = graph.details(number)
-    template = TaskTemplate(spec=TaskSpec.FromString(details.template), parameters=details.parameters)
+    template = TaskTemplate(parameters=details.parameters)
+    template.spec.MergeFromString(details.template)
     return Filling(template).spec(details.values)

@@ -1,7 +1,7 @@
 """The call that tells a run's changes as they come, until it has ended.
 
-What changes within a moment goes together, and a watcher that came late begins with the run as it is. Part of `RunsService`
-(runs.py).
+Changes of one moment go together, and a watcher that comes late begins with the run as it is. A watcher that is too slow is told
+to read the run again; nobody waits for it. Part of `RunsService` (runs.py).
 """
 
 from __future__ import annotations
@@ -14,28 +14,28 @@ import grpc
 from daggyr.bounded import bounded_notes
 from daggyr.v1.runs_pb2 import RunChange, TaskChange, WatchRunRequest
 from daggyr_server.api import views
-from daggyr_server.api.asking import MAX_PAGE_BYTES, Asking, Context
+from daggyr_server.api.servicer import MAX_PAGE_BYTES, Context, Servicer
 from daggyr_server.core.graph.run import Run
 from daggyr_server.core.states import Phase
 
 MAX_CHANGED_TASKS = 2_000  # in one RunChange
-WATCH_SECONDS = 0.1  # between two messages of a watch; what changes meanwhile goes together
+WATCH_SECONDS = 0.1  # between two messages of a watch; changes in between go together
 _TOLD = (Phase.ERRORED, Phase.KILLED)  # a change to these carries how the last attempt ended
 
 
-class Watching(Asking):
+class Watching(Servicer):
     """See runs.proto."""
 
     async def WatchRun(self, request: WatchRunRequest, context: Context) -> AsyncIterator[RunChange]:
         run = await self.run(request.run_id, context)
-        changes = self.driver.changes
+        changes = self.changes
         seq = request.change_seq
-        await self.driver.settled(run.run_id, patient=True)
+        await self.reader.settled(run.run_id, patient=True)
         if not seq:
             seq = changes.seq(run.run_id)
             yield RunChange(run=self.summary_now(run))
         while True:
-            await self.driver.settled(run.run_id, patient=True)
+            await self.reader.settled(run.run_id, patient=True)
             ended = run.has_ended
             newest = changes.seq(run.run_id)
             numbers = changes.after(run.run_id, seq)
@@ -49,7 +49,7 @@ class Watching(Asking):
                 size = 0
                 for number in told:
                     if number < run.graph.live:
-                        continue  # what an edit took away has no state to tell
+                        continue  # A task that an edit took away has no state to tell.
                     change = await self._task_change(run, number, context)
                     more = change.ByteSize()
                     if changed and (len(changed) >= MAX_CHANGED_TASKS or size + more > MAX_PAGE_BYTES):

@@ -1,8 +1,8 @@
-"""What the machine wants started, as the contract's messages.
+"""The attempts that the machine wants started, as the contract's messages.
 
-The driver calls this with each StartAttempts command. A template goes into a batch once, then keys and values. What comes next is
-counted before it is added, so that only a single assignment can make a batch larger than MAX_BYTES. Nothing here is kept between
-calls.
+The loop calls this for each StartAttempts command. A batch holds each template once, and of each attempt its key and values. An
+assignment is counted before it is added, so that only a single one can make a batch larger than MAX_BYTES. Nothing is kept
+between calls.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from daggyr_server.core.graph.segments import ExpandedSegment, Segment
 
 MAX_ASSIGNMENTS = 512
 MAX_BYTES = 1024 * 1024
-_KEY_BYTES = 48  # about what an assignment takes beside its texts, at most
-_LETTER_BYTES = 4  # of UTF-8, at most: counting letters is quicker than encoding
+_KEY_BYTES = 48  # An assignment takes about that beside its texts, at most.
+_LETTER_BYTES = 4  # A letter takes at most that in UTF-8. Counting letters is quicker than encoding them.
 
 
 def assignment_batches(command: StartAttempts, graph: Graph) -> Iterator[AssignmentBatch]:

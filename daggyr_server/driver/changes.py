@@ -1,7 +1,7 @@
 """What changed lately in each run, for clients that watch.
 
-The driver publishes a step's changed tasks once they are durable; watchers wait here and catch up at their own pace. A watcher
-that falls too far behind is told to read again instead of being waited for. Nothing here knows of clients or messages.
+The loop publishes a step's changed tasks once they are durable; watchers wait here and catch up at their own pace. Nobody waits
+for a watcher that falls too far behind: it is told to read the run again. Nothing here knows of clients or messages.
 """
 
 from __future__ import annotations
@@ -10,22 +10,24 @@ import asyncio
 from collections import deque
 from collections.abc import Mapping, Sequence
 
-KEPT_TASKS = 20_000  # changed tasks kept a run
-KEPT_ENDED = 1_000  # ended runs whose last changes are kept
+KEPT_TASKS = 20_000  # changed tasks that are kept of one run
+KEPT_ENDED = 1_000  # the last changes of so many ended runs are kept
 
 
 class _Log:
+    """The last changes of one run."""
+
     __slots__ = ("entries", "seq", "since", "tasks")
 
     def __init__(self, seq: int) -> None:
         self.seq = seq
-        self.since = seq  # changes after this one are kept
+        self.since = seq  # the changes after this one are kept
         self.entries: deque[tuple[int, Sequence[int]]] = deque()
         self.tasks = 0
 
 
 class Changes:
-    """Numbered changes by run. Numbers grow from change to change, and from one start of the coordinator to the next."""
+    """Numbered changes by run. Numbers grow from change to change, and from each start of the coordinator to the next."""
 
     def __init__(self, epoch: int) -> None:
         self._first = epoch << 32
@@ -34,7 +36,7 @@ class Changes:
         self._waiters: dict[int, set[asyncio.Event]] = {}
 
     def publish(self, changed: Mapping[int, Sequence[int]]) -> None:
-        """These tasks (or, if none, only the runs themselves) have changed."""
+        """Note the tasks that have changed in each run; where there are none, the run itself has changed."""
         for run_id, numbers in changed.items():
             log = self._logs.get(run_id)
             if log is None:
@@ -49,14 +51,14 @@ class Changes:
                 event.set()
 
     def restart(self, run_id: int) -> None:
-        """A run has other tasks now: whoever watches has to read it again."""
+        """A run has other tasks now, so that whoever watches has to read it again."""
         log = self._logs.get(run_id)
         if log is not None:
             log.entries.clear()
             log.since, log.tasks = log.seq, 0
 
     def ended(self, run_id: int) -> None:
-        """A run has ended: in the end its changes are forgotten."""
+        """A run has ended. Its changes are forgotten once KEPT_ENDED runs have ended after it."""
         self._ended.append(run_id)
         if len(self._ended) > KEPT_ENDED:
             oldest = self._logs.get(self._ended.popleft())

@@ -1,7 +1,7 @@
-"""Taking ended runs away, a slice at a time, so that whatever else goes on has its turn.
+"""Taking ended runs away, a slice at a time, so that everybody else has turns in between.
 
-The driver owns the one `Deletions`; the API calls it. A run that is half there is of no use to anybody: a deletion that has begun
-goes on if its caller goes away, and at the next start if the coordinator ends.
+The API calls the one `Deletions` through `Requests`. Half a run is of no use to anybody: a deletion that has begun goes on if its
+caller goes away, and at the next start if the coordinator ends. A run that has not ended is never taken away.
 """
 
 from __future__ import annotations
@@ -9,34 +9,39 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
+from daggyr_server.driver.ended import Reader
 from daggyr_server.driver.errors import Refused
 from daggyr_server.trackers.base import Tracker, TrackerError
 
 log = logging.getLogger(__name__)
 
-DELETED_ROWS = 5_000  # at once
-ROWS_AT_ONCE = 1_000
+DELETED_ROWS = 5_000  # in one call of the tracker
+ROWS_AT_ONCE = 1_000  # runs that are read in one call, to find those that ended before a time
 
 
 class Deletions:
-    """Of one coordinator. `close` ends what is under way."""
+    """Of one coordinator. `close` cancels those that are under way."""
 
-    def __init__(self, tracker: Tracker, forget: Callable[[int], contextlib.AbstractAsyncContextManager[None]]) -> None:
-        """`forget` has a run taken from memory, and nobody brings it back while its context lasts. Raises Refused, Closing."""
+    def __init__(self, tracker: Tracker, reader: Reader) -> None:
         self._tracker = tracker
-        self._forget = forget
+        self._reader = reader
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def delete(self, run_id: int) -> None:
-        """Take a run away that has ended; returns once it is gone, from the tracker's files too. Raises Refused, TrackerError,
-        Closing."""
+        """Take a run away that has ended; returns once it is gone, from the tracker's files too.
+
+        Raises Refused, TrackerError, Closing.
+        """
         await asyncio.shield(self._begin(self._delete_and_scrub(run_id), f"deleting run {run_id}"))
 
     async def prune(self, before: float) -> int:
-        """Take all runs away that ended before a time. Returns how many. Raises TrackerError, Closing."""
+        """Take all runs away that ended before a time, in seconds since the epoch; returns how many.
+
+        Raises TrackerError, Closing.
+        """
         try:
             return await self._delete_before(before)
         finally:
@@ -49,16 +54,17 @@ class Deletions:
             newest = rows[-1].run_id
             for row in rows:
                 if row.state.has_ended and row.stop_time is not None and row.stop_time < before:
-                    with contextlib.suppress(Refused):  # somebody has asked for it again
+                    with contextlib.suppress(Refused):  # Somebody has queued it again, so it has not ended.
                         await asyncio.shield(self._begin(self._delete(row.run_id), f"deleting run {row.run_id}"))
                         deleted += 1
         return deleted
 
     def go_on(self, run_ids: Sequence[int]) -> None:
-        """Go on with what an earlier coordinator had begun to delete."""
+        """Go on with the runs that an earlier coordinator had begun to delete."""
         self._begin(self._delete_each(run_ids), "deleting")
 
     async def close(self) -> None:
+        """Cancel what is under way, and wait until it has ended."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -75,7 +81,7 @@ class Deletions:
         await self._tracker.scrub()
 
     async def _delete(self, run_id: int) -> None:
-        async with self._forget(run_id):
+        async with self._reader.forgotten(run_id):
             more = await self._tracker.delete(run_id, DELETED_ROWS)
         while more:
             await asyncio.sleep(0)
@@ -88,6 +94,6 @@ class Deletions:
             except TrackerError as error:
                 log.warning("what is left of run %d is deleted at the next start: %s", run_id, error)
         with contextlib.suppress(TrackerError):
-            while await self._tracker.delete(0, DELETED_ROWS):  # no run: only the room that a deletion before a crash left
+            while await self._tracker.delete(0, DELETED_ROWS):  # There is no run 0: this gives room back that was left before.
                 await asyncio.sleep(0)
             await self._tracker.scrub()

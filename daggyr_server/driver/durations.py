@@ -1,6 +1,7 @@
-"""How long something took, each time: a histogram in plain numbers, for the metrics to read.
+"""How long something took, each time it was done: a histogram in plain numbers, for the metrics to read.
 
-The driver tells one of each commit. It costs a search among a few bounds, allocates nothing, and knows no clock.
+`Durability` adds the duration of each commit. Adding is a search among a few bounds and allocates nothing. Nothing here knows a
+clock.
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 
 
 
 class Durations:
-    """Public attributes are for reading: `counts` has those up to each of BOUNDS and above the one before, then the others."""
+    """`counts[i]` is the number of durations in (BOUNDS[i-1], BOUNDS[i]]; the last entry counts longer ones."""
 
     def __init__(self) -> None:
         self.counts = [0] * (len(BOUNDS) + 1)
-        self.seconds = 0.0  # all together
+        self.seconds = 0.0  # the sum of all durations
 
     def add(self, seconds: float) -> None:
-        """It took this long."""
+        """Count one duration."""
         self.counts[bisect_left(BOUNDS, seconds)] += 1
         self.seconds += seconds

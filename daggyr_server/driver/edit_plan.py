@@ -1,8 +1,8 @@
-"""What an edit would do to a run: planned off the event loop, shown to a person, or given to the machine.
+"""What an edit would do to a run: a plan, which a person is shown or the machine carries out.
 
-The driver takes a snapshot of a run between two steps, has the plan made in a thread, and asks the machine for the edit; if the
-run has gone on meanwhile in a way that matters, the machine refuses, and the plan is made again. Pure; nothing here changes a
-run.
+`Editing` takes a snapshot of a run between two steps and has the plan made in a thread. The API shows a plan, or the machine is
+asked to carry it out; if the run has gone on meanwhile in a way that matters, the machine refuses and another plan is made. Pure;
+nothing here changes a run.
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ class Change(Enum):
 
 @dataclass(frozen=True, slots=True)
 class TaskEdit:
-    """A task that an edit does something to."""
+    """What an edit does to one task."""
 
     task_id: str
     change: Change
-    state: State | None  # that it has now; None for one that is added
-    fields: Sequence[str] = ()  # what of it is changed
+    state: State | None  # the task's state now; None for a task that is added
+    fields: Sequence[str] = ()  # the fields of its specification that are changed
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What a plan is made for."""
+    """A run as it was when a plan was made for it."""
 
     graph: Graph
-    live: int  # the first number of the specification that it has
+    live: int  # the first task number of the specification that the run has
     revision: int
     phases: bytes
-    attempts: array[int]  # the number of each task's last one, 0 for none
+    attempts: array[int]  # the number of each task's last attempt; 0 if it had none
 
     @classmethod
     def of(cls, run: Run) -> Snapshot:
@@ -60,7 +60,7 @@ class Snapshot:
 
 
 class Totals(NamedTuple):
-    """How many tasks an edit does what to."""
+    """How many tasks an edit leaves alone, adjusts, changes, adds and removes."""
 
     unchanged: int
     adjusted: int
@@ -71,18 +71,18 @@ class Totals(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """An edit that was not done yet. `graph` is what the run's would be."""
+    """An edit that was not carried out so far. `graph` is the graph that the run would have."""
 
     snapshot: Snapshot
     edit: Edit
     graph: Graph
-    completed: Sequence[int] | None  # changed tasks that are COMPLETED now; None if that does not matter
-    again: Sequence[int]  # unchanged tasks that are queued with those that they depend on
+    completed: Sequence[int] | None  # the changed tasks that are COMPLETED now; None if that does not matter
+    again: Sequence[int]  # the unchanged tasks that are queued again because of what they depend on
     adjusted: Sequence[Stretch]
-    warnings: Sequence[str]  # of the specification
+    warnings: Sequence[str]  # about the specification
 
     def totals(self) -> Totals:
-        """How many tasks it does what to."""
+        """How many tasks the edit does something to."""
         same = sum(count for _, _, count, same in self.edit.carry if same)
         changed = sum(count for _, _, count, same in self.edit.carry if not same)
         adjusted = sum(count for _, _, count in self.adjusted)
@@ -90,8 +90,10 @@ class Plan:
         return Totals(same - adjusted, adjusted, changed, added, removed)
 
     def removed_after_attempts(self) -> list[str]:
-        """Tasks that ran or run and that the specification does not have any more. What a generator had made is not among them,
-        because it goes with the generator as it was."""
+        """The names of tasks that ran or run and that the specification does not have any more.
+
+        Tasks that a generator made are not among them, because they go with the generator as it was.
+        """
         names = []
         graph, attempts = self.snapshot.graph, self.snapshot.attempts
         number, beyond = graph.live, _first_generated(graph)
@@ -103,7 +105,7 @@ class Plan:
         return names
 
     def tasks(self) -> Iterator[TaskEdit]:
-        """Every task that something happens to, by number, those that are removed last. Unchanged stretches cost nothing."""
+        """Every task that the edit does something to, by number; removed tasks come last. Unchanged stretches cost nothing."""
         before, after, carry = self.snapshot.graph, self.graph, self.edit.carry
         number = after.live
         for new, old, count, same in carry:
@@ -135,7 +137,7 @@ class Plan:
                 yield TaskEdit(graph.task_id(number), Change.REMOVED, self._state(number))
 
     def _same(self, new: int, old: int, count: int) -> Iterator[TaskEdit]:
-        """Of a stretch of unchanged tasks those that are queued again or adjusted."""
+        """The tasks of an unchanged stretch that are queued again or adjusted."""
         again = self.again[bisect_left(self.again, new) : bisect_left(self.again, new + count)]
         queued = [number for number in again if self._has_begun(old + number - new)]
         known = frozenset(queued)
@@ -149,7 +151,7 @@ class Plan:
                 yield TaskEdit(self.graph.task_id(number), Change.ADJUSTED, self._state(before), fields)
 
     def _adjusted(self, new: int, count: int, queued: Collection[int]) -> Iterator[int]:
-        """The adjusted ones of a stretch of tasks."""
+        """The numbers of the adjusted tasks of a stretch, without those in `queued`."""
         first = max(bisect_right(self.adjusted, new, key=itemgetter(0)) - 1, 0)
         for start, _, length in islice(self.adjusted, first, None):
             if start >= new + count:
@@ -170,8 +172,10 @@ def _tasks(graph: Graph) -> int:
 
 
 def _first_generated(graph: Graph) -> int:
-    """The number of the first task that a generator made. What one made begins with tasks that are not multiplied, or has tasks
-    that wait for tasks that were there before."""
+    """The number of the first task that a generator made.
+
+    Tasks that a generator made either begin with some that are not multiplied, or wait for tasks that were there before.
+    """
     waiting = sorted(target for targets in graph.added_children.values() for target in targets)
     for index, segment in enumerate(graph.segments):
         place = bisect_left(waiting, segment.base)

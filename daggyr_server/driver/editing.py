@@ -1,22 +1,23 @@
 """Giving a run another specification while it goes on: a plan is made in a thread, and the machine is asked to take it.
 
-The driver owns the one `Editing`; the API calls it. What a plan is stands in edit_plan.py. Where the run has moved on the
-machine refuses the plan, and another one is made; nothing here changes a run by itself.
+The API calls the one `Editing` through `Requests`. What a plan is stands in edit_plan.py. Where the run has moved on, the machine
+refuses the plan and another one is made; nothing here changes a run by itself.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 
-from daggyr_server.core.events import EditAsked, Event
+from daggyr_server.core.events import EditAsked
 from daggyr_server.core.graph.run import Run
 from daggyr_server.core.graph.segments import Keeping
 from daggyr_server.core.machine import Reason, Refusal
 from daggyr_server.driver.edit_plan import Plan, Snapshot, planned
+from daggyr_server.driver.ended import Reader
 from daggyr_server.driver.errors import Refused
+from daggyr_server.driver.inbox import Inbox
 from daggyr_server.spec import Faults, PoolLimits, Printed, RunSpec, check_tags, listed
-from daggyr_server.trackers.base import Tracker
 
 PLANS = 10  # of one edit, while the run goes on
 
@@ -24,28 +25,19 @@ PLANS = 10  # of one edit, while the run goes on
 class Editing:
     """Of one coordinator."""
 
-    def __init__(
-        self,
-        tracker: Tracker,
-        keep: Callable[[], Keeping],
-        ask: Callable[[object, Event], Awaitable[int | None]],
-        find: Callable[[int], Awaitable[Run | None]],
-    ) -> None:
-        """`keep` makes the lists of what tasks execute; `ask` puts an event with its ticket to the machine, and returns once it
-        is
-        durable; `find` gives a run by its id."""
-        self._tracker = tracker
+    def __init__(self, reader: Reader, inbox: Inbox, keep: Callable[[], Keeping]) -> None:
+        """`keep` makes the lists that hold what tasks execute."""
+        self._reader = reader
+        self._inbox = inbox
         self._keep = keep
-        self._ask = ask
-        self._find = find
 
     async def plan(self, run: Run, spec: RunSpec, *, pools: Mapping[str, PoolLimits], downstream: bool) -> Plan:
-        """What giving a run another specification would do to it; made in a thread. Raises SpecificationError, TrackerError."""
+        """What giving a run another specification would do to it. Raises SpecificationError, Refused, TrackerError."""
         _check_tags(run, spec)
         snapshot, generators = Snapshot.of(run), dict(run.printed)
         printed = []
         for revision, number in generators.items():
-            document = await self._tracker.document(run.run_id, revision)
+            document = await self._reader.document(run.run_id, revision)
             if document is None:
                 raise Refused(Refusal(Reason.NOT_FOUND, f"run {run.run_id} is being deleted"))
             printed.append(Printed(revision, number, document))
@@ -72,14 +64,15 @@ class Editing:
         remove: bool,
         most: int,
     ) -> Plan:
-        """Give a run another specification, of `most` tasks at most; returns what it did once that is durable.
+        """Give a run another specification, of `most` tasks at most; returns the plan that was carried out, once it is durable.
 
-        `remove`: also where tasks are taken away that ran or run. `edits` is how often it had been edited when the caller looked;
-        if that is not so any more, Refused says so. Raises SpecificationError, Refused, TrackerError, Closing.
+        Without `remove`, an edit is refused that takes tasks away which ran or run. `edits` is how often the run had been edited
+        when the caller looked at it; where it was edited since, the edit is refused. Raises SpecificationError, Refused,
+        TrackerError, Closing.
         """
         for attempt in range(1, PLANS + 1):
             if len(run.graph.edits) != edits:
-                break  # it will be refused: no need to plan
+                break  # The machine would refuse it: no plan is needed for that.
             plan = await self.plan(run, spec, pools=pools, downstream=downstream)
             tasks = plan.graph.size - plan.graph.live
             if tasks > most:
@@ -91,7 +84,7 @@ class Editing:
             try:
                 await self._take(run, spec, document, edits, plan)
             except Refused as error:
-                found = await self._find(run.run_id)  # ended runs may have left memory meanwhile
+                found = await self._reader.find(run.run_id)  # An ended run may have left memory, and is another object then.
                 if attempt == PLANS or found is None or (error.refusal.reason is not Reason.STALE and found is run):
                     raise
                 run = found
@@ -101,11 +94,10 @@ class Editing:
         raise Refused(Refusal(Reason.CONFLICT, message))
 
     async def _take(self, run: Run, spec: RunSpec, document: bytes, edits: int, plan: Plan) -> None:
-        ticket = object()
-        await self._ask(
-            ticket,
+        """Ask the machine to carry a plan out. Raises Refused, Closing."""
+        await self._inbox.ask(
             EditAsked(
-                ticket=ticket,
+                ticket=object(),
                 run_id=run.run_id,
                 edits=edits,
                 revision=plan.snapshot.revision,
@@ -116,7 +108,7 @@ class Editing:
                 document=document,
                 completed=plan.completed,
                 again=plan.again,
-            ),
+            )
         )
 
 

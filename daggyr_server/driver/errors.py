@@ -1,4 +1,8 @@
-"""Why the driver does not do what it was asked; the API has the status of each for the wire."""
+"""Why the driver does not do what a request asks for. The API gives each of them a status for the wire.
+
+The words are kept apart in the whole server: a *refusal* answers a request that cannot be granted, *trouble* is what keeps a
+tracker from making anything durable for now, a *fault* is in a document or a setting, and a *failure* is a task's.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ from daggyr_server.core.machine import Refusal
 
 
 class Refused(Exception):
-    """What was asked cannot be granted; nothing has changed."""
+    """The request cannot be granted; nothing has changed."""
 
     def __init__(self, refusal: Refusal) -> None:
         super().__init__(refusal.message)
@@ -14,4 +18,4 @@ class Refused(Exception):
 
 
 class Closing(Exception):
-    """The server is going away; what was asked may or may not have been done."""
+    """The server is going away; what the request asked for may or may not have been done."""

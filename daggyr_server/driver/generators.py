@@ -1,7 +1,8 @@
-"""The output of generators while they run, and what becomes of it when they succeed.
+"""The output of generators while they run, and the tasks that it makes when they succeed.
 
-The driver tells which attempts are generators when it starts them, hands over what they print, and asks for the addition
-when one has SUCCEEDED. Generator output must be whole: pieces are put together here, independent of what a tracker drops.
+The loop tells which attempts are generators when it starts them, hands over what they print, and asks for the tasks when one of
+them ends. Pieces are put together here, because a generator's output must be whole and a tracker may drop output. Nothing here
+changes a run.
 """
 
 from __future__ import annotations
@@ -10,17 +11,20 @@ import asyncio
 from collections.abc import Callable, Mapping
 from functools import partial
 
+from daggyr.bounded import MAX_NOTE_BYTES, cut
 from daggyr.v1.task_pb2 import STDOUT, AttemptResult
 from daggyr_server.core.commands import Key
+from daggyr_server.core.events import AttemptEnded
 from daggyr_server.core.graph.graph import Addition
 from daggyr_server.core.graph.run import Run
 from daggyr_server.core.graph.segments import Keeping
+from daggyr_server.core.states import Outcome
 from daggyr_server.spec import PoolLimits, SpecificationError, expand_generated
 
 MAX_BYTES = 64 * 1024 * 1024
-LARGE_BYTES = 64 * 1024  # more takes long enough to be noticed by callers
-LARGE_RUN = 10_000  # tasks: so do new ones among more
-MAX_REASON_BYTES = 4_000  # of faults
+LARGE_BYTES = 64 * 1024  # Reading a larger document takes so long that callers would notice.
+LARGE_RUN = 10_000  # tasks; adding to a larger run takes as long
+MAX_REASON_BYTES = 4_000  # of the faults of a document
 
 
 class Generators:
@@ -37,7 +41,7 @@ class Generators:
         return key in self._output
 
     def begin(self, key: Key) -> None:
-        """An attempt that is a generator was sent to its executor."""
+        """The attempt of a generator was sent to its executor."""
         self._output[key] = bytearray()
 
     def keep(self, key: Key, stream: int, offset: int, data: bytes) -> None:
@@ -49,14 +53,30 @@ class Generators:
             output[offset : offset + len(data)] = data
 
     def forget(self, key: Key) -> None:
-        """The attempt ended otherwise."""
+        """The attempt has ended: whatever it printed is not needed any more."""
         self._output.pop(key, None)
 
-    async def addition(self, key: Key, run: Run, result: AttemptResult, keep: Callable[[], Keeping]) -> Addition | str:
-        """The tasks that a generator printed, made for its run's graph as it is now, or why they are refused.
+    async def completed(self, ended: AttemptEnded, run: Run | None, keep: Callable[[], Keeping]) -> AttemptEnded:
+        """The end of a generator's attempt, with the tasks that it printed, or with why they are refused.
 
-        Many are read in a thread; `keep` makes the list of what they execute. The run's graph must not change meanwhile.
+        The tasks are made for the run's graph as it is now, which must not change meanwhile. An attempt that did not succeed, or
+        whose end does not count any more, comes back as it was. `keep` makes the list of what the tasks execute.
         """
+        key = ended[:3]
+        flight = run.current(ended.number, ended.attempt) if run is not None else None
+        counts = run is not None and flight is not None and run.counts_for(run.task_of(ended.number), flight)
+        if ended.outcome is not Outcome.SUCCEEDED or run is None or not counts:
+            self.forget(key)
+            return ended
+        addition = await self._addition(key, run, ended.result, keep)
+        if not isinstance(addition, str):
+            return ended._replace(addition=addition)
+        refusal = cut(addition, MAX_NOTE_BYTES)
+        ended.result.notes.extend(refusal.splitlines())
+        return ended._replace(refusal=refusal)
+
+    async def _addition(self, key: Key, run: Run, result: AttemptResult, keep: Callable[[], Keeping]) -> Addition | str:
+        """The tasks that a generator printed, or why they are refused. Many are read in a thread."""
         document = self._output.pop(key, bytearray())
         size = result.stdout.size_bytes
         if size > MAX_BYTES:

@@ -1,21 +1,79 @@
-"""A run as a tracker kept it, made ready for the machine: its graph is expanded again from its documents.
+"""Runs as a tracker kept them, made ready for the machine, and the attempts that an earlier coordinator had placed.
 
-The driver calls this at its start for every run that has not ended, and later for ended ones that somebody asks about.
-Expansion is deterministic, so task numbers are what they were. Nothing here changes the machine or the tracker.
+The loop calls this at its start for every run that has not ended; the read side asks for ended ones that somebody looks at. A
+run's graph is expanded again from its documents. Expansion is deterministic, so that task numbers are what they were. Nothing
+here changes the machine or the tracker.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
-from daggyr_server.core.events import RunRestored
+from daggyr.v1.task_pb2 import LOST, STDOUT, AttemptKey, AttemptResult, Placement
+from daggyr_server.core.commands import Key
+from daggyr_server.core.events import HostGone, RunRestored
 from daggyr_server.core.graph.graph import Addition, Edit, Graph
+from daggyr_server.core.graph.run import Run
 from daggyr_server.core.graph.segments import Keeping
 from daggyr_server.core.stored import Growth, StoredRun
+from daggyr_server.driver.generators import Generators
+from daggyr_server.executors.base import Executor
 from daggyr_server.spec import Printed, SpecificationError, decode_json, expand, expand_edit, expand_generated
-from daggyr_server.trackers.base import TrackerError
+from daggyr_server.trackers.base import Tracker, TrackerError
+
+log = logging.getLogger(__name__)
+
+_PIECE_BYTES = 1024 * 1024
+
+
+async def unfinished(tracker: Tracker, keep: Callable[[], Keeping]) -> list[RunRestored]:
+    """The events that give every run that has not ended back to the machine; `keep` as in `restored`. Raises TrackerError."""
+    events = []
+    for run_id in await tracker.unfinished():
+        stored = await tracker.load(run_id)
+        if stored is not None:
+            events.append(await restored(stored, keep))
+    return events
+
+
+async def go_on(
+    runs: Collection[Run], executors: Mapping[str, Executor], generators: Generators, tracker: Tracker
+) -> list[HostGone]:
+    """Give the attempts that an earlier coordinator placed to their pools' executors, which take them up again.
+
+    Called once, when the machine has the runs and before anything is started. Returns the hosts whose pools are not configured
+    any more: nobody can hear of them, so that their attempts are LOST. Raises TrackerError.
+    """
+    placed: dict[tuple[str, str], list[tuple[AttemptKey, Placement]]] = {}
+    for run in runs:
+        for number, flight in run.in_flight.items():
+            key = AttemptKey(run_id=run.run_id, task_number=flight.number, attempt=flight.attempt)
+            placed.setdefault((flight.pool, flight.host), []).append((key, Placement(host=flight.host)))
+            # An edit may have renumbered the task; what it was when it was assigned says whether it is a generator.
+            if run.graph.policy(flight.number).is_generator and run.counts_for(number, flight):
+                await _printed_before((run.run_id, flight.number, flight.attempt), generators, tracker)
+    log.info("going on with %d runs, %d attempts of which may still run", len(runs), sum(map(len, placed.values())))
+    for pool, executor in executors.items():
+        executor.recover([pair for (name, _), pairs in placed.items() if name == pool for pair in pairs])
+    gone = []
+    for pool, host in placed:
+        if pool not in executors:
+            result = AttemptResult(outcome=LOST, notes=[f"the pool {pool} is not configured any more"])
+            gone.append(HostGone(pool=pool, host=host, result=result))
+    return gone
+
+
+async def _printed_before(key: Key, generators: Generators, tracker: Tracker) -> None:
+    """Begin with what of a generator's output an earlier coordinator made durable, because that does not come again."""
+    generators.begin(key)
+    offset = 0
+    while pieces := await tracker.output(*key, STDOUT, offset, _PIECE_BYTES):
+        for piece in pieces:
+            generators.keep(key, STDOUT, piece.offset, piece.data)
+            offset = piece.offset + len(piece.data)
 
 
 async def restored(stored: StoredRun, keep: Callable[[], Keeping]) -> RunRestored:

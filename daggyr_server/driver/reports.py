@@ -1,6 +1,7 @@
-"""What executors tell, on its way to the machine: the ear that each pool's executor gets, and its messages as the core's events.
+"""What executors tell, on its way to the machine: the contract's messages as the core's events.
 
-The driver makes a `PoolReports` for each pool, and takes what it puts into the inbox. Nothing here waits or decides.
+The loop makes a `PoolReports` for each pool's executor, which puts what the executor tells into the inbox; when the loop takes it
+out, it asks `event_of` what an update means. Nothing here waits or decides.
 """
 
 from __future__ import annotations
@@ -10,44 +11,22 @@ from collections.abc import Callable, Sequence
 from daggyr.bounded import are_bounded, bounded_notes
 from daggyr.v1.task_pb2 import HOST_AVAILABLE, HOST_DRAINING, HOST_GONE, AttemptResult, AttemptUpdate, Host
 from daggyr.v1.task_pb2 import LOST as LOST_OUTCOME
-from daggyr_server.core.events import AttemptEnded, AttemptStarted, Event, HostChanged, HostGone
-from daggyr_server.core.records import Record
+from daggyr_server.core.events import AttemptEnded, AttemptStarted, HostChanged, HostGone
 from daggyr_server.core.states import Outcome
+from daggyr_server.driver.inbox import Inbox, Reported
 from daggyr_server.executors.believable import mended
 
 _OUTCOMES = {int(outcome): outcome for outcome in Outcome}
 
 
-class Reported:
-    """A batch of updates from a pool's executor, as it waits in the inbox."""
-
-    __slots__ = ("durable", "host", "pool", "updates")
-
-    def __init__(self, pool: str, host: str, updates: Sequence[AttemptUpdate], durable: Callable[[], None]) -> None:
-        self.pool = pool
-        self.host = host
-        self.updates = updates
-        self.durable = durable
-
-
-class ToKeep:
-    """A record that changes nothing in the machine, as it waits in the inbox."""
-
-    __slots__ = ("durable", "record")
-
-    def __init__(self, record: Record, durable: Callable[[], None]) -> None:
-        self.record = record
-        self.durable = durable
-
-
 class PoolReports:
-    """The driver's ear for one pool; see executors.base.Reports."""
+    """The `Reports` (executors.base) of one pool."""
 
-    def __init__(self, pool: str, put: Callable[[Event | Reported], None], *, mend: bool) -> None:
-        """`mend`: what the executor tells was not checked where it came in, as agents' words are."""
+    def __init__(self, pool: str, inbox: Inbox, *, mend: bool) -> None:
+        """`mend` is for executors that do not check by themselves what they are told; sessions check what agents tell."""
         self._mend = mend
         self._pool = pool
-        self._put = put
+        self._put = inbox.put
 
     def host(self, host: Host) -> None:
         if host.state == HOST_GONE:
@@ -67,19 +46,19 @@ class PoolReports:
         )
 
     def updates(self, host: str, updates: Sequence[AttemptUpdate], durable: Callable[[], None]) -> None:
-        self._put(Reported(self._pool, host, mended(updates) if self._mend else updates, durable))
+        self._put(Reported(mended(updates) if self._mend else updates, durable))
 
 
 def event_of(update: AttemptUpdate) -> AttemptStarted | AttemptEnded | None:
-    """What an update says of an attempt's course; None for output."""
+    """What an update says of an attempt's course; None for output, and for kinds of updates that only a later version knows."""
     key = update.key
     run_id, number, attempt = key.run_id, key.task_number, key.attempt
     if update.HasField("finished"):
         result = update.finished
         notes = result.notes
-        if notes and not are_bounded(notes):  # they name what people chose
+        if notes and not are_bounded(notes):  # Notes hold names and paths that people chose, of any length.
             notes[:] = bounded_notes(notes)
-        outcome = _OUTCOMES.get(result.outcome, Outcome.FAILED)  # an unknown outcome is no success
+        outcome = _OUTCOMES.get(result.outcome, Outcome.FAILED)  # An outcome that only a later version knows is no success.
         start = result.start_time
         seconds = None
         if begun := start.seconds:

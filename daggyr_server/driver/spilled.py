@@ -1,8 +1,8 @@
-"""What each task of a large run is to execute, on disk instead of in memory.
+"""What each task of a large run executes, on disk instead of in memory.
 
-Whoever expands a document for the machine gives it a `SpilledTasks` to put specifications in: the API, edits, generators and
-recovery. The file has no name and goes with the process; it has nothing that the tracker has not, which has the document. Small
-runs, and what does not fit on the disk, stay in memory.
+Whoever expands a document for the machine (the API, edits, generators, recovery) puts the tasks' specifications into a
+`SpilledTasks`. Its file has no name and goes with the process, because all that it holds can be made again of the document that
+the tracker has. Small runs, and what the disk does not take, stay in memory.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from daggyr_server.trackers.base import LostTracker
 
 log = logging.getLogger(__name__)
 
-CHUNK_BYTES = 1024 * 1024  # goes to disk at once; less than that never does
-BLOCK_BYTES = 8 * 1024  # is read at once: tasks that follow each other are asked for one after the other
-MAX_FILES = 128  # open in all; what comes while so many are stays in memory
-SHARED = 1_000  # specifications that are looked for again, the first small ones
-SHARED_BYTES = 1024
+CHUNK_BYTES = 1024 * 1024  # is written at once; what is smaller stays in memory
+BLOCK_BYTES = 8 * 1024  # is read at once, because tasks that follow each other are asked for one after the other
+MAX_FILES = 128  # are open in all; while so many are open, what comes stays in memory
+SHARED = 1_000  # the first small specifications, which are written once however often they come
+SHARED_BYTES = 1024  # a larger specification is not small
 
-_open: set[int] = set()  # the descriptors of all shelves
+_open: set[int] = set()  # the descriptors of all files
 
 
 class SpilledTasks:
-    """A list of specifications, to the end of which more can be put as long as nobody else has it."""
+    """A list of specifications. Whoever makes it appends to it, and gives it to others only when it is complete."""
 
     __slots__ = (
         "__weakref__",
@@ -44,21 +44,21 @@ class SpilledTasks:
     )
 
     def __init__(self, folder: Path | None) -> None:
-        """`folder` is where the file is made. None: all stays in memory."""
+        """`folder` is where the file is made; without one, all stays in memory."""
         self._folder = folder
         self._file: int | None = None
-        self._starts, self._lengths = array("Q"), array("I")  # bytes, of what is on disk
-        self._end = 0  # of the file
-        self._block = (0, b"")  # what was read last: where it begins, and the bytes
-        self._shared: dict[bytes, int] = {}  # where they are
-        self._waiting: list[bytes] = []  # what comes behind that
+        self._starts, self._lengths = array("Q"), array("I")  # in bytes, of each specification on disk
+        self._end = 0  # the size of the file, in bytes
+        self._block = (0, b"")  # what was read last: its offset and its bytes
+        self._shared: dict[bytes, int] = {}  # the first small specifications, with their offsets
+        self._waiting: list[bytes] = []  # the last specifications, which are not on disk
         self._waiting_bytes = 0
 
     def __len__(self) -> int:
         return len(self._starts) + len(self._waiting)
 
     def __getitem__(self, index: int) -> bytes:
-        """Raises LostTracker where the disk does not give it back."""
+        """Raises LostTracker if the disk does not give the specification back: without it, the run cannot go on."""
         if index >= len(self._starts):
             return self._waiting[index - len(self._starts)]
         assert self._file is not None and index >= 0
@@ -76,6 +76,7 @@ class SpilledTasks:
         return block[:length]
 
     def append(self, details: bytes) -> None:
+        """Add one to the end. A disk that takes nothing is told of in the log, and all that follows stays in memory."""
         self._waiting.append(details)
         self._waiting_bytes += len(details)
         if self._waiting_bytes >= CHUNK_BYTES and self._folder is not None:
@@ -89,7 +90,7 @@ class SpilledTasks:
                 self._folder = None
 
     def _put_away(self, folder: Path) -> None:
-        """Write what waits. Raises OSError; then it still waits."""
+        """Write what waits. Raises OSError, and leaves it waiting then."""
         if self._file is None:
             with tempfile.TemporaryFile(buffering=0, prefix="daggyr-", dir=folder) as file:
                 self._file = os.dup(file.fileno())

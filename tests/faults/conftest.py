@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from faults_tracker import new_tracker
 from support.deployment import new_deployment, pytest_runtest_makereport  # noqa: F401
-from support.postgres_server import PostgresServer, postgres_server
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[PostgresServer]:
-    """A Postgres server of the tests' own."""
-    with postgres_server() as server:
-        yield server
 
 
 @pytest.fixture(params=("sqlite", "postgresql"))

@@ -5,14 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from support.deployment import PATIENT, Deployment, new_deployment, pytest_runtest_makereport  # noqa: F401
-
-FARM = f"""
-[server]
-{PATIENT}
-[pools.farm]
-executor = "agent"
-"""
+from support.deployment import FARM, Deployment, new_deployment, pytest_runtest_makereport  # noqa: F401
 
 
 @pytest.fixture

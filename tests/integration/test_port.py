@@ -14,8 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import FARM
-from support.deployment import BIN, Deployment, follows, shell, task
+from support.deployment import BIN, FARM, Deployment, follows, shell, task
 from support.http2_frames import call, opened, reset
 from support.waiting import until
 

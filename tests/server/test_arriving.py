@@ -19,9 +19,9 @@ from support.waiting import DEADLINE
 from daggyr.channel import open_channel
 from daggyr.v1 import runs_pb2
 from daggyr.v1.runs_pb2_grpc import RunsStub, add_RunsServicer_to_server
-from daggyr_server.api.asking import Limits
 from daggyr_server.api.listening.listener import Listener
 from daggyr_server.api.runs import RunsService
+from daggyr_server.api.servicer import Limits
 from daggyr_server.core.machine import Machine
 from daggyr_server.driver.changes import Changes
 from daggyr_server.driver.generators import Generators
@@ -67,9 +67,8 @@ async def serving(tmp_path: Path, **limits: Any) -> AsyncIterator[Serving]:
         stack.push_async_callback(driver.close)
         await driver.start({})
         given: dict[str, Any] = {"max_bytes": 2**30, "max_tasks": 1000, **limits}
-        service = RunsService(
-            driver, Limits(pools={"main": PoolLimits()}, executors={"main": "noop"}, default_pool="main", **given)
-        )
+        allowed = Limits(pools={"main": PoolLimits()}, executors={"main": "noop"}, default_pool="main", **given)
+        service = RunsService(driver.requests, driver.reader, driver.changes, allowed)
         listener = Listener(f"unix:{tmp_path}/socket/s", tokens=None)
         add_RunsServicer_to_server(service, listener.server)
         stack.push_async_callback(listener.stop, 0)
@@ -108,7 +107,7 @@ async def test_a_document_of_any_size_arrives_whole(tmp_path: Path, size: int) -
             await call.write(runs_pb2.SubmitRunChunk(data=document[start : start + 300_000]))
         await call.done_writing()
         run_id = (await call).run_id
-        assert await server.service.driver.tracker.document(run_id) == document
+        assert await server.service.reader.document(run_id) == document
         assert msgspec.json.decode(document) == {"tasks": tasks}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import msgspec
@@ -24,14 +25,19 @@ from daggyr.v1.task_pb2 import (
     Placement,
 )
 from daggyr_server.core.machine import Machine
+from daggyr_server.core.records import Record
+from daggyr_server.core.states import State
+from daggyr_server.driver import ended
 from daggyr_server.driver.assignments import MAX_BYTES
 from daggyr_server.driver.changes import Changes
+from daggyr_server.driver.errors import Closing, Refused
 from daggyr_server.driver.generators import Generators
 from daggyr_server.driver.loop import Driver
 from daggyr_server.executors.base import Executor
 from daggyr_server.executors.context import ExecutorContext
 from daggyr_server.spec import decode_json, expand
 from daggyr_server.trackers.memory.tracker import MemoryTracker
+from daggyr_server.trackers.sql.sqlite.tracker import SqliteTracker
 
 SURROUNDINGS = ExecutorContext(tracker_id="t", epoch=1, lease=1.0, heartbeat=1.0, grace=1.0)
 
@@ -76,10 +82,12 @@ async def driver(generators: Generators) -> AsyncIterator[Driver]:
     await made.close()
 
 
-async def submitted(driver: Driver, **fields: Any) -> int:
+async def submitted(driver: Driver, request_id: str = "r", **fields: Any) -> int:
     document = msgspec.json.encode({"tasks": {"a": {"details": {"command": ["x"]}, **fields}}})
     addition = expand(decode_json(document), default_pool="main")
-    return await driver.submit(request_id="r", tags={}, pool="main", parameters={}, addition=addition, document=document)
+    return await driver.requests.submit(
+        request_id=request_id, tags={}, pool="main", parameters={}, addition=addition, document=document
+    )
 
 
 async def test_what_a_lost_generator_printed_is_not_kept(driver: Driver, generators: Generators) -> None:
@@ -125,7 +133,7 @@ async def test_batches_are_counted_before_they_grow(driver: Driver) -> None:
     }
     document = msgspec.json.encode({"tasks": tasks})
     addition = expand(decode_json(document), default_pool="main")
-    await driver.submit(request_id="r", tags={}, pool="main", parameters={}, addition=addition, document=document)
+    await driver.requests.submit(request_id="r", tags={}, pool="main", parameters={}, addition=addition, document=document)
     given = 0
     while given < len(sizes) + 600:
         await executor.given.get()
@@ -144,8 +152,63 @@ async def test_notes_of_a_result_are_bounded(driver: Driver) -> None:
     result = AttemptResult(outcome=REJECTED, notes=["there is no program " + "x" * 3_000_000, *["note"] * 100])
     executor.reports.updates("h", [AttemptUpdate(key=key, finished=result)], durable.set)
     await durable.wait()
-    (stored,) = await driver.tracker.attempts(run_id, key.task_number)
+    (stored,) = await driver.reader.attempts(run_id, key.task_number)
     assert len(stored.result.notes) == MAX_NOTES
     assert len(stored.result.notes[0]) == MAX_NOTE_BYTES
     assert stored.result.notes[0].endswith("... (3,000,020 bytes in all)")
     assert stored.result.notes[-1] == "and 70 more notes"
+
+
+@pytest.mark.parametrize("request_again", ["kill", "retry", "mark"])
+async def test_a_run_that_left_memory_after_it_was_found_is_brought_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request_again: str
+) -> None:
+    """Ended runs leave memory when others are looked at, and a caller looks at a run before it asks something of it."""
+    monkeypatch.setattr(ended, "KEPT_ENDED_RUNS", 1)
+    tracker = SqliteTracker(f"sqlite:{tmp_path}/state.db")
+    opened = await tracker.open()
+    driver = Driver(Machine(["main"]), tracker, Changes(1), Generators({}), lambda: 1_000.0, durable=opened.durable)
+    await driver.start({})
+    try:
+        first, second = await submitted(driver, "first"), await submitted(driver, "second")
+        for run_id in (first, second):
+            await driver.requests.kill(run_id, None)
+        assert await driver.reader.find(first) is not None
+        assert await driver.reader.find(second) is not None
+        match request_again:
+            case "kill":
+                with pytest.raises(Refused, match="has ended already"):
+                    await driver.requests.kill(first, None)
+            case "retry":
+                await driver.requests.retry(first, None, downstream=False)
+                run = await driver.reader.find(first)
+                assert run is not None and run.state is State.QUEUED
+            case "mark":
+                await driver.requests.mark(first, (0,), completed=True)
+                run = await driver.reader.find(first)
+                assert run is not None and run.state is State.COMPLETED
+    finally:
+        await driver.close()
+
+
+async def test_what_is_asked_of_a_driver_that_ends_is_answered() -> None:
+    """Nobody waits for ever: requests under way and those that come later get the same error."""
+
+    class Stuck(MemoryTracker):
+        committing = asyncio.Event()
+
+        async def commit(self, records: Sequence[Record]) -> None:
+            self.committing.set()
+            await asyncio.Event().wait()
+
+    driver = Driver(Machine(["main"]), Stuck("memory"), Changes(1), Generators({}), lambda: 1_000.0, durable=False)
+    await driver.start({})
+    under_way = [asyncio.ensure_future(submitted(driver)), asyncio.ensure_future(driver.requests.keep_pin("agent", "name", None))]
+    await Stuck.committing.wait()
+    await driver.close()
+    for each in await asyncio.gather(*under_way, return_exceptions=True):
+        assert isinstance(each, Closing)
+    with pytest.raises(Closing, match="going away"):
+        await driver.requests.kill(1, None)
+    with pytest.raises(Closing, match="going away"):
+        await driver.requests.keep_pin("agent", "name", None)

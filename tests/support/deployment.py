@@ -18,16 +18,18 @@ import secrets
 import signal
 import subprocess
 import sys
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import grpc
 import psutil
 import pytest
 
 from daggyr.client import Client
 from daggyr.tokens import read_token
+from support.server_calls import ServerCalls, shown
 from support.waiting import DEADLINE, Gate, is_gone, until
 
 BIN = Path(sys.executable).parent
@@ -38,11 +40,20 @@ PATIENT = "heartbeat = 30\nlease = 100"
 # Who is cut off is given up after five seconds. Who is only slow is not: that takes ten seconds of silence before.
 SHORT_LEASE = "heartbeat = 2.5\nlease = 5"
 
+# A server with a pool of agents, as TOML.
+FARM = f"""
+[server]
+{PATIENT}
+[pools.farm]
+executor = "agent"
+"""
+
 # What a user may have set, and what would change what programs do or say.
 _OTHERS = ("DAGGYR_", "XDG_", "LC_", "GRPC_", "PG", "SLURM_", "SBATCH_", "SQUEUE_", "SCONTROL_")
 _LOOKS = ("LANGUAGE", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS", "LINES")
 
 Task = dict[str, Any]
+Answer = TypeVar("Answer")
 
 
 def plain_environment() -> dict[str, str]:
@@ -142,6 +153,7 @@ class Deployment:
     commands: list[subprocess.Popen[str]] = field(default_factory=list)
     passed: list[str] = field(default_factory=lambda: [MARK])  # variables of the daemons that their tasks inherit
     killed: bool = False  # a program was killed, so that it could not remove its files
+    _calls: ServerCalls | None = None  # of the server that was asked last
 
     def __post_init__(self) -> None:
         self.work, self.state, self.temporary = (self.folder / name for name in ("work", "state", "tmp"))
@@ -248,35 +260,73 @@ class Deployment:
         path.write_text(json.dumps({"tasks": tasks, **keys}))
         return str(path)
 
+    # -- what the server is asked from this process -------------------------------------------------------------------
+
+    def ask(self, question: Callable[[ServerCalls], Answer]) -> Answer:
+        """The answer of the server that was started last. One that was started again at the same address has a new connection."""
+        if self._calls is None or self._calls.address != self.address:
+            self._hang_up()
+            self._calls = ServerCalls(self.address, None if self.address.startswith("unix:") else self.token())
+            return question(self._calls)
+        try:
+            return question(self._calls)
+        except grpc.RpcError as error:
+            if error.code() is not grpc.StatusCode.UNAVAILABLE:  # type: ignore[attr-defined]
+                raise
+        self._hang_up()
+        return self.ask(question)
+
+    def _hang_up(self) -> None:
+        if self._calls is not None:
+            self._calls.close()
+            self._calls = None
+
     def submit(self, tasks: Mapping[str, Task], **keys: Any) -> int:
         """Submit a run; returns its id."""
-        ended = self.daggyr("submit", self.spec(tasks, **keys))
-        assert ended.code == 0, ended.err
-        return int(ended.out)
+        document = Path(self.spec(tasks, **keys))
+        return self.ask(lambda server: server.submit(document))
 
     def watch(self, run_id: int, code: int = 0) -> Any:
-        """The run, once it has ended; `code` is what `watch` then exits with."""
-        ended = self.daggyr("watch", str(run_id))
-        assert ended.code == code, ended.err + self.logs()
-        return self.json("show", str(run_id))
+        """The run, once it has ended; `code` is 0 if it is to have completed, 1 if it is to have ended otherwise."""
+        run = shown(self.ask(lambda server: server.ended(run_id)))
+        assert (run["state"] != "COMPLETED") == bool(code), f"{run}{self.logs()}"
+        return run
 
     def complete(self, tasks: Mapping[str, Task], code: int = 0, **keys: Any) -> Any:
-        """Submit a run and return it once it has ended."""
-        ended = self.daggyr("--output", "json", "submit", "--watch", self.spec(tasks, **keys))
-        assert ended.code == code, ended.err + self.logs()
-        return ended.json
+        """Submit a run and return it once it has ended; `code` as for `watch`."""
+        return self.watch(self.submit(tasks, **keys), code)
+
+    def run(self, run_id: int) -> Any:
+        """A run, as `show` tells it."""
+        return self.ask(lambda server: server.run(run_id))
+
+    def runs(self) -> list[Any]:
+        """All runs, the newest first."""
+        return self.ask(lambda server: server.runs())
+
+    def tasks(self, run_id: int) -> list[Any]:
+        """A run's tasks."""
+        return self.ask(lambda server: server.tasks(run_id))
 
     def task(self, run_id: int, task_id: str) -> Any:
-        """A task with its attempts, as JSON."""
-        return self.json("task", str(run_id), task_id)
+        """A task with its attempts and their output."""
+        return self.ask(lambda server: server.task(run_id, task_id))
 
     def why(self, run_id: int, task_id: str) -> str:
         """What `why` says of a task."""
-        return " ".join(self.json("why", str(run_id), task_id)["reasons"])
+        return " ".join(self.ask(lambda server: server.why(run_id, task_id)))
+
+    def pools(self) -> list[Any]:
+        """The server's pools."""
+        return self.ask(lambda server: server.pools())
+
+    def agents(self) -> list[Any]:
+        """The agents that the server knows."""
+        return self.ask(lambda server: server.agents())
 
     def states(self, run_id: int) -> dict[str, str]:
         """The states of a run's tasks."""
-        return {each["task_id"]: each["state"] for each in self.json("tasks", str(run_id))}
+        return {each["task_id"]: each["state"] for each in self.tasks(run_id)}
 
     def running(self, run_id: int, task_id: str) -> None:
         """Return once the server knows that a task runs, which its agent tells a moment after the start; the task is held."""
@@ -284,7 +334,7 @@ class Deployment:
 
     def attempts(self, run_id: int) -> dict[str, int]:
         """How many attempts a run's tasks had."""
-        return {each["task_id"]: each["attempt_count"] for each in self.json("tasks", str(run_id))}
+        return {each["task_id"]: each["attempt_count"] for each in self.tasks(run_id)}
 
     def goes_on(self) -> None:
         """Fails unless the server takes a run and brings it to its end."""
@@ -318,6 +368,7 @@ class Deployment:
 
     def close(self) -> None:
         """End everything, agents before the server, and fail if something was left behind."""
+        self._hang_up()
         for command in self.commands:
             if command.poll() is None:
                 command.kill()

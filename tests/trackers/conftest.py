@@ -1,4 +1,4 @@
-"""Each test here runs against every kind of tracker in `tracker_kinds`."""
+"""The fixtures of this folder: a test that takes `kind`, or what is made of it, runs for every tracker in `tracker_kinds`."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.postgres_server import postgres_server
-from tracker_kinds import DATABASES, KINDS, Databases, OpenAgain, TrackerKind, databases
+from postgres_databases import Databases, databases
+from property_examples import Examples
+from support.postgres_server import PostgresServer
+from tracker_kinds import DATABASES, KINDS, OpenAgain, TrackerKind
 
 from daggyr_server.trackers.base import Opened, Tracker
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[Databases]:
-    """A server of the tests' own."""
-    with postgres_server() as server:
-        databases.append(Databases(server))
-        yield databases[0]
-        databases.clear()
+def postgres(postgres: PostgresServer) -> Iterator[Databases]:
+    """Databases of the server that all folders share."""
+    databases.append(Databases(postgres))
+    yield databases[0]
+    databases.clear()
 
 
 @pytest.fixture(params=KINDS, ids=lambda kind: kind.name)
@@ -48,6 +49,13 @@ async def open_again(kind: TrackerKind, tmp_path: Path) -> AsyncIterator[OpenAga
     yield opened
     for tracker in trackers:
         await tracker.close()
+
+
+@pytest.fixture
+def examples(kind: TrackerKind, tmp_path: Path) -> Iterator[Examples]:
+    """A tracker for the examples of a property."""
+    with Examples(kind, tmp_path) as made:
+        yield made
 
 
 @pytest.fixture

@@ -13,8 +13,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from postgres_databases import databases
 from support.waiting import DEADLINE
-from tracker_kinds import DATABASES, IN_VAIN, OpenAgain, TrackerKind, databases
+from tracker_kinds import DATABASES, IN_VAIN, OpenAgain, TrackerKind
 from tracker_records import assigned, ended, kept, recorded, run_added, whole
 
 from daggyr_server.core.records import TasksGenerated

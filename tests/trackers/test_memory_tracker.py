@@ -89,15 +89,15 @@ async def test_the_bound_counts_what_small_streams_cost(memory: Tracker) -> None
 
 
 async def test_an_attempt_costs_about_60_bytes(memory: Tracker) -> None:
-    count = 50_000
+    count = 12_500
     result = AttemptResult(outcome=AttemptOutcome.SUCCEEDED, exit_code=0, cpu_seconds=0.001234, max_rss_bytes=1_500_000)
     result.start_time.FromMicroseconds(DAY * 1_000_000 + 1)
     result.stop_time.FromMicroseconds(DAY * 1_000_000 + 2_001)
     tracemalloc.start()
     try:
         before = tracemalloc.get_traced_memory()[0]
-        for first in range(0, count, 1_000):
-            await memory.commit([recorded(result, number=number) for number in range(first, first + 1_000)])
+        for first in range(0, count, 500):
+            await memory.commit([recorded(result, number=number) for number in range(first, first + 500)])
         after, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

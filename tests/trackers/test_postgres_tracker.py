@@ -13,8 +13,9 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from postgres_databases import Databases
 from support.waiting import DEADLINE, until
-from tracker_kinds import WAIT, Databases
+from tracker_kinds import WAIT
 from tracker_records import recorded, run_added
 
 from daggyr_server.core.records import Record

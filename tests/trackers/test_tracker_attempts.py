@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-from pathlib import Path
-
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from property_examples import Examples
 from tracker_kinds import TrackerKind
 from tracker_records import DAY, recorded, run_added
 
@@ -101,27 +99,22 @@ RESULTS = st.builds(
 )
 
 
-def test_any_results_come_back(kind: TrackerKind, tmp_path_factory: pytest.TempPathFactory) -> None:
-    async def keep(results: list[AttemptResult], folder: Path) -> None:
-        tracker = kind.make(kind.address(folder))
-        await tracker.open()
-        try:
-            # Three tasks, their attempts interleaved.
-            await tracker.commit(
-                [run_added(), *(recorded(result, number=i % 3, attempt=i // 3 + 1) for i, result in enumerate(results))]
-            )
-            for number in range(3):
-                stored = await tracker.attempts(1, number)
-                assert [entry.attempt for entry in stored] == [i + 1 for i in range(len(stored))]
-                for entry, given in zip(stored, results[number::3], strict=True):
-                    check_same(entry.result, given)
-        finally:
-            await tracker.close()
+def test_any_results_come_back(kind: TrackerKind, examples: Examples) -> None:
+    async def keep(results: list[AttemptResult]) -> None:
+        tracker, run_id = examples.tracker, examples.run_id()
+        # Three tasks, their attempts interleaved.
+        ends = [recorded(result, run_id=run_id, number=i % 3, attempt=i // 3 + 1) for i, result in enumerate(results)]
+        await tracker.commit([run_added(run_id), *ends])
+        for number in range(3):
+            stored = await tracker.attempts(run_id, number)
+            assert [entry.attempt for entry in stored] == [i + 1 for i in range(len(stored))]
+            for entry, result in zip(stored, results[number::3], strict=True):
+                check_same(entry.result, result)
 
     @settings(max_examples=kind.examples, deadline=None, database=None)
     @given(st.lists(RESULTS, max_size=8))
     def property_(results: list[AttemptResult]) -> None:
-        asyncio.run(keep(results, tmp_path_factory.mktemp("tracker")))
+        examples.run(keep(results))
 
     property_()
 

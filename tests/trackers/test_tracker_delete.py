@@ -53,9 +53,9 @@ async def delete(tracker: Tracker, run_id: int, limit: int) -> int:
     return calls
 
 
-@pytest.mark.parametrize("limit", [1, 7, 100_000])
-async def test_everything_of_one_run_goes_and_nothing_of_another(tracker: Tracker, limit: int) -> None:
-    await tracker.commit([*everything(1), *everything(2), *everything(3)])
+@pytest.mark.parametrize(("limit", "tasks"), [(1, 6), (7, 30), (100_000, 30)])
+async def test_everything_of_one_run_goes_and_nothing_of_another(tracker: Tracker, limit: int, tasks: int) -> None:
+    await tracker.commit([record for run_id in (1, 2, 3) for record in everything(run_id, tasks)])
     others = [await tracker.load(run_id) for run_id in (1, 3)]
     await delete(tracker, 2, limit)
     assert await tracker.deleting() == []

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-from pathlib import Path
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from property_examples import Examples
 from tracker_kinds import TrackerKind
 from tracker_records import kept, pages, run_added, whole
 
@@ -101,28 +99,25 @@ async def test_attempts_and_streams_are_kept_apart(tracker: Tracker) -> None:
     assert await whole(tracker, run_id=2) == [(0, b"other run")]
 
 
-def test_any_pieces_of_a_stream_read_as_that_stream(kind: TrackerKind, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_any_pieces_of_a_stream_read_as_that_stream(kind: TrackerKind, examples: Examples) -> None:
     stream = bytes(i * 7 % 251 for i in range(64))
 
-    async def keep(stretches: list[tuple[int, int]], limit: int, begin: int, folder: Path) -> None:
-        tracker = kind.make(kind.address(folder))
-        await tracker.open()
-        try:
-            await tracker.commit([run_added(), *(kept(start, stream[start : start + length]) for start, length in stretches)])
-            read = {
-                piece.offset + i: byte
-                for page in await pages(tracker, limit, offset=begin)
-                for piece in page
-                for i, byte in enumerate(piece.data)
-            }
-        finally:
-            await tracker.close()
+    async def keep(stretches: list[tuple[int, int]], limit: int, begin: int) -> None:
+        tracker, run_id = examples.tracker, examples.run_id()
+        pieces = [kept(start, stream[start : start + length], run_id=run_id) for start, length in stretches]
+        await tracker.commit([run_added(run_id), *pieces])
+        read = {
+            piece.offset + i: byte
+            for page in await pages(tracker, limit, offset=begin, run_id=run_id)
+            for piece in page
+            for i, byte in enumerate(piece.data)
+        }
         written = {i for start, length in stretches for i in range(start, min(start + length, len(stream))) if i >= begin}
         assert read == {i: stream[i] for i in written}
 
     @settings(max_examples=kind.examples, deadline=None, database=None)
     @given(st.lists(st.tuples(st.integers(0, 63), st.integers(0, 20)), max_size=12), st.integers(1, 40), st.integers(0, 70))
     def property_(stretches: list[tuple[int, int]], limit: int, begin: int) -> None:
-        asyncio.run(keep(stretches, limit, begin, tmp_path_factory.mktemp("tracker")))
+        examples.run(keep(stretches, limit, begin))
 
     property_()

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass, field
-from pathlib import Path
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from property_examples import Examples
 from tracker_kinds import TrackerKind
 from tracker_records import DAY, assigned, ended, kept, moved, run_added, run_moved
 
@@ -124,29 +122,22 @@ def tasks_of(stored: StoredRun) -> dict[int, tuple[State, int, int, int]]:
 CHOICES = st.tuples(st.integers(0, 6), st.integers(0, 3), st.integers(0, 40))
 
 
-def test_any_records_leave_what_the_model_says(kind: TrackerKind, tmp_path_factory: pytest.TempPathFactory) -> None:
-    async def keep(commits: list[list[tuple[int, tuple[int, int, int]]]], folder: Path) -> None:
-        runs = {1: Model(1), 2: Model(2)}
-        tracker = kind.make(kind.address(folder))
-        await tracker.open()
-        try:
-            await tracker.commit([run_added(1), run_added(2)])
-            for choices in commits:
-                await tracker.commit([runs[run_id].apply(choice) for run_id, choice in choices])
+def test_any_records_leave_what_the_model_says(kind: TrackerKind, examples: Examples) -> None:
+    async def keep(commits: list[list[tuple[int, tuple[int, int, int]]]]) -> None:
+        runs = {1: Model(examples.run_id()), 2: Model(examples.run_id())}
+        await examples.tracker.commit([run_added(run.run_id) for run in runs.values()])
+        for choices in commits:
+            await examples.tracker.commit([runs[which].apply(choice) for which, choice in choices])
+        for run in runs.values():
+            await run.check(examples.tracker)
+        if kind.durable:
+            await examples.open_again()
             for run in runs.values():
-                await run.check(tracker)
-            if kind.durable:
-                await tracker.close()
-                tracker = kind.make(kind.address(folder))
-                await tracker.open()
-                for run in runs.values():
-                    await run.check(tracker)
-        finally:
-            await tracker.close()
+                await run.check(examples.tracker)
 
     @settings(max_examples=kind.examples, deadline=None, database=None)
     @given(st.lists(st.lists(st.tuples(st.sampled_from((1, 2)), CHOICES), min_size=1, max_size=12), max_size=6))
     def property_(commits: list[list[tuple[int, tuple[int, int, int]]]]) -> None:
-        asyncio.run(keep(commits, tmp_path_factory.mktemp("tracker")))
+        examples.run(keep(commits))
 
     property_()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from postgres_databases import databases
 from support import readme_examples
-from support.postgres_server import PostgresServer
-from support.waiting import DEADLINE, until
+from support.waiting import DEADLINE
 
 from daggyr_server.trackers.base import Opened, Tracker
 from daggyr_server.trackers.loader import make_tracker
@@ -37,38 +36,6 @@ def _journal(address: str) -> Tracker:
     assert isinstance(tracker, Tracker)
     return tracker
 
-
-WAITING = "SELECT 1 FROM pg_locks JOIN pg_database ON pg_database.oid = pg_locks.database WHERE NOT granted"
-
-
-class Databases:
-    """Databases of a Postgres server for tests, each empty when it is taken. Their owner has no other rights."""
-
-    COUNT = 4
-
-    def __init__(self, server: PostgresServer) -> None:
-        self.server = server
-        self._of: dict[Path, str] = {}
-        self._in_turn = itertools.cycle([f"test_{i}" for i in range(self.COUNT)])
-        server.execute("CREATE ROLE tester LOGIN", *(f"CREATE DATABASE test_{i} OWNER tester" for i in range(self.COUNT)))
-
-    def address(self, folder: Path) -> str:
-        """The same for the same folder; for a new one that of a database that nobody is connected to any more."""
-        if folder not in self._of:
-            name = self._of[folder] = until(self._free, "a database that nobody is connected to")
-            self.server.execute("DROP SCHEMA IF EXISTS daggyr CASCADE", database=name)
-        return self.server.url(self._of[folder], user="tester")
-
-    def waiting(self, name: str) -> bool:
-        """Whether somebody waits for a lock in that database."""
-        return bool(self.server.execute(f"{WAITING} AND datname = '{name}'"))
-
-    def _free(self) -> str | None:
-        busy = {name for (name,) in self.server.execute("SELECT datname FROM pg_stat_activity WHERE datname IS NOT NULL")}
-        return next((name for name in itertools.islice(self._in_turn, self.COUNT) if name not in busy), None)
-
-
-databases: list[Databases] = []  # one, once the fixture `postgres` has been asked for
 
 # A server may take its time to notice that whoever had the lock is gone.
 WAIT = DEADLINE

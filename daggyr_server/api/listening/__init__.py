@@ -1,1 +1,1 @@
-"""The port: its address, its TLS, who may call, and what is refused before a call begins."""
+"""Where the coordinator listens: sockets, TLS, tokens, and limits on callers, before any call is answered."""

@@ -1,9 +1,9 @@
-"""Who may call what: a token for each role, checked once a call before anything of its messages is read.
+"""Who may call what: a token for each role, checked once a call before any of its messages is read.
 
 `listener` puts an `Authentication` in front of every service behind a TCP socket. A token travels as RFC 6750 says, in the
-metadata entry `authorization: Bearer TOKEN`. Clients call Runs, agents call Agents, reflection and health answer either of them,
-and `Health.Check` alone is open to all, as probes carry no tokens. A call takes one of the places of its token (`places`), so
-that whoever has none cannot keep others out. Neither logs nor answers ever hold a token.
+metadata entry `authorization: Bearer TOKEN`. Clients call Runs, agents call Agents, and reflection and health answer both. Only
+`Health.Check` is open to all, because probes carry no tokens. A call takes one of the places of its token (`places`), so that
+callers without a token cannot keep others out. Neither logs nor answers ever hold a token.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _ADVICE = (
 
 @dataclass(frozen=True)
 class Tokens:
-    """The token of each role. Raises TokenError if one is too short or both are the same: then they do not tell roles apart."""
+    """The token of each role. Raises TokenError if one is too short, or if both are the same and cannot tell roles apart."""
 
     client: str = field(repr=False)
     agent: str = field(repr=False)
@@ -49,7 +49,10 @@ class Tokens:
             raise TokenError("clients and agents have the same token: give them different token files")
 
     def holder(self, authorizations: Sequence[str]) -> tuple[Role | None, str]:
-        """Whose token the `authorization` entries of a call hold; None, and the reason, if nobody's. In constant time."""
+        """The role whose token the `authorization` entries of a call hold; None, with the reason, if there is none.
+
+        Tokens are compared in constant time.
+        """
         if not authorizations:
             return None, "there is no token"
         scheme, _, token = authorizations[0].partition(" ") if len(authorizations) == 1 else ("", "", "")
@@ -63,8 +66,8 @@ class Tokens:
 
 
 class Authentication(grpc.aio.ServerInterceptor):
-    """Lets a call through to its service, or answers it with UNAUTHENTICATED (no valid token) or PERMISSION_DENIED (the
-    token of another role). Tokens may be replaced while it is in use."""
+    """Stands in front of the services. A call gets through, or ends as UNAUTHENTICATED without a valid token, or as
+    PERMISSION_DENIED with the token of another role. Tokens may be replaced while it is in use."""
 
     def __init__(
         self,
@@ -82,7 +85,7 @@ class Authentication(grpc.aio.ServerInterceptor):
         self._places = {role: Places(role, calls) for role in _EITHER}
 
     def replace(self, tokens: Tokens) -> None:
-        """Take `tokens` from now on, and end the calls that came with a token which is none of them any more."""
+        """Take `tokens` from now on, and end the calls that came with other ones."""
         for role in _EITHER:
             if getattr(tokens, role) != getattr(self._tokens, role):
                 gone, self._places[role] = self._places[role], Places(role, self._calls)
@@ -94,7 +97,7 @@ class Authentication(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """Called by grpc once a call. A method that no service has is told apart only by those with a token."""
+        """gRPC calls this once a call. Only callers with a token are told that no service has a method."""
         method = handler_call_details.method
         service = method.rpartition("/")[0].removeprefix("/")
         entries = [value for key, value in handler_call_details.invocation_metadata or () if key == "authorization"]
@@ -115,7 +118,7 @@ class Authentication(grpc.aio.ServerInterceptor):
         return handler and self._places[role].handler(method, handler)
 
     def _refusal(self, code: grpc.StatusCode, message: str) -> grpc.RpcMethodHandler[Any, Any]:
-        """A handler that ends the call without reading a message; to the wire it fits every kind of method."""
+        """A handler that ends the call without reading a message. On the wire, it fits methods of every kind."""
 
         async def refuse(_: object, context: grpc.aio.ServicerContext[Any, Any]) -> None:
             self._refused.note(context.peer(), f"{code.name}, {message.partition(': ')[0]}")

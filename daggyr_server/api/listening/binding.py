@@ -1,6 +1,6 @@
-"""What every listener of the coordinator does before it serves: find its addresses, its socket's folder and its TLS files fit.
+"""What every listener of the coordinator checks before it serves: its addresses, the folder of its socket, and its TLS files.
 
-`listener` (gRPC) and `scrapes` (metrics) call it, so that both refuse the same things in the same words. A `Place` is where one
+`listener` (gRPC) and `scrapes` (metrics) call this, so that both refuse the same things in the same words. A `Place` is where one
 of them was told to listen. Nothing here serves, and nothing reads a token.
 """
 
@@ -41,11 +41,11 @@ class Place:
         return Path(self.address.removeprefix("unix:")) if self.address.startswith("unix:") else None
 
     async def each(self, take: Callable[[int, Any], Taken]) -> list[Taken]:
-        """What `take` gives for each address of the host, with its family; those that this host lacks are left out if there
-        are others (`localhost` may do without its IPv6).
+        """Call `take` with the family and each address of the host; returns what it returned. Addresses that this host lacks are
+        left out if there are others, because `localhost` may do without its IPv6.
 
-        `take` raises OSError. Raises ListenerError if an address is taken, not allowed, or none is this host's; what was given
-        for the others is then closed, if it can be.
+        `take` raises OSError. Raises ListenerError if an address is taken, not allowed, or none is this host's; sockets that were
+        taken for the others are closed then.
         """
         host, _, port = self.address.rpartition(":")
         try:
@@ -72,8 +72,10 @@ class Place:
         return taken
 
     def prepare_socket(self, path: Path) -> None:
-        """Makes the folder of a unix socket, for this user only, and removes the socket file that a dead server left; the
-        server of one that answers keeps it. Raises ListenerError."""
+        """Make the folder of a unix socket, for this user only, and remove the socket file that a dead server left.
+
+        Raises ListenerError, also if somebody answers there.
+        """
         if len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES:
             raise self.error(f"the path is longer than {MAX_SOCKET_PATH_BYTES} bytes")
         try:
@@ -101,12 +103,12 @@ class Place:
             except ConnectionRefusedError:
                 path.unlink()
                 return
-            except BlockingIOError:  # its queue is full, so it is there
+            except BlockingIOError:  # Its queue is full, so somebody is there.
                 pass
         raise self.taken()
 
     def taken(self) -> ListenerError:
-        """Somebody else listens there."""
+        """The error that somebody else listens there."""
         return self.error(
             "another program listens there already, maybe a daggyr-server: stop it, or listen elsewhere "
             f"({self.setting}, port 0 takes a free one)"
@@ -116,7 +118,7 @@ class Place:
         return ListenerError(f"cannot listen at {self.address}: {reason}")
 
     def _error_of(self, error: OSError) -> ListenerError:
-        """Why a TCP address cannot be had, and what to do."""
+        """Why this address cannot be had, and what to do."""
         if error.errno == errno.EADDRINUSE:
             return self.taken()
         if error.errno == errno.EACCES:

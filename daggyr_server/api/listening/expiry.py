@@ -1,7 +1,7 @@
-"""When the server's certificates end, told in time: at the start, each day, and as a metric.
+"""When the server's certificates end, told in time.
 
-`renewal` asks each day and `scrapes` for each page. A certificate that has ended is still served, because clients may be told to
-trust it all the same: what is wrong is told, not decided. The time comes in from outside.
+`renewal` asks at the start and once a day. A certificate that has ended is still served, because clients may have been told to
+trust it all the same: this file tells, and decides nothing. The time comes in from outside.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", r
 
 
 def warnings(tls: Tls, now: float) -> list[str]:
-    """A sentence for each file of which a certificate has ended or ends within `WARNED_DAYS`. `now`: seconds since the epoch."""
+    """A sentence for each file with a certificate that has ended, or ends within `WARNED_DAYS`. `now` is in seconds since the
+    epoch."""
     said = []
     for path, setting in ((tls.certificate, "certificate"), (tls.client_ca, "client_ca")):
         end = None if path is None else ends(path, setting)
@@ -38,7 +39,7 @@ def warnings(tls: Tls, now: float) -> list[str]:
 
 
 def ends(path: Path, setting: str) -> float | None:
-    """When the first of the certificates in a file ends, in seconds since the epoch; None if none can be read."""
+    """When the first certificate of a file ends, in seconds since the epoch; None if none can be read."""
     try:
         return min(_ends(read_pem(path, setting)), default=None)
     except (ListenerError, ValueError, IndexError):

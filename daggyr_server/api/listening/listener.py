@@ -4,11 +4,12 @@
 has tokens in front of it, loopback too, since others share the host; a unix socket has neither tokens nor TLS, since only
 its user can open it. Whether an address off loopback may go without TLS was settled by the configuration.
 
-What gRPC would do quietly is refused here with a reason: sharing a port with another server, serving only one of the
-addresses of a host name, and taking the socket file of a server that still runs.
+gRPC would share a port with another server, serve only some of a host name's addresses, and take the socket file of a server that
+runs, and say nothing; here all three are refused with a reason.
 
-Connections end that say nothing, that never finish their beginning, or that have had no call for a minute; there are never
-more of them than this process has descriptors for, with some left for its files. `places` says how many calls there may be.
+A connection ends that says nothing, never finishes its beginning, or has had no call for a minute. There are never more of them
+than this process has descriptors for, with some left for its files. `places` says how many calls there may be. Nothing here
+answers a call.
 """
 
 from __future__ import annotations
@@ -27,13 +28,12 @@ from daggyr_server.descriptors import connections
 from daggyr_server.refused_callers import RefusedCallers
 
 HANDSHAKE_SECONDS = 10.0  # from the acceptance of a connection to the end of TLS and of HTTP/2's beginning
-MAX_STREAMS = 1_000  # calls of one connection at once; a client with more of them waits, and others get their turn
-# Calls that have come and that Python has not looked at. A second's work: the next ones are cancelled, whoever makes them, and
+MAX_STREAMS = 1_000  # calls of one connection at once; a client waits with more of them, and others get their turn
+# Calls that have come and that Python has not looked at: a second's work. Further ones are cancelled, whoever makes them, and
 # clients ask again.
 MAX_PENDING = 3_000
 CHECK_SECONDS = 1.0  # between two looks at whether gRPC still serves
 IDLE_SECONDS = 60.0  # without a call, before a connection is ended; clients make another with their next call
-
 
 _SHARED = ("grpc.max_receive_message_length", "grpc.max_send_message_length", "grpc.keepalive_", "grpc.http2.")
 SERVER_OPTIONS: tuple[tuple[str, int | str], ...] = (
@@ -53,7 +53,7 @@ class Listener:
     """One address and the grpc.aio server behind it. Used from one event loop: make, add services, start, stop."""
 
     def __init__(self, address: str, *, tokens: Tokens | None, tls: Tls | None = None) -> None:
-        """`address` is HOST:PORT (port 0: a free one) or unix:PATH; there, `tokens` and `tls` are left aside.
+        """`address` is HOST:PORT (port 0: a free one) or unix:PATH, where `tokens` and `tls` are left aside.
 
         Raises AddressError for an address of neither form, ListenerError for TCP without tokens.
         """
@@ -83,14 +83,14 @@ class Listener:
         return address
 
     async def stop(self, grace: float) -> None:
-        """Takes no new calls, gives those under way `grace` seconds, then cancels them. A socket file goes away."""
+        """Take no new calls, give those under way `grace` seconds, then cancel them. A socket file goes away."""
         await self.server.stop(grace)
         self.refused.close()
 
     async def ended(self) -> None:
-        """Returns when `stop` was called. Raises ListenerError if gRPC stops serving by itself: nothing is reached here then."""
+        """Return when `stop` was called. Raises ListenerError if gRPC stops serving by itself, because nobody gets in then."""
         try:
-            # With a limit, because gRPC tells of its failure only then if calls are still open, and survives a cancellation.
+            # Without a limit, gRPC would not tell of its failure while calls are open, and would not survive a cancellation.
             while await self.server.wait_for_termination(CHECK_SECONDS):
                 pass
         except Exception as error:
@@ -100,13 +100,15 @@ class Listener:
             ) from None
 
     def replace_tokens(self, tokens: Tokens) -> None:
-        """Take these from now on. Calls with a token that is none of them end. Nothing happens behind a unix socket."""
+        """Take these tokens from now on, and end calls with other ones. Nothing happens behind a unix socket."""
         if self._authentication is not None:
             self._authentication.replace(tokens)
 
     def read_certificates_again(self) -> None:
-        """New connections get what stands in the TLS files now. Raises ListenerError if they cannot be used; nothing changes
-        then. Nothing happens without TLS. Blocks for the time that it takes to read the files."""
+        """Use what stands in the TLS files now for new connections. Blocks while it reads them; nothing happens without TLS.
+
+        Raises ListenerError, with nothing changed, if the files cannot be used.
+        """
         if self._credentials is not None:
             self._credentials.read()
 
@@ -121,7 +123,7 @@ class Listener:
                 port = self.server.add_insecure_port(self._place.address)
             else:
                 port = self.server.add_secure_port(self._place.address, self._credentials.of_server())
-        except RuntimeError:  # it was free a moment ago
+        except RuntimeError:  # It was free a moment ago.
             raise self._place.taken() from None
         return f"{host}:{port}"
 
@@ -140,14 +142,14 @@ class Listener:
 
 
 def _try(family: int, address: tuple[object, ...]) -> None:
-    """Raises OSError if nothing can listen at `address`."""
+    """Raise OSError if nothing can listen at `address`."""
     with socket.socket(family, socket.SOCK_STREAM) as trial:
         trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         trial.bind(address)
 
 
 class _Credentials:
-    """What gRPC needs of the TLS files, read when it is made and whenever `read` is called."""
+    """The contents of the TLS files for gRPC, read at the beginning and whenever `read` is called."""
 
     def __init__(self, tls: Tls) -> None:
         """Raises ListenerError."""
@@ -156,7 +158,7 @@ class _Credentials:
         self._newer: grpc.ServerCertificateConfiguration | None = None
 
     def read(self) -> None:
-        """Raises ListenerError, and leaves what was read before in use."""
+        """Read the files again. Raises ListenerError, and leaves what was read before in use."""
         self._newer = self._read()
 
     def of_server(self) -> grpc.ServerCredentials:
@@ -164,12 +166,12 @@ class _Credentials:
         return grpc.dynamic_ssl_server_credentials(self._configuration, self._fetch, require_client_authentication=wanted)
 
     def _fetch(self) -> Any:
-        """gRPC calls this before each handshake, in a thread of its own; None: as before."""
+        """gRPC calls this before each handshake, in a thread of its own. None means that nothing has changed."""
         newer, self._newer = self._newer, None
         return newer
 
     def _read(self) -> grpc.ServerCertificateConfiguration:
-        """After OpenSSL has tried the files: gRPC itself does not say which one is wrong, or why."""
+        """OpenSSL tries the files first, because gRPC does not say which one is wrong, or why."""
         tls = self._tls
         server_context(tls)
         authority = read_pem(tls.client_ca, "client_ca") if tls.client_ca else None

@@ -1,8 +1,8 @@
-"""Answers a message that is no protobuf, or has an enum of no known value, with INVALID_ARGUMENT: no traceback, no UNKNOWN.
+"""A message that is no protobuf, or has an enum of no known value, is answered with INVALID_ARGUMENT: no traceback, no UNKNOWN.
 
-`listener` puts a `MalformedMessages` in front of every service. grpc decodes requests before a servicer sees them, so the
-servicers cannot do it themselves. Enums are looked at in requests of one message; the messages of an agent's stream come too
-often to be looked through here, so that `executors` check them where they read them anyhow.
+`listener` puts a `MalformedMessages` in front of every service, because gRPC decodes requests before a servicer sees them. Enums
+are looked at in calls that bring one message. Agents' messages come too often to be looked through here; their session checks
+them where it reads them anyhow. Nothing here looks at anything else of a message.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ Behaviour: TypeAlias = Callable[[Any, Any], Any]
 
 
 class MalformedMessage(Exception):
-    """What iterating over a call's requests raises where one is no protobuf. Servicers let it pass."""
+    """Raised while a servicer iterates over a call's requests, where one of them is no protobuf. Servicers let it pass."""
 
 
 class MalformedMessages(grpc.aio.ServerInterceptor):
-    """Wraps each method once. A call costs one more Python call, a streamed request another, a response none."""
+    """Wraps each method once. A call costs one Python call more, and a streamed request another one."""
 
     def __init__(self) -> None:
         self._wrapped: dict[str, tuple[Handler, Handler]] = {}  # by method: as it came, and wrapped
@@ -36,7 +36,7 @@ class MalformedMessages(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler | None:
-        """Called by grpc once a call. Methods that are not asynchronous or take bytes stay as they are."""
+        """gRPC calls this once a call. Methods that are not asynchronous, or take bytes, stay as they are."""
         handler = await continuation(handler_call_details)
         if handler is None:
             return None
@@ -93,7 +93,7 @@ def _stream(answer: Behaviour) -> Behaviour:
         problem = ""
         try:
             return await answer(requests, context)
-        except* MalformedMessage as faults:  # alone, or out of a task group of the servicer's
+        except* MalformedMessage as faults:  # It comes alone, or out of a task group of the servicer.
             problem = str(_first(faults))
         return await context.abort(grpc.StatusCode.INVALID_ARGUMENT, problem)
 

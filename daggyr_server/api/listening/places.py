@@ -1,7 +1,7 @@
-"""How many calls there may be at once: each token has places of its own, and what has no token has a few for a short time.
+"""How many calls there may be at once: each token has places of its own; calls without a token have a few, for a short time.
 
-`authentication` says whose place a call takes and gets a handler back that takes it. Places are never lent: agents cannot be kept
-out by clients, nor either of them by strangers. Nothing here reads a token or decides who may call what.
+`authentication` says whose place a call takes, and gets a handler back that takes it. Places are never lent, so that clients
+cannot keep agents out, nor strangers either of them. Nothing here reads a token or decides who may call what.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
 class Places:
-    """The places of one token, or of those without. Used from one event loop."""
+    """The places of one token, or of the calls without one. Used from one event loop."""
 
     def __init__(self, whose: str, limit: int = MAX_CALLS) -> None:
         """`whose` is a word for people: `client`, `agent`."""
         self._whose = whose
         self._limit = limit
         self._calls: dict[asyncio.Task[Any], None] = {}  # the oldest first
-        self._ended: dict[asyncio.Task[Any], tuple[grpc.StatusCode, str]] = {}  # asked to end, and how
+        self._ended: dict[asyncio.Task[Any], tuple[grpc.StatusCode, str]] = {}  # those that are asked to end, with how
         self._over: tuple[grpc.StatusCode, str] | None = None
         self._handlers: dict[str, tuple[Handler, Handler]] = {}  # by method: the service's, and the one that takes a place
 
     def handler(self, method: str, served: Handler) -> Handler:
-        """What answers a call of `method` in place of `served`, and takes a place for as long as that lasts.
+        """A handler that answers a call of `method` as `served` does, and takes a place for as long as that lasts.
 
-        A handler that is no coroutine stays as it is: none of the coordinator's own is left so.
+        A handler that is no coroutine stays as it is; the coordinator has none of its own.
         """
         known = self._handlers.get(method)
         if known is None or known[0] is not served:
@@ -48,7 +48,7 @@ class Places:
         return known[1]
 
     def end_all(self, code: grpc.StatusCode, message: str) -> None:
-        """End all calls with this status, those included that come from now on."""
+        """End all calls with this status, also those that come from now on."""
         self._over = (code, message)
         for call in list(self._calls):
             self._end(call, code, message)
@@ -63,7 +63,7 @@ class Places:
                 return await behaviour(requests, context)
 
         async def single(_: Any, context: Context) -> Any:
-            # gRPC itself would wait for the message without a place and without an end.
+            # gRPC itself would wait for the message without taking a place, and for ever.
             async with self._place(context):
                 return await behaviour(await one_message(context), context)
 
@@ -76,7 +76,7 @@ class Places:
 
     @asynccontextmanager
     async def _place(self, context: Context) -> AsyncIterator[None]:
-        """A place for as long as the block lasts; a call that gets none, or loses it, ends with the status that says why."""
+        """A place for as long as the block lasts. A call that gets none, or loses it, ends with the status that says why."""
         call = asyncio.current_task()
         assert call is not None
         if self._over is not None:
@@ -91,10 +91,10 @@ class Places:
                 raise
             call.uncancel()
             try:
-                with contextlib.suppress(grpc.aio.UsageError):  # it was on its way out already, to a caller who does not read
+                with contextlib.suppress(grpc.aio.UsageError):  # It was ending already, with a caller who does not read.
                     await context.abort(*self._ended[call])
-            except grpc.aio.InternalError:  # it was about to write its first message, which gRPC cannot take back
-                raise asyncio.CancelledError from None  # ends it without words; who asks again hears them
+            except grpc.aio.InternalError:  # It was about to write its first message, which gRPC cannot take back.
+                raise asyncio.CancelledError from None  # It ends without words; whoever calls again hears them.
         finally:
             self._calls.pop(call, None)
             self._ended.pop(call, None)
@@ -110,8 +110,10 @@ class Places:
 
 
 class StrangersPlaces(Places):
-    """The places of calls without a token. Each has `STRANGER_SECONDS`, and the oldest makes room for one more: a health check
-    takes an instant, so that whoever is the oldest has had more time than it needed."""
+    """The places of calls without a token. Each call has `STRANGER_SECONDS`, and the oldest makes room for one more.
+
+    A health check takes an instant, so that the oldest call has had more time than it needed.
+    """
 
     def __init__(self, limit: int = MAX_STRANGERS, seconds: float = STRANGER_SECONDS) -> None:
         super().__init__("no", limit)
@@ -132,7 +134,7 @@ class StrangersPlaces(Places):
 
 
 async def one_message(context: Context) -> Any:
-    """The message of a call that brings one. Ends the call if none comes."""
+    """The message of a call that brings one. The call ends if none comes."""
     try:
         async with asyncio.timeout(MESSAGE_SECONDS):
             message = await context.read()

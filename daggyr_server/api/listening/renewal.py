@@ -1,7 +1,7 @@
-"""What a coordinator reads again without an end to its work: its tokens and its certificates.
+"""Tokens and certificates, read again while the coordinator works.
 
-`daggyr-server` makes one `Renewal`, calls `read_again` when it gets SIGHUP, and has `watch` run beside the rest. Files that
-cannot be used are told of in the log, and what was read before stays in use. Nothing here ever logs a token.
+`daggyr-server` makes one `Renewal`, calls `read_again` when it gets SIGHUP, and has `watch` run beside the rest. If a file cannot
+be used, the log says so and what was read before stays in use. Nothing here ever logs a token.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ DAY = 86_400.0  # seconds
 
 
 class Renewable(Protocol):
-    """A listener."""
+    """A listener whose tokens and certificates can be replaced."""
 
     def replace_tokens(self, tokens: Tokens) -> None: ...
 
@@ -42,7 +42,7 @@ class Renewal:
         renewed: Callable[[Tokens], None],
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`read_tokens` gives None where no listener wants any, and raises TokenError; `renewed` is told of new ones."""
+        """`read_tokens` returns None where no listener wants tokens, and raises TokenError; `renewed` gets new ones."""
         self._listeners = listeners
         self._read_tokens = read_tokens
         self._tls = tls
@@ -51,7 +51,7 @@ class Renewal:
         self._one_at_a_time = asyncio.Lock()
 
     async def read_again(self) -> None:
-        """Take what the files hold now."""
+        """Use what the files hold now, as far as it can be used."""
         async with self._one_at_a_time:
             good = True
             try:
@@ -75,7 +75,7 @@ class Renewal:
         await self.warn()
 
     async def watch(self) -> None:
-        """Warn of certificates that end, now and each day; runs until it is cancelled."""
+        """Warn of certificates that end, now and once a day, until it is cancelled."""
         while self._tls is not None:
             await self.warn()
             await asyncio.sleep(DAY)

@@ -1,7 +1,7 @@
 """One rule for enums in requests: a number that the contract has no name for is an INVALID_ARGUMENT, wherever it stands.
 
-`malformed` asks about each request of one message. What a message type holds is looked at once, by its descriptor, so that
-types without enums cost a lookup. Whether a value that has a name fits the call is for the service to say.
+`malformed` asks about the message of each call that brings one. What a message type holds is looked at once, by its descriptor,
+so that types without enums cost a lookup. Whether a value that has a name fits the call, the service says.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _checks: dict[Any, Check | None] = {}
 
 
 def unknown_value(message: Any) -> str | None:
-    """`states: 99 is no State`, for instance, or None if all enums of the message have values with names."""
+    """The first unknown value, as in `states: 99 is no State`; None if the values of all enums have names."""
     descriptor = message.DESCRIPTOR
     try:
         check = _checks[descriptor]
@@ -26,7 +26,7 @@ def unknown_value(message: Any) -> str | None:
 
 
 def _check_of(descriptor: Any, above: frozenset[Any]) -> Check | None:
-    """What looks through a message of this type; None if there is nothing to look for. No type of the contract holds itself."""
+    """A check for messages of this type; None if they hold no enums. A type that holds itself is not looked through again."""
     if descriptor in above:
         return None
     found = (_check_of_field(field, above | {descriptor}) for field in descriptor.fields)

@@ -1,22 +1,21 @@
-"""Metrics in Prometheus' text format, made of a coordinator's figures. `scrapes` calls it, in a thread.
+"""Metrics in Prometheus' text format, made of a coordinator's figures. `scrapes` calls this in a thread.
 
-The names and labels here are what dashboards are built on: one that was published keeps its meaning. Labels are of few values: of
-states, outcomes, pools, and the resources that a pool's hosts offer; never of runs, tasks or hosts. This is the only file that
-imports prometheus_client, so a coordinator without metrics never loads it.
+Dashboards are built on the names and labels here: one that was published keeps its meaning. A label has few values: states,
+outcomes, pools, and the resources that a pool's hosts offer; never runs, tasks or hosts. This is the only file that imports
+prometheus_client, so that a coordinator without metrics never loads it.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from daggyr_server import __version__
-from daggyr_server.api.metrics.figures import HOST_STATES, Figures
-from daggyr_server.driver.durations import BOUNDS
+from daggyr_server.driver.figures import HOST_STATES, Figures
 
 # https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-format
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -27,19 +26,22 @@ _POOL = ("pool", "executor")
 class Exposition(Collector):
     """What one coordinator exposes. Used by one thread at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, executors: Mapping[str, str]) -> None:
+        """`executors` has the executor's name of each pool that is configured."""
+        self._executors = executors
         self._figures: Figures | None = None
+        self._lag = 0.0
         self._registry = CollectorRegistry()
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
 
-    def text(self, figures: Figures) -> bytes:
-        """The metrics, those of the process (CPU, memory, file descriptors) included."""
-        self._figures = figures
+    def text(self, figures: Figures, lag: float) -> bytes:
+        """The metrics, those of the process (CPU, memory, file descriptors) included. `lag` is the event loop's, in seconds."""
+        self._figures, self._lag = figures, lag
         return generate_latest(self._registry)
 
     def collect(self) -> Iterable[Metric]:
-        """For the registry."""
+        """What the registry calls for the metrics of the figures at hand."""
         figures = self._figures
         if figures is None:
             return
@@ -56,17 +58,17 @@ class Exposition(Collector):
             ("state",),
             [((state.name,), count) for state, count in figures.tasks.items()],
         )
-        yield from _of_pools(figures)
+        yield from _of_pools(figures, self._executors)
         yield from _of_commits(figures)
         yield GaugeMetricFamily(
             "daggyr_event_loop_lag_seconds",
             "How late the event loop was at most in the last minute, sampled each second.",
-            value=figures.lag,
+            value=self._lag,
         )
 
 
-def _of_pools(figures: Figures) -> Iterable[Metric]:
-    pools = [((pool.name, pool.executor), pool) for pool in figures.pools]
+def _of_pools(figures: Figures, executors: Mapping[str, str]) -> Iterable[Metric]:
+    pools = [((pool.name, executors.get(pool.name, "")), pool) for pool in figures.pools]
     yield _gauge(
         "daggyr_pool_ready_tasks",
         "Tasks that only wait for capacity.",
@@ -104,7 +106,7 @@ def _of_commits(figures: Figures) -> Iterable[Metric]:
     yield CounterMetricFamily(
         "daggyr_committed_records", "Records that the tracker took since the coordinator started.", value=figures.committed
     )
-    bounds = [*map(str, BOUNDS), "+Inf"]
+    bounds = [*map(str, figures.commit_bounds), "+Inf"]
     yield HistogramMetricFamily(
         "daggyr_commit_duration_seconds",
         "How long the tracker's commits took, until they were durable.",

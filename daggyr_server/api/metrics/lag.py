@@ -1,7 +1,7 @@
-"""How late the event loop is: whoever serves metrics starts one, and reads what it found of late.
+"""How late the event loop is. `scrapes` starts one `Lag` and reads the largest value of the last minute.
 
-Once a second it asks for a turn and notes how much later than asked it came: as long as that may any caller have waited. It
-measures only, and holds up nobody.
+Once a second it asks for a turn and notes how late that came, because any caller may have waited as long. It measures only, and
+holds up nobody.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import asyncio
 from collections import deque
 
 PERIOD = 1.0  # seconds from sample to sample
-SAMPLES = 60  # that are kept
+SAMPLES = 60  # so many are kept
 
 
 class Lag:
-    """Of the event loop that it is made in: start, read, stop."""
+    """The lag of the event loop in which it is made. Life: start, read, stop."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -23,7 +23,7 @@ class Lag:
 
     @property
     def seconds(self) -> float:
-        """The largest lag of the last minute; scrapes are too far apart to see that of their own moment only."""
+        """The largest lag of the last minute. Scrapes are too far apart to show the lag of their own moment only."""
         return max(self._samples)
 
     def start(self) -> None:
@@ -36,7 +36,7 @@ class Lag:
         self.start()
 
     def stop(self) -> None:
-        """Take none any more. Safe to call twice."""
+        """Take no more samples. Safe to call twice."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

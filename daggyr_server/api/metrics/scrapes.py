@@ -1,10 +1,9 @@
 """Where Prometheus scrapes: `GET /metrics` over HTTP/1.1 at one TCP address or one unix socket.
 
 `daggyr-server` starts one if `[server] metrics` names an address. As with gRPC, a TCP socket has tokens in front of it, loopback
-too, and the TLS of `[server.tls]`; a unix socket has neither. It takes a request a connection, reads no body, and never waits for
-a slow reader: every connection has its time, and there are few at once; the oldest that has not shown the token yet makes room
-for one more. The text is made in a thread, one at a time, so that the
-event loop is free meanwhile.
+too, and the TLS of `[server.tls]`; a unix socket has neither. It takes one request a connection, reads no body, and never waits
+for a slow reader: every connection has its time, there are few at once, and the oldest that has not shown the token yet makes
+room for one more. The text is made in a thread, one at a time, so that the event loop is free meanwhile.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -23,9 +22,9 @@ from daggyr.channel import check_address
 from daggyr_server.api.listening.authentication import Tokens
 from daggyr_server.api.listening.binding import ListenerError, Place, server_context
 from daggyr_server.api.metrics.exposition import CONTENT_TYPE, Exposition
-from daggyr_server.api.metrics.figures import Figures
 from daggyr_server.api.metrics.lag import Lag
 from daggyr_server.config import Tls
+from daggyr_server.driver.figures import FiguresReader
 from daggyr_server.refused_callers import RefusedCallers
 
 PATH = "/metrics"
@@ -39,6 +38,8 @@ _ADVICE = "`authorization: {credentials_file: ...}` of Prometheus' scrape_config
 
 @dataclass(frozen=True)
 class _Answer:
+    """An answer of HTTP."""
+
     status: HTTPStatus
     body: bytes
     headers: tuple[tuple[str, str], ...] = ()
@@ -60,13 +61,14 @@ class Scrapes:
     def __init__(
         self,
         address: str,
-        read: Callable[[float], Awaitable[Figures]],
+        figures: FiguresReader,
+        executors: Mapping[str, str],
         *,
         tokens: Tokens | None,
         tls: Tls | None = None,
     ) -> None:
-        """`address` is HOST:PORT (port 0: a free one) or unix:PATH; there, `tokens` and `tls` are left aside. `read` gives the
-        figures, and is told the event loop's lag in seconds.
+        """`address` is HOST:PORT (port 0: a free one) or unix:PATH, where `tokens` and `tls` are left aside. `executors` has the
+        executor's name of each pool that is configured.
 
         Raises AddressError for an address of neither form, ListenerError for TCP without tokens.
         """
@@ -75,8 +77,8 @@ class Scrapes:
         if self._place.socket_path is None and tokens is None:
             raise ListenerError(f"{address} needs tokens: only a unix socket goes without")
         self._tls = tls
-        self._read = read
-        self._exposition = Exposition()
+        self._figures = figures
+        self._exposition = Exposition(executors)
         self._one_at_a_time = asyncio.Lock()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="metrics")
         self._lag = Lag()
@@ -99,7 +101,7 @@ class Scrapes:
         return address
 
     async def stop(self) -> None:
-        """Ends all connections; nothing is left when it returns: no socket file, no thread."""
+        """End all connections. When it returns, nothing is left: no socket file, no thread."""
         self._stopping = True
         self._lag.stop()
         for server in self._servers:
@@ -174,24 +176,25 @@ class Scrapes:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            # A caller that goes away, or is too slow, has nothing to be told.
+            # A caller that goes away or is too slow cannot be told anything.
             with contextlib.suppress(OSError, asyncio.IncompleteReadError, TimeoutError):
                 async with asyncio.timeout(SECONDS):
-                    if self._context is not None:  # here, so that a handshake counts as a connection and has its time
+                    # The handshake happens here, so that it belongs to the connection and to its time.
+                    if self._context is not None:
                         await writer.start_tls(self._context)
                     writer.write(await self._answered(reader, _peer(writer)))
                     await writer.drain()
                     writer.close()
                     await writer.wait_closed()
         finally:
-            writer.transport.abort()  # what is left of it; of one that was closed, nothing is
+            writer.transport.abort()  # It ends here unless it was closed above.
 
     async def _answered(self, reader: asyncio.StreamReader, peer: str) -> bytes:
         try:
             head = await reader.readuntil(b"\r\n\r\n")
         except asyncio.LimitOverrunError:
             return _said(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "too long").encoded(with_body=True)
-        # RFC 9112: a request line, then fields. Whatever is outside ASCII is nobody's token.
+        # RFC 9112: a request line, then fields. A token is ASCII, so that it does not matter how the rest is decoded.
         first, *lines = head.decode("latin-1").removesuffix("\r\n\r\n").split("\r\n")
         words = first.split(" ")
         if len(words) != 3 or not words[2].startswith("HTTP/1."):
@@ -203,7 +206,7 @@ class Scrapes:
         return answer.encoded(with_body=method != "HEAD")
 
     async def _scraped(self, method: str, path: str) -> _Answer:
-        """What somebody with the token gets, who cannot be sent away any more."""
+        """The answer for a caller with the token, who makes room for nobody any more."""
         if self._scraping >= MAX_SCRAPES:
             return _said(HTTPStatus.SERVICE_UNAVAILABLE, "too many scrapes at once")
         connection = asyncio.current_task()
@@ -216,7 +219,7 @@ class Scrapes:
             self._scraping -= 1
 
     def _refusal(self, authorizations: list[str], peer: str) -> _Answer | None:
-        """What someone without the client's token gets; None with it."""
+        """The answer for a caller without the client's token; None for one who has it."""
         if self._tokens is None:
             return None
         role, fault = self._tokens.holder(authorizations)
@@ -234,8 +237,8 @@ class Scrapes:
         if method not in ("GET", "HEAD"):
             return _said(HTTPStatus.METHOD_NOT_ALLOWED, "metrics are for reading", ("Allow", "GET, HEAD"))
         async with self._one_at_a_time:
-            figures = await self._read(self._lag.seconds)
-            text = await asyncio.get_running_loop().run_in_executor(self._thread, self._exposition.text, figures)
+            figures, lag = await self._figures.read(), self._lag.seconds
+            text = await asyncio.get_running_loop().run_in_executor(self._thread, self._exposition.text, figures, lag)
         return _Answer(HTTPStatus.OK, text, (("Content-Type", CONTENT_TYPE),))
 
 

@@ -1,7 +1,7 @@
-"""What every call of the client's service begins and ends with: which run and task it means, and what a refusal is on the wire.
+"""What every call of the client's service begins and ends with: which run and task it means, and how it ends if it is refused.
 
-The classes of the calls derive from `Asking`: submitting.py, reading.py, watching.py, steering.py, hosts.py. Nothing here changes
-anything.
+The classes of the calls derive from `Servicer`: submitting.py, reading.py, watching.py, steering.py, hosts.py. They have three
+doors to the driver, `requests`, `reader` and `changes`, and reach nothing behind them. Nothing here changes anything.
 """
 
 from __future__ import annotations
@@ -21,16 +21,17 @@ from daggyr_server.api.statuses import fitting
 from daggyr_server.core.graph.run import Run
 from daggyr_server.core.graph.segments import Kind
 from daggyr_server.core.machine import Reason
+from daggyr_server.driver.changes import Changes
+from daggyr_server.driver.ended import Reader
 from daggyr_server.driver.errors import Closing, Refused
-from daggyr_server.driver.loop import Driver
-from daggyr_server.executors.believable import mend_result
+from daggyr_server.driver.requests import Requests
 from daggyr_server.spec import PoolLimits
 from daggyr_server.trackers.base import StoredAttempt, TrackerError
 
 LARGE_RUN = 20_000  # tasks
 MAX_PAGE_BYTES = 1024 * 1024  # of the rows of one answer
-MAX_INTEGER = 2**63 - 1  # that a tracker can hold; requests have fields that reach further
-TURN = 250  # rows that are made without letting others have their turn: a millisecond or two
+MAX_INTEGER = 2**63 - 1  # the largest that a tracker can hold; fields of requests reach further
+TURN = 250  # rows that are made before everybody else has a turn: a millisecond or two
 STRANGE_TOKEN = "this page token was not made by this server"
 _CODES = {
     Reason.NOT_FOUND: grpc.StatusCode.NOT_FOUND,
@@ -50,56 +51,58 @@ class Limits:
     pools: Mapping[str, PoolLimits]
     executors: Mapping[str, str]  # pool -> its executor's name
     default_pool: str
-    max_bytes: int
-    max_tasks: int
-    max_arriving_bytes: int = 2 * 1024**3  # of documents on their way, all together
-    arriving_seconds: float = 30.0  # that a client may bring nothing of its document
+    max_bytes: int  # of a document
+    max_tasks: int  # of a run
+    max_arriving_bytes: int = 2 * 1024**3  # of all documents together that are on their way
+    arriving_seconds: float = 30.0  # for which a client may bring nothing of its document
 
 
-class Asking:
-    """Of one server."""
+class Servicer:
+    """Of one server. Methods with a `context` end the call if they cannot return what they promise."""
 
-    def __init__(self, driver: Driver, limits: Limits) -> None:
-        self.driver = driver
+    def __init__(self, requests: Requests, reader: Reader, changes: Changes, limits: Limits) -> None:
+        self.requests = requests
+        self.reader = reader
+        self.changes = changes
         self.limits = limits
-        self.arriving = Arriving(driver.tracker.folder, most=limits.max_arriving_bytes, patience=limits.arriving_seconds)
+        self.arriving = Arriving(requests.folder, most=limits.max_arriving_bytes, patience=limits.arriving_seconds)
 
     async def summary(self, run: Run) -> RunSummary:
-        await self.driver.settled(run.run_id)
+        """A run as it is, once that is durable."""
+        await self.reader.settled(run.run_id)
         return self.summary_now(run)
 
     def summary_now(self, run: Run) -> RunSummary:
-        """As the machine has it, which may be more than is durable."""
-        summary = views.run_summary(run, self.driver.machine, self.driver.changes.seq(run.run_id))
-        if self.driver.trouble is not None:
-            trouble = cut(self.driver.trouble, MAX_NOTE_BYTES)
+        """A run as the machine has it, which may be more than is durable."""
+        summary = views.run_summary(run, self.reader.pools, self.changes.seq(run.run_id))
+        if self.reader.trouble is not None:
+            trouble = cut(self.reader.trouble, MAX_NOTE_BYTES)
             summary.notes.append(f"nothing new is started, because state cannot be made durable: {trouble}")
         return summary
 
-    async def asked(self, answer: Awaitable[T], context: Context) -> T:
-        """What driver or tracker answer, or the end of the call if they cannot."""
+    async def answered(self, answer: Awaitable[T], context: Context) -> T:
+        """What the driver answers."""
         try:
             return await answer
         except (TrackerError, Closing, Refused) as error:
-            await refuse(error, context)
+            await end_call(error, context)
 
     async def run(self, run_id: int, context: Context) -> Run:
+        """The run of this id; 0 is the newest."""
         run = await self.find(run_id, context)
         if isinstance(run, str):
             await context.abort(grpc.StatusCode.NOT_FOUND, run)
         return run
 
     async def find(self, run_id: int, context: Context) -> Run | str:
-        """A run (0: the newest), or why there is none."""
-        driver = self.driver
+        """The run of this id (0: the newest), or why there is none."""
         if not run_id:
-            newest = next(reversed(driver.machine.runs), 0) if not driver.durable else 0
-            rows = [] if newest else await self.asked(driver.tracker.rows(before=None, limit=1), context)
-            run_id = newest or (rows[0].run_id if rows else 0)
-            if not run_id:
+            newest = await self.answered(self.reader.newest(), context)
+            if newest is None:
                 return "there are no runs yet"
-        # A number that no tracker can hold is nobody's.
-        run = await self.asked(driver.find(run_id), context) if run_id <= MAX_INTEGER else None
+            run_id = newest
+        # A tracker cannot even be asked for a larger number.
+        run = await self.answered(self.reader.find(run_id), context) if run_id <= MAX_INTEGER else None
         return run if run is not None else f"there is no run {run_id}; `daggyr runs` lists them"
 
     async def attempts(
@@ -107,7 +110,7 @@ class Asking:
     ) -> list[tuple[int, StoredAttempt]]:
         """The last `limit` ended attempts of a task, oldest first, each with the number that the task had then.
 
-        `since`: only those before the attempt of this number of the task and of itself.
+        With `since`, the number of a task and of an attempt of its, only those before that attempt.
         """
         found: list[tuple[int, StoredAttempt]] = []
         lineage = list(run.graph.lineage(number))  # the newest first
@@ -120,22 +123,20 @@ class Asking:
         for known in lineage:
             if len(found) >= limit:
                 break
-            stored = await self.asked(
-                self.driver.tracker.attempts(run.run_id, known, before=before, limit=limit - len(found)), context
+            stored = await self.answered(
+                self.reader.attempts(run.run_id, known, before=before, limit=limit - len(found)), context
             )
-            for attempt in stored:
-                mend_result(attempt.result)  # what was kept before there were bounds can be shown, too
             found = [(known, attempt) for attempt in stored] + found
             before = None
         return found
 
     async def last_attempt(self, run: Run, number: int, context: Context) -> StoredAttempt | None:
-        """A task's last attempt that has ended."""
+        """The task's last attempt that has ended."""
         last = await self.attempts(run, number, context, limit=1)
         return last[-1][1] if last else None
 
     async def learn_parents(self, run: Run) -> None:
-        """See to it that asking for a task's parents takes no time here: of a large run, they are found in a thread, once."""
+        """Have the parents of a large run's tasks found in a thread, once, so that asking for those of one holds up nobody."""
         graph = run.graph
         if graph.size >= LARGE_RUN and not graph.knows_parents:
             frozen = graph.frozen()
@@ -143,7 +144,7 @@ class Asking:
             graph.learn_parents(frozen)
 
     async def learn_names(self, run: Run) -> None:
-        """The same for finding tasks by their names."""
+        """Have the names of a large run's tasks sorted in a thread, once, for the same reason."""
         graph = run.graph
         if graph.size >= LARGE_RUN and not graph.knows_names:
             frozen = graph.frozen()
@@ -151,12 +152,12 @@ class Asking:
             graph.learn_names(frozen)
 
     async def number(self, run: Run, task_id: str, context: Context, *, before: bool = False) -> int:
-        """A task's number; `before`: also of one that an edit took away."""
+        """A task's number. With `before`, also that of a task which an edit took away."""
         await self.learn_names(run)
         number = run.graph.number_of(task_id)
         if number is None and before:
             number = run.graph.number_before(task_id)
-            now = run.graph.newest(number) if number is not None else None  # it may live on under another name
+            now = run.graph.newest(number) if number is not None else None  # It may live on under another name.
             number = now if now is not None else number
         if number is None:
             message = f"run {run.run_id} has no task {task_id[:1024]!r}; `daggyr tasks {run.run_id}` lists them"
@@ -164,7 +165,7 @@ class Asking:
         return number
 
     async def named(self, run: Run, names: Any, context: Context) -> tuple[int, ...] | None:
-        """The numbers that plain names mean, None for no names."""
+        """The numbers that plain names mean; None for no names."""
         if not names:
             return None
         await self.learn_names(run)
@@ -181,7 +182,8 @@ class Asking:
         return tuple(dict.fromkeys(numbers))
 
 
-async def refuse(error: Refused | Closing | TrackerError, context: Context) -> NoReturn:
+async def end_call(error: Refused | Closing | TrackerError, context: Context) -> NoReturn:
+    """End a call with the status that fits the driver's error: UNAVAILABLE unless it is a refusal."""
     if not isinstance(error, Refused):
         await context.abort(grpc.StatusCode.UNAVAILABLE, fitting(str(error)))
     await context.abort(_CODES[error.refusal.reason], fitting(str(error)))

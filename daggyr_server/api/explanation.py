@@ -1,11 +1,11 @@
 """Why a task is in the state it is in, in sentences for people: what `daggyr why` prints.
 
-Pure: a run, the machine and the task's attempts in, sentences out.
+The call ExplainTask (reading.py) asks for it. Pure: a run, the pools and the task's last attempt go in, sentences come out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import islice
 from shlex import quote
@@ -15,7 +15,8 @@ from daggyr.v1.task_pb2 import AttemptOutcome
 from daggyr_server.api.views import expansions, missing_host, state_of
 from daggyr_server.core.graph.run import Run
 from daggyr_server.core.graph.segments import Kind
-from daggyr_server.core.machine import Machine
+from daggyr_server.core.placing.host import Host
+from daggyr_server.core.placing.pool import Pool
 from daggyr_server.core.states import MAX_LOSSES, STATE_OF, Phase, State
 from daggyr_server.trackers.base import StoredAttempt
 
@@ -25,16 +26,16 @@ _STUCK = frozenset(map(int, (Phase.ERRORED, Phase.KILLED)))
 _QUEUED = frozenset(int(phase) for phase in Phase if STATE_OF[phase] is State.QUEUED)
 
 
-def reasons(run: Run, number: int, machine: Machine, last: StoredAttempt | None) -> list[str]:
-    """At least one sentence; `last` is the last attempt that has ended. What people named is cut where it is very long."""
-    return [cut(sentence, MAX_SENTENCE_BYTES) for sentence in _reasons(run, number, machine, last)]
+def explanation(run: Run, number: int, pools: Mapping[str, Pool], last: StoredAttempt | None) -> list[str]:
+    """At least one sentence. `last` is the task's last attempt that has ended. Names are cut where they are very long."""
+    return [cut(sentence, MAX_SENTENCE_BYTES) for sentence in _sentences(run, number, pools, last)]
 
 
-def _reasons(run: Run, number: int, machine: Machine, last: StoredAttempt | None) -> list[str]:
+def _sentences(run: Run, number: int, pools: Mapping[str, Pool], last: StoredAttempt | None) -> list[str]:
     if number < run.graph.live:
         return ["An edit took it away: the run does not have it any more."]
     if together := expansions(run, number):
-        return list(_expanded(run, number, machine, together))
+        return list(_expanded(run, number, pools, together))
     phase = Phase(run.phases[number])
     sentences = {
         Phase.BLOCKED: _blocked,
@@ -46,17 +47,17 @@ def _reasons(run: Run, number: int, machine: Machine, last: StoredAttempt | None
     if run.killing and phase in (Phase.BLOCKED, Phase.READY, Phase.DELAYED):
         found = [f"Run {run.run_id} was killed: nothing more of it is started. To go on with it: daggyr retry {run.run_id}"]
     else:
-        found = list(sentences(run, number, machine)) if sentences else list(_ended(run, number, phase))
+        found = list(sentences(run, number, pools)) if sentences else list(_ended(run, number, phase))
     return [*found, *_last_attempt(last, run.losses.get(number, 0))]
 
 
-def _expanded(run: Run, number: int, machine: Machine, together: Mapping[State, int]) -> Iterator[str]:
-    """Of the head of an expanded task: what its expansions do, for that is what whoever asks wants to know."""
+def _expanded(run: Run, number: int, pools: Mapping[str, Pool], together: Mapping[State, int]) -> Iterator[str]:
+    """The head of an expanded task runs nothing: whoever asks wants to know what the expansions do."""
     count = sum(together.values())
     states = ", ".join(f"{together[state]:,} {state.name}" for state in State if state in together)
     yield f"It is expanded into {count:,} tasks: {states}."
     if run.phases[number] == Phase.BLOCKED:
-        yield from _blocked(run, number, machine)
+        yield from _blocked(run, number, pools)
     for state in (State.ERRORED, State.KILLED, State.RUNNING, State.QUEUED):
         if state in together:
             found = islice((each for each in range(number + 1, number + 1 + count) if state_of(run, each) is state), 1)
@@ -64,9 +65,9 @@ def _expanded(run: Run, number: int, machine: Machine, together: Mapping[State, 
             return
 
 
-def _blocked(run: Run, number: int, machine: Machine) -> Iterator[str]:
+def _blocked(run: Run, number: int, pools: Mapping[str, Pool]) -> Iterator[str]:
     parents, phases = run.graph.parents(number), run.phases
-    completed = int(Phase.COMPLETED)  # a million parents are compared faster as plain numbers
+    completed = int(Phase.COMPLETED)  # A task may have a million parents, and plain numbers are compared faster.
     missing = [parent for parent in parents if phases[parent] != completed]
     yield f"It waits for {len(missing):,} of its {len(parents):,} parent{'s' * (len(parents) != 1)}: {_names(run, missing)}."
     stuck = [parent for parent in missing if phases[parent] in _STUCK]
@@ -76,15 +77,15 @@ def _blocked(run: Run, number: int, machine: Machine) -> Iterator[str]:
         yield f"Run {run.run_id} has ended ({run.state.name}): a task further up did not complete."
 
 
-def _ready(run: Run, number: int, machine: Machine) -> Iterator[str]:
+def _ready(run: Run, number: int, pools: Mapping[str, Pool]) -> Iterator[str]:
     policy = run.graph.policy(number)
     needs = ", ".join(f"{name}={units}" for name, units in policy.needs) or "nothing"
-    missing = missing_host(policy.pool, policy.needs, machine)
+    missing = missing_host(policy.pool, policy.needs, pools)
     it = "All its parents are COMPLETED; it" if run.graph.parents(number) else "It"
     if missing:
         yield f"{it} waits for {missing}."
     else:
-        pool = machine.pools[policy.pool]
+        pool = pools[policy.pool]
         yield f"{it} waits for its turn in the pool {policy.pool!r} and needs {needs}."
         used = ", ".join(
             f"{name} {min(sum(host.load.get(name, 0) for host in pool.hosts.values()), total)} of {total}"
@@ -94,38 +95,38 @@ def _ready(run: Run, number: int, machine: Machine) -> Iterator[str]:
         yield f"In use there: {used}."
 
 
-def _totals(hosts: object) -> dict[str, int]:
+def _totals(hosts: Iterable[Host]) -> dict[str, int]:
     totals: dict[str, int] = {}
-    for host in hosts:  # type: ignore[attr-defined]
+    for host in hosts:
         for name, units in host.resources.items():
             totals[name] = totals.get(name, 0) + units
     return totals
 
 
-def _delayed(run: Run, number: int, machine: Machine) -> Iterator[str]:
+def _delayed(run: Run, number: int, pools: Mapping[str, Pool]) -> Iterator[str]:
     due = next(due for due, waiting in run.delayed if waiting == number)
     retries = run.graph.policy(number).max_retries
     yield f"It waits until {_time(due)} before retry {run.failures.get(number, 0)} of {retries}."
 
 
-def _assigned(run: Run, number: int, machine: Machine) -> Iterator[str]:
+def _assigned(run: Run, number: int, pools: Mapping[str, Pool]) -> Iterator[str]:
     flight = run.in_flight[number]
     yield f"Attempt {flight.attempt} was sent to {flight.host_name} at {_time(flight.assign_time)} and waits there for its turn."
-    yield from _out_of_reach(run, number, machine)
+    yield from _out_of_reach(run, number, pools)
 
 
-def _running(run: Run, number: int, machine: Machine) -> Iterator[str]:
+def _running(run: Run, number: int, pools: Mapping[str, Pool]) -> Iterator[str]:
     flight = run.in_flight[number]
     since = _time(flight.start_time if flight.start_time is not None else flight.assign_time)
     yield f"Attempt {flight.attempt} runs on {flight.host_name} since {since}."
     if flight.stopping:
         yield "It was asked to end."
-    yield from _out_of_reach(run, number, machine)
+    yield from _out_of_reach(run, number, pools)
 
 
-def _out_of_reach(run: Run, number: int, machine: Machine) -> Iterator[str]:
+def _out_of_reach(run: Run, number: int, pools: Mapping[str, Pool]) -> Iterator[str]:
     flight = run.in_flight[number]
-    host = machine.pools[flight.pool].hosts.get(flight.host)
+    host = pools[flight.pool].hosts.get(flight.host)
     if host is not None and not host.open and not host.draining:
         yield f"{flight.host_name} is out of reach; if it does not come back within its lease, the attempt runs elsewhere."
 
@@ -170,7 +171,6 @@ def _names(run: Run, numbers: Sequence[int]) -> str:
 
 
 def _quoted(run: Run, number: int) -> str:
-
     return quote(run.graph.task_id(number))
 
 

@@ -1,0 +1,165 @@
+"""The read side of a coordinator: runs in memory and, of those that have ended, from the tracker.
+
+The API reads through the one `Reader`, and changes nothing of what it gets; the loop tells it which runs end. Where a tracker can
+give ended runs back, only those stay in memory that somebody asked about lately. A run that comes back or leaves goes through the
+inbox, because the loop alone changes the machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from daggyr.v1.task_pb2 import AttemptKey, OutputChunk
+from daggyr_server.core.events import RunsForgotten
+from daggyr_server.core.graph.in_flight import InFlight
+from daggyr_server.core.graph.run import Run
+from daggyr_server.core.graph.segments import Keeping
+from daggyr_server.core.machine import Machine
+from daggyr_server.core.placing.pool import Pool
+from daggyr_server.core.stored import RunRow
+from daggyr_server.driver.agents import Agents
+from daggyr_server.driver.durability import Durability
+from daggyr_server.driver.inbox import Inbox
+from daggyr_server.driver.recovery import restored
+from daggyr_server.executors.base import Executor
+from daggyr_server.executors.believable import mend_result
+from daggyr_server.trackers.base import MAX_ATTEMPTS, Piece, StateChange, StoredAttempt, Tracker
+
+KEPT_ENDED_RUNS = 200  # ended runs in memory, where a tracker has them too
+KEPT_ENDED_TASKS = 2_000_000  # the tasks of these runs together
+
+
+class Reader:
+    """Of one coordinator. All methods belong to one event loop; those that wait raise TrackerError."""
+
+    def __init__(
+        self,
+        machine: Machine,
+        tracker: Tracker,
+        executors: Mapping[str, Executor],
+        inbox: Inbox,
+        durability: Durability,
+        keep: Callable[[], Keeping],
+        *,
+        durable: bool,
+    ) -> None:
+        """`durable` says that the tracker can give ended runs back, so that not all of them need stay in memory. `executors` may
+        be filled later; `keep` makes the lists of what tasks execute."""
+        self._machine = machine
+        self._tracker = tracker
+        self._executors = executors
+        self._inbox = inbox
+        self._durability = durability
+        self._keep = keep
+        self._durable = durable
+        self._ended: dict[int, int] = {}  # ended runs in memory -> how many tasks; asked for longest ago first
+        self._loading = asyncio.Lock()
+        self.settled = durability.settled
+        self.agents = Agents(executors).known
+
+    @property
+    def trouble(self) -> str | None:
+        """Why nothing can be made durable at the moment."""
+        return self._durability.trouble
+
+    @property
+    def pools(self) -> Mapping[str, Pool]:
+        """All pools by name, those of restored runs included that are not configured any more."""
+        return self._machine.pools
+
+    # -- runs ---------------------------------------------------------------------------------------------------------
+
+    def in_memory(self, run_id: int) -> Run | None:
+        """A run that has not ended, or that somebody asked about lately."""
+        return self._machine.runs.get(run_id)
+
+    async def find(self, run_id: int) -> Run | None:
+        """A run, from the tracker if it is not in memory; None if there is none. Raises TrackerError, Closing."""
+        run = self._machine.runs.get(run_id)
+        if run is None:
+            async with self._loading:  # Runs may be large: they come back one after another.
+                if run_id not in self._machine.runs:
+                    stored = await self._tracker.load(run_id)
+                    if stored is None:
+                        return None
+                    await self._inbox.ask(replace(await restored(stored, self._keep), ticket=object()))
+                run = self._machine.runs.get(run_id)
+        if run is not None and run.has_ended:
+            self.ended(run)
+        return run
+
+    async def newest(self) -> int | None:
+        """The id of the run that was submitted last; None if there are no runs."""
+        if not self._durable and self._machine.runs:
+            return next(reversed(self._machine.runs))
+        rows = await self._tracker.rows(before=None, limit=1)
+        return rows[0].run_id if rows else None
+
+    async def requested_as(self, request_id: str) -> int | None:
+        """The id of the run that was submitted with this request_id; None if none was."""
+        known = self._machine.requests.get(request_id)
+        return known if known is not None else await self._tracker.find_request(request_id)
+
+    async def rows(self, *, before: int | None, limit: int) -> list[RunRow]:
+        """See Tracker.rows."""
+        return await self._tracker.rows(before=before, limit=limit)
+
+    def in_flight(self) -> Iterator[InFlight]:
+        """The attempts of all runs that were sent to hosts and have not ended."""
+        return (flight for run in self._machine.runs.values() for flight in run.in_flight.values())
+
+    # -- what the tracker has of one run ------------------------------------------------------------------------------
+
+    async def attempts(
+        self, run_id: int, number: int, *, before: int | None = None, limit: int = MAX_ATTEMPTS
+    ) -> list[StoredAttempt]:
+        """See Tracker.attempts."""
+        found = await self._tracker.attempts(run_id, number, before=before, limit=limit)
+        for attempt in found:
+            mend_result(attempt.result)  # What was stored before results had bounds has to be shown as well.
+        return found
+
+    async def history(self, run_id: int, number: int | None) -> list[StateChange]:
+        """See Tracker.history."""
+        return await self._tracker.history(run_id, number)
+
+    async def document(self, run_id: int, revision: int = 0) -> bytes | None:
+        """See Tracker.document."""
+        return await self._tracker.document(run_id, revision)
+
+    async def output(self, run_id: int, number: int, attempt: int, stream: int, offset: int, limit: int) -> Sequence[Piece]:
+        """See Tracker.output."""
+        return await self._tracker.output(run_id, number, attempt, stream, offset, limit)
+
+    def live_output(self, flight: InFlight, key: AttemptKey, stream: int, offset: int) -> AsyncIterator[OutputChunk] | None:
+        """See Executor.follow; None for an attempt in a pool that is not configured any more."""
+        executor = self._executors.get(flight.pool)
+        return executor.follow(flight.host, key, stream, offset) if executor is not None else None
+
+    # -- which ended runs stay in memory ------------------------------------------------------------------------------
+
+    def ended(self, run: Run) -> None:
+        """A run has ended, or somebody asked for one that has: it stays, and those may go that were asked for longest ago."""
+        if not self._durable:
+            return
+        self._ended.pop(run.run_id, None)
+        self._ended[run.run_id] = run.graph.size
+        tasks = sum(self._ended.values())
+        forgotten = []
+        while len(self._ended) > 1 and (len(self._ended) > KEPT_ENDED_RUNS or tasks > KEPT_ENDED_TASKS):
+            oldest = next(iter(self._ended))
+            tasks -= self._ended.pop(oldest)
+            forgotten.append(oldest)
+        if forgotten:
+            self._inbox.put(RunsForgotten(run_ids=tuple(forgotten)))
+
+    @contextlib.asynccontextmanager
+    async def forgotten(self, run_id: int) -> AsyncIterator[None]:
+        """Take an ended run from memory; nobody brings it back while this lasts. Raises Closing, and Refused if it goes on."""
+        async with self._loading:
+            await self._inbox.ask(RunsForgotten(ticket=object(), run_ids=(run_id,)))
+            self._ended.pop(run_id, None)
+            yield

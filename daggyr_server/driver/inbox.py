@@ -1,0 +1,102 @@
+"""What waits for the loop, and who waits for the loop's answer.
+
+Executors' reports and people's requests are put here; the loop takes them out in the order in which they came, and hands the
+answers back. Requests that are under way when the coordinator ends are told so. Nothing here looks into an event or decides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Hashable, Mapping, Sequence
+
+from daggyr.v1.task_pb2 import AttemptUpdate
+from daggyr_server.core.events import Event, Request
+from daggyr_server.core.machine import Refusal
+from daggyr_server.core.records import Record
+from daggyr_server.driver.errors import Closing, Refused
+
+_GOING = "the server is going away"
+
+
+class Reported:
+    """A batch of updates from an executor. The loop calls `durable` once all of it is committed."""
+
+    __slots__ = ("durable", "updates")
+
+    def __init__(self, updates: Sequence[AttemptUpdate], durable: Callable[[], None]) -> None:
+        self.updates = updates
+        self.durable = durable
+
+
+class ToKeep:
+    """A record that changes nothing in the machine. The loop calls `durable` once it is committed."""
+
+    __slots__ = ("durable", "record")
+
+    def __init__(self, record: Record, durable: Callable[[], None]) -> None:
+        self.record = record
+        self.durable = durable
+
+
+Entry = Event | Reported | ToKeep
+
+
+class Inbox:
+    """Of one coordinator. All methods belong to one event loop."""
+
+    def __init__(self) -> None:
+        self.entries: deque[Entry] = deque()
+        self.wake = asyncio.Event()  # the loop has something to do
+        self._waiting: dict[Hashable, asyncio.Future[int | None]] = {}  # by ticket
+        self._closed = False
+
+    def put(self, entry: Entry) -> None:
+        """Add an entry; returns at once."""
+        self.entries.append(entry)
+        self.wake.set()
+
+    async def ask(self, request: Request) -> int | None:
+        """Put a request that has a ticket; returns its answer once that is durable. Raises Refused, Closing."""
+        future = self._future(request.ticket)
+        self.put(request)
+        # A caller that goes away does not take its request back: then nobody gets the answer.
+        return await asyncio.shield(future)
+
+    async def keep(self, record: Record) -> None:
+        """Have a record committed that changes nothing in the machine; returns once it is durable. Raises Closing."""
+        ticket = object()
+        future = self._future(ticket)
+        self.put(ToKeep(record, lambda: self.answer({ticket: None})))
+        await future
+
+    def answer(self, answers: Mapping[Hashable, int | Refusal | None]) -> None:
+        """Hand a step's answers to those who wait for them."""
+        for ticket, answer in answers.items():
+            future = self._waiting.pop(ticket)
+            if future.done():
+                continue
+            if isinstance(answer, Refusal):
+                future.set_exception(Refused(answer))
+                future.exception()  # A caller that has gone does not look at it, and asyncio would log that.
+            else:
+                future.set_result(answer)
+
+    def close(self) -> None:
+        """From now on whoever asks gets Closing at once."""
+        self._closed = True
+
+    def leave_unanswered(self) -> None:
+        """Tell everybody who still waits that the coordinator ends. The loop has ended before."""
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(Closing(_GOING))
+                future.exception()  # as above
+        self._waiting.clear()
+
+    def _future(self, ticket: Hashable) -> asyncio.Future[int | None]:
+        if self._closed:
+            raise Closing(_GOING)
+        future: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
+        self._waiting[ticket] = future
+        return future
