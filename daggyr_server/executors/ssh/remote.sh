@@ -20,9 +20,7 @@ dg_birth() {
     dg_born=${20}
 }
 
-dg_uptime() {
-    read -r dg_up dg_line </proc/uptime
-}
+dg_uptime() { read -r dg_up dg_line </proc/uptime; }
 
 # Whether the attempt's warden is there.
 dg_alive() {
@@ -92,9 +90,7 @@ dg_hello() {
 }
 
 # dg_here: go to the pool's folder again, because somebody may have made it anew.
-dg_here() {
-    cd -- "$dg_root"
-}
+dg_here() { cd -- "$dg_root"; }
 
 # -- starting ----------------------------------------------------------------------------------------------------------
 
@@ -281,11 +277,7 @@ dg_peek() {
 }
 
 # dg_drop KEY...: the results are durable elsewhere.
-dg_drop() {
-    rm -rf -- "$@"
-}
+dg_drop() { rm -rf -- "$@"; }
 
 # dg_done TICKET: all that was asked before has been answered.
-dg_done() {
-    echo "Z $1 ."
-}
+dg_done() { echo "Z $1 ."; }

@@ -23,9 +23,7 @@ dg_cause=$dg_own.cause dg_refused=$dg_own.rejected dg_said=$dg_own.said dg_times
 : >"$dg_out"
 : >"$dg_err"
 
-dg_begun() {
-    "$dg_date" +%s.%N >"$dg_own.start"
-}
+dg_begun() { "$dg_date" +%s.%N >"$dg_own.start"; }
 
 # A guard that gives the middle of long output, which is not kept, back to the disk where the file system can.
 dg_trim() {
