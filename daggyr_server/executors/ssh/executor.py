@@ -1,7 +1,7 @@
 """The ssh executor: attempts run on hosts that are reached by SSH and on which nothing is installed.
 
-It passes what the driver asks on to the targets of its pool, each of which keeps itself connected (`target.py`). What a
-target needs is Linux, a POSIX /bin/sh, coreutils and setsid(1).
+The driver calls it. It passes what it is asked on to the targets of its pool, each of which keeps itself connected (`target.py`);
+it never opens a connection itself. A target needs Linux, a POSIX /bin/sh, coreutils and setsid(1).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from daggyr_server.executors.ssh.connection import check_files
 from daggyr_server.executors.ssh.settings import SshSettings
 from daggyr_server.executors.ssh.target import Target
 
-_ASKED = ("cores", "memory_mb")  # of a target that does not say
+_ASKED = ("cores", "memory_mb")  # what a target is asked for if its settings do not say it
 _UNKNOWN = 2**62
 
 

@@ -1,6 +1,6 @@
 """What a target tells of an attempt's end, translated into what the ladder of outcomes takes.
 
-`session.py` calls it once all output was fetched. Nothing here decides an outcome: daggyr.attempts.outcome does.
+`fetching.py` calls this before it fetches the output. Nothing here decides an outcome: daggyr.attempts.outcome does.
 """
 
 from __future__ import annotations

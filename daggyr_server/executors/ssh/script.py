@@ -1,14 +1,14 @@
-"""What is said to the shells on SSH targets, and what they answer: pure text both ways.
+"""What is said to the shells on SSH targets, and what they answer: text both ways.
 
-`start_script` turns one assignment into calls of remote.sh, with every word of the task quoted by shlex, for `session.py`
-to send. The other way, `parse_ended` makes an Ended of a line. Nothing here knows of connections.
+`start_script` turns one assignment into calls of remote.sh, with every word of the task quoted by shlex, for `starting.py` to
+send. The other way, `parse_ended` makes an Ended of a line, for `session.py`. Nothing here knows of connections.
 """
 
 from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -21,6 +21,7 @@ from daggyr.attempts.times import seconds_of
 from daggyr.v1.task_pb2 import TaskSpec
 from daggyr_server.executors.believable import MAX_EXIT_CODE
 
+NAMES_A_CALL = 128  # of attempts or files, so that calls, and what they start, stay far below what execve(2) takes
 _MAX_DIGITS = 10  # of seconds since a target's boot
 
 
@@ -34,6 +35,12 @@ def program() -> bytes:
 def call(function: str, *words: str) -> str:
     """One line of script."""
     return f"{function} {shlex.join(words)}\n"
+
+
+def batches(names: Sequence[str]) -> Iterator[Sequence[str]]:
+    """The names in as many parts as calls are needed."""
+    for begin in range(0, len(names), NAMES_A_CALL):
+        yield names[begin : begin + NAMES_A_CALL]
 
 
 def start_script(name: str, ident: Ident, task_id: str, spec: TaskSpec, grace: float) -> str:
