@@ -24,13 +24,13 @@ from .cgroup import ControlGroup, OomKills
 from .config import Config
 from .connection import Connection
 from .descendants import Descendants, become_subreaper
-from .execution import DEFAULT_GRACE, Host
+from .execution_context import DEFAULT_GRACE, ExecutionContext
 from .leftovers import end_leftovers
 from .noop import Noop
 from .outbox import Outbox
 from .process import Launcher
 from .resources import Ledger
-from .session import Standing
+from .session import Membership
 from .state import StateFolder
 from .usage import PeakMemory
 from .watch import Watch
@@ -75,7 +75,7 @@ class Agent:
         passed = {name: value for name, value in environment.items() if passes(os.fsdecode(name), config.pass_environment)}
         self._launcher = Launcher(passed, state.agent_id)
         self._watch = Watch(loop)
-        self._host = Host(
+        self._context = ExecutionContext(
             loop=loop,
             launcher=self._launcher,
             captures=self._captures,
@@ -89,11 +89,11 @@ class Agent:
         self._work: Work = (
             Noop(self._outbox)
             if config.noop
-            else Attempts(self._host, Ledger(config.resources), self._outbox, self._progress.set)
+            else Attempts(self._context, Ledger(config.resources), self._outbox, self._progress.set)
         )
         self._watch.after_each_look(self._tidy)
         self._tidied = 0.0
-        self._standing = Standing(
+        self._membership = Membership(
             agent_id=state.agent_id,
             agent_key=state.agent_key,
             incarnation=secrets.token_hex(8),
@@ -103,7 +103,7 @@ class Agent:
             tracker_id=journal.tracker_id,
             epoch=journal.epoch,
         )
-        self._connection = Connection(config, self._standing, self._work, self._outbox, self._news, self.drain)
+        self._connection = Connection(config, self._membership, self._work, self._outbox, self._news, self.drain)
 
     async def run(self) -> None:
         """Work until drained, stopped or halted. Raises RefusedError."""
@@ -131,7 +131,7 @@ class Agent:
         if self._finishing is None:
             _log.info("draining: %d attempts are finished first", self._work.running)
             # Told first, as in `stop`: the coordinator may not have asked.
-            self._standing.draining = True
+            self._membership.draining = True
             self._connection.beat()
             self._work.close("the agent is draining")
             self._finishing = asyncio.create_task(self._finish(None))
@@ -146,7 +146,7 @@ class Agent:
         if self._finishing is not None:
             self._finishing.cancel()
         # Told first, or the coordinator would send back at once what is handed back to it.
-        self._standing.draining = True
+        self._membership.draining = True
         self._connection.beat()
         self._work.stop(DEFAULT_GRACE)
         self._finishing = asyncio.create_task(self._finish(_DELIVERY_SECONDS))
@@ -197,10 +197,10 @@ class Agent:
 
     def _kill_all(self) -> None:
         self._watch.close()
-        host = self._host
-        with host.lock:
-            host.leaving = True
-        if not self._descendants.end_everything(_HALT_SECONDS, host.lock, lambda: host.starting):
+        context = self._context
+        with context.lock:
+            context.leaving = True
+        if not self._descendants.end_everything(_HALT_SECONDS, context.lock, lambda: context.starting):
             _log.error("some processes did not end within %g s of SIGKILL", _HALT_SECONDS)
 
     async def _close(self, *tasks: asyncio.Task[object]) -> None:

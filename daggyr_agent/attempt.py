@@ -17,7 +17,7 @@ from daggyr.v1.task_pb2 import Assignment, AttemptKey, TaskSpec, TaskTemplate
 
 
 @dataclass(slots=True)
-class Order:
+class ProcessSpec:
     """What to start: the texts as bytes, so that they do not depend on the agent's locale."""
 
     command: list[bytes]
@@ -40,20 +40,20 @@ class Template:
         self.whole_stdout_bytes = spec.whole_stdout_bytes
         self._filling = Filling(own)
         self._takes_values = bool(own.parameters)
-        self._fixed: Order | None = None  # made with the first attempt, if no parameter can change it
+        self._fixed: ProcessSpec | None = None  # made with the first attempt, if no parameter can change it
 
-    def order(self, values: Sequence[str]) -> Order:
+    def process_spec(self, values: Sequence[str]) -> ProcessSpec:
         """Raises ValueError if `values` are not as many as the template's parameters, or NotStartable."""
         if self._fixed is not None and not values:
             return self._fixed
-        order = _order(self._filling.spec(values))
+        process = _process_spec(self._filling.spec(values))
         if not self._takes_values:
-            self._fixed = order
-        return order
+            self._fixed = process
+        return process
 
 
 @dataclass(eq=False, slots=True)
-class Attempt:
+class AssignedAttempt:
     """One execution of one task, assigned to this agent."""
 
     ident: Ident
@@ -62,32 +62,32 @@ class Attempt:
     values: tuple[str, ...]
 
     @classmethod
-    def of(cls, assignment: Assignment, template: Template) -> Attempt:
+    def of(cls, assignment: Assignment, template: Template) -> AssignedAttempt:
         return cls(ident_of(assignment.key), assignment.task_id, template, tuple(assignment.values))
 
     @property
     def key(self) -> AttemptKey:
         return key_of(self.ident)
 
-    def order(self) -> Order:
+    def process_spec(self) -> ProcessSpec:
         """The order with DAGGYR_RUN_ID, DAGGYR_TASK_ID and DAGGYR_ATTEMPT below the task's own environment.
 
         Raises ValueError if values and parameters do not match, or NotStartable.
         """
-        order = self.template.order(self.values)
+        process = self.template.process_spec(self.values)
         run_id, _, attempt = self.ident
         environment = {
             b"DAGGYR_RUN_ID": b"%d" % run_id,
             b"DAGGYR_TASK_ID": self.task_id.encode(),
             b"DAGGYR_ATTEMPT": b"%d" % attempt,
         }
-        environment.update(order.environment)
-        return Order(order.command, environment, order.working_directory, order.stdin)
+        environment.update(process.environment)
+        return ProcessSpec(process.command, environment, process.working_directory, process.stdin)
 
 
-def _order(spec: TaskSpec) -> Order:
+def _process_spec(spec: TaskSpec) -> ProcessSpec:
     check(spec.command, spec.environment, spec.working_directory)
-    return Order(
+    return ProcessSpec(
         [word.encode() for word in spec.command],
         {name.encode(): value.encode() for name, value in spec.environment.items()},
         spec.working_directory.encode(),

@@ -33,12 +33,13 @@ from daggyr.v1.task_pb2 import (
     AttemptStarted,
 )
 
-from .attempt import Attempt, Template
-from .execution import Execution, Host
+from .attempt import AssignedAttempt, Template
+from .execution import Execution
+from .execution_context import ExecutionContext
 from .outbox import GATHERED, Outbox
-from .process import HostError
 from .resources import Ledger
 from .slots import Slots
+from .start_faults import HostError
 
 MAX_WAITING = 50_000  # so that a hello that names them all stays well below the limit of a message
 
@@ -54,14 +55,14 @@ _log = logging.getLogger(__name__)
 class Attempts:
     """All attempts that this agent holds."""
 
-    def __init__(self, host: Host, ledger: Ledger, outbox: Outbox, changed: Callable[[], None]) -> None:
+    def __init__(self, context: ExecutionContext, ledger: Ledger, outbox: Outbox, changed: Callable[[], None]) -> None:
         """`changed` is called whenever fewer attempts are held than before."""
-        self._host = host
+        self._context = context
         self._ledger = ledger
         self._outbox = outbox
         self._changed = changed
         self._lock = threading.Lock()
-        self._waiting: dict[Ident, Attempt] = {}
+        self._waiting: dict[Ident, AssignedAttempt] = {}
         self._running: dict[Ident, Execution] = {}
         self._disowned: set[Execution] = set()  # being ended; whoever is assigned under the same name now is another
         self._ended: deque[Execution] = deque()  # carried out; the event loop has not heard of them
@@ -73,7 +74,7 @@ class Attempts:
         self._closed: str | None = None  # why nothing new is taken
         self._pause: asyncio.TimerHandle | None = None
         self._slots = Slots(self._next_after)
-        host.watch.after_each_look(self._collect)
+        context.watch.after_each_look(self._collect)
 
     @property
     def waiting(self) -> int:
@@ -116,7 +117,7 @@ class Attempts:
             if assignment.template >= len(templates):
                 _log.error("the coordinator sent an assignment without its template")
                 continue
-            attempt = Attempt.of(assignment, templates[assignment.template])
+            attempt = AssignedAttempt.of(assignment, templates[assignment.template])
             if self._closed or len(self._waiting) >= MAX_WAITING:
                 self._without_process(attempt, RETURNED, self._closed or f"{MAX_WAITING} attempts wait here already")
             elif shortage := self._ledger.shortage(attempt.template.demand):
@@ -128,7 +129,7 @@ class Attempts:
 
     def welcomed(self, kill_grace: float) -> None:
         """The coordinator has said how long its tasks have from SIGTERM to SIGKILL when their timeout has passed, in seconds."""
-        self._host.kill_grace = kill_grace
+        self._context.kill_grace = kill_grace
 
     def cancel(self, keys: Iterable[AttemptKey], grace: float) -> None:
         """A person asked for the end of these; `grace` in seconds. Keys that are not here are passed over."""
@@ -183,7 +184,7 @@ class Attempts:
             if execution.lasts and ident not in on_their_way:
                 self._runs(execution)
 
-    def _taken(self, keys: Iterable[AttemptKey]) -> list[tuple[Attempt | None, Execution | None]]:
+    def _taken(self, keys: Iterable[AttemptKey]) -> list[tuple[AssignedAttempt | None, Execution | None]]:
         """Of each key that is here, what waited, which does so no longer, or its execution."""
         found = []
         for ident in map(ident_of, keys):
@@ -200,7 +201,7 @@ class Attempts:
                 ident = next(iter(self._waiting), None)
                 if ident is None or not self._ledger.take(self._waiting[ident].template.demand):
                     return
-                execution = self._running[ident] = Execution(self._host, self._waiting.pop(ident), self._runs)
+                execution = self._running[ident] = Execution(self._context, self._waiting.pop(ident), self._runs)
             try:
                 self._slots.carry_out(execution)
             except RuntimeError as error:
@@ -214,7 +215,7 @@ class Attempts:
             if execution.is_over and not isinstance(execution.fault, HostError) and self._pause is None:
                 ident = next(iter(self._waiting), None)
                 if ident is not None and self._waiting[ident].template.demand == execution.attempt.template.demand:
-                    following = self._running[ident] = Execution(self._host, self._waiting.pop(ident), self._runs)
+                    following = self._running[ident] = Execution(self._context, self._waiting.pop(ident), self._runs)
                     execution.succeeded = True
             self._ended.append(execution)
             gathered = len(self._ended) * GATHERED >= len(self._waiting)
@@ -222,15 +223,15 @@ class Attempts:
             self._collecting = self._collecting or tell
         if tell:
             with contextlib.suppress(RuntimeError):  # the event loop is closed: the agent has left
-                self._host.loop.call_soon_threadsafe(self._collect)
+                self._context.loop.call_soon_threadsafe(self._collect)
         return following
 
     def _collect(self) -> None:
         """Hear of what was carried out."""
         self._collecting = False
-        if self._host.leaving:
+        if self._context.leaving:
             return  # everything was killed, and what settling needs may be closed
-        with self._host.journal.together():
+        with self._context.journal.together():
             while self._ended:
                 self._ended.popleft().settle(self._finish)
         self._start()
@@ -261,7 +262,7 @@ class Attempts:
             self._without_process(attempt, outcome, *notes)
         if isinstance(fault, HostError) and self._pause is None:
             _log.warning("%s; nothing is started for %g s", fault, _PAUSE)
-            self._pause = self._host.loop.call_later(_PAUSE, self._go_on)
+            self._pause = self._context.loop.call_later(_PAUSE, self._go_on)
         self._changed()
         if not execution.succeeded:
             self._start()
@@ -270,7 +271,7 @@ class Attempts:
         self._pause = None
         self._start()
 
-    def _without_process(self, attempt: Attempt, outcome: AttemptOutcome, *notes: str) -> None:
+    def _without_process(self, attempt: AssignedAttempt, outcome: AttemptOutcome, *notes: str) -> None:
         self._outbox.finished(attempt.ident, attempt.key, without_process(outcome, *notes))
         self._outbox.hurry()
         self._changed()

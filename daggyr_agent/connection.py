@@ -22,7 +22,7 @@ from daggyr.v1.agents_pb2_grpc import AgentsStub
 
 from .config import Config
 from .outbox import Outbox
-from .session import Session, SessionError, Standing
+from .session import CoordinatorSession, Membership, SessionError
 from .usage import HostUsage
 from .work import Work
 
@@ -56,7 +56,7 @@ class Connection:
     def __init__(
         self,
         config: Config,
-        standing: Standing,
+        membership: Membership,
         work: Work,
         outbox: Outbox,
         news: asyncio.Event,
@@ -64,13 +64,13 @@ class Connection:
     ) -> None:
         """`news` and `drain` are the session's."""
         self._config = config
-        self._standing = standing
+        self._membership = membership
         self._work = work
         self._outbox = outbox
         self._news = news
         self._drain = drain
         self._usage = HostUsage()
-        self._session: Session | None = None
+        self._session: CoordinatorSession | None = None
         self._leaving = asyncio.Event()
         self._said = ""
         self._refusal: grpc.StatusCode | None = None  # how the last session was refused, welcomed or not
@@ -111,14 +111,14 @@ class Connection:
             # A channel of its own for each: a channel that has failed waits by a clock of its own before it tries again.
             channel = open_channel(self._config.coordinator, tls=self._config.tls)
         except (TokenError, AddressError) as error:
-            if not self._standing.welcomed:
+            if not self._membership.welcomed:
                 raise RefusedError(str(error)) from None
             self._say(logging.ERROR, str(error))
             return False
         try:
-            session = self._session = Session(
+            session = self._session = CoordinatorSession(
                 AgentsStub(channel).Session(metadata=token_metadata(token)),
-                standing=self._standing,
+                membership=self._membership,
                 work=self._work,
                 outbox=self._outbox,
                 usage=self._usage,
@@ -145,7 +145,7 @@ class Connection:
         return read_token(path) if path.exists() else None
 
     def _welcomed(self) -> None:
-        self._say(logging.INFO, f"connected to {self._config.coordinator} as {self._standing.name}")
+        self._say(logging.INFO, f"connected to {self._config.coordinator} as {self._membership.name}")
 
     def _judge(self, error: SessionError, token: str | None) -> None:
         """Say why a session ended, or raise RefusedError if there shall be no other."""
@@ -154,10 +154,10 @@ class Connection:
             raise RefusedError(f"{address} ended this agent: {error}")
         if error.code in _REFUSALS:
             self._refusal = error.code
-            if not self._standing.welcomed and not self._token_is_new(error, token):
+            if not self._membership.welcomed and not self._token_is_new(error, token):
                 raise RefusedError(f"{address} refused this agent: {error}{_hint(error, token)}")
             self._say(logging.ERROR, f"{address} refused this agent, which goes on and tries again: {error}")
-        elif self._standing.welcomed:
+        elif self._membership.welcomed:
             self._say(logging.WARNING, f"no session with {address}, the agent goes on and tries again: {error}")
         else:
             self._say(logging.INFO, f"waiting for a coordinator at {address}: {self._reason(error)}")

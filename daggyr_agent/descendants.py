@@ -36,7 +36,7 @@ from pathlib import Path
 import psutil
 
 from .journal import Journal
-from .proc import Seen, clock_ticks, daggyr_variables, look
+from .proc import ProcessEntry, clock_ticks, daggyr_variables, look
 
 _PR_SET_CHILD_SUBREAPER = 36
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -157,7 +157,7 @@ class Descendants:
                         self._journal.runs(pid, stray.born)
         self._settle()
 
-    def _owners(self, stray: Seen) -> list[Family] | None:
+    def _owners(self, stray: ProcessEntry) -> list[Family] | None:
         """Who waits for the end of a stray that has to end; None if it may belong to an attempt that runs."""
         running = list(self._running)  # threads add to it
         if any(family.leader == stray.session for family in running):

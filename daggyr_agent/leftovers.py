@@ -25,7 +25,7 @@ import signal
 import time
 from collections.abc import Mapping
 
-from .proc import Seen, daggyr_variables, everybody, look
+from .proc import ProcessEntry, daggyr_variables, everybody, look
 from .process import AGENT_VARIABLE
 
 _ROUNDS = 100  # each finds what was started while the one before looked; two are usual
@@ -52,8 +52,8 @@ def end_leftovers(agent_id: str, written_down: Mapping[int, int], seconds: float
         _log.error("these did not end within %g s of SIGKILL: %s", seconds, ", ".join(map(str, left)))
 
 
-def _stop_all(agent_id: bytes, written_down: Mapping[int, int]) -> dict[int, Seen]:
-    found: dict[int, Seen] = {}
+def _stop_all(agent_id: bytes, written_down: Mapping[int, int]) -> dict[int, ProcessEntry]:
+    found: dict[int, ProcessEntry] = {}
     for _ in range(_ROUNDS):
         present = everybody()
         spared = _above(present)
@@ -67,7 +67,7 @@ def _stop_all(agent_id: bytes, written_down: Mapping[int, int]) -> dict[int, See
     return {pid: seen for pid, seen in found.items() if pid not in spared}
 
 
-def _above(present: Mapping[int, Seen]) -> set[int]:
+def _above(present: Mapping[int, ProcessEntry]) -> set[int]:
     """This process, and those above it."""
     above: set[int] = set()
     pid = os.getpid()
@@ -77,7 +77,9 @@ def _above(present: Mapping[int, Seen]) -> set[int]:
     return above
 
 
-def _ours(agent_id: bytes, written_down: Mapping[int, int], found: Mapping[int, Seen], present: Mapping[int, Seen]) -> list[Seen]:
+def _ours(
+    agent_id: bytes, written_down: Mapping[int, int], found: Mapping[int, ProcessEntry], present: Mapping[int, ProcessEntry]
+) -> list[ProcessEntry]:
     """Those present who are the agent's and were not found before."""
     ours = {pid for pid, seen in found.items() if pid in present and present[pid].born == seen.born}
     rest = []
@@ -91,7 +93,7 @@ def _ours(agent_id: bytes, written_down: Mapping[int, int], found: Mapping[int, 
     return [present[pid] for pid in ours if pid not in found or found[pid].born != present[pid].born]
 
 
-def _signal(seen: Seen, number: signal.Signals) -> bool:
+def _signal(seen: ProcessEntry, number: signal.Signals) -> bool:
     """Signal a process; False if it has ended, or may not be signalled."""
     descriptor = _open(seen)
     if descriptor is None:
@@ -109,7 +111,7 @@ def _signal(seen: Seen, number: signal.Signals) -> bool:
     return True
 
 
-def _runs(seen: Seen) -> bool:
+def _runs(seen: ProcessEntry) -> bool:
     descriptor = _open(seen)
     if descriptor is None:
         return False
@@ -117,7 +119,7 @@ def _runs(seen: Seen) -> bool:
     return True
 
 
-def _open(seen: Seen) -> int | None:
+def _open(seen: ProcessEntry) -> int | None:
     """A pidfd of that very process, for the caller to close; None if it has ended (a zombie has)."""
     try:
         descriptor = os.pidfd_open(seen.pid)

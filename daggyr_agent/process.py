@@ -16,26 +16,20 @@ import ctypes
 import errno
 import os
 import signal
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from daggyr.attempts import startable
-from daggyr.attempts.startable import NotStartable
+
+from .start_faults import HostError, fault_of, find_program
 
 AGENT_VARIABLE = b"DAGGYR_AGENT_ID"
 
-_FIRST_LINE_BYTES = 256  # that the kernel looks at (BINPRM_BUF_SIZE)
 _DEFAULT_PATH = b"/usr/local/bin:/usr/bin:/bin"
 
 # spawn.h; both structures are opaque, and smaller than this with every C library.
 _SETSIGDEF, _SETSIGMASK, _SETSID = 0x04, 0x08, 0x80
 _STRUCTURE_BYTES = 1024
-
-# These are the host's, not the task's: the same task could start elsewhere, or here later.
-_HOST_ERRORS = frozenset(
-    {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}
-)
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _pointer = ctypes.c_void_p
@@ -47,10 +41,6 @@ _brief.posix_spawn_file_actions_init.argtypes = (_pointer,)
 _brief.posix_spawn_file_actions_destroy.argtypes = (_pointer,)
 _brief.posix_spawn_file_actions_adddup2.argtypes = (_pointer, ctypes.c_int, ctypes.c_int)
 _brief.posix_spawn_file_actions_addchdir_np.argtypes = (_pointer, ctypes.c_char_p)  # glibc 2.29, musl 1.1.24
-
-
-class HostError(Exception):
-    """This host cannot start anything now (processes, descriptors or disk are used up); the message says what."""
 
 
 @dataclass(slots=True)
@@ -150,7 +140,7 @@ class Launcher:
         program = command[0]
         if b"/" not in program:
             path = entries.get(b"PATH", b"PATH=" + _DEFAULT_PATH)[len(b"PATH=") :]
-            program = _look_up(program, path, working_directory)
+            program = find_program(program, path, working_directory)
         source = self._null if stdin is None else _text_file(stdin)
         try:
             actions = self._actions(source, outputs, working_directory)
@@ -169,7 +159,7 @@ class Launcher:
         if number:
             if number == errno.E2BIG:
                 raise startable.too_long([*command, *map(entries.__getitem__, environment)])
-            raise _fault(number, program, working_directory)
+            raise fault_of(number, program, working_directory)
         return pid.value
 
     def close(self) -> None:
@@ -228,88 +218,3 @@ def _text_file(text: str) -> int:
             os.close(memory)
     except OSError as error:
         raise HostError(f"cannot hold the standard input: {error.strerror}") from None
-
-
-def _look_up(program: bytes, path: bytes, working_directory: bytes) -> bytes:
-    """The program's path, as execvp(3) finds it: relative entries of PATH count from the task's folder."""
-    found_but = None
-    for folder in path.split(b":"):
-        candidate = os.path.join(folder or b".", program)  # noqa: PTH118
-        seen_from_here = os.path.join(working_directory, candidate)  # noqa: PTH118
-        try:
-            status = os.stat(seen_from_here)  # noqa: PTH116
-        except OSError:
-            continue
-        if stat.S_ISREG(status.st_mode):
-            if os.access(seen_from_here, os.X_OK):
-                return candidate
-            found_but = found_but or candidate
-    _check_folder(working_directory)
-    if found_but:
-        raise NotStartable(startable.not_executable(_text(found_but)))
-    raise NotStartable(startable.not_in_path(_text(program), _text(path)))
-
-
-def _fault(number: int, program: bytes, working_directory: bytes) -> Exception:
-    """What posix_spawn's error means; it does not say whether the folder or the program is at fault."""
-    reason = os.strerror(number)
-    if number in _HOST_ERRORS:
-        return HostError(f"cannot start a process: {reason}")
-    try:
-        _check_folder(working_directory)
-    except (NotStartable, HostError) as fault:
-        return fault
-    seen_from_here = os.path.join(working_directory, program)  # noqa: PTH118
-    text = _text(program)
-    if number == errno.ENOENT:
-        if os.path.lexists(seen_from_here):
-            return NotStartable(_first_line_fault(text, seen_from_here))
-        return NotStartable(startable.no_program(text, _here(), _text(working_directory)))
-    if number == errno.ENOEXEC:
-        return NotStartable(startable.no_format(text))
-    if number == errno.EACCES:
-        if os.path.isdir(seen_from_here):  # noqa: PTH112
-            return NotStartable(startable.is_folder(text))
-        if os.path.exists(seen_from_here) and not os.access(seen_from_here, os.X_OK):  # noqa: PTH110
-            return NotStartable(startable.not_executable(text))
-    return NotStartable(startable.not_executed(text, reason))
-
-
-def _first_line_fault(program: str, path: bytes) -> str:
-    """Why a program that is there is not found: what its first line names, or its loader, is not there (execve(2))."""
-    try:
-        with open(path, "rb") as file:
-            beginning = file.read(_FIRST_LINE_BYTES)
-    except OSError:
-        beginning = b""
-    if not beginning.startswith(b"#!"):
-        return startable.no_loader(program)
-    line = beginning.partition(b"\n")[0][2:]
-    if line.endswith(b"\r"):
-        return startable.windows_line_ends(program)
-    return startable.no_interpreter(program, _text(line.split(maxsplit=1)[0]) if line.split() else "")
-
-
-def _check_folder(folder: bytes) -> None:
-    """Raise what is wrong with a task's folder, if anything is."""
-    if not folder:
-        return
-    try:
-        os.close(os.open(os.path.join(folder, b"."), os.O_PATH | os.O_DIRECTORY))  # noqa: PTH118
-    except FileNotFoundError:
-        raise NotStartable(startable.no_folder(_text(folder), _here())) from None
-    except OSError as error:
-        kind = HostError if error.errno in _HOST_ERRORS else NotStartable
-        raise kind(startable.not_entered(_text(folder), os.strerror(error.errno or 0))) from None
-
-
-def _here() -> str:
-    """The folder where tasks start, in words."""
-    try:
-        return startable.shown(os.getcwdb())  # noqa: PTH109
-    except FileNotFoundError:
-        return "a folder that was removed"
-
-
-def _text(of_the_task: bytes) -> str:
-    return of_the_task.decode(errors="replace")

@@ -2,7 +2,7 @@
 
 `connection` opens sessions one after another. A session has three tasks of its own, which end with it: one reads and
 passes the coordinator's messages to the work, the outbox and the follows; one writes what they have to tell; one makes
-heartbeats. What outlives a session (the standing, the work, the outbox) is given to it.
+heartbeats. What outlives a session (the membership, the work, the outbox) is given to it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from daggyr.channel import PROTOCOL_VERSION
 from daggyr.v1.agents_pb2 import AgentMessage, CoordinatorMessage, Goodbye, Heartbeat, Hello, Welcome
 
 from . import __version__
-from .execution import DEFAULT_GRACE
+from .execution_context import DEFAULT_GRACE
 from .follow import Follows
 from .outbox import Outbox
 from .usage import HostUsage
@@ -43,7 +43,7 @@ class SessionError(Exception):
 
 
 @dataclass(slots=True, kw_only=True)
-class Standing:
+class Membership:
     """What the agent is to the coordinator, across sessions. The last four change; the first two of these outlive the process."""
 
     agent_id: str
@@ -58,14 +58,14 @@ class Standing:
     draining: bool = False
 
 
-class Session:
+class CoordinatorSession:
     """A session on a call that was just opened; `run` it once."""
 
     def __init__(
         self,
         call: grpc.aio.StreamStreamCall[AgentMessage, CoordinatorMessage],
         *,
-        standing: Standing,
+        membership: Membership,
         work: Work,
         outbox: Outbox,
         usage: HostUsage,
@@ -77,7 +77,7 @@ class Session:
         self.welcomed = False
         self._on_welcome = on_welcome
         self._call = call
-        self._standing = standing
+        self._membership = membership
         self._work = work
         self._outbox = outbox
         self._usage = usage
@@ -91,7 +91,7 @@ class Session:
     def beat(self) -> None:
         """Send a heartbeat before anything else."""
         self._heartbeat = self._usage.heartbeat(running=self._work.running, waiting=self._work.waiting)
-        self._heartbeat.draining = self._standing.draining
+        self._heartbeat.draining = self._membership.draining
         self._outbox.hurry()
 
     def leave(self) -> None:
@@ -114,25 +114,25 @@ class Session:
 
     async def _open(self) -> float:
         """Say hello and hear the welcome; returns the heartbeat's interval in seconds."""
-        standing, work = self._standing, self._work
+        membership, work = self._membership, self._work
         held, running, ended = work.held_keys(), work.running_keys(), self._outbox.ended_keys()
         await self._call.write(
             AgentMessage(
                 hello=Hello(
                     protocol_version=PROTOCOL_VERSION,
-                    agent_id=standing.agent_id,
-                    agent_key=standing.agent_key,
-                    incarnation=standing.incarnation,
-                    name=standing.name,
-                    pool=standing.pool,
-                    resources=standing.resources,
-                    tracker_id=standing.tracker_id,
-                    epoch=standing.epoch,
+                    agent_id=membership.agent_id,
+                    agent_key=membership.agent_key,
+                    incarnation=membership.incarnation,
+                    name=membership.name,
+                    pool=membership.pool,
+                    resources=membership.resources,
+                    tracker_id=membership.tracker_id,
+                    epoch=membership.epoch,
                     held=held,
                     running=running,
                     first_unacknowledged=self._outbox.first_unacknowledged,
                     version=__version__,
-                    draining=standing.draining,
+                    draining=membership.draining,
                     # Of more, the coordinator sends the assignments again, and hears that they have ended.
                     ended=ended[: max(0, _MAX_HELLO_KEYS - len(held) - len(running))],
                 )
@@ -150,22 +150,22 @@ class Session:
 
     def _welcomed(self, welcome: Welcome) -> None:
         """Compare the fence, then take up where the last session ended."""
-        standing = self._standing
+        membership = self._membership
         if not welcome.tracker_id:
             raise SessionError("the coordinator's welcome names no tracker")
-        if standing.tracker_id and welcome.tracker_id != standing.tracker_id:
+        if membership.tracker_id and welcome.tracker_id != membership.tracker_id:
             _log.warning(
                 "the coordinator keeps its state elsewhere than before: %d attempts and %d results of the other one are dropped",
                 self._work.waiting + self._work.running,
                 len(self._outbox.ended_keys()),
             )
             self._work.end_silently(None)
-        elif welcome.epoch < standing.epoch:
+        elif welcome.epoch < membership.epoch:
             raise SessionError(
-                f"this coordinator is older (epoch {welcome.epoch}) than one that was here before (epoch {standing.epoch})"
+                f"this coordinator is older (epoch {welcome.epoch}) than one that was here before (epoch {membership.epoch})"
             )
-        another = welcome.epoch != standing.epoch
-        standing.tracker_id, standing.epoch, standing.welcomed = welcome.tracker_id, welcome.epoch, True
+        another = welcome.epoch != membership.epoch
+        membership.tracker_id, membership.epoch, membership.welcomed = welcome.tracker_id, welcome.epoch, True
         self.welcomed = True
         self._on_welcome()
         self._work.welcomed(seconds_of(welcome.kill_grace) if welcome.HasField("kill_grace") else DEFAULT_GRACE)

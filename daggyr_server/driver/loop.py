@@ -15,6 +15,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 
+from daggyr.backoff import Backoff
 from daggyr.v1.task_pb2 import AttemptKey, AttemptUpdate
 from daggyr_server.core.commands import Key, RecallAttempts, StartAttempts, StopAttempts
 from daggyr_server.core.events import AttemptEnded, EditAsked, Event
@@ -186,7 +187,7 @@ class Driver:
     async def _commit(self, records: list[Record]) -> None:
         """Commit, however often that takes: while records are not durable, nothing may go on."""
         loop = asyncio.get_running_loop()
-        delay = _FIRST_DELAY
+        backoff: Backoff | None = None  # made when the first commit fails, which is seldom
         while True:
             begun = loop.time()
             try:
@@ -196,8 +197,8 @@ class Driver:
             except TrackerError as error:
                 self._durability.in_trouble(str(error))
                 log.error("nothing new is started until this is mended: %s", error)
-                await asyncio.sleep(delay)
-                delay = min(_LONGEST_DELAY, 2 * delay)
+                backoff = backoff or Backoff(_FIRST_DELAY, _LONGEST_DELAY)
+                await asyncio.sleep(backoff.next())
                 continue
             if self._durability.trouble is not None:
                 log.warning("state can be made durable again")
