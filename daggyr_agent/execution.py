@@ -1,16 +1,16 @@
 """One attempt from its process's start to its result: the life of an execution.
 
-`attempts` makes one when the attempt's turn has come. Then, in order:
+`attempts` makes an execution when the attempt's turn has come. Then these methods are called, in this order:
 
-    carry_out   in a thread of `slots`: the process is started, waited for, and reaped. Once it has ended it is a zombie, and the
-                group's number is its own until it is reaped: if anybody but it is left, the group gets SIGKILL
-    settled     in the event loop: descendants that had left the group are ended too (descendants.py)
-    result      in the event loop: what is told of it
+    carry_out   in a thread of `slots`. It starts the process, waits for its end and reaps it. Between its end and its reaping the
+                process is a zombie, which keeps the number of its group: if anybody else is left, the group gets SIGKILL then.
+    settle      in the event loop. It ends descendants that had left the group (descendants.py).
+    result      in the event loop. It makes the message that tells of the end.
 
-Meanwhile `end` may be called in the event loop, and `watch` looks: SIGTERM goes to the process group, and SIGKILL follows when
-the grace period has passed. A process that lasts until the first look is written down in the journal. The host's lock stands
-between signalling a process, or learning who it is, and reaping it. Nothing here knows of queues, of the coordinator, or of
-other attempts.
+Meanwhile the event loop may call `end`, and `watch` calls `look`. To end an attempt, SIGTERM goes to the process group, and
+SIGKILL follows when the grace period has passed. A process that lasts until the first look is written down in the journal. A
+process is signalled, looked up and reaped with the context's lock held, so that nobody signals a number that has become a
+stranger's. Nothing here knows of queues, of the coordinator, or of other attempts.
 """
 
 from __future__ import annotations
@@ -66,20 +66,20 @@ class Execution:
     )
 
     def __init__(self, context: ExecutionContext, attempt: AssignedAttempt, runs: Callable[[Execution], None]) -> None:
-        """`runs` is called in the event loop once the process has run for some milliseconds."""
+        """`runs` is called in the event loop once the process has lasted until the first look of `watch`."""
         self.attempt = attempt
-        self.pid = 0  # of the process, while it can be signalled
+        self.pid = 0  # of the process; 0 unless it can be signalled
         self.started_ns = 0
         self.deadline = float("inf")  # of the timeout, by the event loop's clock
         self.looked_peak = 0  # bytes
         self.cause: Cause | None = None  # why the agent began to end it
         self.disowned = False  # it is no longer this agent's: nobody is told of it
         self.fault: NotStartable | HostError | None = None  # why it was not started
-        self.lasts = False  # it is not a short one
-        self.succeeded = False  # for `attempts`: its resources went to the next in its slot
+        self.lasts = False  # The process has lasted until the first look.
+        self.succeeded = False  # `attempts` sets it: its resources went to the next attempt in its slot.
         self._context = context
         self._runs = runs
-        self._signal: signal.Signals | None = None  # asked for before there was a process
+        self._signal: signal.Signals | None = None  # a signal that was asked for before there was a process
         self._kill_at = float("inf")
         self._kill_timer: asyncio.TimerHandle | None = None
         self._capture: Capture | None = None
@@ -99,7 +99,7 @@ class Execution:
             self.fault = fault
             return
         except Exception as error:
-            # A fault of ours; a thread that ended here would leave the attempt running for ever.
+            # This is a fault of the agent. If the thread ended here, the attempt would seem to run for ever.
             _log.exception("attempt %s could not be started", self.attempt.ident)
             self.fault = HostError(f"a fault of the agent: {error}")
             return
@@ -117,7 +117,7 @@ class Execution:
                 self._end = reap(pid)
                 if again:
                     self._capture = None
-        except ChildProcessError:  # the agent is leaving, and has reaped everything itself
+        except ChildProcessError:  # The agent is leaving, and has reaped everything itself.
             self.fault = HostError("the end of its process was missed")
             return
         if again and capture is not None:
@@ -138,7 +138,7 @@ class Execution:
             raise HostError(f"cannot make files for the output: {error.strerror}") from None
         environment = process.environment
         self._oom_kills = context.oom_kills.so_far()
-        # Before the start, so that whatever comes from the process finds its family known.
+        # The family is made before the start, so that it is known to whatever comes from the process.
         family = self._family = context.descendants.family(
             (environment[b"DAGGYR_RUN_ID"], environment[b"DAGGYR_TASK_ID"], environment[b"DAGGYR_ATTEMPT"])
         )
@@ -158,7 +158,7 @@ class Execution:
                 stdin=process.stdin,
                 outputs=capture.outputs,
             )
-        except Exception:  # whatever it is: nothing was started, so nothing of it stays
+        except Exception:  # Whatever was raised, nothing was started, so nothing of the attempt stays.
             context.descendants.gone(family)
             self._family = self._capture = None
             context.captures.recycle(capture)
@@ -173,9 +173,9 @@ class Execution:
     # -- in the event loop
 
     def end(self, cause: Cause, grace: float) -> None:
-        """Ask the process group to end, and make it after `grace` seconds (0: at once). A sooner end may be asked for later.
+        """Send SIGTERM to the process group, and SIGKILL after `grace` seconds (0: SIGKILL at once).
 
-        The first cause counts. A process that has ended by itself stays as it was.
+        The first cause counts, and a later call can only make the end come sooner. A process that has ended stays as it was.
         """
         context = self._context
         with context.lock:
@@ -203,14 +203,14 @@ class Execution:
             self._send(signal.SIGKILL)
 
     def _send(self, number: signal.Signals) -> None:
-        """Signal the group, or have it signalled as soon as there is one. With the lock held."""
+        """Signal the group, or note the signal for the moment when there is a group. The caller holds the lock."""
         if self.pid:
             signal_group(self.pid, number)
         elif self._signal is not signal.SIGKILL:
             self._signal = number
 
     def look(self, *, first: bool) -> int:
-        """For `watch`: keep the files small, see to the timeout; returns how much was written so far, in bytes."""
+        """Keep the files small and see to the timeout; `watch` calls this. Returns how many bytes were written so far."""
         if first:
             self._outlived_first_look()
         if self._context.loop.time() >= self.deadline:
@@ -221,7 +221,7 @@ class Execution:
 
     def _outlived_first_look(self) -> None:
         self.lasts = True
-        with self._context.lock:  # not reaped before it was looked up, so that the number is its own
+        with self._context.lock:  # The process is not reaped before it was looked up, so that the number is its own.
             seen = look(self.pid) if self.pid else None
         if seen is not None:
             self._written_down = seen.pid, seen.born
@@ -230,12 +230,12 @@ class Execution:
             self._runs(self)
 
     def read(self, stream: OutputStream, offset: int) -> tuple[int, bytes]:
-        """For `follow`: what can be read at or after `offset` now, and where it begins; empty if there is nothing new."""
+        """What can be read at or after `offset` now, for `follow`, and where that begins; empty if there is nothing new."""
         with self._context.lock:
             return self._capture.stream(stream).read(offset) if self._capture is not None else (offset, b"")
 
     def settle(self, settled: Callable[[Execution], None]) -> None:
-        """It was carried out: call `settled` once nobody of its descendants is left, which is usually now."""
+        """Call `settled` once no descendant is left, which is usually at once. The execution was carried out."""
         if self._kill_timer is not None:
             self._kill_timer.cancel()
         if self._written_down is not None:
@@ -247,11 +247,11 @@ class Execution:
 
     @property
     def is_over(self) -> bool:
-        """Whether it was carried out and nobody of it is left."""
+        """Whether the execution was carried out and no process of it is left."""
         return self._family is None and (self.fault is not None or self._end is not None)
 
     def result(self) -> tuple[AttemptResult | None, tuple[Kept, ...]]:
-        """The result, and what was written, for the caller to release; no result if it is disowned. Once, when settled."""
+        """The result, and the output for the caller to release; no result if the attempt is disowned. Once, after `settle`."""
         context, end, capture = self._context, self._end, self._capture
         assert end is not None
         self._capture = None

@@ -1,7 +1,7 @@
-"""The only place that starts processes: how one is started, signalled and reaped.
+"""The only place that starts processes: how a process is started, signalled and reaped.
 
-An execution calls `Launcher.start` in a thread of its own and, once the process has ended, `reap`. Nothing here waits, and
-nothing here knows what an attempt is.
+An execution calls `Launcher.start` in a thread of its own and, once the process has ended, `reap`. Nothing here knows what an
+attempt is.
 
 posix_spawn(3) was chosen by measuring: it forks without copying the agent's memory, and costs the agent less than
 subprocess.Popen (68 us against 87 us of processor). It is called through ctypes, because os.posix_spawn keeps the
@@ -35,7 +35,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _pointer = ctypes.c_void_p
 _libc.posix_spawn.argtypes = (_pointer, ctypes.c_char_p, _pointer, _pointer, _pointer, _pointer)
 
-# The same library, for calls of a microsecond: these keep the interpreter's lock, which costs more to give away than they take.
+# The same library for calls of a microsecond. They keep the interpreter's lock, because giving it away costs more than the call.
 _brief = ctypes.PyDLL(None)
 _brief.posix_spawn_file_actions_init.argtypes = (_pointer,)
 _brief.posix_spawn_file_actions_destroy.argtypes = (_pointer,)
@@ -50,7 +50,7 @@ class End:
     exit_code: int | None
     signal: int | None
     cpu_seconds: float
-    max_rss_bytes: int  # not honest below the agent's own size: see usage.PeakMemory
+    max_rss_bytes: int  # This says nothing below the agent's own size, see usage.PeakMemory.
 
 
 class FileActions:
@@ -94,9 +94,9 @@ class Outputs:
 
 
 class Launcher:
-    """Starts processes with the environment that it is given less its DAGGYR_*, in the folder where the agent was started.
+    """Starts processes in the folder where the agent was started, with the environment that it is given, without its DAGGYR_*.
 
-    To these is added AGENT_VARIABLE, by which the agent's next process finds what this one left running (`leftovers`).
+    AGENT_VARIABLE is added, by which the agent's next process finds what this one left running (`leftovers`).
     """
 
     def __init__(self, environment: Mapping[bytes, bytes], agent_id: str) -> None:
@@ -108,7 +108,7 @@ class Launcher:
         self._attributes = ctypes.create_string_buffer(_STRUCTURE_BYTES)
         _check(_libc.posix_spawnattr_init(self._attributes))
         _check(_libc.posix_spawnattr_setflags(self._attributes, ctypes.c_short(_SETSIGDEF | _SETSIGMASK | _SETSID)))
-        # Handlers go with execve(2), ignored signals stay: Python's own (SIGPIPE), and what a nohup left us.
+        # execve(2) takes handlers away and keeps signals ignored: Python's own (SIGPIPE), and what a nohup(1) left ignored.
         ignored = [number for number in signal.valid_signals() if signal.getsignal(number) == signal.SIG_IGN]
         for numbers, setter in (
             (ignored, _libc.posix_spawnattr_setsigdefault),
@@ -129,10 +129,10 @@ class Launcher:
         stdin: str | None,
         outputs: Outputs,
     ) -> int:
-        """Start a process and return its pid; when this returns, the program has been executed (execve(2) succeeded).
+        """Start a process and return its pid. When this returns, the program has been executed (execve(2) succeeded).
 
-        The task has passed `startable.check`. `environment` goes over the agent's. The caller must `reap` the process. Other
-        threads go on meanwhile. Raises NotStartable or HostError; then nothing was started.
+        The task has passed `startable.check`. `environment` goes over the agent's. The caller has to `reap` the process. Other
+        threads go on meanwhile. Raises NotStartable or HostError, if nothing was started.
         """
         entries = {**self._environment}
         for name, value in environment.items():
@@ -174,7 +174,7 @@ class Launcher:
 
 
 def reap(pid: int) -> End:
-    """Take the end of a child that has ended (waits for it otherwise). Its pid may be another's right after."""
+    """Take the end of a child that has ended; wait for the end of one that has not. Its pid may be another's right after."""
     _, status, usage = os.wait4(pid, 0)
     code = os.waitstatus_to_exitcode(status)
     return End(
@@ -186,9 +186,9 @@ def reap(pid: int) -> End:
 
 
 def signal_group(leader: int, number: signal.Signals) -> bool:
-    """Signal the process group of a child that was not reaped yet, so that no stranger can have its number.
+    """Signal the process group of a child. The child was not reaped yet, so that no stranger can have its number.
 
-    False if the agent may not (a program that changed its user).
+    Returns False if the agent may not, because the program has changed its user.
     """
     try:
         os.killpg(leader, number)
@@ -205,14 +205,14 @@ def _check(number: int) -> None:
 
 
 def _text_file(text: str) -> int:
-    """A descriptor to read `text` from: a file in memory, which unlike a pipe never makes the writer wait."""
+    """A descriptor to read `text` from. It is a file in memory, because a pipe could make the writer wait."""
     try:
         memory = os.memfd_create("stdin", os.MFD_CLOEXEC)
         try:
             view = memoryview(text.encode())
             while view:
                 view = view[os.write(memory, view) :]
-            # Opened again, so that the process can neither change it nor starts at its end.
+            # The file is opened again, so that the process cannot change it and starts at its beginning.
             return os.open(f"/proc/self/fd/{memory}", os.O_RDONLY)
         finally:
             os.close(memory)

@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 
 
 class SessionError(Exception):
-    """A session that ended otherwise than by leaving it; `code` is the call's status, None where the agent ended it."""
+    """A session that ended, and not because the agent left; `code` is the call's status, None where the agent ended it."""
 
     def __init__(self, message: str, code: grpc.StatusCode | None = None) -> None:
         super().__init__(message)
@@ -44,7 +44,7 @@ class SessionError(Exception):
 
 @dataclass(slots=True, kw_only=True)
 class Membership:
-    """What the agent is to the coordinator, across sessions. The last four change; the first two of these outlive the process."""
+    """Who the agent is for the coordinator, across sessions. The last four fields change."""
 
     agent_id: str
     agent_key: bytes = field(repr=False)
@@ -52,14 +52,14 @@ class Membership:
     name: str
     pool: str
     resources: Mapping[str, int]
-    tracker_id: str  # of the last welcome, as is the epoch; empty before the first
+    tracker_id: str  # of the last welcome, and empty before the first; the journal keeps it and the epoch for the next process
     epoch: int
     welcomed: bool = False
     draining: bool = False
 
 
 class CoordinatorSession:
-    """A session on a call that was just opened; `run` it once."""
+    """A session on a call that was just opened. `run` is called once."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class CoordinatorSession:
         drain: Callable[[], None],
         on_welcome: Callable[[], None],
     ) -> None:
-        """`news` is set by whoever has something new to send; `drain` is called when the coordinator asks for it."""
+        """Whoever has something new to send sets `news`. `drain` is called when the coordinator asks the agent to drain."""
         self.welcomed = False
         self._on_welcome = on_welcome
         self._call = call
@@ -100,13 +100,13 @@ class CoordinatorSession:
         self._news.set()
 
     async def run(self) -> None:
-        """From hello to the end; returns after `leave`. Raises SessionError however else it ends."""
+        """Go from hello to the end. Returns after `leave`, and raises SessionError if the session ends in another way."""
         try:
             interval = await self._open()
             await self._converse(interval)
         except grpc.aio.AioRpcError as error:
             raise SessionError(error.details() or error.code().name, error.code()) from None
-        except asyncio.InvalidStateError:  # a write after the end: the status says why it ended
+        except asyncio.InvalidStateError:  # There was a write after the end, and the status says why it ended.
             raise SessionError(await self._call.details() or "the session ended", await self._call.code()) from None
         finally:
             self._follows.close()
@@ -133,7 +133,7 @@ class CoordinatorSession:
                     first_unacknowledged=self._outbox.first_unacknowledged,
                     version=__version__,
                     draining=membership.draining,
-                    # Of more, the coordinator sends the assignments again, and hears that they have ended.
+                    # Of what is left out, the coordinator sends the assignments again, and hears that they have ended.
                     ended=ended[: max(0, _MAX_HELLO_KEYS - len(held) - len(running))],
                 )
             )
@@ -149,7 +149,7 @@ class CoordinatorSession:
         return max(_SHORTEST_HEARTBEAT, seconds_of(message.welcome.heartbeat_interval) or _DEFAULT_HEARTBEAT)
 
     def _welcomed(self, welcome: Welcome) -> None:
-        """Compare the fence, then take up where the last session ended."""
+        """Check the coordinator's tracker and epoch, then take up where the last session ended."""
         membership = self._membership
         if not welcome.tracker_id:
             raise SessionError("the coordinator's welcome names no tracker")
@@ -172,7 +172,7 @@ class CoordinatorSession:
         self._outbox.belong_to(welcome.tracker_id, welcome.epoch)
         self._outbox.resume(welcome.next_sequence)
         self._work.end_silently(welcome.end)
-        if another:  # what started is not durable: a coordinator learns it anew
+        if another:  # A coordinator does not keep what has started, so another one learns it anew.
             self._work.tell_running()
 
     async def _converse(self, interval: float) -> None:
@@ -190,7 +190,7 @@ class CoordinatorSession:
             for task in tasks:
                 task.cancel()
             results = await asyncio.gather(*tasks, return_exceptions=True)
-        # The reader's error is the call's status; a writer that fails knows less.
+        # The reader's error is the call's status, and a writer that fails knows less.
         for result in results:
             if isinstance(result, Exception):
                 raise result
@@ -200,7 +200,7 @@ class CoordinatorSession:
         message = await self._call.read()
         if isinstance(message, CoordinatorMessage):
             return message
-        if message is None:  # gRPC's word for bytes that cannot be decoded
+        if message is None:  # gRPC says so of bytes that cannot be decoded.
             raise SessionError("the coordinator sent what is no message of this protocol")
         raise SessionError("the coordinator ended the session")
 
@@ -228,7 +228,7 @@ class CoordinatorSession:
                 _log.warning("the coordinator sent a message that is unknown or out of place: %s", other)
 
     async def _write_all(self) -> None:
-        """Write what is due, after the batches of earlier sessions; returns once left."""
+        """Write the batches of earlier sessions, then what is due. Returns once the agent has left."""
         for batch in self._outbox.under_way():
             if batch.sequence >= self._outbox.first_unacknowledged:
                 await self._call.write(batch.message())
@@ -248,7 +248,7 @@ class CoordinatorSession:
         beat, self._heartbeat = self._heartbeat, None
         if beat is not None:
             return AgentMessage(heartbeat=beat)
-        self._follows_turn = not self._follows_turn  # neither can shut the other out
+        self._follows_turn = not self._follows_turn  # Updates and follows take turns, so that neither shuts the other out.
         if self._follows_turn and (followed := self._follows.take()) is not None:
             return followed
         if (batch := self._outbox.take(self._work.ahead)) is not None:
