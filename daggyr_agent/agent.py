@@ -16,8 +16,8 @@ import secrets
 import signal
 from collections.abc import Mapping
 
+from daggyr.daemon import Terminal
 from daggyr.environment import passes
-from daggyr.hangup import Terminal
 
 from .attempts import Attempts
 from .capture import Captures

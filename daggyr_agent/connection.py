@@ -16,8 +16,8 @@ import grpc
 
 from daggyr.backoff import Backoff
 from daggyr.channel import AddressError, check_exposure, open_channel, token_metadata
+from daggyr.tls_faults import tls_fault
 from daggyr.tokens import TokenError, read_token, token_file
-from daggyr.unreached import tls_fault
 from daggyr.v1.agents_pb2_grpc import AgentsStub
 
 from .config import Config

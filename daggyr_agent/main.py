@@ -12,7 +12,8 @@ import logging
 import os
 import sys
 
-from daggyr.logs import log_to_stderr
+from daggyr.checked import ConfigurationError
+from daggyr.daemon import log_to_stderr
 from daggyr.standard_streams import claim, say
 
 from .agent import Agent
@@ -34,7 +35,7 @@ def main() -> None:
         log_to_stderr("daggyr-agent", config.log_level)
         logging.getLogger("grpc").setLevel(logging.CRITICAL)  # it logs faults of the network with a traceback; we name them
         state = StateFolder(config.state_dir)
-    except (UsageError, StateError) as error:
+    except (ConfigurationError, UsageError, StateError) as error:
         sys.exit(_fault(error))
     except OSError as error:
         sys.exit(_fault(_unfit(error)))
@@ -62,5 +63,5 @@ def _unfit(error: OSError) -> str:
 
 
 def _fault(error: object) -> int:
-    say(f"daggyr-agent: {error}".replace("\n", " "))
+    say(" ".join(line.strip() for line in f"daggyr-agent: {error}".splitlines()))
     return 2

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from daggyr.attempts.keys import Ident, ident_of
-from daggyr.bounded import are_bounded, bounded_notes
+from daggyr.bounds import are_bounded, bounded_notes
 from daggyr.v1.agents_pb2 import AgentMessage
 from daggyr.v1.task_pb2 import AttemptKey, AttemptResult, AttemptStarted, AttemptUpdate, OutputChunk
 

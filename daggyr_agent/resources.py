@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-from daggyr.memory import total_memory
+from daggyr.host_memory import total_memory
 
 from .cgroup import ControlGroup
 

@@ -17,7 +17,7 @@ import os
 
 import psutil
 
-from daggyr.memory import available_memory
+from daggyr.host_memory import available_memory
 from daggyr.v1.agents_pb2 import Heartbeat
 
 # Kernels add up a process's memory from counters of each processor, which may each be off by some pages.
