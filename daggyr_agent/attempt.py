@@ -1,7 +1,8 @@
-"""An attempt as the agent was given it, in plain values, and what attempts of one template share.
+"""An attempt as it was assigned to the agent, in plain values, and what attempts of one template share.
 
-`attempts` makes them from the coordinator's messages. They hold no part of a received message, whose memory would otherwise
-stay for as long as any attempt of it: only a template's own copy.
+`attempts` makes both from the coordinator's messages. They keep no part of a received message except for a copy of the
+template, because the memory of the whole message would otherwise stay as long as any of its attempts. Nothing here starts
+anything.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from daggyr.v1.task_pb2 import Assignment, AttemptKey, TaskSpec, TaskTemplate
 
 @dataclass(slots=True)
 class ProcessSpec:
-    """What to start: the texts as bytes, so that they do not depend on the agent's locale."""
+    """What process to start. The texts are bytes, so that they do not depend on the agent's locale."""
 
     command: list[bytes]
     environment: Mapping[bytes, bytes]
@@ -27,7 +28,7 @@ class ProcessSpec:
 
 
 class Template:
-    """A task template: what no parameter can change, and the order for given values."""
+    """A task template: what no parameter can change, and the process for given values."""
 
     __slots__ = ("_filling", "_fixed", "_takes_values", "demand", "timeout", "whole_stdout_bytes")
 
@@ -70,7 +71,7 @@ class AssignedAttempt:
         return key_of(self.ident)
 
     def process_spec(self) -> ProcessSpec:
-        """The order with DAGGYR_RUN_ID, DAGGYR_TASK_ID and DAGGYR_ATTEMPT below the task's own environment.
+        """The process, with DAGGYR_RUN_ID, DAGGYR_TASK_ID and DAGGYR_ATTEMPT below the task's own environment.
 
         Raises ValueError if values and parameters do not match, or NotStartable.
         """

@@ -1,8 +1,8 @@
 """Keeps the agent connected: opens sessions one after another, with pauses that grow, and tells a refusal from an absence.
 
-The agent runs one Connection for its life. It waits for a coordinator that is not there for ever. A refusal ends the agent only
-before the first welcome, because an agent that was welcomed has attempts and results that are worth waiting for. Attempts go on
-whatever happens here.
+The agent runs one Connection for its life. It waits for a coordinator that is not there for ever. A refusal ends the agent
+only before the first welcome, because an agent that was welcomed has attempts and results that are worth waiting for. Attempts
+go on whatever happens here.
 """
 
 from __future__ import annotations

@@ -4,15 +4,15 @@
     what runs       processes that are not short ones, by their number and the tick at which they began
     what was told   each result, with the number of its output files, from the moment that it is known until it is acknowledged
 
-`state` opens the journal, and that reads what an earlier process wrote. `agent` takes it up and calls `begin`. Then executions,
-`descendants` and the outbox write down what happens. All of that is in the event loop; no thread of `slots` comes here. What was
-written (write(2)) survives any end of this process. Nothing is flushed to the disk, because a host that loses power has lost its
-processes too, and their attempts are run again.
+`state` opens the journal, and that reads what an earlier process wrote. `agent` takes it up and calls `begin`. Then
+executions, `descendants` and the outbox write down what happens. All of that is in the event loop; no thread of `slots` comes
+here. What was written (write(2)) survives any end of this process. Nothing is flushed to the disk, because a host that loses
+power has lost its processes too, and their attempts are run again.
 
 **The file** is a sequence of records: length and CRC-32 of a body, then the body, which begins with its kind. The last record
 may be torn. Anything else that cannot be read is a damage: the file is set aside, and what comes before the damage is used,
-because each record is whole or not there. Once the file has doubled since it was last written anew (and is above a mebibyte), a
-file with what still counts takes its place (rename(2)), so that its size is bounded by what waits for acknowledgement.
+because each record is whole or not there. Once the file has doubled since it was last written anew (and is above a mebibyte),
+a file with what still counts takes its place (rename(2)), so that its size is bounded by what waits for acknowledgement.
 
 Results are acknowledged in the order in which they came, so that a count says which. They stay in memory as well, here and in
 the outbox, so that a full disk costs nothing as long as the agent lives.

@@ -1,16 +1,17 @@
 """What the agent has to tell, until the coordinator has made it durable: updates that wait, and numbered batches under way.
 
-`attempts` and the no-op worker add updates. The session takes batches, sends them, and passes acknowledgements on. A batch holds
-what waits at that moment, bounded by count and bytes. Output is in it as references to files, which are read each time the batch
-is sent. A batch keeps its number and its content until it is acknowledged, through any number of sessions. Results are in the
-journal from the moment they are known until then, so that the agent's next process can deliver them. Nothing here sends.
+`attempts` and the no-op worker add updates. The session takes batches, sends them, and passes acknowledgements on. A batch
+holds what waits at that moment, bounded by count and bytes. Output is in it as references to files, which are read each time
+the batch is sent. A batch keeps its number and its content until it is acknowledged, through any number of sessions. Results
+are in the journal from the moment they are known until then, so that the agent's next process can deliver them. Nothing here
+sends.
 
-**When a batch is due.** A message costs both sides more than a short attempt does, so results should share one, but no
-clock says how long they wait for each other. An agent that is short of work (nothing waits for its slots) tells everything at
-once, because the coordinator may have something new for it. An agent with work ahead gathers results until they are an eighth
-of the attempts that wait. A tenth of a second's work is sent ahead, so that this takes about 12 ms. What somebody waits for is
-due at once, and all that waits goes with it: the start of an attempt that is not a short one (`watch` finds that out), and the
-end of an attempt that was asked to end. A full batch is due at once too.
+**When a batch is due.** A message costs both sides more than a short attempt does, so results should share one, but no clock
+says how long they wait for each other. An agent that is short of work (nothing waits for its slots) tells everything at once,
+because the coordinator may have something new for it. An agent with work ahead gathers results until they are an eighth of the
+attempts that wait. A tenth of a second's work is sent ahead, so that this takes about 12 ms. What somebody waits for is due at
+once, and all that waits goes with it: the start of an attempt that is not a short one (`watch` finds that out), and the end of
+an attempt that was asked to end. A full batch is due at once too.
 """
 
 from __future__ import annotations

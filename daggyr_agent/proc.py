@@ -1,7 +1,7 @@
 """What /proc tells of processes: who they are, when they began, and which DAGGYR_* variables they were started with.
 
-`descendants` asks about the agent's children, `leftovers` about everybody on the host. Nothing here changes anything, and a
-process may be gone, or its number another's, as soon as an answer is given: its start tells them apart.
+`descendants` asks about the agent's children, and `leftovers` about everybody on the host. Nothing here changes anything. A
+process may be gone, or its number another's, as soon as an answer is given; the time of its start tells two processes apart.
 """
 
 from __future__ import annotations

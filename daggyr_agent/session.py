@@ -1,8 +1,8 @@
 """One session with the coordinator: the stream from hello to its end, and what each message on it does.
 
-`connection` opens sessions one after another. A session has three tasks of its own, which end with it: one reads and
-passes the coordinator's messages to the work, the outbox and the follows; one writes what they have to tell; one makes
-heartbeats. What outlives a session (the membership, the work, the outbox) is given to it.
+`connection` opens sessions one after another. A session has three asyncio tasks, which end with it. One reads, and passes the
+coordinator's messages to the work, the outbox and the follows; one writes what they have to tell; one makes heartbeats. What
+outlives a session (the membership, the work, the outbox) is given to it. A session decides nothing about attempts.
 """
 
 from __future__ import annotations
