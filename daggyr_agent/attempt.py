@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from daggyr.attempts.keys import Ident, ident_of, key_of
+from daggyr.attempts.keys import Ident, ident_of
 from daggyr.attempts.startable import check
 from daggyr.attempts.times import seconds_of
 from daggyr.substitution import Filling
@@ -68,7 +68,9 @@ class AssignedAttempt:
 
     @property
     def key(self) -> AttemptKey:
-        return key_of(self.ident)
+        # This is key_of, without the call: the key of every attempt is asked for.
+        run_id, task_number, attempt = self.ident
+        return AttemptKey(run_id=run_id, task_number=task_number, attempt=attempt)
 
     def process_spec(self) -> ProcessSpec:
         """The process, with DAGGYR_RUN_ID, DAGGYR_TASK_ID and DAGGYR_ATTEMPT below the task's own environment.
