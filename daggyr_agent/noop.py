@@ -1,7 +1,7 @@
 """The no-op worker (`--noop`): answers every assignment with success at once, to measure everything but processes.
 
-A session passes messages to it as to `attempts`. It keeps nothing, so cancel and recall find nothing, and an assignment
-that comes twice is answered twice, which is harmless because nothing runs. Resources are offered but not counted.
+A session passes messages to it as to `attempts`. It keeps nothing, so that cancel and recall find nothing. An assignment that
+comes twice is answered twice, which is harmless, because nothing runs. Resources are offered but not counted.
 """
 
 from __future__ import annotations
@@ -9,10 +9,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
+from daggyr.attempts.keys import Ident
+from daggyr.attempts.outcome import STOPPED_NOTE
+from daggyr.attempts.times import timestamp
 from daggyr.v1.task_pb2 import RETURNED, SUCCEEDED, AssignmentBatch, AttemptKey, AttemptResult, AttemptUpdate
 
-from .execution import Execution, timestamp
-from .outbox import Ident, Outbox
+from .execution import Execution
+from .outbox import Outbox
 
 
 class Noop:
@@ -46,6 +49,9 @@ class Noop:
             result = AttemptResult(outcome=SUCCEEDED, exit_code=0, start_time=now, stop_time=now)
         self._outbox.answer([AttemptUpdate(key=assignment.key, finished=result) for assignment in batch.assignments])
 
+    def welcomed(self, kill_grace: float) -> None:
+        pass
+
     def cancel(self, keys: Iterable[AttemptKey], grace: float) -> None:
         pass
 
@@ -56,7 +62,7 @@ class Noop:
         self._closed = reason
 
     def stop(self, grace: float) -> None:
-        self.close("the agent was stopped")
+        self.close(STOPPED_NOTE)
 
     def end_silently(self, keys: Iterable[AttemptKey] | None) -> None:
         pass

@@ -1,14 +1,17 @@
-"""What a session needs of whoever carries attempts out: `attempts.Attempts` for real, `noop.Noop` to measure."""
+"""What a session needs of whoever carries out attempts: `attempts.Attempts` does, and `noop.Noop` only answers, to measure.
+
+Nothing is decided here: it is the list of the methods that both have.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Protocol
 
+from daggyr.attempts.keys import Ident
 from daggyr.v1.task_pb2 import AssignmentBatch, AttemptKey
 
 from .execution import Execution
-from .outbox import Ident
 
 
 class Work(Protocol):
@@ -25,6 +28,7 @@ class Work(Protocol):
     def waits(self, ident: Ident) -> bool: ...
     def tell_running(self) -> None: ...
     def assign(self, batch: AssignmentBatch) -> None: ...
+    def welcomed(self, kill_grace: float) -> None: ...
     def cancel(self, keys: Iterable[AttemptKey], grace: float) -> None: ...
     def recall(self, keys: Iterable[AttemptKey]) -> None: ...
     def close(self, reason: str) -> None: ...

@@ -18,7 +18,7 @@ from msgspec import Meta
 
 from daggyr.channel import DEFAULT_ADDRESS, AddressError, check_address, is_loopback
 from daggyr.checked import ConfigurationError, Fault, check, read_table, resolve, suggest
-from daggyr_server.pool_tables import Pool, default_of, pools_of, size_local_pool
+from daggyr_server.pool_tables import Grace, Pool, default_of, pools_of, size_local_pool
 
 Seconds = Annotated[float, Meta(ge=0.1, le=86_400)]
 
@@ -44,7 +44,7 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
     agent_token_file: Path | None = None
     lease: Seconds = 60.0  # An agent that is silent for longer has lost its attempts.
     heartbeat: Seconds = 5.0  # between two heartbeats of an agent
-    kill_grace: Annotated[float, Meta(ge=0, le=86_400)] = 10.0  # from SIGTERM to SIGKILL
+    kill_grace: Grace = 10.0  # from SIGTERM to SIGKILL, after a kill and after a timeout, in pools that do not say another
     max_run_bytes: Annotated[int, Meta(ge=1024, le=2**40)] = 2**30  # of a submitted document
     max_arriving_bytes: Annotated[int, Meta(ge=1024, le=2**50)] = 2 * 2**30  # of all documents on their way together
     max_run_tasks: Annotated[int, Meta(ge=1, le=2**32 - 1)] = 20_000_000
@@ -82,7 +82,7 @@ def load(
         faults.append(Fault(key, "unknown key", hint))
     command_line = {name: value for name, value in (("listen", listen), ("tracker", tracker)) if value is not None}
     server = _server(document.get("server", {}), folder, command_line, faults)
-    pools = pools_of(document.get("pools", {}), folder, faults)
+    pools = pools_of(document.get("pools", {}), server.kill_grace, folder, faults)
     default_pool = default_of(pools, server.default_pool, faults)
     if workers is not None:
         size_local_pool(pools, workers, default_pool, faults)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import os
 import time
@@ -162,7 +163,7 @@ def _executors(configuration: Configuration, driver: Driver, context: ExecutorCo
         if settings is not None:
             try:
                 reports = driver.reports(name, mend=not issubclass(kind, AgentExecutor))  # Sessions check what agents say.
-                executors[name] = kind(name, settings, reports, context)
+                executors[name] = kind(name, settings, reports, dataclasses.replace(context, grace=pool.kill_grace))
             except SettingsError as error:
                 faults.append(Fault(f"pools.{name}", str(error)))
     if faults:

@@ -12,7 +12,6 @@ import daggyr_server.quiet_grpc  # noqa: F401  # before whatever else loads grpc
 import asyncio
 import gc
 import logging
-import os
 import shutil
 import signal
 import sys
@@ -27,6 +26,7 @@ from daggyr.daemon import Terminal, log_to_stderr
 from daggyr.private_folder import is_abandoned
 from daggyr.standard_streams import say
 from daggyr.tokens import TokenError
+from daggyr.whole_file import write_whole
 from daggyr_server import __version__
 from daggyr_server.api.listening.binding import ListenerError
 from daggyr_server.api.listening.renewal import Renewal
@@ -169,9 +169,7 @@ async def _renew(renewal: Renewal, hang_up: asyncio.Event) -> None:
 
 
 def _write_ready(path: Path, address: str) -> None:
-    draft = path.with_name(f"{path.name}.{os.getpid()}")
-    draft.write_text(address + "\n", encoding="utf-8")
-    draft.replace(path)
+    write_whole(path, f"{address}\n".encode(), mode=0o666)
 
 
 def _greet(configuration: Configuration, address: str) -> None:

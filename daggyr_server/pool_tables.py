@@ -9,23 +9,32 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
+from msgspec import Meta
 
 from daggyr.checked import Fault, check, suggest
 
 MAX_POOL_NAME = 128  # characters
 
 S = TypeVar("S", bound=msgspec.Struct)
+Grace = Annotated[float, Meta(ge=0, le=86_400)]  # seconds
+
+
+class _EveryPool(msgspec.Struct, frozen=True, kw_only=True):
+    """What every `[pools.NAME]` may set, whatever its executor is."""
+
+    kill_grace: Grace
 
 
 class Pool(msgspec.Struct, frozen=True, kw_only=True):
-    """`[pools.NAME]`: the executor's name and its settings as they stand in the file."""
+    """`[pools.NAME]`: the executor's name, what every pool may set, and the executor's settings as they stand in the file."""
 
     name: str
     executor: str
+    kill_grace: float  # seconds from SIGTERM to SIGKILL; the server's, unless the table has its own
     settings: dict[str, Any]
     folder: Path  # where relative paths among the settings begin
 
@@ -34,8 +43,11 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
         return check(self.settings, kind, place=f"pools.{self.name}", folder=self.folder, faults=faults)
 
 
-def pools_of(tables: object, folder: Path, faults: list[Fault]) -> dict[str, Pool]:
-    """The pools by name. Those with faults are among them as far as they are known, so that names can be checked."""
+def pools_of(tables: object, kill_grace: float, folder: Path, faults: list[Fault]) -> dict[str, Pool]:
+    """The pools by name. `kill_grace` (seconds) is that of pools that do not say another.
+
+    Pools with faults are among them as far as they are known, so that names can be checked.
+    """
     if not isinstance(tables, Mapping):
         faults.append(Fault("pools", "expected a table of pools", "write [pools.NAME] with executor = ..."))
         return {}
@@ -46,13 +58,15 @@ def pools_of(tables: object, folder: Path, faults: list[Fault]) -> dict[str, Poo
             faults.append(Fault(place, f"a pool's name has 1 to {MAX_POOL_NAME} printable characters"))
         settings = dict(table) if isinstance(table, Mapping) else {}
         executor = settings.pop("executor", None)
+        given = {"kill_grace": kill_grace} | {key: settings.pop(key) for key in _EveryPool.__struct_fields__ if key in settings}
+        own = check(given, _EveryPool, place=place, folder=folder, faults=faults) or _EveryPool(kill_grace=kill_grace)
         if isinstance(table, Mapping):
             _check_executor(executor, place, faults)
         else:
             faults.append(Fault(place, "expected a table", 'write executor = "local" in it, for instance'))
         if executor == "agent":
             _explain_dialing_in(name, settings, faults)
-        pools[name] = Pool(name=name, executor=str(executor), settings=settings, folder=folder)
+        pools[name] = Pool(name=name, executor=str(executor), kill_grace=own.kill_grace, settings=settings, folder=folder)
     return pools
 
 

@@ -14,6 +14,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
+from daggyr.backoff import Backoff
 from daggyr.v1.task_pb2 import AttemptKey, AttemptUpdate
 from daggyr_server.core.commands import Key, RecallAttempts, StartAttempts, StopAttempts
 from daggyr_server.core.events import AttemptEnded, EditAsked, Event
@@ -178,7 +179,8 @@ class Driver:
 
     async def _commit(self, records: list[Record]) -> None:
         """Commit, however often that takes: while records are not durable, nothing may go on."""
-        loop, delay = asyncio.get_running_loop(), _FIRST_DELAY
+        loop = asyncio.get_running_loop()
+        backoff: Backoff | None = None  # made when the first commit fails, which is seldom
         while True:
             begun = loop.time()
             try:
@@ -189,8 +191,8 @@ class Driver:
             except TrackerError as error:
                 self._durability.in_trouble(str(error))
                 log.error("nothing new is started until this is mended: %s", error)
-                await asyncio.sleep(delay)
-                delay = min(_LONGEST_DELAY, 2 * delay)
+                backoff = backoff or Backoff(_FIRST_DELAY, _LONGEST_DELAY)
+                await asyncio.sleep(backoff.next())
         if self._durability.trouble is not None:
             log.warning("state can be made durable again")
         self._durability.committed(len(records), loop.time() - begun)

@@ -1,11 +1,12 @@
 """What executors may tell: the bounds of every field of what agents say, and of the updates of all executors.
 
-`agent_session` asks `fault_in` for each message of an agent and ends the session over the first fault. What other executors make
-of results files, shells and Slurm's answers passes `mended` on its way to the driver: what cannot be is left out, with a
-note, because there is nobody to refuse. The API asks it too, of what a tracker kept before there were bounds. So nothing gets
-to the machine, a tracker or a reader that one of them could not hold, add up or show. Pure; each rule stands here once.
+The servicer of agents asks `fault_in` for each message of an agent and ends the session over the first fault. Updates of other
+executors, which they make of files, shells and Slurm's answers, pass `mended` on their way to the driver: a value that cannot
+be is left out, with a note, because there is nobody to refuse. The API asks `mend_result` for results that a tracker kept
+before there were bounds. So nothing gets to the machine, a tracker or a reader that one of them could not hold, add up or show.
+This module is pure, and each rule stands in it once.
 
-A fault is told by the field's path and its value. What later versions may add (a kind of message, a kind of update) is no fault.
+A fault is told by the field's path and its value. Kinds of messages and updates that later versions may add are no fault.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _LAST_OUTCOME = max(AttemptOutcome.values())
 
 
 def fault_in(message: AgentMessage) -> str | None:
-    """What is wrong with something that an agent said, in words for a log and the agent; None if nothing is."""
+    """Return what is wrong with a message of an agent, in words for a log and for the agent, or None."""
     kind = message.WhichOneof("message")
     if kind == "updates":
         batch = message.updates
@@ -59,7 +60,7 @@ def fault_in(message: AgentMessage) -> str | None:
 
 
 def mended(updates: Iterable[AttemptUpdate]) -> list[AttemptUpdate]:
-    """The updates without what cannot be; changed in place. Updates of which nothing is left are dropped."""
+    """Return the updates without values that cannot be. They are changed in place; those of which nothing is left are dropped."""
     sound: list[AttemptUpdate] = []
     for update in updates:
         field = _update_fault(update)
@@ -79,7 +80,7 @@ def mended(updates: Iterable[AttemptUpdate]) -> list[AttemptUpdate]:
 
 
 def mend_result(result: AttemptResult) -> None:
-    """Take out of a result what cannot be, and say so in its notes."""
+    """Take values that cannot be out of a result, and say so in its notes."""
     said = []
     while field := _result_fault(result):
         if field == "notes":

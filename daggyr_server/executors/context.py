@@ -43,7 +43,7 @@ class ExecutorContext:
     epoch: int  # higher at each start of the coordinator
     lease: float  # seconds for which an agent may be out of reach before its attempts are LOST
     heartbeat: float  # seconds between two heartbeats of an agent
-    grace: float  # seconds between SIGTERM and SIGKILL
+    grace: float  # seconds from SIGTERM to SIGKILL, after a kill and after a timeout: the pool's `kill_grace`
     log_level: str = "warning"  # for child processes
     access: PoolAccess = field(default_factory=PoolAccess)
     pass_environment: tuple[str, ...] = ()  # of the coordinator's variables, what all tasks get (daggyr.environment)

@@ -1,6 +1,7 @@
 """The executor that runs nothing: every attempt SUCCEEDED at once. For measuring the coordinator and trying graphs out.
 
-It answers within the coordinator, on the next turn of the event loop; a daggyr-agent with `--noop` does the same over the wire.
+The driver calls it as any executor. It answers within the coordinator, on the next turn of the event loop; a daggyr-agent with
+`--noop` does the same over the wire. It starts no process.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from daggyr_server.executors.context import ExecutorContext
 
 
 class NoopSettings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """`workers`: how many attempts at once."""
+    """`workers` is how many attempts there are at once."""
 
     workers: Annotated[int, msgspec.Meta(ge=1, le=65_536)] = 1
 
@@ -64,13 +65,13 @@ class NoopExecutor(Executor):
         self.reports.updates(host, updates, forgotten)
 
     def stop(self, host: str, keys: Sequence[AttemptKey]) -> None:
-        """All have ended already."""
+        """Nothing happens, because all attempts have ended already."""
 
     def recall(self, host: str, keys: Sequence[AttemptKey]) -> None:
-        """All have ended already."""
+        """Nothing happens, because all attempts have ended already."""
 
     def recover(self, placed: Sequence[tuple[AttemptKey, Placement]]) -> None:
-        """What was placed has ended with the coordinator that placed it, having done nothing: it may as well be done."""
+        """Tell that all have SUCCEEDED: there is nothing that could have been lost with the earlier coordinator."""
         self._answer(self.pool, AssignmentBatch(assignments=[Assignment(key=key) for key, _ in placed]))
 
     async def follow(self, host: str, key: AttemptKey, stream: int, offset: int) -> AsyncIterator[OutputChunk]:

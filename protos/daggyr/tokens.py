@@ -13,12 +13,15 @@ Nothing here prints a token or puts it into an error.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
+
+from daggyr.whole_file import write_whole
 
 Role = Literal["client", "agent"]
 
@@ -110,15 +113,8 @@ def make_token(role: Role, path: Path) -> str:
     token = f"daggyr-{role}-{secrets.token_urlsafe(32)}"
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
-            file.write(token + "\n")
-        try:
-            path.hardlink_to(draft)
-        except FileExistsError:
-            pass
-        finally:
-            draft.unlink()
+        with contextlib.suppress(FileExistsError):
+            write_whole(path, f"{token}\n".encode(), replace=False)
     except OSError as error:
         raise TokenError(f"cannot make the token file {path}: {error.strerror}") from None
     return read_token(path)

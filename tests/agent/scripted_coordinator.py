@@ -131,6 +131,7 @@ class Coordinator:
         self.next_sequence = 0
         self.assigned_at_once: Sequence[tuple[AttemptKey, TaskSpec]] = ()  # with the welcome
         self.heartbeat_interval = 1.0
+        self.kill_grace: float | None = None  # seconds; None: a coordinator that names none
         self.acknowledging = True
         self.refusal: tuple[grpc.StatusCode, str] | None = None
         self.token: str | None = None
@@ -231,6 +232,7 @@ class Coordinator:
                 heartbeat_interval=duration(self.heartbeat_interval),
                 end=self.end,
                 next_sequence=self.next_sequence,
+                kill_grace=None if self.kill_grace is None else duration(self.kill_grace),
             )
         )
         if self.assigned_at_once:

@@ -1,8 +1,7 @@
-"""The agent's pure parts by themselves: outcomes, batches, resources, control groups."""
+"""The agent's pure parts by themselves: batches, resources, control groups."""
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,16 +12,12 @@ from hypothesis import strategies as st
 from scripted_coordinator import idents, key
 
 from daggyr.attempts.kept import KEPT_BYTES
+from daggyr.attempts.keys import ident_of
+from daggyr.backoff import Backoff
 from daggyr.bounds import MAX_NOTE_BYTES
 from daggyr.checked import ConfigurationError
 from daggyr.v1.task_pb2 import (
-    FAILED,
-    KILLED,
-    LOST,
-    OOM_KILLED,
     SUCCEEDED,
-    TIMED_OUT,
-    AttemptOutcome,
     AttemptResult,
     AttemptStarted,
 )
@@ -31,43 +26,9 @@ from daggyr_agent.cgroup import ControlGroup
 from daggyr_agent.config import read_config
 from daggyr_agent.connection import next_pause
 from daggyr_agent.journal import Journal
-from daggyr_agent.outbox import MAX_BYTES, MAX_UNDER_WAY, MAX_UPDATES, Batch, Outbox, ident_of
-from daggyr_agent.outcomes import Ending, judge
+from daggyr_agent.outbox import MAX_BYTES, MAX_UNDER_WAY, MAX_UPDATES, Batch, Outbox
 from daggyr_agent.resources import Ledger
 from daggyr_agent.usage import PeakMemory, resident_peak
-
-KILL = int(signal.SIGKILL)
-
-
-@pytest.mark.parametrize("ending", [None, *Ending])
-def test_exit_code_0_has_succeeded_whoever_asked_for_the_end(ending: Ending | None) -> None:
-    outcome, _ = judge(exit_code=0, number=None, ending=ending, timeout=1, oom_kills=None)
-    assert outcome == SUCCEEDED
-
-
-@pytest.mark.parametrize(
-    ("exit_code", "number", "ending", "oom_kills", "outcome", "words"),
-    [
-        (1, None, None, None, FAILED, ""),
-        (None, int(signal.SIGSEGV), None, None, FAILED, "SIGSEGV"),
-        (None, 40, None, None, FAILED, "signal 40"),
-        (None, KILL, None, None, FAILED, "another process, or the kernel"),
-        (None, KILL, None, 0, FAILED, "another process"),
-        (None, KILL, None, 1, OOM_KILLED, "OOM killer"),
-        (None, int(signal.SIGTERM), None, 1, FAILED, "SIGTERM"),
-        (None, KILL, Ending.KILL, 1, KILLED, ""),
-        (143, None, Ending.KILL, None, KILLED, ""),
-        (None, KILL, Ending.TIMEOUT, None, TIMED_OUT, "timeout of 1.5 s"),
-        (1, None, Ending.STOP, None, LOST, "the agent was stopped"),
-    ],
-)
-def test_outcomes(
-    exit_code: int | None, number: int | None, ending: Ending | None, oom_kills: int | None, outcome: AttemptOutcome, words: str
-) -> None:
-    judged, notes = judge(exit_code=exit_code, number=number, ending=ending, timeout=1.5, oom_kills=oom_kills)
-    assert judged == outcome
-    assert words in " ".join(notes)
-    assert bool(words) == bool(notes)
 
 
 @pytest.fixture
@@ -300,10 +261,8 @@ def test_the_pause_between_sessions_grows_while_they_come_to_nothing() -> None:
     """To 5 s at most; where the coordinator finds that the agent makes no sense, to a minute."""
 
     def pauses(count: int, lasted: float | None, refusal: grpc.StatusCode | None) -> list[float]:
-        found = [0.1]
-        for _ in range(count):
-            found.append(next_pause(found[-1], lasted=lasted, refusal=refusal))
-        return found
+        backoff = Backoff(0.1, 5.0)
+        return [backoff.next(), *(next_pause(backoff, lasted=lasted, refusal=refusal) for _ in range(count))]
 
     gone, nonsense = grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INVALID_ARGUMENT
     assert pauses(3, 10.0, None) == [0.1, 0.1, 0.1, 0.1]

@@ -260,6 +260,23 @@ async def test_exit_code_0_after_the_timeout_is_success_with_a_note(coordinator:
     assert f"timeout of {timeout} s had passed" in result.notes[0]
 
 
+async def test_the_grace_after_a_timeout_is_the_coordinators(coordinator: Coordinator) -> None:
+    """Without any, there is no SIGTERM that a task could hear."""
+    session = await coordinator.session()
+    coordinator.kill_grace = 0
+    session.drop()
+    session = await coordinator.session(2)
+    source = "trap 'exit 0' TERM; echo ready; while :; do sleep 0.01; done"
+    # Should the timeout pass before the task knows what to do then: again, with twice the time.
+    for attempt in range(1, 10):
+        this = key(attempt=attempt)
+        await session.assign((this, spec("sh", "-c", source, timeout=2 ** (attempt - 2))))
+        result = await coordinator.result(this)
+        if coordinator.of(this).output():
+            break
+    assert (result.outcome, result.signal) == (TIMED_OUT, signal.SIGKILL)
+
+
 async def test_resources_are_never_oversubscribed_and_all_used(agent: AgentProcess, coordinator: Coordinator) -> None:
     """Each task notes how many run beside it, by folders that they make and remove."""
     session = await coordinator.session()

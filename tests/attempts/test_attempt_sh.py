@@ -32,6 +32,19 @@ def test_a_shell_keeps_the_same_bytes(words: list[str]) -> None:
 
 
 @pytest.mark.parametrize("words", SHELLS)
+def test_a_signal_is_told_however_soon_the_task_has_ended(words: list[str], tmp_path: Path) -> None:
+    """Here the shell is busy for longer than the task lives, before it waits for it."""
+    names = ("out", "err", "said", "cause", "refused", "times")
+    settings = f"cd {tmp_path}; dg_home=/ dg_in=/dev/null dg_mark=A=b dg_timeout= dg_grace=1 "
+    settings += " ".join(f"dg_{name}={tmp_path}/{name}" for name in names)
+    busy = 'wait() { n=0; while [ $n -lt 50000 ]; do n=$((n + 1)); done; command wait "$@"; }'
+    calls = "dg_begun() { :; }; dg_find_tools; dg_take_stops; dg_carry_out '' 0 0 sh -c 'kill -KILL $$'; echo $dg_code $dg_flags"
+    (tmp_path / "script").write_text(f"{shell.text()}{settings}\n{busy}\n{calls}\n")
+    printed = subprocess.run([*words, tmp_path / "script"], capture_output=True, text=True, check=True).stdout
+    assert printed == "137 s\n"
+
+
+@pytest.mark.parametrize("words", SHELLS)
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_both_programs_are_read_without_a_fault(words: list[str], program: str) -> None:
     text = shell.text() + (ROOT / program).read_text(encoding="utf-8")

@@ -6,17 +6,26 @@ their own.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Iterator
+import itertools
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from executor_harness import GRACE, Harness, executor_context
+from executor_harness import GRACE, Harness, Told, executor_context
 from executor_kinds import KINDS, RUNNING_KINDS, ExecutorKind
 from ssh_pools import Pools
 from support import slurm_cluster
 from support.sshd_server import SshdServer, sshd_server
+
+from daggyr.v1.task_pb2 import AttemptKey, TaskSpec
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "given(*specs): what a case of the suite gives to its executor; see the fixture of that name"
+    )
 
 
 def grouped(kinds: Iterable[ExecutorKind]) -> list[pytest.ParameterSet]:
@@ -60,6 +69,45 @@ async def executor(kind: ExecutorKind, home: Path) -> AsyncIterator[Harness]:
     async with kind.begin(home) as harness:
         yield harness
     assert harness.reports.faults == []
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def given(request: pytest.FixtureRequest, kind: ExecutorKind, executor: Harness, home: Path) -> dict[str, list[AttemptKey]]:
+    """The attempts of all cases of this kind that only look at how their tasks end, by case; they are given all together.
+
+    On Slurm they share job arrays; one after another, each would cost a second of waiting.
+    """
+    (home / "below").mkdir()
+    (home / "plain").touch(0o644)
+    cases = {
+        item.nodeid: _specs(item)
+        for item in request.session.items
+        if isinstance(item, pytest.Function) and item.get_closest_marker("given") and item.callspec.params["kind"] is kind
+    }
+    keys = iter(await executor.give(*[spec for specs in cases.values() for spec in specs]))
+    return {case: list(itertools.islice(keys, len(specs))) for case, specs in cases.items()}
+
+
+def _specs(item: pytest.Function) -> Sequence[TaskSpec]:
+    """What the mark `given` of a case says: specifications, a function of the case's parameters, or else its parameter `task`."""
+    (mark,) = item.iter_markers("given")
+    parameters = {name: value for name, value in item.callspec.params.items() if name != "kind"}
+    if not mark.args:
+        return [parameters["task"]]
+    return [mark.args[0](**parameters)] if callable(mark.args[0]) else mark.args
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def all_told(request: pytest.FixtureRequest, executor: Harness, given: dict[str, list[AttemptKey]]) -> list[Told]:
+    """What was told of the attempts that the case's mark `given` names, once all of them have ended."""
+    return await executor.ended(given[request.node.nodeid])
+
+
+@pytest.fixture
+def told(all_told: list[Told]) -> Told:
+    """What was told of the one attempt that the case's mark `given` names."""
+    (one,) = all_told
+    return one
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

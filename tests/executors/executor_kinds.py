@@ -1,13 +1,14 @@
 """Which executors the conformance suite runs against, each through its real wire, and what each says of itself.
 
 `begin` makes an executor whose host offers CORES cores and whose tasks start in the folder it is given, opens it, and closes it
-in the end; its context may be given. A new executor adds one entry to KINDS.
+in the end; it may be given the context of a coordinator. A new executor adds one entry to KINDS.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import os
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -18,7 +19,8 @@ from typing import Any, Protocol
 
 import pytest
 from executor_harness import CollectedReports, Harness, executor_context
-from support import readme_examples, slurm_cluster
+from support import slurm_cluster
+from support.readme_examples import ROOT
 from support.sshd_server import SshdServer, sshd_server
 from support.waiting import DEADLINE
 
@@ -32,7 +34,8 @@ from daggyr_server.executors.loader import find_executor
 from daggyr_server.executors.ssh.settings import TargetSettings
 
 CORES = 2
-# The daemon's environment: its own DAGGYR_* are no task's business.
+EXAMPLE = ROOT / "examples/executor"
+# The daemon's environment. No task gets DAEMONS, or the daemon's own DAGGYR_*.
 DAEMONS = {"UNNAMED": "a secret of the daemon's"}
 ENVIRONMENT = {"INHERITED": "from the daemon", "DAGGYR_SERVER": "nobody's", "DAGGYR_TASK_ID": "nobody's"}
 
@@ -173,10 +176,28 @@ async def _noop(home: Path, *, context: ExecutorContext | None = None) -> AsyncI
         yield harness
 
 
+def example() -> type[Executor]:
+    """The class of examples/executor, straight from the folder; test_executor_example.py installs it as a reader would."""
+    if str(EXAMPLE) not in sys.path:
+        sys.path.append(str(EXAMPLE))
+    found = importlib.import_module("daggyr_prefix.executor").PrefixExecutor
+    assert issubclass(found, Executor)
+    return found
+
+
 @contextlib.asynccontextmanager
-async def _dry(home: Path, *, context: ExecutorContext | None = None) -> AsyncIterator[Harness]:
-    kind = readme_examples.module(readme_examples.EXECUTORS, "daggyr_dry").DryExecutor
-    async with opened(kind, context, workers=CORES) as harness:
+async def prefix(home: Path, *, context: ExecutorContext | None = None, **settings: Any) -> AsyncIterator[Harness]:
+    """A pool of the example's executor; its tasks start in `home`."""
+    offered = {"cores": CORES, "memory_mb": 1_000}
+    given = {"command": ["nice", "-n", "1"], "directory": home.parent / "attempts", "resources": offered, **settings}
+    with pytest.MonkeyPatch.context() as patch, contextlib.chdir(home):
+        for name, value in {**DAEMONS, **ENVIRONMENT}.items():
+            patch.setenv(name, value)
+        async with contextlib.AsyncExitStack() as stack:
+            harness = await stack.enter_async_context(opened(example(), context, **given))
+            patch.undo()
+            closing = stack.pop_all()
+    async with closing:
         yield harness
 
 
@@ -212,6 +233,6 @@ KINDS = (
     ExecutorKind(name="ssh", begin=_ssh, runs_processes=True),
     ExecutorKind(name="slurm", begin=slurm, runs_processes=True, finds_daemons=_slurm_tracks, many=12),
     ExecutorKind(name="noop", begin=_noop, runs_processes=False),
-    ExecutorKind(name="dry", begin=_dry, runs_processes=False),  # the README's example
+    ExecutorKind(name="prefix", begin=prefix, runs_processes=True, tells_usage=True, many=30),  # examples/executor
 )
 RUNNING_KINDS = tuple(kind for kind in KINDS if kind.runs_processes)

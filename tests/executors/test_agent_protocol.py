@@ -89,6 +89,7 @@ class TestHello:
         welcome = await (await wire.hand()).joins()
         assert (welcome.tracker_id, welcome.epoch, welcome.next_sequence) == ("tracker-1", 1, 1)
         assert welcome.heartbeat_interval.ToMilliseconds() == 300_000
+        assert welcome.kill_grace.ToMilliseconds() == 60_000
         assert list(welcome.end) == []
 
     async def test_TheHostIsOfferedWithItsResources(self, wire: Wire) -> None:

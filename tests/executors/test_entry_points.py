@@ -1,26 +1,24 @@
-"""Executors and trackers from outside: a package with the READMEs' examples is installed, and the real programs use it.
+"""Executors and trackers from outside: packages are installed beside DaggyR, and the real programs find them by entry points.
 
-The package is a wheel made here by hand (https://packaging.python.org/en/latest/specifications/binary-distribution-format/),
-installed beside DaggyR with pip, and found through its entry points alone. It also brings entry points that are wrong.
+They are the executor of examples/executor, the tracker of the trackers' README, and a package whose entry points are wrong.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import hashlib
 import json
 import os
 import subprocess
 import sys
 import tomllib
-import zipfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 from executor_harness import eventually
+from executor_kinds import EXAMPLE
+from outside_packages import install, make_wheel, project_wheel
 from support import readme_examples
 from support.waiting import DEADLINE
 
@@ -28,25 +26,32 @@ PROGRAMS = Path(sys.executable).parent
 RUN = """
 parameters: {"{{WHO}}": [one, two]}
 tasks:
-  greet: {details: {command: [/no/such/program, "{{WHO}} and only"]}, children: [end]}
-  end: {details: {command: [finish]}}
+  greet: {details: {command: [echo, "{{WHO}} and only"]}, children: [end]}
+  end: {details: {command: ["true"]}}
 """
 
-# Beside the READMEs' own entry points.
-FAULTY = """
-[daggyr.executors]
-number = daggyr_faulty:NUMBER
-tracker = daggyr_journal:JournalTracker
-half = daggyr_faulty:HalfExecutor
-missing = daggyr_nowhere:Executor
-nameless = daggyr_faulty:Nobody
-
-[daggyr.trackers]
-number = daggyr_faulty:NUMBER
-executor = daggyr_dry:DryExecutor
-half = daggyr_faulty:HalfTracker
-broken = daggyr_broken:Tracker
+PREFIX = """
+executor = "prefix"
+command = ["nice"]
+directory = "attempts"
+resources = {cores = 3}
 """
+
+FAULTY = {
+    "daggyr.executors": {
+        "number": "daggyr_faulty:NUMBER",
+        "tracker": "daggyr_journal:JournalTracker",
+        "half": "daggyr_faulty:HalfExecutor",
+        "missing": "daggyr_nowhere:Executor",
+        "nameless": "daggyr_faulty:Nobody",
+    },
+    "daggyr.trackers": {
+        "number": "daggyr_faulty:NUMBER",
+        "executor": "daggyr_prefix.executor:PrefixExecutor",
+        "half": "daggyr_faulty:HalfTracker",
+        "broken": "daggyr_broken:Tracker",
+    },
+}
 FAULTY_MODULE = '''"""Entry points that are wrong."""
 
 from daggyr_server.executors.base import Executor
@@ -66,51 +71,24 @@ class HalfTracker(Tracker):
 '''
 
 
-def entry_points() -> str:
-    """entry_points.txt: what the READMEs' pyproject.toml blocks say, and the faulty ones."""
-    groups = FAULTY
-    for readme in (readme_examples.EXECUTORS, readme_examples.TRACKERS):
-        ((group, entries),) = tomllib.loads(readme_examples.block(readme, "toml"))["project"]["entry-points"].items()
-        for name, value in entries.items():
-            groups = groups.replace(f"[{group}]\n", f"[{group}]\n{name} = {value}\n")
-    return groups
-
-
-def make_wheel(folder: Path) -> Path:
-    info = "daggyr_outside-1.0.dist-info"
-    files = {
-        "daggyr_dry.py": readme_examples.block(readme_examples.EXECUTORS, "python"),
-        "daggyr_journal.py": readme_examples.block(readme_examples.TRACKERS, "python"),
-        "daggyr_faulty.py": FAULTY_MODULE,
-        "daggyr_broken.py": "import no_such_module\n",
-        f"{info}/METADATA": "Metadata-Version: 2.1\nName: daggyr-outside\nVersion: 1.0\n",
-        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: by hand\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-        f"{info}/entry_points.txt": entry_points(),
-    }
-    record = "".join(f"{name},sha256={digest(text)},{len(text.encode())}\n" for name, text in files.items())
-    files[f"{info}/RECORD"] = f"{record}{info}/RECORD,,\n"
-    path = folder / "daggyr_outside-1.0-py3-none-any.whl"
-    with zipfile.ZipFile(path, "w") as wheel:
-        for name, text in files.items():
-            wheel.writestr(name, text)
-    return path
-
-
-def digest(text: str) -> str:
-    return base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).decode().rstrip("=")
-
-
 pytestmark = pytest.mark.xdist_group("a package from outside")  # one worker installs it
 
 
 @pytest.fixture(scope="module")
 def outside(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder where the package was installed."""
+    """The folder where the packages were installed."""
     folder = tmp_path_factory.mktemp("outside")
+    ((group, entries),) = tomllib.loads(readme_examples.block(readme_examples.TRACKERS, "toml"))["project"][
+        "entry-points"
+    ].items()
+    faulty = {**FAULTY, group: {**FAULTY[group], **entries}}
+    files = {
+        "daggyr_journal.py": readme_examples.block(readme_examples.TRACKERS, "python"),
+        "daggyr_faulty.py": FAULTY_MODULE,
+        "daggyr_broken.py": "import no_such_module\n",
+    }
     target = folder / "installed"
-    command = [sys.executable, "-m", "pip", "--isolated", "--disable-pip-version-check", "install", "--quiet"]
-    command += ["--no-index", "--no-deps", "--no-cache-dir", "--target", str(target), str(make_wheel(folder))]
-    subprocess.run(command, check=True, capture_output=True, timeout=DEADLINE)
+    install(target, project_wheel(EXAMPLE, folder), make_wheel(folder, "daggyr-outside", "1.0", files, faulty))
     return target
 
 
@@ -155,7 +133,7 @@ async def daggyr(environment: Mapping[str, str], address: str, *arguments: str) 
 
 async def test_AServerRunsOnAnExecutorAndATrackerFromOutside(environment: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text(RUN)
-    (tmp_path / "server.toml").write_text('[pools.far]\nexecutor = "dry"\nworkers = 3\n')
+    (tmp_path / "server.toml").write_text(f"[pools.far]\n{PREFIX}")
     given = ("--config", str(tmp_path / "server.toml"), "--tracker", f"journal:{tmp_path}/journal")
 
     async with server(environment, tmp_path, *given) as address:
@@ -164,9 +142,9 @@ async def test_AServerRunsOnAnExecutorAndATrackerFromOutside(environment: dict[s
         shown = json.loads(await daggyr(environment, address, "--output", "json", "show", "last"))
         assert (shown["run_id"], shown["state"]) == (1, "COMPLETED")
         said = await daggyr(environment, address, "logs", "1", "greet.{{WHO}}:two")
-        assert "/no/such/program 'two and only'" in said, "the executor ran nothing, the tracker kept what it said"
+        assert "two and only" in said, "the executor told it, the tracker kept it"
         (pool,) = json.loads(await daggyr(environment, address, "--output", "json", "pools"))
-        assert (pool["name"], pool["executor"], pool["resources"]) == ("far", "dry", {"cores": 3})
+        assert (pool["name"], pool["executor"], pool["resources"]) == ("far", "prefix", {"cores": 3})
 
     async with server(environment, tmp_path, *given) as address:
         again = await daggyr(environment, address, "submit", str(tmp_path / "run.yaml"))
@@ -176,22 +154,23 @@ async def test_AServerRunsOnAnExecutorAndATrackerFromOutside(environment: dict[s
 @pytest.mark.parametrize(
     ("config", "tracker", "words"),
     [
-        ('executor = "zzz"', "memory", ["pools.p.executor", "no executor `zzz`", "agent, dry,", "local,", "noop,"]),
-        ('executor = "dri"', "memory", ["no executor `dri`", "did you mean `dry`?"]),
-        ('executor = "dry"', "zzz:/x", ["--tracker", "no tracker `zzz`", "broken,", "journal, memory,"]),
-        ('executor = "dry"\nspeed = 3', "memory", ["pools.p.speed", "unknown key", "workers"]),
-        ('executor = "dry"\nworkers = "3"', "memory", ["pools.p.workers", "expected a whole number"]),
+        ('executor = "zzz"', "memory", ["pools.p.executor", "no executor `zzz`", "agent,", "local,", "prefix,"]),
+        ('executor = "prefiz"', "memory", ["no executor `prefiz`", "did you mean `prefix`?"]),
+        (PREFIX, "zzz:/x", ["--tracker", "no tracker `zzz`", "broken,", "journal, memory,"]),
+        (f"{PREFIX}speed = 3", "memory", ["pools.p.speed", "unknown key", "look_up"]),
+        (PREFIX.replace("3", '"3"'), "memory", ["pools.p.resources", "expected a whole number"]),
+        (PREFIX.replace("nice", "no-such-nice"), "memory", ["pools.p", "no-such-nice", "no program of this host"]),
         ('executor = "number"', "memory", ["daggyr_faulty:NUMBER", "daggyr.executors", "not a subclass", "Executor"]),
         ('executor = "tracker"', "memory", ["daggyr_journal:JournalTracker", "not a subclass", "Executor"]),
         ('executor = "half"', "memory", ["daggyr_faulty:HalfExecutor", "lacks: close, follow, open,", "Settings"]),
         ('executor = "missing"', "memory", ["daggyr_nowhere:Executor", "cannot be loaded", "daggyr_nowhere"]),
         ('executor = "nameless"', "memory", ["daggyr_faulty:Nobody", "cannot be loaded", "Nobody"]),
-        ('executor = "dry"', "number:secret", ["daggyr_faulty:NUMBER", "daggyr.trackers", "not a subclass", "Tracker"]),
-        ('executor = "dry"', "executor:secret", ["daggyr_dry:DryExecutor", "not a subclass", "Tracker"]),
-        ('executor = "dry"', "half:secret", ["daggyr_faulty:HalfTracker", "lacks: attempts, close, commit,"]),
-        ('executor = "dry"', "broken:secret", ["daggyr_broken:Tracker", "cannot be loaded", "no_such_module"]),
-        ('executor = "dry"', "journal:", ["write journal:/path/of/journal"]),
-        ('executor = "dry"', "journal:/no/such/folder/journal", ["/no/such/folder/journal", "No such file or directory"]),
+        (PREFIX, "number:secret", ["daggyr_faulty:NUMBER", "daggyr.trackers", "not a subclass", "Tracker"]),
+        (PREFIX, "executor:secret", ["daggyr_prefix.executor:PrefixExecutor", "not a subclass", "Tracker"]),
+        (PREFIX, "half:secret", ["daggyr_faulty:HalfTracker", "lacks: attempts, close, commit,"]),
+        (PREFIX, "broken:secret", ["daggyr_broken:Tracker", "cannot be loaded", "no_such_module"]),
+        (PREFIX, "journal:", ["write journal:/path/of/journal"]),
+        (PREFIX, "journal:/no/such/folder/journal", ["/no/such/folder/journal", "No such file or directory"]),
     ],
 )
 def test_WhatIsWrongIsSaid(environment: dict[str, str], tmp_path: Path, config: str, tracker: str, words: list[str]) -> None:

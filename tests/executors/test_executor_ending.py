@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from executor_harness import GRACE, Harness, eventually, pid_in, python, runs, shell, spec
+from executor_harness import GRACE, Harness, Told, eventually, pid_in, python, runs, shell, spec
 from executor_kinds import CORES, ExecutorKind
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -88,8 +88,9 @@ async def test_TimeoutEndsIt(executor: Harness, tmp_path: Path) -> None:
     assert took >= 0.9e9 * timeout, "by a clock that may be set a little meanwhile"
 
 
-async def test_InTimeIsNoTimeout(executor: Harness) -> None:
-    assert (await executor.run_one(shell("exit 5", timeout=3600))).outcome == "FAILED"
+@pytest.mark.given(shell("exit 5", timeout=3600))
+async def test_InTimeIsNoTimeout(told: Told) -> None:
+    assert told.outcome == "FAILED"
 
 
 async def test_WhatIsLeftBehindIsEnded(executor: Harness, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from daggyr.v1.task_pb2 import STDERR, STDOUT, OutputStream, OutputSummary
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 KEPT = 1024 * 1024  # bytes a stream
+LONG = 3_000_000
 WRITES = """
 import os
 for i in range(0, {size} // 10, 1000):
@@ -28,42 +29,42 @@ def summary(told: Told, stream: OutputStream) -> OutputSummary:
     return told.result.stdout if stream == STDOUT else told.result.stderr
 
 
-async def test_BothStreamsArriveApart(executor: Harness) -> None:
-    told = await executor.run_one(shell("echo out; echo err >&2; printf more"))
+@pytest.mark.given(shell("echo out; echo err >&2; printf more"))
+async def test_BothStreamsArriveApart(told: Told) -> None:
     assert (told.output(STDOUT), told.output(STDERR)) == (b"out\nmore", b"err\n")
     assert (told.result.stdout.size_bytes, told.result.stderr.size_bytes) == (8, 4)
     assert (told.result.stdout.cut_bytes, told.result.stderr.cut_bytes) == (0, 0)
 
 
-async def test_NoOutputIsNoChunk(executor: Harness) -> None:
-    told = await executor.run_one(shell(":"))
+@pytest.mark.given(shell(":"))
+async def test_NoOutputIsNoChunk(told: Told) -> None:
     assert told.pieces == {STDOUT: {}, STDERR: {}}
     assert told.result.stdout.size_bytes == 0
 
 
-async def test_OutputOfFailedAttemptsArrives(executor: Harness) -> None:
-    told = await executor.run_one(shell("echo why >&2; exit 1"))
+@pytest.mark.given(shell("echo why >&2; exit 1"))
+async def test_OutputOfFailedAttemptsArrives(told: Told) -> None:
     assert (told.outcome, told.output(STDERR)) == ("FAILED", b"why\n")
 
 
-async def test_AnyBytesArrive(executor: Harness) -> None:
-    told = await executor.run_one(python("import os\nos.write(1, bytes(range(256)) * 16)"))
+@pytest.mark.given(python("import os\nos.write(1, bytes(range(256)) * 16)"))
+async def test_AnyBytesArrive(told: Told) -> None:
     assert told.output() == bytes(range(256)) * 16
 
 
+@pytest.mark.given(
+    lambda stream: python(f"import os\nleft = {KEPT}\nwhile left: left -= os.write({stream}, b'x' * min(left, 65536))")
+)
 @pytest.mark.parametrize("stream", [STDOUT, STDERR], ids=["stdout", "stderr"])
-async def test_UpToTheLimitAllIsKept(executor: Harness, stream: OutputStream) -> None:
-    told = await executor.run_one(
-        python(f"import os\nleft = {KEPT}\nwhile left: left -= os.write({stream}, b'x' * min(left, 65536))")
-    )
+async def test_UpToTheLimitAllIsKept(told: Told, stream: OutputStream) -> None:
     assert len(told.output(stream)) == KEPT
     assert summary(told, stream) == OutputSummary(size_bytes=KEPT)
 
 
+@pytest.mark.given(lambda stream: python(WRITES.format(size=LONG, stream=stream)))
 @pytest.mark.parametrize("stream", [STDOUT, STDERR], ids=["stdout", "stderr"])
-async def test_AboveTheLimitHeadAndTailAreKept(executor: Harness, stream: OutputStream) -> None:
-    size = 3_000_000
-    told = await executor.run_one(python(WRITES.format(size=size, stream=stream)))
+async def test_AboveTheLimitHeadAndTailAreKept(told: Told, stream: OutputStream) -> None:
+    size = LONG
     assert told.outcome == "SUCCEEDED"
     cut = summary(told, stream)
     assert cut.size_bytes == size
@@ -76,16 +77,15 @@ async def test_AboveTheLimitHeadAndTailAreKept(executor: Harness, stream: Output
     assert all(data == expected[offset : offset + len(data)] for offset, data in pieces.items())
 
 
-async def test_WholeOutputIsNotCut(executor: Harness) -> None:
-    size = 3_000_000
-    told = await executor.run_one(python(WRITES.format(size=size, stream=1), whole_stdout_bytes=64 * 1024 * 1024))
-    assert told.result.stdout == OutputSummary(size_bytes=size)
-    assert told.output() == numbered(size)
+@pytest.mark.given(python(WRITES.format(size=LONG, stream=1), whole_stdout_bytes=64 * 1024 * 1024))
+async def test_WholeOutputIsNotCut(told: Told) -> None:
+    assert told.result.stdout == OutputSummary(size_bytes=LONG)
+    assert told.output() == numbered(LONG)
 
 
-async def test_WholeOutputAboveItsBoundIsCutAndSaysSo(executor: Harness) -> None:
-    told = await executor.run_one(python(WRITES.format(size=3_000_000, stream=1), whole_stdout_bytes=2_000_000))
-    assert told.result.stdout.size_bytes == 3_000_000
+@pytest.mark.given(python(WRITES.format(size=LONG, stream=1), whole_stdout_bytes=2_000_000))
+async def test_WholeOutputAboveItsBoundIsCutAndSaysSo(told: Told) -> None:
+    assert told.result.stdout.size_bytes == LONG
     assert told.result.stdout.cut_bytes >= 1_000_000
 
 
@@ -106,13 +106,20 @@ LIMITS = [
 ]
 
 
-async def test_AtOddLimitsTheSameBytesAreKept(executor: Harness) -> None:
+WRITES_BOTH = """
+import os, sys
+for stream in (1, 2):
+    left = memoryview(("ä" * int(sys.argv[1])).encode()[: int(sys.argv[1])])
+    while left: left = left[os.write(stream, left) :]
+"""
+
+
+@pytest.mark.given(*[python(WRITES_BOTH, str(each.values[1]), whole_stdout_bytes=each.values[0]) for each in LIMITS])
+async def test_AtOddLimitsTheSameBytesAreKept(all_told: list[Told]) -> None:
     """Of both streams: the limit is that of standard output; of standard error, as much is kept as ever."""
-    size = "import os, sys\nfor stream in (1, 2):\n    left = memoryview(('ä' * int(sys.argv[1])).encode()[: int(sys.argv[1])])\n"
-    writes = f"{size}    while left: left = left[os.write(stream, left) :]"
-    given = [each.values for each in LIMITS]
-    told = await executor.run(*[python(writes, str(size), whole_stdout_bytes=limit) for limit, size, _, _ in given])
-    for (limit, size, head, tail), name, one in zip(given, [each.id for each in LIMITS], told, strict=True):
+    for (limit, size, head, tail), name, one in zip(
+        [each.values for each in LIMITS], [each.id for each in LIMITS], all_told, strict=True
+    ):
         assert isinstance(size, int) and isinstance(head, int) and isinstance(tail, int)
         written = ("ä" * size).encode()[:size]  # mostly, a head ends within a character
         cut = size - head - tail
@@ -125,12 +132,11 @@ async def test_AtOddLimitsTheSameBytesAreKept(executor: Harness) -> None:
             assert one.result.stderr.cut_bytes == size - KEPT, name
 
 
-async def test_WhatATaskTruncatesIsGone(executor: Harness) -> None:
+@pytest.mark.given(
+    python("import os\nos.write(1, b'x' * 3_000_000)\nos.truncate(1, 4)\nos.write(1, b'y')\nos.write(2, b'z')\nos.truncate(2, 0)")
+)
+async def test_WhatATaskTruncatesIsGone(told: Told) -> None:
     """It is as if the task had not written it. What it writes then goes on from there."""
-    source = (
-        "import os\nos.write(1, b'x' * 3_000_000)\nos.truncate(1, 4)\nos.write(1, b'y')\nos.write(2, b'z')\nos.truncate(2, 0)"
-    )
-    told = await executor.run_one(python(source))
     assert (told.output(), told.result.stdout) == (b"xxxxy", OutputSummary(size_bytes=5))
     assert (told.output(STDERR), told.result.stderr) == (b"", OutputSummary())
 

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from executor_harness import Harness, python, shell, spec
+from executor_harness import Harness, Told, python, shell, spec
 from executor_kinds import CORES, DAEMONS, ENVIRONMENT, ExecutorKind
 
 from daggyr.v1.task_pb2 import STDERR, STDOUT, Assignment, AssignmentBatch, AttemptKey, TaskTemplate
@@ -14,6 +14,23 @@ from daggyr.v1.task_pb2 import STDERR, STDOUT, Assignment, AssignmentBatch, Atte
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
+LIKE_SIGNALS = [126, 127, 129, 137, 139, 200, 255]  # exit codes by which shells also tell of other ends
+EXACT = {
+    "QUOTES": "a 'b' \"c\" `d`",
+    "LINES": "one\ntwo\n",
+    "DOLLAR": "$HOME ${X} $(id) \\",
+    "TEXT": "größer ✓ 日本",
+    "EMPTY": "",
+}
+ODD_NAMES = {
+    name: f"value of {name}"
+    for name in (
+        *("A\n", "\n", "1x", "A-B", "a.b", "ä", "A B", "-u", "_"),
+        *("dg_home", "IFS", "PWD", "UID", "PS4", "LC_ALL", "OPTIND"),
+    )
+}
+TELL_VARIABLES = "import os, sys\nfor name in sys.argv[1:]: os.write(1, os.environb[name.encode()] + b'\\0')"
+WORDS = ["", " ", "*", "$HOME", "a\nb", "'\"", "-n", "日本"]
 NO_NAME = "no variable of the environment can be called"
 NUL = "the command or its environment holds a NUL character, which cannot be passed on"
 WORD = "an argument or variable is too long for this host"
@@ -64,20 +81,19 @@ class TestEvery:
 class TestResults:
     """What a process did."""
 
-    async def test_StartWaitFailed(self, executor: Harness) -> None:
-        told = await executor.run_one(shell("exit 3"))
+    @pytest.mark.given(shell("exit 3"))
+    async def test_StartWaitFailed(self, told: Told) -> None:
         assert told.outcome == "FAILED"
         assert told.result.exit_code == 3
         assert not told.result.HasField("signal")
 
-    async def test_ExitCodesThatLookLikeSignals(self, executor: Harness) -> None:
-        codes = [126, 127, 129, 137, 139, 200, 255]
-        told = await executor.run(*[shell(f"exit {code}") for code in codes])
-        assert [(one.outcome, one.result.HasField("signal")) for one in told] == [("FAILED", False)] * len(codes)
-        assert [one.result.exit_code for one in told] == codes
+    @pytest.mark.given(*[shell(f"exit {code}") for code in LIKE_SIGNALS])
+    async def test_ExitCodesThatLookLikeSignals(self, all_told: list[Told]) -> None:
+        assert [(one.outcome, one.result.HasField("signal")) for one in all_told] == [("FAILED", False)] * len(LIKE_SIGNALS)
+        assert [one.result.exit_code for one in all_told] == LIKE_SIGNALS
 
-    async def test_StartWaitSignalled(self, executor: Harness) -> None:
-        told = await executor.run_one(shell("kill -TERM $$"))
+    @pytest.mark.given(shell("kill -TERM $$"))
+    async def test_StartWaitSignalled(self, told: Told) -> None:
         assert told.outcome == "FAILED", "a signal that nobody here sent"
         assert told.result.signal == 15
         assert not told.result.HasField("exit_code")
@@ -104,41 +120,13 @@ class TestResults:
 class TestEnvironment:
     """What a process is given."""
 
-    async def test_ItsOwnIsExact(self, executor: Harness) -> None:
-        own = {
-            "QUOTES": "a 'b' \"c\" `d`",
-            "LINES": "one\ntwo\n",
-            "DOLLAR": "$HOME ${X} $(id) \\",
-            "TEXT": "größer ✓ 日本",
-            "EMPTY": "",
-        }
-        source = "import os, sys\nfor name in sys.argv[1:]: os.write(1, os.environb[name.encode()] + b'\\0')"
-        told = await executor.run_one(python(source, *own, environment=own))
-        assert told.output().decode().split("\0") == [*own.values(), ""]
+    @pytest.mark.given(python(TELL_VARIABLES, *EXACT, environment=EXACT))
+    async def test_ItsOwnIsExact(self, told: Told) -> None:
+        assert told.output().decode().split("\0") == [*EXACT.values(), ""]
 
-    async def test_NamesThatNoShellCanHave(self, executor: Harness) -> None:
-        names = [
-            "A\n",
-            "\n",
-            "1x",
-            "A-B",
-            "a.b",
-            "ä",
-            "A B",
-            "-u",
-            "_",
-            "dg_home",
-            "IFS",
-            "PWD",
-            "UID",
-            "PS4",
-            "LC_ALL",
-            "OPTIND",
-        ]
-        own = {name: f"value of {name}" for name in names}
-        source = "import os, sys\nfor name in sys.argv[1:]: os.write(1, os.environb[name.encode()] + b'\\0')"
-        told = await executor.run_one(python(source, "--", *names, environment={**own, "--": ""}))
-        assert told.output().decode().split("\0") == ["", *own.values(), ""]
+    @pytest.mark.given(python(TELL_VARIABLES, "--", *ODD_NAMES, environment={**ODD_NAMES, "--": ""}))
+    async def test_NamesThatNoShellCanHave(self, told: Told) -> None:
+        assert told.output().decode().split("\0") == ["", *ODD_NAMES.values(), ""]
 
     async def test_TheAttemptIsNamed(self, executor: Harness) -> None:
         host = await executor.host()
@@ -149,14 +137,12 @@ class TestEnvironment:
         (key,) = executor.start(host, batch)
         assert (await executor.ends(key)).text == f"{key.run_id}|{assignment.task_id}|7\n"
 
-    async def test_TheTasksOwnWins(self, executor: Harness) -> None:
-        told = await executor.run_one(
-            shell("echo $DAGGYR_TASK_ID $INHERITED", environment={"DAGGYR_TASK_ID": "mine", "INHERITED": "too"})
-        )
+    @pytest.mark.given(shell("echo $DAGGYR_TASK_ID $INHERITED", environment={"DAGGYR_TASK_ID": "mine", "INHERITED": "too"}))
+    async def test_TheTasksOwnWins(self, told: Told) -> None:
         assert told.text == "mine too\n"
 
-    async def test_WhatIsNamedIsInheritedButNothingElseAndNotItsDAGGYR(self, executor: Harness) -> None:
-        told = await executor.run_one(shell("env"))
+    @pytest.mark.given(shell("env"))
+    async def test_WhatIsNamedIsInheritedButNothingElseAndNotItsDAGGYR(self, told: Told) -> None:
         found = dict(line.split("=", 1) for line in told.text.splitlines() if "=" in line)
         assert found["INHERITED"] == ENVIRONMENT["INHERITED"]
         assert found.keys().isdisjoint(DAEMONS) and found["PATH"]
@@ -169,35 +155,37 @@ class TestEnvironment:
         program.chmod(0o755)
         assert (await executor.run_one(spec("of-the-task", environment={"PATH": str(tmp_path)}))).text == "found\n"
 
-    async def test_ArgumentsAreNotInterpreted(self, executor: Harness) -> None:
-        words = ["", " ", "*", "$HOME", "a\nb", "'\"", "-n", "日本"]
-        told = await executor.run_one(python("import sys\nsys.stdout.buffer.write('\\0'.join(sys.argv[1:]).encode())", *words))
-        assert told.text.split("\0") == words
+    @pytest.mark.given(python("import sys\nsys.stdout.buffer.write('\\0'.join(sys.argv[1:]).encode())", *WORDS))
+    async def test_ArgumentsAreNotInterpreted(self, told: Told) -> None:
+        assert told.text.split("\0") == WORDS
 
 
 class TestFolders:
-    async def test_ItStartsWhereTheDaemonDid(self, executor: Harness, home: Path) -> None:
-        assert (await executor.run_one(shell("pwd"))).text == f"{home}\n"
+    @pytest.mark.given(shell("pwd"))
+    async def test_ItStartsWhereTheDaemonDid(self, told: Told, home: Path) -> None:
+        assert told.text == f"{home}\n"
 
-    async def test_AFolderCountsFromThere(self, executor: Harness, home: Path) -> None:
-        (home / "below").mkdir(exist_ok=True)
-        assert (await executor.run_one(shell("pwd", working_directory="below"))).text == f"{home / 'below'}\n"
+    @pytest.mark.given(shell("pwd", working_directory="below"))
+    async def test_AFolderCountsFromThere(self, told: Told, home: Path) -> None:
+        assert told.text == f"{home / 'below'}\n"
 
     async def test_AnAbsoluteFolder(self, executor: Harness, tmp_path: Path) -> None:
         assert (await executor.run_one(shell("pwd", working_directory=tmp_path))).text == f"{tmp_path}\n"
 
 
 class TestStdin:
-    async def test_AbsentIsDevNull(self, executor: Harness) -> None:
-        assert (await executor.run_one(shell("readlink /proc/self/fd/0; cat"))).text == "/dev/null\n"
+    @pytest.mark.given(shell("readlink /proc/self/fd/0; cat"))
+    async def test_AbsentIsDevNull(self, told: Told) -> None:
+        assert told.text == "/dev/null\n"
 
     @pytest.mark.parametrize("text", ["", "größer\n", "x" * 1_000_000], ids=["empty", "text", "large"])
-    async def test_GivenTextIsReadWhole(self, executor: Harness, text: str) -> None:
-        told = await executor.run_one(python("import sys\nsys.stdout.buffer.write(sys.stdin.buffer.read())", stdin=text))
+    @pytest.mark.given(lambda text: python("import sys\nsys.stdout.buffer.write(sys.stdin.buffer.read())", stdin=text))
+    async def test_GivenTextIsReadWhole(self, told: Told, text: str) -> None:
         assert told.output() == text.encode()
 
-    async def test_ItNeedNotBeRead(self, executor: Harness) -> None:
-        assert (await executor.run_one(spec("/bin/true", stdin="x" * 1_000_000))).outcome == "SUCCEEDED"
+    @pytest.mark.given(spec("/bin/true", stdin="x" * 1_000_000))
+    async def test_ItNeedNotBeRead(self, told: Told) -> None:
+        assert told.outcome == "SUCCEEDED"
 
 
 class TestTemplates:
@@ -257,17 +245,17 @@ class TestRejected:
             pytest.param(spec("/bin/echo", "a\0b"), "NUL|null", id="a NUL"),
         ],
     )
-    async def test_StartRejected(self, executor: Harness, task: object, named: str) -> None:
-        told = await executor.run_one(task)  # type: ignore[arg-type]
+    @pytest.mark.given
+    async def test_StartRejected(self, told: Told, task: object, named: str) -> None:
         assert told.outcome == "REJECTED"
         assert any(word in told.notes for word in named.split("|")), told.notes
         assert not told.result.HasField("start_time")
         assert not told.result.HasField("exit_code")
         assert told.starts == 0
 
-    async def test_OthersGoOn(self, executor: Harness) -> None:
-        told = await executor.run(spec("/bin/true"), spec("no-such-program-anywhere"), spec("/bin/true"))
-        assert [one.outcome for one in told] == ["SUCCEEDED", "REJECTED", "SUCCEEDED"]
+    @pytest.mark.given(spec("/bin/true"), spec("no-such-program-anywhere"), spec("/bin/true"))
+    async def test_OthersGoOn(self, all_told: list[Told]) -> None:
+        assert [one.outcome for one in all_told] == ["SUCCEEDED", "REJECTED", "SUCCEEDED"]
 
     @pytest.mark.parametrize(
         ("task", "sentence"),
@@ -329,14 +317,12 @@ class TestRejected:
             ),
         ],
     )
-    async def test_TheSameFaultHasTheSameSentence(self, executor: Harness, home: Path, task: object, sentence: str) -> None:
-        (home / "below").mkdir(exist_ok=True)
-        (home / "plain").touch(0o644)
-        told = await executor.run_one(task)  # type: ignore[arg-type]
+    @pytest.mark.given
+    async def test_TheSameFaultHasTheSameSentence(self, told: Told, home: Path, task: object, sentence: str) -> None:
         assert (told.outcome, told.notes) == ("REJECTED", sentence.replace("{home}", str(home)))
 
-    async def test_WhatIsAsLongAsCanBeIsStarted(self, executor: Harness) -> None:
-        told = await executor.run_one(python("import sys\nprint(len(sys.argv[1]))", "x" * 131_071))
+    @pytest.mark.given(python("import sys\nprint(len(sys.argv[1]))", "x" * 131_071))
+    async def test_WhatIsAsLongAsCanBeIsStarted(self, told: Told) -> None:
         assert told.text == "131071\n"
 
     async def test_NoInterpreter(self, executor: Harness, tmp_path: Path) -> None:
@@ -349,8 +335,8 @@ class TestRejected:
         assert told.pieces == {STDOUT: {}, STDERR: {}}
 
     @pytest.mark.parametrize("words", [("/usr/bin/env",), ("setsid", "--wait")], ids=["env", "setsid"])
-    async def test_ATaskThatStartsNothingHasRun(self, executor: Harness, words: tuple[str, ...]) -> None:
+    @pytest.mark.given(lambda words: spec(*words, "no-such-program"))
+    async def test_ATaskThatStartsNothingHasRun(self, told: Told, words: tuple[str, ...]) -> None:
         """What such a program says is what an executor may say that starts tasks with it."""
-        told = await executor.run_one(spec(*words, "no-such-program"))
         assert (told.outcome, told.result.exit_code) == ("FAILED", 127)
         assert b"no-such-program" in told.output(STDERR)

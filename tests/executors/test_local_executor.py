@@ -8,7 +8,7 @@ import signal
 import stat
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, chdir, suppress
 from pathlib import Path
 
@@ -59,7 +59,15 @@ class Local:
 
 
 @pytest.fixture
-async def local() -> AsyncIterator[Local]:
+def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder for temporary files with a short path, in which no coordinator that was killed has left anything to sweep."""
+    with tempfile.TemporaryDirectory(prefix="daggyr-test-", dir="/tmp") as folder:
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        yield Path(folder)
+
+
+@pytest.fixture
+async def local(temporary: Path) -> AsyncIterator[Local]:
     async with AsyncExitStack() as stack:
         local = Local(stack)
         yield local
@@ -148,12 +156,11 @@ async def test_ItDiesWithACoordinatorThatIsKilled(tmp_path: Path) -> None:
     await eventually(lambda: not runs(task) and not runs(child))
 
 
-async def test_ItsSocketIsItsUsersAlone(local: Local, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+async def test_ItsSocketIsItsUsersAlone(local: Local, temporary: Path) -> None:
     harness = await local.open()
-    assert modes(tmp_path) == [0o700]
+    assert modes(temporary) == [0o700]
     await harness.executor.close()
-    assert modes(tmp_path) == []
+    assert modes(temporary) == []
 
 
 async def test_ALongTemporaryFolderIsNoObstacle(local: Local, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -269,7 +269,7 @@ class TestEnds:
         ((job, _, _),) = place.cluster.unfinished("daggyr-")
         shown = place.cluster.ask("scontrol", "show", "job", "-d", job)
         assert "MinMemoryNode=123M" in shown and "widget" in shown
-        assert "TimeLimit=00:52:00" in shown, "the timeout, what may be needed after it, and a whole minute"
+        assert "TimeLimit=00:53:00" in shown, "the timeout, its grace, what may be needed after it, and a whole minute"
         harness.stop(key)
         assert (await harness.ends(key)).outcome == "KILLED"
 

@@ -16,6 +16,7 @@ import msgspec
 import pytest
 from support.readme_examples import ROOT
 
+from daggyr.attempts.outcome import judge
 from daggyr.v1.task_pb2 import AttemptOutcome
 from daggyr_server.executors.slurm.client import (
     Job,
@@ -27,7 +28,7 @@ from daggyr_server.executors.slurm.client import (
     needs_of,
 )
 from daggyr_server.executors.slurm.commands import fault
-from daggyr_server.executors.slurm.jobs.outcomes import GONE, judge
+from daggyr_server.executors.slurm.jobs.outcomes import GONE, seen_of
 from daggyr_server.executors.slurm.jobs.submission_folder import Reported
 from daggyr_server.executors.slurm.rest import SlurmRest
 from daggyr_server.executors.slurm.settings import SlurmSettings, minutes
@@ -124,11 +125,13 @@ TERMINATED = Reported(status=143, stopped=True)
         (None, "FAILED", False, "LOST"),
         (None, "COMPLETED", False, "LOST"),
         (Reported(status=143, stopped=True, timed_out=True), "FAILED", False, "TIMED_OUT"),
+        (Reported(status=143, stopped=True, timed_out=True), None, True, "KILLED"),
+        (Reported(status=143, timed_out=True), None, True, "TIMED_OUT"),
         (Reported(status=126, rejected="no such program: x"), "FAILED", False, "REJECTED"),
     ],
 )
 def test_what_an_end_means(reported: Reported | None, state: str | None, asked: bool, outcome: str) -> None:
-    found, notes = judge(reported, state, asked=asked, timeout=5, printed="slurmstepd: error")
+    found, notes = judge(seen_of(reported, state, asked=asked, timeout=5, printed="slurmstepd: error"))
     assert AttemptOutcome.Name(found) == outcome
     assert notes or outcome in ("SUCCEEDED", "FAILED", "KILLED"), "what nobody asked for is explained"
 

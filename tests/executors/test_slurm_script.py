@@ -110,6 +110,32 @@ def test_a_timeout_is_kept(words: list[str], tmp_path: Path) -> None:
     assert (reported.status, reported.timed_out, reported.stopped) == (128 + 15, True, False)
 
 
+@pytest.mark.parametrize("words", [words for words in SHELLS if words.id != "busybox"])  # its sleep is its own
+def test_the_grace_after_a_timeout_is_that_after_a_kill(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The guard of a timeout sleeps for the timeout, and then for the grace that the job was given."""
+    folder, slept, ready = tmp_path / "bin", tmp_path / "slept", tmp_path / "ready"
+    folder.mkdir()
+    (folder / "sleep").write_text(
+        f"""#!/bin/sh
+        PATH=${{PATH#*:}}
+        echo "$1" >> {slept}
+        case $1 in
+            1.25) until [ -e {ready} ]; do sleep 0.01; done ;;
+            0.750) ;;
+            *) exec sleep "$1" ;;
+        esac
+        """
+    )
+    (folder / "sleep").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    task = shell(f"trap '' TERM; : > {ready}; while :; do /bin/sleep 100; done")
+    reported = Node(tmp_path, words, task, timeout=1.25, grace=0.75).run()
+    assert (reported.status, reported.timed_out, reported.stopped) == (128 + 9, True, False)
+    assert [word for word in slept.read_text().split() if word != "5"] == ["1.25", "0.750"]
+
+
 @pytest.mark.parametrize("words", SHELLS)
 def test_what_is_void_or_taken_or_was_begun_is_not_started(words: list[str], tmp_path: Path) -> None:
     touch = [shell('touch "$1"', str(tmp_path / f"ran-{number}")) for number in range(3)]

@@ -18,8 +18,7 @@ from support.sshd_server import SshdServer, sshd_server
 from support.waiting import DEADLINE
 
 from daggyr.v1.task_pb2 import HOST_AVAILABLE, HOST_PAUSED, STDERR, AttemptKey, Placement
-from daggyr_server.executors.ssh import session as ssh_session
-from daggyr_server.executors.ssh import target as ssh_target
+from daggyr_server.executors.ssh import telling, watching
 
 GATED = 'echo begun; echo $$ > "$1/pid.$DAGGYR_TASK_ID"; until [ -e "$1/gate" ]; do sleep 0.02; done; echo ended'
 FOR_EVER = 'echo $$ > "$1"; while :; do sleep 100; done'
@@ -261,7 +260,7 @@ class TestTargets:
         assert not runs(pid)
 
     async def test_ItsFolderIsRemovedWhileItRuns(self, pools: Pools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(ssh_session, "LATE_LOOK_SECONDS", 2 * DEADLINE)  # by which it would be given up if it ran for long
+        monkeypatch.setattr(watching, "LATE_LOOK_SECONDS", 2 * DEADLINE)  # by which it would be given up if it ran for long
         harness = await pools.available()
         key = await harness.give_one(shell(GATED, str(tmp_path)))
         await pid_in(tmp_path / "pid.task-0")
@@ -357,7 +356,7 @@ class TestResults:
     async def test_ProgramsThatCannotBeExecutedAreRejected(
         self, pools: Pools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(ssh_target, "STARTED_SECONDS", 2 * DEADLINE)  # however slow it is, it ends before that
+        monkeypatch.setattr(telling, "STARTED_SECONDS", 2 * DEADLINE)  # however slow it is, it ends before that
         program = tmp_path / "program"
         program.write_text("#!/no/such/interpreter\n")
         program.chmod(0o755)

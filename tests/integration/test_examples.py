@@ -71,6 +71,7 @@ def test_every_example_is_tested_here_and_listed() -> None:
         == {
             "agents",
             "basic",
+            "executor",  # tests/executors/test_executor_example.py runs it, for it has to be installed first
             "flights",
             "generator",
             "parameters",

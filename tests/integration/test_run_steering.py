@@ -100,6 +100,22 @@ def test_a_task_that_ignores_sigterm_is_killed_after_the_grace_period(deployment
     assert is_gone(pid)
 
 
+def test_a_pools_grace_holds_after_a_kill_and_after_a_timeout(deployment: Deployment) -> None:
+    """The pool's own, over the server's: without any, no task hears of a SIGTERM."""
+    pools = '[pools.default]\nexecutor = "local"\nworkers = 2\nkill_grace = 0\n'
+    deployment.start_server(config=f"[server]\nkill_grace = 3600\n{pools}")
+    hears = "trap 'exit 0' TERM; echo >> $DAGGYR_TASK_ID; while :; do sleep 0.01; done"
+    late = shell(hears)
+    late["details"]["timeout"] = 0.5
+    run_id = deployment.submit({"late": late, "killed": shell(hears)})
+    until(lambda: deployment.task(run_id, "late")["state"] == "ERRORED", "the timeout")
+    until(lambda: deployment.read("killed"), "the task")
+    assert deployment.daggyr("kill", str(run_id), "killed").code == 0
+    assert deployment.watch(run_id, code=1)["state"] == "KILLED"
+    ended = [deployment.task(run_id, name)["attempts"][-1] for name in ("late", "killed")]
+    assert [(attempt["outcome"], attempt["signal"]) for attempt in ended] == [("TIMED_OUT", 9), ("KILLED", 9)]
+
+
 def test_retrying_a_run_repeats_only_what_did_not_complete(local: Deployment) -> None:
     run_id = local.complete(
         {

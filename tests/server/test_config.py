@@ -85,6 +85,19 @@ def test_a_whole_file(file: Path) -> None:
     assert configuration.pools["farm"].settings == {}
 
 
+def test_a_pool_may_have_a_grace_of_its_own(file: Path) -> None:
+    """Whatever its executor: the setting is not the executor's."""
+    pools = loaded(
+        file, "[server]\nkill_grace = 7\n[pools.default]\nexecutor = 'noop'\nkill_grace = 0\n[pools.farm]\nexecutor = 'agent'"
+    ).pools
+    assert [(pool.kill_grace, pool.settings) for pool in pools.values()] == [(0, {}), (7, {})]
+    found = faults(file, "[pools.default]\nexecutor = 'agent'\nkill_grace = -1\n[pools.b]\nexecutor = 'noop'\nkill_grace = 'x'")
+    assert found == {
+        "pools.default.kill_grace": "expected a number of at least 0.0, found -1",
+        "pools.b.kill_grace": "expected a number, found text",
+    }
+
+
 def test_json_with_ip_and_port(tmp_path: Path) -> None:
     document = {
         "server": {"ip": "127.0.0.1", "port": 2600},

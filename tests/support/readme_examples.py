@@ -8,7 +8,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 TRACKERS = ROOT / "daggyr_server/trackers/README.md"
-EXECUTORS = ROOT / "daggyr_server/executors/README.md"
 
 
 def block(readme: Path, language: str) -> str:

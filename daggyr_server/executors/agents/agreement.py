@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from daggyr.attempts.keys import Ident, ident_of, key_of
 from daggyr.v1.agents_pb2 import Hello
 from daggyr.v1.task_pb2 import KILLED, LOST, RETURNED, AssignmentBatch, AttemptKey, AttemptOutcome
-from daggyr_server.executors.agents.known_agent import PLACED_EARLIER, Agent, Ident, ident_of, key_of
+from daggyr_server.executors.agents.known_agent import PLACED_EARLIER, Agent
 
 
 @dataclass(slots=True)

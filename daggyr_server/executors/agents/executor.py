@@ -18,8 +18,10 @@ from typing import Any, ClassVar
 
 import grpc
 import msgspec
-from google.protobuf.duration_pb2 import Duration
 
+from daggyr.attempts.keys import ident_of, key_of
+from daggyr.attempts.outcome import without_process
+from daggyr.attempts.times import duration
 from daggyr.v1.agents_pb2 import AgentMessage, Cancel, CoordinatorMessage, Drain, Hello, Recall, UpdateBatch, Welcome
 from daggyr.v1.task_pb2 import (
     HOST_AVAILABLE,
@@ -31,7 +33,6 @@ from daggyr.v1.task_pb2 import (
     AssignmentBatch,
     AttemptKey,
     AttemptOutcome,
-    AttemptResult,
     AttemptUpdate,
     Host,
     HostState,
@@ -41,7 +42,7 @@ from daggyr.v1.task_pb2 import (
 from daggyr_server.executors.agents.agreement import agree
 from daggyr_server.executors.agents.following import Follows
 from daggyr_server.executors.agents.heartbeats import watch_heartbeats
-from daggyr_server.executors.agents.known_agent import PLACED_EARLIER, Agent, Request, ident_of, key_of
+from daggyr_server.executors.agents.known_agent import PLACED_EARLIER, Agent, Request
 from daggyr_server.executors.agents.portions import MAX_BATCH_BYTES, MAX_KEYS, portions
 from daggyr_server.executors.agents.session import PROBE, AgentSession, SessionRefused
 from daggyr_server.executors.base import Executor, Reports, forgotten
@@ -197,7 +198,8 @@ class AgentExecutor(Executor):
         welcome = Welcome(
             tracker_id=context.tracker_id,
             epoch=context.epoch,
-            heartbeat_interval=_duration(context.heartbeat),
+            heartbeat_interval=duration(context.heartbeat),
+            kill_grace=duration(context.grace),
             end=agreement.end,
             next_sequence=agent.durable + 1,
         )
@@ -300,7 +302,7 @@ class AgentExecutor(Executor):
         for start in range(0, len(keys), MAX_KEYS):
             part = keys[start : start + MAX_KEYS]
             if request == "stop":
-                session.send(CoordinatorMessage(cancel=Cancel(keys=part, grace=_duration(self.context.grace))))
+                session.send(CoordinatorMessage(cancel=Cancel(keys=part, grace=duration(self.context.grace))))
             else:
                 session.send(CoordinatorMessage(recall=Recall(keys=part)))
 
@@ -309,8 +311,7 @@ class AgentExecutor(Executor):
 
     def _tell_end(self, host: str, keys: Iterable[AttemptKey], outcome: AttemptOutcome, *notes: str) -> None:
         """Tell the end of attempts of which no agent will tell anything."""
-        result = AttemptResult(outcome=outcome, notes=notes)
-        result.stop_time.FromNanoseconds(time.time_ns())
+        result = without_process(outcome, *notes)
         self.reports.updates(host, [AttemptUpdate(key=key, finished=result) for key in keys], forgotten)
 
 
@@ -319,9 +320,3 @@ def _too_large(size: int) -> str:
         f"it takes {size:,} bytes on its way to its agent, and a message holds {MAX_BATCH_BYTES:,}: "
         "let it read what is large from a file"
     )
-
-
-def _duration(seconds: float) -> Duration:
-    duration = Duration()
-    duration.FromNanoseconds(int(seconds * 1e9))
-    return duration

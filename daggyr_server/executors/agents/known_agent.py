@@ -12,23 +12,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from daggyr.attempts.keys import Ident, ident_of
 from daggyr.v1.agents_pb2 import Heartbeat, Hello
 from daggyr.v1.task_pb2 import Assignment, AssignmentBatch, AttemptKey, AttemptUpdate
 from daggyr_server.executors.agents.session import AgentSession
 
-Ident = tuple[int, int, int]  # an AttemptKey's run_id, task_number and attempt
 Request = Literal["stop", "recall"]
 
 # Stands for an assignment that an earlier coordinator sent: it cannot be sent again from here.
 PLACED_EARLIER = (AssignmentBatch(), Assignment())
-
-
-def ident_of(key: AttemptKey) -> Ident:
-    return (key.run_id, key.task_number, key.attempt)
-
-
-def key_of(ident: Ident) -> AttemptKey:
-    return AttemptKey(run_id=ident[0], task_number=ident[1], attempt=ident[2])
 
 
 @dataclass(slots=True, eq=False)

@@ -1,9 +1,10 @@
 """The local executor: an agent of the coordinator's own, as a child process on a private socket.
 
-Forking lives in the agent only; as a process of its own it uses a second core, and a crash of it is a lost agent and no more.
-It and all its processes die with the coordinator: it holds the other end of a pipe and ends everything when that closes. If it
-is killed, the next one, which has the same state folder, first ends what was left running; if there will be none, one is
-started for that alone. Only who kills both at once leaves processes behind.
+The driver calls it as any executor. Only agents start tasks, so that this is written once; as a process of its own the agent
+uses a second core, and its crash is a lost agent and no more. It and all its processes end with the coordinator: it holds one
+end of a pipe, and ends everything when the other end closes. If the agent is killed, the next one, which has the same state
+folder, first ends what was left running; if there will be none, one is started for that alone. Somebody who kills both at once
+leaves processes behind.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Annotated, Any
 import grpc
 import msgspec
 
+from daggyr.backoff import Backoff
 from daggyr.channel import CHANNEL_OPTIONS
 from daggyr.host_memory import total_memory
 from daggyr.private_folder import PrivateFolder, abandoned
@@ -35,12 +37,12 @@ from daggyr_server.executors.context import ExecutorContext, check_patterns
 
 log = logging.getLogger(__name__)
 
-SHORTEST_PAUSE = 0.1  # seconds before a child that ended is started again; doubling while none joins
+SHORTEST_PAUSE = 0.1  # seconds before a child that ended is started again; it doubles while no child joins
 LONGEST_PAUSE = 30.0
-END_SECONDS = 9.0  # for the child to end what it runs: a coordinator that is stopped is gone within 10 s
-_NAME = "local"  # the child's, and that of the pool it joins: on its socket there is no other
+END_SECONDS = 9.0  # for the child to end what it runs, because a coordinator that is stopped is gone within 10 s
+_NAME = "local"  # of the child, and of the pool that it joins; on its socket there is no other
 _PREFIX = "daggyr-local-"
-_MOST_SWEPT = 8  # folders of killed coordinators, at each start
+_MOST_SWEPT = 8  # folders of killed coordinators that are cleared at each start
 
 
 class LocalSettings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -73,7 +75,7 @@ class LocalExecutor(AgentExecutor):
         self._server: grpc.aio.Server | None = None
         self._child: asyncio.Task[None] | None = None
         self._sweeping: asyncio.Task[None] | None = None
-        self._orderly = True  # nothing can be left of the children that have ended
+        self._orderly = True  # whether the last child ended in order, so that nothing of it is left
 
     @property
     def joined_as(self) -> str:
@@ -104,12 +106,12 @@ class LocalExecutor(AgentExecutor):
     async def _sweep(self) -> None:
         """End what local pools of coordinators that were killed left running, and remove their folders."""
         for folder in await asyncio.to_thread(lambda: list(islice(abandoned(_PREFIX), _MOST_SWEPT))):
-            # Its agent, if it is still there, ends everything and holds its folder's lock meanwhile; then this one gives up.
+            # If the folder's agent is still there, it ends everything and holds the lock; then the agent started here gives up.
             if not (folder / "agent").exists() or await self._end_leftovers(folder) == 0:
                 await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
     async def _keep_running(self, folder: Path) -> None:
-        pause = SHORTEST_PAUSE
+        backoff = Backoff(SHORTEST_PAUSE, LONGEST_PAUSE)
         while True:
             try:
                 ended = await self._run_child(folder)
@@ -118,19 +120,21 @@ class LocalExecutor(AgentExecutor):
             joined = bool(self.agents)
             for agent_id in list(self.agents):
                 self.moved(agent_id)
-            pause = SHORTEST_PAUSE if joined else min(2 * pause, LONGEST_PAUSE)
+            if joined:
+                backoff.reset()
+            pause = backoff.next()
             log.error("the local agent of pool %s %s; it is started again in %g s", self.pool, ended, pause)
             await asyncio.sleep(pause)
 
     async def _run_child(self, folder: Path) -> str:
-        """Start the agent and wait for its end; returns how it ended. Cancelled, it ends the agent. Raises OSError."""
+        """Start the agent, wait for its end, and return how it ended. If this is cancelled, so is the agent. Raises OSError."""
         ours, theirs = os.pipe()
         with os.fdopen(theirs, "wb", buffering=0) as lifeline:
             process = await self._start_child(folder, ours)
             try:
                 code = await process.wait()
             finally:
-                lifeline.close()  # with it go the child, if it is there, and all it runs
+                lifeline.close()  # the child ends with it, and all that the child runs
                 if process.returncode is None:
                     await _end(process)
                 self._orderly = process.returncode == 0
@@ -191,7 +195,7 @@ class LocalExecutor(AgentExecutor):
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
-    """Wait for a child whose lifeline is cut; kill it if it does not end, or if nobody waits any more."""
+    """Wait for a child whose lifeline is cut. Kill it if it does not end, or if this is cancelled."""
     try:
         async with asyncio.timeout(END_SECONDS):
             await process.wait()

@@ -1,7 +1,7 @@
 """Assignments as messages that the wire takes: a batch as it is, or in parts if it is too large.
 
-The agent executor calls this with all that it is given, before it keeps or sends it. Nothing here sends, and what cannot be
-carried at all is only told apart: its attempt is the executor's to end.
+The agent executor calls `portions` with all that it is given, before it keeps or sends it. An assignment that no message can
+carry comes in a part of its own, so that the executor can end its attempt. Nothing here sends.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def portions(batch: AssignmentBatch) -> Iterator[tuple[AssignmentBatch, int]]:
     count = len(batch.assignments)
     if size <= MAX_BATCH_BYTES or count < 2:
         if count == 1 and len(batch.templates) > 1:
-            batch = _part(batch, 0, 1)  # others' templates are no fault of this one
+            batch = _part(batch, 0, 1)  # the assignment is not too large because of templates that it does not use
             size = batch.ByteSize()
         yield batch, size
         return
@@ -34,7 +34,7 @@ def portions(batch: AssignmentBatch) -> Iterator[tuple[AssignmentBatch, int]]:
 
 
 def _part(batch: AssignmentBatch, start: int, end: int) -> AssignmentBatch:
-    """Some of the assignments, with the templates that they have."""
+    """Return some of the assignments, with the templates that they use."""
     part = AssignmentBatch()
     places: dict[int, int] = {}
     for assignment in batch.assignments[start:end]:

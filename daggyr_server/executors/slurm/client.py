@@ -1,7 +1,7 @@
-"""The little that is asked of Slurm, whoever asks: commands (`commands.py`) or slurmrestd (`rest.py`).
+"""What is asked of Slurm, by its commands (`commands.py`) or by slurmrestd (`rest.py`), and what a task's resources mean there.
 
-The executors of both modes are given a `SlurmClient`. What a task's resources mean in Slurm is decided here, once. A client keeps
-no state between calls and never tries again: that is the executor's business.
+The executors of both modes are given a `SlurmClient`. A client keeps no state between calls and never tries again, because the
+executor knows when that makes sense.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Protocol
 
 from daggyr_server.executors.slurm.settings import SlurmSettings, minutes
 
-# After these, a job has ended for good; after all others it is there. https://slurm.schedmd.com/squeue.html#SECTION_JOB-STATE-CODES
+# In these states a job has ended for good; in all others it is there. https://slurm.schedmd.com/squeue.html#SECTION_JOB-STATE-CODES
 ENDED_STATES = frozenset(
     (
         "BOOT_FAIL",
@@ -31,16 +31,16 @@ ENDED_STATES = frozenset(
     )
 )
 ALL_OTHERS = -1  # the index of a status that stands for the waiting tasks of its array that are not listed
-LIMIT_MARGIN = 60.0  # seconds by which a job's time limit is above the task's timeout, which the job itself keeps
+LIMIT_MARGIN = 60.0  # seconds by which a job's time limit is above the task's timeout and grace, which the job itself keeps
 _GRES = re.compile(r"[A-Za-z0-9_.-]+(?::[A-Za-z0-9_.-]+)?")
 
 
 class SlurmError(Exception):
-    """Slurm did not do what was asked; whether the request has had an effect is not known."""
+    """Slurm did not do what was asked. Nobody knows whether the request has had an effect."""
 
 
 class SlurmRefused(SlurmError):
-    """Slurm will never do this: the message is Slurm's own, for the task's user. It has had no effect."""
+    """Slurm will never do this, and the request has had no effect. The message is Slurm's own, for the task's user."""
 
 
 class SlurmUnavailable(SlurmError):
@@ -49,7 +49,7 @@ class SlurmUnavailable(SlurmError):
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What a job asks Slurm for; tasks of equal needs can share a job array."""
+    """What a job asks Slurm for. Tasks of equal needs can share a job array."""
 
     cores: int = 1
     memory_mb: int = 0  # 0: the partition's default
@@ -94,7 +94,7 @@ class JobStatus:
 class Limits:
     """What the cluster says of itself."""
 
-    max_array: int  # tasks in one array; 1: no arrays
+    max_array: int  # tasks in one array; with 1, there are no arrays
     gres: tuple[str, ...] = ()  # names that are configured
 
 
@@ -102,26 +102,28 @@ class SlurmClient(Protocol):
     """All methods raise SlurmError or one of its kinds."""
 
     async def limits(self) -> Limits:
-        """Ask once."""
+        """Return what the cluster says of itself. An executor asks once."""
 
     async def submit(self, job: Job) -> str:
-        """Submit a job, held and never to be requeued; returns its id once Slurm has it."""
+        """Submit a job, held, which Slurm must never queue again. Returns its id once Slurm has it."""
 
     async def release(self, job_id: str) -> None:
         """Let a held job or array start."""
 
     async def jobs(self, prefix: str) -> list[JobStatus]:
-        """This user's jobs whose name begins with `prefix`, ended ones too; waiting tasks of an array each for itself."""
+        """Return this user's jobs whose name begins with `prefix`, ended ones too, and each task of an array by itself."""
 
     async def cancel(self, tasks: Sequence[str]) -> None:
-        """End these (`ID` or `ID_INDEX`), waiting ones too. Those that have ended are passed over."""
+        """End tasks (`ID` or `ID_INDEX`), waiting ones too. Those that have ended are passed over."""
 
     async def terminate(self, tasks: Sequence[str]) -> None:
-        """Send SIGTERM to the scripts of those that run. Others are passed over."""
+        """Send SIGTERM to the scripts of the tasks that run. Others are passed over."""
 
 
-def needs_of(resources: Mapping[str, int], timeout: float, settings: SlurmSettings) -> Needs:
-    """What a task's resources and timeout (seconds, 0: none) mean in Slurm. Raises ValueError for a resource that Slurm has not.
+def needs_of(resources: Mapping[str, int], seconds: float, settings: SlurmSettings) -> Needs:
+    """What a task's resources, and the seconds that it may take at most (0: no limit), mean in Slurm.
+
+    Raises ValueError for a resource that Slurm has not.
 
     `cores` are CPUs of one task on one node, `memory_mb` is memory of the node, `gres/NAME` and `gres/NAME:TYPE` are generic
     resources, `license/NAME` are licenses.
@@ -142,8 +144,8 @@ def needs_of(resources: Mapping[str, int], timeout: float, settings: SlurmSettin
             f"it needs {', '.join(strange)}: on a Slurm pool, resources are cores, memory_mb, gres/NAME and license/NAME"
         )
     limits = []
-    if timeout:
-        limits.append(-(-int(timeout + LIMIT_MARGIN + 1) // 60))
+    if seconds:
+        limits.append(-(-int(seconds + LIMIT_MARGIN + 1) // 60))
     if settings.time_limit is not None and (own := minutes(settings.time_limit)) is not None:
         limits.append(own)
     return Needs(
@@ -156,7 +158,7 @@ def needs_of(resources: Mapping[str, int], timeout: float, settings: SlurmSettin
 
 
 def indexes(text: str) -> list[int]:
-    """The indexes in `0-3,7%2`, as Slurm writes those of an array's waiting tasks; of a text that was cut off, those before."""
+    """Return the indexes in `0-3,7%2`, as Slurm writes those of an array's waiting tasks, up to where a text was cut off."""
     found: list[int] = []
     for part in text.partition("%")[0].split(","):
         match = re.fullmatch(r"(\d+)(?:-(\d+)(?::(\d+))?)?", part)

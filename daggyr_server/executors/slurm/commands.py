@@ -1,8 +1,7 @@
 """Slurm by its commands on the coordinator's host: sbatch, squeue, scancel and scontrol, of 22.05 and later.
 
-One of the two clients (`client.py`). Each call is one process without a shell; a job's script goes in on standard input, so
-that nothing of it shows in `ps`. What the commands print is parsed in formats that were asked for by name, never in those
-made for people.
+This is one of the two clients (client.py). Each call is one process without a shell; a job's script goes in on standard input, so
+that nothing of it shows in `ps`. The commands are asked for formats by name, and what they print for people is never parsed.
 """
 
 from __future__ import annotations
@@ -26,14 +25,14 @@ from daggyr_server.executors.slurm.client import (
 from daggyr_server.executors.slurm.settings import SlurmSettings
 
 COMMANDS = ("sbatch", "squeue", "scancel", "scontrol")
-COMMAND_SECONDS = 60.0  # for one of them; MessageTimeout in slurm.conf(5), at which they give up themselves, is 10 s by default
+COMMAND_SECONDS = 60.0  # for one command; by default they give up themselves after 10 s (MessageTimeout in slurm.conf(5))
 MAX_TARGETS = 200  # tasks in one scancel
 _MAX_WORDS = 500  # characters of an error
 _HELD = ("JobHeldUser", "JobHeldAdmin", "held")
 # Settings of these commands in the environment (sbatch(1), INPUT ENVIRONMENT VARIABLES, and so on) would change what they do.
 _INPUT_VARIABLES = ("SBATCH_", "SQUEUE_", "SCANCEL_", "SCONTROL_")
 
-# What slurm_strerror(3) says of requests that will never be granted.
+# Words of slurm_strerror(3) for requests that will never be granted.
 _REFUSALS = (
     "Access/permission denied",
     "can not be satisfied",
@@ -57,7 +56,7 @@ _REFUSALS = (
     "unrecognized option",
     "not permitted to use this partition",
 )
-# Those that will, or of which it cannot be known.
+# Words for requests that may be granted later, or of which nobody can know.
 _TROUBLES = (
     "accounting/QOS policy",
     "backup controller",
@@ -76,10 +75,10 @@ _TROUBLES = (
 
 
 class SlurmCommands:
-    """A client for one pool."""
+    """The client of one pool."""
 
     def __init__(self, settings: SlurmSettings, environment: Mapping[str, str]) -> None:
-        """`environment` is the commands' own; jobs get theirs from `Job`. Raises ExecutorError if a command is missing."""
+        """`environment` is for the commands; jobs get theirs from `Job`. Raises ExecutorError if a command is missing."""
         missing = [command for command in COMMANDS if shutil.which(command, path=environment.get("PATH", os.defpath)) is None]
         if missing:
             raise ExecutorError(
@@ -157,12 +156,12 @@ class SlurmCommands:
             except SlurmUnavailable:
                 raise
             except SlurmError:
-                continue  # some of them have ended meanwhile
+                continue  # some of the tasks have ended meanwhile
 
     async def _run(
         self, command: str, *arguments: str, stdin: str | None = None, environment: Mapping[str, str] | None = None
     ) -> str:
-        """Standard output of a command that succeeded. It has ended when this returns, is cancelled or raises."""
+        """Return the standard output of a command that succeeded. The command has ended whenever this ends, however it does."""
         try:
             process = await asyncio.create_subprocess_exec(
                 *as_given((command, *arguments)),
@@ -189,7 +188,7 @@ class SlurmCommands:
 
 
 def fault(words: str) -> SlurmError:
-    """The kind of an error, by Slurm's own words for it."""
+    """Return the kind of an error, by Slurm's own words for it."""
     if any(phrase in words for phrase in _TROUBLES):
         return SlurmUnavailable(words)
     if any(phrase in words for phrase in _REFUSALS):
@@ -198,5 +197,5 @@ def fault(words: str) -> SlurmError:
 
 
 def without_inputs(environment: Mapping[str, str]) -> dict[str, str]:
-    """An environment without the variables by which Slurm's commands take options."""
+    """Return an environment without the variables by which Slurm's commands take options."""
     return {name: value for name, value in environment.items() if not name.startswith(_INPUT_VARIABLES)}

@@ -1,7 +1,8 @@
 """The Slurm executor, as its entry point names it: which of its two modes a pool's settings mean.
 
-`mode = "jobs"` (executor.py) makes each attempt a job; `mode = "pilot"` (pilots.py) starts agents as jobs, and they
-carry out attempts as those of an agent pool do.
+`mode = "jobs"` (jobs/executor.py) makes each attempt a job. `mode = "pilot"` (pilots.py) starts agents as jobs, and they carry
+out attempts as the agents of an agent pool do. The server makes a `SlurmExecutor` and uses what it gets. Nothing else is decided
+here.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from daggyr_server.executors.slurm.pilots import PilotExecutor
 
 
 class SlurmExecutor(JobExecutor):
-    """One pool on a Slurm cluster, in job mode; making one with the settings of a pool of pilots makes a PilotExecutor."""
+    """One pool on a Slurm cluster, in job mode. With the settings of a pool of pilots, a PilotExecutor is made instead."""
 
     def __new__(cls, pool: str, settings: Any, reports: Reports, context: ExecutorContext) -> Executor:  # type: ignore[misc]
         if settings.mode == "pilot":

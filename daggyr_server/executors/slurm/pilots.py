@@ -1,20 +1,19 @@
 """Slurm in pilot mode: jobs that each run a `daggyr-agent`, which joins the pool and carries out attempts one after another.
 
-A start of a job costs Slurm a second or so; an agent starts thousands of tasks a second. The attempts are those of an agent
-pool in every way (`agent.py`); this file only sees to it that there are agents: as many as the attempts that could run now have
-use for, at most `max_pilots`, and none when there has been nothing to do for `idle_seconds`. Tasks that wait for others count for
-nothing.
+Slurm takes a second or so to start a job, and an agent starts thousands of tasks a second. The attempts are those of an agent
+pool in every way (agents/executor.py). This file only sees to it that there are agents: as many as the attempts that could run
+now have use for, at most `max_pilots`, and none when there has been nothing to do for `idle_seconds`. Tasks that wait for
+others do not count.
 
-Address and token reach an agent by files of mode 0600 in the pool's directory; neither shows in `scontrol show job`, in `ps`, or
-in the job's script. No pilot is submitted twice for long: how many there are is asked of Slurm, by the name of their jobs, before
-any is added, so that what an earlier coordinator, or a request of which no answer came, has submitted counts.
+Address and token reach an agent by files of mode 0600 in the pool's directory; neither shows in `scontrol show job`, in `ps`,
+or in the job's script. Before any pilot is added, Slurm is asked how many there are, by the name of their jobs. So pilots are
+counted too that an earlier coordinator has submitted, and those of a request of which no answer came.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import secrets
 import shlex
 import socket
@@ -25,7 +24,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
+from daggyr.backoff import Backoff
 from daggyr.channel import AddressError, check_address, is_loopback
+from daggyr.whole_file import write_whole
 from daggyr_server.executors.agents.executor import AgentExecutor
 from daggyr_server.executors.base import Reports, SettingsError
 from daggyr_server.executors.context import ExecutorContext, PoolAccess
@@ -35,7 +36,11 @@ from daggyr_server.executors.slurm.pool import SlurmPool
 log = logging.getLogger(__name__)
 
 LONGEST_PAUSE = 60.0  # seconds, of a backoff
-_GIVEN_BY_SLURM = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "SLURM_CONF")  # to a pilot's job, and true of its tasks
+_GIVEN_BY_SLURM = (
+    "CUDA_VISIBLE_DEVICES",
+    "ROCR_VISIBLE_DEVICES",
+    "SLURM_CONF",
+)  # Slurm sets these for a pilot's job, and they hold for its tasks too
 
 
 class PilotExecutor(SlurmPool, AgentExecutor):
@@ -43,7 +48,7 @@ class PilotExecutor(SlurmPool, AgentExecutor):
 
     sized_by: ClassVar[str] = "pilot_resources"
     fleeting: ClassVar[bool] = True
-    # What an interpreter may need to find its libraries; tasks get none of these unless told.
+    # An interpreter may need these to find its libraries; tasks get them only if `pass_environment` names them.
     jobs_need: ClassVar[tuple[str, ...]] = (
         "SLURM_CONF",
         "LD_LIBRARY_PATH",
@@ -65,15 +70,15 @@ class PilotExecutor(SlurmPool, AgentExecutor):
         except ValueError as error:
             raise SettingsError(f"`pilot_resources`: {error}") from None
         self._ready = 0
-        self._idle: dict[str, float] = {}  # agent id -> since when it has nothing to do, monotonic
-        self._unwanted: float | None = None  # since when nothing waits, monotonic
-        self._failures = 0
+        self._idle: dict[str, float] = {}  # since when each agent has nothing to do, monotonic; by its id
+        self._unwanted: float | None = None  # since when no attempt waits, monotonic
+        self._backoff = Backoff(self.settings.poll_interval, LONGEST_PAUSE)
         self._wake = asyncio.Event()
         self._scaling: asyncio.Task[None] | None = None
 
     @property
     def joined_as(self) -> str:
-        return f"slurm-{self.mark}"  # a pool's name may have spaces and slashes, an agent's pool may not
+        return f"slurm-{self.mark}"  # a pool's name may have spaces and slashes, and an agent's pool may not
 
     def largest(self) -> Mapping[str, int]:
         return self._resources
@@ -100,40 +105,38 @@ class PilotExecutor(SlurmPool, AgentExecutor):
         access = await self.context.access.opened()
         address = self._address(access.address)
         token = await self._tell_pilots(address, access)
-        pilots = True  # there may be some of an earlier coordinator
+        pilots = True  # an earlier coordinator may have left some
         while True:
-            if access.token != token:  # it was replaced meanwhile; pilots read the file for each session
+            if access.token != token:  # it was replaced; pilots read the file for each session
                 token = await self._tell_pilots(address, access)
             pause = self.settings.poll_interval
             if pilots or self._ready or self.agents:
                 try:
                     pilots = await self._look()
-                    self._failures = 0
+                    self._backoff.reset()
                 except (SlurmError, OSError) as error:
-                    self._failures = min(16, self._failures + 1)
-                    pause = min(LONGEST_PAUSE, pause * 2**self._failures)
+                    pause = self._backoff.next()
                     log.warning("pool %s: pilots are looked after again in %g s: %s", self.pool, pause, error)
-                # They have to see a sign of life in time, whatever becomes of Slurm's.
+                # Pilots have to see a sign of life in time, even if Slurm does not answer.
                 await asyncio.sleep(min(pause, self.settings.orphan_seconds / 3))
             else:
                 self._wake.clear()
                 await self._wake.wait()
 
     async def _tell_pilots(self, address: str, access: PoolAccess) -> str | None:
-        """Write down for pilots where this coordinator is, however long that takes. Returns the token that they find."""
-        pause = 0.0
+        """Write down for pilots where this coordinator is, and try until that works. Returns the token that they find."""
+        backoff = Backoff(1.0, LONGEST_PAUSE)
         while True:
             token = access.token
             try:
                 await asyncio.to_thread(self._write_files, address, token, access)
                 return token
             except OSError as error:
-                pause = min(LONGEST_PAUSE, max(1.0, 2 * pause))
                 log.error("pool %s: cannot write into %s: %s", self.pool, self.settings.directory, error.strerror)
-                await asyncio.sleep(pause)
+                await asyncio.sleep(backoff.next())
 
     async def _look(self) -> bool:
-        """See what there is, and make it what there should be. Returns whether there are any pilots."""
+        """Look how many pilots there are, and submit or cancel some. Returns whether there are any."""
         await asyncio.to_thread((self._files / "alive").touch)
         jobs = [job for job in await self.client.jobs(self.prefix) if job.state not in ENDED_STATES]
         for held in {job.job_id for job in jobs if job.held and job.state == "PENDING"}:
@@ -153,7 +156,7 @@ class PilotExecutor(SlurmPool, AgentExecutor):
         return bool(jobs) or missing > 0
 
     def _dismiss(self, now: float) -> None:
-        """Let pilots end that have had nothing to do for long enough."""
+        """Let pilots end that have had nothing to do for `idle_seconds`."""
         idle = [agent for agent in self.agents.values() if not agent.held and not agent.draining and agent.session is not None]
         self._idle = {agent.agent_id: self._idle.get(agent.agent_id, now) for agent in idle}
         for agent in idle:
@@ -164,7 +167,7 @@ class PilotExecutor(SlurmPool, AgentExecutor):
     async def _submit(self, count: int) -> None:
         settings = self.settings
         name = f"{self.prefix}pilots-{secrets.token_hex(4)}"
-        # One at a time: how large an array may be, nobody needs to know then, and there are few.
+        # They are submitted one at a time: they are few, and nobody needs to know how large an array may be.
         for _ in range(count):
             job = Job(
                 name=name,
@@ -199,25 +202,22 @@ class PilotExecutor(SlurmPool, AgentExecutor):
         lines = {"coordinator": address, "pool": self.joined_as, "log_level": self.context.log_level}
         if token is not None:
             lines["token_file"] = str(files / "token")
-            _write_private(files / "token", token + "\n")
+            write_whole(files / "token", f"{token}\n".encode())
         if self.settings.coordinator_ca is not None:
             lines["tls_ca"] = str(files / "ca.pem")
-            _write_private(files / "ca.pem", self.settings.coordinator_ca.read_text(encoding="ascii"))
-        # What the job was given and no more; without `memory_mb` among it, no task that names memory comes here.
+            write_whole(files / "ca.pem", self.settings.coordinator_ca.read_bytes())
+        # Agents offer what the job was given and no more. Without `memory_mb`, no task that names memory comes here.
         resources = {"memory_mb": 0, **self._resources}
-        _write_private(
-            files / "agent.toml",
-            "".join(f"{name} = {_toml(value)}\n" for name, value in lines.items())
-            + ("tls = true\n" if access.tls else "")
-            + ("insecure = true\n" if access.insecure else "")
-            + f"pass_environment = [{', '.join(map(_toml, (*self.pass_environment, *_GIVEN_BY_SLURM)))}]\n"
-            + "[resource]\n"
-            + "".join(f"{_toml(name)} = {units}\n" for name, units in resources.items()),
-        )
+        text = "".join(f"{name} = {_toml(value)}\n" for name, value in lines.items())
+        text += "tls = true\n" if access.tls else ""
+        text += "insecure = true\n" if access.insecure else ""
+        text += f"pass_environment = [{', '.join(map(_toml, (*self.pass_environment, *_GIVEN_BY_SLURM)))}]\n"
+        text += "[resource]\n" + "".join(f"{_toml(name)} = {units}\n" for name, units in resources.items())
+        write_whole(files / "agent.toml", text.encode())
         (files / "alive").touch()
 
     def _address(self, listening: str) -> str:
-        """Where pilots find this coordinator."""
+        """Return where pilots find this coordinator."""
         address = self.settings.coordinator
         if address is not None:
             return address
@@ -242,10 +242,3 @@ def _program() -> str:
 def _toml(text: str) -> str:
     """A TOML basic string. https://toml.io/en/v1.0.0#string"""
     return '"' + "".join(f"\\u{ord(c):04X}" if c in '"\\' or not c.isprintable() else c for c in text) + '"'
-
-
-def _write_private(path: Path, text: str) -> None:
-    draft = path.with_name(f"{path.name}.{os.getpid()}")
-    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-        file.write(text)
-    draft.replace(path)

@@ -1,6 +1,6 @@
 """What both modes of the Slurm executor share: settings, client, the environment of jobs, and the folder of their files.
 
-`executor.py` and `pilots.py` subclass it. Nothing here asks Slurm for anything.
+The executor of jobs (jobs/executor.py) and that of pilots (pilots.py) are subclasses. Nothing here asks Slurm for anything.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ class SlurmPool(Executor):
 
     def __init__(self, pool: str, settings: Any, reports: Reports, context: ExecutorContext) -> None:
         super().__init__(pool, settings, reports, context)
-        # What tells this pool's jobs, and files, from those of others on the same cluster.
+        # Jobs and files of this pool carry this mark, by which they are told from those of others on the same cluster.
         self.mark = hashlib.sha256(f"{context.tracker_id}\0{pool}".encode()).hexdigest()[:12]
         self.prefix = f"daggyr-{self.mark}-"  # of the names of its jobs
-        # Now: what a coordinator was started with is what its tasks get.
+        # The environment is read now, because tasks get what the coordinator was started with.
         self._environment = dict(os.environ)
         self.pass_environment = (*settings.pass_environment, *context.pass_environment)
         also = (*self.pass_environment, *self.jobs_need)
@@ -47,7 +47,7 @@ class SlurmPool(Executor):
         return self.settings.directory / self.context.tracker_id
 
     async def open(self) -> None:
-        """Raises ExecutorError if this host has no way to Slurm, or the directory cannot be used."""
+        """Make the client and the folder. Raises ExecutorError if there is no way to Slurm, or no use of the directory."""
         settings = self.settings
         self.client = SlurmRest(settings) if settings.base_url is not None else SlurmCommands(settings, self._environment)
         try:

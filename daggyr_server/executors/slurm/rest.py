@@ -1,9 +1,10 @@
 """Slurm by slurmrestd: its REST API, v0.0.38 (Slurm 22.05) and later, with a JSON Web Token.
 
-One of the two clients (`client.py`). Each call is one HTTP request, made in a thread; the token is read anew for each, so
-that a file that is renewed is enough. It tells a request that was refused from one of which nobody knows, and shows no token.
+This is one of the two clients (client.py). Each call is one HTTP request, made in a thread. The token is read anew for each
+request, so that it is enough to renew the file; no message shows it. A request that was refused is told from one whose effect
+nobody knows.
 
-Later versions of the API say some things otherwise (states as lists, numbers as objects); both forms are understood.
+Later versions of the API say some things in other forms (states as lists, numbers as objects); both forms are understood.
 https://slurm.schedmd.com/rest_api.html
 """
 
@@ -39,7 +40,7 @@ _HELD = ("JobHeldUser", "JobHeldAdmin")
 
 
 class SlurmRest:
-    """A client for one pool."""
+    """The client of one pool."""
 
     def __init__(self, settings: SlurmSettings) -> None:
         assert settings.base_url is not None
@@ -100,7 +101,7 @@ class SlurmRest:
             waiting = str(job.get("array_task_string") or "")
             if waiting:
                 found += [JobStatus(str(array), index, name, state, held) for index in indexes(waiting)]
-                if "..." in waiting:  # Slurm cuts long ones off
+                if "..." in waiting:  # Slurm cuts long lists off
                     found.append(JobStatus(str(array), ALL_OTHERS, name, state, held))
             else:
                 found.append(JobStatus(str(array), _plain(job.get("array_task_id")) or 0, name, state, held))
@@ -119,7 +120,7 @@ class SlurmRest:
             except SlurmUnavailable:
                 raise
             except SlurmError:
-                continue  # it has ended meanwhile
+                continue  # the task has ended meanwhile
 
     async def _request(self, method: str, path: str, content: Mapping[str, Any] | None = None) -> dict[str, Any]:
         return await asyncio.to_thread(self._exchange, method, path, content)
@@ -157,7 +158,7 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 def _connection(base_url: str) -> tuple[http.client.HTTPConnection, str]:
-    """A connection, and what comes before the API's own path."""
+    """Return a connection, and the part of the path that stands before the API's own."""
     if base_url.startswith("unix:"):
         return _UnixConnection(base_url.removeprefix("unix:").replace("//", "/")), ""
     parts = urlsplit(base_url)
@@ -166,7 +167,7 @@ def _connection(base_url: str) -> tuple[http.client.HTTPConnection, str]:
 
 
 def _answer(status: int, data: bytes, base_url: str) -> dict[str, Any]:
-    """The JSON of an answer without errors in it. Raises SlurmError."""
+    """Return the JSON of an answer that tells no error. Raises SlurmError."""
     where = f"slurmrestd at {base_url}"
     if status in (401, 403):
         raise SlurmUnavailable(f"{where} does not know who asks: check `user` and whether the token has expired")
@@ -177,7 +178,7 @@ def _answer(status: int, data: bytes, base_url: str) -> dict[str, Any]:
     if not isinstance(answer, dict):
         raise SlurmUnavailable(f"{where} answered {status} and no object")
     errors = [error for error in answer.get("errors") or [] if isinstance(error, Mapping)]
-    # One that has neither a number nor a name is a remark: 22.05 makes it of arrays that it has changed.
+    # An error with neither a number nor a name is a remark: 22.05 makes one about arrays that were changed.
     errors = [error for error in errors if _error_number(error) not in (0, _HELD_ERROR)]
     if errors:
         words = "; ".join(" ".join(str(error[key]) for key in ("error", "description") if error.get(key)) for error in errors)
@@ -192,7 +193,7 @@ def _answer(status: int, data: bytes, base_url: str) -> dict[str, Any]:
     return answer
 
 
-# Parsing failed: what was asked is not in this API's words (`job` of the pool, or a value that Slurm cannot read).
+# Slurm could not parse the request: `job` of the pool is not in this API's words, or Slurm cannot read a value.
 _REFUSED_NUMBERS = (9001, 9200)
 
 
@@ -206,7 +207,7 @@ def _number(value: int, later: bool) -> Any:
 
 
 def _plain(value: Any) -> int | None:
-    """A number of any version of the API, or None if it is not set."""
+    """Return a number in the form of any version of the API, or None if it is not set."""
     if isinstance(value, Mapping):
         value = value.get("number", 0) if value.get("set") else None
     return value if isinstance(value, int) else None

@@ -1,6 +1,6 @@
-"""What a Slurm pool may be told in the configuration, and what of it contradicts itself.
+"""The settings of a Slurm pool, and which of them contradict each other.
 
-The server checks a pool's table against `SlurmSettings`; the executors of both modes read it. Nothing here speaks to Slurm.
+The server checks a pool's table against `SlurmSettings`; the executors of both modes read it. Nothing here asks Slurm.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Seconds = Annotated[float, Meta(ge=0.05, le=86_400)]
 # Slurm expands % in the names of output files (sbatch(1), filename pattern), and a backslash switches that off.
 _UNFIT_FOR_PATHS = re.compile(r"[%\\\x00-\x1f\x7f]")
 _TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
-# What the executor itself says of each job; another value would break what it promises.
+# The executor itself sets these for each job; another value would break what it promises.
 _OWN_OPTIONS = frozenset(
     (
         "array",
@@ -60,7 +60,7 @@ _OWN_OPTIONS = frozenset(
 
 
 class SlurmSettings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """One Slurm pool. Times are in seconds, but for `time_limit`, which is in Slurm's own form."""
+    """One Slurm pool. Times are in seconds, except `time_limit`, which is in Slurm's own form."""
 
     directory: Path  # shared with the compute nodes under the same path
     mode: Literal["jobs", "pilot"] = "jobs"
@@ -68,18 +68,18 @@ class SlurmSettings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     account: str | None = None
     qos: str | None = None
     time_limit: str | None = None  # MINUTES, [HOURS:]MINUTES:SECONDS or DAYS-HOURS[:MINUTES[:SECONDS]]; of each job
-    options: list[str] = []  # further ones of sbatch, as --name=value
-    pass_environment: list[str] = []  # of this server's variables, what tasks get beside the usual: NAME or PREFIX_*
+    options: list[str] = []  # further options of sbatch, as --name=value
+    pass_environment: list[str] = []  # which of this server's variables tasks get beside the usual: NAME or PREFIX_*
     poll_interval: Seconds = 5.0  # from one status query, for all jobs together, to the next
     settle_seconds: Seconds = 60.0  # how long a result may be on its way after Slurm says that its job has ended
     # job mode
     max_jobs: Annotated[int, Meta(ge=1, le=1_000_000)] = 1_000  # in Slurm at once, each task of an array counted
-    resources: dict[str, Annotated[int, Meta(ge=0, le=2**62)]] = {}  # what all of them together may hold, queued ones too
+    resources: dict[str, Annotated[int, Meta(ge=0, le=2**62)]] = {}  # what all jobs together may hold, queued ones too
     # pilot mode
     max_pilots: Annotated[int, Meta(ge=1, le=10_000)] = 4
-    pilot_resources: dict[str, Annotated[int, Meta(ge=1, le=2**62)]] = {}  # of each; one core unless told
-    idle_seconds: Seconds = 60.0  # then a pilot that has nothing to do is ended
-    orphan_seconds: Seconds = 600.0  # then a pilot ends that no coordinator has cared for
+    pilot_resources: dict[str, Annotated[int, Meta(ge=1, le=2**62)]] = {}  # of each pilot; one core unless given
+    idle_seconds: Seconds = 60.0  # after so long, a pilot that has nothing to do is ended
+    orphan_seconds: Seconds = 600.0  # after so long, a pilot ends that has seen no sign of a coordinator
     coordinator: str | None = None  # HOST:PORT by which compute nodes reach this server; default: where it listens
     coordinator_ca: Path | None = None  # PEM; trusted by pilots if the server has TLS
     agent_command: list[str] = []  # default: this installation's own, by its path
@@ -120,7 +120,7 @@ class SlurmSettings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 def minutes(time_limit: str) -> int | None:
-    """A time limit in whole minutes, rounded up, or None if it is none. The forms are those of sbatch(1), --time."""
+    """Return a time limit in whole minutes, rounded up, or None if it is in no form of sbatch(1), --time."""
     found = _TIME.fullmatch(time_limit.strip())
     if not found:
         return None

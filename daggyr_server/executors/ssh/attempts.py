@@ -1,7 +1,7 @@
 """The attempts of one SSH target: which wait, which were sent, which run, which have ended; and what of its resources is free.
 
-`target.py` asks and is told what follows; `session.py` carries attempts from one phase to the next. Nothing here sends
-or reports.
+`target.py` adds attempts, and the parts of a connection (`starting.py`, `watching.py`, `fetching.py`) carry them from one phase
+to the next. Nothing here sends or reports.
 
     WAITING ──> SENT ──> RUNNING ──> ENDED      then it is told of, and forgotten here
     PLACED  ──────────────┘             an earlier coordinator placed it; where it stands is not known yet
@@ -14,16 +14,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
+from daggyr.attempts.keys import Ident, name_of
 from daggyr.v1.task_pb2 import TaskSpec
-from daggyr_server.executors.ssh.script import Ended, Ident, name_of
+from daggyr_server.executors.ssh.script import Ended
 
 
 class Phase(Enum):
-    WAITING = auto()  # for resources, here
+    WAITING = auto()  # here, for resources
     SENT = auto()  # the target may have begun it
     RUNNING = auto()
     ENDED = auto()  # its output is being fetched
-    PLACED = auto()
+    PLACED = auto()  # by an earlier coordinator
 
 
 @dataclass(slots=True, eq=False)
@@ -31,17 +32,17 @@ class Attempt:
     """One attempt, from `start` or `recover` until its result was told."""
 
     ident: Ident
-    name: str
+    name: str  # of its folder on the target
     task_id: str
     spec: TaskSpec | None  # unless an earlier coordinator placed it
     phase: Phase
     needs: Mapping[str, int]
-    stopping: bool = False
+    stopping: bool = False  # the driver wants its end
     attended: bool = False  # its warden can tell this connection of its end
     sent_ns: int = 0  # nanoseconds since the epoch
     start_ns: int = 0
     told_start: bool = False
-    has_folder: bool = False
+    has_folder: bool = False  # the shell was told to make it
     missed: int = 0  # looks in a row that found nobody
     ended: Ended | None = None
 
@@ -55,21 +56,22 @@ class Attempts:
     waiting: deque[Attempt] = field(default_factory=deque)
     ended: deque[Attempt] = field(default_factory=deque)
     unused: list[str] = field(default_factory=list)  # folders made ahead, for attempts that were not sent
+    complete: bool = False  # all that an earlier coordinator placed here was placed
 
     def add(self, ident: Ident, task_id: str, spec: TaskSpec) -> Attempt:
-        """A new one, in the end of the queue."""
+        """Add a new attempt at the end of the queue."""
         attempt = Attempt(ident, name_of(ident), task_id, spec, Phase.WAITING, dict(spec.resources))
         self.held[ident] = attempt
         self.waiting.append(attempt)
         return attempt
 
     def place(self, ident: Ident) -> None:
-        """One that an earlier coordinator placed."""
+        """Add an attempt that an earlier coordinator placed."""
         if ident not in self.held:
             self.held[ident] = Attempt(ident, name_of(ident), "", None, Phase.PLACED, {})
 
     def next(self) -> Attempt | None:
-        """Take the first that waits, if what it needs is free; it is SENT then."""
+        """Take the first attempt that waits, which is SENT then; None if there is none, or if what it needs is not free."""
         if not self.waiting:
             return None
         attempt = self.waiting[0]
@@ -81,14 +83,14 @@ class Attempts:
         return attempt
 
     def took_up(self, attempt: Attempt, needs: Mapping[str, int]) -> None:
-        """One that was PLACED, or sent by a connection that broke, runs."""
+        """Note that an attempt runs. `needs` count if it was PLACED, because its specification is not known here then."""
         if attempt.phase is Phase.PLACED:
             attempt.needs = needs
             self._use(attempt, 1)
         attempt.phase = Phase.RUNNING
 
     def end(self, attempt: Attempt, ended: Ended) -> None:
-        """Its process has ended: its resources are free, its output is to be fetched."""
+        """Note that an attempt's process has ended: its resources are free, and its output is to be fetched."""
         if attempt.phase in (Phase.SENT, Phase.RUNNING):
             self._use(attempt, -1)
         attempt.phase = Phase.ENDED
@@ -96,7 +98,7 @@ class Attempts:
         self.ended.append(attempt)
 
     def forget(self, attempt: Attempt) -> None:
-        """Its result is told."""
+        """Forget an attempt whose result is told."""
         if self.held.pop(attempt.ident, None) is None:
             return
         if attempt.phase is Phase.WAITING:
@@ -107,7 +109,7 @@ class Attempts:
             self._use(attempt, -1)
 
     def resize(self, resources: Mapping[str, int]) -> None:
-        """The target has these resources: what is free is what the attempts there leave."""
+        """Note the target's resources, of which those are free that the attempts there leave."""
         self.free = dict(resources)
         for attempt in self.held.values():
             if attempt.phase in (Phase.SENT, Phase.RUNNING):

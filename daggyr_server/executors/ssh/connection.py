@@ -1,7 +1,8 @@
-"""One SSH connection to a target: logging in, and what went wrong in words.
+"""One SSH connection to a target: how it is logged in, and in words why it is not.
 
 `session.py` asks for one whenever it begins, and opens its shells on it. Host keys are checked unless the pool says, by a
 setting with a loud name, that any will do. `~/.ssh/config` (ssh_config(5)), SSH agents and jump hosts are asyncssh's work.
+Nothing here tries again.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class TargetFault(Exception):
 
 
 async def connect(target: TargetSettings, settings: SshSettings, keepalive: float) -> asyncssh.SSHClientConnection:
-    """A connection that is logged in; the caller closes it. `keepalive` is the seconds between questions whether it still stands.
+    """Make a connection that is logged in; the caller closes it. Every `keepalive` seconds it is asked whether it still stands.
 
     Raises TargetFault.
     """
@@ -62,7 +63,7 @@ async def connect(target: TargetSettings, settings: SshSettings, keepalive: floa
                 jump.abort()
             raise
         if jump is not None:
-            connection.set_tunnel(jump)  # closed with it
+            connection.set_tunnel(jump)  # which is closed with it
         return connection
     except (asyncssh.Error, OSError, ValueError) as error:
         raise TargetFault(_explained(error, target)) from error
@@ -90,7 +91,7 @@ def check_files(settings: SshSettings) -> str | None:
 
 
 def _pinned(target: TargetSettings) -> Any:
-    """In place of known_hosts: trusted host keys, trusted authorities, revoked keys."""
+    """What asyncssh takes in place of known_hosts: trusted host keys, trusted authorities, revoked keys."""
     return (
         [asyncssh.import_public_key(target.host_key)] if target.host_key else [],
         [asyncssh.import_public_key(target.host_ca)] if target.host_ca else [],

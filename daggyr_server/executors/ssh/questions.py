@@ -1,7 +1,7 @@
 """Questions to one shell on a target, one at a time, each with all of its answers.
 
-`session.py` has one for what it fetches and one for what it watches. A question that was given up by its asker does no
-harm: what is still answered to it is passed over.
+`fetching.py` and `watching.py` have one each. A question that its asker has given up does no harm, because what is still answered
+to it is passed over. Nothing here knows what is asked.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from daggyr_server.executors.ssh.shell import Shell
 
 
 class Questions:
-    """Asks, for several tasks."""
+    """Asks one shell, for several asyncio tasks."""
 
     def __init__(self, shell: Shell) -> None:
         self.shell = shell
@@ -23,9 +23,9 @@ class Questions:
         self._open: str | None = None  # the ticket of what was not answered to its end
 
     async def ask(self, script: str) -> AsyncGenerator[list[str], None]:
-        """The words of each line that calls of remote.sh answer. To be closed by its reader. Raises TargetFault.
+        """Yield the words of each line that the calls of `script` answer. Its reader closes it. Raises TargetFault.
 
-        Who gets a line that a base64 block follows reads that from `shell` first.
+        After a line that a base64 block follows, the reader takes the block from `shell` before the next line.
         """
         async with self._lock:
             while self._open is not None:
@@ -39,7 +39,7 @@ class Questions:
                 yield words
 
     async def answers(self, script: str) -> list[list[str]]:
-        """All lines, of questions that no block answers. Raises TargetFault."""
+        """All lines that answer a script whose answers have no block. Raises TargetFault."""
         return [words async for words in self.ask(script)]
 
     def _is_end(self, words: list[str]) -> bool:

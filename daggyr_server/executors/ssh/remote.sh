@@ -1,19 +1,16 @@
 # What runs on an SSH target: functions for a POSIX shell, which reads them, and then calls of them, from its standard input.
 #
-# shell.py sends attempt.sh and then this text to each /bin/sh that it starts there; nothing is installed. Every word that comes from a task arrives as
-# one quoted word of a call. The working directory is the pool's folder, which has a folder for each attempt, KEY:
+# shell.py sends attempt.sh and then this text to each /bin/sh that it starts there; nothing is installed. Every word that comes from a
+# task is one quoted word of a call. The working directory is the pool's folder, which has a folder for each attempt, KEY:
 #
 #   lock       made once, by whoever starts the attempt, or by whoever makes sure that nobody will: "PID BIRTH" of that shell
 #   w, pid     "PID BIRTH BOOT" of the attempt's warden, a shell that waits for the task; "PID BIRTH" of the task itself
-#   cause      why the task is being ended: `kill` or `timeout`; the first counts
-#   about      "WHOLE NAME=UNITS...": how much of its standard output is wanted whole, in bytes, and its resources
-#   stdin, stdout, stderr, said, refused, times (attempt.sh says what these are)
+#   about      "LIMIT NAME=UNITS...": how much of its standard output is kept whole, in bytes (kept.py), and its resources
 #   result     the line that the warden also writes to the shell's output, in the end
+#   stdin, stdout, stderr, cause, said, refused, times (attempt.sh says what they are)
 #
-# A process is known by its number and its birth, field 22 of /proc/PID/stat (proc(5)). Times are those of /proc/uptime. Answers are lines;
-# `.` at the end of one says that it is whole. Nothing here ends a process but those of attempts in its own folder.
-
-dg_stopping=
+# A process is known by its number and its birth, field 22 of /proc/PID/stat (proc(5)). Times are those of /proc/uptime. Answers are
+# lines; `.` at the end of one says that it is whole. Nothing here ends a process but those of attempts in its own folder.
 
 # The birth of a process in dg_born; empty if there is none.
 dg_birth() {
@@ -23,9 +20,7 @@ dg_birth() {
     dg_born=${20}
 }
 
-dg_uptime() {
-    read -r dg_up dg_line </proc/uptime
-}
+dg_uptime() { read -r dg_up dg_line </proc/uptime; }
 
 # Whether the attempt's warden is there.
 dg_alive() {
@@ -94,10 +89,8 @@ dg_hello() {
     printf 'READY %s %s %s %s %s\n' "$1" "$dg_up" "$dg_boot" "$dg_cores" "$dg_memory"
 }
 
-# dg_here: be in the pool's folder, though somebody has made it anew.
-dg_here() {
-    cd -- "$dg_root"
-}
+# dg_here: go to the pool's folder again, because somebody may have made it anew.
+dg_here() { cd -- "$dg_root"; }
 
 # -- starting ----------------------------------------------------------------------------------------------------------
 
@@ -135,6 +128,7 @@ dg_go() {
 # The warden of one attempt.
 dg_watch() {
     trap '' HUP PIPE
+    dg_take_stops
     dg_birth self
     dg_w=${dg_line%% *}
     if ! { echo "$4" >"$1/about" && echo "$dg_w $dg_born $dg_boot" >"$1/w"; }; then
@@ -169,35 +163,23 @@ dg_begun() {
 
 # -- ending ------------------------------------------------------------------------------------------------------------
 
-# dg_stop NAP KEY...: end attempts that run; SIGKILL after 20 naps of so many seconds. It naps no longer than they run.
+# dg_stop KEY...: end attempts that run. Their wardens do it.
 dg_stop() {
-    dg_nap=$1
-    shift
     for dg_key; do
         if [ -d "$dg_key" ] && [ ! -e "$dg_key/result" ]; then
             dg_once kill "$dg_key/cause"
-            dg_stop_one "$dg_key" >/dev/null </dev/null &
+            dg_tell_warden "$dg_key" >/dev/null </dev/null &
         fi
     done
 }
 
-dg_stop_one() {
+dg_tell_warden() {
     dg_turn=0
-    until [ -s "$1/pid" ] || [ "$dg_turn" -ge 200 ]; do
-        sleep 0.05
+    until [ -s "$1/w" ] || [ "$dg_turn" -ge 200 ]; do
+        sleep 0.05 || sleep 1 # where there are whole seconds only
         dg_turn=$((dg_turn + 1))
     done
-    { dg_alive "$1" && read -r dg_task dg_line <"$1/pid"; } || exit
-    kill -TERM "-$dg_task" || kill -TERM "$dg_task"
-    dg_turn=0
-    while dg_alive "$1" && [ ! -e "$1/result" ]; do
-        if [ "$dg_turn" -ge 20 ]; then
-            kill -KILL "-$dg_task"
-            break
-        fi
-        sleep "$dg_nap" || sleep 1 # where there are whole seconds only
-        dg_turn=$((dg_turn + 1))
-    done
+    if dg_alive "$1"; then kill -TERM "$dg_w"; fi
     exit
 }
 
@@ -231,7 +213,6 @@ dg_look() {
     for dg_key; do
         dg_line=
         if dg_alive "$dg_key"; then
-            dg_line=
             { read -r dg_line <"$dg_key/about"; }
             echo "R $dg_key ${dg_line:-0} ."
         elif { read -r dg_line <"$dg_key/result"; } && [ "${dg_line##* }" = . ]; then
@@ -283,12 +264,10 @@ dg_peek() {
     dg_size=$(wc -c <"$1") || dg_size=0
     dg_keep_of "$1" "$dg_size"
     dg_offset=$2 dg_length=$3
-    if [ "$dg_cut" -gt 0 ]; then
-        if [ "$dg_offset" -ge "$dg_head" ]; then
-            if [ "$dg_offset" -lt "$((dg_head + dg_cut))" ]; then dg_offset=$((dg_head + dg_cut)); fi
-        elif [ "$((dg_head - dg_offset))" -lt "$dg_length" ]; then
-            dg_length=$((dg_head - dg_offset))
-        fi
+    if [ "$dg_offset" -lt "$dg_head" ]; then
+        if [ "$dg_length" -gt "$((dg_head - dg_offset))" ]; then dg_length=$((dg_head - dg_offset)); fi
+    elif [ "$dg_offset" -lt "$((dg_head + dg_cut))" ]; then
+        dg_offset=$((dg_head + dg_cut))
     fi
     if [ "$dg_size" -gt "$dg_offset" ]; then
         echo "P $dg_offset"
@@ -298,11 +277,7 @@ dg_peek() {
 }
 
 # dg_drop KEY...: the results are durable elsewhere.
-dg_drop() {
-    rm -rf -- "$@"
-}
+dg_drop() { rm -rf -- "$@"; }
 
 # dg_done TICKET: all that was asked before has been answered.
-dg_done() {
-    echo "Z $1 ."
-}
+dg_done() { echo "Z $1 ."; }

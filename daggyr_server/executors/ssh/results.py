@@ -1,73 +1,28 @@
-"""How an attempt on an SSH target ended, as an AttemptResult: one pure function and the words for what was refused.
+"""What a target tells of an attempt's end, translated into what the ladder of outcomes takes.
 
-`target.py` calls it once all output was fetched.
+`fetching.py` calls this before it fetches the output. Nothing here decides an outcome: daggyr.attempts.outcome does.
 """
 
 from __future__ import annotations
 
-import signal
-
-from google.protobuf.timestamp_pb2 import Timestamp
-
-from daggyr.v1.task_pb2 import (
-    FAILED,
-    KILLED,
-    SUCCEEDED,
-    TIMED_OUT,
-    AttemptOutcome,
-    AttemptResult,
-)
+from daggyr.attempts import outcome
+from daggyr.v1.task_pb2 import AttemptResult
 from daggyr_server.executors.ssh.script import Ended
 
-_SIGNALS = range(1, 65)
-
-
-def judge(ended: Ended) -> tuple[AttemptOutcome, list[str]]:
-    """The outcome, and notes for a person: exit code 0 has succeeded, whoever asked for the end."""
-    notes = ["its folder on the target was removed while it ran, and its output with it"] if ended.gone else []
-    if ended.status == 0:
-        if ended.cause == "timeout":
-            notes.append(f"it ended with exit code 0 when its timeout of {ended.limit} s had passed")
-        return SUCCEEDED, notes
-    if ended.cause == "kill":
-        return KILLED, notes
-    if ended.cause == "timeout":
-        return TIMED_OUT, [*notes, f"its timeout of {ended.limit} s had passed"]
-    number = signal_of(ended)
-    if number == signal.SIGKILL:
-        notes.append("ended by SIGKILL, not from here: another process, or the kernel when memory ran out")
-    elif number is not None:
-        notes.append(f"ended by {_name(number)}")
-    return FAILED, notes
+_CAUSES = {"kill": outcome.Cause.KILL, "timeout": outcome.Cause.TIMEOUT}  # the words of remote.sh
 
 
 def result_of(ended: Ended, start_ns: int, stop_ns: int) -> AttemptResult:
     """The result of what was started, without its output's sizes. Times are nanoseconds since the epoch."""
-    outcome, notes = judge(ended)
-    number = signal_of(ended)
-    return AttemptResult(
-        outcome=outcome,
-        notes=notes,
-        exit_code=ended.status if number is None else None,
-        signal=number,
-        start_time=timestamp(start_ns),
-        stop_time=timestamp(stop_ns),
-        cpu_seconds=ended.cpu_seconds,
+    result = outcome.result_of(seen_of(ended), start_ns=start_ns, stop_ns=stop_ns, cpu_seconds=ended.cpu_seconds)
+    if ended.gone:
+        result.notes.insert(0, "its folder on the target was removed while it ran, and its output with it")
+    return result
+
+
+def seen_of(ended: Ended) -> outcome.Seen:
+    """What a target's warden tells of an end, in the words of the ladder."""
+    number = outcome.signal_in(ended.status) if ended.by_signal else None
+    return outcome.Seen(
+        exit_code=ended.status if number is None else None, signal=number, cause=_CAUSES.get(ended.cause), timeout=ended.limit
     )
-
-
-def signal_of(ended: Ended) -> int | None:
-    number = ended.status - 128
-    return number if ended.by_signal and number in _SIGNALS else None
-
-
-def timestamp(nanoseconds: int) -> Timestamp:
-    seconds, nanos = divmod(nanoseconds, 1_000_000_000)
-    return Timestamp(seconds=seconds, nanos=nanos)
-
-
-def _name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"

@@ -1,14 +1,14 @@
-"""What is said to the shells on SSH targets, and what they answer: pure text both ways.
+"""What is said to the shells on SSH targets, and what they answer: text both ways.
 
-`start_script` turns one assignment into calls of remote.sh, with every word of the task quoted by shlex, for `session.py`
-to send. The other way, `parse_ended` makes an Ended of a line. Nothing here knows of connections.
+`start_script` turns one assignment into calls of remote.sh, with every word of the task quoted by shlex, for `starting.py` to
+send. The other way, `parse_ended` makes an Ended of a line, for `session.py`. Nothing here knows of connections.
 """
 
 from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -16,11 +16,12 @@ from urllib.parse import quote, unquote
 
 from daggyr.attempts import shell, startable
 from daggyr.attempts.kept import limit_of
-from daggyr.v1.task_pb2 import AttemptKey, TaskSpec
+from daggyr.attempts.keys import Ident
+from daggyr.attempts.times import seconds_of
+from daggyr.v1.task_pb2 import TaskSpec
 from daggyr_server.executors.believable import MAX_EXIT_CODE
 
-Ident = tuple[int, int, int]  # an AttemptKey's run_id, task_number and attempt
-
+NAMES_A_CALL = 128  # of attempts or files, so that calls, and what they start, stay far below what execve(2) takes
 _MAX_DIGITS = 10  # of seconds since a target's boot
 
 
@@ -31,24 +32,15 @@ def program() -> bytes:
     return (shell.text() + own).encode()
 
 
-def name_of(ident: Ident) -> str:
-    """The attempt's folder on its target."""
-    return "-".join(map(str, ident))
-
-
-def ident_in(name: str) -> Ident | None:
-    """The attempt that has a folder of this name, if any can."""
-    match = re.fullmatch(r"(\d{1,20})-(\d{1,10})-(\d{1,10})", name)
-    return (int(match[1]), int(match[2]), int(match[3])) if match else None
-
-
-def key_of(ident: Ident) -> AttemptKey:
-    return AttemptKey(run_id=ident[0], task_number=ident[1], attempt=ident[2])
-
-
 def call(function: str, *words: str) -> str:
     """One line of script."""
     return f"{function} {shlex.join(words)}\n"
+
+
+def batches(names: Sequence[str]) -> Iterator[Sequence[str]]:
+    """The names in as many parts as calls are needed."""
+    for begin in range(0, len(names), NAMES_A_CALL):
+        yield names[begin : begin + NAMES_A_CALL]
 
 
 def start_script(name: str, ident: Ident, task_id: str, spec: TaskSpec, grace: float) -> str:
@@ -56,7 +48,7 @@ def start_script(name: str, ident: Ident, task_id: str, spec: TaskSpec, grace: f
     environment = startable.task_environment(ident[0], task_id, ident[2], spec.environment)
     startable.check(spec.command, environment, spec.working_directory)
     startable.check_sizes(startable.words_of(spec.command, environment))
-    limit = spec.timeout.seconds + spec.timeout.nanos / 1e9
+    limit = seconds_of(spec.timeout)
     words = shell.launch(spec.command, environment, spec.working_directory)
     script, source = "", ""
     if spec.HasField("stdin"):
@@ -97,7 +89,7 @@ class Ended:
     refused: bool  # it was not started; its file `refused` says why
     gone: bool  # its folder was removed meanwhile
     cause: str  # kill, timeout or nothing: why it was ended
-    limit: str  # the timeout, in seconds, if that is why
+    limit: float  # the timeout, in seconds, if that is why
     began: int  # centiseconds since the target's boot
     ended: int
     cpu_seconds: float | None
@@ -119,7 +111,7 @@ def parse_ended(words: list[str]) -> Ended:
         refused="r" in flags,
         gone="g" in flags,
         cause=cause.strip("-"),
-        limit=limit,
+        limit=float(limit or 0),
         began=centiseconds(began),
         ended=centiseconds(ended),
         cpu_seconds=_cpu(cpu),

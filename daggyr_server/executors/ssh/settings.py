@@ -1,6 +1,6 @@
 """What `[pools.NAME]` with `executor = "ssh"` may set: the targets, how to log in there, and how to know them.
 
-The server checks these Structs; `ssh.py` reads them. Nothing here opens a file or a connection.
+The server checks these Structs; `executor.py`, `target.py` and `connection.py` read them. Nothing here opens a file.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ Units = Annotated[int, Meta(ge=0, le=2**53)]
 
 
 class TargetSettings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
-    """One target. What is not given, `~/.ssh/config` and OpenSSH's defaults say; `host` may be an alias there.
+    """One target. `~/.ssh/config` and OpenSSH's defaults say what is not given; `host` may be an alias there.
 
-    `resources`: of `cores` and `memory_mb`, what is not given is asked of the target. `jump`: [USER@]HOST[:PORT] to go through.
-    `host_key`: the one key that the target must have, as in a .pub file; `host_ca`: of an authority that has signed its key.
+    Of the `resources`, `cores` and `memory_mb` are asked of the target if they are not given. `jump` is [USER@]HOST[:PORT] to go
+    through. `host_key` is the one key that the target must have, as in a .pub file; `host_ca` is the key of an authority that has
+    signed the target's.
     """
 
     host: _Text
@@ -45,7 +46,7 @@ class TargetSettings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, f
 
 
 class SshSettings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
-    """The pool. `directory` and `working_directory` are on the targets; relative ones count from the account's home there."""
+    """The pool. `directory` and `working_directory` are on the targets, where relative ones count from the account's home."""
 
     targets: Annotated[list[TargetSettings], Meta(min_length=1, max_length=MAX_TARGETS)]
     known_hosts: Path | None = None  # ~/.ssh/known_hosts, and what ~/.ssh/config says, unless given

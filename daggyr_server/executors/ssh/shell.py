@@ -1,8 +1,8 @@
-"""One /bin/sh on a target: started on a connection, given remote.sh, then spoken to line by line.
+"""One /bin/sh on a target: it is started on a connection, given attempt.sh and remote.sh, then spoken to line by line.
 
-`session.py` has three of them on each connection. What the account's start-up files print comes before READY and is passed
-over. A Shell knows nothing of attempts: it sends script, and gives lines and base64 blocks. Memory is bounded: what is not read
-is left with the target.
+`session.py` opens three of them on each connection. What the account's start-up files print comes before READY and is passed
+over. A Shell sends script, and gives lines and base64 blocks; it knows nothing of attempts. Its memory is bounded, because what
+is not read is left with the target.
 """
 
 from __future__ import annotations

@@ -1,19 +1,15 @@
 # What both programs do that carry out an attempt with a POSIX shell: remote.sh on an SSH target, job.sh on a node of Slurm.
 #
 # Each is sent this text in front of its own, so that a change here holds for both. It works in dash, busybox sh and bash. Names start
-# with dg_, so that none of the account's or the task's is changed. Before dg_carry_out is called, the program sets
+# with dg_, so that none of the account's or the task's is changed. Before it calls dg_carry_out, a program sets
 #
-#   dg_home       where tasks start
-#   dg_in         the file that is the task's standard input
-#   dg_out dg_err where the task's output goes
-#   dg_mark       NAME=VALUE, a variable for the task by which dg_sweep finds what it leaves behind
-#   dg_timeout    in seconds; empty if there is none
-#   dg_grace      seconds from SIGTERM to SIGKILL
-#   dg_cause      a file for the reason why the task is ended, `kill` or `timeout`; the first reason counts
-#   dg_refused    a file for the reason why the task cannot be started: a word and what belongs to it (startable.py), a NUL after each
-#   dg_said       a file for what this shell says of a signal that has ended the task
-#   dg_times      a file for what times(1) says
-#   dg_stopping   whether the task is to end as soon as it is there
+#   dg_home        where tasks start
+#   dg_in dg_out dg_err   the files that are the task's standard input, output and error
+#   dg_mark        NAME=VALUE, a variable for the task by which dg_sweep finds what it leaves behind
+#   dg_timeout     in seconds, empty if there is none; dg_grace, seconds from SIGTERM to SIGKILL
+#   dg_cause       a file for the reason why the task is ended, `kill` or `timeout`; the first reason counts
+#   dg_refused     a file for the reason why the task cannot be started: a word and its texts (startable.py), a NUL after each
+#   dg_said dg_times      files for what this shell says of a signal that has ended the task, and for what times(1) says
 #
 # and defines dg_begun, which the task's process calls just before it becomes the program, in the task's environment.
 # Nothing here ends a process that is no attempt's.
@@ -34,12 +30,10 @@ dg_find_tools() {
 # dg_once TEXT FILE: make a file, if nobody has made it yet.
 dg_once() {
     set -C
-    if { echo "$1" >"$2"; } 2>/dev/null; then
-        set +C
-        return 0
-    fi
+    { echo "$1" >"$2"; } 2>/dev/null
+    dg_made=$?
     set +C
-    return 1
+    return "$dg_made"
 }
 
 # -- what is kept of output --------------------------------------------------------------------------------------------
@@ -160,6 +154,7 @@ dg_become() {
     esac
     export "$dg_mark"
     dg_begun
+    dg_await_parent
     trap - HUP INT PIPE QUIT TERM
     exec <"$dg_in" >>"$dg_out" 2>>"$dg_err"
     umask "$dg_mask"
@@ -169,6 +164,17 @@ dg_become() {
         exec "$dg_env" "$dg_reset" "$dg_setsid" -- "$@"
     fi
     exec "$dg_setsid" -- "$@"
+}
+
+# A shell says nothing of a signal that has ended what it did not wait for yet, so the task begins when its parent sleeps, in `wait`.
+dg_await_parent() {
+    read -r dg_line </proc/self/stat
+    set -- ${dg_line##*) }
+    dg_parent=$2 dg_turn=0
+    while [ "$dg_turn" -lt 10000 ] && read -r dg_line <"/proc/$dg_parent/stat"; do
+        case ${dg_line##*) } in S*) return ;; esac
+        dg_turn=$((dg_turn + 1))
+    done
 }
 
 # With variables that no shell can have: env(1) sets them. The words go once round, with setsid's between the two kinds.
@@ -204,6 +210,12 @@ dg_look_up() {
 }
 
 # -- ending ------------------------------------------------------------------------------------------------------------
+
+# From now on, SIGTERM to this shell ends its task.
+dg_take_stops() {
+    dg_task= dg_stopping= dg_caught=
+    trap 'dg_caught=1; if [ -z "$dg_stopping" ]; then dg_stopping=1; [ -z "$dg_task" ] || dg_stop_task; fi' TERM
+}
 
 # In the background: end the task when its time is over.
 dg_time() {

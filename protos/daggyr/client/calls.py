@@ -7,13 +7,13 @@ message.
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import grpc
 
+from daggyr.backoff import Backoff
 from daggyr.channel import Tls, check_exposure, open_channel, token_metadata
 from daggyr.client.errors import GONE, ServerError, Unreachable, translated
 from daggyr.v1.runs_pb2_grpc import RunsStub
@@ -51,47 +51,47 @@ class Calls:
 
     async def repeatable(self, method: Any, request: object, *, timeout: float | None = CALL_SECONDS) -> Any:
         """The answer to a call that may be repeated: it is made again if a busy server cancels it before looking at it."""
-        backoff = Backoff(min(self._patience, BUSY_SECONDS), lambda sentence: None, longest=0.2)
+        retries = Retries(min(self._patience, BUSY_SECONDS), lambda sentence: None, longest=0.2)
         while True:
             try:
                 return await self.once(method, request, timeout=timeout)
             except Unreachable as error:
                 if error.code is not grpc.StatusCode.CANCELLED:
                     raise
-                await backoff.wait(error)
+                await retries.wait(error)
 
     async def submitted(self, submit: Callable[[], Awaitable[Answer]]) -> Answer:
         """What `submit` returns. It is called again where no server is reached; its request_id keeps the run from being made
         twice."""
-        backoff = Backoff(min(self._patience, SUBMIT_SECONDS), self._notice)
+        retries = Retries(min(self._patience, SUBMIT_SECONDS), self._notice)
         while True:
             try:
                 return await submit()
             except Unreachable as error:
                 if error.code not in GONE:
                     raise
-                await backoff.wait(error)
+                await retries.wait(error)
 
-    def backoff(self) -> Backoff:
+    def retries(self) -> Retries:
         """The waits of a stream that is opened again where it was lost."""
-        return Backoff(self._patience, self._notice)
+        return Retries(self._patience, self._notice)
 
 
-class Backoff:
+class Retries:
     """The waits between tries: 0.2 s, doubling up to `longest`, with jitter, until `limit` seconds have passed without
     success."""
 
     def __init__(self, limit: float, notice: Callable[[str], None], *, longest: float = 5.0) -> None:
         """`notice` is told once, with a sentence for people, when the first try has failed."""
         self._limit = limit
-        self._longest = longest
+        self._backoff = Backoff(0.2, longest, jitter=0.25)
         self._notice = notice
         self.reset()
 
     def reset(self) -> None:
         """The last try worked: the next failure begins a new series."""
         self._since: float | None = None
-        self._delay = 0.2
+        self._backoff.reset()
 
     async def wait(self, error: ServerError) -> None:
         """Return when it is time for another try. Raises `error` if the time is over."""
@@ -99,7 +99,7 @@ class Backoff:
         if self._since is None:
             self._since = now
             self._notice("no connection to the server; trying again")
-        if now + self._delay > self._since + self._limit:
+        pause = self._backoff.next()
+        if now + pause > self._since + self._limit:
             raise error from None
-        await asyncio.sleep(self._delay * random.uniform(0.75, 1.0))
-        self._delay = min(2 * self._delay, self._longest)
+        await asyncio.sleep(pause)

@@ -33,7 +33,7 @@ class Change:
 
 async def changes_of(calls: Calls, request: pb.WatchRunRequest, *, heard: bool) -> AsyncGenerator[Change, None]:
     """The changes until the run has ended. `heard`: the server answered before, so that the first call is tried again, too."""
-    backoff = calls.backoff()
+    retries = calls.retries()
     missed, ended = True, False
     while not ended:
         stream = calls.stub.WatchRun(request, metadata=calls.metadata)
@@ -41,18 +41,18 @@ async def changes_of(calls: Calls, request: pb.WatchRunRequest, *, heard: bool) 
             async for message in stream:
                 heard, ended = True, message.run.state in ENDED
                 request.run_id, request.change_seq = message.run.run_id, message.run.change_seq
-                backoff.reset()
+                retries.reset()
                 yield Change(message.run, message.tasks, missed)
                 missed = False
             if not ended:  # a server that goes away may end the stream without an error
-                await backoff.wait(Unreachable(grpc.StatusCode.UNAVAILABLE, "the server ended the watch"))
+                await retries.wait(Unreachable(grpc.StatusCode.UNAVAILABLE, "the server ended the watch"))
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.OUT_OF_RANGE and request.change_seq:
                 request.change_seq, missed = 0, True
             elif ended:
                 return
             elif heard and error.code() in GONE:
-                await backoff.wait(typed(error))
+                await retries.wait(typed(error))
             else:
                 raise typed(error) from None
         finally:
@@ -61,7 +61,7 @@ async def changes_of(calls: Calls, request: pb.WatchRunRequest, *, heard: bool) 
 
 async def pieces_of(calls: Calls, request: pb.ReadOutputRequest) -> AsyncGenerator[pb.ReadOutputResponse, None]:
     """The pieces of an attempt's output, in order and each once."""
-    backoff = calls.backoff()
+    retries = calls.retries()
     heard = False
     while True:
         stream = calls.stub.ReadOutput(request, metadata=calls.metadata)
@@ -69,12 +69,12 @@ async def pieces_of(calls: Calls, request: pb.ReadOutputRequest) -> AsyncGenerat
             async for piece in stream:
                 heard = True
                 request.attempt, request.offset = piece.attempt, piece.offset + len(piece.data)
-                backoff.reset()
+                retries.reset()
                 yield piece
             return
         except grpc.aio.AioRpcError as error:
             if not heard or error.code() not in GONE:
                 raise typed(error) from None
-            await backoff.wait(typed(error))
+            await retries.wait(typed(error))
         finally:
             stream.cancel()

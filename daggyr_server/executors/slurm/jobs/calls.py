@@ -1,8 +1,8 @@
-"""Talks with Slurm about a pool's jobs: one status query for all of them, at an interval that can be set; and ends those that
-are to end.
+"""Asks Slurm about a pool's jobs, with one status query for all of them, and has those ended that are to stop.
 
-The executor of job mode runs one `SlurmCalls`. What Slurm says is noted in the attempts' `state`; the watch makes results of it.
-Jobs of this pool that nobody waits for are cancelled, in whatever way they came to be there.
+The executor of job mode runs one `SlurmCalls`. It writes what Slurm says into the attempts' `state`, from which the watch makes
+results. Jobs of this pool that nobody waits for are cancelled, however they came to be there. It submits nothing, and reads no
+folder.
 """
 
 from __future__ import annotations
@@ -13,31 +13,34 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 
+from daggyr.attempts.outcome import without_process
+from daggyr.backoff import Backoff
 from daggyr.v1.task_pb2 import HOST_AVAILABLE, HOST_PAUSED, LOST
 from daggyr_server.executors.slurm.client import ALL_OTHERS, ENDED_STATES, JobStatus, SlurmError, SlurmUnavailable
-from daggyr_server.executors.slurm.jobs.known_jobs import LONGEST_PAUSE, KnownJobs, Submission, result_of
+from daggyr_server.executors.slurm.jobs.known_jobs import LONGEST_PAUSE, KnownJobs, Submission
 from daggyr_server.executors.slurm.jobs.outcomes import GONE
 
 log = logging.getLogger(__name__)
 
-STOP_PATIENCE = 3.0  # seconds beyond the grace period before a stop is asked for again
+STOP_PATIENCE = 3.0  # seconds beyond the grace period before Slurm is told again to end a job
 
 
 class SlurmCalls:
-    """To be run once."""
+    """One of the executor's three tasks; `run` is called once."""
 
     def __init__(self, known: KnownJobs) -> None:
         self.known = known
         self.pool = known.pool
         self._next_query = 0.0  # monotonic
-        self._failures = 0
+        self._answers = True  # Slurm, as far as is known
+        self._backoff = Backoff(self.pool.settings.poll_interval, LONGEST_PAUSE)
 
     async def run(self) -> None:
         while True:
             try:
                 await self._end_jobs()
                 awaited = self.known.submissions or self.known.away or time.monotonic() < self.known.strays_until
-                # Until it is known what an earlier coordinator has submitted, its jobs would seem to be nobody's.
+                # Before it is known what an earlier coordinator has submitted, its jobs would look as if nobody waited for them.
                 if awaited and self.known.placed is None and time.monotonic() >= self._next_query:
                     await self._query()
             except OSError as error:
@@ -45,7 +48,7 @@ class SlurmCalls:
             await self.known.rest(self.known.calls_wake)
 
     async def _end_jobs(self) -> None:
-        """Have those ended that are to stop, and those that were taken back."""
+        """Have jobs ended: those of attempts that are to stop, and those of attempts that were taken back."""
         cancel, self.known.to_cancel = self.known.to_cancel, []
         now = time.monotonic()
         terminate = [
@@ -56,7 +59,7 @@ class SlurmCalls:
         terminate = [each for each in terminate if each.submission and each.submission.folder.manifest.job_id]
         if not (terminate or cancel):
             return
-        # A signal may have come before the script could take it; and what does not end by it is ended by Slurm.
+        # The first signal may have come before the script could take it, so there is a second. Then Slurm itself ends the job.
         first = [each for each in terminate if each.asked_slurm < 2]
         cancel += [each.submission.task(each.index) for each in terminate if each.asked_slurm >= 2 and each.submission]
         pause = self.known.look_seconds
@@ -81,14 +84,14 @@ class SlurmCalls:
         try:
             statuses = await self.pool.client.jobs(self.pool.prefix)
         except SlurmError as error:
-            pause = min(LONGEST_PAUSE, self.pool.settings.poll_interval * 2**self._failures)
-            self._failures += self._failures < 16
-            self._next_query = time.monotonic() + pause
-            if self._failures == 1:
+            self._next_query = time.monotonic() + self._backoff.next()
+            if self._answers:
                 log.warning("pool %s: Slurm does not answer, its jobs go on meanwhile: %s", self.pool.pool, error)
+            self._answers = False
             self.known.offer(HOST_PAUSED)
             return
-        self._failures = 0
+        self._answers = True
+        self._backoff.reset()
         self._next_query = time.monotonic() + self.pool.settings.poll_interval
         if self.known.limits is not None:
             self.known.offer(HOST_AVAILABLE)
@@ -96,7 +99,7 @@ class SlurmCalls:
         states = {submission.name: submission for submission in self.known.submissions.values()}
         for name, submission in states.items():
             if submission.made is None or submission.made >= asked_at:
-                continue  # it was submitted while Slurm was being asked
+                continue  # it was submitted after the question
             own = [status for status in statuses if status.name == name]
             if not submission.folder.manifest.job_id and not await self._find(submission, own):
                 continue
@@ -111,7 +114,7 @@ class SlurmCalls:
         await self._cancel_strays(statuses)
 
     async def _find(self, submission: Submission, own: list[JobStatus]) -> bool:
-        """An earlier coordinator did not come to note the id of this submission's job. Returns whether there is one now."""
+        """Look for the job of a submission whose id an earlier coordinator did not write down. Returns whether there is one."""
         folder = submission.folder
         if own:
             await asyncio.to_thread(folder.submitted, own[0].job_id)
@@ -120,14 +123,17 @@ class SlurmCalls:
             del self.known.submissions[folder.name]
             self.known.in_slurm -= len(submission.attempts)
             for attempt in submission.attempts.values():
-                self.known.tell(attempt, result_of(LOST, "its job was not in Slurm when the coordinator came back"))
+                self.known.tell(attempt, without_process(LOST, "its job was not in Slurm when the coordinator came back"))
         else:
             for attempt in submission.attempts.values():
                 attempt.state, attempt.over_since = GONE, attempt.over_since or time.monotonic()
         return False
 
     async def _cancel_strays(self, statuses: Iterable[JobStatus]) -> None:
-        """End jobs of ours that nobody waits for: submitted late, of attempts that were taken back, or of no run any more."""
+        """Cancel jobs of this pool that nobody waits for.
+
+        They were submitted late, or their attempts were taken back, or their run is gone.
+        """
         strays: Counter[str] = Counter()
         for status in statuses:
             submission = self.known.submissions.get(status.name)

@@ -16,6 +16,9 @@ import itertools
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
+from daggyr.attempts.keys import ident_of
+from daggyr.attempts.outcome import without_process
+from daggyr.attempts.times import seconds_of
 from daggyr.substitution import Filling
 from daggyr.v1.task_pb2 import (
     REJECTED,
@@ -32,14 +35,14 @@ from daggyr_server.executors.base import Reports, forgotten
 from daggyr_server.executors.context import ExecutorContext
 from daggyr_server.executors.slurm.client import needs_of
 from daggyr_server.executors.slurm.jobs.calls import SlurmCalls
-from daggyr_server.executors.slurm.jobs.known_jobs import JobAttempt, KnownJobs, Request, Submission, result_of
+from daggyr_server.executors.slurm.jobs.known_jobs import JobAttempt, KnownJobs, Request, Submission
 from daggyr_server.executors.slurm.jobs.output import written_by
 from daggyr_server.executors.slurm.jobs.script import check_task
 from daggyr_server.executors.slurm.jobs.submitter import Submitter
 from daggyr_server.executors.slurm.jobs.watch import Watch
 from daggyr_server.executors.slurm.pool import SlurmPool
 
-MAX_PIECES = 4  # of a followed output, read at once
+MAX_PIECES = 4  # of an output that is followed, read at once
 
 
 class JobExecutor(SlurmPool):
@@ -72,16 +75,17 @@ class JobExecutor(SlurmPool):
         rejected = []
         for assignment in batch.assignments:
             key = assignment.key
-            ident = (key.run_id, key.task_number, key.attempt)
+            ident = ident_of(key)
             if ident in self._known.attempts:
                 continue
             try:
                 spec = fillings[assignment.template].spec(assignment.values)
                 check_task(assignment, spec)
-                timeout = spec.timeout.seconds + spec.timeout.nanos / 1e9
-                alike = (needs_of(spec.resources, timeout, self.settings), timeout, spec.whole_stdout_bytes)
+                timeout = seconds_of(spec.timeout)
+                longest = timeout + self.context.grace if timeout else 0
+                alike = (needs_of(spec.resources, longest, self.settings), timeout, spec.whole_stdout_bytes)
             except ValueError as error:
-                rejected.append(AttemptUpdate(key=key, finished=result_of(REJECTED, str(error))))
+                rejected.append(AttemptUpdate(key=key, finished=without_process(REJECTED, str(error))))
                 continue
             self._known.attempts[ident] = self._known.waiting[ident] = JobAttempt(ident, alike, assignment, spec)
         if rejected:
@@ -96,7 +100,7 @@ class JobExecutor(SlurmPool):
 
     def _request(self, keys: Sequence[AttemptKey], request: Request) -> None:
         for key in keys:
-            attempt = self._known.attempts.get((key.run_id, key.task_number, key.attempt))
+            attempt = self._known.attempts.get(ident_of(key))
             if attempt is not None and attempt.requested != "stop":
                 attempt.requested = request
                 self._known.watch_wake.set()
@@ -104,13 +108,13 @@ class JobExecutor(SlurmPool):
     def recover(self, placed: Sequence[tuple[AttemptKey, Placement]]) -> None:
         self._known.placed = []
         for key, _ in placed:
-            attempt = JobAttempt((key.run_id, key.task_number, key.attempt))
+            attempt = JobAttempt(ident_of(key))
             self._known.attempts[attempt.ident] = attempt
             self._known.placed.append(attempt)
         self._known.watch_wake.set()
 
     async def follow(self, host: str, key: AttemptKey, stream: int, offset: int) -> AsyncIterator[OutputChunk]:
-        ident = (key.run_id, key.task_number, key.attempt)
+        ident = ident_of(key)
         name: OutputStream = STDOUT if stream == STDOUT else STDERR
         while True:
             attempt = self._known.attempts.get(ident)
@@ -127,5 +131,5 @@ class JobExecutor(SlurmPool):
 
 
 def _read(submission: Submission, index: int, stream: OutputStream, offset: int) -> list[tuple[int, bytes]]:
-    """What can be read of a stream from `offset` on; of a long one, the next pieces of it."""
+    """Return what can be read of a stream from `offset` on, at most MAX_PIECES pieces of it."""
     return list(itertools.islice(written_by(submission.folder, index, stream).chunks(offset), MAX_PIECES))

@@ -11,26 +11,23 @@
 set -f
 dg_index=${SLURM_ARRAY_TASK_ID:-0}
 dg_own=$dg_folder/$dg_index
-dg_task='' dg_stopping='' dg_caught=''
 # Where Slurm tracks processes by control groups, its own signals (a cancelled job, a time limit) come to this script alone too.
-trap 'dg_caught=1; [ -n "$dg_stopping" ] || { dg_stopping=1; [ -z "$dg_task" ] || dg_stop_task; }' TERM
+dg_take_stops
 
 mkdir "$dg_own.run" 2>/dev/null || exit 0
 dg_find_tools
 dg_date=$(command -v date)
 dg_out=$dg_own.out dg_err=$dg_own.err dg_mark=SLURM_DAGGYR_OUTPUT=$dg_own.out
-dg_cause=$dg_own.cause dg_refused=$dg_own.rejected dg_said=$dg_own.said dg_times=$dg_own.times
-dg_in=$dg_own.in
+dg_cause=$dg_own.cause dg_refused=$dg_own.rejected dg_said=$dg_own.said dg_times=$dg_own.times dg_in=$dg_own.in
 [ -e "$dg_in" ] || dg_in=/dev/null
 : >"$dg_out"
 : >"$dg_err"
 
-dg_begun() {
-    "$dg_date" +%s.%N >"$dg_own.start"
-}
+dg_begun() { "$dg_date" +%s.%N >"$dg_own.start"; }
 
 # A guard that gives the middle of long output, which is not kept, back to the disk where the file system can.
 dg_trim() {
+    command -v fallocate >/dev/null || exit
     dg_guard
     while dg_rest 5; do
         for dg_file in "$dg_out" "$dg_err"; do
@@ -41,16 +38,13 @@ dg_trim() {
         done
     done
 }
-dg_trimmer=
-if command -v fallocate >/dev/null; then
-    dg_trim &
-    dg_trimmer=$!
-fi
+dg_trim &
+dg_trimmer=$!
 
 . "$dg_folder/tasks"
 dg_carry_out "$@"
 dg_end=$("$dg_date" +%s.%N)
-[ -z "$dg_trimmer" ] || kill "$dg_trimmer"
+kill "$dg_trimmer"
 # Descendants that left the group.
 dg_sweep "${dg_mark#*=}" "$dg_own.err" "$dg_own.in"
 
@@ -59,10 +53,7 @@ dg_sweep "${dg_mark#*=}" "$dg_own.err" "$dg_own.in"
     echo "stop $dg_end"
     echo "node $(uname -n)"
     case $dg_flags in *s*) ;; *) echo "exited 1" ;; esac
-    case $dg_why in
-        kill) echo "stopped 1" ;;
-        timeout) echo "timeout 1" ;;
-    esac
+    case $dg_why in kill) echo "stopped 1" ;; timeout) echo "timeout 1" ;; esac
     echo "children $dg_cpu"
 } >"$dg_own.part" && mv "$dg_own.part" "$dg_own.result"
 exit "$dg_code"

@@ -2,7 +2,8 @@
 
 The script is the same for all tasks of an array: a few settings, then attempt.sh and job.sh. What differs (command, environment,
 folder) is in one file, `tasks`, which the script reads, so that none of it shows in `scontrol show job`, in arguments of
-processes, or in Slurm's own state. The executor of job mode, its submitter and `submission.py` call this. It writes no file.
+processes, or in Slurm's own state. The executor of job mode, its submitter and `submission_folder.py` call this. It
+writes no file.
 """
 
 from __future__ import annotations

@@ -37,12 +37,12 @@ from pathlib import Path
 
 import msgspec
 
+from daggyr.attempts.keys import Ident
 from daggyr.attempts.startable import refusal
 from daggyr.v1.task_pb2 import Assignment, TaskSpec
+from daggyr.whole_file import sync_folder, write_whole
 from daggyr_server.executors.believable import MAX_SECONDS
 from daggyr_server.executors.slurm.jobs.script import tasks_file
-
-Ident = tuple[int, int, int]  # an AttemptKey's run_id, task_number and attempt
 
 MANIFEST = "manifest"
 VOID = ".void"
@@ -67,7 +67,7 @@ class Reported:
     start: int | None = None  # nanoseconds since the epoch
     stop: int | None = None
     node: str = ""
-    stopped: bool = False  # the script was asked to end it
+    stopped: bool = False  # the script was asked to end it, before its timeout had passed
     timed_out: bool = False
     cpu_seconds: float | None = None
     rejected: str | None = None
@@ -95,51 +95,49 @@ class SubmissionFolder:
         return self.manifest.name
 
     def write(self, tasks: Sequence[tuple[int, Assignment, TaskSpec]]) -> None:
-        """Make the folder with all that the job needs; when this returns, it survives power loss."""
+        """Make the folder with all that the job needs. When this returns, it survives power loss."""
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.path.mkdir(mode=0o700)
         for index, _, spec in tasks:
             if spec.HasField("stdin"):
-                _write(self.path / f"{index}.in", spec.stdin.encode())
-        _write(self.path / "tasks", tasks_file(tasks).encode())
+                write_whole(self.path / f"{index}.in", spec.stdin.encode(), synced=True)
+        write_whole(self.path / "tasks", tasks_file(tasks).encode(), synced=True)
         self._write_manifest()
-        _sync_folder(self.path.parent)
+        sync_folder(self.path.parent)
 
     def submitted(self, job_id: str) -> None:
-        """Note the job's id; when this returns, that survives power loss."""
+        """Write down the job's id. When this returns, that survives power loss."""
         self.manifest.job_id = job_id
         self._write_manifest()
 
     def _write_manifest(self) -> None:
-        draft = self.path / f"{MANIFEST}.part"
-        _write(draft, msgspec.json.encode(self.manifest))
-        draft.replace(self.path / MANIFEST)
-        _sync_folder(self.path)
+        write_whole(self.path / MANIFEST, msgspec.json.encode(self.manifest), synced=True)
+        sync_folder(self.path)
 
     def void(self) -> bool:
-        """Let no job of this submission start anything any more. Returns False if one has already."""
+        """Make sure that no job of this submission starts anything any more. Returns False if one has already."""
         if self.look().claimed:
             return False
         moved = self.path.rename(self.path.with_name(self.path.name + VOID))
-        _sync_folder(self.path.parent)
+        sync_folder(self.path.parent)
         if any(path.suffix == ".run" for path in moved.iterdir()):
             moved.rename(self.path)
             return False
         return True
 
     def claim(self, index: int) -> bool:
-        """Take an index, so that its task is never started. Returns False if it has been, or if that cannot be known any more."""
+        """Take an index, so that its task is never started. Returns False if it was started, or if nobody can know that."""
         try:
             (self.path / f"{index}.run").mkdir()
-        except (FileExistsError, FileNotFoundError):  # the latter: somebody has removed the folder
+        except (FileExistsError, FileNotFoundError):  # without its folder, nobody can know
             return False
-        _sync_folder(self.path)
+        sync_folder(self.path)
         return True
 
     def look(self, starting: Container[int] = ()) -> Seen:
-        """What has happened so far; when tasks started, of those in `starting` only, for each costs a file."""
+        """Return what has happened so far. Start times are read for the indexes in `starting` only, because each costs a file."""
         seen = Seen()
-        # Opened anew: on NFS, that is when others' changes are seen.
+        # It is opened anew each time, because NFS shows the changes of others only then.
         with os.scandir(self.path) as entries:
             for entry in entries:
                 number, _, kind = entry.name.partition(".")
@@ -156,7 +154,7 @@ class SubmissionFolder:
         return seen
 
     def result(self, index: int) -> Reported:
-        """How a task ended; its result is there."""
+        """Return how a task ended whose result is there."""
         words = dict(line.partition(" ")[::2] for line in self._text(index, "result").splitlines())
         told = words.get("status", "255")
         status = min(int(told), 255) if told.isascii() and told.isdecimal() and len(told) < 10 else 255
@@ -174,7 +172,7 @@ class SubmissionFolder:
         )
 
     def printed(self, index: int) -> str:
-        """What the job itself printed, Slurm's own messages mostly, in one line."""
+        """Return what the job itself printed, mostly messages of Slurm, in one line."""
         return " ".join(self._text(index, "slurm").split())
 
     def output(self, index: int, stream: str) -> Path:
@@ -203,7 +201,7 @@ class SubmissionFolder:
 
 
 def kept_submissions(folder: Path, prefix: str) -> Iterator[SubmissionFolder]:
-    """The submissions of an earlier coordinator below `folder`; what was never submitted, or made void, is removed."""
+    """Yield the submissions of an earlier coordinator. Folders that were not submitted, or were made void, are removed."""
     try:
         paths = sorted(path for path in folder.iterdir() if path.name.startswith(prefix))
     except FileNotFoundError:
@@ -212,7 +210,7 @@ def kept_submissions(folder: Path, prefix: str) -> Iterator[SubmissionFolder]:
         try:
             manifest = msgspec.json.decode((path / MANIFEST).read_bytes(), type=Manifest)
         except (FileNotFoundError, NotADirectoryError, msgspec.DecodeError):
-            manifest = None  # it is renamed into place last, and sbatch comes after that
+            manifest = None  # the manifest is written last, and sbatch comes after it
         if manifest is None or path.name.endswith(VOID):
             shutil.rmtree(path, ignore_errors=True)
         else:
@@ -223,21 +221,6 @@ def remove_void(folder: Path, prefix: str) -> None:
     """Remove the folders of submissions that were made void."""
     for path in folder.glob(f"{prefix}*{VOID}"):
         shutil.rmtree(path, ignore_errors=True)
-
-
-def _write(path: Path, data: bytes) -> None:
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _nanoseconds(text: str) -> int | None:

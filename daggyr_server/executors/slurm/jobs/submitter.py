@@ -1,7 +1,8 @@
-"""Submits what waits on a Slurm pool: attempts of equal needs together, as one job array, as many as the pool may have in Slurm.
+"""Submits the attempts that wait on a Slurm pool: those of equal needs together, as one job array, up to `max_jobs` in Slurm.
 
-The executor of job mode runs one `Submitter`. `submission_folder.py` says in which order things become durable, and why that is
-enough for none to be submitted twice. If Slurm does not take a submission for now, it is made void, and the attempts wait again.
+The executor of job mode runs one `Submitter`. `submission_folder.py` says in which order things become durable, and why no
+attempt is submitted twice. A submission that Slurm does not take for now is made void, and its attempts wait again. Nothing here
+follows a job once it is submitted.
 """
 
 from __future__ import annotations
@@ -11,16 +12,11 @@ import logging
 import secrets
 import time
 
+from daggyr.attempts.outcome import without_process
+from daggyr.backoff import Backoff
 from daggyr.v1.task_pb2 import HOST_AVAILABLE, HOST_PAUSED, LOST, REJECTED
 from daggyr_server.executors.slurm.client import Job, Limits, SlurmError, SlurmRefused, SlurmUnavailable
-from daggyr_server.executors.slurm.jobs.known_jobs import (
-    LONGEST_PAUSE,
-    STRAY_SECONDS,
-    JobAttempt,
-    KnownJobs,
-    Submission,
-    result_of,
-)
+from daggyr_server.executors.slurm.jobs.known_jobs import LONGEST_PAUSE, STRAY_SECONDS, JobAttempt, KnownJobs, Submission
 from daggyr_server.executors.slurm.jobs.script import job_script
 from daggyr_server.executors.slurm.jobs.submission_folder import Manifest, SubmissionFolder
 
@@ -30,7 +26,7 @@ MAX_SUBMISSION_BYTES = 4 * 1024 * 1024  # of the tasks of one submission
 
 
 class Submitter:
-    """To be run once."""
+    """One of the executor's three tasks; `run` is called once."""
 
     def __init__(self, known: KnownJobs) -> None:
         self.known = known
@@ -39,7 +35,7 @@ class Submitter:
     async def run(self) -> None:
         self.known.limits = await self._limits()
         self.known.offer(HOST_AVAILABLE)
-        pause = 0.0
+        backoff = Backoff(self.pool.settings.poll_interval, LONGEST_PAUSE)
         while True:
             while not self.known.waiting:
                 self.known.submit_wake.clear()
@@ -52,26 +48,25 @@ class Submitter:
             group = self._group(min(room, self.known.limits.max_array))
             try:
                 await self._submit(group)
-                pause = 0.0
+                backoff.reset()
             except (SlurmUnavailable, OSError) as error:
-                pause = min(LONGEST_PAUSE, max(self.pool.settings.poll_interval, 2 * pause))
+                pause = backoff.next()
                 log.warning("pool %s: nothing can be submitted, it is tried again in %g s: %s", self.pool.pool, pause, error)
                 self.known.offer(HOST_PAUSED)
                 await asyncio.sleep(pause)
 
     async def _limits(self) -> Limits:
-        """As soon as Slurm answers at all."""
-        pause = self.pool.settings.poll_interval
+        """Return what the cluster says of itself, as soon as Slurm answers."""
+        backoff = Backoff(self.pool.settings.poll_interval, LONGEST_PAUSE)
         while True:
             try:
                 return await self.pool.client.limits()
             except SlurmError as error:
                 log.warning("pool %s waits for Slurm: %s", self.pool.pool, error)
-            await asyncio.sleep(pause)
-            pause = min(LONGEST_PAUSE, 2 * pause)
+            await asyncio.sleep(backoff.next())
 
     def _group(self, most: int) -> list[JobAttempt]:
-        """The first that waits, and others of equal needs."""
+        """Return the first attempt that waits, and others of equal needs."""
         first = next(iter(self.known.waiting.values()))
         group: list[JobAttempt] = []
         size = 0
@@ -84,7 +79,10 @@ class Submitter:
         return group
 
     async def _submit(self, group: list[JobAttempt]) -> None:
-        """Submit these, or raise SlurmUnavailable or OSError with all of them waiting again, and none of them ever to start."""
+        """Submit these attempts.
+
+        Raises SlurmUnavailable or OSError; then all of them wait again, and nothing of this submission will ever start.
+        """
         alike = group[0].alike
         assert alike is not None
         needs, timeout, whole_stdout_bytes = alike
@@ -122,7 +120,7 @@ class Submitter:
         try:
             await asyncio.to_thread(folder.submitted, job_id)
         except OSError as error:
-            # Held, with an id that is known to nobody after a restart: it is taken back.
+            # The job is held, and after a restart nobody would know its id, so it is taken back.
             await self._not_submitted(submission, error)
             raise
         for attempt in group:
@@ -133,7 +131,7 @@ class Submitter:
         self.known.calls_wake.set()
 
     async def _not_submitted(self, submission: Submission, error: Exception) -> None:
-        """A submission has failed: whatever Slurm has of it never starts."""
+        """Make sure that nothing of a submission that has failed ever starts, and let its attempts wait again or end."""
         del self.known.submissions[submission.name]
         self.known.in_slurm -= len(submission.attempts)
         self.known.strays_until = time.monotonic() + STRAY_SECONDS
@@ -149,4 +147,4 @@ class Submitter:
             return
         outcome = REJECTED if isinstance(error, SlurmRefused) else LOST
         for attempt in submission.attempts.values():
-            self.known.tell(attempt, result_of(outcome, f"Slurm did not take its job: {error}"))
+            self.known.tell(attempt, without_process(outcome, f"Slurm did not take its job: {error}"))

@@ -1,8 +1,8 @@
-"""Looks into the folders of submissions, where jobs write when they start and how they end, and tells that.
+"""Looks into the folders of submissions, where jobs write when they start and how they end, and tells the driver of both.
 
-The executor of job mode runs one `Watch`. It also finds what an earlier coordinator had submitted, takes back what has not
-started when that is asked for, and removes the files of what is durable. It never waits for Slurm: what Slurm says,
-`calls.py` notes in the attempts' `state`.
+The executor of job mode runs one `Watch`. It also finds what an earlier coordinator had submitted, takes attempts back that have
+not started, and removes the files of attempts whose ends are durable. It never waits for Slurm: `calls.py` writes what Slurm says
+into the attempts' `state`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import logging
 import time
 from collections.abc import Sequence
 
+from daggyr.attempts.outcome import result_of, without_process
+from daggyr.attempts.times import timestamp
 from daggyr.v1.task_pb2 import (
     KILLED,
     LOST,
@@ -25,8 +27,8 @@ from daggyr.v1.task_pb2 import (
 )
 from daggyr_server.executors.base import forgotten
 from daggyr_server.executors.slurm.client import ENDED_STATES
-from daggyr_server.executors.slurm.jobs.known_jobs import STRAY_SECONDS, JobAttempt, KnownJobs, Submission, result_of
-from daggyr_server.executors.slurm.jobs.outcomes import GONE, ended_by, is_settled, judge
+from daggyr_server.executors.slurm.jobs.known_jobs import STRAY_SECONDS, JobAttempt, KnownJobs, Submission
+from daggyr_server.executors.slurm.jobs.outcomes import GONE, is_settled, seen_of
 from daggyr_server.executors.slurm.jobs.output import written_by
 from daggyr_server.executors.slurm.jobs.submission_folder import Reported, kept_submissions, remove_void
 
@@ -34,7 +36,7 @@ log = logging.getLogger(__name__)
 
 
 class Watch:
-    """To be run once."""
+    """One of the executor's three tasks; `run` is called once."""
 
     def __init__(self, known: KnownJobs) -> None:
         self.known = known
@@ -53,7 +55,7 @@ class Watch:
             await self.known.rest(self.known.watch_wake)
 
     async def _adopt(self) -> None:
-        """Find what an earlier coordinator had submitted."""
+        """Find the submissions of an earlier coordinator that hold attempts which were placed."""
         placed = {attempt.ident: attempt for attempt in self.known.placed or ()}
         kept = await asyncio.to_thread(lambda: list(kept_submissions(self.pool.tracker_folder, self.pool.prefix)))
         self.known.strays_until = time.monotonic() + STRAY_SECONDS
@@ -70,28 +72,28 @@ class Watch:
             else:
                 await asyncio.to_thread(folder.remove)
         for attempt in placed.values():
-            self.known.tell(attempt, result_of(LOST, "it was not submitted to Slurm before the coordinator ended"))
-        self.known.placed = None  # from now on, jobs of no submission are nobody's
+            self.known.tell(attempt, without_process(LOST, "it was not submitted to Slurm before the coordinator ended"))
+        self.known.placed = None  # from now on, nobody waits for a job that belongs to no submission
         self.known.calls_wake.set()
 
     async def _heed(self) -> None:
-        """Take back what was asked for and has not started; what is to stop and has is for `SlurmCalls`."""
+        """Take back attempts that are to stop, or were recalled, and have not started. `SlurmCalls` ends those that have."""
         for attempt in [each for each in self.known.attempts.values() if each.requested is not None]:
             outcome = KILLED if attempt.requested == "stop" else RETURNED
             submission = attempt.submission
             if attempt.ident in self.known.waiting:
                 del self.known.waiting[attempt.ident]
-                self.known.tell(attempt, result_of(outcome))
+                self.known.tell(attempt, without_process(outcome))
                 continue
             if submission is None or submission.made is None:
-                continue  # being submitted, or looked for
+                continue  # it is being submitted, or looked for
             if not attempt.runs:
                 attempt.runs = not await asyncio.to_thread(submission.folder.claim, attempt.index)
                 if not attempt.runs:
                     if submission.folder.manifest.job_id:
                         self.known.to_cancel.append(submission.task(attempt.index))
                         self.known.calls_wake.set()
-                    self.known.end(submission, attempt, result_of(outcome))
+                    self.known.end(submission, attempt, without_process(outcome))
                     continue
             if attempt.requested == "recall":
                 attempt.requested = None
@@ -99,7 +101,7 @@ class Watch:
                 self.known.calls_wake.set()
 
     async def _look(self) -> None:
-        """See what jobs have told in their folders."""
+        """See what jobs have written into their folders, and tell it."""
         made = [each for each in self.known.submissions.values() if each.made is not None and each.attempts]
         for submission, (starts, begun, results) in zip(made, await asyncio.to_thread(_look_into, made), strict=True):
             for index, attempt in list(submission.attempts.items()):
@@ -108,8 +110,7 @@ class Watch:
                     attempt.reported, attempt.reported_at = results[index], time.monotonic()
                 if attempt.reported is None and index in starts and not attempt.started:
                     attempt.started = True
-                    started = AttemptStarted()
-                    started.start_time.FromNanoseconds(starts[index])
+                    started = AttemptStarted(start_time=timestamp(starts[index]))
                     self.pool.reports.updates(self.pool.pool, [AttemptUpdate(key=attempt.key, started=started)], forgotten)
                 await self._settle(submission, attempt)
 
@@ -122,7 +123,7 @@ class Watch:
             if is_settled(attempt.reported, asked=asked) or over or now > attempt.reported_at + self.pool.settings.settle_seconds:
                 await self._finish(submission, attempt)
         elif attempt.over_since is not None and over:
-            # Slurm may say so before the script and what it ends have come to their end, and files take their time.
+            # Slurm may say that a job has ended while its script still ends processes, or while its files are on their way.
             if attempt.runs and now < attempt.over_since + self.pool.settings.settle_seconds:
                 return
             if not attempt.runs and not await asyncio.to_thread(submission.folder.claim, attempt.index):
@@ -133,29 +134,20 @@ class Watch:
     async def _finish(self, submission: Submission, attempt: JobAttempt) -> None:
         reported, index = attempt.reported, attempt.index
         printed = await asyncio.to_thread(submission.folder.printed, index) if reported is None else ""
-        outcome, notes = judge(
+        seen = seen_of(
             reported,
             attempt.state,
             asked=attempt.requested == "stop",
             timeout=submission.folder.manifest.timeout,
             printed=printed,
         )
-        result = result_of(outcome, *notes)
-        if outcome == REJECTED:
+        if reported is None:
+            result = result_of(seen)
+        else:
+            result = result_of(seen, start_ns=reported.start, stop_ns=reported.stop, cpu_seconds=reported.cpu_seconds)
+        if result.outcome == REJECTED:
             self.known.end(submission, attempt, result)
             return
-        if reported is not None:
-            number = ended_by(reported)
-            if number is None:
-                result.exit_code = reported.status
-            else:
-                result.signal = number
-            if reported.start is not None:
-                result.start_time.FromNanoseconds(reported.start)
-            if reported.stop is not None:
-                result.stop_time.FromNanoseconds(reported.stop)
-            if reported.cpu_seconds is not None:
-                result.cpu_seconds = reported.cpu_seconds
         for stream, summary in ((STDOUT, result.stdout), (STDERR, result.stderr)):
             output = await asyncio.to_thread(written_by, submission.folder, index, stream)
             chunks = output.chunks()
@@ -169,7 +161,7 @@ class Watch:
         self.known.end(submission, attempt, result)
 
     async def clean(self) -> None:
-        """Remove the files of what is durable."""
+        """Remove the files of attempts whose ends are durable."""
         forget, self.known.to_forget = self.known.to_forget, []
         done = []
         for submission, index in forget:
@@ -190,15 +182,15 @@ class Watch:
 
 
 def _look_into(submissions: Sequence[Submission]) -> list[tuple[dict[int, int], set[int], dict[int, Reported]]]:
-    """What is new in each: starts, indexes whose script has begun, and results."""
+    """Return what is new in each: starts, indexes whose script has begun, and results."""
     found = []
     for submission in submissions:
         try:
-            attempts = dict(submission.attempts)  # in a thread: others may end meanwhile
+            attempts = dict(submission.attempts)  # a copy, because this is a thread, and attempts may end meanwhile
             seen = submission.folder.look({index for index, attempt in attempts.items() if not attempt.started})
             new = [index for index in seen.results if index in attempts and attempts[index].reported is None]
             found.append((seen.starts, seen.claimed, {index: submission.folder.result(index) for index in new}))
-        except FileNotFoundError:  # somebody has removed the folder: nothing of it starts any more, or is told
+        except FileNotFoundError:  # somebody has removed the folder, so that nothing of it starts any more, and nothing is told
             found.append(({}, set(submission.attempts), {}))
     return found
 
