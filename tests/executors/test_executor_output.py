@@ -147,7 +147,7 @@ async def test_FollowPassesOverWhatIsCutAndNothingElse(executor: Harness, tmp_pa
         await executor.started(key)
         await eventually((folder / "written").exists)
         expected, followed, missing = numbered(size), 0, 0
-        async for chunk in executor.executor.follow(executor.ear.of(key).host, key, STDOUT, 0):
+        async for chunk in executor.executor.follow(executor.reports.of(key).host, key, STDOUT, 0):
             assert chunk.data == expected[chunk.offset : chunk.offset + len(chunk.data)]
             missing += chunk.offset - followed
             followed = chunk.offset + len(chunk.data)
