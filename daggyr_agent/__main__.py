@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from daggyr.early_end import end_without_a_word
+from daggyr.daemon import end_without_a_word
 from daggyr.standard_streams import claim, leave_quietly
 
 

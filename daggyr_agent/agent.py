@@ -1,9 +1,10 @@
-"""The agent as a whole: puts its parts together, and brings them to an end in the way that was asked for.
+"""The agent as a whole: puts its parts together, and ends them in the way that was asked for.
 
-`main` runs it once. It ends by drain (the coordinator asks, or SIGUSR1: what runs is finished), by stop (SIGTERM or SIGINT: what
-runs is ended), by halt (a second signal, or the lifeline: everything is killed at once), or because the coordinator refused it.
-Whatever the way, no process of any attempt is left. Only if it is killed can it not see to that: then its next process, with the
-same state folder, begins by ending what was left, and delivers the results that nobody had acknowledged.
+`main` runs it once. There are four ways to its end. Drain: the coordinator asks, or SIGUSR1 comes, and what runs is finished.
+Stop: SIGTERM or SIGINT comes, and what runs is ended. Halt: a second signal comes, or the lifeline is cut, and everything is
+killed at once. Or the coordinator refuses the agent. After each of them, no process of any attempt is left. An agent that is
+killed cannot see to that: its next process, with the same state folder, begins by ending what was left, and delivers the
+results that nobody has acknowledged.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ import secrets
 import signal
 from collections.abc import Mapping
 
+from daggyr.daemon import Terminal
 from daggyr.environment import passes
-from daggyr.hangup import Terminal
 
 from .attempts import Attempts
 from .capture import Captures
@@ -24,20 +25,20 @@ from .cgroup import ControlGroup, OomKills
 from .config import Config
 from .connection import Connection
 from .descendants import Descendants, become_subreaper
-from .execution import DEFAULT_GRACE, Host
+from .execution_context import DEFAULT_GRACE, ExecutionContext
 from .leftovers import end_leftovers
 from .noop import Noop
 from .outbox import Outbox
 from .process import Launcher
 from .resources import Ledger
-from .session import Standing
+from .session import Membership
 from .state import StateFolder
 from .usage import PeakMemory
 from .watch import Watch
 from .work import Work
 
 _DELIVERY_SECONDS = 5.0  # for the last results of an agent that was stopped
-_HALT_SECONDS = 5.0  # for killed processes to be gone; only one that waits for a device takes longer than an instant
+_HALT_SECONDS = 5.0  # for killed processes to be gone; only a process that waits for a device takes longer than an instant
 
 _TIDY_SECONDS = 1.0  # between two looks for orphans of running attempts that have ended
 
@@ -45,7 +46,7 @@ _log = logging.getLogger(__name__)
 
 
 class Agent:
-    """To be made and run in one event loop, in the main thread: processes start and end there."""
+    """One agent. It is made and run in one event loop, in the main thread, whose children are the orphans (`descendants`)."""
 
     def __init__(self, config: Config, state: StateFolder, environment: Mapping[bytes, bytes]) -> None:
         """End what an earlier process left running, which takes some seconds at most, and take up its results.
@@ -63,7 +64,7 @@ class Agent:
         self._config = config
         self._terminal = Terminal()
         self._news = asyncio.Event()
-        self._progress = asyncio.Event()  # fewer attempts are held, or less is undelivered
+        self._progress = asyncio.Event()  # set when fewer attempts are held, or fewer results are undelivered
         self._halted = asyncio.Event()
         self._finishing: asyncio.Task[None] | None = None
         self._stopping = False
@@ -75,7 +76,7 @@ class Agent:
         passed = {name: value for name, value in environment.items() if passes(os.fsdecode(name), config.pass_environment)}
         self._launcher = Launcher(passed, state.agent_id)
         self._watch = Watch(loop)
-        self._host = Host(
+        self._context = ExecutionContext(
             loop=loop,
             launcher=self._launcher,
             captures=self._captures,
@@ -89,11 +90,11 @@ class Agent:
         self._work: Work = (
             Noop(self._outbox)
             if config.noop
-            else Attempts(self._host, Ledger(config.resources), self._outbox, self._progress.set)
+            else Attempts(self._context, Ledger(config.resources), self._outbox, self._progress.set)
         )
         self._watch.after_each_look(self._tidy)
         self._tidied = 0.0
-        self._standing = Standing(
+        self._membership = Membership(
             agent_id=state.agent_id,
             agent_key=state.agent_key,
             incarnation=secrets.token_hex(8),
@@ -103,15 +104,15 @@ class Agent:
             tracker_id=journal.tracker_id,
             epoch=journal.epoch,
         )
-        self._connection = Connection(config, self._standing, self._work, self._outbox, self._news, self.drain)
+        self._connection = Connection(config, self._membership, self._work, self._outbox, self._news, self.drain)
 
     async def run(self) -> None:
         """Work until drained, stopped or halted. Raises RefusedError."""
         for number in (signal.SIGTERM, signal.SIGINT):
-            # A SIGINT that is ignored was meant so by a script's `&`: its Ctrl-C is not for what it left in the background.
+            # A SIGINT that is ignored was meant so by a script's `&`: Ctrl-C is not for what the script left in the background.
             if number == signal.SIGTERM or signal.getsignal(number) != signal.SIG_IGN:
                 self._loop.add_signal_handler(number, self.stop)
-        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup(1) means it
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup(1) has it ignored.
             self._loop.add_signal_handler(signal.SIGHUP, self._hang_up)
         self._loop.add_signal_handler(signal.SIGUSR1, self.drain)
         if self._config.lifeline is not None:
@@ -127,17 +128,17 @@ class Agent:
             await self._close(connection, halted)
 
     def drain(self) -> None:
-        """Take nothing new, hand back what has not started, finish what runs, deliver it, leave."""
+        """Take nothing new, hand back what has not started, finish what runs, deliver the results, leave."""
         if self._finishing is None:
             _log.info("draining: %d attempts are finished first", self._work.running)
-            # Told first, as in `stop`: the coordinator may not have asked.
-            self._standing.draining = True
+            # The coordinator is told first, as in `stop`, because it may not have asked.
+            self._membership.draining = True
             self._connection.beat()
             self._work.close("the agent is draining")
             self._finishing = asyncio.create_task(self._finish(None))
 
     def stop(self) -> None:
-        """End what runs, hand back what has not started, deliver, leave; the second time, halt."""
+        """End what runs, hand back what has not started, deliver the results, leave. When it is called again, halt."""
         if self._stopping:
             self.halt("asked a second time")
             return
@@ -145,14 +146,14 @@ class Agent:
         _log.info("stopping: %d attempts are ended", self._work.running)
         if self._finishing is not None:
             self._finishing.cancel()
-        # Told first, or the coordinator would send back at once what is handed back to it.
-        self._standing.draining = True
+        # The coordinator is told first, or it would send back at once what is handed back to it.
+        self._membership.draining = True
         self._connection.beat()
         self._work.stop(DEFAULT_GRACE)
         self._finishing = asyncio.create_task(self._finish(_DELIVERY_SECONDS))
 
     def _hang_up(self) -> None:
-        """Each session reads the token and the certificates again: nothing is left to do, unless the terminal is gone."""
+        """Do nothing unless the terminal is gone, because each session reads the token and the certificates again."""
         if self._terminal.is_gone():
             self.stop()
         else:
@@ -197,10 +198,10 @@ class Agent:
 
     def _kill_all(self) -> None:
         self._watch.close()
-        host = self._host
-        with host.lock:
-            host.leaving = True
-        if not self._descendants.end_everything(_HALT_SECONDS, host.lock, lambda: host.starting):
+        context = self._context
+        with context.lock:
+            context.leaving = True
+        if not self._descendants.end_everything(_HALT_SECONDS, context.lock, lambda: context.starting):
             _log.error("some processes did not end within %g s of SIGKILL", _HALT_SECONDS)
 
     async def _close(self, *tasks: asyncio.Task[object]) -> None:

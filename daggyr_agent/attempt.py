@@ -1,7 +1,8 @@
-"""An attempt as the agent was given it, in plain values, and what attempts of one template share.
+"""An attempt as it was assigned to the agent, in plain values, and what attempts of one template share.
 
-`attempts` makes them from the coordinator's messages. They hold no part of a received message, whose memory would otherwise
-stay for as long as any attempt of it: only a template's own copy.
+`attempts` makes both from the coordinator's messages. They keep no part of a received message except for a copy of the
+template, because the memory of the whole message would otherwise stay as long as any of its attempts. Nothing here starts
+anything.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from daggyr.attempts.keys import Ident, ident_of, key_of
+from daggyr.attempts.keys import Ident, ident_of
 from daggyr.attempts.startable import check
 from daggyr.attempts.times import seconds_of
 from daggyr.substitution import Filling
@@ -17,8 +18,8 @@ from daggyr.v1.task_pb2 import Assignment, AttemptKey, TaskSpec, TaskTemplate
 
 
 @dataclass(slots=True)
-class Order:
-    """What to start: the texts as bytes, so that they do not depend on the agent's locale."""
+class ProcessSpec:
+    """What process to start. The texts are bytes, so that they do not depend on the agent's locale."""
 
     command: list[bytes]
     environment: Mapping[bytes, bytes]
@@ -27,7 +28,7 @@ class Order:
 
 
 class Template:
-    """A task template: what no parameter can change, and the order for given values."""
+    """A task template: what no parameter can change, and the process for given values."""
 
     __slots__ = ("_filling", "_fixed", "_takes_values", "demand", "timeout", "whole_stdout_bytes")
 
@@ -40,20 +41,20 @@ class Template:
         self.whole_stdout_bytes = spec.whole_stdout_bytes
         self._filling = Filling(own)
         self._takes_values = bool(own.parameters)
-        self._fixed: Order | None = None  # made with the first attempt, if no parameter can change it
+        self._fixed: ProcessSpec | None = None  # made with the first attempt, if no parameter can change it
 
-    def order(self, values: Sequence[str]) -> Order:
+    def process_spec(self, values: Sequence[str]) -> ProcessSpec:
         """Raises ValueError if `values` are not as many as the template's parameters, or NotStartable."""
         if self._fixed is not None and not values:
             return self._fixed
-        order = _order(self._filling.spec(values))
+        process = _process_spec(self._filling.spec(values))
         if not self._takes_values:
-            self._fixed = order
-        return order
+            self._fixed = process
+        return process
 
 
 @dataclass(eq=False, slots=True)
-class Attempt:
+class AssignedAttempt:
     """One execution of one task, assigned to this agent."""
 
     ident: Ident
@@ -62,32 +63,34 @@ class Attempt:
     values: tuple[str, ...]
 
     @classmethod
-    def of(cls, assignment: Assignment, template: Template) -> Attempt:
+    def of(cls, assignment: Assignment, template: Template) -> AssignedAttempt:
         return cls(ident_of(assignment.key), assignment.task_id, template, tuple(assignment.values))
 
     @property
     def key(self) -> AttemptKey:
-        return key_of(self.ident)
+        # This is key_of, without the call: the key of every attempt is asked for.
+        run_id, task_number, attempt = self.ident
+        return AttemptKey(run_id=run_id, task_number=task_number, attempt=attempt)
 
-    def order(self) -> Order:
-        """The order with DAGGYR_RUN_ID, DAGGYR_TASK_ID and DAGGYR_ATTEMPT below the task's own environment.
+    def process_spec(self) -> ProcessSpec:
+        """The process, with DAGGYR_RUN_ID, DAGGYR_TASK_ID and DAGGYR_ATTEMPT below the task's own environment.
 
         Raises ValueError if values and parameters do not match, or NotStartable.
         """
-        order = self.template.order(self.values)
+        process = self.template.process_spec(self.values)
         run_id, _, attempt = self.ident
         environment = {
             b"DAGGYR_RUN_ID": b"%d" % run_id,
             b"DAGGYR_TASK_ID": self.task_id.encode(),
             b"DAGGYR_ATTEMPT": b"%d" % attempt,
         }
-        environment.update(order.environment)
-        return Order(order.command, environment, order.working_directory, order.stdin)
+        environment.update(process.environment)
+        return ProcessSpec(process.command, environment, process.working_directory, process.stdin)
 
 
-def _order(spec: TaskSpec) -> Order:
+def _process_spec(spec: TaskSpec) -> ProcessSpec:
     check(spec.command, spec.environment, spec.working_directory)
-    return Order(
+    return ProcessSpec(
         [word.encode() for word in spec.command],
         {name.encode(): value.encode() for name, value in spec.environment.items()},
         spec.working_directory.encode(),

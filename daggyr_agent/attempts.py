@@ -1,13 +1,13 @@
-"""The agent's attempts: which wait, which run, and what the coordinator's words change about that.
+"""The agent's attempts: which wait, which run, and what the coordinator's messages change about that.
 
-The session passes the coordinator's messages on; executions come back with results; everything to be told goes to the
-outbox. Attempts wait in the order in which they came and start in that order, each when its resources are free: a big one
-is not overtaken, because the coordinator has chosen the order. An attempt is held from its assignment to its result.
-Nothing here touches processes or the network.
+The session passes the coordinator's messages on, executions come back with results, and everything that is to be told goes to
+the outbox. Attempts start in the order in which they came, each when its resources are free. A large one is not overtaken,
+because the coordinator has chosen the order. An attempt is held from its assignment to its result. Nothing here touches
+processes or the network.
 
-All of it happens in the event loop but for one thing, `_next_after`, which the threads of `slots` call: if the attempt
-that comes next needs what the one that has ended needed, it takes its place at once, and the event loop hears of both
-later, together with others. The lock stands between that and everything else that touches what waits and runs.
+Everything happens in the event loop, except for `_next_after`, which the threads of `slots` call. If the next attempt needs the
+resources that the ended one had, it takes its place at once, and the event loop hears of both later, together with others. A
+lock protects what waits and what runs, because both sides change it.
 """
 
 from __future__ import annotations
@@ -33,20 +33,21 @@ from daggyr.v1.task_pb2 import (
     AttemptStarted,
 )
 
-from .attempt import Attempt, Template
-from .execution import Execution, Host
+from .attempt import AssignedAttempt, Template
+from .execution import Execution
+from .execution_context import ExecutionContext
 from .outbox import GATHERED, Outbox
-from .process import HostError
 from .resources import Ledger
 from .slots import Slots
+from .start_faults import HostError
 
-MAX_WAITING = 50_000  # so that a hello that names them all stays well below the limit of a message
+MAX_WAITING = 50_000  # A hello that names them all stays well below the limit of a message.
 
-_MAX_RUNNING = 4096  # beside what resources say: a task may need none
-_DESCRIPTORS_EACH = 3  # two files, and one while it starts
+_MAX_RUNNING = 4096  # This holds beside resources, because a task may need none.
+_DESCRIPTORS_EACH = 3  # An attempt has two files, and one descriptor more while it starts.
 _DESCRIPTORS_SPARE = 64
 
-_PAUSE = 1.0  # seconds without starts, when the host could not start a process
+_PAUSE = 1.0  # seconds in which nothing is started, after the host could not start a process
 
 _log = logging.getLogger(__name__)
 
@@ -54,18 +55,18 @@ _log = logging.getLogger(__name__)
 class Attempts:
     """All attempts that this agent holds."""
 
-    def __init__(self, host: Host, ledger: Ledger, outbox: Outbox, changed: Callable[[], None]) -> None:
+    def __init__(self, context: ExecutionContext, ledger: Ledger, outbox: Outbox, changed: Callable[[], None]) -> None:
         """`changed` is called whenever fewer attempts are held than before."""
-        self._host = host
+        self._context = context
         self._ledger = ledger
         self._outbox = outbox
         self._changed = changed
         self._lock = threading.Lock()
-        self._waiting: dict[Ident, Attempt] = {}
+        self._waiting: dict[Ident, AssignedAttempt] = {}
         self._running: dict[Ident, Execution] = {}
-        self._disowned: set[Execution] = set()  # being ended; whoever is assigned under the same name now is another
-        self._ended: deque[Execution] = deque()  # carried out; the event loop has not heard of them
-        self._collecting = False  # it will
+        self._disowned: set[Execution] = set()  # These are being ended. An assignment with the same key is another attempt.
+        self._ended: deque[Execution] = deque()  # These were carried out, and the event loop has not heard of them.
+        self._collecting = False  # The event loop is about to hear of them.
         descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._most = _MAX_RUNNING
         if descriptors != resource.RLIM_INFINITY:
@@ -73,7 +74,7 @@ class Attempts:
         self._closed: str | None = None  # why nothing new is taken
         self._pause: asyncio.TimerHandle | None = None
         self._slots = Slots(self._next_after)
-        host.watch.after_each_look(self._collect)
+        context.watch.after_each_look(self._collect)
 
     @property
     def waiting(self) -> int:
@@ -81,7 +82,7 @@ class Attempts:
 
     @property
     def running(self) -> int:
-        """How many have processes, those included that are not this agent's any more."""
+        """How many attempts have processes, including those that are not this agent's any more."""
         return len(self._running) + len(self._disowned)
 
     @property
@@ -107,7 +108,7 @@ class Attempts:
         return ident in self._waiting
 
     def assign(self, batch: AssignmentBatch) -> None:
-        """Take new attempts. One that is held, or whose result is not acknowledged, is the same as before: nothing changes."""
+        """Take new attempts. Nothing changes for one that is held, or whose result is not acknowledged: it was sent before."""
         templates = [Template(template) for template in batch.templates]
         for assignment in batch.assignments:
             ident = ident_of(assignment.key)
@@ -116,7 +117,7 @@ class Attempts:
             if assignment.template >= len(templates):
                 _log.error("the coordinator sent an assignment without its template")
                 continue
-            attempt = Attempt.of(assignment, templates[assignment.template])
+            attempt = AssignedAttempt.of(assignment, templates[assignment.template])
             if self._closed or len(self._waiting) >= MAX_WAITING:
                 self._without_process(attempt, RETURNED, self._closed or f"{MAX_WAITING} attempts wait here already")
             elif shortage := self._ledger.shortage(attempt.template.demand):
@@ -128,10 +129,10 @@ class Attempts:
 
     def welcomed(self, kill_grace: float) -> None:
         """The coordinator has said how long its tasks have from SIGTERM to SIGKILL when their timeout has passed, in seconds."""
-        self._host.kill_grace = kill_grace
+        self._context.kill_grace = kill_grace
 
     def cancel(self, keys: Iterable[AttemptKey], grace: float) -> None:
-        """A person asked for the end of these; `grace` in seconds. Keys that are not here are passed over."""
+        """End these attempts, because a person asked for it; `grace` is in seconds. Keys that are not here are passed over."""
         for attempt, execution in self._taken(keys):
             if attempt is not None:
                 self._without_process(attempt, KILLED)
@@ -140,14 +141,14 @@ class Attempts:
         self._start()
 
     def recall(self, keys: Iterable[AttemptKey]) -> None:
-        """Hand back those of these that wait."""
+        """Hand back those of these attempts that wait."""
         for attempt, _ in self._taken(keys):
             if attempt is not None:
                 self._without_process(attempt, RETURNED)
         self._start()
 
     def close(self, reason: str) -> None:
-        """Hand back all that wait, now and from now on; what runs goes on."""
+        """Hand back all that wait, and all that are assigned from now on. What runs goes on."""
         self._closed = reason
         with self._lock:
             waiting, self._waiting = self._waiting, {}
@@ -155,7 +156,7 @@ class Attempts:
             self._without_process(attempt, RETURNED, reason)
 
     def stop(self, grace: float) -> None:
-        """Hand back all that wait, and end all that run; they are LOST unless they succeed."""
+        """Hand back all that wait, and end all that run, which are LOST unless they succeed."""
         self.close(STOPPED_NOTE)
         with self._lock:
             running = list(self._running.values())
@@ -163,7 +164,7 @@ class Attempts:
             execution.end(Cause.STOP, grace)
 
     def end_silently(self, keys: Iterable[AttemptKey] | None) -> None:
-        """End these, or all, at once: they are no longer this agent's, and nobody is told."""
+        """End these attempts, or all if None, at once and tell nobody, because they are no longer this agent's."""
         for ident in [ident_of(key) for key in (self.held_keys() if keys is None else keys)]:
             with self._lock:
                 self._waiting.pop(ident, None)
@@ -175,7 +176,7 @@ class Attempts:
         self._start()
 
     def tell_running(self) -> None:
-        """Tell once more of all that runs and was told of: this coordinator has not heard of it, or has forgotten it."""
+        """Tell once more of all that runs, because this coordinator has not heard of it, or has forgotten it."""
         on_their_way = self._outbox.starts()
         with self._lock:
             running = list(self._running.items())
@@ -183,8 +184,8 @@ class Attempts:
             if execution.lasts and ident not in on_their_way:
                 self._runs(execution)
 
-    def _taken(self, keys: Iterable[AttemptKey]) -> list[tuple[Attempt | None, Execution | None]]:
-        """Of each key that is here, what waited, which does so no longer, or its execution."""
+    def _taken(self, keys: Iterable[AttemptKey]) -> list[tuple[AssignedAttempt | None, Execution | None]]:
+        """For each key that is here, the attempt that waited, which is taken from the queue, or the execution."""
         found = []
         for ident in map(ident_of, keys):
             with self._lock:
@@ -194,13 +195,13 @@ class Attempts:
         return found
 
     def _start(self) -> None:
-        """Start what waits, in order, as far as resources allow."""
+        """Start attempts that wait, in order, as long as their resources are free."""
         while self._pause is None and self.running < self._most:
             with self._lock:
                 ident = next(iter(self._waiting), None)
                 if ident is None or not self._ledger.take(self._waiting[ident].template.demand):
                     return
-                execution = self._running[ident] = Execution(self._host, self._waiting.pop(ident), self._runs)
+                execution = self._running[ident] = Execution(self._context, self._waiting.pop(ident), self._runs)
             try:
                 self._slots.carry_out(execution)
             except RuntimeError as error:
@@ -208,29 +209,32 @@ class Attempts:
                 self._finish(execution)
 
     def _next_after(self, execution: Execution) -> Execution | None:
-        """In a thread: this one was carried out; what takes its place. The event loop is told if that cannot wait."""
+        """Return the execution that takes this one's place, if any. A thread calls this when the execution was carried out.
+
+        The event loop is woken if it has to hear of the end soon.
+        """
         following = None
         with self._lock:
             if execution.is_over and not isinstance(execution.fault, HostError) and self._pause is None:
                 ident = next(iter(self._waiting), None)
                 if ident is not None and self._waiting[ident].template.demand == execution.attempt.template.demand:
-                    following = self._running[ident] = Execution(self._host, self._waiting.pop(ident), self._runs)
+                    following = self._running[ident] = Execution(self._context, self._waiting.pop(ident), self._runs)
                     execution.succeeded = True
             self._ended.append(execution)
             gathered = len(self._ended) * GATHERED >= len(self._waiting)
             tell = not self._collecting and (gathered or following is None or execution.cause is not None)
             self._collecting = self._collecting or tell
         if tell:
-            with contextlib.suppress(RuntimeError):  # the event loop is closed: the agent has left
-                self._host.loop.call_soon_threadsafe(self._collect)
+            with contextlib.suppress(RuntimeError):  # The event loop is closed, because the agent has left.
+                self._context.loop.call_soon_threadsafe(self._collect)
         return following
 
     def _collect(self) -> None:
-        """Hear of what was carried out."""
+        """Settle what was carried out, and start what can be started now. In the event loop."""
         self._collecting = False
-        if self._host.leaving:
-            return  # everything was killed, and what settling needs may be closed
-        with self._host.journal.together():
+        if self._context.leaving:
+            return  # Everything was killed, and what settling needs may be closed.
+        with self._context.journal.together():
             while self._ended:
                 self._ended.popleft().settle(self._finish)
         self._start()
@@ -240,7 +244,7 @@ class Attempts:
         self._outbox.started(attempt.ident, attempt.key, AttemptStarted(start_time=timestamp(execution.started_ns)))
 
     def _finish(self, execution: Execution) -> None:
-        """Nobody of this one is left: give back what it had, and tell."""
+        """Give back the execution's resources and tell its result. No process of it is left."""
         attempt, fault = execution.attempt, execution.fault
         with self._lock:
             if execution in self._disowned:
@@ -261,7 +265,7 @@ class Attempts:
             self._without_process(attempt, outcome, *notes)
         if isinstance(fault, HostError) and self._pause is None:
             _log.warning("%s; nothing is started for %g s", fault, _PAUSE)
-            self._pause = self._host.loop.call_later(_PAUSE, self._go_on)
+            self._pause = self._context.loop.call_later(_PAUSE, self._go_on)
         self._changed()
         if not execution.succeeded:
             self._start()
@@ -270,7 +274,7 @@ class Attempts:
         self._pause = None
         self._start()
 
-    def _without_process(self, attempt: Attempt, outcome: AttemptOutcome, *notes: str) -> None:
+    def _without_process(self, attempt: AssignedAttempt, outcome: AttemptOutcome, *notes: str) -> None:
         self._outbox.finished(attempt.ident, attempt.key, without_process(outcome, *notes))
         self._outbox.hurry()
         self._changed()

@@ -1,13 +1,13 @@
 """The files that take what attempts write: made, kept small while a process writes, read for sending, removed.
 
-An execution takes a Capture (a file for each stream) at its start and gives it back at its end: as Kept output, which the
-outbox reads and releases once the result is acknowledged, or, if nothing was done to it and nobody is left who could, for the
-next attempt. The number that names the files is enough to find kept output again after a restart. `watch` calls `trim` while a
-process writes, so that one that writes without end fills neither disk nor memory: the middle, which will not be kept, is
-punched out of the file (fallocate(2)).
+An execution takes a Capture (a file for each stream) at its start and gives it back at its end. If nothing was done to the
+files and nobody is left who could, they serve the next attempt. Otherwise they become Kept output, which the outbox reads, and
+releases once the result is acknowledged. The number that names the files is enough to find kept output again after a restart.
+`watch` calls `trim` while a process writes: the middle of long output, which is not kept, is punched out of the file
+(fallocate(2)), so that a process that writes without end fills neither disk nor memory. Nothing here sends output.
 
-A process writes through the file itself. One that opens its output anew and truncates it (`> /dev/stderr` in a shell)
-loses what it wrote before, as with any redirection into a file.
+A process writes into the file itself. A process that opens its output anew and truncates it (`> /dev/stderr` in a shell) loses
+what it wrote before, as with any redirection into a file.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class Stream:
     def __init__(self, path: str) -> None:
         self.path = path
         self._whole_bytes = 0
-        self._gone = 0  # the end of what was punched out
-        # Appending, because all who inherit the descriptor write to one end, whatever was cut or truncated.
+        self._gone = 0  # where what was punched out ends
+        # It is opened for appending, because all who inherit the descriptor write to one end, whatever was cut or truncated.
         self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
         self._mode = os.fstat(self.descriptor).st_mode
         self._flags = fcntl.fcntl(self.descriptor, fcntl.F_GETFL)
@@ -53,10 +53,10 @@ class Stream:
         self._gone = 0
 
     def is_as_made(self) -> bool:
-        """Whether it is empty, and nothing was done to it that the next one who gets it would notice.
+        """Whether the file is empty, and nothing was done to it that the next attempt would notice.
 
-        Flags belong to the open file, not to the process that set them: an attempt that wrote nothing may still have made it one
-        that does not append (and moved its offset), or one that refuses what is not aligned (O_DIRECT, as dd sets it).
+        Flags belong to the open file, not to the process that set them. An attempt that wrote nothing may still have made it a
+        file that does not append (and moved its offset), or one that refuses what is not aligned (O_DIRECT, as dd sets it).
         """
         found = os.fstat(self.descriptor)
         return (
@@ -74,12 +74,12 @@ class Stream:
         return kept_of(size, self._whole_bytes)
 
     def trim(self) -> int:
-        """Take what will not be kept off the disk; returns the size so far."""
+        """Take what is not kept off the disk. Returns the size so far, in bytes."""
         size = self.size()
         extent = self.extent_of(size)
         if extent.cut:
             if size < self._gone:
-                self._gone = 0  # it was truncated and grew again
+                self._gone = 0  # The file was truncated and grew again.
             begin = max(self._gone, -(-extent.head // _BLOCK) * _BLOCK)
             end = (size - extent.tail) // _BLOCK * _BLOCK
             if begin < end and _punch(self.descriptor, begin, end - begin):
@@ -98,7 +98,7 @@ class Stream:
 
 
 class Kept:
-    """One stream's file after its process: no descriptor is held, so that any number can wait for acknowledgement."""
+    """One stream's file after its process has ended. It holds no descriptor, so that any number can wait for acknowledgement."""
 
     __slots__ = ("_path", "extent", "number", "stream")
 
@@ -130,7 +130,7 @@ class Capture:
         self.outputs = Outputs(stdout.descriptor, stderr.descriptor)
 
     def is_as_made(self) -> bool:
-        """Whether another attempt may have both files: nothing was written to them, or done to them otherwise."""
+        """Whether both files may serve another attempt: nothing was written to them, or done to them otherwise."""
         return self.stdout.is_as_made() and self.stderr.is_as_made()
 
     def trim(self) -> int:
@@ -167,14 +167,14 @@ class Captures:
         return capture
 
     def recycle(self, capture: Capture) -> None:
-        """Take back files that are as they were made, and to which nobody is left who could write: they serve again."""
+        """Take back files for another attempt. They are as they were made, and nobody is left who could write to them."""
         if len(self._spare) < _MAX_SPARE:
             self._spare.append(capture)
         else:
             self.drop(capture)
 
     def keep(self, capture: Capture) -> tuple[Kept, ...]:
-        """Take the capture of an attempt that has ended; returns what it wrote, for the caller to release."""
+        """Take the capture of an attempt that has ended. Returns what it wrote, which the caller releases."""
         kept = []
         for which, stream in ((STDOUT, capture.stdout), (STDERR, capture.stderr)):
             size = stream.trim()
@@ -192,7 +192,7 @@ class Captures:
         )
 
     def drop(self, capture: Capture) -> None:
-        """Remove both files: nobody wants what they hold."""
+        """Remove both files, because nobody wants what they hold."""
         capture.stdout.close(remove=True)
         capture.stderr.close(remove=True)
 

@@ -1,8 +1,8 @@
 """What the agent's own control group says: how much memory it may use, and how often the OOM killer struck in it.
 
-`resources` asks for the limit once; an execution asks for the OOM kills when a process ended by a SIGKILL that nobody here
-sent. Version 2 and version 1 with the memory controller are read (Linux, admin-guide/cgroup-v2 and cgroup-v1/memory);
-where neither is there, both answers are None. Nothing here changes a control group.
+`resources` asks for the limit once. An execution asks for the OOM kills when SIGKILL has ended its process. Version 2 and
+version 1 with the memory controller are read (Linux, admin-guide/cgroup-v2 and cgroup-v1/memory). Where neither is there, both
+answers are None. Nothing here changes a control group.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class ControlGroup:
 
 
 class OomKills:
-    """Whether an OOM killer struck lately: the group's counter, read at most once a second while nobody was killed."""
+    """The group's counter of OOM kills, which is read at most once a second while nobody was killed."""
 
     def __init__(self, group: ControlGroup) -> None:
         self._group = group

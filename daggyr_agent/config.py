@@ -1,36 +1,43 @@
-"""What an agent is told at its start: the command line, over a TOML file with the same names, over defaults.
+"""What an agent is told at its start: the command line, over a file with the same names, over defaults.
 
-`main` calls `read_config` once. Everything wrong is a UsageError of one line that says where it stands and what to write
-instead. Nothing here opens a connection, and tokens are never read here, only the names of their files.
+`main` calls `read_config` once. Types, unknown keys and paths are checked by `daggyr.checked`, as the server's settings are; the
+rules that are an agent's own stand here. All faults are told together, each with the place where it stands (`pool`, `--pool`).
+Nothing here opens a connection, and tokens are never read here, only the names of their files.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import socket
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn, get_args
+
+from msgspec import Meta, Struct
 
 from daggyr.bounds import MAX_RESOURCES, MAX_UNITS, MAX_WORD
 from daggyr.channel import AddressError, Tls, check_address
+from daggyr.checked import ConfigurationError, Fault, check, read_table, resolve
 from daggyr.environment import pattern_fault
 from daggyr.tokens import TokenError, state_folder
 
 from . import __version__
 from .resources import host_resources
 
-LOG_LEVELS = ("debug", "info", "warning", "error")
-
-_MAX_FILE_BYTES = 1024 * 1024
 _MAX_NAME_BYTES = 200  # it names a folder, where the limit is 255 (NAME_MAX)
+_FILES = ("state_dir", "token_file", "tls_ca", "tls_cert", "tls_key")  # an empty text is as good as none
+_ANOTHER = "name another with --config"
+_MAX_DIGITS = 100  # of a number: reading one of thousands would take long
+
+LogLevel = Literal["debug", "info", "warning", "error"]
+Units = Annotated[int, Meta(ge=0, le=MAX_UNITS)]
 
 
 class UsageError(Exception):
-    """A fault of the command line or the configuration file; the message is one line for a user."""
+    """An option that there is not, or one without its value; the message is one line for a user."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,6 +56,25 @@ class Config:
     log_level: str
     lifeline: int | None
     pass_environment: tuple[str, ...] = ()  # what tasks get of this program's environment, beside daggyr.environment.ALWAYS
+
+
+class _Settings(Struct, frozen=True, kw_only=True):
+    """The settings as they are written. A file holds these, and the command line has an option for each."""
+
+    coordinator: str = ""
+    name: str | None = None
+    pool: str = "default"
+    resource: Annotated[dict[str, Units], Meta(max_length=MAX_RESOURCES)] = {}
+    state_dir: Path | None = None
+    token_file: Path | None = None
+    tls: bool = False
+    tls_ca: Path | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    insecure: bool = False
+    noop: bool = False
+    log_level: LogLevel = "info"
+    pass_environment: list[str] = []
 
 
 class _Parser(argparse.ArgumentParser):
@@ -75,7 +101,7 @@ def _parser() -> _Parser:
     )
     add("--state-dir", metavar="DIR", help="a folder of its own (default: $XDG_STATE_HOME/daggyr/agents/NAME)")
     add("--token-file", metavar="FILE", help="the agent token (default: the user's agent.token; none for unix:)")
-    add("--config", metavar="FILE", help="TOML with these names; the command line wins")
+    add("--config", metavar="FILE", help="TOML or JSON with these names; the command line wins")
     add("--tls", action="store_true", default=None, help="connect with TLS")
     add("--tls-ca", metavar="FILE", help="trust the certificates in this PEM file; implies --tls")
     add("--tls-cert", metavar="FILE", help="this agent's certificate, for a server that asks; implies --tls")
@@ -88,7 +114,7 @@ def _parser() -> _Parser:
         help="a variable of this program that tasks get, PREFIX_* for several; again for each (PATH, HOME and the like always)",
     )
     add("--noop", action="store_true", default=None, help="answer without starting anything, to measure")
-    add("--log-level", metavar="LEVEL", help=f"{', '.join(LOG_LEVELS)} (default: info)")
+    add("--log-level", metavar="LEVEL", help=f"{', '.join(get_args(LogLevel))} (default: info)")
     add("--lifeline", metavar="FD", help="an inherited pipe: when its other end closes, end everything and leave")
     add("--version", action="version", version=f"daggyr-agent {__version__}")
     return parser
@@ -97,178 +123,156 @@ def _parser() -> _Parser:
 def read_config(arguments: Sequence[str], environment: Mapping[str, str]) -> Config:
     """The configuration from the command line's `arguments` (without the program's name).
 
-    Raises UsageError. `--help` and `--version` print and raise SystemExit, as argparse does.
+    Raises UsageError for a command line that cannot be taken apart, and ConfigurationError with all other faults. `--help` and
+    `--version` print and raise SystemExit, as argparse does.
     """
     given = {name: value for name, value in vars(_parser().parse_args(arguments)).items() if value is not None}
-    path = given.pop("config", None)
-    settings: dict[str, Any] = {**(_read_file(_path(path)) if path else {}), **given}
-    resources = host_resources()
-    if path and "resource" in given:  # the file's, too, where the command line names others
-        resources.update(_resources(_read_file(_path(path)).get("resource", ())))
-    resources.update(_resources(settings.get("resource", ())))
+    file = given.pop("config", None)
+    faults: list[Fault] = []
+    lifeline = _lifeline(given.pop("lifeline", None), faults)
+    table = {name.replace("-", "_"): value for name, value in read_table(_file(file), _ANOTHER).items()} if file else {}
+    settings = _settings(table, given, faults)
+
+    def place(name: str) -> str:
+        return _place(name, given)
+
+    name = socket.gethostname() if settings.name is None else settings.name
+    _check_name(name, place("name"), faults)
+    _check_word(settings.pool, place("pool"), faults)
+    for pattern in settings.pass_environment:
+        if (fault := pattern_fault(pattern)) is not None:
+            faults.append(Fault(place("pass_environment"), fault))
+    for resource in settings.resource:
+        _check_word(resource, place("resource"), faults)
+    resources = {**host_resources(), **settings.resource}
     if resources["cores"] < 1:
-        raise UsageError("resource cores: an agent offers at least 1")
-    name = _name(settings.get("name", socket.gethostname()))
-    state_dir = settings.get("state_dir")
-    token_file = settings.get("token_file")
-    return Config(
-        coordinator=_coordinator(settings.get("coordinator", "")),
+        faults.append(Fault(place("resource"), "an agent offers at least 1 of cores"))
+    if bool(settings.tls_cert) != bool(settings.tls_key):
+        faults.append(Fault(place("tls_cert" if settings.tls_cert else "tls_key"), "tls_cert and tls_key go together"))
+    config = Config(
+        coordinator=_coordinator(settings.coordinator, place("coordinator"), faults),
         name=name,
-        pool=_word("pool", settings.get("pool", "default")),
+        pool=settings.pool,
         resources=resources,
-        state_dir=_path(state_dir) if state_dir else _default_state_dir(environment, name),
-        token_file=_path(token_file) if token_file else None,
+        state_dir=settings.state_dir or _default_state_dir(environment, name, faults),
+        token_file=settings.token_file,
         tls=_tls(settings),
-        insecure=bool(settings.get("insecure", False)),
-        noop=bool(settings.get("noop", False)),
-        log_level=_log_level(settings.get("log_level", "info")),
-        lifeline=_lifeline(settings.get("lifeline")),
-        pass_environment=_patterns(settings.get("pass_environment", ())),
+        insecure=settings.insecure,
+        noop=settings.noop,
+        log_level=settings.log_level,
+        lifeline=lifeline,
+        pass_environment=tuple(settings.pass_environment),
     )
+    if faults:
+        raise ConfigurationError(faults, file or "the command line")
+    return config
 
 
-_STRINGS = ("coordinator", "name", "pool", "state_dir", "token_file", "tls_ca", "tls_cert", "tls_key", "log_level")
-_FLAGS = ("tls", "insecure", "noop")
-
-
-def _read_file(path: Path) -> dict[str, Any]:
-    try:
-        with path.open("rb") as file:
-            data = file.read(_MAX_FILE_BYTES + 1)
-        if len(data) > _MAX_FILE_BYTES:
-            raise UsageError(
-                f"the configuration {path} is larger than {_MAX_FILE_BYTES:,} bytes: name another file with --config"
-            )
-        content = tomllib.loads(data.decode())
-    except OSError as error:
-        raise UsageError(f"cannot read the configuration {path}: {error.strerror}") from None
-    except ValueError as error:  # of tomllib, of UTF-8, and of a number with thousands of digits
-        raise UsageError(f"{path} is no TOML: {error}") from None
-    settings = {name.replace("-", "_"): value for name, value in content.items()}
-    for name, value in settings.items():
-        if name in _STRINGS:
-            if not isinstance(value, str):
-                raise UsageError(f"{path}: {name} must be a string")
-        elif name in _FLAGS:
-            if not isinstance(value, bool):
-                raise UsageError(f"{path}: {name} must be true or false")
-        elif name == "pass_environment":
-            if not (isinstance(value, list) and all(isinstance(pattern, str) for pattern in value)):
-                raise UsageError(f'{path}: pass_environment must be a list of names, for instance ["LD_LIBRARY_PATH", "CUDA_*"]')
-        elif name != "resource":
-            known = ", ".join((*_STRINGS, *_FLAGS, "pass_environment", "resource"))
-            raise UsageError(f"{path}: unknown setting {name!r}; there are {known}")
+def _settings(table: Mapping[str, Any], given: Mapping[str, Any], faults: list[Fault]) -> _Settings:
+    """The file's settings with the command line's over them. Those with faults have their defaults, so that the others are
+    checked."""
+    found: list[Fault] = []
+    merged = {name: value for name, value in {**table, **given}.items() if value != "" or name not in _FILES}
+    if isinstance(level := merged.get("log_level"), str):
+        merged["log_level"] = level.lower()
+    offered = _offer(table.get("resource", {}), "resource", faults)
+    if isinstance(offered, dict):
+        merged["resource"] = {**offered, **_offer(given.get("resource", []), "--resource", faults)}
+    else:
+        merged["resource"] = offered
+        given = {name: value for name, value in given.items() if name != "resource"}
+    settings = check(merged, _Settings, place="", folder=Path(), faults=found)
+    if settings is None:
+        faulty = {re.split(r"[.\[]", fault.place)[0] for fault in found}
+        sound = {name: value for name, value in merged.items() if name not in faulty}
+        settings = check(sound, _Settings, place="", folder=Path(), faults=[]) or _Settings()
+    faults += (Fault(_place(fault.place, given), fault.problem, fault.hint) for fault in found)
     return settings
 
 
-def _resources(given: object) -> dict[str, int]:
-    """Units by name from `NAME=UNITS` words, or from a TOML table."""
-    if isinstance(given, dict):
-        pairs = [(str(name), value) for name, value in given.items()]
-    elif isinstance(given, Sequence) and not isinstance(given, str):
-        pairs = []
-        for word in given:
-            name, equals, units = str(word).partition("=")
-            if not equals:
-                raise UsageError(f"resource {str(word)!r}: write NAME=UNITS, for instance cores=8")
-            pairs.append((name, units))
-    else:
-        raise UsageError('resource: write a table, for instance resource = {cores = 8}, or a list of "NAME=UNITS"')
-    resources: dict[str, int] = {}
-    for name, units in pairs:
-        _word("resource", name)
-        whole = isinstance(units, int) and not isinstance(units, bool)
-        if not whole and not (isinstance(units, str) and units.isascii() and units.isdecimal()):
-            raise UsageError(f"resource {name}: {units!r} is no whole number of units")
-        # The text's length first: what is far too long would take long to read.
-        if len(str(units)) > 100 or not 0 <= int(units) <= MAX_UNITS:
-            raise UsageError(f"resource {name}: {str(units)[:40]} is not between 0 and {MAX_UNITS}")
-        if name in resources:
-            raise UsageError(f"resource {name} is given twice")
-        resources[name] = int(units)
-    if len(resources) > MAX_RESOURCES:
-        raise UsageError(f"resource: {len(resources)} are given, and an agent offers at most {MAX_RESOURCES}")
-    return resources
+def _place(name: str, given: Mapping[str, Any]) -> str:
+    """Where a setting stands, for a fault: `pool` in the file, `--pool` on the command line."""
+    setting, rest = re.fullmatch(r"(\w*)(.*)", name, re.DOTALL).groups()  # type: ignore[union-attr]  # it matches everything
+    return f"--{setting.replace('_', '-')}{rest}" if setting in given else name
 
 
-def _patterns(given: Sequence[str]) -> tuple[str, ...]:
-    for pattern in given:
-        fault = pattern_fault(pattern)
-        if fault is not None:
-            raise UsageError(f"pass_environment: {fault}")
-    return tuple(given)
+def _offer(given: object, place: str, faults: list[Fault]) -> Any:
+    """Units by name, where they are `NAME=UNITS` words; a table, and all else, as it is."""
+    if not isinstance(given, list):
+        return given
+    offer: dict[str, object] = {}
+    for word in given:
+        resource, equals, units = str(word).partition("=")
+        if not equals:
+            faults.append(Fault(place, f"{str(word)[:MAX_WORD]!r} offers nothing", "write NAME=UNITS, for instance cores=8"))
+        elif resource in offer:
+            faults.append(Fault(place, f"{resource[:MAX_WORD]} is given twice"))
+        else:
+            offer[resource] = int(units) if re.fullmatch(rf"-?[0-9]{{1,{_MAX_DIGITS}}}", units) else units
+    return offer
 
 
-def _coordinator(address: str) -> str:
+def _coordinator(address: str, place: str, faults: list[Fault]) -> str:
+    """The coordinator's address, a socket's with its whole path, for logs that are read elsewhere."""
     if not address:
-        raise UsageError("no coordinator: write --coordinator HOST:2503 (see daggyr-agent --help)")
+        if any(fault.place == place for fault in faults):
+            return address  # there is one, of which something else is wrong
+        faults.append(Fault("coordinator", "there is none", "write --coordinator HOST:2503 (see daggyr-agent --help)"))
+        return address
     try:
-        address = check_address(address)
-    except AddressError as error:
-        raise UsageError(f"coordinator: {error}") from None
-    # In full, for logs that are read elsewhere.
-    return f"unix:{_path(address[5:])}" if address.startswith("unix:") else address
+        if check_address(address).startswith("unix:"):
+            return f"unix:{resolve(address.removeprefix('unix:'), Path())}"
+    except (AddressError, ValueError) as error:
+        faults.append(Fault(place, str(error)))
+    return address
 
 
-def _name(name: str) -> str:
-    _word("name", name)
-    if "/" in name or name in (".", "..") or len(name.encode()) > _MAX_NAME_BYTES:
-        raise UsageError(f"name {name!r} cannot name a folder: write one without '/', of at most {_MAX_NAME_BYTES} bytes")
-    return name
+def _check_name(name: str, place: str, faults: list[Fault]) -> None:
+    _check_word(name, place, faults)
+    if "/" in name or name in (".", "..") or len(name.encode("utf-8", "replace")) > _MAX_NAME_BYTES:
+        problem = f"{name[:MAX_WORD]!r} cannot name a folder"
+        faults.append(Fault(place, problem, f"write one without '/', of at most {_MAX_NAME_BYTES} bytes"))
 
 
-def _word(what: str, text: str) -> str:
+def _check_word(text: str, place: str, faults: list[Fault]) -> None:
     if not text or not text.isprintable() or any(character.isspace() for character in text):
-        raise UsageError(f"{what} {text[:MAX_WORD]!r}: write one word of printable characters")
-    if len(text) > MAX_WORD:
-        raise UsageError(f"{what} {text[:40]!r}...: it has {len(text)} characters, and {MAX_WORD} are the most")
-    return text
+        faults.append(Fault(place, f"{text[:MAX_WORD]!r} is no word", "write one word of printable characters"))
+    elif len(text) > MAX_WORD:
+        faults.append(Fault(place, f"{text[:40]!r}... has {len(text)} characters, and {MAX_WORD} are the most"))
 
 
-def _default_state_dir(environment: Mapping[str, str], name: str) -> Path:
+def _default_state_dir(environment: Mapping[str, str], name: str, faults: list[Fault]) -> Path:
     try:
         return state_folder(environment) / "agents" / name
     except TokenError as error:
-        raise UsageError(f"{error}; or name the agent's folder with --state-dir") from None
+        faults.append(Fault("state_dir", str(error), "or name the agent's folder with --state-dir"))
+        return Path()
 
 
-def _path(text: str) -> Path:
+def _file(text: str) -> Path:
     try:
-        return Path(text).expanduser().absolute()
-    except RuntimeError:
-        raise UsageError(f"{text!r}: the home folder that `~` stands for is not known; write the whole path") from None
-    except FileNotFoundError:
-        raise UsageError(f"{text!r}: the folder that it counts from was removed; write the whole path") from None
+        return resolve(text, Path())
+    except ValueError as error:
+        raise ConfigurationError([Fault("--config", str(error))], "the command line") from None
 
 
-def _tls(settings: Mapping[str, Any]) -> Tls | None:
-    authority, certificate, key = (settings.get(name) for name in ("tls_ca", "tls_cert", "tls_key"))
-    if bool(certificate) != bool(key):
-        raise UsageError("tls_cert and tls_key go together")
-    if not (settings.get("tls") or authority or certificate):
+def _tls(settings: _Settings) -> Tls | None:
+    if not (settings.tls or settings.tls_ca or settings.tls_cert):
         return None
-    return Tls(
-        authority=_path(authority) if authority else None,
-        certificate=_path(certificate) if certificate else None,
-        key=_path(key) if key else None,
-    )
+    return Tls(authority=settings.tls_ca, certificate=settings.tls_cert, key=settings.tls_key)
 
 
-def _log_level(level: str) -> str:
-    if level.lower() not in LOG_LEVELS:
-        raise UsageError(f"log_level {level!r}: there are {', '.join(LOG_LEVELS)}")
-    return level.lower()
-
-
-def _lifeline(text: str | None) -> int | None:
+def _lifeline(text: str | None, faults: list[Fault]) -> int | None:
     if text is None:
         return None
-    if not (text.isascii() and text.isdecimal()):
-        raise UsageError(f"lifeline {text!r} is no number of a file descriptor")
     try:
+        if not (text.isascii() and text.isdecimal()):
+            raise OverflowError
         os.fstat(int(text))
     except OSError as error:
-        raise UsageError(f"lifeline {text}: no such file descriptor was inherited ({error.strerror})") from None
-    except OverflowError:
-        raise UsageError(f"lifeline {text} is no number of a file descriptor") from None
-    return int(text)
+        faults.append(Fault("--lifeline", f"no file descriptor {text} was inherited ({error.strerror})"))
+    except (OverflowError, ValueError):
+        faults.append(Fault("--lifeline", f"{text[:40]!r} is no number of a file descriptor"))
+    else:
+        return int(text)
+    return None

@@ -1,8 +1,8 @@
-"""Keeps the agent connected: opens sessions one after another, with a pause that grows, and tells refusals from absences.
+"""Keeps the agent connected: opens sessions one after another, with pauses that grow, and tells a refusal from an absence.
 
-The agent runs one Connection for its life. A coordinator that is not there is waited for, for ever; one that refuses the
-agent ends it only before the first welcome, because later it has attempts and results that are worth waiting for. Work goes on
-meanwhile, whatever happens here.
+The agent runs one Connection for its life. It waits for a coordinator that is not there for ever. A refusal ends the agent
+only before the first welcome, because an agent that was welcomed has attempts and results that are worth waiting for. Attempts
+go on whatever happens here.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ import grpc
 
 from daggyr.backoff import Backoff
 from daggyr.channel import AddressError, check_exposure, open_channel, token_metadata
+from daggyr.tls_faults import tls_fault
 from daggyr.tokens import TokenError, read_token, token_file
-from daggyr.unreached import tls_fault
 from daggyr.v1.agents_pb2_grpc import AgentsStub
 
 from .config import Config
 from .outbox import Outbox
-from .session import Session, SessionError, Standing
+from .session import CoordinatorSession, Membership, SessionError
 from .usage import HostUsage
 from .work import Work
 
 _SHORTEST_PAUSE = 0.1  # seconds
 _SHORT_SESSION = 1.0
 _LONGEST_PAUSE = 5.0
-_LONGEST_PAUSE_OF_NONSENSE = 60.0  # where the coordinator says that this agent makes no sense: it will hear the same again
+_LONGEST_PAUSE_OF_NONSENSE = 60.0  # The coordinator says that this agent makes no sense, and will say so again.
 
 _REFUSALS = frozenset(
     {
@@ -47,7 +47,7 @@ _log = logging.getLogger(__name__)
 
 
 class RefusedError(Exception):
-    """The coordinator will not have this agent, or the agent cannot even ask; the message is one line for a user."""
+    """The coordinator refuses this agent, or the agent cannot even ask. The message is one line for a user."""
 
 
 class Connection:
@@ -56,7 +56,7 @@ class Connection:
     def __init__(
         self,
         config: Config,
-        standing: Standing,
+        membership: Membership,
         work: Work,
         outbox: Outbox,
         news: asyncio.Event,
@@ -64,24 +64,24 @@ class Connection:
     ) -> None:
         """`news` and `drain` are the session's."""
         self._config = config
-        self._standing = standing
+        self._membership = membership
         self._work = work
         self._outbox = outbox
         self._news = news
         self._drain = drain
         self._usage = HostUsage()
-        self._session: Session | None = None
+        self._session: CoordinatorSession | None = None
         self._leaving = asyncio.Event()
         self._said = ""
-        self._refusal: grpc.StatusCode | None = None  # how the last session was refused, welcomed or not
+        self._refusal: grpc.StatusCode | None = None  # with which the last session was refused, if it was
 
     def beat(self) -> None:
-        """Tell the coordinator now how the agent is, if there is a session."""
+        """Send a heartbeat now, if there is a session."""
         if self._session is not None:
             self._session.beat()
 
     def leave(self) -> None:
-        """End the session in order, open no other; `run` returns soon after."""
+        """Send what is due, end the session and open no other. `run` returns soon after."""
         self._leaving.set()
         if self._session is not None:
             self._session.leave()
@@ -102,23 +102,23 @@ class Connection:
                     pass
 
     async def _one_session(self) -> bool:
-        """One session, or the attempt at one; tells whether it was welcomed. Raises RefusedError."""
+        """Open one session and wait for its end. Returns whether it was welcomed. Raises RefusedError."""
         token = None
         self._refusal = None
         try:
             token = self._token()
             check_exposure(self._config.coordinator, token, self._config.tls, insecure=self._config.insecure)
-            # A channel of its own for each: a channel that has failed waits by a clock of its own before it tries again.
+            # Each session has a channel of its own, because one that has failed waits by its own clock before it tries again.
             channel = open_channel(self._config.coordinator, tls=self._config.tls)
         except (TokenError, AddressError) as error:
-            if not self._standing.welcomed:
+            if not self._membership.welcomed:
                 raise RefusedError(str(error)) from None
             self._say(logging.ERROR, str(error))
             return False
         try:
-            session = self._session = Session(
+            session = self._session = CoordinatorSession(
                 AgentsStub(channel).Session(metadata=token_metadata(token)),
-                standing=self._standing,
+                membership=self._membership,
                 work=self._work,
                 outbox=self._outbox,
                 usage=self._usage,
@@ -129,14 +129,14 @@ class Connection:
             try:
                 await session.run()
             except SessionError as error:
-                self._judge(error, token)
+                self._explain(error, token)
             return session.welcomed
         finally:
             self._session = None
             await channel.close()
 
     def _token(self) -> str | None:
-        """Read each time, so that a new token is found. A socket's own permissions are enough, unless a file is named."""
+        """The token; read for each session, so that a new one is found. A unix socket needs none, unless a file is named."""
         if self._config.token_file is not None:
             return read_token(self._config.token_file)
         if self._config.coordinator.startswith("unix:"):
@@ -145,19 +145,19 @@ class Connection:
         return read_token(path) if path.exists() else None
 
     def _welcomed(self) -> None:
-        self._say(logging.INFO, f"connected to {self._config.coordinator} as {self._standing.name}")
+        self._say(logging.INFO, f"connected to {self._config.coordinator} as {self._membership.name}")
 
-    def _judge(self, error: SessionError, token: str | None) -> None:
-        """Say why a session ended, or raise RefusedError if there shall be no other."""
+    def _explain(self, error: SessionError, token: str | None) -> None:
+        """Log why a session ended, or raise RefusedError if there is to be no other."""
         address = self._config.coordinator
         if error.code is grpc.StatusCode.ABORTED:
             raise RefusedError(f"{address} ended this agent: {error}")
         if error.code in _REFUSALS:
             self._refusal = error.code
-            if not self._standing.welcomed and not self._token_is_new(error, token):
+            if not self._membership.welcomed and not self._token_is_new(error, token):
                 raise RefusedError(f"{address} refused this agent: {error}{_hint(error, token)}")
             self._say(logging.ERROR, f"{address} refused this agent, which goes on and tries again: {error}")
-        elif self._standing.welcomed:
+        elif self._membership.welcomed:
             self._say(logging.WARNING, f"no session with {address}, the agent goes on and tries again: {error}")
         else:
             self._say(logging.INFO, f"waiting for a coordinator at {address}: {self._reason(error)}")
@@ -176,7 +176,7 @@ class Connection:
             return False
 
     def _say(self, level: int, words: str) -> None:
-        """Log, but not the same again and again."""
+        """Log these words, unless they are the same as the last time."""
         if words != self._said:
             self._said = words
             _log.log(level, "%s", words)
@@ -194,6 +194,6 @@ def next_pause(backoff: Backoff, *, lasted: float | None, refusal: grpc.StatusCo
 
 
 def _hint(error: SessionError, token: str | None) -> str:
-    if error.code is grpc.StatusCode.UNAUTHENTICATED and token is None:  # so there is a folder that was looked in
+    if error.code is grpc.StatusCode.UNAUTHENTICATED and token is None:  # There is a folder that was looked in.
         return f" (there is no {token_file('agent', os.environ)}: name a copy of the server's agent.token with --token-file)"
     return ""

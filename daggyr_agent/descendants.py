@@ -1,19 +1,19 @@
 """Finds and ends what an attempt leaves behind, so that no process outlives its attempt.
 
-The agent is a child subreaper (PR_SET_CHILD_SUBREAPER, prctl(2)): whatever loses its parent below it becomes its own child,
-in whatever process group or session it hides. Such orphans become children of the main thread, which starts no process
-itself (`slots` does). So after each process's end one read says whether anybody was left behind: usually the main thread
-has no children. If it has, each is looked at:
+The agent is a child subreaper (PR_SET_CHILD_SUBREAPER, prctl(2)): a process below it that loses its parent becomes its child,
+in whatever process group or session that process hides. Such an orphan becomes a child of the main thread, which starts no
+process itself (the threads of `slots` do). So one read after each process's end says whether anybody was left behind: usually
+the main thread has no children. If it has some, each is looked at, and these rules say to which attempt it belongs:
 
-- its session is that of a process we started: it belongs to that attempt;
-- else its environment (/proc/PID/environ) names an attempt by DAGGYR_RUN_ID, DAGGYR_TASK_ID and DAGGYR_ATTEMPT: it belongs to
-  that one;
-- else it has scrubbed its environment, and may belong to any attempt that started before it did.
+- If its session is that of a process that the agent started, it belongs to that attempt.
+- Otherwise, if its environment (/proc/PID/environ) names an attempt by DAGGYR_RUN_ID, DAGGYR_TASK_ID and DAGGYR_ATTEMPT, it
+  belongs to that one.
+- Otherwise it has scrubbed its environment, and may belong to any attempt that started before it did.
 
-What belongs to an attempt that still runs is left alone (it may be at work for it). What belongs to any other, or could
-belong only to such, gets SIGKILL and is waited for; its own children become ours then and are looked at in turn; the
-attempt has ended only when nobody of it is left. All of these are our children until we reap them, so no stranger can have
-their number. Nothing here knows what an attempt does.
+An orphan that may belong to an attempt that still runs is left alone, because it may be at work for it. Every other orphan gets
+SIGKILL and is waited for. Its own children become the agent's then, and are looked at in turn. An attempt has ended only when no
+process of it is left. All these processes are children of the agent until it reaps them, so no stranger can have their number.
+Nothing here knows what an attempt does.
 
 Orphans that are left alone are written down in the journal, so that the agent's next process can end them if this one is
 killed (`leftovers`).
@@ -36,7 +36,7 @@ from pathlib import Path
 import psutil
 
 from .journal import Journal
-from .proc import Seen, clock_ticks, daggyr_variables, look
+from .proc import ProcessEntry, clock_ticks, daggyr_variables, look
 
 _PR_SET_CHILD_SUBREAPER = 36
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -49,17 +49,17 @@ Identity = tuple[bytes, bytes, bytes]  # the values of _IDENTIFYING
 
 @dataclass(eq=False, slots=True)
 class Family:
-    """A process that we start, and all that comes from it."""
+    """A process that the agent starts, and all processes that come from it."""
 
     identity: Identity
     born: int  # clock ticks since boot, as in proc_pid_stat(5); not after the process's own
     leader: int = 0  # the process, once it was started
-    settled: Callable[[], None] | None = None  # to be called when nobody is left
-    survivors: list[int] = field(default_factory=list)  # pids that we may not end
+    settled: Callable[[], None] | None = None  # It is called when nobody is left.
+    survivors: list[int] = field(default_factory=list)  # the numbers of processes that the agent may not end
 
 
 def become_subreaper() -> None:
-    """Make orphans among our descendants our children from now on. Raises OSError."""
+    """Make orphans among this process's descendants its children from now on. Raises OSError."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(1), 0, 0, 0) != 0:
         number = ctypes.get_errno()
@@ -67,7 +67,7 @@ def become_subreaper() -> None:
 
 
 class Descendants:
-    """All families of whom somebody may be left. `alone`, `family` and `gone` may be called from any thread."""
+    """All families of which a process may be left. `alone`, `family` and `gone` may be called from any thread."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, journal: Journal) -> None:
         """To be made in the main thread."""
@@ -75,9 +75,9 @@ class Descendants:
         self._journal = journal
         self._running: dict[Family, None] = {}
         self._ending: list[Family] = []
-        self._dying: dict[int, list[Family]] = {}  # strays that we killed, and who waits for them
-        self._protected: set[int] = set()  # strays that we may not kill
-        self._left: dict[int, int] = {}  # strays that are left alone, and when they began, as the journal has them
+        self._dying: dict[int, list[Family]] = {}  # orphans that were killed, and the families that wait for them
+        self._protected: set[int] = set()  # orphans that the agent may not kill
+        self._left: dict[int, int] = {}  # orphans that are left alone, and when they began, as the journal has them
         try:
             self._children = os.open(f"/proc/self/task/{threading.get_native_id()}/children", os.O_RDONLY)
         except FileNotFoundError:  # a kernel without CONFIG_PROC_CHILDREN
@@ -90,30 +90,30 @@ class Descendants:
         return family
 
     def gone(self, family: Family) -> None:
-        """The process has ended and nobody of it is left, or it was never started."""
+        """Forget a family: its process has ended and nobody of it is left, or it was never started."""
         del self._running[family]
 
     def alone(self) -> bool:
-        """Whether the agent has no children but the processes it started: then nobody was left behind by those that ended."""
+        """Whether the agent has no children but the processes that it started. Then those that have ended left nobody behind."""
         return not self._read() if self._children >= 0 else not self._orphans()
 
     def end(self, family: Family, settled: Callable[[], None]) -> None:
-        """End who is left of a family whose process was reaped; `settled` is called once nobody is, perhaps at once."""
+        """End what is left of a family whose process was reaped. `settled` is called once nobody is left, perhaps at once."""
         del self._running[family]
         family.settled = settled
         self._ending.append(family)
         self._sweep()
 
     def tidy(self) -> None:
-        """Reap orphans of running attempts that have ended; to be called now and then."""
+        """Reap orphans that have ended, of attempts that still run. The agent calls this now and then."""
         if not self.alone():
             self._sweep()
 
     def end_everything(self, seconds: float, lock: threading.Lock, starting: Callable[[], int]) -> bool:
-        """Kill and reap every child and what they leave, blocking for at most `seconds`; False if somebody is left.
+        """Kill and reap every child and what it leaves. This blocks for at most `seconds`. Returns False if somebody is left.
 
-        `lock` is what others hold to reap; `starting` says how many processes are just being started. Only for the end of
-        the agent: nothing else of this class works afterwards.
+        Others hold `lock` to reap. `starting` says how many processes are just being started. This is only for the end of the
+        agent: nothing else of this class works afterwards.
         """
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
@@ -137,9 +137,9 @@ class Descendants:
             os.close(self._children)
 
     def _sweep(self) -> None:
-        """Look at every orphan: reap it, leave it or kill it; then settle the families of whom nobody is left."""
+        """Look at every orphan, and reap it, leave it or kill it. Then settle the families of which nobody is left."""
         again = True
-        while again:  # whoever is reaped has left us its children
+        while again:  # A process that is reaped has left its children to the agent.
             again = False
             for pid in self._orphans():
                 if _reaped(pid):
@@ -157,9 +157,9 @@ class Descendants:
                         self._journal.runs(pid, stray.born)
         self._settle()
 
-    def _owners(self, stray: Seen) -> list[Family] | None:
-        """Who waits for the end of a stray that has to end; None if it may belong to an attempt that runs."""
-        running = list(self._running)  # threads add to it
+    def _owners(self, stray: ProcessEntry) -> list[Family] | None:
+        """The families that wait for the end of an orphan that has to end; None if it may belong to an attempt that runs."""
+        running = list(self._running)  # Threads add to it.
         if any(family.leader == stray.session for family in running):
             return None
         for family in self._ending:
@@ -184,7 +184,7 @@ class Descendants:
             _log.warning("process %d outlives its attempt: it has changed its user, and the agent may not end it", pid)
             return
         self._dying[pid] = waiting
-        with contextlib.suppress(OSError):  # out of descriptors: `tidy` will find it
+        with contextlib.suppress(OSError):  # Without a free descriptor, `tidy` finds the end.
             descriptor = os.pidfd_open(pid)  # readable once the process has ended
             self._loop.add_reader(descriptor, self._ended, descriptor)
 
@@ -209,8 +209,8 @@ class Descendants:
         return [pid for pid in _all_children() if pid not in leaders]
 
     def _read(self) -> bytes:
-        # The kernel may skip children while others are being reaped (proc_tid_children(5)): only we reap these, and not now.
-        # It gives at most a page at a time.
+        # The kernel may skip children while others are being reaped (proc_tid_children(5)). Only this thread reaps these.
+        # The kernel gives at most a page at a time.
         content = piece = os.pread(self._children, 65536, 0)
         while len(piece) > _PAGE // 2:
             piece = os.pread(self._children, 65536, len(content))
@@ -219,7 +219,7 @@ class Descendants:
 
 
 def _all_children() -> list[int]:
-    """The children of all our threads."""
+    """The children of all threads of this process."""
     try:
         files = [folder / "children" for folder in Path("/proc/self/task").iterdir()]
         return [int(word) for file in files for word in file.read_bytes().split()]

@@ -1,8 +1,8 @@
 """The descriptors that the agent was started with: which of them are its own, and which its children may have.
 
 `main` calls `keep_from_children` before anything else is opened. Descriptors that the agent opens itself are close-on-exec
-(PEP 446), so that a task is given 0, 1 and 2 and nothing else. Those that the agent inherited are not, unless somebody says so:
-a task's daemon would otherwise hold a lock, a pipe or a socket of whoever started the agent, for as long as it runs.
+(PEP 446), so that a task is given 0, 1 and 2 and nothing else. Descriptors that the agent inherited are not. Through them, a
+daemon of a task would hold a lock, a pipe or a socket of whoever started the agent, for as long as it runs.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import resource
 
-_MOST = 65_536  # looked at where /proc does not tell which descriptors are open
+_MOST = 65_536  # So many descriptors are looked at where /proc does not tell which are open.
 
 
 def keep_from_children() -> None:

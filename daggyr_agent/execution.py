@@ -1,16 +1,16 @@
 """One attempt from its process's start to its result: the life of an execution.
 
-`attempts` makes one when the attempt's turn has come. Then, in order:
+`attempts` makes an execution when the attempt's turn has come. Then these methods are called, in this order:
 
-    carry_out   in a thread of `slots`: the process is started, waited for, and reaped. Once it has ended it is a zombie, and the
-                group's number is its own until it is reaped: if anybody but it is left, the group gets SIGKILL
-    settled     in the event loop: descendants that had left the group are ended too (descendants.py)
-    result      in the event loop: what is told of it
+    carry_out   in a thread of `slots`. It starts the process, waits for its end and reaps it. Between its end and its reaping the
+                process is a zombie, which keeps the number of its group: if anybody else is left, the group gets SIGKILL then.
+    settle      in the event loop. It ends descendants that had left the group (descendants.py).
+    result      in the event loop. It makes the message that tells of the end.
 
-Meanwhile `end` may be called in the event loop, and `watch` looks: SIGTERM goes to the process group, and SIGKILL follows when
-the grace period has passed. A process that lasts until the first look is written down in the journal. The host's lock stands
-between signalling a process, or learning who it is, and reaping it. Nothing here knows of queues, of the coordinator, or of
-other attempts.
+Meanwhile the event loop may call `end`, and `watch` calls `look`. To end an attempt, SIGTERM goes to the process group, and
+SIGKILL follows when the grace period has passed. A process that lasts until the first look is written down in the journal. A
+process is signalled, looked up and reaped with the context's lock held, so that nobody signals a number that has become a
+stranger's. Nothing here knows of queues, of the coordinator, or of other attempts.
 """
 
 from __future__ import annotations
@@ -19,48 +19,23 @@ import asyncio
 import logging
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from daggyr.attempts.outcome import EXITED_0, Cause, Seen, judge
 from daggyr.attempts.startable import NotStartable
 from daggyr.attempts.times import timestamp
 from daggyr.v1.task_pb2 import STDOUT, AttemptResult, OutputStream
 
-from .attempt import Attempt
-from .capture import Capture, Captures, Kept
-from .cgroup import OomKills
-from .descendants import Descendants, Family
-from .journal import Journal
+from .attempt import AssignedAttempt
+from .capture import Capture, Kept
+from .descendants import Family
+from .execution_context import ExecutionContext
 from .proc import look
-from .process import End, HostError, Launcher, reap, signal_group
-from .usage import PeakMemory
-from .watch import Watch
+from .process import End, reap, signal_group
+from .start_faults import HostError
 
 _log = logging.getLogger(__name__)
-
-DEFAULT_GRACE = 10.0  # seconds; of what the agent ends when it is stopped, and where its coordinator names no other
-
-
-@dataclass(slots=True)
-class Host:
-    """What of this host executions use."""
-
-    loop: asyncio.AbstractEventLoop
-    launcher: Launcher
-    captures: Captures
-    descendants: Descendants
-    watch: Watch
-    oom_kills: OomKills
-    peaks: PeakMemory
-    journal: Journal  # for the event loop alone
-    kill_grace: float  # seconds from SIGTERM to SIGKILL at a timeout; the coordinator says it with each welcome
-    # Held to signal, to reap, to look a process up, and to read or change these two:
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    starting: int = 0  # how many processes are just being started
-    leaving: bool = False  # none is started any more
 
 
 class Execution:
@@ -68,10 +43,10 @@ class Execution:
 
     __slots__ = (
         "_capture",
+        "_context",
         "_end",
         "_ended_ns",
         "_family",
-        "_host",
         "_kill_at",
         "_kill_timer",
         "_oom_kills",
@@ -90,21 +65,21 @@ class Execution:
         "succeeded",
     )
 
-    def __init__(self, host: Host, attempt: Attempt, runs: Callable[[Execution], None]) -> None:
-        """`runs` is called in the event loop once the process has run for some milliseconds."""
+    def __init__(self, context: ExecutionContext, attempt: AssignedAttempt, runs: Callable[[Execution], None]) -> None:
+        """`runs` is called in the event loop once the process has lasted until the first look of `watch`."""
         self.attempt = attempt
-        self.pid = 0  # of the process, while it can be signalled
+        self.pid = 0  # of the process; 0 unless it can be signalled
         self.started_ns = 0
         self.deadline = float("inf")  # of the timeout, by the event loop's clock
         self.looked_peak = 0  # bytes
         self.cause: Cause | None = None  # why the agent began to end it
         self.disowned = False  # it is no longer this agent's: nobody is told of it
         self.fault: NotStartable | HostError | None = None  # why it was not started
-        self.lasts = False  # it is not a short one
-        self.succeeded = False  # for `attempts`: its resources went to the next in its slot
-        self._host = host
+        self.lasts = False  # The process has lasted until the first look.
+        self.succeeded = False  # `attempts` sets it: its resources went to the next attempt in its slot.
+        self._context = context
         self._runs = runs
-        self._signal: signal.Signals | None = None  # asked for before there was a process
+        self._signal: signal.Signals | None = None  # a signal that was asked for before there was a process
         self._kill_at = float("inf")
         self._kill_timer: asyncio.TimerHandle | None = None
         self._capture: Capture | None = None
@@ -124,86 +99,86 @@ class Execution:
             self.fault = fault
             return
         except Exception as error:
-            # A fault of ours; a thread that ended here would leave the attempt running for ever.
+            # This is a fault of the agent. If the thread ended here, the attempt would seem to run for ever.
             _log.exception("attempt %s could not be started", self.attempt.ident)
             self.fault = HostError(f"a fault of the agent: {error}")
             return
-        host, pid = self._host, self.pid
+        context, pid = self._context, self.pid
         try:
             os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
             self._ended_ns = time.time_ns()
-            alone = host.descendants.alone()
+            alone = context.descendants.alone()
             capture = self._capture
             again = alone and capture is not None and capture.is_as_made()
-            with host.lock:
+            with context.lock:
                 self.pid = 0
                 if not alone:
                     signal_group(pid, signal.SIGKILL)
                 self._end = reap(pid)
                 if again:
                     self._capture = None
-        except ChildProcessError:  # the agent is leaving, and has reaped everything itself
+        except ChildProcessError:  # The agent is leaving, and has reaped everything itself.
             self.fault = HostError("the end of its process was missed")
             return
         if again and capture is not None:
-            host.captures.recycle(capture)
+            context.captures.recycle(capture)
         if alone and self._family is not None:
-            host.descendants.gone(self._family)
+            context.descendants.gone(self._family)
             self._family = None
 
     def _start(self) -> None:
-        host, attempt = self._host, self.attempt
+        context, attempt = self._context, self.attempt
         try:
-            order = attempt.order()
+            process = attempt.process_spec()
         except ValueError as error:
             raise NotStartable(str(error)) from None
         try:
-            self._capture = capture = host.captures.take(attempt.template.whole_stdout_bytes)
+            self._capture = capture = context.captures.take(attempt.template.whole_stdout_bytes)
         except OSError as error:
             raise HostError(f"cannot make files for the output: {error.strerror}") from None
-        environment = order.environment
-        self._oom_kills = host.oom_kills.so_far()
-        # Before the start, so that whatever comes from the process finds its family known.
-        family = self._family = host.descendants.family(
+        environment = process.environment
+        self._oom_kills = context.oom_kills.so_far()
+        # The family is made before the start, so that it is known to whatever comes from the process.
+        family = self._family = context.descendants.family(
             (environment[b"DAGGYR_RUN_ID"], environment[b"DAGGYR_TASK_ID"], environment[b"DAGGYR_ATTEMPT"])
         )
         self.started_ns = time.time_ns()
         if attempt.template.timeout > 0:
             self.deadline = time.monotonic() + attempt.template.timeout
-        with host.lock:
-            leaving = host.leaving
-            host.starting += 1
+        with context.lock:
+            leaving = context.leaving
+            context.starting += 1
         try:
             if leaving:
                 raise HostError("the agent is leaving")
-            family.leader = self.pid = host.launcher.start(
-                order.command,
+            family.leader = self.pid = context.launcher.start(
+                process.command,
                 environment,
-                working_directory=order.working_directory,
-                stdin=order.stdin,
+                working_directory=process.working_directory,
+                stdin=process.stdin,
                 outputs=capture.outputs,
             )
-        except Exception:  # whatever it is: nothing was started, so nothing of it stays
-            host.descendants.gone(family)
+        except Exception:  # Whatever was raised, nothing was started, so nothing of the attempt stays.
+            context.descendants.gone(family)
             self._family = self._capture = None
-            host.captures.recycle(capture)
+            context.captures.recycle(capture)
             raise
         finally:
-            with host.lock:
-                host.starting -= 1
+            with context.lock:
+                context.starting -= 1
                 if self.pid and self._signal is not None:
                     signal_group(self.pid, self._signal)
-        host.watch.add(self)
+        context.watch.add(self)
 
     # -- in the event loop
 
     def end(self, cause: Cause, grace: float) -> None:
-        """Ask the process group to end, and make it after `grace` seconds (0: at once). A sooner end may be asked for later.
+        """Send SIGTERM to the process group, and SIGKILL after `grace` seconds (0: SIGKILL at once).
 
-        The first cause counts. A process that has ended by itself stays as it was.
+        The first cause counts, and a later call can only make the end come sooner. A process that has ended stays as it was.
         """
-        host = self._host
-        with host.lock:
+        context = self._context
+        with context.lock:
             if self._end is not None:
                 return
             self.cause = self.cause or cause
@@ -211,12 +186,12 @@ class Execution:
                 self._send(signal.SIGKILL)
             elif self._kill_timer is None:
                 self._send(signal.SIGTERM)
-        kill_at = host.loop.time() + grace
+        kill_at = context.loop.time() + grace
         if grace > 0 and kill_at < self._kill_at:
             if self._kill_timer is not None:
                 self._kill_timer.cancel()
             self._kill_at = kill_at
-            self._kill_timer = host.loop.call_at(kill_at, self._kill)
+            self._kill_timer = context.loop.call_at(kill_at, self._kill)
 
     def disown(self) -> None:
         """Kill the process group at once, and tell nobody of the attempt any more."""
@@ -224,65 +199,65 @@ class Execution:
         self.end(Cause.STOP, 0)
 
     def _kill(self) -> None:
-        with self._host.lock:
+        with self._context.lock:
             self._send(signal.SIGKILL)
 
     def _send(self, number: signal.Signals) -> None:
-        """Signal the group, or have it signalled as soon as there is one. With the lock held."""
+        """Signal the group, or note the signal for the moment when there is a group. The caller holds the lock."""
         if self.pid:
             signal_group(self.pid, number)
         elif self._signal is not signal.SIGKILL:
             self._signal = number
 
     def look(self, *, first: bool) -> int:
-        """For `watch`: keep the files small, see to the timeout; returns how much was written so far, in bytes."""
+        """Keep the files small and see to the timeout; `watch` calls this. Returns how many bytes were written so far."""
         if first:
             self._outlived_first_look()
-        if self._host.loop.time() >= self.deadline:
+        if self._context.loop.time() >= self.deadline:
             self.deadline = float("inf")
-            self.end(Cause.TIMEOUT, self._host.kill_grace)
-        with self._host.lock:
+            self.end(Cause.TIMEOUT, self._context.kill_grace)
+        with self._context.lock:
             return self._capture.trim() if self._capture is not None else 0
 
     def _outlived_first_look(self) -> None:
         self.lasts = True
-        with self._host.lock:  # not reaped before it was looked up, so that the number is its own
+        with self._context.lock:  # The process is not reaped before it was looked up, so that the number is its own.
             seen = look(self.pid) if self.pid else None
         if seen is not None:
             self._written_down = seen.pid, seen.born
-            self._host.journal.runs(seen.pid, seen.born)
+            self._context.journal.runs(seen.pid, seen.born)
         if not self.disowned:
             self._runs(self)
 
     def read(self, stream: OutputStream, offset: int) -> tuple[int, bytes]:
-        """For `follow`: what can be read at or after `offset` now, and where it begins; empty if there is nothing new."""
-        with self._host.lock:
+        """What can be read at or after `offset` now, for `follow`, and where that begins; empty if there is nothing new."""
+        with self._context.lock:
             return self._capture.stream(stream).read(offset) if self._capture is not None else (offset, b"")
 
     def settle(self, settled: Callable[[Execution], None]) -> None:
-        """It was carried out: call `settled` once nobody of its descendants is left, which is usually now."""
+        """Call `settled` once no descendant is left, which is usually at once. The execution was carried out."""
         if self._kill_timer is not None:
             self._kill_timer.cancel()
         if self._written_down is not None:
-            self._host.journal.ended(*self._written_down)
+            self._context.journal.ended(*self._written_down)
         if self._family is None:
             settled(self)
         else:
-            self._host.descendants.end(self._family, lambda: settled(self))
+            self._context.descendants.end(self._family, lambda: settled(self))
 
     @property
     def is_over(self) -> bool:
-        """Whether it was carried out and nobody of it is left."""
+        """Whether the execution was carried out and no process of it is left."""
         return self._family is None and (self.fault is not None or self._end is not None)
 
     def result(self) -> tuple[AttemptResult | None, tuple[Kept, ...]]:
-        """The result, and what was written, for the caller to release; no result if it is disowned. Once, when settled."""
-        host, end, capture = self._host, self._end, self._capture
+        """The result, and the output for the caller to release; no result if the attempt is disowned. Once, after `settle`."""
+        context, end, capture = self._context, self._end, self._capture
         assert end is not None
         self._capture = None
         if self.disowned:
             if capture is not None:
-                host.captures.drop(capture)
+                context.captures.drop(capture)
             return None, ()
         outcome, notes = judge(
             EXITED_0
@@ -292,7 +267,7 @@ class Execution:
                 signal=end.signal,
                 cause=self.cause,
                 timeout=self.attempt.template.timeout,
-                oom_kills=host.oom_kills.since(self._oom_kills) if end.signal == signal.SIGKILL else None,
+                oom_kills=context.oom_kills.since(self._oom_kills) if end.signal == signal.SIGKILL else None,
             )
         )
         if self._family is not None:
@@ -307,10 +282,10 @@ class Execution:
             start_time=timestamp(self.started_ns),
             stop_time=timestamp(self._ended_ns),
             cpu_seconds=end.cpu_seconds,
-            max_rss_bytes=host.peaks.of(end.max_rss_bytes, self.looked_peak),
+            max_rss_bytes=context.peaks.of(end.max_rss_bytes, self.looked_peak),
             notes=notes,
         )
-        outputs = host.captures.keep(capture) if capture is not None else ()
+        outputs = context.captures.keep(capture) if capture is not None else ()
         for kept in outputs:
             (result.stdout if kept.stream == STDOUT else result.stderr).CopyFrom(kept.extent.summary())
         return result, outputs

@@ -1,8 +1,9 @@
 """Streams the output of attempts to those who follow it, while the attempts run.
 
-The session passes Follow messages on and asks for the next message to send; each follow has at most one piece under way, so that
-a slow connection slows the follow down and fills no memory. Files are looked at every 0.1 s, and only those that are followed.
-What is cut out of a file is passed over. Follows end with their session: the coordinator asks again in the next.
+The session passes Follow messages on and asks for the next message to send. Each follow has at most one piece under way, so
+that a slow connection slows the follow down and fills no memory. Only files that are followed are looked at, every 0.1 s. What
+is cut out of a file is passed over. Follows end with their session, and the coordinator asks again in the next. Nothing here
+is kept.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class Follows:
         self._timer: asyncio.TimerHandle | None = None
 
     def command(self, follow: Follow) -> None:
-        """Begin or stop a follow. One too many, or of no stream, ends at once."""
+        """Begin or stop a follow. A follow of no stream, or beyond MAX_FOLLOWS, ends at once."""
         if follow.stop:
             self._follows.pop(follow.follow_id, None)
             return
@@ -66,7 +67,7 @@ class Follows:
         self._added()
 
     def take(self) -> AgentMessage | None:
-        """The next message to send, or None if nobody has anything new."""
+        """The next message to send, or None if no follow has anything new."""
         if self._refused:
             return AgentMessage(followed=FollowedOutput(follow_id=self._refused.popleft(), end=True))
         while self._ready:
@@ -103,7 +104,7 @@ class Follows:
         self._added()
 
     def _read(self, followed: _Followed) -> tuple[int, bytes, bool]:
-        """What is there at the follow's offset: where it begins, the bytes, and whether none will come after them."""
+        """What is there at the follow's offset: where it begins, the bytes, and whether no more will come after them."""
         if execution := self._work.execution(followed.ident):
             return *execution.read(followed.stream, followed.offset), False
         if self._work.waits(followed.ident):

@@ -4,19 +4,18 @@
     what runs       processes that are not short ones, by their number and the tick at which they began
     what was told   each result, with the number of its output files, from the moment that it is known until it is acknowledged
 
-`state` opens it, which reads what an earlier process wrote. `agent` takes that up and calls `begin`; then executions,
-`descendants` and the outbox write down what happens, all in the event loop: no thread of `slots` comes here. What has been
-written (write(2)) survives the end of this process in any way. Nothing is flushed to the disk, for a host that loses power has
-lost its processes too, and their attempts are run again.
+`state` opens the journal, and that reads what an earlier process wrote. `agent` takes it up and calls `begin`. Then
+executions, `descendants` and the outbox write down what happens. All of that is in the event loop; no thread of `slots` comes
+here. What was written (write(2)) survives any end of this process. Nothing is flushed to the disk, because a host that loses
+power has lost its processes too, and their attempts are run again.
 
 **The file** is a sequence of records: length and CRC-32 of a body, then the body, which begins with its kind. The last record
-may be torn. Whatever else cannot be read is a damage: the file is set aside, and what comes before the damage is used, because
-each record is whole or not there. Once the file has doubled since it was last written anew (and is above a mebibyte), it is
-written anew with what still counts and takes the place of the old one (rename(2)): so its bound is what waits for
-acknowledgement.
+may be torn. Anything else that cannot be read is a damage: the file is set aside, and what comes before the damage is used,
+because each record is whole or not there. Once the file has doubled since it was last written anew (and is above a mebibyte),
+a file with what still counts takes its place (rename(2)), so that its size is bounded by what waits for acknowledgement.
 
 Results are acknowledged in the order in which they came, so that a count says which. They stay in memory as well, here and in
-the outbox: a full disk costs nothing as long as the agent lives.
+the outbox, so that a full disk costs nothing as long as the agent lives.
 """
 
 from __future__ import annotations
@@ -57,7 +56,7 @@ class _DamageError(Exception):
 
 
 class Journal:
-    """An opened journal. Writing never raises: what could not be written is said in the log, and tried again."""
+    """An opened journal. Writing never raises: a fault is logged, and the write is tried again later."""
 
     def __init__(self, path: Path) -> None:
         """Read what an earlier process wrote, if any did. Raises OSError."""
@@ -67,17 +66,17 @@ class Journal:
         self._descriptor = -1
         self._size = 0
         self._limit = 0
-        self._mend_at: float | None = None  # when to try again; None as long as the file is right
+        self._mend_at: float | None = None  # when to write the file anew; None as long as it is right
         self._numbering = numbering()
         self._same_numbers = True  # the file's process numbers and ticks are of this boot
         self._running: dict[int, int] = {}
         self._results: deque[bytes] = deque()  # as records
-        self._gathered: list[bytes] | None = None  # what is written together, if anything is
+        self._gathered: list[bytes] | None = None  # what `together` gathers; None outside of it
         self._read()
 
     @property
     def running(self) -> dict[int, int]:
-        """Processes that run, or may: number -> tick at which it began. Before `begin`, the earlier process's."""
+        """When each process began that runs or may run, by its number. Before `begin`, those are the earlier process's."""
         return dict(self._running)
 
     def results(self) -> list[tuple[AttemptUpdate, int]]:
@@ -93,7 +92,7 @@ class Journal:
         return {_RESULT.unpack_from(record, _FRAME.size)[1] for record in self._results} - {0}
 
     def begin(self) -> None:
-        """From now on this process's: nothing of the earlier one runs any more."""
+        """Let the journal be this process's. Nothing of the earlier process runs any more."""
         self._running.clear()
         try:
             self._write_anew()
@@ -110,31 +109,31 @@ class Journal:
         self._append(self._tracker())
 
     def runs(self, pid: int, born: int) -> None:
-        """A process runs that began at this tick. Nothing happens if that is known."""
+        """Note that a process runs that began at this tick. Nothing happens if that is known."""
         if self._running.get(pid) != born:
             self._running[pid] = born
             self._append(self._runs(pid, born))
 
     def ended(self, pid: int, born: int) -> None:
-        """It was reaped. That need not be written down: whoever gets its number begins at another time."""
+        """Forget a process that was reaped. Nothing is written: another process of its number begins at another time."""
         if self._running.get(pid) == born:
             del self._running[pid]
 
     def finished(self, update: AttemptUpdate, number: int) -> None:
-        """A result, with the number of its output files or 0."""
+        """Write down a result, with the number of its output files or 0."""
         record = _record(_RESULT.pack(b"R", number) + update.SerializeToString())
         self._results.append(record)
         self._append(record)
 
     def acknowledged(self, count: int) -> None:
-        """So many of the oldest results are the coordinator's now; to be said before their output is removed."""
+        """Forget so many of the oldest results, which the coordinator has. To be called before their output is removed."""
         for _ in range(count):
             self._results.popleft()
         self._append(_record(_ACKNOWLEDGED.pack(b"A", count)))
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
-        """What is written down within goes to the file at its end, at once: a write(2) costs more than a record."""
+        """Gather what is written down within, and write it at the end, because a write(2) costs more than a record."""
         gathered: list[bytes] = []
         self._gathered = gathered
         try:
@@ -171,7 +170,7 @@ class Journal:
             )
 
     def _take(self, body: bytes) -> None:
-        """Do what a record says."""
+        """Take up what a record says."""
         match body[:1]:
             case b"H":
                 _, version = _HEAD.unpack_from(body)
@@ -200,7 +199,7 @@ class Journal:
     # -- writing
 
     def _append(self, record: bytes) -> None:
-        """Write a record, or several, of what is in memory already."""
+        """Write a record, or several, of what is in memory already. Within `together`, only gather it."""
         if self._gathered is not None:
             self._gathered.append(record)
             return
@@ -218,7 +217,7 @@ class Journal:
         self._size += written
         if self._size >= self._limit:
             self._limit = self._size + _LEAST_LIMIT
-            with contextlib.suppress(OSError):  # the file is still right
+            with contextlib.suppress(OSError):  # The old file is still right.
                 self._write_anew()
 
     def _fault(self, reason: str) -> None:

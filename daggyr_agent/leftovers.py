@@ -1,19 +1,20 @@
 """Ends what an earlier process of this agent left running when it was killed, and nobody else.
 
-The agent calls `end_leftovers` before anything else: what it ends here is run again elsewhere as soon as the coordinator knows.
-A process is the agent's
+The agent calls `end_leftovers` before anything else, because what is ended here runs again elsewhere as soon as the
+coordinator knows. A process is the agent's if one of these holds:
 
-- if the journal has its number and the time when it began, which together nobody else can have;
-- or if its environment names the agent (process.AGENT_VARIABLE), for what was not written down yet;
-- or if it is below such a process, or in the session or the process group that such a process leads.
+- The journal has its number and the time when it began, which together nobody else can have.
+- Its environment names the agent (process.AGENT_VARIABLE). That finds what was not written down yet.
+- It is below such a process, or in the session or the process group that such a process leads.
 
-Each is stopped first (SIGSTOP), so that nobody can start others or let a parent end meanwhile, until nobody new is found; then
-all get SIGKILL. A signal goes through a pidfd (pidfd_open(2)) whose process was looked at after it was opened: a number that
-has become another's in between is left alone. So are this process and those above it, if a task has started the agent anew.
+Each of them is stopped first (SIGSTOP), so that it can neither start others nor let a parent end meanwhile. When nobody new is
+found, all get SIGKILL. A signal goes through a pidfd (pidfd_open(2)) whose process was looked at after it was opened, so that
+a number that has become another's in between is left alone. This process and those above it are left alone too, because a task
+may have started the agent anew.
 
-What cannot be found is a process that has emptied its environment, if the agent was killed within 20 ms after the start of its
-attempt, or if its parents and the leader of its session ended after the agent was killed (or, for one that had left its
-session, less than a second before).
+One kind of process cannot be found: a process that has emptied its environment, if the agent was killed within 20 ms after the
+start of its attempt, or if its parents and the leader of its session ended after the agent was killed (or, for one that had
+left its session, less than a second before).
 """
 
 from __future__ import annotations
@@ -25,16 +26,16 @@ import signal
 import time
 from collections.abc import Mapping
 
-from .proc import Seen, daggyr_variables, everybody, look
+from .proc import ProcessEntry, daggyr_variables, everybody, look
 from .process import AGENT_VARIABLE
 
-_ROUNDS = 100  # each finds what was started while the one before looked; two are usual
+_ROUNDS = 100  # Each round finds what was started while the one before looked. Two are usual.
 
 _log = logging.getLogger(__name__)
 
 
 def end_leftovers(agent_id: str, written_down: Mapping[int, int], seconds: float) -> None:
-    """Kill them, and wait for at most `seconds` until they have ended.
+    """Kill what an earlier process of this agent left, and wait for at most `seconds` until it has ended.
 
     `written_down` has process numbers, and the clock tick at which each process began.
     """
@@ -52,8 +53,8 @@ def end_leftovers(agent_id: str, written_down: Mapping[int, int], seconds: float
         _log.error("these did not end within %g s of SIGKILL: %s", seconds, ", ".join(map(str, left)))
 
 
-def _stop_all(agent_id: bytes, written_down: Mapping[int, int]) -> dict[int, Seen]:
-    found: dict[int, Seen] = {}
+def _stop_all(agent_id: bytes, written_down: Mapping[int, int]) -> dict[int, ProcessEntry]:
+    found: dict[int, ProcessEntry] = {}
     for _ in range(_ROUNDS):
         present = everybody()
         spared = _above(present)
@@ -67,7 +68,7 @@ def _stop_all(agent_id: bytes, written_down: Mapping[int, int]) -> dict[int, See
     return {pid: seen for pid, seen in found.items() if pid not in spared}
 
 
-def _above(present: Mapping[int, Seen]) -> set[int]:
+def _above(present: Mapping[int, ProcessEntry]) -> set[int]:
     """This process, and those above it."""
     above: set[int] = set()
     pid = os.getpid()
@@ -77,8 +78,10 @@ def _above(present: Mapping[int, Seen]) -> set[int]:
     return above
 
 
-def _ours(agent_id: bytes, written_down: Mapping[int, int], found: Mapping[int, Seen], present: Mapping[int, Seen]) -> list[Seen]:
-    """Those present who are the agent's and were not found before."""
+def _ours(
+    agent_id: bytes, written_down: Mapping[int, int], found: Mapping[int, ProcessEntry], present: Mapping[int, ProcessEntry]
+) -> list[ProcessEntry]:
+    """Those of the processes present that are the agent's and were not found before."""
     ours = {pid for pid, seen in found.items() if pid in present and present[pid].born == seen.born}
     rest = []
     for seen in present.values():
@@ -91,7 +94,7 @@ def _ours(agent_id: bytes, written_down: Mapping[int, int], found: Mapping[int, 
     return [present[pid] for pid in ours if pid not in found or found[pid].born != present[pid].born]
 
 
-def _signal(seen: Seen, number: signal.Signals) -> bool:
+def _signal(seen: ProcessEntry, number: signal.Signals) -> bool:
     """Signal a process; False if it has ended, or may not be signalled."""
     descriptor = _open(seen)
     if descriptor is None:
@@ -109,7 +112,7 @@ def _signal(seen: Seen, number: signal.Signals) -> bool:
     return True
 
 
-def _runs(seen: Seen) -> bool:
+def _runs(seen: ProcessEntry) -> bool:
     descriptor = _open(seen)
     if descriptor is None:
         return False
@@ -117,7 +120,7 @@ def _runs(seen: Seen) -> bool:
     return True
 
 
-def _open(seen: Seen) -> int | None:
+def _open(seen: ProcessEntry) -> int | None:
     """A pidfd of that very process, for the caller to close; None if it has ended (a zombie has)."""
     try:
         descriptor = os.pidfd_open(seen.pid)

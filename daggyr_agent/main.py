@@ -12,7 +12,8 @@ import logging
 import os
 import sys
 
-from daggyr.logs import log_to_stderr
+from daggyr.checked import ConfigurationError
+from daggyr.daemon import log_to_stderr
 from daggyr.standard_streams import claim, say
 
 from .agent import Agent
@@ -21,20 +22,22 @@ from .connection import RefusedError
 from .descriptors import keep_from_children
 from .state import StateError, StateFolder
 
-_GC_THRESHOLD = 50_000  # attempts come and go in cycles of none; the default looks for them every few hundred
+_GC_THRESHOLD = 50_000  # Attempts make no reference cycles, and the default looks for some every few hundred objects.
 _SWITCH_SECONDS = 0.0005  # how long a thread whose process has ended may wait for the interpreter; the default is ten times that
 
 
 def main() -> None:
     """Run the agent with the command line's arguments; leaves by SystemExit."""
-    claim()  # whatever was closed at our start must not become one of our files: children get their own there
+    claim()  # A standard stream that was closed must not become one of the agent's files, because children have theirs there.
     try:
         keep_from_children()
         config = read_config(sys.argv[1:], os.environ)
         log_to_stderr("daggyr-agent", config.log_level)
-        logging.getLogger("grpc").setLevel(logging.CRITICAL)  # it logs faults of the network with a traceback; we name them
+        logging.getLogger("grpc").setLevel(
+            logging.CRITICAL
+        )  # gRPC logs faults of the network with a traceback, and the agent names them itself.
         state = StateFolder(config.state_dir)
-    except (UsageError, StateError) as error:
+    except (ConfigurationError, UsageError, StateError) as error:
         sys.exit(_fault(error))
     except OSError as error:
         sys.exit(_fault(_unfit(error)))
@@ -62,5 +65,5 @@ def _unfit(error: OSError) -> str:
 
 
 def _fault(error: object) -> int:
-    say(f"daggyr-agent: {error}".replace("\n", " "))
+    say(" ".join(line.strip() for line in f"daggyr-agent: {error}".splitlines()))
     return 2

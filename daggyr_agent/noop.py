@@ -1,7 +1,7 @@
 """The no-op worker (`--noop`): answers every assignment with success at once, to measure everything but processes.
 
-A session passes messages to it as to `attempts`. It keeps nothing, so cancel and recall find nothing, and an assignment
-that comes twice is answered twice, which is harmless because nothing runs. Resources are offered but not counted.
+A session passes messages to it as to `attempts`. It keeps nothing, so that cancel and recall find nothing. An assignment that
+comes twice is answered twice, which is harmless, because nothing runs. Resources are offered but not counted.
 """
 
 from __future__ import annotations

@@ -1,16 +1,17 @@
 """What the agent has to tell, until the coordinator has made it durable: updates that wait, and numbered batches under way.
 
-Executions and the no-op worker add; the session takes batches, sends them, and passes acknowledgements on. A batch holds
-what waits at that moment, bounded by count and bytes; output is in it as references to files and is read each time that
+`attempts` and the no-op worker add updates. The session takes batches, sends them, and passes acknowledgements on. A batch
+holds what waits at that moment, bounded by count and bytes. Output is in it as references to files, which are read each time
 the batch is sent. A batch keeps its number and its content until it is acknowledged, through any number of sessions. Results
-are in the journal from the moment they are known until then, so that the agent's next process can deliver them.
+are in the journal from the moment they are known until then, so that the agent's next process can deliver them. Nothing here
+sends.
 
-**When a batch is due.** A message costs both sides more than a short attempt does, so results should share one, but no
-clock says how long they wait for each other. An agent that is short of work (nothing waits for its slots) tells everything
-at once, for the coordinator may have something new for it. One with work ahead gathers until it has results for an eighth
-of as many attempts as wait; as a tenth of a second's work is sent ahead, that is about 12 ms. What somebody waits for goes
-at once, and all that waits goes with it: the start of an attempt that is not a short one (`watch` finds that out), the end
-of one that was asked to end. So does a full batch.
+**When a batch is due.** A message costs both sides more than a short attempt does, so results should share one, but no clock
+says how long they wait for each other. An agent that is short of work (nothing waits for its slots) tells everything at once,
+because the coordinator may have something new for it. An agent with work ahead gathers results until they are an eighth of the
+attempts that wait. A tenth of a second's work is sent ahead, so that this takes about 12 ms. What somebody waits for is due at
+once, and all that waits goes with it: the start of an attempt that is not a short one (`watch` finds that out), and the end of
+an attempt that was asked to end. A full batch is due at once too.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from daggyr.attempts.keys import Ident, ident_of
-from daggyr.bounded import are_bounded, bounded_notes
+from daggyr.bounds import are_bounded, bounded_notes
 from daggyr.v1.agents_pb2 import AgentMessage
 from daggyr.v1.task_pb2 import AttemptKey, AttemptResult, AttemptStarted, AttemptUpdate, OutputChunk
 
@@ -31,7 +32,7 @@ from .journal import Journal
 MAX_UPDATES = 512
 MAX_BYTES = 1024 * 1024  # of output and notes; what an update takes beside them is less than 200 bytes
 MAX_UNDER_WAY = 64
-GATHERED = 8  # one of so many attempts ahead
+GATHERED = 8  # A batch is due with one result for so many attempts ahead.
 
 _LETTER_BYTES = 4  # of UTF-8, at most
 
@@ -63,7 +64,7 @@ class Finished:
     outputs: tuple[Kept, ...]
 
 
-Item = Started | Output | Finished | AttemptUpdate  # a bare update belongs to an attempt that was never here
+Item = Started | Output | Finished | AttemptUpdate  # A bare update belongs to an attempt that was never here.
 
 
 @dataclass(slots=True)
@@ -80,7 +81,7 @@ class Batch:
 
 
 class Outbox:
-    """Updates in order. `added` is called when there is something new to send, `acknowledged` when less is left."""
+    """Updates in their order. `added` is called when there is something new to send, `acknowledged` when less is left."""
 
     def __init__(self, journal: Journal, added: Callable[[], None], acknowledged: Callable[[], None]) -> None:
         self._journal = journal
@@ -108,14 +109,14 @@ class Outbox:
         return self._undelivered.get(ident)
 
     def started(self, ident: Ident, key: AttemptKey, started: AttemptStarted) -> None:
-        """The attempt is not a short one: it runs, and will for a while."""
+        """Add the start of an attempt that is not a short one."""
         self._waiting.append(Started(ident, AttemptUpdate(key=key, started=started)))
         self.hurry()
 
     def finished(
         self, ident: Ident, key: AttemptKey, result: AttemptResult, outputs: tuple[Kept, ...] = (), *, ahead: int = 0
     ) -> None:
-        """The result, after all of its output; `ahead` as in `take`."""
+        """Add an attempt's output, and after it the result; `ahead` is as in `take`."""
         if result.notes and not are_bounded(result.notes):
             result.notes[:] = bounded_notes(result.notes)
         update = AttemptUpdate(key=key, finished=result)
@@ -125,19 +126,19 @@ class Outbox:
             self._added()
 
     def restore(self, update: AttemptUpdate, outputs: tuple[Kept, ...]) -> None:
-        """A result that is in the journal, from an earlier process; in the journal's order."""
+        """Add a result of an earlier process, which is in the journal. To be called in the journal's order."""
         if not are_bounded(update.finished.notes):
             update.finished.notes[:] = bounded_notes(update.finished.notes)
         self._keep(ident_of(update.key), update, outputs)
         self.hurry()
 
     def answer(self, updates: Iterable[AttemptUpdate]) -> None:
-        """Results of attempts that were never here and hold nothing."""
+        """Add results of attempts that were never here and hold nothing."""
         self._waiting.extend(updates)
         self._added()
 
     def hurry(self) -> None:
-        """What waits is due now."""
+        """Let all that waits be due now."""
         self._urgent = bool(self._waiting)
         self._added()
 
@@ -147,7 +148,7 @@ class Outbox:
         return [update.key for update in updates if isinstance(update, AttemptUpdate)]
 
     def starts(self) -> set[Ident]:
-        """The attempts whose starts are not acknowledged, and so will be told to whoever comes next."""
+        """The attempts whose starts are not acknowledged, so that the next coordinator will be told of them."""
         return {item.ident for item in self._items() if isinstance(item, Started)}
 
     def under_way(self) -> list[Batch]:
@@ -177,7 +178,7 @@ class Outbox:
                 started[item.ident] = len(items)
             elif isinstance(item, Output):
                 self._waiting_bytes -= item.length
-            elif isinstance(item, Finished) and item.ident in started:  # the result implies it
+            elif isinstance(item, Finished) and item.ident in started:  # The result implies the start.
                 items[started[item.ident]] = None
             items.append(item)
         self._urgent = self._urgent and bool(waiting)
@@ -187,7 +188,7 @@ class Outbox:
         return batch
 
     def acknowledge(self, sequence: int) -> None:
-        """Forget all batches up to this number, and remove their output: they are durable."""
+        """Forget all batches up to this number, and remove their output, because they are durable."""
         batches = []
         while self._under_way and self._under_way[0].sequence <= sequence:
             batches.append(self._under_way.popleft())
@@ -207,7 +208,7 @@ class Outbox:
             self._next = max(self._next, next_sequence)
 
     def belong_to(self, tracker_id: str, epoch: int) -> None:
-        """From now on everything is for this tracker: what was meant for another and not acknowledged is forgotten.
+        """Belong to this tracker from now on, and forget what was meant for another tracker and was not acknowledged.
 
         The numbers of the batches that were under way are used again, so that the new tracker sees none missing.
         """

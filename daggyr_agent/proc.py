@@ -1,7 +1,7 @@
 """What /proc tells of processes: who they are, when they began, and which DAGGYR_* variables they were started with.
 
-`descendants` asks about the agent's children, `leftovers` about everybody on the host. Nothing here changes anything, and a
-process may be gone, or its number another's, as soon as an answer is given: its start tells them apart.
+`descendants` asks about the agent's children, and `leftovers` about everybody on the host. Nothing here changes anything. A
+process may be gone, or its number another's, as soon as an answer is given; the time of its start tells two processes apart.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _MAX_ENVIRONMENT = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class ProcessEntry:
     """A process as proc_pid_stat(5) shows it; `born` is in clock ticks since boot."""
 
     pid: int
@@ -34,16 +34,16 @@ def clock_ticks() -> int:
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // _TICK_NS
 
 
-def look(pid: int) -> Seen | None:
+def look(pid: int) -> ProcessEntry | None:
     """The process of that number, which may be a zombie; None if there is none."""
     try:
         fields = _read(pid, "stat", 4096).rpartition(b")")[2].split()
-        return Seen(pid, int(fields[1]), int(fields[2]), int(fields[3]), int(fields[19]))
+        return ProcessEntry(pid, int(fields[1]), int(fields[2]), int(fields[3]), int(fields[19]))
     except (OSError, IndexError):
         return None
 
 
-def everybody() -> dict[int, Seen]:
+def everybody() -> dict[int, ProcessEntry]:
     """All processes that this one can see, by their numbers."""
     numbers = [int(name) for name in os.listdir("/proc") if name.isdecimal()]  # noqa: PTH208
     return {pid: seen for pid in numbers if (seen := look(pid)) is not None}

@@ -1,7 +1,7 @@
-"""The only place that starts processes: how one is started, signalled and reaped.
+"""The only place that starts processes: how a process is started, signalled and reaped.
 
-An execution calls `Launcher.start` in a thread of its own and, once the process has ended, `reap`. Nothing here waits, and
-nothing here knows what an attempt is.
+An execution calls `Launcher.start` in a thread of its own and, once the process has ended, `reap`. Nothing here knows what an
+attempt is.
 
 posix_spawn(3) was chosen by measuring: it forks without copying the agent's memory, and costs the agent less than
 subprocess.Popen (68 us against 87 us of processor). It is called through ctypes, because os.posix_spawn keeps the
@@ -16,41 +16,31 @@ import ctypes
 import errno
 import os
 import signal
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from daggyr.attempts import startable
-from daggyr.attempts.startable import NotStartable
+
+from .start_faults import HostError, fault_of, find_program
 
 AGENT_VARIABLE = b"DAGGYR_AGENT_ID"
 
-_FIRST_LINE_BYTES = 256  # that the kernel looks at (BINPRM_BUF_SIZE)
 _DEFAULT_PATH = b"/usr/local/bin:/usr/bin:/bin"
 
 # spawn.h; both structures are opaque, and smaller than this with every C library.
 _SETSIGDEF, _SETSIGMASK, _SETSID = 0x04, 0x08, 0x80
 _STRUCTURE_BYTES = 1024
 
-# These are the host's, not the task's: the same task could start elsewhere, or here later.
-_HOST_ERRORS = frozenset(
-    {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}
-)
-
 _libc = ctypes.CDLL(None, use_errno=True)
 _pointer = ctypes.c_void_p
 _libc.posix_spawn.argtypes = (_pointer, ctypes.c_char_p, _pointer, _pointer, _pointer, _pointer)
 
-# The same library, for calls of a microsecond: these keep the interpreter's lock, which costs more to give away than they take.
+# The same library for calls of a microsecond. They keep the interpreter's lock, because giving it away costs more than the call.
 _brief = ctypes.PyDLL(None)
 _brief.posix_spawn_file_actions_init.argtypes = (_pointer,)
 _brief.posix_spawn_file_actions_destroy.argtypes = (_pointer,)
 _brief.posix_spawn_file_actions_adddup2.argtypes = (_pointer, ctypes.c_int, ctypes.c_int)
 _brief.posix_spawn_file_actions_addchdir_np.argtypes = (_pointer, ctypes.c_char_p)  # glibc 2.29, musl 1.1.24
-
-
-class HostError(Exception):
-    """This host cannot start anything now (processes, descriptors or disk are used up); the message says what."""
 
 
 @dataclass(slots=True)
@@ -60,7 +50,7 @@ class End:
     exit_code: int | None
     signal: int | None
     cpu_seconds: float
-    max_rss_bytes: int  # not honest below the agent's own size: see usage.PeakMemory
+    max_rss_bytes: int  # This says nothing below the agent's own size, see usage.PeakMemory.
 
 
 class FileActions:
@@ -104,9 +94,9 @@ class Outputs:
 
 
 class Launcher:
-    """Starts processes with the environment that it is given less its DAGGYR_*, in the folder where the agent was started.
+    """Starts processes in the folder where the agent was started, with the environment that it is given, without its DAGGYR_*.
 
-    To these is added AGENT_VARIABLE, by which the agent's next process finds what this one left running (`leftovers`).
+    AGENT_VARIABLE is added, by which the agent's next process finds what this one left running (`leftovers`).
     """
 
     def __init__(self, environment: Mapping[bytes, bytes], agent_id: str) -> None:
@@ -118,7 +108,7 @@ class Launcher:
         self._attributes = ctypes.create_string_buffer(_STRUCTURE_BYTES)
         _check(_libc.posix_spawnattr_init(self._attributes))
         _check(_libc.posix_spawnattr_setflags(self._attributes, ctypes.c_short(_SETSIGDEF | _SETSIGMASK | _SETSID)))
-        # Handlers go with execve(2), ignored signals stay: Python's own (SIGPIPE), and what a nohup left us.
+        # execve(2) takes handlers away and keeps signals ignored: Python's own (SIGPIPE), and what a nohup(1) left ignored.
         ignored = [number for number in signal.valid_signals() if signal.getsignal(number) == signal.SIG_IGN]
         for numbers, setter in (
             (ignored, _libc.posix_spawnattr_setsigdefault),
@@ -139,10 +129,10 @@ class Launcher:
         stdin: str | None,
         outputs: Outputs,
     ) -> int:
-        """Start a process and return its pid; when this returns, the program has been executed (execve(2) succeeded).
+        """Start a process and return its pid. When this returns, the program has been executed (execve(2) succeeded).
 
-        The task has passed `startable.check`. `environment` goes over the agent's. The caller must `reap` the process. Other
-        threads go on meanwhile. Raises NotStartable or HostError; then nothing was started.
+        The task has passed `startable.check`. `environment` goes over the agent's. The caller has to `reap` the process. Other
+        threads go on meanwhile. Raises NotStartable or HostError, if nothing was started.
         """
         entries = {**self._environment}
         for name, value in environment.items():
@@ -150,7 +140,7 @@ class Launcher:
         program = command[0]
         if b"/" not in program:
             path = entries.get(b"PATH", b"PATH=" + _DEFAULT_PATH)[len(b"PATH=") :]
-            program = _look_up(program, path, working_directory)
+            program = find_program(program, path, working_directory)
         source = self._null if stdin is None else _text_file(stdin)
         try:
             actions = self._actions(source, outputs, working_directory)
@@ -169,7 +159,7 @@ class Launcher:
         if number:
             if number == errno.E2BIG:
                 raise startable.too_long([*command, *map(entries.__getitem__, environment)])
-            raise _fault(number, program, working_directory)
+            raise fault_of(number, program, working_directory)
         return pid.value
 
     def close(self) -> None:
@@ -184,7 +174,7 @@ class Launcher:
 
 
 def reap(pid: int) -> End:
-    """Take the end of a child that has ended (waits for it otherwise). Its pid may be another's right after."""
+    """Take the end of a child that has ended; wait for the end of one that has not. Its pid may be another's right after."""
     _, status, usage = os.wait4(pid, 0)
     code = os.waitstatus_to_exitcode(status)
     return End(
@@ -196,9 +186,9 @@ def reap(pid: int) -> End:
 
 
 def signal_group(leader: int, number: signal.Signals) -> bool:
-    """Signal the process group of a child that was not reaped yet, so that no stranger can have its number.
+    """Signal the process group of a child. The child was not reaped yet, so that no stranger can have its number.
 
-    False if the agent may not (a program that changed its user).
+    Returns False if the agent may not, because the program has changed its user.
     """
     try:
         os.killpg(leader, number)
@@ -215,101 +205,16 @@ def _check(number: int) -> None:
 
 
 def _text_file(text: str) -> int:
-    """A descriptor to read `text` from: a file in memory, which unlike a pipe never makes the writer wait."""
+    """A descriptor to read `text` from. It is a file in memory, because a pipe could make the writer wait."""
     try:
         memory = os.memfd_create("stdin", os.MFD_CLOEXEC)
         try:
             view = memoryview(text.encode())
             while view:
                 view = view[os.write(memory, view) :]
-            # Opened again, so that the process can neither change it nor starts at its end.
+            # The file is opened again, so that the process cannot change it and starts at its beginning.
             return os.open(f"/proc/self/fd/{memory}", os.O_RDONLY)
         finally:
             os.close(memory)
     except OSError as error:
         raise HostError(f"cannot hold the standard input: {error.strerror}") from None
-
-
-def _look_up(program: bytes, path: bytes, working_directory: bytes) -> bytes:
-    """The program's path, as execvp(3) finds it: relative entries of PATH count from the task's folder."""
-    found_but = None
-    for folder in path.split(b":"):
-        candidate = os.path.join(folder or b".", program)  # noqa: PTH118
-        seen_from_here = os.path.join(working_directory, candidate)  # noqa: PTH118
-        try:
-            status = os.stat(seen_from_here)  # noqa: PTH116
-        except OSError:
-            continue
-        if stat.S_ISREG(status.st_mode):
-            if os.access(seen_from_here, os.X_OK):
-                return candidate
-            found_but = found_but or candidate
-    _check_folder(working_directory)
-    if found_but:
-        raise NotStartable(startable.not_executable(_text(found_but)))
-    raise NotStartable(startable.not_in_path(_text(program), _text(path)))
-
-
-def _fault(number: int, program: bytes, working_directory: bytes) -> Exception:
-    """What posix_spawn's error means; it does not say whether the folder or the program is at fault."""
-    reason = os.strerror(number)
-    if number in _HOST_ERRORS:
-        return HostError(f"cannot start a process: {reason}")
-    try:
-        _check_folder(working_directory)
-    except (NotStartable, HostError) as fault:
-        return fault
-    seen_from_here = os.path.join(working_directory, program)  # noqa: PTH118
-    text = _text(program)
-    if number == errno.ENOENT:
-        if os.path.lexists(seen_from_here):
-            return NotStartable(_first_line_fault(text, seen_from_here))
-        return NotStartable(startable.no_program(text, _here(), _text(working_directory)))
-    if number == errno.ENOEXEC:
-        return NotStartable(startable.no_format(text))
-    if number == errno.EACCES:
-        if os.path.isdir(seen_from_here):  # noqa: PTH112
-            return NotStartable(startable.is_folder(text))
-        if os.path.exists(seen_from_here) and not os.access(seen_from_here, os.X_OK):  # noqa: PTH110
-            return NotStartable(startable.not_executable(text))
-    return NotStartable(startable.not_executed(text, reason))
-
-
-def _first_line_fault(program: str, path: bytes) -> str:
-    """Why a program that is there is not found: what its first line names, or its loader, is not there (execve(2))."""
-    try:
-        with open(path, "rb") as file:
-            beginning = file.read(_FIRST_LINE_BYTES)
-    except OSError:
-        beginning = b""
-    if not beginning.startswith(b"#!"):
-        return startable.no_loader(program)
-    line = beginning.partition(b"\n")[0][2:]
-    if line.endswith(b"\r"):
-        return startable.windows_line_ends(program)
-    return startable.no_interpreter(program, _text(line.split(maxsplit=1)[0]) if line.split() else "")
-
-
-def _check_folder(folder: bytes) -> None:
-    """Raise what is wrong with a task's folder, if anything is."""
-    if not folder:
-        return
-    try:
-        os.close(os.open(os.path.join(folder, b"."), os.O_PATH | os.O_DIRECTORY))  # noqa: PTH118
-    except FileNotFoundError:
-        raise NotStartable(startable.no_folder(_text(folder), _here())) from None
-    except OSError as error:
-        kind = HostError if error.errno in _HOST_ERRORS else NotStartable
-        raise kind(startable.not_entered(_text(folder), os.strerror(error.errno or 0))) from None
-
-
-def _here() -> str:
-    """The folder where tasks start, in words."""
-    try:
-        return startable.shown(os.getcwdb())  # noqa: PTH109
-    except FileNotFoundError:
-        return "a folder that was removed"
-
-
-def _text(of_the_task: bytes) -> str:
-    return of_the_task.decode(errors="replace")

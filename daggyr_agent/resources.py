@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-from daggyr.memory import total_memory
+from daggyr.host_memory import total_memory
 
 from .cgroup import ControlGroup
 
@@ -16,15 +16,17 @@ _MEBIBYTE = 1024 * 1024
 
 
 def host_resources() -> dict[str, int]:
-    """`cores` (those this process may run on, sched_getaffinity(2)) and `memory_mb` (the host's or its control group's), which is
-    missing where nothing tells it."""
+    """The host's `cores` (those that this process may run on, sched_getaffinity(2)) and `memory_mb`.
+
+    The memory is the host's or that of its control group, whichever is less, and is missing where nothing tells it.
+    """
     known = [memory for memory in (total_memory(), ControlGroup().memory_limit()) if memory is not None]
     cores = {"cores": len(os.sched_getaffinity(0))}
     return {**cores, "memory_mb": min(known) // _MEBIBYTE} if known else cores
 
 
 class Ledger:
-    """Takes and gives back resources; never more are taken than there are. Demands are of one unit or more."""
+    """The resources in use. Never more are taken than there are. Each number of a demand is 1 or more."""
 
     def __init__(self, total: Mapping[str, int]) -> None:
         self.total = dict(total)

@@ -1,8 +1,8 @@
 """One session with the coordinator: the stream from hello to its end, and what each message on it does.
 
-`connection` opens sessions one after another. A session has three tasks of its own, which end with it: one reads and
-passes the coordinator's messages to the work, the outbox and the follows; one writes what they have to tell; one makes
-heartbeats. What outlives a session (the standing, the work, the outbox) is given to it.
+`connection` opens sessions one after another. A session has three asyncio tasks, which end with it. One reads, and passes the
+coordinator's messages to the work, the outbox and the follows; one writes what they have to tell; one makes heartbeats. What
+outlives a session (the membership, the work, the outbox) is given to it. A session decides nothing about attempts.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from daggyr.channel import PROTOCOL_VERSION
 from daggyr.v1.agents_pb2 import AgentMessage, CoordinatorMessage, Goodbye, Heartbeat, Hello, Welcome
 
 from . import __version__
-from .execution import DEFAULT_GRACE
+from .execution_context import DEFAULT_GRACE
 from .follow import Follows
 from .outbox import Outbox
 from .usage import HostUsage
@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 
 
 class SessionError(Exception):
-    """A session that ended otherwise than by leaving it; `code` is the call's status, None where the agent ended it."""
+    """A session that ended, and not because the agent left; `code` is the call's status, None where the agent ended it."""
 
     def __init__(self, message: str, code: grpc.StatusCode | None = None) -> None:
         super().__init__(message)
@@ -43,8 +43,8 @@ class SessionError(Exception):
 
 
 @dataclass(slots=True, kw_only=True)
-class Standing:
-    """What the agent is to the coordinator, across sessions. The last four change; the first two of these outlive the process."""
+class Membership:
+    """Who the agent is for the coordinator, across sessions. The last four fields change."""
 
     agent_id: str
     agent_key: bytes = field(repr=False)
@@ -52,20 +52,20 @@ class Standing:
     name: str
     pool: str
     resources: Mapping[str, int]
-    tracker_id: str  # of the last welcome, as is the epoch; empty before the first
+    tracker_id: str  # of the last welcome, and empty before the first; the journal keeps it and the epoch for the next process
     epoch: int
     welcomed: bool = False
     draining: bool = False
 
 
-class Session:
-    """A session on a call that was just opened; `run` it once."""
+class CoordinatorSession:
+    """A session on a call that was just opened. `run` is called once."""
 
     def __init__(
         self,
         call: grpc.aio.StreamStreamCall[AgentMessage, CoordinatorMessage],
         *,
-        standing: Standing,
+        membership: Membership,
         work: Work,
         outbox: Outbox,
         usage: HostUsage,
@@ -73,11 +73,11 @@ class Session:
         drain: Callable[[], None],
         on_welcome: Callable[[], None],
     ) -> None:
-        """`news` is set by whoever has something new to send; `drain` is called when the coordinator asks for it."""
+        """Whoever has something new to send sets `news`. `drain` is called when the coordinator asks the agent to drain."""
         self.welcomed = False
         self._on_welcome = on_welcome
         self._call = call
-        self._standing = standing
+        self._membership = membership
         self._work = work
         self._outbox = outbox
         self._usage = usage
@@ -91,7 +91,7 @@ class Session:
     def beat(self) -> None:
         """Send a heartbeat before anything else."""
         self._heartbeat = self._usage.heartbeat(running=self._work.running, waiting=self._work.waiting)
-        self._heartbeat.draining = self._standing.draining
+        self._heartbeat.draining = self._membership.draining
         self._outbox.hurry()
 
     def leave(self) -> None:
@@ -100,13 +100,13 @@ class Session:
         self._news.set()
 
     async def run(self) -> None:
-        """From hello to the end; returns after `leave`. Raises SessionError however else it ends."""
+        """Go from hello to the end. Returns after `leave`, and raises SessionError if the session ends in another way."""
         try:
             interval = await self._open()
             await self._converse(interval)
         except grpc.aio.AioRpcError as error:
             raise SessionError(error.details() or error.code().name, error.code()) from None
-        except asyncio.InvalidStateError:  # a write after the end: the status says why it ended
+        except asyncio.InvalidStateError:  # There was a write after the end, and the status says why it ended.
             raise SessionError(await self._call.details() or "the session ended", await self._call.code()) from None
         finally:
             self._follows.close()
@@ -114,26 +114,26 @@ class Session:
 
     async def _open(self) -> float:
         """Say hello and hear the welcome; returns the heartbeat's interval in seconds."""
-        standing, work = self._standing, self._work
+        membership, work = self._membership, self._work
         held, running, ended = work.held_keys(), work.running_keys(), self._outbox.ended_keys()
         await self._call.write(
             AgentMessage(
                 hello=Hello(
                     protocol_version=PROTOCOL_VERSION,
-                    agent_id=standing.agent_id,
-                    agent_key=standing.agent_key,
-                    incarnation=standing.incarnation,
-                    name=standing.name,
-                    pool=standing.pool,
-                    resources=standing.resources,
-                    tracker_id=standing.tracker_id,
-                    epoch=standing.epoch,
+                    agent_id=membership.agent_id,
+                    agent_key=membership.agent_key,
+                    incarnation=membership.incarnation,
+                    name=membership.name,
+                    pool=membership.pool,
+                    resources=membership.resources,
+                    tracker_id=membership.tracker_id,
+                    epoch=membership.epoch,
                     held=held,
                     running=running,
                     first_unacknowledged=self._outbox.first_unacknowledged,
                     version=__version__,
-                    draining=standing.draining,
-                    # Of more, the coordinator sends the assignments again, and hears that they have ended.
+                    draining=membership.draining,
+                    # Of what is left out, the coordinator sends the assignments again, and hears that they have ended.
                     ended=ended[: max(0, _MAX_HELLO_KEYS - len(held) - len(running))],
                 )
             )
@@ -149,30 +149,30 @@ class Session:
         return max(_SHORTEST_HEARTBEAT, seconds_of(message.welcome.heartbeat_interval) or _DEFAULT_HEARTBEAT)
 
     def _welcomed(self, welcome: Welcome) -> None:
-        """Compare the fence, then take up where the last session ended."""
-        standing = self._standing
+        """Check the coordinator's tracker and epoch, then take up where the last session ended."""
+        membership = self._membership
         if not welcome.tracker_id:
             raise SessionError("the coordinator's welcome names no tracker")
-        if standing.tracker_id and welcome.tracker_id != standing.tracker_id:
+        if membership.tracker_id and welcome.tracker_id != membership.tracker_id:
             _log.warning(
                 "the coordinator keeps its state elsewhere than before: %d attempts and %d results of the other one are dropped",
                 self._work.waiting + self._work.running,
                 len(self._outbox.ended_keys()),
             )
             self._work.end_silently(None)
-        elif welcome.epoch < standing.epoch:
+        elif welcome.epoch < membership.epoch:
             raise SessionError(
-                f"this coordinator is older (epoch {welcome.epoch}) than one that was here before (epoch {standing.epoch})"
+                f"this coordinator is older (epoch {welcome.epoch}) than one that was here before (epoch {membership.epoch})"
             )
-        another = welcome.epoch != standing.epoch
-        standing.tracker_id, standing.epoch, standing.welcomed = welcome.tracker_id, welcome.epoch, True
+        another = welcome.epoch != membership.epoch
+        membership.tracker_id, membership.epoch, membership.welcomed = welcome.tracker_id, welcome.epoch, True
         self.welcomed = True
         self._on_welcome()
         self._work.welcomed(seconds_of(welcome.kill_grace) if welcome.HasField("kill_grace") else DEFAULT_GRACE)
         self._outbox.belong_to(welcome.tracker_id, welcome.epoch)
         self._outbox.resume(welcome.next_sequence)
         self._work.end_silently(welcome.end)
-        if another:  # what started is not durable: a coordinator learns it anew
+        if another:  # A coordinator does not keep what has started, so another one learns it anew.
             self._work.tell_running()
 
     async def _converse(self, interval: float) -> None:
@@ -190,7 +190,7 @@ class Session:
             for task in tasks:
                 task.cancel()
             results = await asyncio.gather(*tasks, return_exceptions=True)
-        # The reader's error is the call's status; a writer that fails knows less.
+        # The reader's error is the call's status, and a writer that fails knows less.
         for result in results:
             if isinstance(result, Exception):
                 raise result
@@ -200,7 +200,7 @@ class Session:
         message = await self._call.read()
         if isinstance(message, CoordinatorMessage):
             return message
-        if message is None:  # gRPC's word for bytes that cannot be decoded
+        if message is None:  # gRPC says so of bytes that cannot be decoded.
             raise SessionError("the coordinator sent what is no message of this protocol")
         raise SessionError("the coordinator ended the session")
 
@@ -228,7 +228,7 @@ class Session:
                 _log.warning("the coordinator sent a message that is unknown or out of place: %s", other)
 
     async def _write_all(self) -> None:
-        """Write what is due, after the batches of earlier sessions; returns once left."""
+        """Write the batches of earlier sessions, then what is due. Returns once the agent has left."""
         for batch in self._outbox.under_way():
             if batch.sequence >= self._outbox.first_unacknowledged:
                 await self._call.write(batch.message())
@@ -248,7 +248,7 @@ class Session:
         beat, self._heartbeat = self._heartbeat, None
         if beat is not None:
             return AgentMessage(heartbeat=beat)
-        self._follows_turn = not self._follows_turn  # neither can shut the other out
+        self._follows_turn = not self._follows_turn  # Updates and follows take turns, so that neither shuts the other out.
         if self._follows_turn and (followed := self._follows.take()) is not None:
             return followed
         if (batch := self._outbox.take(self._work.ahead)) is not None:

@@ -6,8 +6,8 @@
     journal     what runs, and what was not acknowledged (see `journal`)
     output/     the captured output of attempts that run or whose result is not acknowledged, named by numbers
 
-`main` opens it once and everything else is given what is inside. Of an earlier process's output, what belongs to results that
-were not acknowledged is kept, at the start and at the end; the rest is removed, for its attempts are lost.
+`main` opens the folder once, and everything else is given what is inside. Of an earlier process's output, what belongs to
+results that were not acknowledged is kept, at the start and at the end. The rest is removed, because its attempts are lost.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from .journal import Journal
 
 _MAX_ID_BYTES = 128
 _KEY_BYTES = 32
-_RELEASE_SECONDS = 10.0  # for the lock of an agent that was killed to come free
+_RELEASE_SECONDS = 10.0  # until the lock of an agent that was killed has come free
 
 
 _log = logging.getLogger(__name__)
@@ -39,9 +39,9 @@ class StateError(Exception):
 
 
 class StateFolder:
-    """An opened and locked state folder; released by `close` or the end of the process.
+    """An opened and locked state folder. `close`, or the end of the process, releases it.
 
-    `is_new`: the agent has just been given its id, so that nobody has seen it yet.
+    `is_new` says that the agent has just been given its id, so that nobody has seen it yet.
     """
 
     def __init__(self, path: Path) -> None:
@@ -70,10 +70,10 @@ class StateFolder:
             raise
 
     def _take_lock(self) -> None:
-        """Raises StateError if another agent has it, OSError if it cannot be taken.
+        """Take the lock. Raises StateError if another agent has it, OSError if it cannot be taken.
 
-        What a killed agent was just starting holds it until its program is executed (close-on-exec), and is waited for: only
-        from then on can `leftovers` find it.
+        A process that a killed agent was just starting holds the lock until its program is executed (close-on-exec). It is waited
+        for, because only from then on can `leftovers` find it.
         """
         deadline = time.monotonic() + _RELEASE_SECONDS
         while True:
@@ -91,7 +91,7 @@ class StateFolder:
                 return
 
     def close(self) -> None:
-        """Remove output that belongs to no result, and let go of the folder."""
+        """Remove output that belongs to no result, and release the folder."""
         self.journal.close()
         with contextlib.suppress(OSError):
             _clear(self.output, self.journal.output_numbers())
@@ -114,7 +114,7 @@ def _identity(path: Path) -> tuple[str, bool]:
 
 
 def _key(path: Path, *, is_new: bool) -> bytes:
-    """The agent's key; made now if there is none, though a coordinator that has seen another one will want to be told."""
+    """The agent's key. If there is none, one is made, which a coordinator that knows another key takes only after `forget`."""
     try:
         with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode

@@ -1,14 +1,14 @@
 """What processes and the host use: the peak memory of one process, and the figures of a heartbeat.
 
-Executions, `watch` and the session ask; nothing here is kept but what two looks at the processor need between them.
+Executions, `watch` and the session ask. Nothing is kept here, except for what two looks at the processor need between them.
 
 **Peak memory.** wait4(2) gives a process's largest resident set, but with a floor: the kernel counts the memory that the
-process had between fork and exec, and that was the agent's own (exec_mmap in fs/exec.c folds the old memory's peak into the
-new program's; with vfork it is the very same memory). Measured: /bin/true, which needs 1.5 MB, is reported with 34 MB
-when the agent has 34 MB. So wait4's figure is told only where it is above the agent's own peak; it is exact there. Below,
-`watch` looks at VmHWM (proc_pid_status(5)) while the process runs, soon after its start and then at doubling intervals,
-and the last look is told: it misses only what came after, and at most what the agent has. A process that ended before
-the first look (10 ms) and stayed below the floor has no figure, rather than a wrong one.
+process had between fork and exec, which was the agent's own (exec_mmap in fs/exec.c folds the old memory's peak into the new
+program's; with vfork it is the very same memory). For example, /bin/true needs 1.5 MB and is reported with 34 MB when the
+agent has 34 MB. So wait4's figure is told only where it is above the agent's own peak, where it is exact. Below that, `watch`
+looks at VmHWM (proc_pid_status(5)) while the process runs, soon after its start and then at doubling intervals, and the last
+look is told. It misses only what came after it, and at most what the agent has. A process that ended before the first look (10
+ms) and stayed below the floor has no figure, because it would be a wrong one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import os
 
 import psutil
 
-from daggyr.memory import available_memory
+from daggyr.host_memory import available_memory
 from daggyr.v1.agents_pb2 import Heartbeat
 
 # Kernels add up a process's memory from counters of each processor, which may each be off by some pages.

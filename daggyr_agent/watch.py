@@ -1,9 +1,9 @@
 """Looks at attempts while they run: keeps their output files small, sees to their timeouts and notes their peak memory.
 
-Executions add themselves when their process has started and are dropped once it has ended. Each is looked at 10 ms after its
-start, then at doubling intervals up to half a second, sooner while it writes a lot or its timeout is near. A look is two
-fstat(2) calls; the memory of a process, which costs more, is read at intervals that go on doubling up to 8 s. Short
-attempts end before their first look; one that does not is told of as started then.
+Executions add themselves when their process has started, and are dropped once it has ended. Each is looked at 10 ms after its
+start, then at doubling intervals of up to half a second, and sooner while it writes much or its timeout is near. A look is two
+fstat(2) calls. To read the memory of a process costs more, and is done at intervals that go on doubling up to 8 s. Short
+attempts end before their first look; the start of the others is told at that moment. Nothing here ends a process.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ _NEVER = float("inf")
 
 
 class Watched(Protocol):
-    """What an attempt that runs shows."""
+    """What `watch` needs of an attempt that runs."""
 
     pid: int  # 0 once it has ended
-    deadline: float  # by the event loop's clock: it wants to be looked at then
-    looked_peak: int  # bytes; set here
+    deadline: float  # of its timeout, by the event loop's clock; it is looked at then
+    looked_peak: int  # bytes; `watch` sets it
 
     def look(self, *, first: bool) -> int:
-        """Called at each look; returns the bytes written so far."""
+        """Do what is due at each look. Returns the bytes written so far."""
 
 
 class Watch:
-    """One timer for all that runs."""
+    """The looks at all attempts that run, with one timer."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -50,15 +50,15 @@ class Watch:
         self._timer_at = _NEVER
 
     def after_each_look(self, call: Callable[[], None]) -> None:
-        """Call this whenever the timer has gone off: 10 ms after any start, and every half second while anything runs."""
+        """Call `call` after each look: 10 ms after any start, and every half second while anything runs."""
         self._looked.append(call)
 
     def add(self, watched: Watched) -> None:
-        """Look at it from now on until its pid is 0. From any thread."""
+        """Look at an attempt from now on until its pid is 0. Any thread may call this."""
         when = self._loop.time() + _FIRST_LOOK
         heapq.heappush(self._due, (when, next(self._numbers), watched, _FIRST_LOOK, 0.0, _FIRST_LOOK, 0))
         if when < self._timer_at - _FIRST_LOOK / 2:
-            with contextlib.suppress(RuntimeError):  # the event loop is closed: the agent has left
+            with contextlib.suppress(RuntimeError):  # The event loop is closed, because the agent has left.
                 self._loop.call_soon_threadsafe(self._arm)
 
     def close(self) -> None:
@@ -77,7 +77,7 @@ class Watch:
             self._timer = self._loop.call_at(when, self._look)
 
     def _look(self) -> None:
-        self._timer_at = _NEVER  # who is added from here on arms the timer again
+        self._timer_at = _NEVER  # Whoever is added from here on arms the timer again.
         self._timer = None
         now = self._loop.time()
         due = self._due
@@ -92,7 +92,7 @@ class Watch:
             written = watched.look(first=interval == _FIRST_LOOK)
             if now >= memory_when:
                 peak = resident_peak(watched.pid)
-                if watched.pid:  # still: the number was not another's
+                if watched.pid:  # The process has not been reaped, so the number was not another's.
                     watched.looked_peak = max(watched.looked_peak, peak)
                 memory_interval = min(memory_interval * 2, _LONGEST_MEMORY_INTERVAL)
                 memory_when = now + memory_interval / 2
@@ -103,7 +103,7 @@ class Watch:
         for call in self._looked:
             call()
         if due:
-            # Not more often than every 10 ms, however many short attempts there are.
+            # The timer goes off every 10 ms at most, however many short attempts there are.
             when = max(due[0][0], now + _FIRST_LOOK)
             if when < self._timer_at:
                 if self._timer is not None:

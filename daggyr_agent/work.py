@@ -1,4 +1,7 @@
-"""What a session needs of whoever carries attempts out: `attempts.Attempts` for real, `noop.Noop` to measure."""
+"""What a session needs of whoever carries out attempts: `attempts.Attempts` does, and `noop.Noop` only answers, to measure.
+
+Nothing is decided here: it is the list of the methods that both have.
+"""
 
 from __future__ import annotations
 

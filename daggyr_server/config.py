@@ -7,22 +7,18 @@ reads a token.
 
 from __future__ import annotations
 
-import json
 import os
-import tomllib
 from collections.abc import Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
 
 from daggyr.channel import DEFAULT_ADDRESS, AddressError, check_address, is_loopback
-from daggyr.checked import ConfigurationError, Fault, check, resolve, suggest
+from daggyr.checked import ConfigurationError, Fault, check, read_table, resolve, suggest
 from daggyr_server.pool_tables import Grace, Pool, default_of, pools_of, size_local_pool
-
-MAX_FILE_BYTES = 1024 * 1024
 
 Seconds = Annotated[float, Meta(ge=0.1, le=86_400)]
 
@@ -77,7 +73,7 @@ def load(
     of the pools' own settings (see Pool.check).
     """
     source = str(path) if path else "the command line"
-    document = _read(path) if path else {}
+    document = read_table(path, "name another with --config or DAGGYR_CONFIG") if path else {}
     folder = path.absolute().parent if path else Path.cwd()
     faults: list[Fault] = []
     for key in document.keys() - {"server", "pools"}:
@@ -102,43 +98,6 @@ def default_workers() -> int:
     """How many cores a local pool has by default: two fewer than this process may use, if it may use more than two."""
     cores = len(os.sched_getaffinity(0))
     return cores - 2 if cores > 2 else cores
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """The document in `path`. Its suffix says whether it is TOML or JSON; without one, a brace at its beginning says JSON."""
-
-    def refuse(problem: str, hint: str = "") -> NoReturn:
-        raise ConfigurationError([Fault("the file", problem, hint)], str(path)) from None
-
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        refuse(f"cannot be read: {error.strerror}", "name another with --config or DAGGYR_CONFIG")
-    if len(data) > MAX_FILE_BYTES:
-        refuse(f"is larger than {MAX_FILE_BYTES:,} bytes")
-    try:
-        text = data.decode("utf-8-sig")
-        is_json = path.suffix == ".json" or (path.suffix != ".toml" and text.lstrip().startswith("{"))
-        document = json.loads(text, object_pairs_hook=_distinct) if is_json else tomllib.loads(text)
-    except UnicodeDecodeError as error:
-        refuse(f"is not UTF-8 text (at byte {error.start})")
-    except ValueError as error:
-        refuse(f"is no {'JSON' if is_json else 'TOML'}: {error}")
-    except RecursionError:
-        refuse("is nested too deeply")
-    if not isinstance(document, dict):
-        refuse("holds no table", 'write at least {"server": {}}')
-    return document
-
-
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object. A key that stands in it twice is refused, as in TOML."""
-    table = dict(pairs)
-    if len(table) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} stands twice in one object")
-    return table
 
 
 def _server(table: object, folder: Path, command_line: Mapping[str, str], faults: list[Fault]) -> Server:

@@ -15,9 +15,6 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
-
 from daggyr.checked import ConfigurationError, Fault
 from daggyr.tokens import make_token, token_file
 from daggyr.v1 import agents_pb2, runs_pb2
@@ -60,9 +57,9 @@ class Coordinator:
 
 @contextlib.asynccontextmanager
 async def coordinator(
-    configuration: Configuration, log_level: str = "info", pass_environment: tuple[str, ...] = ()
+    configuration: Configuration, log_level: str = "info", pass_environment: tuple[str, ...] = (), *, private: bool = False
 ) -> AsyncIterator[Coordinator]:
-    """A coordinator, once connections are accepted.
+    """A coordinator, once connections are accepted. A `private` one has a single client, and neither health check nor reflection.
 
     Raises what its parts raise if they cannot be used. When the context ends, everything it started has ended.
     """
@@ -95,7 +92,9 @@ async def coordinator(
         if server.metrics is not None:
             listeners.append(await _serve_metrics(stack, server.metrics, configuration, tokens, driver))
         listener = Listener(server.listen, tokens=tokens, tls=server.tls)
-        await _add_services(listener, _runs_service(configuration, driver, limits), executors, context)
+        _add_services(listener, _runs_service(configuration, driver, limits), executors, context)
+        if not private:
+            await _add_probes(listener)
         await driver.start(executors)
         stack.push_async_callback(_stop, listener, driver)
         address = await listener.start()
@@ -198,18 +197,25 @@ def _runs_service(configuration: Configuration, driver: Driver, pools: dict[str,
     return RunsService(driver.requests, driver.reader, driver.changes, limits)
 
 
-async def _add_services(listener: Listener, runs: RunsService, executors: dict[str, Executor], context: ExecutorContext) -> None:
+def _add_services(listener: Listener, runs: RunsService, executors: dict[str, Executor], context: ExecutorContext) -> None:
     # A local pool has an agent too, but only its own, on a socket of its own.
     agents = [executor for executor in executors.values() if isinstance(executor, AgentExecutor) and executor.on_listener]
     server = listener.server
     add_RunsServicer_to_server(runs, server)
     add_AgentsServicer_to_server(AgentSessions(agents, context.pins, listener.refused), server)
+
+
+async def _add_probes(listener: Listener) -> None:
+    """The health check and reflection. Their libraries are loaded here, because a server of `daggyr run` starts without them."""
+    from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+    from grpc_reflection.v1alpha import reflection
+
     names = [
         runs_pb2.DESCRIPTOR.services_by_name["Runs"].full_name,
         agents_pb2.DESCRIPTOR.services_by_name["Agents"].full_name,
     ]
     checks = health.aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+    health_pb2_grpc.add_HealthServicer_to_server(checks, listener.server)
     for name in ("", *names):
         await checks.set(name, health_pb2.HealthCheckResponse.SERVING)
-    reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), listener.server)

@@ -22,8 +22,7 @@ from msgspec.structs import replace
 
 from daggyr.channel import AddressError
 from daggyr.checked import ConfigurationError
-from daggyr.hangup import Terminal
-from daggyr.logs import log_to_stderr
+from daggyr.daemon import Terminal, log_to_stderr
 from daggyr.private_folder import is_abandoned
 from daggyr.standard_streams import say
 from daggyr.tokens import TokenError
@@ -106,7 +105,8 @@ def main(
         take_all()
         if no_metrics:
             configuration = replace(configuration, server=replace(configuration.server, metrics=None))
-        asyncio.run(_serve(configuration, ready_file, lifeline, log_level, pass_environment))
+        private = private_folder is not None
+        asyncio.run(_serve(configuration, ready_file, lifeline, log_level, pass_environment, private=private))
     except (ConfigurationError, ExecutorError, ListenerError, TokenError, TrackerError, AddressError) as error:
         say(f"daggyr-server: {error}")
         sys.exit(2)
@@ -116,7 +116,13 @@ def main(
 
 
 async def _serve(
-    configuration: Configuration, ready_file: Path | None, lifeline: int | None, log_level: str, pass_environment: tuple[str, ...]
+    configuration: Configuration,
+    ready_file: Path | None,
+    lifeline: int | None,
+    log_level: str,
+    pass_environment: tuple[str, ...],
+    *,
+    private: bool,
 ) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -131,7 +137,7 @@ async def _serve(
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup(1) starts programs that ignore it, and means it.
         loop.add_signal_handler(signal.SIGHUP, lambda: (stop if terminal.is_gone() else hang_up).set())
     sys.setswitchinterval(SWITCH_SECONDS)
-    async with coordinator(configuration, log_level, pass_environment) as running:
+    async with coordinator(configuration, log_level, pass_environment, private=private) as running:
         gc.collect()
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD, 20, 20)

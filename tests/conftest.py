@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
-from support import slurm_cluster
+from support import left_behind, slurm_cluster
 
 if TYPE_CHECKING:
     from support.postgres_server import PostgresServer
@@ -65,6 +65,15 @@ def _service(item: pytest.Item) -> str:
     return ""
 
 
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    """The session has a folder for temporary files of its own. It fails if there is a process or a file left in the end."""
+    folder = left_behind.begin()
+    yield
+    slurm_cluster.end()
+    left_behind.end(folder)
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
     """A Postgres server of the tests' own, started once for all that are about databases."""
@@ -72,7 +81,3 @@ def postgres() -> Iterator[PostgresServer]:
 
     with postgres_server() as server:
         yield server
-
-
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    slurm_cluster.end()

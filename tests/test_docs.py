@@ -206,3 +206,10 @@ def test_files_that_are_named_are_there() -> None:
         assert (ROOT / name).exists(), name
     for name in ("CONTRIBUTING.md", "LICENSE", "CHANGELOG.md"):
         assert (ROOT / name).exists(), name
+
+
+def test_the_servers_readme_names_every_file_of_driver_and_api_and_no_other() -> None:
+    package = ROOT / "daggyr_server"
+    named = set(re.findall(r"`(\w+\.py)`", (package / "README.md").read_text(encoding="utf-8")))
+    files = [*package.glob("*.py"), *(package / "driver").rglob("*.py"), *(package / "api").rglob("*.py")]
+    assert named == {file.name for file in files if file.name != "__init__.py"}

@@ -52,15 +52,6 @@ class Arriving:
         self.in_memory = 0  # bytes, of these
         self.files = 0
 
-    @contextlib.asynccontextmanager
-    async def document(self) -> AsyncIterator[Document]:
-        """A document that is about to come. Its room is given back when the context ends."""
-        document = Document(self)
-        try:
-            yield document
-        finally:
-            document.close()
-
     async def next(self, chunks: AsyncIterator[C]) -> C | None:
         """The next message of a stream, None at its end. Raises NotTaken."""
         try:
@@ -102,7 +93,7 @@ class Arriving:
 
 
 class Document:
-    """One document, from its first byte to the end of its call."""
+    """One document, from its first byte to the end of its call, which closes it."""
 
     def __init__(self, arriving: Arriving) -> None:
         self._arriving = arriving
@@ -133,16 +124,17 @@ class Document:
         self._arriving.in_memory -= self._waiting
         self._waiting = 0
 
-    async def read(self) -> bytearray:
-        """The whole document, to be decoded. Raises NotTaken."""
+    async def read(self) -> bytes | bytearray:
+        """The whole document, to be decoded; a large one is a bytearray, see spec.decode_json. Raises NotTaken."""
+        if self._file is None:
+            return await self.content()
         whole = bytearray(self.size)
         on_disk = self.size - self._waiting
         start = on_disk
         for piece in self._pieces:
             whole[start : start + len(piece)] = piece
             start += len(piece)
-        if self._file is not None:
-            await self._from_disk(lambda file: _read_into(file, whole, on_disk))
+        await self._from_disk(lambda file: _read_into(file, whole, on_disk))
         return whole
 
     async def content(self) -> bytes:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from itertools import islice
 from shlex import quote
 
-from daggyr.bounded import bounded_notes, cut
+from daggyr.bounds import bounded_notes, cut
 from daggyr.v1.task_pb2 import AttemptOutcome
 from daggyr_server.api.views import expansions, missing_host, state_of
 from daggyr_server.core.graph.run import Run

@@ -10,7 +10,7 @@ from typing import Any
 
 import grpc
 
-from daggyr.bounded import cut
+from daggyr.bounds import cut
 from daggyr.v1.runs_pb2 import (
     AGENT_STATE_CONNECTED,
     AGENT_STATE_DISCONNECTED,

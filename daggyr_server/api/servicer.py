@@ -13,7 +13,7 @@ from typing import Any, NoReturn, TypeVar
 
 import grpc
 
-from daggyr.bounded import MAX_NOTE_BYTES, cut
+from daggyr.bounds import MAX_NOTE_BYTES, cut
 from daggyr.v1.run_pb2 import RunSummary
 from daggyr_server.api import views
 from daggyr_server.api.arriving import Arriving

@@ -1,4 +1,4 @@
-"""The words with which a call ends, cut so that they arrive: see `daggyr.bounded.status_text`.
+"""The words with which a call ends, cut so that they arrive: see `daggyr.bounds.status_text`.
 
 The calls pass every message through here that holds what a caller sent, because that may be of any size. Nothing here decides
 which calls are refused.
@@ -6,8 +6,8 @@ which calls are refused.
 
 from __future__ import annotations
 
-from daggyr.bounded import MAX_STATUS_BYTES, status_bytes
-from daggyr.bounded import status_text as fitting
+from daggyr.bounds import MAX_STATUS_BYTES, status_bytes
+from daggyr.bounds import status_text as fitting
 from daggyr_server.spec import SpecificationError
 
 __all__ = ["fitting", "of_specification"]

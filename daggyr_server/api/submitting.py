@@ -85,7 +85,7 @@ class Submitting(Servicer):
         return await self._submit(request.request_id, accepted, document, context)
 
     async def SubmitRunStream(self, request_iterator: AsyncIterator[SubmitRunChunk], context: Context) -> SubmitRunResponse:
-        async with self._arriving(context), self.arriving.document() as arriving:
+        async with self._document(context) as arriving:
             first = await self.arriving.next(request_iterator)
             if first is None or first.WhichOneof("chunk") != "header":
                 await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first message carries the header")
@@ -96,7 +96,7 @@ class Submitting(Servicer):
             await self._receive(request_iterator, arriving, context)
             async with self.arriving.turn(arriving):
 
-                def read(document: bytearray) -> Accepted:
+                def read(document: bytes | bytearray) -> Accepted:
                     limits = self.limits
                     spec = decode_json(document, pool=header.pool, pools=limits.pools, default_pool=limits.default_pool)
                     return self._expanded(spec.with_overrides(tags=header.tags, pool=header.pool))
@@ -109,11 +109,16 @@ class Submitting(Servicer):
                 return await self._submit(header.request_id, accepted, await arriving.content(), context)
 
     @contextlib.asynccontextmanager
-    async def _arriving(self, context: Context) -> AsyncIterator[None]:
-        """End the call if its document is not received further."""
+    async def _document(self, context: Context) -> AsyncIterator[Document]:
+        """A document that is about to come. The call ends if it is not received further; its room is given back in any case."""
+        document, refused = Document(self.arriving), None
         try:
-            yield
-        except NotTaken as refused:
+            yield document
+        except NotTaken as error:
+            refused = error
+        finally:
+            document.close()
+        if refused is not None:
             await context.abort(refused.code, str(refused))
 
     async def _receive(self, chunks: AsyncIterator[C], arriving: Document, context: Context) -> None:
@@ -155,7 +160,7 @@ class Submitting(Servicer):
         return SubmitRunResponse(run_id=await self.answered(submitted, context), warnings=accepted.warnings)
 
     async def EditRun(self, request_iterator: AsyncIterator[EditRunChunk], context: Context) -> AsyncIterator[EditRunResponse]:
-        async with self._arriving(context), self.arriving.document() as arriving:
+        async with self._document(context) as arriving:
             first = await self.arriving.next(request_iterator)
             if first is None or first.WhichOneof("chunk") != "header":
                 await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first message carries the header")

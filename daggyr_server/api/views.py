@@ -10,7 +10,7 @@ from itertools import islice
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from daggyr.bounded import are_bounded, bounded_notes, cut
+from daggyr.bounds import are_bounded, bounded_notes, cut
 from daggyr.substitution import Filling
 from daggyr.v1.run_pb2 import (
     TASK_TYPE_COMMAND,

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 
 import grpc
 
-from daggyr.bounded import bounded_notes
+from daggyr.bounds import bounded_notes
 from daggyr.v1.runs_pb2 import RunChange, TaskChange, WatchRunRequest
 from daggyr_server.api import views
 from daggyr_server.api.servicer import MAX_PAGE_BYTES, Context, Servicer

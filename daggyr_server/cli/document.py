@@ -13,15 +13,13 @@ import re
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, BinaryIO, cast
 
 import click
-import grpc
 
-from daggyr.client import Client, ServerError
 from daggyr_server.cli.faults import Fault, Refused
 from daggyr_server.cli.stdout import notice
 from daggyr_server.cli.words import printable, size
@@ -57,16 +55,6 @@ def json_document(spec: str) -> Iterator[BinaryIO]:
         yield document
 
 
-async def submit(client: Client, spec: str, document: BinaryIO, tags: Mapping[str, str], pool: str) -> int:
-    """The id of the run that `document`, opened from `spec`, became. Raises Fault if it is refused, or ServerError."""
-    try:
-        return await client.submit_document(document, tags=tags, pool=pool)
-    except ServerError as error:
-        if error.code is grpc.StatusCode.INVALID_ARGUMENT:
-            raise Refused(name_of(spec), str(error)) from None
-        raise
-
-
 def _source(spec: str) -> AbstractContextManager[BinaryIO]:
     if not spec:
         raise Fault("the name of the specification is empty: name a file, or `-` for standard input")
@@ -88,7 +76,8 @@ def _read(document: BinaryIO, spec: str) -> bytes:
 
 
 def _from_yaml(data: bytes, spec: str) -> bytes:
-    from daggyr_server.spec import SpecificationError, yaml_to_json
+    from daggyr_server.spec import SpecificationError
+    from daggyr_server.spec.yaml_text import yaml_to_json
 
     try:
         return yaml_to_json(data)

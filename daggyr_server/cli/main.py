@@ -16,49 +16,59 @@ from importlib import import_module
 from typing import NoReturn
 
 import click
+from click.shell_completion import CompletionItem
 
 from daggyr.standard_streams import leave_quietly
 from daggyr_server import __version__
 from daggyr_server.cli.options import Settings, shared_options
 
-# Name to module; the command is the module's attribute of that name. In the order of `--help`.
+# Name to module and to its line in `--help`; the command is the module's attribute of that name. In the order of `--help`.
 _COMMANDS = {
-    "run": "run",
-    "submit": "submit",
-    "runs": "look",
-    "show": "look",
-    "tasks": "look",
-    "task": "look",
-    "why": "look",
-    "watch": "submit",
-    "logs": "logs",
-    "kill": "steer",
-    "retry": "steer",
-    "edit": "edit",
-    "mark": "steer",
-    "delete": "remove",
-    "prune": "remove",
-    "validate": "check",
-    "expand": "check",
-    "pools": "hosts",
-    "agents": "hosts",
-    "agent": "hosts",
-    "completion": "completion",
+    "run": ("run", "Run SPEC here and now, and exit with 0 if it completed."),
+    "submit": ("submit", "Submit SPEC to the server and print the run's id."),
+    "runs": ("look", "List runs, the newest first."),
+    "show": ("look", "Show RUN: its state, its tasks by state, what it waits for."),
+    "tasks": ("look", "List the tasks of RUN."),
+    "task": ("look", "Show a TASK of RUN: its command, its attempts, its output."),
+    "why": ("look", "Say why a TASK of RUN is in the state it is in."),
+    "watch": ("submit", "Follow RUN until it has ended."),
+    "logs": ("logs", "Print what a TASK of RUN, or all of them, wrote."),
+    "kill": ("steer", "Kill RUN, or only a TASK of it."),
+    "retry": ("steer", "Run again what did not complete in RUN."),
+    "edit": ("edit", "Give RUN, running or ended, another specification."),
+    "mark": ("steer", "Say that a TASK is COMPLETED, or QUEUED again."),
+    "delete": ("remove", "Take RUN away, with its history and output."),
+    "prune": ("remove", "Take all runs away that ended long enough ago."),
+    "validate": ("check", "Check SPEC, without running anything."),
+    "expand": ("check", "Show the tasks that SPEC becomes."),
+    "pools": ("hosts", "List the pools: what they offer, and what is in use."),
+    "agents": ("hosts", "List the agents that are connected, or were just now."),
+    "agent": ("hosts", "Steer an agent."),
+    "completion": ("completion", "Print the completion script of a shell."),
 }
 
 
 class _Program(click.Group):
-    """The commands, each imported when it is asked for."""
+    """The commands. Each module is imported when its command is called, and none is to list the commands or to complete a name:
+    that would load gRPC and take five times as long."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        module = _COMMANDS.get(cmd_name)
-        if module is None:
+        if cmd_name not in _COMMANDS:
             return None
+        module, _ = _COMMANDS[cmd_name]
         found: click.Command = getattr(import_module(f"daggyr_server.cli.commands.{module}"), cmd_name)
         return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in _COMMANDS.items()])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        names = [CompletionItem(name, help=line) for name, (_, line) in _COMMANDS.items() if name.startswith(incomplete)]
+        return names + click.Command.shell_complete(self, ctx, incomplete)
 
 
 @click.command(

@@ -134,9 +134,9 @@ class Command(click.Command):
         formatter.write_text("The options of `daggyr --help` may stand here too.")
 
 
-def command(name: str, *, example: str, short: str | None = None) -> Callable[[Callable[..., Any]], Command]:
-    """`click.command` with an example; `short` is its line in the list of commands, if not its first sentence."""
-    return click.command(name, cls=Command, example=example, short_help=short)
+def command(name: str, *, example: str) -> Callable[[Callable[..., Any]], Command]:
+    """`click.command` with an example under its help. The command's line in `daggyr --help` stands in `main`."""
+    return click.command(name, cls=Command, example=example)
 
 
 class RunId(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.2 only

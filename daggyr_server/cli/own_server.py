@@ -1,25 +1,19 @@
-"""The server that `daggyr run` brings along: a child on a private socket, which ends with the command, however that ends.
+"""The server that `daggyr run` brings along, while this command needs it: ready, attended, and in the end gone.
 
-The child holds the read end of a pipe, its lifeline: when this process closes the other end, or dies in any way, the server
-sees the end of file and ends everything that it started. It gets a session of its own, so that Ctrl-C reaches this process
-only, which then decides. Nothing here knows of runs.
+`own_run` enters an `OwnServer` with the process that was started for it (`server_process`). Nothing here knows of runs.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
-import sys
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine
 from contextlib import suppress
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from daggyr.client import Unreachable
-from daggyr.private_folder import PrivateFolder, abandoned
 from daggyr_server.cli.faults import BAD_USAGE, NO_SERVER, Fault
+from daggyr_server.cli.server_process import ServerProcess
 from daggyr_server.cli.stdout import notice
 
 Result = TypeVar("Result")
@@ -29,19 +23,13 @@ _END_TIMEOUT = 20.0  # seconds: a process has a grace period of 10 s
 _END_AT_ONCE_TIMEOUT = 2.0
 _ENDING_TIMEOUT = 10.0  # seconds from a connection that broke until the process behind it has ended
 _SAID_BYTES = 64 * 1024
-_PREFIX = "daggyr-run-"
 
 
 class OwnServer:
-    """`async with OwnServer(options) as server`: ready inside the block, gone behind it."""
+    """`async with OwnServer(process) as server`: ready inside the block, gone behind it."""
 
-    def __init__(self, options: Sequence[str], *, tracker: str | None = None) -> None:
-        """`options` are passed on to the server's program, and so is the tracker's address, but where nobody else reads it."""
-        self._options = options
-        self._tracker = tracker
-        self._private: PrivateFolder
-        self._lifeline = -1
-        self._process: asyncio.subprocess.Process
+    def __init__(self, process: ServerProcess) -> None:
+        self._process = process
         self._ended: asyncio.Task[int]
         self._listening: asyncio.Task[None]
         self._said = ""
@@ -49,25 +37,12 @@ class OwnServer:
 
     @property
     def address(self) -> str:
-        return f"unix:{self._folder}/server.sock"
-
-    @property
-    def _folder(self) -> Path:
-        return self._private.path
+        return self._process.address
 
     async def __aenter__(self) -> Self:
         """Raises Fault, with the server's own words, if it does not start."""
-        for folder in abandoned(_PREFIX):
-            shutil.rmtree(folder, ignore_errors=True)
-        try:
-            self._private = PrivateFolder(_PREFIX)
-        except OSError as error:
-            raise Fault(f"the server cannot be started: {error.strerror}") from None
-        try:
-            await self._start()
-        except BaseException:
-            self._private.remove()
-            raise
+        self._ended = asyncio.create_task(asyncio.to_thread(self._process.popen.wait))
+        self._listening = asyncio.create_task(self._listen())
         try:
             await self._until_ready()
         except BaseException:
@@ -98,46 +73,9 @@ class OwnServer:
         await asyncio.wait({self._ended}, timeout=_ENDING_TIMEOUT)
         return self._ended.done()
 
-    async def _start(self) -> None:
-        read_end, self._lifeline = os.pipe()
-        try:
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-P",  # a file of the user's folder must not stand in for a module
-                "-m",
-                "daggyr_server.main",
-                "--listen",
-                self.address,
-                "--ready-file",
-                str(self._folder / "ready"),
-                "--private-folder",
-                str(self._folder),
-                "--no-metrics",  # those of its configuration are for the server that runs for good
-                "--pass-environment",  # tasks get all that the user's shell would give them
-                "*",
-                "--lifeline",
-                str(read_end),
-                "--log-level",
-                "warning",
-                *self._options,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.DEVNULL,
-                stderr=asyncio.subprocess.PIPE,
-                pass_fds=(read_end,),
-                start_new_session=True,
-                env=_environment(self._tracker),
-            )
-        except BaseException:
-            os.close(self._lifeline)
-            raise
-        finally:
-            os.close(read_end)
-        self._ended = asyncio.create_task(self._process.wait())
-        self._listening = asyncio.create_task(self._listen())
-
     async def _until_ready(self) -> None:
         deadline = asyncio.get_running_loop().time() + _START_TIMEOUT
-        while not (self._folder / "ready").exists():
+        while not self._process.is_ready():
             if self._ended.done():
                 await asyncio.wait({self._listening}, timeout=1)
                 raise Fault(_with_words(f"the server did not start ({_ending(self._ended.result())})", self._said), BAD_USAGE)
@@ -148,8 +86,17 @@ class OwnServer:
 
     async def _listen(self) -> None:
         """Passes on what the server says once it is ready; what it says before belongs to the error, should there be one."""
-        stream = self._process.stderr
-        assert stream is not None
+        pipe = self._process.popen.stderr
+        assert pipe is not None
+        stream = asyncio.StreamReader()
+        protocol = asyncio.StreamReaderProtocol(stream)
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, pipe)
+        try:
+            await self._pass_on(stream)
+        finally:
+            transport.close()
+
+    async def _pass_on(self, stream: asyncio.StreamReader) -> None:
         while data := await stream.read(_SAID_BYTES):
             text = data.decode("utf-8", "replace")
             self._said = (self._said + text)[-_SAID_BYTES:]
@@ -158,29 +105,16 @@ class OwnServer:
 
     async def _end(self, timeout: float) -> None:
         """The server's process has ended when this returns, and the folder is gone."""
-        os.close(self._lifeline)
+        self._process.cut_lifeline()
         try:
             await asyncio.wait({self._ended}, timeout=timeout)
         finally:
             if not self._ended.done():
                 with suppress(ProcessLookupError):
-                    self._process.kill()
+                    self._process.popen.kill()
             self._listening.cancel()
             await asyncio.gather(self._ended, self._listening, return_exceptions=True)
-            self._private.remove()
-
-
-def _environment(tracker: str | None) -> dict[str, str]:
-    """This process's, without what `main` set for itself: tasks inherit it, less all DAGGYR_*.
-
-    A tracker's address may hold a password: arguments are for everyone to see, an environment for its user only (proc(5)).
-    """
-    environment = dict(os.environ)
-    if environment.get("GRPC_VERBOSITY") == "NONE":
-        del environment["GRPC_VERBOSITY"]
-    if tracker is not None:
-        environment["DAGGYR_TRACKER"] = tracker
-    return environment
+            self._process.remove_folder()
 
 
 def _ending(code: int) -> str:

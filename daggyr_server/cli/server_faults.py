@@ -8,7 +8,7 @@ from __future__ import annotations
 import grpc
 
 from daggyr.client import ServerError, Unreachable
-from daggyr.unreached import tls_fault
+from daggyr.tls_faults import tls_fault
 from daggyr_server.cli.faults import NO_SERVER, Fault
 
 

@@ -15,8 +15,7 @@ from daggyr_server.core.machine import Machine
 from daggyr_server.core.placing.host import Host
 from daggyr_server.core.placing.pool import Pool
 from daggyr_server.core.states import Outcome, State
-from daggyr_server.driver.durability import Durability
-from daggyr_server.driver.durations import BOUNDS
+from daggyr_server.driver.durability import BOUNDS, Durability
 
 HOSTS_A_TURN = 500
 MAX_RESOURCES = 32  # of a pool that are told: hosts choose their names, and there may be any number
@@ -45,7 +44,7 @@ class Figures:
     pools: Sequence[PoolFigures]
     committed: int  # records
     commit_bounds: Sequence[float]  # seconds
-    commits: Sequence[int]  # how many took as long as each of these bounds or less, but longer than the one before; then the rest
+    commits: Sequence[int]  # [i] counts those that took longer than bound i-1, but not than bound i; the last, longer ones
     commit_seconds: float  # of all commits together
     trouble: bool
 
@@ -67,8 +66,8 @@ class FiguresReader:
             pools=pools,
             committed=durability.records,
             commit_bounds=BOUNDS,
-            commits=tuple(durability.commits.counts),
-            commit_seconds=durability.commits.seconds,
+            commits=tuple(durability.commits),
+            commit_seconds=durability.commit_seconds,
             trouble=durability.trouble is not None,
         )
 

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from daggyr.bounded import MAX_NOTE_BYTES, cut
+from daggyr.bounds import MAX_NOTE_BYTES, cut
 from daggyr.v1.task_pb2 import STDOUT, AttemptResult
 from daggyr_server.core.commands import Key
 from daggyr_server.core.events import AttemptEnded
@@ -32,21 +32,15 @@ class Generators:
 
     def __init__(self, pools: Mapping[str, PoolLimits]) -> None:
         self._pools = pools
-        self._output: dict[Key, bytearray] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self._output)
-
-    def __contains__(self, key: Key) -> bool:
-        return key in self._output
+        self.printed: dict[Key, bytearray] = {}  # by attempt; for reading
 
     def begin(self, key: Key) -> None:
         """The attempt of a generator was sent to its executor."""
-        self._output[key] = bytearray()
+        self.printed[key] = bytearray()
 
     def keep(self, key: Key, stream: int, offset: int, data: bytes) -> None:
         """Take a piece of what a generator printed; a piece that came before changes nothing."""
-        output = self._output.get(key)
+        output = self.printed.get(key)
         if output is None or stream != STDOUT or offset > len(output):
             return
         if offset + len(data) <= MAX_BYTES:
@@ -54,7 +48,7 @@ class Generators:
 
     def forget(self, key: Key) -> None:
         """The attempt has ended: whatever it printed is not needed any more."""
-        self._output.pop(key, None)
+        self.printed.pop(key, None)
 
     async def completed(self, ended: AttemptEnded, run: Run | None, keep: Callable[[], Keeping]) -> AttemptEnded:
         """The end of a generator's attempt, with the tasks that it printed, or with why they are refused.
@@ -77,7 +71,7 @@ class Generators:
 
     async def _addition(self, key: Key, run: Run, result: AttemptResult, keep: Callable[[], Keeping]) -> Addition | str:
         """The tasks that a generator printed, or why they are refused. Many are read in a thread."""
-        document = self._output.pop(key, bytearray())
+        document = self.printed.pop(key, bytearray())
         size = result.stdout.size_bytes
         if size > MAX_BYTES:
             return f"the generator printed {size:,} bytes; the most is {MAX_BYTES:,}"

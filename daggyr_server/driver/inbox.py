@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import NamedTuple
 
 from daggyr.v1.task_pb2 import AttemptUpdate
 from daggyr_server.core.events import Event, Request
@@ -19,24 +20,18 @@ from daggyr_server.driver.errors import Closing, Refused
 _GOING = "the server is going away"
 
 
-class Reported:
+class Reported(NamedTuple):
     """A batch of updates from an executor. The loop calls `durable` once all of it is committed."""
 
-    __slots__ = ("durable", "updates")
-
-    def __init__(self, updates: Sequence[AttemptUpdate], durable: Callable[[], None]) -> None:
-        self.updates = updates
-        self.durable = durable
+    updates: Sequence[AttemptUpdate]
+    durable: Callable[[], None]
 
 
-class ToKeep:
-    """A record that changes nothing in the machine. The loop calls `durable` once it is committed."""
+class ToKeep(NamedTuple):
+    """A record that changes nothing in the machine; answered with None once it is committed."""
 
-    __slots__ = ("durable", "record")
-
-    def __init__(self, record: Record, durable: Callable[[], None]) -> None:
-        self.record = record
-        self.durable = durable
+    ticket: Hashable
+    record: Record
 
 
 Entry = Event | Reported | ToKeep
@@ -56,19 +51,15 @@ class Inbox:
         self.entries.append(entry)
         self.wake.set()
 
-    async def ask(self, request: Request) -> int | None:
+    async def ask(self, request: Request | ToKeep) -> int | None:
         """Put a request that has a ticket; returns its answer once that is durable. Raises Refused, Closing."""
-        future = self._future(request.ticket)
+        if self._closed:
+            raise Closing(_GOING)
+        future: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
+        self._waiting[request.ticket] = future
         self.put(request)
         # A caller that goes away does not take its request back: then nobody gets the answer.
         return await asyncio.shield(future)
-
-    async def keep(self, record: Record) -> None:
-        """Have a record committed that changes nothing in the machine; returns once it is durable. Raises Closing."""
-        ticket = object()
-        future = self._future(ticket)
-        self.put(ToKeep(record, lambda: self.answer({ticket: None})))
-        await future
 
     def answer(self, answers: Mapping[Hashable, int | Refusal | None]) -> None:
         """Hand a step's answers to those who wait for them."""
@@ -93,10 +84,3 @@ class Inbox:
                 future.set_exception(Closing(_GOING))
                 future.exception()  # as above
         self._waiting.clear()
-
-    def _future(self, ticket: Hashable) -> asyncio.Future[int | None]:
-        if self._closed:
-            raise Closing(_GOING)
-        future: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
-        self._waiting[ticket] = future
-        return future

@@ -1,10 +1,9 @@
 """The loop round the core: events in, `Machine.handle`, commit, and only then act and answer.
 
 `daggyr-server` makes the one `Driver` and gives its doors to the API: `requests` takes what people ask, `reader` shows what is,
-`changes` tells watchers what changed, and `figures` has the metrics' numbers. Executors tell what happens through `reports`. What
-is asked and told waits in the inbox; the loop takes what has come, commits the step's records in one call of the tracker, gives
-the commands to the executors, and answers. Batches form of what waits, never by a timer: what comes during a commit joins the
-next step.
+`changes` tells watchers what changed, and `figures` has the metrics' numbers. Executors tell through `reports` what happens. All
+of it waits in the inbox; the loop takes what has come, commits the step's records in one call of the tracker, gives the commands
+to the executors, and answers. What comes during a commit joins the next step: batches form by themselves, never by a timer.
 
 This is the only file that calls `Machine.handle` and `Tracker.commit`. It knows no executor and no tracker by name, and no gRPC.
 """
@@ -14,7 +13,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
+from daggyr.backoff import Backoff
 from daggyr.v1.task_pb2 import AttemptKey, AttemptUpdate
 from daggyr_server.core.commands import Key, RecallAttempts, StartAttempts, StopAttempts
 from daggyr_server.core.events import AttemptEnded, EditAsked, Event
@@ -67,6 +68,7 @@ class Driver:
         self._clock = clock
         self._now = 0.0
         self._inbox = Inbox()
+        self._keep = partial(SpilledTasks, tracker.folder)  # a new list for what the tasks of one specification execute
         self._executors: dict[str, Executor] = {}
         self._demanding: dict[str, Executor] = {}
         self._demanded: dict[str, int] = {}  # what each of these was last told
@@ -75,7 +77,7 @@ class Driver:
         self.figures = FiguresReader(machine, self._durability)
         self._deletions = Deletions(tracker, self.reader)
         editing, agents = Editing(self.reader, self._inbox, self._keep), Agents(self._executors)
-        self.requests = Requests(self._inbox, tracker, self.reader, editing, self._deletions, agents, self._keep)
+        self.requests = Requests(self._inbox, self.reader, editing, self._deletions, agents, self._keep, tracker.folder)
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -109,8 +111,7 @@ class Driver:
         step = self._handle(events)
         gone = await recovery.go_on(self._machine.runs.values(), self._executors, self._generators, self._tracker)
         await self._finish([step], [], [])
-        for host in gone:
-            self._inbox.put(host)
+        self._inbox.entries += gone
         self._inbox.wake.set()
 
     async def close(self) -> None:
@@ -134,10 +135,6 @@ class Driver:
         for executor in self._executors.values():
             await executor.close()
 
-    def _keep(self) -> SpilledTasks:
-        """A list for what the tasks of one specification execute."""
-        return SpilledTasks(self._tracker.folder)
-
     # -- the loop -----------------------------------------------------------------------------------------------------
 
     async def _loop(self) -> None:
@@ -149,7 +146,13 @@ class Driver:
                 wake.clear()
                 if timer is not None:
                     timer.cancel()
-                due = await self._step()
+                # Wall clocks may be set back; the machine's time never goes back.
+                self._now = max(self._now, self._clock())
+                steps, kept, durables = await self._take()
+                await self._finish(steps, kept, durables)
+                if self._inbox.entries:
+                    wake.set()
+                due = steps[-1].due
                 timer = loop.call_later(max(0.0, due - self._clock()), wake.set) if due is not None else None
                 # Between steps everybody else has a turn; taking a call and answering it needs several.
                 for _ in range(TURNS):
@@ -157,16 +160,6 @@ class Driver:
         finally:
             if timer is not None:
                 timer.cancel()
-
-    async def _step(self) -> float | None:
-        """Take what waits, commit it and act. Returns when the machine wants to be called again, if nothing happens."""
-        # Wall clocks may be set back; the machine's time never goes back.
-        self._now = max(self._now, self._clock())
-        steps, kept, durables = await self._take()
-        await self._finish(steps, kept, durables)
-        if self._inbox.entries:
-            self._inbox.wake.set()
-        return steps[-1].due
 
     async def _finish(self, steps: list[Step], kept: list[Record], durables: list[Callable[[], None]]) -> None:
         """Persist, then act."""
@@ -186,23 +179,22 @@ class Driver:
     async def _commit(self, records: list[Record]) -> None:
         """Commit, however often that takes: while records are not durable, nothing may go on."""
         loop = asyncio.get_running_loop()
-        delay = _FIRST_DELAY
+        backoff: Backoff | None = None  # made when the first commit fails, which is seldom
         while True:
             begun = loop.time()
             try:
                 await self._tracker.commit(records)
+                break
             except LostTracker:
                 raise
             except TrackerError as error:
                 self._durability.in_trouble(str(error))
                 log.error("nothing new is started until this is mended: %s", error)
-                await asyncio.sleep(delay)
-                delay = min(_LONGEST_DELAY, 2 * delay)
-                continue
-            if self._durability.trouble is not None:
-                log.warning("state can be made durable again")
-            self._durability.committed(len(records), loop.time() - begun)
-            return
+                backoff = backoff or Backoff(_FIRST_DELAY, _LONGEST_DELAY)
+                await asyncio.sleep(backoff.next())
+        if self._durability.trouble is not None:
+            log.warning("state can be made durable again")
+        self._durability.committed(len(records), loop.time() - begun)
 
     def _handle(self, events: Sequence[Event]) -> Step:
         """A step of the machine. What it decides is no one's to see before it is durable."""
@@ -227,14 +219,13 @@ class Driver:
                 else:
                     events.append(entry)
                 break
-            if type(entry) is ToKeep:
-                kept.append(entry.record)
-                durables.append(entry.durable)
-                budget -= 1
-                continue
             if type(entry) is not Reported:
-                events.append(entry)  # type: ignore[arg-type]
                 budget -= 1
+                if type(entry) is ToKeep:
+                    kept.append(entry.record)
+                    durables.append(partial(self._inbox.answer, {entry.ticket: None}))
+                else:
+                    events.append(entry)  # type: ignore[arg-type]
                 continue
             budget -= len(entry.updates)
             durables.append(entry.durable)
@@ -243,7 +234,7 @@ class Driver:
                 if event is None:
                     self._keep_output(update, kept)
                     continue
-                if generators and type(event) is AttemptEnded and event[:3] in generators:
+                if generators.printed and type(event) is AttemptEnded and event[:3] in generators.printed:
                     # The tasks are made for the graph as it is, so that all that came before must be in it.
                     steps.append(self._handle(events))
                     events = [await generators.completed(event, self._machine.runs.get(event.run_id), self._keep)]
@@ -296,7 +287,7 @@ class Driver:
                     self.reader.ended(run)
             elif type(record) is RunEdited:
                 self.changes.restart(record.run_id)
-            elif self._generators and type(record) is AttemptRecorded:
+            elif self._generators.printed and type(record) is AttemptRecorded:
                 self._generators.forget(record[:3])  # A generator that is LOST printed in vain.
 
     def _tell_demand(self) -> None:

@@ -21,8 +21,7 @@ from daggyr_server.driver.deletions import Deletions
 from daggyr_server.driver.editing import Editing
 from daggyr_server.driver.ended import Reader
 from daggyr_server.driver.errors import Refused
-from daggyr_server.driver.inbox import Inbox
-from daggyr_server.trackers.base import Tracker
+from daggyr_server.driver.inbox import Inbox, ToKeep
 
 
 class Requests:
@@ -31,26 +30,22 @@ class Requests:
     def __init__(
         self,
         inbox: Inbox,
-        tracker: Tracker,
         reader: Reader,
         editing: Editing,
         deletions: Deletions,
         agents: Agents,
         keep: Callable[[], Keeping],
+        folder: Path | None,
     ) -> None:
-        """`keep` makes the lists that hold what the tasks of a specification execute: whoever expands one needs it."""
+        """`keep` makes the lists that hold what the tasks of a specification execute: whoever expands one needs it. `folder` is
+        where large documents may lie until they are taken; see Tracker.folder."""
         self.keep = keep
+        self.folder = folder
         self._inbox = inbox
-        self._tracker = tracker
         self._reader = reader
         self.plan, self.edit = editing.plan, editing.edit
         self.delete, self.prune = deletions.delete, deletions.prune
         self.drain, self.forget_agent = agents.drain, agents.forget
-
-    @property
-    def folder(self) -> Path | None:
-        """See Tracker.folder."""
-        return self._tracker.folder
 
     async def submit(
         self,
@@ -91,7 +86,8 @@ class Requests:
 
     async def keep_pin(self, agent_id: str, name: str, digest: bytes | None) -> None:
         """Record the digest of the key that an agent is known by, or, without one, that it is known by none. Raises Closing."""
-        await self._inbox.keep(AgentForgotten(agent_id) if digest is None else AgentPinned(agent_id, name, digest))
+        record = AgentForgotten(agent_id) if digest is None else AgentPinned(agent_id, name, digest)
+        await self._inbox.ask(ToKeep(object(), record))
 
     async def _ask(self, request: KillAsked | RetryAsked | MarkAsked) -> None:
         """Ask something of a run that the caller has found. An ended run may have left memory since: then it is brought back."""

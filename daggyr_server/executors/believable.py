@@ -14,8 +14,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from daggyr.attempts.kept import CHUNK_BYTES
-from daggyr.bounded import bounded_notes
-from daggyr.bounds import MAX_RESOURCES, MAX_UNITS, MAX_WORD
+from daggyr.bounds import MAX_RESOURCES, MAX_UNITS, MAX_WORD, bounded_notes
 from daggyr.v1.agents_pb2 import AgentMessage, Heartbeat, Hello
 from daggyr.v1.task_pb2 import FAILED, AttemptKey, AttemptOutcome, AttemptResult, AttemptUpdate, OutputChunk
 from daggyr_server.executors.agents.pins import KEY_BYTES

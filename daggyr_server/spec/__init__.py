@@ -14,7 +14,6 @@ from daggyr_server.spec.generated import expand_generated
 from daggyr_server.spec.message import run_spec_from_message
 from daggyr_server.spec.policies import PoolLimits
 from daggyr_server.spec.sizes import check_tags
-from daggyr_server.spec.yaml_text import yaml_to_json
 
 __all__ = [
     "Details",
@@ -38,5 +37,4 @@ __all__ = [
     "listed",
     "run_spec_from_message",
     "terms",
-    "yaml_to_json",
 ]

@@ -1,25 +1,29 @@
-"""Checks a table of a configuration file against a msgspec Struct type and tells all that is wrong with it at once.
+"""Checks a table of settings against a msgspec Struct type and tells all that is wrong with it at once.
 
-`daggyr_server.config` checks `[server]` with it, and whoever makes the executors checks each pool's settings against the
-Struct type that its executor declares. It knows no setting by name, reads no file, and never shows a text value in a
-fault, because that may be a secret.
+The server checks `[server]` and each pool's settings with it, and the agent checks its own, so that the same fault is told in the
+same sentence on both sides. `read_table` reads the file in which the table stands. Nothing here knows a setting by name, and no
+fault shows a text value, because that may be a secret.
 
-What a Struct type says is what holds: types, `msgspec.Meta` limits, defaults, and a ValueError from its `__post_init__`.
-A setting of type `pathlib.Path` is a path on this host: `~` stands for the user's home, and a relative one counts from the
-folder of the configuration file.
+What a Struct type says is what holds: types, `msgspec.Meta` limits, defaults, and a ValueError from its `__post_init__`. A
+setting of type `pathlib.Path` is a path on this host: `~` stands for the user's home, and a relative path counts from a folder
+that the caller names (the server: the configuration file's; the agent: the one that it was started in).
 """
 
 from __future__ import annotations
 
 import difflib
+import json
 import re
+import tomllib
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin
 
 import msgspec
+
+MAX_FILE_BYTES = 1024 * 1024
 
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -65,6 +69,46 @@ class ConfigurationError(Exception):
         super().__init__(f"{source} has {count}:" + "".join(f"\n  {fault}" for fault in faults))
 
 
+def read_table(path: Path, otherwise: str) -> dict[str, Any]:
+    """The table in the configuration file `path`: TOML or JSON by its suffix, else JSON if it begins with a brace.
+
+    Raises ConfigurationError. `otherwise` is the hint for a file that cannot be read, such as `name another with --config`.
+    """
+
+    def refuse(problem: str, hint: str = "") -> NoReturn:
+        raise ConfigurationError([Fault("the file", problem, hint)], str(path)) from None
+
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        refuse(f"cannot be read: {error.strerror}", otherwise)
+    if len(data) > MAX_FILE_BYTES:
+        refuse(f"is larger than {MAX_FILE_BYTES:,} bytes")
+    try:
+        text = data.decode("utf-8-sig")
+        is_json = path.suffix == ".json" or (path.suffix != ".toml" and text.lstrip().startswith("{"))
+        document = json.loads(text, object_pairs_hook=_distinct) if is_json else tomllib.loads(text)
+    except UnicodeDecodeError as error:
+        refuse(f"is not UTF-8 text (at byte {error.start})")
+    except ValueError as error:
+        refuse(f"is no {'JSON' if is_json else 'TOML'}: {error}")
+    except RecursionError:
+        refuse("is nested too deeply")
+    if not isinstance(document, dict):
+        refuse("holds no table", "write an object, {...}")
+    return document
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object in which no key stands twice, as TOML demands too. Raises ValueError."""
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} stands twice in one object")
+    return table
+
+
 def suggest(name: str, known: Iterable[str], *, otherwise: str) -> str:
     """A hint for a `name` that is not among `known`: the nearest one, or all of them after the words `otherwise`."""
     names = sorted(known)
@@ -77,15 +121,19 @@ def resolve(text: str, folder: Path) -> Path:
     if not text or "\0" in text:
         raise ValueError("expected a path")
     try:
-        return folder.absolute() / Path(text).expanduser()
+        path = Path(text).expanduser()
+        return path if path.is_absolute() else folder.absolute() / path
     except RuntimeError:
         raise ValueError("the home folder that `~` stands for is not known; write the whole path") from None
+    except FileNotFoundError:
+        raise ValueError("the folder that it counts from was removed; write the whole path") from None
 
 
 def check(table: object, kind: type[S], *, place: str, folder: Path, faults: list[Fault]) -> S | None:
     """A `kind` made from `table`, or None after all that is wrong was added to `faults`.
 
-    `place` is where the table stands (`server`, `pools.farm`), `folder` (absolute) is the configuration file's.
+    `place` is where the table stands: `server`, `pools.farm`, or "" where the settings are the whole file. Relative paths count
+    from `folder`, which is absolute.
     """
     found: list[Fault] = []
     value = _Check(folder, found).struct(table, kind, place)
@@ -105,12 +153,12 @@ class _Check:
         fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
         for key in table:
             if key not in fields:
-                self._faults.append(Fault(f"{place}.{key}", "unknown key", suggest(key, fields, otherwise="known here:")))
+                self._faults.append(Fault(_inside(place, key), "unknown key", suggest(key, fields, otherwise="known here:")))
         before = len(self._faults)
         values = {}
         for key, field in fields.items():
             if key in table:
-                values[field.name] = self._value(table[key], field.type, f"{place}.{key}")
+                values[field.name] = self._value(table[key], field.type, _inside(place, key))
             elif field.required:
                 self._faults.append(Fault(place, f"`{key}` is missing"))
         if len(self._faults) > before:
@@ -128,13 +176,16 @@ class _Check:
         arguments = get_args(bare)
         if isinstance(bare, type) and issubclass(bare, msgspec.Struct) and value is not None:
             return self.struct(value, bare, place)
+        if get_origin(bare) is Literal and value not in arguments:
+            self._faults.append(Fault(place, f"expected one of {', '.join(map(str, arguments))}"))
+            return None
         if get_origin(bare) is list and isinstance(value, list) and _holds_struct(arguments[0]):
             annotation = Annotated[(list[Any], *limits)] if limits else list[Any]
 
             def inner(items: Any, place: str) -> object:
                 return [self._value(item, arguments[0], f"{place}[{index}]") for index, item in enumerate(items)]
 
-        elif get_origin(bare) is dict and isinstance(value, dict) and _holds_struct(arguments[1]):
+        elif get_origin(bare) is dict and isinstance(value, dict):
             annotation = Annotated[(dict[str, Any], *limits)] if limits else dict[str, Any]
 
             def inner(items: Any, place: str) -> object:
@@ -153,6 +204,10 @@ class _Check:
         if not isinstance(value, str):
             raise ValueError(f"expected a path, found {_found(value)}")
         return resolve(value, self._folder)
+
+
+def _inside(place: str, key: str) -> str:
+    return f"{place}.{key}" if place else key
 
 
 def _bare(annotation: Any) -> tuple[Any, tuple[Any, ...]]:

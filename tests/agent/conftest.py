@@ -16,7 +16,7 @@ from scripted_coordinator import Coordinator
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """A folder with a short path: a unix socket's has 107 bytes at most."""
-    path = Path(tempfile.mkdtemp(prefix="daggyr-", dir="/tmp")).resolve()
+    path = Path(tempfile.mkdtemp(prefix="daggyr-")).resolve()
     yield path
     shutil.rmtree(path)
 

@@ -7,14 +7,13 @@ this one, for those may stand still at any moment; a test of such a limit starts
 
 from __future__ import annotations
 
-from daggyr_agent import agent, execution, session, state
+from daggyr_agent import agent, session, state
 from daggyr_agent.main import main
 
 PATIENCE = 300.0  # seconds: as long as tests wait for anything
 
 for module, names in (
     (agent, ("DEFAULT_GRACE", "_DELIVERY_SECONDS", "_HALT_SECONDS")),
-    (execution, ("DEFAULT_GRACE",)),
     (session, ("DEFAULT_GRACE", "_LEAVE_SECONDS", "_WELCOME_SECONDS")),
     (state, ("_RELEASE_SECONDS",)),
 ):

@@ -14,7 +14,8 @@ from scripted_coordinator import idents, key
 from daggyr.attempts.kept import KEPT_BYTES
 from daggyr.attempts.keys import ident_of
 from daggyr.backoff import Backoff
-from daggyr.bounded import MAX_NOTE_BYTES
+from daggyr.bounds import MAX_NOTE_BYTES
+from daggyr.checked import ConfigurationError
 from daggyr.v1.task_pb2 import (
     SUCCEEDED,
     AttemptResult,
@@ -22,7 +23,7 @@ from daggyr.v1.task_pb2 import (
 )
 from daggyr_agent.capture import Captures
 from daggyr_agent.cgroup import ControlGroup
-from daggyr_agent.config import UsageError, read_config
+from daggyr_agent.config import read_config
 from daggyr_agent.connection import next_pause
 from daggyr_agent.journal import Journal
 from daggyr_agent.outbox import MAX_BYTES, MAX_UNDER_WAY, MAX_UPDATES, Batch, Outbox
@@ -273,6 +274,6 @@ def test_the_pause_between_sessions_grows_while_they_come_to_nothing() -> None:
 
 @pytest.mark.parametrize("units", ["9223372036854775807", "9" * 6_000, "1000000000000001", "-1", "1.5"])
 def test_a_resource_without_sense_is_refused(units: str) -> None:
-    with pytest.raises(UsageError, match="resource licences"):
+    with pytest.raises(ConfigurationError, match=r"--resource\.licences: expected a whole number"):
         read_config(["--coordinator", "127.0.0.1:1", "--resource", f"licences={units}"], {})
     assert read_config(["--coordinator", "127.0.0.1:1", "--resource", f"licences={10**15}"], {}).resources["licences"] == 10**15

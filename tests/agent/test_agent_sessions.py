@@ -1,22 +1,17 @@
-"""The session: hello, refusals, reconnecting, resending, fencing, following, heartbeats."""
+"""The session: hello, refusals, reconnecting, resending, fencing, heartbeats."""
 
 from __future__ import annotations
 
-import os
-import secrets
 from contextlib import suppress
 from pathlib import Path
 
 import grpc
 import pytest
-from agent_program import AgentProcess, StartAgent, Turnstile, eventually
+from agent_program import AgentProcess, StartAgent, eventually
 from scripted_coordinator import Coordinator, idents, key, spec
-from server.certificates import Authority
 
 from daggyr.channel import MAX_MESSAGE_BYTES
-from daggyr.tokens import make_token
-from daggyr.v1.agents_pb2 import Follow
-from daggyr.v1.task_pb2 import STDERR, STDOUT, SUCCEEDED, Assignment, AssignmentBatch, TaskTemplate
+from daggyr.v1.task_pb2 import SUCCEEDED, Assignment, AssignmentBatch, TaskTemplate
 from daggyr_agent.journal import Journal
 
 
@@ -303,184 +298,6 @@ async def test_what_is_no_message_ends_the_session_and_not_the_agent(agent: Agen
     assert (await coordinator.result(key())).outcome == SUCCEEDED
     assert "no message of this protocol" in agent.log
     assert "Traceback" not in agent.log
-
-
-# -- tokens and TLS
-
-
-async def test_token_goes_with_the_call(start_agent: StartAgent, coordinator: Coordinator, folder: Path) -> None:
-    """From the file named, or else the user's own; and not to a socket, which needs none."""
-    coordinator.token = token = make_token("agent", folder / "token")
-    address = await coordinator.start("127.0.0.1:0")
-    agent = start_agent(address, "--token-file", str(folder / "token"), name="named")
-    session = await coordinator.session(name="named")
-    assert token not in " ".join(agent.command)
-    assert session.metadata["authorization"] == f"Bearer {token}"
-    make_token("agent", folder / "xdg/daggyr/agent.token")
-    coordinator.token = None
-    start_agent(address, name="own")
-    own = (await coordinator.session(name="own")).metadata["authorization"]
-    assert own == "Bearer " + (folder / "xdg/daggyr/agent.token").read_text().strip()
-    assert token not in agent.log
-
-
-async def test_socket_needs_no_token(start_agent: StartAgent, coordinator: Coordinator, address: str, folder: Path) -> None:
-    make_token("agent", folder / "xdg/daggyr/agent.token")
-    start_agent(address)
-    assert "authorization" not in (await coordinator.session()).metadata
-
-
-async def test_missing_token_is_explained(start_agent: StartAgent, coordinator: Coordinator) -> None:
-    coordinator.token = secrets.token_hex()
-    agent = start_agent(await coordinator.start("127.0.0.1:0"))
-    assert await agent.exit_code() == 2
-    assert "--token-file" in agent.log
-
-
-@pytest.mark.parametrize("text", ["two words", ""])
-async def test_token_file_that_holds_no_token_is_refused(start_agent: StartAgent, folder: Path, text: str) -> None:
-    path = folder / "token"
-    path.touch(mode=0o600)
-    path.write_text(text)
-    agent = start_agent("127.0.0.1:1", "--token-file", str(path))
-    assert await agent.exit_code() == 2
-    assert str(path) in agent.log and "Traceback" not in agent.log
-
-
-async def test_tls_with_certificates_on_both_sides(start_agent: StartAgent, coordinator: Coordinator, folder: Path) -> None:
-    authority = Authority(folder, "authority")
-    server, client = authority.sign("server"), authority.sign("client")
-    credentials = grpc.ssl_server_credentials(
-        [(server.key.read_bytes(), server.certificate.read_bytes())], authority.certificate.read_bytes(), True
-    )
-    address = await coordinator.start("127.0.0.1:0", credentials)
-    trust = ("--tls-ca", str(authority.certificate))
-    start_agent(address, *trust, "--tls-cert", str(client.certificate), "--tls-key", str(client.key), name="trusted")
-    session = await coordinator.session(name="trusted")
-    await session.assign((key(), spec("true")))
-    assert (await coordinator.result(key())).outcome == SUCCEEDED
-    stranger = start_agent(address, *trust, name="stranger")
-    await eventually(lambda: "waiting for a coordinator" in stranger.log, "an agent without certificate does not get in")
-
-
-async def test_unreadable_tls_file_is_refused(start_agent: StartAgent, folder: Path) -> None:
-    agent = start_agent("localhost:1", "--tls-ca", str(folder / "missing.pem"))
-    assert await agent.exit_code() == 2
-    assert "missing.pem" in agent.log and "Traceback" not in agent.log
-
-
-# -- following
-
-
-async def test_follow_shows_what_a_running_attempt_writes(agent: AgentProcess, coordinator: Coordinator) -> None:
-    session = await coordinator.session()
-    coordinator.acknowledging = False  # what was acknowledged cannot be followed to its end
-    script = "echo one; until [ -e go ]; do sleep 0.01; done; echo two; until [ -e end ]; do sleep 0.01; done; echo three >&2"
-    await session.assign((key(), spec("sh", "-c", script)))
-    await session.follow(1, key())
-    await session.follow(2, key(), stream=STDERR)
-    await session.follow(3, key(), offset=2)
-    await coordinator.until(lambda: coordinator.followed_bytes(1) == b"one\n" and coordinator.followed_bytes(3) == b"e\n")
-    (agent.home / "go").touch()
-    await coordinator.until(lambda: coordinator.followed_bytes(1) == b"one\ntwo\n")
-    assert not coordinator.of(key()).results
-    (agent.home / "end").touch()
-    for number in (1, 2, 3):
-        await coordinator.end_of_follow(number)
-    assert [coordinator.followed_bytes(n) for n in (1, 2, 3)] == [b"one\ntwo\n", b"three\n", b"e\ntwo\n"]
-
-
-async def test_follow_of_what_is_not_acknowledged_and_of_what_is_not_here(agent: AgentProcess, coordinator: Coordinator) -> None:
-    session = await coordinator.session()
-    coordinator.acknowledging = False
-    await session.assign((key(), spec("sh", "-c", "head -c 3000000 /dev/zero; echo the end")))
-    await coordinator.result(key())
-    await session.follow(1, key())
-    await session.follow(2, key(99))
-    await session.send(follow=Follow(follow_id=3, key=key()))
-    for number in (1, 2, 3):
-        await coordinator.end_of_follow(number)
-    assert coordinator.followed_bytes(1) == coordinator.of(key()).output(STDOUT)
-    assert [message.chunk.offset for message in coordinator.followed[1][:-1]] == [
-        0, 1 << 18, 3_000_008 - (1 << 19), 3_000_008 - (1 << 18)
-    ]  # fmt: skip
-    assert [len(coordinator.followed[n]) for n in (2, 3)] == [1, 1]
-
-
-async def test_follow_of_a_fast_writer_passes_over_what_is_cut_and_stops_when_told(
-    agent: AgentProcess, coordinator: Coordinator
-) -> None:
-    """Here it is the connection that stands still, while more is written than any buffer on the way can hold."""
-    turnstile = Turnstile(agent.home)
-    first, more = 1_000_000, 64 << 20
-    script = f"yes | head -c {first}; {turnstile.wait}; yes | head -c {more}; sleep 600"
-    session = await coordinator.session()
-    await session.assign((key(), spec("sh", "-c", script)))
-    await session.follow(1, key())
-    await coordinator.until(lambda: len(coordinator.followed_bytes(1)) == first)
-    coordinator.reading.clear()
-    turnstile.let()
-    output = agent.state / "output"
-    await eventually(lambda: sum(entry.stat().st_size for entry in os.scandir(output)) == first + more, "all is written")
-    coordinator.reading.set()
-
-    def ends() -> list[int]:
-        return [message.chunk.offset + len(message.chunk.data) for message in coordinator.followed[1]]
-
-    await coordinator.until(lambda: ends()[-1] == first + more)
-    turnstile.close()
-    chunks = [message.chunk for message in coordinator.followed[1]]
-    assert all(set(chunk.data) <= set(b"y\n") for chunk in chunks)
-    assert all(chunk.offset >= end for chunk, end in zip(chunks[1:], ends(), strict=False))
-    assert any(chunk.offset > end for chunk, end in zip(chunks[1:], ends(), strict=False))
-    await session.send(follow=Follow(follow_id=1, stop=True))
-    await session.cancel(key())
-    await coordinator.result(key())
-    assert not coordinator.followed[1][-1].end
-
-
-async def test_follow_of_an_attempt_that_waits_begins_when_it_starts(agent: AgentProcess, coordinator: Coordinator) -> None:
-    session = await coordinator.session()
-    await session.assign(
-        (key(0), spec("sh", "-c", "until [ -e go ]; do sleep 0.01; done", resources={"cores": 2})),
-        (key(1), spec("sh", "-c", "echo begun; until [ -e end ]; do sleep 0.01; done")),
-    )
-    await session.follow(1, key(1))
-    await coordinator.start_of(key(0))
-    (agent.home / "go").touch()
-    await coordinator.until(lambda: coordinator.followed_bytes(1) == b"begun\n")
-    (agent.home / "end").touch()
-    await coordinator.result(key(1))
-
-
-# -- the no-op worker
-
-
-async def test_noop_answers_without_starting_anything(start_agent: StartAgent, address: str, coordinator: Coordinator) -> None:
-    agent = start_agent(address, "--noop")
-    session = await coordinator.session()
-    keys = [key(n) for n in range(2000)]
-    template = TaskTemplate(spec=spec("touch", "started", resources={"cores": 100}))
-    await session.send(assign=AssignmentBatch(templates=[template], assignments=[Assignment(key=k, task_id="t") for k in keys]))
-    results = await coordinator.results(*keys)
-    assert {(result.outcome, result.exit_code) for result in results} == {(SUCCEEDED, 0)}
-    assert all(result.HasField("start_time") and result.HasField("stop_time") for result in results)
-    assert max(len(batch.updates) for batch in session.batches) == 512
-    assert not (agent.home / "started").exists()
-
-
-async def test_noop_resends_what_was_not_acknowledged(start_agent: StartAgent, address: str, coordinator: Coordinator) -> None:
-    start_agent(address, "--noop")
-    first = await coordinator.session()
-    coordinator.acknowledging = False
-    await first.assign((key(), spec("true")))
-    await coordinator.result(key())
-    coordinator.told.clear()
-    first.drop()
-    second = await coordinator.session(2)
-    assert idents(second.hello.ended) == {(1, 0, 1)}
-    await coordinator.result(key())
-    assert [batch.SerializeToString() for batch in second.batches] == [batch.SerializeToString() for batch in first.batches]
 
 
 async def test_a_hello_never_names_more_than_a_message_holds(

@@ -10,65 +10,87 @@ import pytest
 from agent_program import PROGRAM, StartAgent
 from scripted_coordinator import Coordinator
 
+from daggyr.checked import ConfigurationError
 from daggyr_agent.config import UsageError, read_config
 
 NOWHERE = ("--coordinator", "unix:/nowhere")
 
 
+def one_line(error: BaseException) -> str:
+    """The error as the program prints it."""
+    return " ".join(line.strip() for line in str(error).splitlines())
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "no coordinator: write --coordinator HOST:2503"),
+        ([], "coordinator: there is none; write --coordinator HOST:2503"),
         (["--coordinator", "host"], "'host' is no address: write HOST:PORT"),
         (["--coordinator", "::1:2503"], "[::1]:2503"),
         ([*NOWHERE, "--frobnicate"], "--frobnicate"),
         ([*NOWHERE, "--resource", "cores"], "write NAME=UNITS"),
-        ([*NOWHERE, "--resource", "cores=two"], "resource cores: 'two' is no whole number"),
-        ([*NOWHERE, "--resource", "cores=-1"], "resource cores: '-1' is no whole number"),
+        ([*NOWHERE, "--resource", "cores=two"], "--resource.cores: expected a whole number, found text"),
+        ([*NOWHERE, "--resource", "cores=-1"], "--resource.cores: expected a whole number of at least 0, found -1"),
         ([*NOWHERE, "--resource", "cores=0"], "at least 1"),
-        ([*NOWHERE, "--resource", "gpus=1", "--resource", "gpus=2"], "resource gpus is given twice"),
-        ([*NOWHERE, "--resource", f"bytes={2**63}"], "is not between 0 and"),
-        ([*NOWHERE, "--resource", "=3"], "resource '': write one word"),
+        ([*NOWHERE, "--resource", "gpus=1", "--resource", "gpus=2"], "--resource: gpus is given twice"),
+        ([*NOWHERE, "--resource", f"bytes={2**63}"], "--resource.bytes: expected a whole number of at most 1000000000000000"),
+        ([*NOWHERE, "--resource", "=3"], "--resource: '' is no word; write one word"),
         ([*NOWHERE, "--name", "a/b"], "cannot name a folder"),
         ([*NOWHERE, "--name", ".."], "cannot name a folder"),
         ([*NOWHERE, "--name", "ü" * 150], "cannot name a folder"),
-        ([*NOWHERE, "--pool", "two words"], "pool 'two words': write one word"),
-        ([*NOWHERE, "--log-level", "loud"], "log_level 'loud': there are debug, info, warning, error"),
+        ([*NOWHERE, "--pool", "two words"], "--pool: 'two words' is no word; write one word"),
+        ([*NOWHERE, "--log-level", "loud"], "--log-level: expected one of debug, info, warning, error"),
         ([*NOWHERE, "--tls-cert", "cert.pem"], "tls_cert and tls_key go together"),
         ([*NOWHERE, "--lifeline", "pipe"], "'pipe' is no number of a file descriptor"),
-        ([*NOWHERE, "--lifeline", "987654"], "no such file descriptor"),
+        ([*NOWHERE, "--lifeline", "987654"], "no file descriptor 987654 was inherited"),
         ([*NOWHERE, "--lifeline", "9" * 30], "is no number of a file descriptor"),
-        ([*NOWHERE, "--config", "/no/such/file.toml"], "cannot read the configuration /no/such/file.toml"),
-        ([*NOWHERE, "--config", "/dev/zero"], "the configuration /dev/zero is larger than 1,048,576 bytes"),
+        ([*NOWHERE, "--config", "/no/such/file.toml"], "/no/such/file.toml has a fault: the file: cannot be read"),
+        ([*NOWHERE, "--config", "/dev/zero"], "/dev/zero has a fault: the file: is larger than 1,048,576 bytes"),
         (["--coordinator", "https://host:2503"], "write HOST:PORT, without `https://`"),
     ],
 )
-def test_fault_of_usage_is_one_line(arguments: list[str], words: str) -> None:
-    with pytest.raises(UsageError) as raised:
+def test_fault_of_usage_is_told(arguments: list[str], words: str) -> None:
+    with pytest.raises((UsageError, ConfigurationError)) as raised:
         read_config(arguments, os.environ)
-    assert words in str(raised.value)
-    assert "\n" not in str(raised.value)
+    assert words in one_line(raised.value)
+    assert "faults:" not in str(raised.value)
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
         ("coordinator = ", "is no TOML"),
-        ("coordinator = 3", "coordinator must be a string"),
-        ("noop = 1", "noop must be true or false"),
-        ("[pools.default]", "unknown setting 'pools'; there are coordinator, name,"),
-        ("resource = 3", "resource: write a table"),
-        ("resource = {cores = 1.5}", "resource cores: 1.5 is no whole number"),
-        ("resource = {cores = true}", "resource cores: True is no whole number"),
+        ("coordinator = 3", "coordinator: expected text, found a whole number"),
+        ("noop = 1", "noop: expected true or false, found a whole number"),
+        ("[pools.default]", "pools: unknown key; did you mean `pool`?"),
+        ("resource = 3", "resource: expected a table, found a whole number"),
+        ("resource = {cores = 1.5}", "resource.cores: expected a whole number, found a number"),
+        ("resource = {cores = true}", "resource.cores: expected a whole number, found true or false"),
     ],
 )
 def test_fault_of_the_file_names_it(tmp_path: Path, text: str, words: str) -> None:
     path = tmp_path / "agent.toml"
     path.write_text(text)
-    with pytest.raises(UsageError) as raised:
-        read_config(["--config", str(path), *NOWHERE], os.environ)
-    assert words in str(raised.value)
-    assert "\n" not in str(raised.value)
+    nowhere = [] if text.startswith("coordinator") else NOWHERE
+    with pytest.raises(ConfigurationError) as raised:
+        read_config(["--config", str(path), *nowhere], os.environ)
+    assert str(raised.value).startswith(f"{path} has a fault:")
+    assert words in one_line(raised.value)
+
+
+def test_the_faults_of_file_and_command_line_are_told_together_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "agent.toml").write_text('name = "a/b"\npool = "x y"\n')
+    ended = subprocess.run(
+        [PROGRAM, "--config", tmp_path / "agent.toml", "--log-level", "loud"], capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
+    for place in (
+        " name: 'a/b' cannot",
+        " pool: 'x y' is no word;",
+        " --log-level: expected one of",
+        " coordinator: there is none;",
+    ):
+        assert place in ended.stderr
 
 
 def test_a_home_folder_is_meant_by_a_tilde_that_no_shell_saw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

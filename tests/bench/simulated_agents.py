@@ -15,14 +15,14 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from daggyr.attempts.times import timestamp
 from daggyr.v1.task_pb2 import SUCCEEDED, AssignmentBatch, AttemptKey, AttemptResult, AttemptStarted, AttemptUpdate
 from daggyr_agent.config import Config
 from daggyr_agent.connection import Connection
-from daggyr_agent.execution import timestamp
 from daggyr_agent.journal import Journal
 from daggyr_agent.noop import Noop
 from daggyr_agent.outbox import Outbox
-from daggyr_agent.session import Standing
+from daggyr_agent.session import Membership
 
 
 class Holding(Noop):
@@ -77,7 +77,7 @@ async def join(address: str, number: int, cores: int, seconds: float, folder: Pa
         log_level="error",
         lifeline=None,
     )
-    standing = Standing(
+    standing = Membership(
         agent_id=f"{name}-id",
         incarnation=f"{name}-{time.time_ns()}",
         name=name,

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import click
 import pytest
-from daggyr_program import Daggyr, Start
+from daggyr_program import Start
+from support.loaded_modules import loaded_modules
 
 import daggyr_server
 from daggyr_server.cli.main import program
@@ -102,8 +103,16 @@ async def test_completion_completes_commands_and_options(start: Start) -> None:
     assert (await (await start(env=words)).ended()).out == "plain,--downstream\n"
 
 
-async def test_version_does_not_load_the_network(daggyr: Daggyr, start: Start) -> None:
-    ended = await (await start("--version", env={"PYTHONPROFILEIMPORTTIME": "1"})).ended()
-    loaded = {line.rpartition("|")[2].strip() for line in ended.err.splitlines()}
+@pytest.mark.parametrize("arguments", [("--version",), ("--help",)])
+async def test_what_needs_no_server_loads_no_network(start: Start, arguments: tuple[str, ...]) -> None:
+    """Nor what draws tables, or reads specifications: a program that is asked for its help answers at once."""
+    loaded = loaded_modules((await (await start(*arguments, env={"PYTHONPROFILEIMPORTTIME": "1"})).ended()).err)
     assert "click" in loaded
-    assert not loaded & {"grpc", "asyncio", "rich", "google.protobuf"}
+    assert not loaded & {"grpc", "asyncio", "rich", "google.protobuf", "msgspec", "yaml", "daggyr.client", "daggyr_server.spec"}
+
+
+async def test_completing_the_name_of_a_command_loads_no_command(start: Start) -> None:
+    words = {"_DAGGYR_COMPLETE": "bash_complete", "COMP_WORDS": "daggyr ", "COMP_CWORD": "1", "PYTHONPROFILEIMPORTTIME": "1"}
+    ended = await (await start(env=words)).ended()
+    assert {line.removeprefix("plain,") for line in ended.out.splitlines()} == {name.split()[0] for name in EXPECTED}
+    assert not {name for name in loaded_modules(ended.err) if name.startswith(("daggyr_server.cli.commands", "grpc"))}

@@ -171,7 +171,7 @@ class TestLogins:
 @pytest.fixture
 def odd_shell() -> Iterator[Path]:
     """A login shell that knows nothing of POSIX: it splits its command at spaces, and greets whoever comes."""
-    with tempfile.TemporaryDirectory(prefix="daggyr-shell-", dir="/tmp") as folder:
+    with tempfile.TemporaryDirectory(prefix="daggyr-shell-") as folder:
         Path(folder).chmod(0o755)
         path = Path(folder) / "shell"
         path.write_text('#!/bin/sh\n[ "$1" = -c ] || exit 9\necho "Welcome; READY to serve"\nset -f\nexec $2\n')

@@ -44,11 +44,11 @@ def test_nothing_is_told_before_it_is_durable(deployment: Deployment, request: p
     with held_commits(farm.tracker):
         gate.open()
         # What runs is counted when it is decided on, which is before the commit.
-        until(lambda: [pool["running"] for pool in deployment.json("pools")] == [0], "the end of the task")
+        until(lambda: [pool["running"] for pool in deployment.pools()] == [0], "the end of the task")
         asked = [deployment.command("--output", "json", command, str(run_id)) for command in ("show", "tasks")]
         # These take longer than the others would if they were answered.
-        assert deployment.json("show", str(other))["state"] == "QUEUED"
-        assert [pool["running"] for pool in deployment.json("pools")] == [0]
+        assert deployment.run(other)["state"] == "QUEUED"
+        assert [pool["running"] for pool in deployment.pools()] == [0]
         assert [process.poll() for process in (*asked, watching)] == [None, None, None]
     show, tasks = (deployment.ended(process).json for process in asked)
     assert show["state"] == "COMPLETED"

@@ -26,6 +26,6 @@ def test_a_coordinator_that_is_killed_twenty_times(deployment: Deployment, track
     farm.wait_for(TASKS)
     ended = deployment.ended(watching)
     assert ended.code == 0, ended.err
-    run = deployment.json("show", str(run_id))
+    run = deployment.run(run_id)
     assert (run["state"], run["task_states"]) == ("COMPLETED", {"COMPLETED": TASKS})
     farm.assert_each_once(run_id, tasks)

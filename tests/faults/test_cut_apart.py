@@ -27,11 +27,11 @@ async def aside(work: Callable[..., T], *arguments: object) -> T:
 
 async def disconnected(deployment: Deployment) -> None:
     """Wait until the coordinator has noticed that an agent is out of reach."""
-    await aside(until, lambda: "DISCONNECTED" in {each["state"] for each in deployment.json("agents")}, "the break")
+    await aside(until, lambda: "DISCONNECTED" in {each["state"] for each in deployment.agents()}, "the break")
 
 
 async def connected(deployment: Deployment) -> None:
-    await aside(until, lambda: {each["state"] for each in deployment.json("agents")} == {"CONNECTED"}, "the agent")
+    await aside(until, lambda: {each["state"] for each in deployment.agents()} == {"CONNECTED"}, "the agent")
 
 
 async def attempts(deployment: Deployment, run_id: int, name: str) -> list[tuple[str, str]]:

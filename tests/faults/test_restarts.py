@@ -60,7 +60,7 @@ def test_a_run_that_is_killed_after_a_restart(farm: Farm, deployment: Deployment
     pid = gate.reached()
     until(lambda: deployment.states(run_id)["a"] == "RUNNING", "the task")
     farm.kill_and_start()
-    until(lambda: deployment.json("agents")[0]["state"] == "CONNECTED", "the agent")
+    until(lambda: deployment.agents()[0]["state"] == "CONNECTED", "the agent")
     assert deployment.daggyr("kill", str(run_id)).code == 0
     run = deployment.watch(run_id, code=1)
     assert (run["state"], run["task_states"]) == ("KILLED", {"KILLED": 1, "QUEUED": 1})
@@ -215,7 +215,7 @@ def test_what_a_generator_printed_may_be_durable_in_part(farm: Farm, deployment:
     log = path.with_name(path.name + "-wal")
     until(lambda: log.exists() and log.stat().st_size > 2_000_000, "some of the output")
     farm.kill_and_start()
-    until(lambda: sum(deployment.json("show", str(run_id))["task_states"].values()) == 8001, "the generated tasks")
+    until(lambda: sum(deployment.run(run_id)["task_states"].values()) == 8001, "the generated tasks")
     assert farm.performed() == [("a", 1)]
     assert deployment.daggyr("kill", str(run_id)).code == 0
     run = deployment.watch(run_id, code=1)
@@ -248,7 +248,7 @@ def test_a_pool_that_is_not_configured_any_more(deployment: Deployment, sqlite_t
     assert deployment.watch(killed, code=1)["state"] == "KILLED"
     until(lambda: outcomes(deployment, run_id, "a") == ["LOST"], "the loss")
     assert "a host to join the pool 'old'" in deployment.why(run_id, "a")
-    assert [pool["name"] for pool in deployment.json("pools")] == ["farm", "old"]
+    assert [pool["name"] for pool in deployment.pools()] == ["farm", "old"]
     deployment.goes_on()
     farm.kill()
     farm.pools = both
@@ -262,7 +262,7 @@ def test_queued_runs_wait_on(farm: Farm, deployment: Deployment) -> None:
     """In the order and with the tags in which they were submitted."""
     ids = [deployment.submit({"a": shell(LEDGER), "b": shell(LEDGER, parents=["a"])}, tags={"n": str(n)}) for n in range(3)]
     farm.kill_and_start()
-    runs = deployment.json("runs")
+    runs = deployment.runs()
     assert [(run["run_id"], run["state"], run["tags"]) for run in runs] == [
         (run_id, "QUEUED", {"n": str(n)}) for n, run_id in reversed(list(enumerate(ids)))
     ]
@@ -286,7 +286,7 @@ def test_run_ids_and_request_ids_outlive_everything(farm: Farm, deployment: Depl
     first = asyncio.run(submitted(deployment, "the same"))
     farm.kill_and_start()
     assert asyncio.run(submitted(deployment, "the same")) == first
-    assert [run["run_id"] for run in deployment.json("runs")] == [first]
+    assert [run["run_id"] for run in deployment.runs()] == [first]
     farm.agents("one")
     deployment.watch(first)
     second = deployment.complete({"a": shell(LEDGER)})["run_id"]
@@ -316,12 +316,12 @@ def test_history_is_readable_after_a_restart(farm: Farm, deployment: Deployment)
     def seen() -> list[object]:
         listed = [
             {key: run[key] for key in ("run_id", "state", "tags", "task_states", "submit_time", "start_time", "stop_time")}
-            for run in deployment.json("runs")
+            for run in deployment.runs()
         ]
         return [
             listed,
-            *({**deployment.json("show", str(run_id)), "change_seq": None} for run_id in (good, bad)),
-            *(deployment.json("tasks", str(run_id)) for run_id in (good, bad)),
+            *({**deployment.run(run_id), "change_seq": None} for run_id in (good, bad)),
+            *(deployment.tasks(run_id) for run_id in (good, bad)),
             *(deployment.task(good, name) for name in ("a", "x", "x.{{V}}:1", "x.tail")),
             *(deployment.task(bad, name) for name in "abc"),
             *(deployment.why(bad, name) for name in "abc"),
@@ -348,7 +348,7 @@ def test_an_agent_that_has_not_come_back_yet_is_shown(deployment: Deployment, sq
     gate.reached()
     agent.process.send_signal(signal.SIGSTOP)
     farm.kill_and_start()
-    (shown,) = deployment.json("agents")
+    (shown,) = deployment.agents()
     assert (shown["name"], shown["state"], shown["waiting"], shown["last_seen"]) == ("one", "DISCONNECTED", 1, None)
     assert deployment.daggyr("agents").out.splitlines()[1].startswith("one ")
     assert "one is out of reach" in deployment.why(run_id, "a")

@@ -62,7 +62,7 @@ def in_trouble(deployment: Deployment, run_id: int) -> str:
     """What `show` says of the trouble; waits for it."""
 
     def note() -> str:
-        notes = deployment.json("show", str(run_id))["notes"]
+        notes = deployment.run(run_id)["notes"]
         return next((note for note in notes if "cannot be made durable" in note), "")
 
     return until(note, "the trouble, in `show`")
@@ -70,11 +70,11 @@ def in_trouble(deployment: Deployment, run_id: int) -> str:
 
 def keeps_its_agents(deployment: Deployment, clock: str) -> None:
     """Returns when a heartbeat of the agent `clock` was heard that it sent later than this; all stay connected meanwhile."""
-    before = {agent["name"]: agent for agent in deployment.json("agents")}
+    before = {agent["name"]: agent for agent in deployment.agents()}
     later = datetime.now(UTC) + timedelta(seconds=HEARTBEAT)
 
     def heard() -> bool:
-        agents = {agent["name"]: agent for agent in deployment.json("agents")}
+        agents = {agent["name"]: agent for agent in deployment.agents()}
         for name, agent in agents.items():
             assert (agent["state"], agent["connect_time"]) == ("CONNECTED", before[name]["connect_time"]), name
         return datetime.fromisoformat(agents[clock]["last_seen"]) > later
@@ -109,7 +109,7 @@ def test_a_disk_that_is_full_for_a_while(deployment: Deployment, disk: Disk, on_
             "after": shell(LEDGER),
         }
     )
-    until(lambda: deployment.json("agents")[0]["running"] == HELD, "all that are held")
+    until(lambda: deployment.agents()[0]["running"] == HELD, "all that are held")
     farm.agents("two")
     tasks, middle_gate = half_way(deployment, CHATTY, 40, 1)
     run_id = deployment.submit(tasks)
@@ -131,13 +131,13 @@ def test_a_disk_that_is_full_for_a_while(deployment: Deployment, disk: Disk, on_
     keeps_its_agents(deployment, "two")
     assert submitting.poll() is None
     assert sorted(farm.performed()[len(performed) :]) == sorted((name, 1) for name in gates)
-    assert deployment.json("show", str(run_id))["state"] == "RUNNING"
+    assert deployment.run(run_id)["state"] == "RUNNING"
     disk.clear()
     ended = deployment.ended(submitting)
     assert ended.code == 0, ended.err
     for each in (held, run_id, int(ended.out)):
         assert deployment.watch(each)["state"] == "COMPLETED"
-    assert not deployment.json("show", str(run_id))["notes"]
+    assert not deployment.run(run_id)["notes"]
     until(lambda: "can be made durable again" in farm.coordinator.said(), "the end of the trouble, in the log")
     until(lambda: scrape(metrics, deployment.token()).value("daggyr_tracker_trouble") == 0, "the end of the trouble, as a metric")
     assert sorted(name for name, _ in farm.performed()) == sorted([*tasks, *gates, "after", "new"])
@@ -195,7 +195,7 @@ def test_a_postgres_that_is_gone_for_a_while(
     finally:
         postgres.start()
     assert deployment.ended(watching).code == 0
-    assert deployment.json("show", str(run_id))["task_states"] == {"COMPLETED": 400}
+    assert deployment.run(run_id)["task_states"] == {"COMPLETED": 400}
     farm.assert_each_once(run_id, tasks)
     assert set(deployment.attempts(run_id).values()) == {1}
 

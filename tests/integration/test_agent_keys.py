@@ -79,7 +79,7 @@ def test_a_host_that_was_set_up_anew(farm: Deployment) -> None:
     refused = farm.daggyr("agent", "forget", "one")
     assert (refused.code, "is connected from" in refused.err) == (2, True), refused.err
     agent.end(signal.SIGKILL)
-    until(lambda: farm.json("agents")[0]["state"] == "DISCONNECTED", "the end of its session")
+    until(lambda: farm.agents()[0]["state"] == "DISCONNECTED", "the end of its session")
     (state_of(farm) / "agent-key").unlink()
     again = farm.start_agent("one", wait=False)
     assert again.wait() == 2
@@ -88,7 +88,7 @@ def test_a_host_that_was_set_up_anew(farm: Deployment) -> None:
     assert farm.states(run_id) == {"a": "RUNNING"}
     forgotten = farm.daggyr("agent", "forget", "one")
     assert (forgotten.code, forgotten.out) == (0, "agent one is forgotten; 1 task of it run again elsewhere\n")
-    assert farm.json("agents") == []
+    assert farm.agents() == []
     farm.start_agent("one")
     gate.open()
     assert farm.watch(run_id)["state"] == "COMPLETED"
@@ -123,12 +123,12 @@ def test_two_agents_on_copies_of_one_state_folder(farm: Deployment) -> None:
     assert "another process of agent 'one'" in clone.said()
     assert "remove agent-id and agent-key from the copy" in clone.said()
     assert agent.process.poll() is None
-    assert [(seen["name"], seen["state"]) for seen in farm.json("agents")] == [("one", "CONNECTED")]
+    assert [(seen["name"], seen["state"]) for seen in farm.agents()] == [("one", "CONNECTED")]
     farm.goes_on()
     for name in ("agent-id", "agent-key"):
         (copy / name).unlink()
     farm.start_agent("two", "--state-dir", str(copy))
-    assert len(farm.json("agents")) == 2
+    assert len(farm.agents()) == 2
 
 
 def test_a_copy_of_a_state_folder_takes_no_name_away(farm: Deployment) -> None:

@@ -79,7 +79,7 @@ def test_a_second_agent_of_the_same_name(farm: Deployment) -> None:
     third = farm.start_agent("one", "--state-dir", str(farm.folder / "a"), wait=False)
     assert third.wait() == 2
     assert "give this one another --name or --state-dir" in third.said()
-    assert [agent["name"] for agent in farm.json("agents")] == ["one"]
+    assert [agent["name"] for agent in farm.agents()] == ["one"]
     farm.goes_on()
 
 
@@ -156,7 +156,7 @@ async def test_an_agent_that_says_nothing_more_loses_its_session(deployment: Dep
         code, details = await refusal(call)
     assert code is grpc.StatusCode.UNAVAILABLE
     assert "heartbeat" in details
-    (agent,) = deployment.json("agents")
+    (agent,) = deployment.agents()
     assert (agent["name"], agent["state"]) == ("raw", "DISCONNECTED")
 
 

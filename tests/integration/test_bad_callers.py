@@ -240,7 +240,7 @@ async def test_requests_that_make_no_sense(standing: Deployment) -> None:
             with pytest.raises(grpc.aio.AioRpcError) as refused:
                 await method(request, metadata=metadata)
             assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert standing.json("runs") == []
+    assert standing.runs() == []
 
 
 async def test_numbers_at_their_types_limits_break_nothing(deployment: Deployment) -> None:

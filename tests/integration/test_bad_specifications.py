@@ -35,7 +35,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     made.start_server(config=POOLS)
     try:
         yield made
-        assert made.json("runs") == []
+        assert made.runs() == []
         made.goes_on()
     finally:
         made.close()

@@ -31,7 +31,7 @@ from deploy_kits import (
 from support.readme_examples import ROOT
 
 from daggyr_agent.config import read_config
-from daggyr_agent.execution import DEFAULT_GRACE
+from daggyr_agent.execution_context import DEFAULT_GRACE
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 SECRETS = {"client.token", "agent.token", "server.crt", "server.key"}  # what make-secrets makes

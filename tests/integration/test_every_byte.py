@@ -7,17 +7,11 @@ read and compared with what its name says.
 
 from __future__ import annotations
 
-from support.deployment import PATIENT, Deployment, Task, shell, task
+from support.deployment import FARM, Deployment, Task, shell, task
 
 from daggyr.client import Client
 from daggyr.v1.task_pb2 import RETURNED, STDERR, STDOUT, OutputStream
 
-FARM = f"""
-[server]
-{PATIENT}
-[pools.farm]
-executor = "agent"
-"""
 NUMBERS = 300  # tasks of each kind
 PLANS = 12  # generators, with PLANNED tasks each
 PLANNED = 10

@@ -32,10 +32,6 @@ def line_of(readme: Path) -> str:
     return line
 
 
-# One worker has the copy. Of the examples, one is on Slurm.
-pytestmark = pytest.mark.xdist_group(slurm_cluster.GROUP)
-
-
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     """A copy of the examples where a reader would have them, and their programs on PATH."""
@@ -129,6 +125,7 @@ def test_ssh(place: Deployment) -> None:
     assert 'measured all places with the theodolite "Nº 5"' in out
 
 
+@pytest.mark.xdist_group(slurm_cluster.GROUP)
 def test_slurm(place: Deployment) -> None:
     cluster = slurm_cluster.running()
     folder = place.work / "examples/slurm"

@@ -68,12 +68,12 @@ def test_a_failed_run_is_mended(kept: Deployment) -> None:
         {"task_id": "a", "change": "ADJUSTED", "state": "COMPLETED", "fields": ["max_retries"]},
         {"task_id": "gone", "change": "REMOVED", "state": "COMPLETED", "fields": []},
     ]
-    assert kept.json("show", str(run_id))["revision"] == 1, "a plan changes nothing"
+    assert kept.run(run_id)["revision"] == 1, "a plan changes nothing"
     refused = kept.daggyr("edit", str(run_id), kept.spec(second))
     assert (refused.code, refused.out) == (2, "")
     assert "the specification does not have a task that ran or runs: `gone`" in refused.err
     assert "--remove" in refused.err
-    assert kept.json("show", str(run_id))["revision"] == 1
+    assert kept.run(run_id)["revision"] == 1
     edited = edit(kept, run_id, second, "--remove")
     assert edited["revision"] == 2
     assert edited["edited"] == {"unchanged": 1, "adjusted": 1, "changed": 1, "added": 1, "removed": 1}
@@ -88,7 +88,7 @@ def test_a_failed_run_is_mended(kept: Deployment) -> None:
         assert outputs(kept, run_id, "gone") == [(1, "SUCCEEDED", "gone\n")]
         assert kept.task(run_id, "gone")["removed"]
         assert kept.task(run_id, "a")["max_retries"] == 5
-        history = [(change["state"], change["reason"]) for change in kept.json("show", str(run_id))["history"]]
+        history = [(change["state"], change["reason"]) for change in kept.run(run_id)["history"]]
         assert history == [
             *[(state, None) for state in ("RUNNING", "ERRORED")],
             ("ERRORED", "edit"),
@@ -233,19 +233,19 @@ def test_generated_tasks_stay_with_their_generator(kept: Deployment) -> None:
     assert kept.watch(run_id)["task_states"] == {"COMPLETED": 4}
     assert ledger(kept) == sorted([*before, "end 2", "g 2", "made-1 1", "made-2 1"])
     start_again(kept)
-    assert kept.json("show", str(run_id))["task_states"] == {"COMPLETED": 4}
+    assert kept.run(run_id)["task_states"] == {"COMPLETED": 4}
 
 
 def test_what_is_wrong_leaves_the_run_as_it_was(kept: Deployment) -> None:
     run_id = kept.submit({"a": shell("true", children=["b"]), "b": shell("true")})
     kept.watch(run_id)
-    before = kept.json("show", str(run_id))
+    before = kept.run(run_id)
     for tasks in ({"a": shell("true", children=["nobody"])}, {"a": {"details": {}}}, {"a": shell("true", pool="nowhere")}):
         for options in ([], ["--plan"]):
             ended = kept.daggyr("edit", str(run_id), kept.spec(tasks), *options)
             assert (ended.code, ended.out) == (2, "")
             assert "is refused" in ended.err
-    assert kept.json("show", str(run_id)) == before
+    assert kept.run(run_id) == before
     assert "there is no run 99" in kept.daggyr("edit", "99", kept.spec({"a": shell("true")})).err
 
 

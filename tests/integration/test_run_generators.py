@@ -35,7 +35,7 @@ def test_new_tasks_stand_between_the_generator_and_its_children(local: Deploymen
     assert sorted(order) == ["count", "early", "last", "page", "total"]
     assert order.index("count") < order.index("total") < order.index("page") < order.index("last")
     assert order.index("early") < order.index("last")
-    types = {each["task_id"]: each["task_type"] for each in local.json("tasks", "1")}
+    types = {each["task_id"]: each["task_type"] for each in local.tasks(1)}
     assert types == {name: "GENERATOR" if name == "plan" else "COMMAND" for name in types}
     assert local.task(1, "page")["parents"] == ["plan", "total"]
     assert set(local.task(1, "count")["parents"]) == {"plan"}
@@ -110,7 +110,7 @@ def test_a_generator_whose_tasks_are_there_is_not_done_again(local: Deployment) 
     local.complete({"plan": prints(local, {"new": shell(LEDGER)}), "other": task("true")})
     ended = local.daggyr("retry", "1", "--task", "plan")
     assert (ended.code, "submit a new run instead" in ended.err) == (2, True)
-    assert local.json("show", "1")["state"] == "COMPLETED"
+    assert local.run(1)["state"] == "COMPLETED"
     assert local.daggyr("retry", "1", "--task", "new").code == 0
     assert local.watch(1)["task_states"] == {"COMPLETED": 3}
     assert local.read("ledger") == "new\nnew\n"

@@ -21,7 +21,7 @@ def host_of(deployment: Deployment, run_id: int, name: str) -> list[tuple[str, s
 
 def states(deployment: Deployment) -> dict[str, str]:
     """Of the agents, by name."""
-    return {agent["name"]: agent["state"] for agent in deployment.json("agents")}
+    return {agent["name"]: agent["state"] for agent in deployment.agents()}
 
 
 async def test_an_agent_that_loses_its_connection_goes_on_and_delivers(farm: Deployment) -> None:
@@ -205,7 +205,7 @@ def test_agents_wait_for_a_server_that_was_ended(deployment: Deployment) -> None
     until(lambda: is_gone(pid), "the end of what the other server had started")
     farm.goes_on()
     assert agent.process.poll() is None
-    assert [run["run_id"] for run in farm.json("runs")] == [1]
+    assert [run["run_id"] for run in farm.runs()] == [1]
 
 
 def test_an_agent_may_be_there_before_its_server(deployment: Deployment) -> None:

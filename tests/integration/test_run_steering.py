@@ -185,14 +185,14 @@ def test_why_in_every_state(farm: Deployment) -> None:
         parameters={"{{X}}": ["1", "2"]},
     )
     assert "waits for a host to join the pool 'farm'" in farm.why(run_id, "held")
-    assert "1 task waits for a host to join the pool 'farm'" in farm.json("show", str(run_id))["notes"]
+    assert "1 task waits for a host to join the pool 'farm'" in farm.run(run_id)["notes"]
     farm.start_agent("one")
     farm.running(run_id, "held")
     assert "runs on one since" in farm.why(run_id, "held")
     assert "waits for 1 of its 1 parent: held (RUNNING)" in farm.why(run_id, "after")
     assert "waits for a host with cores=1, gpus=2" in farm.why(run_id, "large")
     assert "waits for a host with cores=2" in farm.why(run_id, "wide")
-    assert "gpus=2" in " ".join(farm.json("show", str(run_id))["notes"])
+    assert "gpus=2" in " ".join(farm.run(run_id)["notes"])
     delayed = farm.why(run_id, "again")
     assert "before retry 1 of 1" in delayed
     assert "FAILED with exit code 6 on one" in delayed

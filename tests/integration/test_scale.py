@@ -37,7 +37,7 @@ async def hosts(deployment: Deployment, run_id: int) -> Counter[str]:
 
 def states(deployment: Deployment) -> dict[str, str]:
     """Of the agents, by name."""
-    return {agent["name"]: agent["state"] for agent in deployment.json("agents")}
+    return {agent["name"]: agent["state"] for agent in deployment.agents()}
 
 
 def test_a_run_on_300_agents(crowded: Deployment) -> None:
@@ -55,7 +55,7 @@ def test_a_run_on_300_agents(crowded: Deployment) -> None:
         everyone = {f"agent-{number}": "CONNECTED" for number in range(AGENTS)}
         until(lambda: fleet.poll() is not None or states(crowded) == everyone, "all agents")
         assert fleet.poll() is None, log.read_text()
-        (pool,) = crowded.json("pools")
+        (pool,) = crowded.pools()
         assert (pool["hosts"], pool["resources"]["cores"]) == (AGENTS, AGENTS)
 
         # As many tasks as agents, all at once: none ends before all have begun.
@@ -81,6 +81,6 @@ def test_a_run_on_300_agents(crowded: Deployment) -> None:
             fleet.kill()
     assert unwell == 0, log.read_text()
     assert "Traceback" not in log.read_text()
-    until(lambda: crowded.json("agents") == [], "the end of all sessions")
+    until(lambda: crowded.agents() == [], "the end of all sessions")
     crowded.start_agent("late")
     crowded.goes_on()

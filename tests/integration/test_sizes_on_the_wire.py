@@ -10,7 +10,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from support.deployment import PATIENT, Deployment, task
+from support.deployment import FARM, Deployment, task
 
 from daggyr.client import ServerError
 from daggyr.v1 import runs_pb2 as pb
@@ -21,12 +21,6 @@ from daggyr_server.core.states import Outcome, State
 from daggyr_server.trackers.sql.sqlite.tracker import SqliteTracker
 
 MEGABYTE = 1_000_000
-FARM = f"""
-[server]
-{PATIENT}
-[pools.farm]
-executor = "agent"
-"""
 
 
 def written(path: Path, *commits: Sequence[Record]) -> str:

@@ -106,7 +106,7 @@ class TestPilots:
         gate.open()
         assert deployment.watch(run_id)["task_states"] == {"COMPLETED": 6}
         until(lambda: not cluster.unfinished(), "the end of the pilots")
-        until(lambda: deployment.json("agents") == [], "the end of their sessions")
+        until(lambda: deployment.agents() == [], "the end of their sessions")
         assert deployment.complete({"later": shell(COUNTED)})["state"] == "COMPLETED"
 
     def test_no_more_than_it_may(self, deployment: Deployment, cluster: SlurmCluster) -> None:
@@ -207,7 +207,7 @@ class TestBatchScript:
             check=True,
         ).stdout.strip()
         assert deployment.complete({"on it": shell("true", resources={"cores": 2, "memory_mb": 500})})["state"] == "COMPLETED"
-        (agent,) = deployment.json("agents")
+        (agent,) = deployment.agents()
         assert agent["name"] == f"pilot-{job}"
         assert deployment.daggyr("agent", "drain", f"pilot-{job}").code == 0
         until(lambda: not cluster.unfinished(), "the end of the pilot")

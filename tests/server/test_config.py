@@ -10,8 +10,8 @@ from typing import Annotated
 import msgspec
 import pytest
 
-from daggyr.checked import ConfigurationError, Fault
-from daggyr_server.config import MAX_FILE_BYTES, Configuration, default_workers, load
+from daggyr.checked import MAX_FILE_BYTES, ConfigurationError, Fault
+from daggyr_server.config import Configuration, default_workers, load
 
 
 @pytest.fixture
@@ -352,7 +352,7 @@ def test_settings_of_a_pool_are_made_as_its_executor_declares_them(file: Path) -
                 "pools.p.targets[0]: `host` is missing",
                 "pools.p.targets[0].port: expected a whole number of at least 1, found 0",
                 "pools.p.targets[1]: expected a table, found 3",
-                "pools.p.targets[2].resources.*: expected a whole number, found text",
+                "pools.p.targets[2].resources.cores: expected a whole number, found text",
                 "pools.p.known_hosts: expected a path, found 3",
             ],
         ),

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import msgspec
 import pytest
 
-from daggyr.bounded import MAX_NOTE_BYTES, MAX_NOTES
+from daggyr.bounds import MAX_NOTE_BYTES, MAX_NOTES
 from daggyr.v1.task_pb2 import (
     HOST_AVAILABLE,
     HOST_GONE,
@@ -100,13 +100,13 @@ async def test_what_a_lost_generator_printed_is_not_kept(driver: Driver, generat
     chunk = OutputChunk(stream=STDOUT, offset=0, data=b"{}")
     executor.reports.updates("h", [AttemptUpdate(key=key, output=chunk)], durable.set)
     await durable.wait()
-    assert generators
+    assert generators.printed
     executor.reports.host(Host(host="h", name="h", state=HOST_GONE))
     executor.reports.host(Host(host="h", name="h", state=HOST_AVAILABLE, resources={"cores": 1}))
     again = await executor.given.get()
     assert (again.run_id, again.attempt) == (run_id, 2)
-    assert (run_id, key.task_number, 1) not in generators
-    assert (run_id, key.task_number, 2) in generators
+    assert (run_id, key.task_number, 1) not in generators.printed
+    assert (run_id, key.task_number, 2) in generators.printed
 
 
 async def test_batches_are_counted_before_they_grow(driver: Driver) -> None:

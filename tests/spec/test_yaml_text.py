@@ -10,7 +10,8 @@ import yaml
 from hypothesis import given, settings
 from written_specs import specifications
 
-from daggyr_server.spec import SpecificationError, decode_json, expand, yaml_to_json
+from daggyr_server.spec import SpecificationError, decode_json, expand
+from daggyr_server.spec.yaml_text import yaml_to_json
 
 
 def loaded(text: str | bytes) -> Any:

@@ -39,7 +39,7 @@ def postgres_server() -> Iterator[PostgresServer]:
         if os.environ.get("CI"):
             pytest.fail(reason)
         pytest.skip(reason)
-    folder = Path(tempfile.mkdtemp(prefix="daggyr-postgres-", dir="/tmp"))  # a socket has to have a short path
+    folder = Path(tempfile.mkdtemp(prefix="daggyr-postgres-"))  # a socket has to have a short path
     try:
         server = PostgresServer(where, folder)
         server.start()

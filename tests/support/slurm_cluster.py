@@ -66,6 +66,8 @@ BatchStartTimeout=600
 UnkillableStepTimeout=1200
 SlurmdTimeout=3600
 TCPTimeout=60
+# A controller that is not there is asked for this long by each command. One that is late is asked again by whoever asked it.
+MessageTimeout=3
 PreemptType=preempt/partition_prio
 PreemptMode=CANCEL
 GresTypes=widget
@@ -87,7 +89,7 @@ class SlurmCluster:
     """Life: `start`, then any calls, `close`. The controller may be stopped and started in between."""
 
     def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="daggyr-slurm-", dir="/tmp"))  # sockets have to have short paths
+        self.folder = Path(tempfile.mkdtemp(prefix="daggyr-slurm-"))  # sockets have to have short paths
         self.folder.chmod(0o755)
         self.host = socket.gethostname().partition(".")[0]
         self.has_cgroups = all(_can_make(Path("/sys/fs/cgroup") / name) for name in ("freezer", "memory"))

@@ -41,7 +41,7 @@ def sshd_server(environment: Mapping[str, str] | None = None, *lines: str) -> It
         if os.environ.get("CI"):
             pytest.fail(reason)
         pytest.skip(reason)
-    folder = Path(tempfile.mkdtemp(prefix="daggyr-sshd-", dir="/tmp"))
+    folder = Path(tempfile.mkdtemp(prefix="daggyr-sshd-"))
     try:
         folder.chmod(0o755)  # other accounts' sessions read the keys that may log in
         server = SshdServer(folder, environment or {}, lines)
@@ -174,7 +174,7 @@ def account(shell: str = "/bin/sh") -> Iterator[pwd.struct_passwd]:
     if os.getuid() != 0:
         pytest.skip("only root can make an account")
     name = f"daggyr-{secrets.token_hex(4)}"
-    home = tempfile.mkdtemp(prefix="daggyr-home-", dir="/tmp")
+    home = tempfile.mkdtemp(prefix="daggyr-home-")
     subprocess.run(["useradd", "--no-create-home", "--home-dir", home, "--shell", shell, name], check=True)
     try:
         subprocess.run(["usermod", "-p", "*", name], check=True)  # without a password, but not locked: sshd(8)

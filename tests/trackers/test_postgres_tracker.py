@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import subprocess
 import sys
@@ -137,6 +138,26 @@ async def test_reading_goes_on_after_connections_were_cut(postgres: Databases, a
         assert await run_ids(tracker) == [1, 2]
 
 
+async def test_whoever_stops_reading_leaves_no_connection(postgres: Databases, address: str) -> None:
+    """Whoever reads may be cancelled at any turn of the event loop. The garbage collector would close what is left, some time."""
+    gc.disable()
+    try:
+        async with opened(address) as tracker:
+            for turns in range(40):
+                await tracker.rows(before=None, limit=1)
+                reading = [asyncio.create_task(tracker.rows(before=None, limit=1)), asyncio.create_task(tracker.load(1))]
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                for task in reading:
+                    task.cancel()
+                await asyncio.wait(reading)
+            assert await run_ids(tracker) == []
+        connected = f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{PostgresAddress(address).database}'"
+        until(lambda: postgres.server.execute(connected) == [(0,)], "nobody is connected to the database any more")
+    finally:
+        gc.enable()
+
+
 async def test_a_tracker_that_was_taken_over_meanwhile_is_lost(postgres: Databases, address: str) -> None:
     async with opened(address) as first:
         await first.commit([run_added(1)])
@@ -230,7 +251,7 @@ class Wire:
 
 @contextlib.asynccontextmanager
 async def over_a_wire(address: str) -> AsyncIterator[tuple[Wire, Tracker]]:
-    with tempfile.TemporaryDirectory(prefix="daggyr-wire-", dir="/tmp") as folder:
+    with tempfile.TemporaryDirectory(prefix="daggyr-wire-") as folder:
         host = PostgresAddress(address).host
         wire = Wire(Path(host) / ".s.PGSQL.5432")
         listening = await asyncio.start_unix_server(wire.relay, Path(folder) / ".s.PGSQL.5432")

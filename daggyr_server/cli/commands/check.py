@@ -20,7 +20,7 @@ _PAGE = 1000
 _NAMES = 1000  # of parents and children, as the server's answers
 
 
-@command("validate", example="daggyr validate flights.yaml", short="Check SPEC, without running anything.")
+@command("validate", example="daggyr validate flights.yaml")
 @spec_argument
 @settings_object
 def validate(settings: Settings, spec: str) -> int:
@@ -41,7 +41,7 @@ def validate(settings: Settings, spec: str) -> int:
     return 0
 
 
-@command("expand", example="daggyr expand flights.yaml", short="Show the tasks that SPEC becomes.")
+@command("expand", example="daggyr expand flights.yaml")
 @spec_argument
 @settings_object
 def expand(settings: Settings, spec: str) -> int:

@@ -16,7 +16,7 @@ from daggyr_server.cli.faults import Refused
 from daggyr_server.cli.options import Settings, command, run_argument, settings_object
 
 
-@command("edit", example="daggyr edit last nightly.yaml --plan", short="Give RUN, running or ended, another specification.")
+@command("edit", example="daggyr edit last nightly.yaml --plan")
 @run_argument
 @document.spec_argument
 @click.option("--plan", is_flag=True, help="Only print each task that would change, and why.")

@@ -10,7 +10,7 @@ from daggyr_server.cli.connection import with_client
 from daggyr_server.cli.options import Settings, command, settings_object
 
 
-@command("pools", example="daggyr pools", short="List the pools: what they offer, and what is in use.")
+@command("pools", example="daggyr pools")
 @settings_object
 def pools(settings: Settings) -> int:
     """List the server's pools: what they offer, what is in use, and how many tasks wait for capacity."""
@@ -23,7 +23,7 @@ def pools(settings: Settings) -> int:
     return with_client(settings, work)
 
 
-@command("agents", example="daggyr agents", short="List the agents that are connected, or were just now.")
+@command("agents", example="daggyr agents")
 @settings_object
 def agents(settings: Settings) -> int:
     """List the agents that are connected, or were until a moment ago."""

@@ -21,7 +21,7 @@ from daggyr_server.cli.readers import while_read
 from daggyr_server.cli.stdout import notice
 
 
-@command("logs", example="daggyr logs last transform -f", short="Print what a TASK of RUN, or all of them, wrote.")
+@command("logs", example="daggyr logs last transform -f")
 @run_argument
 @click.argument("task_id", metavar="[TASK]", required=False)
 @click.option("-f", "--follow", is_flag=True, help="Go on until the task, or without TASK the run, has ended.")

@@ -67,7 +67,7 @@ def runs(
     return with_client(settings, work)
 
 
-@command("show", example="daggyr show last", short="Show RUN: its state, its tasks by state, what it waits for.")
+@command("show", example="daggyr show last")
 @run_argument
 @settings_object
 def show(settings: Settings, run_id: int) -> int:
@@ -85,7 +85,7 @@ def show(settings: Settings, run_id: int) -> int:
     return with_client(settings, work)
 
 
-@command("tasks", example="daggyr tasks last --state errored", short="List the tasks of RUN.")
+@command("tasks", example="daggyr tasks last --state errored")
 @run_argument
 @state_option
 @settings_object
@@ -104,11 +104,7 @@ def tasks(settings: Settings, run_id: int, states: tuple[State, ...]) -> int:
     return with_client(settings, work)
 
 
-@command(
-    "task",
-    example="daggyr task last 'transform.{{MONTH}}:1'",
-    short="Show a TASK of RUN: its command, its attempts, its output.",
-)
+@command("task", example="daggyr task last 'transform.{{MONTH}}:1'")
 @run_argument
 @click.argument("task_id", metavar="TASK")
 @settings_object
@@ -154,7 +150,7 @@ async def _tails(client: Client, run_id: int, task: Task) -> list[tuple[str, lis
     return tails
 
 
-@command("why", example="daggyr why last load", short="Say why a TASK of RUN is in the state it is in.")
+@command("why", example="daggyr why last load")
 @run_argument
 @click.argument("task_id", metavar="TASK")
 @settings_object

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from google.protobuf.timestamp_pb2 import Timestamp
 
 
-@command("delete", example="daggyr delete 12", short="Take RUN away, with its history and output.")
+@command("delete", example="daggyr delete 12")
 @click.argument("run_id", metavar="RUN", type=EXPLICIT_RUN)
 @settings_object
 def delete(settings: Settings, run_id: int) -> int:
@@ -32,7 +32,7 @@ def delete(settings: Settings, run_id: int) -> int:
     return with_client(settings, work)
 
 
-@command("prune", example="daggyr prune --older-than 30d", short="Take all runs away that ended long enough ago.")
+@command("prune", example="daggyr prune --older-than 30d")
 @click.option(
     "--older-than", "before", metavar="T", type=WHEN, required=True, help="Ended longer ago: 30d, 12h; or before a time or date."
 )

@@ -14,7 +14,7 @@ from daggyr_server.cli.options import Settings, command, run_argument, settings_
 _MARKS = {"completed": State.STATE_COMPLETED, "queued": State.STATE_QUEUED}
 
 
-@command("kill", example="daggyr kill last transform", short="Kill RUN, or only a TASK of it.")
+@command("kill", example="daggyr kill last transform")
 @run_argument
 @click.argument("tasks", metavar="[TASK]...", nargs=-1)
 @settings_object
@@ -33,7 +33,7 @@ def kill(settings: Settings, run_id: int, tasks: tuple[str, ...]) -> int:
     return with_client(settings, work)
 
 
-@command("retry", example="daggyr retry last --task load --downstream", short="Run again what did not complete in RUN.")
+@command("retry", example="daggyr retry last --task load --downstream")
 @run_argument
 @click.option("--task", "tasks", metavar="T", multiple=True, help="Only this task, COMPLETED or not; may be repeated.")
 @click.option("--downstream", is_flag=True, help="Also all that depends on the tasks named.")
@@ -51,7 +51,7 @@ def retry(settings: Settings, run_id: int, tasks: tuple[str, ...], downstream: b
     return with_client(settings, work)
 
 
-@command("mark", example="daggyr mark last load completed", short="Say that a TASK is COMPLETED, or QUEUED again.")
+@command("mark", example="daggyr mark last load completed")
 @run_argument
 @click.argument("task", metavar="TASK")
 @click.argument("state", metavar="completed|queued", type=click.Choice(list(_MARKS), case_sensitive=False))

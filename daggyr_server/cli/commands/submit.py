@@ -24,6 +24,7 @@ from daggyr_server.cli.options import (
 from daggyr_server.cli.readers import while_read
 from daggyr_server.cli.stdout import Closed, json_line, line, notice
 from daggyr_server.cli.stdout import document as print_document
+from daggyr_server.cli.submission import submit as send
 from daggyr_server.cli.tables import show_run
 
 
@@ -43,7 +44,7 @@ def submit(settings: Settings, spec: str, tags: tuple[tuple[str, str], ...], poo
     with document.json_document(spec) as source:
 
         async def work(client: Client) -> int:
-            run_id = await document.submit(client, spec, source, header, pool)
+            run_id = await send(client, spec, source, header, pool)
             if not watch:
                 print_document({"run_id": run_id}) if settings.json else line(str(run_id))
                 return 0
@@ -57,7 +58,7 @@ def submit(settings: Settings, spec: str, tags: tuple[tuple[str, str], ...], poo
         return with_client(settings, work)
 
 
-@command("watch", example="daggyr watch last", short="Follow RUN until it has ended.")
+@command("watch", example="daggyr watch last")
 @run_argument
 @settings_object
 def watch(settings: Settings, run_id: int) -> int:

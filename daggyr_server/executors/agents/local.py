@@ -24,7 +24,7 @@ import msgspec
 
 from daggyr.backoff import Backoff
 from daggyr.channel import CHANNEL_OPTIONS
-from daggyr.memory import total_memory
+from daggyr.host_memory import total_memory
 from daggyr.private_folder import PrivateFolder, abandoned
 from daggyr.v1.agents_pb2_grpc import add_AgentsServicer_to_server
 from daggyr.v1.task_pb2 import LOST, AttemptKey, Placement

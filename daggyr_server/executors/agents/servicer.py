@@ -15,8 +15,7 @@ from typing import Any, Protocol
 
 import grpc
 
-from daggyr.bounded import status_text
-from daggyr.bounds import MAX_WORD
+from daggyr.bounds import MAX_WORD, status_text
 from daggyr.channel import PROTOCOL_VERSION
 from daggyr.v1.agents_pb2 import AgentMessage, Hello
 from daggyr.v1.agents_pb2_grpc import AgentsServicer

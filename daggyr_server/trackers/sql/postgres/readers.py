@@ -80,8 +80,10 @@ class PostgresReaders(Readers):
             try:
                 await connection.execute("")
                 return connection
-            except psycopg.Error:
+            except BaseException as error:  # it may be cancelled: the connection would be nobody's then
                 await connection.close()
+                if not isinstance(error, psycopg.Error):
+                    raise
         return None
 
 

@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
+from daggyr.backoff import Backoff
 from daggyr_server.core.records import Record
 from daggyr_server.trackers.base import LostTracker, Opened, TrackerError
 from daggyr_server.trackers.sql.batch import Batch
@@ -137,11 +138,10 @@ class SqliteTracker(SqlTracker):
             self._scrubbing = asyncio.create_task(self._go_on_scrubbing(), name="emptying the tracker's log")
 
     async def _go_on_scrubbing(self) -> None:
-        pause, longest = _SCRUB_PAUSES
+        backoff = Backoff(*_SCRUB_PAUSES)
         emptied = False
         while not emptied:
-            await asyncio.sleep(pause)
-            pause = min(longest, 2 * pause)
+            await asyncio.sleep(backoff.next())
             try:
                 emptied = await self._empty_log()
             except LostTracker:
