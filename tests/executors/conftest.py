@@ -112,8 +112,9 @@ def told(all_told: list[Told]) -> Told:
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def impatient_executor(kind: ExecutorKind, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Harness]:
-    """One that gives what it ends no time, but GRACE."""
-    async with kind.begin(_home(tmp_path_factory), context=executor_context(grace=GRACE)) as harness:
+    """One that gives what it ends no time, but GRACE. Its tracker is another, or Slurm's jobs of `executor` were its own."""
+    context = executor_context(grace=GRACE, tracker_id="tracker-impatient")
+    async with kind.begin(_home(tmp_path_factory), context=context) as harness:
         yield harness
     assert harness.reports.faults == []
 
