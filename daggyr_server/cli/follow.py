@@ -7,6 +7,7 @@ themselves.
 from __future__ import annotations
 
 import asyncio
+import sys
 from contextlib import aclosing, suppress
 from itertools import islice
 
@@ -15,8 +16,8 @@ from daggyr.v1.run_pb2 import RunSummary, State
 from daggyr.v1.runs_pb2 import TaskChange
 from daggyr_server.cli import failed_tasks, names, words
 from daggyr_server.cli.errors import RUN_FAILED
-from daggyr_server.cli.progress import TICK, View, closing, open_view
-from daggyr_server.cli.stdout import notice
+from daggyr_server.cli.progress import TICK, PlainView, View, closing
+from daggyr_server.cli.stdout import is_plain, notice
 
 # Above this, a watch tells of the run only: naming each of a million tasks twice would cost the server more than it helps.
 _TOLD_TASKS = 50_000
@@ -39,6 +40,15 @@ async def follow(client: Client, run_id: int, *, accepted: bool) -> RunSummary:
         notice(line)
     notice(closing(run))
     return run
+
+
+def open_view() -> View:
+    """The view that fits standard error; a terminal that cannot move its cursor gets lines."""
+    if is_plain(sys.stderr):
+        return PlainView()
+    from daggyr_server.cli.live import LiveView
+
+    return LiveView()
 
 
 def exit_code(run: RunSummary) -> int:

@@ -1,6 +1,6 @@
 """The live view of a run on a terminal: a bar, the tasks by state, the rate, the time, and some tasks that run.
 
-`progress.open_view` makes it and the ticks of `follow` drive it, so that it starts no thread. Lines that stay are printed above
+`follow.open_view` makes it and the ticks of `follow` drive it, so that it starts no thread. Lines that stay are printed above
 it.
 """
 

@@ -6,7 +6,6 @@ server nothing.
 
 from __future__ import annotations
 
-import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -16,7 +15,7 @@ from typing import Self
 
 from daggyr.v1.run_pb2 import RunSummary
 from daggyr_server.cli import names, words
-from daggyr_server.cli.stdout import is_plain, notice
+from daggyr_server.cli.stdout import notice
 
 TICK = 0.25  # seconds between two calls of View.tick
 _LINE_INTERVAL = 5.0  # seconds
@@ -68,15 +67,6 @@ class PlainView(View):
         if self._latest != self._told and self._clock() - self._told_at >= _LINE_INTERVAL:
             self._say(self._latest)
             self._told, self._told_at = self._latest, self._clock()
-
-
-def open_view() -> View:
-    """The view that fits standard error; a terminal that cannot move its cursor gets lines."""
-    if is_plain(sys.stderr):
-        return PlainView()
-    from daggyr_server.cli.live import LiveView
-
-    return LiveView()
 
 
 def closing(run: RunSummary) -> str:
