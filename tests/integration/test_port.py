@@ -173,6 +173,7 @@ def test_sighup_reads_the_tokens_again(deployment: Deployment) -> None:
     assert deployment.daggyr("--token-file", str(old), "runs").code == 2
     worker.process.send_signal(signal.SIGHUP)
     until(lambda: "read again for the next session" in worker.said(), "the agent's word on SIGHUP")
+    deployment._hang_up()  # the token that it has is an old one
     gate.open()
     assert deployment.watch(run_id)["state"] == "COMPLETED"
     assert deployment.attempts(run_id) == {"held": 1}

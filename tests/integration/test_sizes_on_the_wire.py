@@ -148,7 +148,7 @@ def test_tasks_of_long_names_are_listed_shown_and_watched(local: Deployment) -> 
 async def test_a_page_token_that_is_none_is_refused(local: Deployment) -> None:
     await asyncio.to_thread(local.complete, {"a": task("true")})
     async with local.client() as client:
-        stub = client._stub
+        stub = client._calls.stub
         for method, request in (
             (stub.ListRuns, pb.ListRunsRequest(page_token="x")),
             (stub.ListTasks, pb.ListTasksRequest(page_token="-1")),

@@ -22,7 +22,7 @@ async def test_an_edit_that_another_one_overtook_is_refused(local: Deployment) -
         return json.dumps({"tasks": {"a": shell(script)}}).encode()
 
     async with local.client() as slow, local.client() as fast:
-        call = slow._stub.EditRun(metadata=slow._metadata)
+        call = slow._calls.stub.EditRun(metadata=slow._calls.metadata)
         await call.write(pb.EditRunChunk(header=pb.EditRunHeader(run_id=run_id)))
         # More than fits on the way, so that the server has taken the header, and reads on, when all of it is written (RFC 9113,
         # section 5.2).
