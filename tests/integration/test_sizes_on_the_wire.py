@@ -158,7 +158,7 @@ async def test_a_page_token_that_is_none_is_refused(local: Deployment) -> None:
             (stub.ListAgents, pb.ListAgentsRequest(page_token="9" * 100)),
         ):
             with pytest.raises(ServerError) as refused:
-                await client._call(method, request)
+                await client._calls.once(method, request)
             assert refused.value.code is grpc.StatusCode.INVALID_ARGUMENT, request
         run = await client.run(1)
         assert run.state == StateMessage.STATE_COMPLETED
