@@ -48,3 +48,47 @@ def test_a_task_that_ends_before_it_is_waited_for(tmp_path: Path, shell: str, sc
     program.write_text((resources.files(attempts) / "attempt.sh").read_text() + LATE)
     subprocess.run([*SHELLS[shell], str(program), "sh", "-c", script], cwd=tmp_path, check=True, timeout=DEADLINE)
     assert (tmp_path / "result").read_text().split() == [str(code), flags]
+
+
+# `kill` notes what it is told, and the guards do not hear that the attempt is over, as when a shell loses the signal.
+DEAF = """
+dg_find_tools
+dg_home=$PWD dg_in=/dev/null dg_out=$PWD/out dg_err=$PWD/err dg_mark=MARK=1 dg_timeout=0.1 dg_grace=0
+dg_cause=$PWD/cause dg_refused=$PWD/refused dg_said=$PWD/said dg_times=$PWD/times dg_stopping=
+dg_begun() { :; }
+kill() {
+    echo "$over $*" >>killed
+    case " $* " in *" $dg_guards "*) ;; *) command kill "$@" ;; esac
+}
+over=no
+dg_carry_out '' 0 0 "$@"
+over=yes
+wait $dg_guards || :
+"""
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize("stale", [False, True], ids=["first", "again"])
+def test_a_guard_that_was_not_told_of_the_end_ends_nobody(tmp_path: Path, shell: str, stale: bool) -> None:
+    """It went on, and sent its signals to whatever had the number of the task's group by then."""
+    if shutil.which(SHELLS[shell][0]) is None:
+        pytest.skip(f"{shell} is not installed")
+    program = tmp_path / "program"
+    program.write_text((resources.files(attempts) / "attempt.sh").read_text() + DEAF)
+    if stale:
+        (tmp_path / "times").write_text("of an execution before")
+    subprocess.run([*SHELLS[shell], str(program), "true"], cwd=tmp_path, check=True, timeout=DEADLINE)
+    lines = (tmp_path / "killed").read_text().splitlines()
+    assert len(lines) == 2  # the guard and the group, both by the shell itself
+    assert not (tmp_path / "cause").exists()
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_timeout_is_kept_where_the_script_was_executed_before(tmp_path: Path, shell: str) -> None:
+    if shutil.which(SHELLS[shell][0]) is None:
+        pytest.skip(f"{shell} is not installed")
+    program = tmp_path / "program"
+    program.write_text((resources.files(attempts) / "attempt.sh").read_text() + DEAF)
+    (tmp_path / "times").write_text("of an execution before")
+    subprocess.run([*SHELLS[shell], str(program), "sleep", "1000"], cwd=tmp_path, check=True, timeout=DEADLINE)
+    assert (tmp_path / "cause").read_text() == "timeout\n"

@@ -61,6 +61,7 @@ dg_keep() {
 dg_carry_out() {
     eval "dg_program=\${$((4 + $2 + $3))}"
     exec </dev/null 2>"$dg_said"
+    if [ -e "$dg_times" ]; then rm "$dg_times"; fi # of an execution before; to guards it says that the task has ended
     dg_become "$@" &
     dg_task=$!
     dg_guards=
@@ -154,7 +155,6 @@ dg_become() {
     esac
     export "$dg_mark"
     dg_begun
-    dg_await_parent
     trap - HUP INT PIPE QUIT TERM
     exec <"$dg_in" >>"$dg_out" 2>>"$dg_err"
     umask "$dg_mask"
@@ -164,17 +164,6 @@ dg_become() {
         exec "$dg_env" "$dg_reset" "$dg_setsid" -- "$@"
     fi
     exec "$dg_setsid" -- "$@"
-}
-
-# A shell says nothing of a signal that has ended what it did not wait for yet, so the task begins when its parent sleeps, in `wait`.
-dg_await_parent() {
-    read -r dg_line </proc/self/stat
-    set -- ${dg_line##*) }
-    dg_parent=$2 dg_turn=0
-    while [ "$dg_turn" -lt 10000 ] && read -r dg_line <"/proc/$dg_parent/stat"; do
-        case ${dg_line##*) } in S*) return ;; esac
-        dg_turn=$((dg_turn + 1))
-    done
 }
 
 # With variables that no shell can have: env(1) sets them. The words go once round, with setsid's between the two kinds.
@@ -242,11 +231,13 @@ dg_guard() {
     exec >/dev/null 2>&1
 }
 
-# dg_rest SECONDS: as sleep(1), but a guard's.
+# dg_rest SECONDS: as sleep(1), but a guard's. A guard ends here if its attempt is over. A shell can lose the SIGTERM that comes before
+# dg_guard has set its trap, and what has the number of the task's group by then may be somebody else's.
 dg_rest() {
     sleep "$1" &
     dg_nap=$!
     wait "$dg_nap"
+    if [ -e "$dg_times" ]; then exit; fi
 }
 
 dg_end() {

@@ -29,8 +29,7 @@ dg_begun() { "$dg_date" +%s.%N >"$dg_own.start"; }
 dg_trim() {
     command -v fallocate >/dev/null || exit
     dg_guard
-    # In busybox, a signal that comes before the trap above is lost: the result ends the loop too.
-    while dg_rest 5 && [ ! -e "$dg_own.result" ]; do
+    while dg_rest 5; do
         for dg_file in "$dg_out" "$dg_err"; do
             dg_size=$(wc -c <"$dg_file") || continue
             if [ "$dg_file" = "$dg_out" ]; then dg_keep "$dg_size" "$dg_whole"; else dg_keep "$dg_size" 0; fi
