@@ -35,6 +35,7 @@ CONFIG = "daggyr_server.config"
 POOL_TABLES = "daggyr_server.pool_tables"
 DESCRIPTORS = "daggyr_server.descriptors"
 CHOSEN_PATH = "daggyr_server.chosen_path"
+PLUGINS = "daggyr_server.plugins"
 REFUSED = "daggyr_server.refused_callers"
 QUIET_GRPC = "daggyr_server.quiet_grpc"
 COORDINATOR = "daggyr_server.coordinator"
@@ -58,10 +59,11 @@ ARROWS: dict[str, frozenset[str]] = {
     PLACING: frozenset({STATES, f"{GRAPH}.ready", f"{GRAPH}.in_flight"}),
     CORE: frozenset({STATES, STORED, GRAPH, PLACING}),
     SPEC: frozenset({"daggyr", CORE, "google.protobuf", "msgspec", "yaml"}),
-    TRACKERS: frozenset({"daggyr", STATES, STORED, f"{CORE}.records", "google.protobuf", "msgspec", "psycopg"}),
-    EXECUTORS: WIRE | {DESCRIPTORS, REFUSED, "asyncssh", "msgspec", "psutil"},
+    TRACKERS: frozenset({"daggyr", PLUGINS, STATES, STORED, f"{CORE}.records", "google.protobuf", "msgspec", "psycopg"}),
+    EXECUTORS: WIRE | {DESCRIPTORS, PLUGINS, REFUSED, "asyncssh", "msgspec", "psutil"},
     DESCRIPTORS: frozenset(),
     CHOSEN_PATH: frozenset({"click"}),
+    PLUGINS: frozenset(),
     REFUSED: frozenset(),
     QUIET_GRPC: frozenset({"grpc"}),
     CONFIG: frozenset({"daggyr", POOL_TABLES, "msgspec"}),

@@ -6,8 +6,7 @@ kind in an address, because it may hold a password.
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
-
+from daggyr_server.plugins import UnusableClass, load_class
 from daggyr_server.trackers.base import Tracker, TrackerError
 
 GROUP = "daggyr.trackers"
@@ -24,17 +23,8 @@ def make_tracker(address: str) -> Tracker:
     except UnicodeEncodeError:
         raise TrackerError("the tracker's address is no UTF-8: give its path another name") from None
     kind = address.partition(":")[0]
-    found = {entry.name: entry for entry in entry_points(group=GROUP)}
-    if kind not in found:
-        raise TrackerError(f"there is no tracker {kind!r}; there are: {', '.join(sorted(found))}")
-    entry = found[kind]
-    where = f"{entry.value}, the entry point {kind!r} of {GROUP},"
     try:
-        loaded = entry.load()
-    except Exception as error:  # whatever the module of another package does at its import
-        raise TrackerError(f"{where} cannot be loaded: {type(error).__name__}: {error}") from error
-    if not (isinstance(loaded, type) and issubclass(loaded, Tracker)):
-        raise TrackerError(f"{where} is not a subclass of daggyr_server.trackers.base.Tracker")
-    if missing := sorted(loaded.__abstractmethods__):
-        raise TrackerError(f"{where} is not complete, it lacks: {', '.join(missing)}")
-    return loaded(address)
+        found: type[Tracker] = load_class(Tracker, "tracker", GROUP, kind)
+    except UnusableClass as error:
+        raise TrackerError(str(error)) from error.__cause__
+    return found(address)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, TypeVar
 
 import grpc
@@ -59,6 +59,18 @@ class Calls:
                 if error.code is not grpc.StatusCode.CANCELLED:
                     raise
                 await retries.wait(error)
+
+    async def pages(self, method: Any, request: Any) -> AsyncGenerator[Any, None]:
+        """The answers to a call that lists something a page at a time, each asked for with the mark that the one before gave.
+
+        The caller may change `request` between two pages. Raises ServerError.
+        """
+        while True:
+            page = await self.repeatable(method, request)
+            yield page
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
 
     async def submitted(self, submit: Callable[[], Awaitable[Answer]]) -> Answer:
         """What `submit` returns. It is called again where no server is reached; its request_id keeps the run from being made

@@ -101,12 +101,9 @@ class Client:
         """Pages of runs, newest first: those with all of `tags`, in any of `states` (all if there are none), submitted in
         [since, until)."""
         request = pb.ListRunsRequest(tags=tags or {}, states=states, since=since, until=until, page_size=1000)
-        while True:
-            page: pb.ListRunsResponse = await self._calls.repeatable(self._calls.stub.ListRuns, request)
-            yield page.runs
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
+        async with aclosing(self._calls.pages(self._calls.stub.ListRuns, request)) as pages:
+            async for page in pages:
+                yield page.runs
 
     async def tasks(
         self, run_id: int, *, states: Iterable[State] = (), page_size: int = 10_000
@@ -117,12 +114,10 @@ class Client:
         NOT_FOUND: there is no such run.
         """
         request = pb.ListTasksRequest(run_id=run_id, states=states, page_size=page_size)
-        while True:
-            page: pb.ListTasksResponse = await self._calls.repeatable(self._calls.stub.ListTasks, request)
-            yield page.tasks
-            if not page.next_page_token:
-                return
-            request.run_id, request.page_token = page.run_id, page.next_page_token
+        async with aclosing(self._calls.pages(self._calls.stub.ListTasks, request)) as pages:
+            async for page in pages:
+                yield page.tasks
+                request.run_id = page.run_id
 
     async def first_tasks(self, run_id: int, limit: int, *, states: Iterable[State] = ()) -> Sequence[TaskSummary]:
         """The first `limit` (at most 10,000) tasks that `tasks` would give."""
@@ -258,25 +253,13 @@ class Client:
 
     async def pools(self) -> Sequence[pb.Pool]:
         """All pools with what their hosts offer and what is in use."""
-        found: list[pb.Pool] = []
-        request = pb.ListPoolsRequest()
-        while True:
-            page: pb.ListPoolsResponse = await self._calls.repeatable(self._calls.stub.ListPools, request)
-            found += page.pools
-            if not page.next_page_token:
-                return found
-            request.page_token = page.next_page_token
+        pages = self._calls.pages(self._calls.stub.ListPools, pb.ListPoolsRequest())
+        return [one async for page in pages for one in page.pools]
 
     async def agents(self) -> Sequence[pb.Agent]:
         """All agents that are connected, or whose lease has not ended yet."""
-        found: list[pb.Agent] = []
-        request = pb.ListAgentsRequest()
-        while True:
-            page: pb.ListAgentsResponse = await self._calls.repeatable(self._calls.stub.ListAgents, request)
-            found += page.agents
-            if not page.next_page_token:
-                return found
-            request.page_token = page.next_page_token
+        pages = self._calls.pages(self._calls.stub.ListAgents, pb.ListAgentsRequest())
+        return [one async for page in pages for one in page.agents]
 
     async def drain_agent(self, name: str) -> int:
         """Let an agent finish what it runs and leave. Returns how many attempts it still finishes.
