@@ -30,7 +30,9 @@ async def test_a_folder_instead_of_a_file(tmp_path: Path) -> None:
     assert names(tmp_path) == {"folder"}, "a lock was left beside it"
 
 
-@pytest.mark.parametrize("content", [b"tasks: {}\n", b"SQLite format 3\0 but no more of it", bytes(8_192)], ids=repr)
+@pytest.mark.parametrize(
+    "content", [b"tasks: {}\n", b"SQLite format 3\0 but no more of it", bytes(8_192)], ids=["yaml", "its head", "zeros"]
+)
 def test_a_file_of_something_else(file: Path, content: bytes) -> None:
     file.write_bytes(content)
     asyncio.run(refused(file, "no sqlite database|damaged"))
