@@ -17,7 +17,7 @@ from daggyr_server.trackers.base import StoredAttempt
 
 _NONE = 2**32 - 1  # stands for no number and for no position
 _NO_EXIT_CODE = -(2**31)
-_MAX_SECONDS = 253_402_300_800  # the year 10000, where a Timestamp ends
+_MAX_SECONDS = 2**32  # in 2106; of later times, a double does not hold the microseconds
 
 
 class _Numbers(NamedTuple):
