@@ -21,6 +21,7 @@ from daggyr.v1.run_pb2 import RunSummary
 from daggyr.v1.runs_pb2_grpc import RunsStub
 from daggyr.v1.task_pb2 import STDERR, STDOUT, OutputStream
 from daggyr_server.cli import shapes
+from daggyr_server.cli.commands.look import wrote_nothing
 from support.waiting import DEADLINE
 
 _CHUNK_BYTES = 256 * 1024
@@ -88,8 +89,12 @@ class ServerCalls:
         del task.attempts[:]
         task.attempts.extend(attempts)
         outputs = {}
-        for number in (attempt.attempt for attempt in attempts):
-            outputs[number] = (self._output(run_id, task_id, number, STDOUT), self._output(run_id, task_id, number, STDERR))
+        for attempt in attempts:
+            read = [
+                b"" if wrote_nothing(attempt, stream) else self._output(run_id, task_id, attempt.attempt, stream)
+                for stream in (STDOUT, STDERR)
+            ]
+            outputs[attempt.attempt] = (read[0], read[1])
         return shapes.task(task, outputs)
 
     def why(self, run_id: int, task_id: str) -> list[str]:

@@ -121,7 +121,7 @@ def task(settings: Settings, run_id: int, task_id: str) -> int:
             outputs = {}
             for attempt in found.attempts:
                 read = [
-                    b"" if _wrote_nothing(attempt, stream) else await whole(client, run_id, task_id, attempt.attempt, stream)
+                    b"" if wrote_nothing(attempt, stream) else await whole(client, run_id, task_id, attempt.attempt, stream)
                     for stream in (STDOUT, STDERR)
                 ]
                 outputs[attempt.attempt] = (read[0], read[1])
@@ -133,7 +133,7 @@ def task(settings: Settings, run_id: int, task_id: str) -> int:
     return with_client(settings, work)
 
 
-def _wrote_nothing(attempt: Attempt, stream: OutputStream) -> bool:
+def wrote_nothing(attempt: Attempt, stream: OutputStream) -> bool:
     """Whether its result says so: then nobody needs to be asked, and there may be thousands of attempts."""
     name: Literal["stdout", "stderr"] = "stdout" if stream == STDOUT else "stderr"
     return attempt.HasField("result") and attempt.result.HasField(name) and not getattr(attempt.result, name).size_bytes
