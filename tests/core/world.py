@@ -30,7 +30,7 @@ from daggyr_server.core.graph.graph import Addition, Edit
 from daggyr_server.core.graph.run import Run
 from daggyr_server.core.machine import Machine
 from daggyr_server.core.placing.host import Needs
-from daggyr_server.core.records import Record, RunEdited, TasksGenerated
+from daggyr_server.core.records import Record, RunEdited, RunMoved, TasksGenerated
 from daggyr_server.core.states import Outcome, Phase, State
 from daggyr_server.core.step import Refusal, Step
 from daggyr_server.driver.edit_plan import Snapshot, planned
@@ -355,3 +355,7 @@ class World:
 
     def attempts(self, run_id: int, name: str) -> int:
         return self.key(run_id, name)[2]
+
+    def moves(self, run_id: int) -> list[State]:
+        """The states that were recorded of a run, in their order."""
+        return [record.state for record in self.records if isinstance(record, RunMoved) and record.run_id == run_id]
