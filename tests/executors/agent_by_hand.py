@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
 
 import grpc
+from executor_harness import Ident, ident
 from support.waiting import DEADLINE
 
 from daggyr.channel import open_channel
@@ -109,5 +110,5 @@ def finished(key: AttemptKey, outcome: AttemptOutcome = AttemptOutcome.SUCCEEDED
     return AttemptUpdate(key=key, finished=AttemptResult(outcome=outcome))
 
 
-def idents(keys: Sequence[AttemptKey]) -> set[tuple[int, int, int]]:
-    return {(key.run_id, key.task_number, key.attempt) for key in keys}
+def idents(keys: Iterable[AttemptKey]) -> set[Ident]:
+    return {ident(key) for key in keys}

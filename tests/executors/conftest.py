@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from agent_wire import bare_wire, wire  # noqa: F401
 from executor_harness import GRACE, Harness, Told, executor_context
 from executor_kinds import KINDS, RUNNING_KINDS, ExecutorKind
 from ssh_pools import Pools

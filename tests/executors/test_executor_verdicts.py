@@ -1,7 +1,7 @@
-"""The suite's part for the ladder of outcomes: each line of it that every executor can reach, in the same words.
+"""The suite's part for the ladder of outcomes: each line that every executor can reach, with the same words from each executor.
 
-What only some can reach has its cases with them: the agent that is stopped or sees the OOM killer (tests/agent), what Slurm says
-of its jobs (test_slurm_jobs.py), and attempts that vanish (test_ssh_executor.py, test_slurm_jobs.py).
+A line that only some executors reach is tested with these: an agent that is stopped or sees the OOM killer (tests/agent), what
+Slurm says of its jobs (slurm_jobs/), and attempts that vanish (test_ssh_executor.py, slurm_jobs/test_slurm_recovery.py).
 """
 
 from __future__ import annotations
