@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import grpc
-from executor_harness import Ident, ident
 from support.waiting import DEADLINE
 
 from daggyr.channel import open_channel
@@ -108,7 +107,3 @@ async def hand(socket: Path) -> AsyncIterator[Hand]:
 
 def finished(key: AttemptKey, outcome: AttemptOutcome = AttemptOutcome.SUCCEEDED) -> AttemptUpdate:
     return AttemptUpdate(key=key, finished=AttemptResult(outcome=outcome))
-
-
-def idents(keys: Iterable[AttemptKey]) -> set[Ident]:
-    return {ident(key) for key in keys}

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 from agent_by_hand import Hand, hand
-from executor_harness import Harness, executor_context, spec
+from executor_harness import Harness, executor_context
 from executor_kinds import opened, serving
+from support.task_specs import spec
 
 from daggyr_server.executors.agents.executor import AgentExecutor
 

@@ -10,13 +10,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 import signal
-import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from google.protobuf.duration_pb2 import Duration
+from support.task_specs import Ident, ident, shell
 from support.waiting import DEADLINE
 
 from daggyr.v1.task_pb2 import (
@@ -42,7 +41,6 @@ from daggyr_server.executors.context import ExecutorContext
 MAX_CHUNK = 256 * 1024
 GRACE = 0.5  # seconds from SIGTERM to SIGKILL, for what ignores SIGTERM
 PATIENCE = 60.0  # the same for what has to come to its end before it is killed
-Ident = tuple[int, int, int]
 _KILLED = 1 << (signal.SIGKILL - 1)
 _PF_EXITING = 0x4
 
@@ -52,43 +50,6 @@ def executor_context(**changes: Any) -> ExecutorContext:
     given: dict[str, Any] = {"tracker_id": "tracker-1", "epoch": 1, "lease": 3600.0, "heartbeat": 300.0, "grace": PATIENCE}
     given["pass_environment"] = ("INHERITED",)
     return ExecutorContext(**{**given, **changes})
-
-
-def ident(key: AttemptKey) -> Ident:
-    return key.run_id, key.task_number, key.attempt
-
-
-def spec(
-    *command: str,
-    environment: Mapping[str, str] | None = None,
-    working_directory: str | Path = "",
-    stdin: str | None = None,
-    timeout: float = 0,
-    resources: Mapping[str, int] | None = None,
-    whole_stdout_bytes: int = 0,
-) -> TaskSpec:
-    """What to execute; one core unless told."""
-    made = TaskSpec(
-        command=command,
-        environment=environment,
-        working_directory=str(working_directory),
-        stdin=stdin,
-        resources={"cores": 1} if resources is None else resources,
-        whole_stdout_bytes=whole_stdout_bytes,
-    )
-    if timeout:
-        made.timeout.CopyFrom(Duration(seconds=int(timeout), nanos=round(timeout % 1 * 1e9)))
-    return made
-
-
-def shell(script: str, *arguments: str, **details: Any) -> TaskSpec:
-    """A task of a few lines of POSIX shell; its arguments are $1, $2, ..."""
-    return spec("/bin/sh", "-c", script, "sh", *arguments, **details)
-
-
-def python(source: str, *arguments: str, **details: Any) -> TaskSpec:
-    """A task of a few lines of Python, by the interpreter that runs the tests."""
-    return spec(sys.executable, "-I", "-S", "-c", source, *arguments, **details)
 
 
 async def eventually(condition: Callable[[], object], seconds: float = DEADLINE) -> None:

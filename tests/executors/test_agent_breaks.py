@@ -11,9 +11,10 @@ import time
 
 import grpc
 import pytest
-from agent_by_hand import finished, idents
+from agent_by_hand import finished
 from agent_wire import TASK, Wire
-from executor_harness import eventually, ident, spec
+from executor_harness import eventually
+from support.task_specs import ident, idents, spec
 
 from daggyr.channel import MAX_MESSAGE_BYTES
 from daggyr.v1.task_pb2 import (
@@ -178,7 +179,7 @@ class TestLease:
         assert (code, words) == (grpc.StatusCode.UNAVAILABLE, "no heartbeat came")
 
     async def test_WhoStoodStillDoesNotBlameItsAgents(self, bare_wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A coordinator keeps its agents after it stood still for longer than they may be silent, because it could hear nobody."""
+        """A coordinator that stood still for longer than agents may be silent keeps its agents, because it could hear nobody."""
         wire = bare_wire
         await wire.open(heartbeat=5.0)
         executor = wire.pool.executor

@@ -11,9 +11,9 @@ from typing import Any
 
 import grpc
 import pytest
-from agent_by_hand import finished, hello, idents
+from agent_by_hand import finished, hello
 from agent_wire import TASK, Wire
-from executor_harness import ident
+from support.task_specs import ident, idents
 from support.waiting import DEADLINE
 
 from daggyr.bounds import MAX_WORD

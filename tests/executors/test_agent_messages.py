@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import grpc
-from agent_by_hand import hello, idents
+from agent_by_hand import hello
 from agent_wire import Wire
-from executor_harness import ident, spec
+from support.task_specs import ident, idents, spec
 
 from daggyr.channel import MAX_MESSAGE_BYTES
 from daggyr.v1.agents_pb2 import CoordinatorMessage

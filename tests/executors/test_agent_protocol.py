@@ -10,9 +10,9 @@ import asyncio
 
 import grpc
 import pytest
-from agent_by_hand import finished, idents
+from agent_by_hand import finished
 from agent_wire import TASK, Wire
-from executor_harness import ident, spec
+from support.task_specs import ident, idents, spec
 
 from daggyr.v1.agents_pb2 import FollowedOutput
 from daggyr.v1.task_pb2 import (

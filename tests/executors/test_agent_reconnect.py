@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from executor_harness import Harness, eventually, executor_context, pid_in, runs, shell, spec
+from executor_harness import Harness, eventually, executor_context, pid_in, runs
 from executor_kinds import CORES, AgentProcess, agent, opened, serving
+from support.task_specs import shell, spec
 
 from daggyr.v1.task_pb2 import HOST_AVAILABLE, HOST_GONE, HOST_PAUSED, AttemptKey, Placement
 from daggyr_agent.journal import Journal

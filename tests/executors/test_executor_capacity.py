@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from executor_harness import Harness, shell, spec
+from executor_harness import Harness
 from executor_kinds import CORES, ExecutorKind
+from support.task_specs import shell, spec
 
 from daggyr.v1.task_pb2 import AssignmentBatch
 

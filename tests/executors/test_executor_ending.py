@@ -8,8 +8,9 @@ import time
 from pathlib import Path
 
 import pytest
-from executor_harness import GRACE, Harness, Told, eventually, pid_in, python, runs, shell, spec
+from executor_harness import GRACE, Harness, Told, eventually, pid_in, runs
 from executor_kinds import CORES, ExecutorKind
+from support.task_specs import python, shell, spec
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from executor_harness import Harness, eventually, executor_context, pid_in, runs, shell, spec
+from executor_harness import Harness, eventually, executor_context, pid_in, runs
 from executor_kinds import EXAMPLE, prefix
 from outside_packages import install, project_wheel
+from support.task_specs import shell, spec
 from support.waiting import DEADLINE
 
 from daggyr.v1.task_pb2 import HOST_AVAILABLE, HOST_PAUSED, AttemptKey, Placement

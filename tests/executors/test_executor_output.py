@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from executor_harness import Harness, Told, eventually, python, shell
+from executor_harness import Harness, Told, eventually
+from support.task_specs import python, shell
 
 from daggyr.v1.task_pb2 import STDERR, STDOUT, OutputStream, OutputSummary
 

@@ -6,8 +6,9 @@ import time
 from pathlib import Path
 
 import pytest
-from executor_harness import Harness, Told, python, shell, spec
+from executor_harness import Harness, Told
 from executor_kinds import CORES, DAEMONS, ENVIRONMENT, ExecutorKind
+from support.task_specs import python, shell, spec
 
 from daggyr.v1.task_pb2 import STDERR, STDOUT, Assignment, AssignmentBatch, AttemptKey, TaskTemplate
 

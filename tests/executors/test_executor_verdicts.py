@@ -9,7 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from executor_harness import GRACE, Harness, eventually, pid_in, runs, shell, spec
+from executor_harness import GRACE, Harness, eventually, pid_in, runs
+from support.task_specs import shell, spec
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from executor_harness import CollectedReports, Harness, eventually, executor_context, pid_in, runs, shell, spec
+from executor_harness import CollectedReports, Harness, eventually, executor_context, pid_in, runs
 from executor_kinds import CORES, opened
+from support.task_specs import shell, spec
 from support.waiting import DEADLINE
 
 from daggyr.v1.task_pb2 import HOST_AVAILABLE, HOST_GONE, AttemptKey, Placement

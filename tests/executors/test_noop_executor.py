@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from executor_harness import Harness, spec
+from executor_harness import Harness
 from executor_kinds import opened
+from support.task_specs import spec
 
 from daggyr.v1.task_pb2 import AttemptKey, Placement
 from daggyr_server.executors.loader import find_executor

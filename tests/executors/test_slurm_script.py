@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from executor_harness import GRACE, PATIENCE, python, shell, spec
+from executor_harness import GRACE, PATIENCE
+from support.task_specs import python, shell, spec
 from support.waiting import DEADLINE, until
 
 from daggyr.v1.task_pb2 import Assignment, AttemptKey, TaskSpec

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from executor_harness import Harness, eventually, executor_context, pid_in, python, runs, shell, spec
+from executor_harness import Harness, eventually, executor_context, pid_in, runs
 from ssh_pools import Pools
 from support.sshd_server import SshdServer, sshd_server
+from support.task_specs import python, shell, spec
 from support.waiting import DEADLINE
 
 from daggyr.v1.task_pb2 import HOST_AVAILABLE, HOST_PAUSED, STDERR, AttemptKey, Placement

@@ -15,10 +15,11 @@ from typing import Any
 import asyncssh
 import msgspec
 import pytest
-from executor_harness import GRACE, CollectedReports, eventually, executor_context, python, runs, shell, spec
+from executor_harness import GRACE, CollectedReports, eventually, executor_context, runs
 from executor_kinds import ssh_settings
 from ssh_pools import Pools
 from support.sshd_server import SshdServer, account, sshd_server
+from support.task_specs import python, shell, spec
 from support.waiting import DEADLINE
 
 from daggyr_server.executors.base import ExecutorError

@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
-from support.deployment import Deployment, Ended, Gate, Task, follows, is_gone, shell, until
+from support.deployment import Deployment, Gate, Task, follows, is_gone, shell, until
 
 STATE = "sqlite:kept.db"
 
@@ -226,7 +226,7 @@ def test_what_was_taken_away_is_gone_for_good(kept: Deployment) -> None:
     gate.reached()
 
     def refused(*arguments: str) -> str:
-        ended: Ended = kept.daggyr(*arguments)
+        ended = kept.daggyr(*arguments)
         assert (ended.code, ended.out, len(ended.err.splitlines())) == (2, "", 1), ended.err
         return ended.err
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from support.deployment import BIN, Deployment
-from support.own_network import own_network
+from support.own_network import allowed, own_network
 from support.waiting import DEADLINE, until
 
 
@@ -46,17 +46,6 @@ class Machine:
 @pytest.fixture
 def machine(tmp_path: Path) -> Machine:
     return Machine(tmp_path)
-
-
-def allowed(words: list[str]) -> list[str]:
-    """The words, if the system lets them stand before a command."""
-    try:
-        tried = subprocess.run([*words, "true"], capture_output=True, text=True)
-    except FileNotFoundError:
-        pytest.skip("unshare is not installed: apt-get install util-linux")
-    if tried.returncode != 0:
-        pytest.skip(f"this system allows no such machine: {tried.stderr}")
-    return words
 
 
 def nobody() -> list[str]:

@@ -13,9 +13,10 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-from executor_harness import Harness, Told, eventually, shell
+from executor_harness import Harness, Told, eventually
 from executor_kinds import slurm
 from support.slurm_cluster import SlurmCluster
+from support.task_specs import shell
 from support.waiting import DEADLINE
 
 from daggyr.v1.task_pb2 import AttemptKey, Placement, TaskSpec

@@ -8,9 +8,10 @@ from __future__ import annotations
 import time
 
 import pytest
-from executor_harness import eventually, python, shell, spec
+from executor_harness import eventually
 from executor_kinds import CORES
 from slurm_place import FOR_EVER, Place, outcomes
+from support.task_specs import python, shell, spec
 
 
 class TestEnds:

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from executor_harness import eventually, pid_in, shell, spec
+from executor_harness import eventually, pid_in
 from executor_kinds import CORES, slurm
 from slurm_place import FOR_EVER, Counting, Place, outcomes
 from support.slurm_cluster import SlurmCluster
+from support.task_specs import shell, spec
 
 
 class TestTogether:

@@ -8,9 +8,10 @@ from __future__ import annotations
 import shutil
 
 import pytest
-from executor_harness import Harness, eventually, shell, spec
+from executor_harness import Harness, eventually
 from executor_kinds import CORES
 from slurm_place import COUNTED, FOR_EVER, Counting, Dying, Place, outcomes, took_up
+from support.task_specs import shell, spec
 
 from daggyr.v1.task_pb2 import HOST_AVAILABLE, HOST_PAUSED, AttemptKey
 from daggyr_server.executors.slurm.client import Job, SlurmUnavailable
