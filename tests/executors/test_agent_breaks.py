@@ -51,7 +51,7 @@ class TestAfterABreak:
         (key,) = wire.pool.start("agent-1", wire.pool.batch(TASK))
         agent.cut()
         await wire.state(HOST_PAUSED)
-        again = await wire.joined()  # its hello names no tracker, as at the first time
+        again = await wire.joined()  # its hello names no tracker, as the first one did
         assert idents([a.key for a in (await again.hears("assign")).assignments]) == {ident(key)}
 
     async def test_AfterItsOwnRestartAllIsLost(self, wire: Wire) -> None:
@@ -128,7 +128,7 @@ class TestAfterABreak:
         await again.joins(tracker_id="tracker-1", epoch=1)
         wire.pool.stop(key)
         await again.tells(2)
-        await again.acknowledged(2)  # and nothing else was heard
+        await again.acknowledged(2)  # nothing else was heard
 
 
 class TestLease:

@@ -69,7 +69,7 @@ class TestHello:
         assert found is code
         assert re.search(words, said), said
         assert wire.pool.reports.hosts == {}
-        await wire.joined()  # and the next one is let in
+        await wire.joined()  # the next agent is let in
 
     async def test_AnotherTrackersEpochIsNothingToCompare(self, wire: Wire) -> None:
         await wire.joined(tracker_id="tracker-2", epoch=9)

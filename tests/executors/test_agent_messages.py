@@ -1,4 +1,4 @@
-"""What an agent pool does with what is too large for a message: it ends the attempt, and the session goes on."""
+"""Tasks that are too large for a message: an agent pool ends their attempts, and the session goes on."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def large(size: int) -> TaskSpec:
 
 
 def batch_of(run_id: int, size: int) -> AssignmentBatch:
-    """One assignment whose message has this many bytes."""
+    """Return a batch of one assignment whose message has this many bytes."""
 
     def made(stdin: int) -> AssignmentBatch:
         key = AttemptKey(run_id=run_id, task_number=1, attempt=1)
@@ -89,7 +89,7 @@ def test_parts_have_their_own_templates_only() -> None:
 
 
 async def test_an_agent_that_holds_very_many_attempts_is_told_to_end_them_all(wire: Wire) -> None:
-    """With numbers that take most bytes. More than that no agent takes, and a welcome could not name them."""
+    """The keys have the largest numbers. An agent may hold no more of them, because a welcome could not name more."""
     held = [AttemptKey(run_id=2**62 - 1, task_number=2**32 - 1 - number, attempt=2**32 - 1) for number in range(MAX_HELD)]
     agent = await wire.hand()
     welcome = await agent.joins(tracker_id="tracker-1", epoch=1, held=held)

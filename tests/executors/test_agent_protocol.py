@@ -89,7 +89,7 @@ class TestUpdates:
         await agent.tells(1, finished(key), late, finished(key))
         await agent.tells(2, late)
         await agent.acknowledged(2)
-        assert wire.pool.reports.of(key).output() == b""  # the fixture looks for what the reports found
+        assert wire.pool.reports.of(key).output() == b""  # the fixture fails if the reports found a fault
 
     async def test_MoreThanTheTrackerKeepsUpWithWaitsInTheConnection(self, wire: Wire) -> None:
         agent = await wire.joined()
@@ -100,7 +100,7 @@ class TestUpdates:
         for number, key in enumerate(keys, 1):
             await agent.tells(number, finished(key))
         await wire.pool.reports.until(lambda: len(wire.pool.reports.held) == MAX_UNDURABLE)
-        await (await wire.joined(agent_id="agent-2", name="two")).say(heartbeat={})  # others are not held up
+        await (await wire.joined(agent_id="agent-2", name="two")).say(heartbeat={})  # other agents are not held up
         assert len(wire.pool.reports.held) == MAX_UNDURABLE
         wire.pool.reports.release()
         assert {told.outcome for told in await wire.pool.ended(keys)} == {"SUCCEEDED"}
@@ -197,7 +197,7 @@ class TestFollow:
         try:
             chunks = wire.pool.executor.follow("agent-1", key, STDOUT, 0)
             got = [(await anext(chunks)).offset]
-            await wire.pool.started(key)  # so everything came, and the reader has taken one chunk
+            await wire.pool.started(key)  # everything has come by now, and the reader has taken one chunk
             got += [chunk.offset async for chunk in chunks]
         finally:
             answering.cancel()

@@ -36,7 +36,7 @@ async def test_AfterClosingItTellsNothing() -> None:
         await harness.executor.close()
         await harness.executor.close()
         other: Harness
-        async with opened(NOOP) as other:  # whose answer comes later than this one's would
+        async with opened(NOOP) as other:  # its answer comes later than that of the first one would
             await other.run_one(spec("/bin/true"))
         assert harness.reports.of(key).results == []
 

@@ -137,7 +137,7 @@ def test_what_an_end_means(reported: Reported | None, state: str | None, asked: 
 
 
 class Scripted:
-    """An HTTP server that answers as told, and notes what it is asked."""
+    """An HTTP server that answers as it was told, and notes each request."""
 
     def __init__(self, answers: dict[tuple[str, str], Any]) -> None:
         self.asked: list[tuple[str, str, Any]] = []
@@ -158,7 +158,7 @@ class Scripted:
             do_GET = do_POST = do_DELETE = _answer
 
             def log_message(self, *arguments: object) -> None:
-                """Nobody reads it."""
+                """Log nothing, because nobody would read it."""
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.thread = threading.Thread(target=self.server.serve_forever)
@@ -179,7 +179,7 @@ class Scripted:
 
 @pytest.fixture
 def later() -> Iterator[Scripted]:
-    """What slurmrestd says in v0.0.40, by its documentation: no later version than 22.05's is at hand."""
+    """What slurmrestd's documentation says of v0.0.40, because Slurm 22.05 is the latest at hand."""
     number = {"set": True, "infinite": False, "number": 7}
     unset = {"set": False, "infinite": False, "number": 0}
     jobs = [
@@ -222,7 +222,7 @@ async def test_later_versions_of_the_api_are_understood(later: Scripted, tmp_pat
     assert asked["environment"] == ["A=1"]
     assert asked["time_limit"] == {"set": True, "infinite": False, "number": 5}
     assert asked["tres_per_node"] == "gres/gpu:1"
-    await client.cancel(["7_1"])  # it has ended: that is passed over
+    await client.cancel(["7_1"])  # the job has ended, so that the error is passed over
     with pytest.raises(SlurmUnavailable, match="token"):
         await client.release("7")
 
