@@ -95,7 +95,7 @@ def test_an_agent_without_proc_says_so(machine: Machine) -> None:
 
 
 def test_no_folder_for_temporary_files(machine: Machine) -> None:
-    """Every folder that might do is read-only, the one where the command is started too."""
+    """Every folder that might do is read-only, also the one where the command is started."""
     places = [place for place in ("/tmp", "/var/tmp", "/usr/tmp") if Path(place).exists()]
     # Each is bound to itself and stays where it is: this checkout may lie in one of them.
     read_only = [step for place in places for step in (f"--bind {place} {place}", f"-o remount,ro,bind {place}")]
