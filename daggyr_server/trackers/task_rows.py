@@ -98,7 +98,7 @@ class Folding:
         if len(self._rows.numbers) > known:
             self._sort()
         self._rows.requeued.extend(sorted(self._requeued))
-        void = {number for number, flying in in_flight.items() if self._moved.get(number) == flying << 3 | _QUEUED}
+        void = {number for number, attempt in in_flight.items() if self._moved.get(number) == attempt << 3 | _QUEUED}
         return self._rows, in_flight, void
 
     def _sort(self) -> None:
@@ -114,7 +114,7 @@ class Folding:
         )
 
 
-def flights(in_flight: dict[int, int], void: Container[int], sent: Sequence[Assigned]) -> list[Adopted]:
+def adopted(in_flight: dict[int, int], void: Container[int], sent: Sequence[Assigned]) -> list[Adopted]:
     """The attempts of `in_flight` (number to attempt), ascending by number, with where they were sent. `sent` is in order."""
     found: dict[int, Adopted] = {}
     for host, host_name, time, numbers, attempts in reversed(sent):
