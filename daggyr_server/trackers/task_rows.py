@@ -71,8 +71,8 @@ class Folding:
         self._task = (number, attempt, state, failures, losses)
 
     def _add(self, number: int, attempt: int, state: int, failures: int, losses: int) -> None:
-        flying = self._assigned.get(number, 0)
-        if flying <= attempt:
+        assigned = self._assigned.get(number, 0)
+        if assigned <= attempt:
             self._assigned.pop(number, None)
         moved = self._moved.get(number, 0) if self._moved else 0
         if moved and moved >> 3 >= attempt:
@@ -80,7 +80,7 @@ class Folding:
         rows = self._rows
         rows.numbers.append(number)
         rows.states.append(state)
-        rows.attempts.append(max(flying, attempt))
+        rows.attempts.append(max(assigned, attempt))
         rows.failures.append(failures)
         rows.losses.append(losses)
 

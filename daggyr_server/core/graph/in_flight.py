@@ -1,4 +1,4 @@
-"""Attempts in flight, which were assigned to a host and have not ended. The core keeps one object for each, and drops it at the end.
+"""Attempts in flight: they were assigned to a host and have not ended. The core keeps one object for each of them until then.
 
 The run makes and ends them, the machine makes orders of them, and the pools look at where they are. Only the files of this
 folder change one; the machine asks for a change by calling `ask_end` and `ask_back`. Nothing here decides anything.
@@ -24,8 +24,10 @@ class Sent:
 
 
 class InFlight:
-    """An attempt that was assigned and has not ended. `number` is the one that its task had when the attempt was assigned, because
-    hosts and records know the attempt by that."""
+    """An attempt that was assigned and has not ended.
+
+    `number` is the number that its task had at that time, because hosts and records know the attempt by it.
+    """
 
     __slots__ = ("attempt", "held", "killed", "number", "recalled", "sent", "start_time", "stopping", "void")
 

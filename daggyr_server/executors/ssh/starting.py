@@ -15,7 +15,7 @@ from daggyr.attempts.keys import ident_in
 from daggyr.attempts.outcome import without_process
 from daggyr.attempts.startable import NotStartable
 from daggyr.v1.task_pb2 import LOST, REJECTED
-from daggyr_server.executors.ssh.attempts import TargetAttempt, TargetAttempts, AttemptPhase
+from daggyr_server.executors.ssh.attempts import AttemptPhase, TargetAttempt, TargetAttempts
 from daggyr_server.executors.ssh.clock import TargetClock
 from daggyr_server.executors.ssh.connection import TargetFault
 from daggyr_server.executors.ssh.script import NAMES_A_CALL, batches, call, start_script

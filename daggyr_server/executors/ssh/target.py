@@ -31,7 +31,7 @@ from daggyr.v1.task_pb2 import (
 )
 from daggyr_server.executors.base import Reports
 from daggyr_server.executors.context import ExecutorContext
-from daggyr_server.executors.ssh.attempts import TargetAttempts, AttemptPhase
+from daggyr_server.executors.ssh.attempts import AttemptPhase, TargetAttempts
 from daggyr_server.executors.ssh.connection import TargetFault
 from daggyr_server.executors.ssh.session import Place, TargetSession
 from daggyr_server.executors.ssh.settings import SshSettings, TargetSettings

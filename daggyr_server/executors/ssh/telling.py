@@ -14,7 +14,7 @@ from daggyr.attempts.outcome import without_process
 from daggyr.attempts.times import timestamp
 from daggyr.v1.task_pb2 import AttemptOutcome, AttemptResult, AttemptStarted, AttemptUpdate, OutputChunk
 from daggyr_server.executors.base import Reports, forgotten
-from daggyr_server.executors.ssh.attempts import TargetAttempt, TargetAttempts, AttemptPhase
+from daggyr_server.executors.ssh.attempts import AttemptPhase, TargetAttempt, TargetAttempts
 
 STARTED_SECONDS = 0.02  # an attempt that ends sooner has its start told with its result
 

@@ -16,7 +16,7 @@ from daggyr.attempts.kept import CHUNK_BYTES
 from daggyr.attempts.keys import ident_in
 from daggyr.attempts.outcome import without_process
 from daggyr.v1.task_pb2 import KILLED, LOST, RETURNED, STDOUT, OutputChunk
-from daggyr_server.executors.ssh.attempts import TargetAttempt, TargetAttempts, AttemptPhase
+from daggyr_server.executors.ssh.attempts import AttemptPhase, TargetAttempt, TargetAttempts
 from daggyr_server.executors.ssh.connection import TargetFault
 from daggyr_server.executors.ssh.questions import Questions
 from daggyr_server.executors.ssh.script import batches, call, needs_in
