@@ -1,8 +1,8 @@
 """Expands a run specification into the addition that makes its graph.
 
-The API calls `expand` for a submitted run, the driver for one that it restores, `edited` for an edit, and the CLI for `validate` and
-`expand`; `decode` calls `find_faults`. The result is about as large as the document, whatever the number of combinations. Nothing
-here changes a graph of a run.
+The API calls `expand` for a submitted run, the driver for one that it restores, `edited` for an edit, and the CLI for `validate`
+and `expand`; `decode` calls `find_faults`. The result is about as large as the document, whatever the number of combinations.
+Nothing here changes a graph of a run.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Refuses tasks whose names could be confused: every task, expansion, head and tail of a run has a name of its own.
 
-`assembly`, `existing` and `edited` call this. The names of a template's expansions are never made, because there may be a million of them.
-Candidates are found by the part of a name before a dot; then the rules for two names are read side by side. A rule is a sequence
-of factors, and each factor is a choice of texts (`task`, `.NAME:`, a value and so on).
+`assembly`, `existing` and `edited` call this. The names of a template's expansions are never made, because there may be a million
+of them. Candidates are found by the part of a name before a dot; then the rules for two names are read side by side. A rule is a
+sequence of factors, and each factor is a choice of texts (`task`, `.NAME:`, a value and so on).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Parameters: the lists of values that multiply tasks, and which of them a task is multiplied by.
 
-`expand` and `generated` make the scopes, and `templates` asks them. A run's parameters are looked at once, however many tasks and combinations they make. What a
-template needs to know of a list of values (the longest one, whether two could be confused in names) is worked out once and kept
-here.
+`expand` and `generated` make the scopes, and `templates` asks them. A run's parameters are looked at once, however many tasks and
+combinations they make. What a template needs to know of a list of values (the longest one, whether two could be confused in
+names) is worked out once and kept here.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Commands that need no server: `validate` and `expand` look at a specification here."""
+"""The commands `validate` and `expand`, which look at a specification in this process. They never call a server."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from daggyr_server.spec import SpecificationError, decode_json
 from daggyr_server.spec import expand as expand_spec
 
 _PAGE = 1000
-_NAMES = 1000  # of parents and children, as the server's answers
+_NAMES = 1000  # names of parents or children of a task, as many as the server's answers have
 
 
 @command("validate", example="daggyr validate flights.yaml")
@@ -60,7 +60,7 @@ def expand(settings: Settings, spec: str) -> int:
 
 
 def _graph(spec: str) -> Graph:
-    """The graph that `spec` becomes; warnings are printed. Raises Refused, or CommandError if it cannot be read."""
+    """The graph of `spec`. This prints its warnings. Raises Refused, or CommandError if `spec` cannot be read."""
     warnings: list[str] = []
     with json_document(spec) as document:
         try:
@@ -85,7 +85,7 @@ def _pages(graph: Graph) -> Iterator[list[Task]]:
 
 
 def _task(graph: Graph, number: int) -> Task:
-    """What a server would answer of the task before anything of it has run."""
+    """The task as a server would send it before any attempt."""
     parents, children = graph.parents(number), graph.children(number)
     task = Task(
         summary=TaskSummary(task_id=graph.task_id(number), task_number=number, task_type=TaskType.TASK_TYPE_STRUCTURAL),
