@@ -34,8 +34,8 @@ class Tls(msgspec.Struct, frozen=True, kw_only=True):
 class Server(msgspec.Struct, frozen=True, kw_only=True):
     """`[server]`. Times are in seconds. Without a token file, the one in the user's state folder is used."""
 
-    listen: str = DEFAULT_ADDRESS  # HOST:PORT (port 0: a free one), or unix:PATH with an absolute path
-    metrics: str | None = None  # where Prometheus scrapes, an address like that of `listen`; None: nowhere
+    listen: str = DEFAULT_ADDRESS  # HOST:PORT, where port 0 means a free one; or unix:PATH with an absolute path
+    metrics: str | None = None  # where Prometheus scrapes, an address like that of `listen`; None means nowhere
     tracker: str = "memory"  # `memory`, `sqlite:PATH` with an absolute path, or another tracker's address
     default_pool: str | None = None
     insecure: bool = False  # listen off loopback without TLS

@@ -45,8 +45,9 @@ ENTRY = "daggyr_server.__main__"
 WIRE = frozenset({"daggyr", "google.protobuf", "grpc"})
 SERVICES = frozenset({"grpc_health", "grpc_reflection"})
 BELOW_DRIVER = frozenset({CORE, SPEC, TRACKERS, EXECUTORS})
-# What the API needs of the driver comes through three doors, and one for the metrics; the others are types that pass there.
-DOORS = frozenset({f"{DRIVER}.{name}" for name in ("requests", "ended", "changes", "figures", "errors", "edit_plan")})
+# What the API needs of the driver comes through the first three files, and the metrics' numbers through `figures`. The others
+# have types.
+DRIVER_FOR_API = frozenset({f"{DRIVER}.{name}" for name in ("requests", "ended", "changes", "figures", "errors", "edit_plan")})
 
 # Part to what it may import. The longest name that fits a module is its part; an import of a part is one of anything in it.
 ARROWS: dict[str, frozenset[str]] = {
@@ -70,7 +71,7 @@ ARROWS: dict[str, frozenset[str]] = {
     POOL_TABLES: frozenset({"daggyr", "msgspec"}),
     DRIVER: frozenset({"daggyr"}) | BELOW_DRIVER,
     API: WIRE
-    | DOORS
+    | DRIVER_FOR_API
     | {CORE, SPEC, f"{TRACKERS}.base", f"{EXECUTORS}.believable", CONFIG, DESCRIPTORS, REFUSED, "prometheus_client"},
     CLI: WIRE | {CHOSEN_PATH, SPEC, f"{GRAPH}.graph", f"{GRAPH}.segments", "click", "msgspec", "rich"},
     ENTRY: frozenset({"daggyr", MAIN}),

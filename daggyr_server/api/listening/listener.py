@@ -53,7 +53,7 @@ class Listener:
     """One address and the grpc.aio server behind it. Used from one event loop: make, add services, start, stop."""
 
     def __init__(self, address: str, *, tokens: Tokens | None, tls: Tls | None = None) -> None:
-        """`address` is HOST:PORT (port 0: a free one) or unix:PATH, where `tokens` and `tls` are left aside.
+        """`address` is HOST:PORT, where port 0 means a free one, or unix:PATH, where `tokens` and `tls` are left aside.
 
         Raises AddressError for an address of neither form, ListenerError for TCP without tokens.
         """

@@ -67,8 +67,9 @@ class Scrapes:
         tokens: Tokens | None,
         tls: Tls | None = None,
     ) -> None:
-        """`address` is HOST:PORT (port 0: a free one) or unix:PATH, where `tokens` and `tls` are left aside. `executors` has the
-        executor's name of each pool that is configured.
+        """`address` is HOST:PORT, where port 0 means a free one, or unix:PATH, where `tokens` and `tls` are left aside.
+
+        `executors` has the executor's name of each pool that is configured.
 
         Raises AddressError for an address of neither form, ListenerError for TCP without tokens.
         """

@@ -42,7 +42,10 @@ class Shares:
         self._served = 0
 
     def add(self, queue: ReadyQueue, ranked: bool) -> None:
-        """A queue may have ready tasks. `ranked`: some tasks of its run have a higher priority than others."""
+        """Take up a queue that may have ready tasks.
+
+        `ranked` says that some tasks of its run have a higher priority than others.
+        """
         run_id = queue.run_id
         share = self.by_run.get(run_id)
         if share is None:

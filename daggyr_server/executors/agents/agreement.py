@@ -29,7 +29,8 @@ class Agreement:
 def agree(agent: Agent, hello: Hello, *, same_tracker: bool, continues: bool) -> Agreement:
     """Compare what the agent says that it has with what it was given, and record the outcome in `agent`.
 
-    Without `same_tracker`, all that the agent has belongs to another tracker. `continues`: neither side has begun anew.
+    Without `same_tracker`, all that the agent has belongs to another tracker. `continues` says that neither side
+    has begun anew.
     """
     held = {ident_of(key) for key in hello.held} if same_tracker else set()
     has = held | {ident_of(key) for key in hello.ended} if same_tracker else set()

@@ -177,7 +177,7 @@ class Client:
         offset: int = 0,
         follow: bool = False,
     ) -> AsyncGenerator[pb.ReadOutputResponse, None]:
-        """Pieces of what one attempt (0: the last one) wrote to `stream`, in order, from the byte `offset` on.
+        """Pieces of what one attempt (0 is the last one) wrote to `stream`, in order, from the byte `offset` on.
 
         With `follow`, pieces come until the attempt has ended, otherwise until there are no more. `missing_bytes` of a piece is
         what the server did not keep right before it. The first call is tried once; a connection that is lost later is tried again

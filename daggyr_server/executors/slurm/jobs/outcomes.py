@@ -34,8 +34,8 @@ def is_settled(reported: Reported, *, asked: bool) -> bool:
 def seen_of(reported: Reported | None, state: str | None, *, asked: bool, timeout: float, printed: str) -> Seen:
     """What was seen of an attempt's end.
 
-    `state` is the job's in squeue(1), GONE, or None if Slurm was not asked. `asked`: a person wanted its end. `timeout` is the
-    task's, in seconds. `printed` is what the job itself printed, for the notes of an end that nobody explains.
+    `state` is the job's in squeue(1), GONE, or None if Slurm was not asked. `asked` says that a person wanted its end. `timeout`
+    is the task's, in seconds. `printed` is what the job itself printed, for the notes of an end that nobody explains.
     """
     cause = Cause.KILL if asked else None
     scheduler, words = _STATES.get(state or "", (None, ""))

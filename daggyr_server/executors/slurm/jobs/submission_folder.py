@@ -54,7 +54,7 @@ class Manifest(msgspec.Struct):
 
     name: str
     keys: list[Ident]  # by index
-    timeout: float  # seconds; 0: none
+    timeout: float  # seconds; 0 means that there is none
     whole_stdout_bytes: int
     job_id: str = ""
 
