@@ -18,7 +18,7 @@ from msgspec import Meta
 
 from daggyr.channel import DEFAULT_ADDRESS, AddressError, check_address, is_loopback
 from daggyr.checked import ConfigurationError, Fault, check, read_table, resolve, suggest
-from daggyr_server.pool_tables import Grace, Pool, default_of, pools_of, size_local_pool
+from daggyr_server.pool_tables import ConfiguredPool, Grace, default_of, pools_of, size_local_pool
 
 Seconds = Annotated[float, Meta(ge=0.1, le=86_400)]
 
@@ -58,7 +58,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True):
     """The whole configuration. `default_pool` is a key of `pools`; `source` says for messages where it comes from."""
 
     server: Server
-    pools: dict[str, Pool]
+    pools: dict[str, ConfiguredPool]
     default_pool: str
     source: str
 
@@ -70,7 +70,7 @@ def load(
 
     Without a file, or without `pools` in it, there is one pool `default` of the local executor. `workers` sizes the local pool.
     An address off loopback has TLS or an explicit `insecure`, or is a fault. Raises ConfigurationError with all faults but those
-    of the pools' own settings (see Pool.check).
+    of the pools' own settings (see ConfiguredPool.check).
     """
     source = str(path) if path else "the command line"
     document = read_table(path, "name another with --config or DAGGYR_CONFIG") if path else {}

@@ -21,7 +21,7 @@ from typing import IO, BinaryIO, cast
 
 import click
 
-from daggyr_server.cli.errors import CommandError, Refused
+from daggyr_server.cli.errors import CommandError, SpecRefused
 from daggyr_server.cli.stdout import notice
 from daggyr_server.cli.words import printable, size
 
@@ -83,7 +83,7 @@ def _from_yaml(data: bytes, spec: str) -> bytes:
     try:
         return yaml_to_json(data)
     except SpecificationError as error:
-        raise Refused(name_of(spec), str(error)) from None
+        raise SpecRefused(name_of(spec), str(error)) from None
 
 
 @contextmanager

@@ -19,7 +19,7 @@ class CommandError(Exception):
         self.exit_code = exit_code
 
 
-class Refused(CommandError):
+class SpecRefused(CommandError):
     """A specification is refused. `faults` are the lines of its faults."""
 
     def __init__(self, what: str, faults: str) -> None:

@@ -32,7 +32,7 @@ from daggyr_server.cli.tables import show_run
 _MAX_TASKS = 10_000  # the JSON document has no more tasks
 
 
-def to_its_end(run: Run, process: ServerProcess) -> int:
+def to_its_end(run: OwnRun, process: ServerProcess) -> int:
     """Wait until the run and the server `process` have ended. Returns the exit code. Raises CommandError."""
     try:
         return asyncio.run(run.to_its_end(process))
@@ -40,7 +40,7 @@ def to_its_end(run: Run, process: ServerProcess) -> int:
         end_at_once()  # because the loop has taken its signal handlers away
 
 
-class Run(ABC):
+class OwnRun(ABC):
     """One run on a server of its own. A subclass says how the run begins."""
 
     def __init__(self, settings: Settings) -> None:
@@ -113,7 +113,7 @@ class Run(ABC):
         return [shapes.task_summary(task) for task in tasks]
 
 
-class Submitted(Run):
+class Submitted(OwnRun):
     """A new run."""
 
     def __init__(self, settings: Settings, spec: str, document: BinaryIO, tags: dict[str, str], pool: str) -> None:
@@ -128,7 +128,7 @@ class Submitted(Run):
         return await follow(client, self.run_id, accepted=True)
 
 
-class Resumed(Run):
+class Resumed(OwnRun):
     """A run that its tracker kept. If it had not ended, the server goes on with it by itself."""
 
     def __init__(self, settings: Settings, wanted: int) -> None:

@@ -126,9 +126,7 @@ class EditAsked:
     pool: str
     parameters: Mapping[str, tuple[str, ...]]
     document: bytes  # the specification as it came, for the tracker
-    completed: Sequence[int] | None = (
-        None  # changed tasks that were COMPLETED when `again` was made; None if that does not matter
-    )
+    completed: Sequence[int] | None = None  # changed tasks that were COMPLETED when `again` was made, if that matters
     again: Sequence[int] = ()  # unchanged tasks that are to be queued too, by the numbers that they get
 
 

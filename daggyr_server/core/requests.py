@@ -21,7 +21,7 @@ from daggyr_server.core.step import Reason, Refusal, Stepper
 _GONE: Sequence[int] = ()  # compared by identity
 
 
-class Requests(Stepper):
+class RequestHandlers(Stepper):
     """The machine's part for what people ask: submit, kill, retry, mark, edit."""
 
     def _kill_asked(self, event: KillAsked, now: float) -> None:

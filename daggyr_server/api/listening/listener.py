@@ -21,7 +21,7 @@ import grpc
 
 from daggyr.channel import CHANNEL_OPTIONS, check_address
 from daggyr_server.api.listening.authentication import Authentication, Tokens
-from daggyr_server.api.listening.binding import ListenerError, Place, read_pem, server_context
+from daggyr_server.api.listening.binding import ListenerError, ListeningPlace, read_pem, server_context
 from daggyr_server.api.listening.malformed import MalformedMessages
 from daggyr_server.config import Tls
 from daggyr_server.descriptors import connections
@@ -57,7 +57,7 @@ class Listener:
 
         Raises AddressError for an address of neither form, ListenerError for TCP without tokens.
         """
-        self._place = Place(check_address(address), "--listen")
+        self._place = ListeningPlace(check_address(address), "--listen")
         self._tls = tls
         self._credentials: _Credentials | None = None
         self._authentication: Authentication | None = None

@@ -9,7 +9,7 @@ from daggyr.v1.run_pb2 import Task, TaskSummary, TaskType
 from daggyr.v1.task_pb2 import TaskSpec, TaskTemplate
 from daggyr_server.cli import shapes, stdout, tables, words
 from daggyr_server.cli.document import json_document, name_of, spec_argument
-from daggyr_server.cli.errors import Refused
+from daggyr_server.cli.errors import SpecRefused
 from daggyr_server.cli.options import Settings, command, settings_object
 from daggyr_server.core.graph.graph import Graph
 from daggyr_server.core.graph.segments import ExpandedSegment, Kind
@@ -30,7 +30,7 @@ def validate(settings: Settings, spec: str) -> int:
     """
     try:
         graph = _graph(spec)
-    except Refused as refused:
+    except SpecRefused as refused:
         if settings.json:
             stdout.document({"valid": False, "task_count": 0, "faults": refused.faults})
         raise
@@ -60,13 +60,13 @@ def expand(settings: Settings, spec: str) -> int:
 
 
 def _graph(spec: str) -> Graph:
-    """The graph of `spec`. This prints its warnings. Raises Refused, or CommandError if `spec` cannot be read."""
+    """The graph of `spec`. This prints its warnings. Raises SpecRefused, or CommandError if `spec` cannot be read."""
     warnings: list[str] = []
     with json_document(spec) as document:
         try:
             addition = expand_spec(decode_json(document.read()), default_pool="default", warnings=warnings)
         except SpecificationError as error:
-            raise Refused(name_of(spec), str(error)) from None
+            raise SpecRefused(name_of(spec), str(error)) from None
     for warning in warnings:
         stdout.warn(warning)
     graph = Graph()

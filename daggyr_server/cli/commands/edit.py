@@ -15,7 +15,7 @@ from daggyr.client import Client, ServerError
 from daggyr.v1.runs_pb2 import EditTotals
 from daggyr_server.cli import document, shapes, stdout, tables, words
 from daggyr_server.cli.connection import with_client
-from daggyr_server.cli.errors import Refused
+from daggyr_server.cli.errors import SpecRefused
 from daggyr_server.cli.options import Settings, command, run_argument, settings_object
 
 
@@ -48,7 +48,7 @@ def edit(settings: Settings, run_id: int, spec: str, plan: bool, downstream: boo
                     await _edit(settings, client, run_id, source, downstream, remove, revision or 0)
             except ServerError as error:
                 if error.code is grpc.StatusCode.INVALID_ARGUMENT:
-                    raise Refused(document.name_of(spec), str(error)) from None
+                    raise SpecRefused(document.name_of(spec), str(error)) from None
                 raise
             return 0
 

@@ -91,7 +91,7 @@ class JobStatus:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class SlurmLimits:
     """What the cluster says of itself."""
 
     max_array: int  # tasks in one array; with 1, there are no arrays
@@ -101,7 +101,7 @@ class Limits:
 class SlurmClient(Protocol):
     """All methods raise SlurmError or one of its kinds."""
 
-    async def limits(self) -> Limits:
+    async def limits(self) -> SlurmLimits:
         """Return what the cluster says of itself. An executor asks once."""
 
     async def submit(self, job: Job) -> str:

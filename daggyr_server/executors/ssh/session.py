@@ -36,7 +36,7 @@ from daggyr_server.executors.ssh.watching import Watching
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class TargetPlace:
     """Where a connection goes, and which folder there is the pool's."""
 
     target: TargetSettings
@@ -49,7 +49,7 @@ class TargetSession:
     """Life: `opened`, `take_up`, `work`; meanwhile `wake`, `stop` and `peek`."""
 
     def __init__(
-        self, place: Place, attempts: TargetAttempts, telling: Telling, shells: tuple[Shell, Shell, Shell], ready: list[str]
+        self, place: TargetPlace, attempts: TargetAttempts, telling: Telling, shells: tuple[Shell, Shell, Shell], ready: list[str]
     ) -> None:
         """`ready` are the words of READY. Raises TargetFault."""
         try:
@@ -71,7 +71,7 @@ class TargetSession:
 
     @classmethod
     @asynccontextmanager
-    async def opened(cls, place: Place, attempts: TargetAttempts, telling: Telling) -> AsyncIterator[TargetSession]:
+    async def opened(cls, place: TargetPlace, attempts: TargetAttempts, telling: Telling) -> AsyncIterator[TargetSession]:
         """Connect and start the shells; they end with the connection. Raises TargetFault."""
         context, settings = place.context, place.settings
         connection = await connect(place.target, settings, context.heartbeat)

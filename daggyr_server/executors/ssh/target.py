@@ -33,7 +33,7 @@ from daggyr_server.executors.base import Reports
 from daggyr_server.executors.context import ExecutorContext
 from daggyr_server.executors.ssh.attempts import AttemptPhase, TargetAttempts
 from daggyr_server.executors.ssh.connection import TargetFault
-from daggyr_server.executors.ssh.session import Place, TargetSession
+from daggyr_server.executors.ssh.session import TargetPlace, TargetSession
 from daggyr_server.executors.ssh.settings import SshSettings, TargetSettings
 from daggyr_server.executors.ssh.telling import Telling
 
@@ -58,7 +58,7 @@ class Target:
         self, target: TargetSettings, settings: SshSettings, pool: str, reports: Reports, context: ExecutorContext
     ) -> None:
         self.name = target.known_as
-        self._place = Place(target, settings, context, folder_of(pool, self.name, context.tracker_id))
+        self._place = TargetPlace(target, settings, context, folder_of(pool, self.name, context.tracker_id))
         self._pool = pool
         self._reports = reports
         self._attempts = TargetAttempts()
