@@ -346,3 +346,15 @@ def test_nothing_else_stands_at_the_top() -> None:
 def test_names_are_the_words_of_the_field() -> None:
     named = [path for path in tracked(ROOT) if NAMELESS & {part.partition(".")[0] for part in path.parts}]
     assert named == []
+
+
+def test_no_two_classes_of_a_program_have_one_name() -> None:
+    """Readers of a file would take the one for the other. `Details` are those of a task, in a document and in a graph."""
+    for package in PACKAGES.values():
+        found: dict[str, set[str]] = {}
+        for path in (ROOT / package).rglob("*.py"):
+            if "_pb2" not in path.name:
+                for node in ast.parse(path.read_text(encoding="utf-8")).body:
+                    if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                        found.setdefault(node.name, set()).add(str(path.relative_to(ROOT)))
+        assert {name: files for name, files in found.items() if len(files) > 1 and name != "Details"} == {}

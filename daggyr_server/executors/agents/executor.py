@@ -40,7 +40,7 @@ from daggyr.v1.task_pb2 import (
     Placement,
 )
 from daggyr_server.executors.agents.agreement import agree
-from daggyr_server.executors.agents.following import Follows
+from daggyr_server.executors.agents.following import FollowedOutputs
 from daggyr_server.executors.agents.heartbeats import watch_heartbeats
 from daggyr_server.executors.agents.known_agent import PLACED_EARLIER, KnownAgent, Request
 from daggyr_server.executors.agents.portions import MAX_BATCH_BYTES, MAX_KEYS, portions
@@ -77,7 +77,7 @@ class AgentExecutor(Executor):
     def __init__(self, pool: str, settings: Any, reports: Reports, context: ExecutorContext) -> None:
         super().__init__(pool, settings, reports, context)
         self.agents: dict[str, KnownAgent] = {}  # by agent id
-        self._follows = Follows()
+        self._follows = FollowedOutputs()
         self._heartbeats: asyncio.Task[None] | None = None  # while the pool is open
 
     # -- the executor interface ---------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ from daggyr_server.executors.ssh.settings import SshSettings, TargetSettings
 from daggyr_server.executors.ssh.shell import Shell
 from daggyr_server.executors.ssh.starting import Starting
 from daggyr_server.executors.ssh.telling import Telling
-from daggyr_server.executors.ssh.watching import Watching
+from daggyr_server.executors.ssh.watching import LookingAfter
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class TargetSession:
         self._attempts = attempts
         self._telling = telling
         self._fetching = Fetching(Questions(fetching), attempts, telling, clock)
-        self._watching = Watching(Questions(watching), attempts, telling, ended=self._ended, stop=self.stop)
+        self._watching = LookingAfter(Questions(watching), attempts, telling, ended=self._ended, stop=self.stop)
         self._starting = Starting(
             starting, attempts, telling, clock, place.context.grace, ended=self._ended, look=self._watching.wake.set
         )

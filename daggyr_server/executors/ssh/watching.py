@@ -28,7 +28,7 @@ MISSED_LOOKS = 3  # in a row that found neither a warden nor a result; at the ne
 PEEK_SECONDS = 0.1  # between looks at output that is followed and did not grow
 
 
-class Watching:
+class LookingAfter:
     """Life: made, `take_up`, `work`; meanwhile `peek`, and `wake` is set when there is something to look at."""
 
     def __init__(
