@@ -83,7 +83,7 @@ class Warnings:
             self._keep(
                 self._odd,
                 f"{place}.details.command[0]",
-                f"{quoted(program)} is all a program's name; write {shown(words)} if it is a program and its arguments",
+                f"{quoted(program)} is taken as one program's name; write {shown(words)} if it is a program and its arguments",
             )
         words_before = ["", *details.command]
         for index, word in enumerate(details.command[:_MOST_WORDS]):
