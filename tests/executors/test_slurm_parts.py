@@ -29,7 +29,7 @@ from daggyr_server.executors.slurm.client import (
 )
 from daggyr_server.executors.slurm.commands import fault
 from daggyr_server.executors.slurm.jobs.outcomes import GONE, seen_of
-from daggyr_server.executors.slurm.jobs.submission_folder import Reported
+from daggyr_server.executors.slurm.jobs.submission_folder import JobReport
 from daggyr_server.executors.slurm.rest import SlurmRest
 from daggyr_server.executors.slurm.settings import SlurmSettings, minutes
 
@@ -93,10 +93,10 @@ def test_errors_have_kinds() -> None:
     assert type(fault("sbatch: error: something new")) is SlurmError
 
 
-OK = Reported(status=0)
-THREE = Reported(status=3)
-KILLED = Reported(status=137)
-TERMINATED = Reported(status=143, stopped=True)
+OK = JobReport(status=0)
+THREE = JobReport(status=3)
+KILLED = JobReport(status=137)
+TERMINATED = JobReport(status=143, stopped=True)
 
 
 @pytest.mark.parametrize(
@@ -124,13 +124,13 @@ TERMINATED = Reported(status=143, stopped=True)
         (None, GONE, True, "KILLED"),
         (None, "FAILED", False, "LOST"),
         (None, "COMPLETED", False, "LOST"),
-        (Reported(status=143, stopped=True, timed_out=True), "FAILED", False, "TIMED_OUT"),
-        (Reported(status=143, stopped=True, timed_out=True), None, True, "KILLED"),
-        (Reported(status=143, timed_out=True), None, True, "TIMED_OUT"),
-        (Reported(status=126, rejected="no such program: x"), "FAILED", False, "REJECTED"),
+        (JobReport(status=143, stopped=True, timed_out=True), "FAILED", False, "TIMED_OUT"),
+        (JobReport(status=143, stopped=True, timed_out=True), None, True, "KILLED"),
+        (JobReport(status=143, timed_out=True), None, True, "TIMED_OUT"),
+        (JobReport(status=126, rejected="no such program: x"), "FAILED", False, "REJECTED"),
     ],
 )
-def test_what_an_end_means(reported: Reported | None, state: str | None, asked: bool, outcome: str) -> None:
+def test_what_an_end_means(reported: JobReport | None, state: str | None, asked: bool, outcome: str) -> None:
     found, notes = judge(seen_of(reported, state, asked=asked, timeout=5, printed="slurmstepd: error"))
     assert AttemptOutcome.Name(found) == outcome
     assert notes or outcome in ("SUCCEEDED", "FAILED", "KILLED"), "what nobody asked for is explained"

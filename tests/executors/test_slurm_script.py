@@ -16,7 +16,7 @@ from support.waiting import DEADLINE, until
 
 from daggyr.v1.task_pb2 import Assignment, AttemptKey, TaskSpec
 from daggyr_server.executors.slurm.jobs.script import job_script
-from daggyr_server.executors.slurm.jobs.submission_folder import Manifest, Reported, SubmissionFolder
+from daggyr_server.executors.slurm.jobs.submission_folder import JobReport, Manifest, SubmissionFolder
 
 SHELLS = [
     pytest.param(words, id=words[0])
@@ -42,7 +42,7 @@ class Node:
         environment = {**os.environ, "SLURM_ARRAY_TASK_ID": str(index), "SLURM_JOB_ID": f"test-{os.getpid()}-{index}"}
         return subprocess.Popen([*self.words, str(self.script)], env=environment, cwd=self.home, stdin=subprocess.DEVNULL)
 
-    def run(self, index: int = 0) -> Reported:
+    def run(self, index: int = 0) -> JobReport:
         self.start(index).wait(DEADLINE)
         return self.submission.result(index)
 

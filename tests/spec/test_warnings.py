@@ -79,7 +79,7 @@ def test_a_program_with_blanks_and_a_home_that_no_shell_looks_up() -> None:
             "fine": {"details": {"command": ["./my program", "a~", "sh", "-c", "~/bin/x"]}},
         }
     ) == [
-        "tasks.a.details.command[0]: `echo hi` is all a program's name; "
+        "tasks.a.details.command[0]: `echo hi` is taken as one program's name; "
         'write ["echo", "hi"] if it is a program and its arguments',
         "tasks.b.details.command[0]: the `~` of `~/bin/x` stays as it is, because no shell reads it; write the whole path",
         "tasks.b.details.working_directory: the `~` of `~` stays as it is, because no shell reads it; write the whole path",
