@@ -12,7 +12,8 @@ from shlex import quote
 
 from daggyr.bounds import bounded_notes, cut
 from daggyr.v1.task_pb2 import AttemptOutcome
-from daggyr_server.api.views import expansions, missing_host, state_of
+from daggyr_server.api.awaited import missing_host, pauses, until
+from daggyr_server.api.views import expansions, state_of
 from daggyr_server.core.graph.run import Run
 from daggyr_server.core.graph.segments import Kind
 from daggyr_server.core.placing.host import Host
@@ -93,6 +94,9 @@ def _ready(run: Run, number: int, pools: Mapping[str, Pool]) -> Iterator[str]:
             if name in dict(policy.needs)
         )
         yield f"In use there: {used}."
+        yield from (f"{words[:1].upper()}{words[1:]}." for words in islice(pauses(pool.hosts.values()), MAX_NAMED))
+        if any(number in queue for queue in run.elsewhere.values() if queue.policy is policy and queue.avoid in pool.hosts):
+            yield "Its last attempt was LOST, so that it goes to another host, if there is room on one within half a minute."
 
 
 def _totals(hosts: Iterable[Host]) -> dict[str, int]:
@@ -105,6 +109,18 @@ def _totals(hosts: Iterable[Host]) -> dict[str, int]:
 
 def _delayed(run: Run, number: int, pools: Mapping[str, Pool]) -> Iterator[str]:
     due = next(due for due, waiting in run.delayed if waiting == number)
+    if number in run.lost_on:
+        lost, back = run.losses.get(number, 0), run.comebacks.get(number, 0)
+        kinds = [
+            f"{count} of its attempts {were}"
+            for count, were in ((lost, "were LOST"), (back, "came back after they had begun"))
+            if count
+        ]
+        yield f"It waits until {_time(due)}, because {' and '.join(kinds)}; {MAX_LOSSES} are the most."
+        host = pools[run.graph.policy(number).pool].hosts.get(run.lost_on[number])
+        if host is not None:
+            yield f"Then it goes to another host than {host.name}, if one has room for it."
+        return
     retries = run.graph.policy(number).max_retries
     yield f"It waits until {_time(due)} before retry {run.failures.get(number, 0)} of {retries}."
 
@@ -127,7 +143,9 @@ def _running(run: Run, number: int, pools: Mapping[str, Pool]) -> Iterator[str]:
 def _out_of_reach(run: Run, number: int, pools: Mapping[str, Pool]) -> Iterator[str]:
     flight = run.in_flight[number]
     host = pools[flight.pool].hosts.get(flight.host)
-    if host is not None and not host.open and not host.draining:
+    if host is not None and host.pause is not None:
+        yield f"{host.name} is given nothing more{until(host.pause)}, because {host.pause.reason}."
+    elif host is not None and not host.open and not host.draining:
         yield f"{flight.host_name} is out of reach; if it does not come back within its lease, the attempt runs elsewhere."
 
 

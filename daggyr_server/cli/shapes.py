@@ -178,7 +178,13 @@ def pool(one: pb.Pool) -> Shape:
         "used": dict(one.used),
         "running": one.running,
         "ready": one.ready,
+        "paused": [host_pause(pause) for pause in one.paused],
     }
+
+
+def host_pause(one: pb.HostPause) -> Shape:
+    """A host that is given nothing for now."""
+    return {"host": one.host, "reason": one.reason, "until": _time(one, "until")}
 
 
 def agent(one: pb.Agent) -> Shape:
@@ -198,6 +204,8 @@ def agent(one: pb.Agent) -> Shape:
         "cpu_percent": _number(one.cpu_percent),
         "memory_available_bytes": one.memory_available_bytes,
         "address": one.address,
+        "pause": host_pause(one.pause) if one.HasField("pause") else None,
+        "shortage": one.shortage,
     }
 
 

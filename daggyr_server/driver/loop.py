@@ -174,6 +174,10 @@ class Driver:
             self._inbox.answer(step.answers)
             self.changes.publish(step.changed)
             self._note(step.records)
+            for paused in step.paused:
+                log.warning(
+                    "host %s of pool %s is given nothing for %g s: %s", paused.host, paused.pool, paused.seconds, paused.reason
+                )
         for durable in durables:
             durable()
         self._tell_demand()
