@@ -110,19 +110,22 @@ def _totals(hosts: Iterable[Host]) -> dict[str, int]:
 def _delayed(run: Run, number: int, pools: Mapping[str, Pool]) -> Iterator[str]:
     due = next(due for due, waiting in run.delayed if waiting == number)
     if number in run.lost_on:
-        lost, back = run.losses.get(number, 0), run.comebacks.get(number, 0)
-        kinds = [
-            f"{count} of its attempts {were}"
-            for count, were in ((lost, "were LOST"), (back, "came back after they had begun"))
-            if count
-        ]
-        yield f"It waits until {_time(due)}, because {' and '.join(kinds)}; {MAX_LOSSES} are the most."
+        yield f"It waits until {_time(due)}, because {_ends_in_vain(run, number)}; {MAX_LOSSES} are the most."
         host = pools[run.graph.policy(number).pool].hosts.get(run.lost_on[number])
         if host is not None:
             yield f"Then it goes to another host than {host.name}, if one has room for it."
         return
     retries = run.graph.policy(number).max_retries
     yield f"It waits until {_time(due)} before retry {run.failures.get(number, 0)} of {retries}."
+
+
+def _ends_in_vain(run: Run, number: int) -> str:
+    """How often attempts of a task came to nothing that was not its own doing."""
+    lost, back = run.losses.get(number, 0), run.comebacks.get(number, 0)
+    told = [f"{lost} of its attempts {'was' if lost == 1 else 'were'} LOST"] if lost else []
+    if back:
+        told.append(f"{back} of its attempts came back after {'it' if back == 1 else 'they'} had begun")
+    return " and ".join(told)
 
 
 def _assigned(run: Run, number: int, pools: Mapping[str, Pool]) -> Iterator[str]:
