@@ -25,6 +25,7 @@ class CarefulCalls:
 
     def __init__(self) -> None:
         self._seen: set[tuple[str, str, type[Exception]]] = set()  # bounded by what the executors' code can raise
+        self._left_behind: set[str] = set()  # the pools whose executors did not close
 
     def start(self, pool: str, executor: Executor, host: str, batch: AssignmentBatch) -> None:
         """See Executor.start. If it raises, the attempts end as REJECTED, and what it may have started is stopped."""
@@ -68,7 +69,9 @@ class CarefulCalls:
 
     async def close_all(self, executors: Mapping[str, Executor]) -> None:
         """Close the executors, side by side. One that takes too long is left behind."""
-        closing = {asyncio.ensure_future(_close(executor)): pool for pool, executor in executors.items()}
+        closing = {
+            asyncio.ensure_future(_close(executor)): pool for pool, executor in executors.items() if pool not in self._left_behind
+        }
         if not closing:
             return
         try:
@@ -79,6 +82,7 @@ class CarefulCalls:
             raise
         for task in late:
             task.cancel()
+            self._left_behind.add(closing[task])
             log.error("the executor of pool %s did not close within %g s and is left behind", closing[task], CLOSE_SECONDS)
         for task in done:
             error = task.exception()

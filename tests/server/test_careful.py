@@ -76,6 +76,7 @@ class Faulty(Sound):
     def __init__(self, pool: str, driver: Driver, broken: str) -> None:
         super().__init__(pool, driver)
         self.broken = broken
+        self.closings = 0
         self.given = asyncio.Event()
 
     def _fail(self, call: str) -> None:
@@ -107,7 +108,7 @@ class Faulty(Sound):
 
     async def close(self) -> None:
         if self.broken == "hang":
-            self.broken = ""  # A second call does nothing.
+            self.closings += 1
             await asyncio.Event().wait()
         self._fail("close")
         await super().close()
@@ -185,9 +186,11 @@ async def test_all_others_are_closed(
 ) -> None:
     """A coordinator that is stopped is gone within 10 s, whatever an executor does."""
     monkeypatch.setattr(careful, "CLOSE_SECONDS", 0.1)
-    _, sound = await both(driver, broken)
+    faulty, sound = await both(driver, broken)
     await driver.close()
+    await driver.close()  # as a coordinator does that takes its parts down one after the other
     assert sound.closed
+    assert faulty.closings == (1 if broken == "hang" else 0)
     assert "the executor of pool faulty" in caplog.text
 
 
