@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import shutil
 import stat
 import time
@@ -15,7 +16,8 @@ from typing import Any
 
 import psutil
 import pytest
-from executor_harness import Harness, Told, eventually, pid_in, python, shell, spec
+import pytest_asyncio
+from executor_harness import Harness, Told, eventually, executor_context, pid_in, python, shell, spec
 from executor_kinds import CORES, slurm
 from support import slurm_cluster
 from support.slurm_cluster import SlurmCluster
@@ -25,6 +27,7 @@ from daggyr.v1.task_pb2 import HOST_AVAILABLE, HOST_PAUSED, AttemptKey, Placemen
 from daggyr_server.executors.slurm.client import Job, SlurmClient, SlurmUnavailable
 from daggyr_server.executors.slurm.jobs.executor import JobExecutor
 
+_trackers = (f"place-{number}" for number in itertools.count(1))  # of which no other executor has one; see `slurm`
 FOR_EVER = "while :; do sleep 100; done"
 COUNTED = 'echo "$DAGGYR_TASK_ID" >> "$1/log"'
 GATED = 'echo "$DAGGYR_TASK_ID" >> "$1/log"; until [ -e "$1/gate" ]; do sleep 0.02; done; echo done; exit "$2"'
@@ -47,12 +50,13 @@ class Place:
         self.home = home
         self.cluster = cluster
         self._settings = settings
+        self._context = executor_context(tracker_id=next(_trackers))
         self._stack = AsyncExitStack()
 
     async def coordinator(self, *dies: Dying, **settings: Any) -> Harness:
         """Another coordinator takes the place of the one before, which is gone at once."""
         await self.end()
-        harness = await self._stack.enter_async_context(slurm(self.home, **{**self._settings, **settings}))
+        harness = await self._stack.enter_async_context(slurm(self.home, context=self._context, **{**self._settings, **settings}))
         executor = harness.executor
         assert isinstance(executor, JobExecutor)
         for each in dies:
@@ -82,7 +86,7 @@ class Place:
     @property
     def folders(self) -> list[Path]:
         """The submissions that are on disk."""
-        return list((self.home / "tracker-1").iterdir())
+        return list((self.home / self._context.tracker_id).iterdir())
 
 
 class Dying:
@@ -158,6 +162,24 @@ async def home(cluster: SlurmCluster, tmp_path: Path) -> AsyncIterator[Place]:
         yield made
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def limited(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[Harness, AttemptKey]]:
+    """An executor and its attempt, whose job's time limit passes in a second.
+
+    Slurm looks at time limits twice a minute only. So the limit is moved rather than waited for, and the job runs aside, while
+    other tests pass.
+    """
+    folder = tmp_path_factory.mktemp("limited")
+    async with slurm(folder, time_limit="50", partition="aside") as harness:
+        key = await harness.give_one(shell(FOR_EVER, resources={"cores": 1, "memory_mb": 50}))
+        await harness.started(key)
+        cluster = slurm_cluster.running()
+        (job,) = cluster.ask("squeue", "--noheader", "--partition=aside", "--states=running", "--format=%i").split()
+        assert "TimeLimit=00:50:00" in cluster.ask("scontrol", "show", "job", job)
+        cluster.ask("scontrol", "update", f"jobid={job}", "endtime=now+1")
+        yield harness, key
+
+
 @contextlib.asynccontextmanager
 async def _place(cluster: SlurmCluster, folder: Path, settings: dict[str, Any]) -> AsyncIterator[Place]:
     (folder / "home").mkdir()
@@ -180,6 +202,83 @@ async def took_up(harness: Harness, keys: Sequence[AttemptKey]) -> None:
 
 def outcomes(told: Sequence[Told]) -> list[str]:
     return [each.outcome for each in told]
+
+
+@pytest.mark.usefixtures("limited")  # here, so that it waits beside these tests
+class TestTogether:
+    """How attempts become jobs."""
+
+    async def test_EqualNeedsShareAnArray(self, place: Place) -> None:
+        counting = Counting()
+        harness = await place.coordinator(counting)  # type: ignore[arg-type]
+        wide = spec("/bin/true", resources={"cores": CORES})
+        told = await harness.run(*[spec("/bin/true")] * 5, wide, spec("/bin/true"), wide)
+        assert set(outcomes(told)) == {"SUCCEEDED"}
+        assert counting.sizes == [6, 2]
+
+    async def test_NoMoreThanItMayAreInSlurm(self, home: Place) -> None:
+        counting = Counting()
+        harness = await home.coordinator(counting, max_jobs=2)  # type: ignore[arg-type]
+        told = await harness.run(*[spec("/bin/true")] * 5)
+        assert outcomes(told) == ["SUCCEEDED"] * 5
+        assert max(counting.sizes) <= 2 and sum(counting.sizes) == 5
+
+    async def test_StopAndRecallByEitherWay(self, place: Place) -> None:
+        harness = await place.coordinator()
+        cleaning = shell(f"trap 'echo bye; exit 4' TERM; echo $$ > \"$1/pid\"; {FOR_EVER} & wait", str(place.home))
+        key = await harness.give_one(cleaning)
+        child = await pid_in(place.home / "pid")
+        others = await harness.give(*[place.gated()] * CORES)
+        assert psutil.pid_exists(child)
+        await harness.started(others[0])
+        harness.recall(*others)
+        (returned,) = await harness.ended(others[1:])
+        assert returned.outcome == "RETURNED"
+        harness.stop(key)
+        told = await harness.ends(key)
+        assert (told.outcome, told.result.exit_code, told.output()) == ("KILLED", 4, b"bye\n")
+        place.open_gate()
+        assert (await harness.ends(others[0])).outcome == "SUCCEEDED"
+
+    async def test_ExecutorsThatTheTestsMakeLeaveEachOthersJobs(self, home: Place, tmp_path: Path) -> None:
+        """Two with one tracker and one pool would take each other's jobs for their own that nobody waits for, and cancel them."""
+        (tmp_path / "other").mkdir()
+        async with slurm(home.home) as one, slurm(tmp_path / "other") as other:
+            key = await one.give_one(home.gated())
+            await one.started(key)
+            assert (await other.run_one(shell("exit 3"))).outcome == "FAILED", "which it knows once it has asked for its jobs"
+            home.open_gate()
+            assert (await one.ends(key)).outcome == "SUCCEEDED"
+
+    async def test_NothingOfATaskShowsElsewhere(self, home: Place) -> None:
+        """Its words and environment are in private files, not in arguments, and not in what Slurm shows of the job."""
+        harness = await home.coordinator()
+        secret = "open sesame 'n' $HOME"
+        key = await harness.give_one(shell(f'touch "$1"; {FOR_EVER}', str(home.home / "runs"), environment={"SECRET": secret}))
+        await harness.started(key)
+        ((job, _, _),) = home.cluster.unfinished("daggyr-")
+        shown = home.cluster.ask("scontrol", "show", "job", "-dd", job)
+        shown += home.cluster.ask("scontrol", "write", "batch_script", job, "-")
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                shown += " ".join(process.cmdline())
+        assert "slurm_script" in shown and "sesame" not in shown
+        (folder,) = home.folders
+        modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        assert modes["tasks"] == modes["manifest"] == modes["0.out"] == 0o600
+        harness.stop(key)
+        await harness.ends(key)
+
+    async def test_FilesGoOnceTheResultIsDurable(self, home: Place) -> None:
+        harness = await home.coordinator()
+        harness.reports.holding = True
+        told = await harness.run(*[shell("echo out", stdin="in")] * 2)
+        assert outcomes(told) == ["SUCCEEDED"] * 2
+        (folder,) = home.folders
+        assert {"0.out", "1.out"} <= {path.name for path in folder.iterdir()}
+        harness.reports.release()
+        await eventually(lambda: not home.folders)
 
 
 class TestEnds:
@@ -231,31 +330,6 @@ class TestEnds:
         assert (told.outcome, "preempted" in told.notes) == ("LOST", True)
         await eventually(lambda: (urgent.strip(), "urgent", "COMPLETED") in home.cluster.jobs())
 
-    async def test_OneWhoseNodeFailsIsLost(self, home: Place) -> None:
-        harness = await home.coordinator(settle_seconds=0.05)
-        key = await harness.give_one(shell(FOR_EVER))
-        await harness.started(key)
-        home.silence()
-        node = f"nodename={home.cluster.host}"
-        home.cluster.ask("scontrol", "update", node, "state=down", "reason=test")
-        try:
-            told = await harness.ends(key)
-        finally:
-            home.cluster.ask("scontrol", "update", node, "state=resume")
-        assert (told.outcome, "the node" in told.notes) == ("LOST", True)
-        assert (await harness.run_one(spec("/bin/true"))).outcome == "SUCCEEDED"
-
-    async def test_TheJobsTimeLimitHasPassed(self, home: Place) -> None:
-        """Slurm looks at time limits twice a minute only, so the limit is moved rather than waited for."""
-        harness = await home.coordinator(time_limit="50")
-        key = await harness.give_one(shell(FOR_EVER))
-        await harness.started(key)
-        ((job, _, _),) = home.cluster.unfinished("daggyr-")
-        assert "TimeLimit=00:50:00" in home.cluster.ask("scontrol", "show", "job", job)
-        home.cluster.ask("scontrol", "update", f"jobid={job}", "endtime=now+1")
-        told = await harness.ends(key)
-        assert (told.outcome, "time_limit" in told.notes) == ("TIMED_OUT", True)
-
     async def test_WhatSlurmWillNeverTakeIsRejectedInItsWords(self, place: Place) -> None:
         harness = await place.coordinator(partition="elsewhere")
         told = await harness.run_one(spec("/bin/true"))
@@ -279,71 +353,26 @@ class TestEnds:
         told = await harness.run_one(python("import time\nwhile time.process_time() < 0.5: pass"))
         assert 0.4 <= told.result.cpu_seconds <= time.monotonic() - before, "one thread cannot have used more"
 
-
-class TestTogether:
-    """How attempts become jobs."""
-
-    async def test_EqualNeedsShareAnArray(self, place: Place) -> None:
-        counting = Counting()
-        harness = await place.coordinator(counting)  # type: ignore[arg-type]
-        wide = spec("/bin/true", resources={"cores": CORES})
-        told = await harness.run(*[spec("/bin/true")] * 5, wide, spec("/bin/true"), wide)
-        assert set(outcomes(told)) == {"SUCCEEDED"}
-        assert counting.sizes == [6, 2]
-
-    async def test_NoMoreThanItMayAreInSlurm(self, home: Place) -> None:
-        counting = Counting()
-        harness = await home.coordinator(counting, max_jobs=2)  # type: ignore[arg-type]
-        told = await harness.run(*[spec("/bin/true")] * 5)
-        assert outcomes(told) == ["SUCCEEDED"] * 5
-        assert max(counting.sizes) <= 2 and sum(counting.sizes) == 5
-
-    async def test_StopAndRecallByEitherWay(self, place: Place) -> None:
-        harness = await place.coordinator()
-        cleaning = shell(f"trap 'echo bye; exit 4' TERM; echo $$ > \"$1/pid\"; {FOR_EVER} & wait", str(place.home))
-        key = await harness.give_one(cleaning)
-        child = await pid_in(place.home / "pid")
-        others = await harness.give(*[place.gated()] * CORES)
-        assert psutil.pid_exists(child)
-        await harness.started(others[0])
-        harness.recall(*others)
-        (returned,) = await harness.ended(others[1:])
-        assert returned.outcome == "RETURNED"
-        harness.stop(key)
+    @pytest.mark.asyncio(loop_scope="module")
+    async def test_TheJobsTimeLimitHasPassed(self, limited: tuple[Harness, AttemptKey]) -> None:
+        harness, key = limited
         told = await harness.ends(key)
-        assert (told.outcome, told.result.exit_code, told.output()) == ("KILLED", 4, b"bye\n")
-        place.open_gate()
-        assert (await harness.ends(others[0])).outcome == "SUCCEEDED"
+        assert (told.outcome, "time_limit" in told.notes) == ("TIMED_OUT", True)
 
-    async def test_NothingOfATaskShowsElsewhere(self, home: Place) -> None:
-        """Its words and environment are in private files, not in arguments, and not in what Slurm shows of the job."""
-        harness = await home.coordinator()
-        secret = "open sesame 'n' $HOME"
-        key = await harness.give_one(shell(f'touch "$1"; {FOR_EVER}', str(home.home / "runs"), environment={"SECRET": secret}))
+    async def test_OneWhoseNodeFailsIsLost(self, home: Place) -> None:
+        # This is the last of its class, because what runs aside is on the same node.
+        harness = await home.coordinator(settle_seconds=0.05)
+        key = await harness.give_one(shell(FOR_EVER))
         await harness.started(key)
-        ((job, _, _),) = home.cluster.unfinished("daggyr-")
-        shown = home.cluster.ask("scontrol", "show", "job", "-dd", job)
-        shown += home.cluster.ask("scontrol", "write", "batch_script", job, "-")
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error):
-                shown += " ".join(process.cmdline())
-        assert "slurm_script" in shown and "sesame" not in shown
-        (folder,) = home.folders
-        modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
-        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-        assert modes["tasks"] == modes["manifest"] == modes["0.out"] == 0o600
-        harness.stop(key)
-        await harness.ends(key)
-
-    async def test_FilesGoOnceTheResultIsDurable(self, home: Place) -> None:
-        harness = await home.coordinator()
-        harness.reports.holding = True
-        told = await harness.run(*[shell("echo out", stdin="in")] * 2)
-        assert outcomes(told) == ["SUCCEEDED"] * 2
-        (folder,) = home.folders
-        assert {"0.out", "1.out"} <= {path.name for path in folder.iterdir()}
-        harness.reports.release()
-        await eventually(lambda: not home.folders)
+        home.silence()
+        node = f"nodename={home.cluster.node}"
+        home.cluster.ask("scontrol", "update", node, "state=down", "reason=test")
+        try:
+            told = await harness.ends(key)
+        finally:
+            home.cluster.ask("scontrol", "update", node, "state=resume")
+        assert (told.outcome, "the node" in told.notes) == ("LOST", True)
+        assert (await harness.run_one(spec("/bin/true"))).outcome == "SUCCEEDED"
 
 
 class TestRecovery:
