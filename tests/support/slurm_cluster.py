@@ -163,6 +163,9 @@ class SlurmCluster:
         """`clean`: it has forgotten all jobs. Returns when it answers."""
         self._run("slurmctld", "slurmctld", "-D", *(["-c"] if clean else []))
         self._until(lambda: "UP" in self.ask("scontrol", "ping"), "slurmctld")
+        if "slurmd" in self._processes:
+            # The node tells of itself at once. The controller would ask for it after some seconds, and start nothing before.
+            self._processes["slurmd"].send_signal(signal.SIGHUP)
 
     def mend(self) -> None:
         """Start the controller if a test that failed left it stopped."""
