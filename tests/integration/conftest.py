@@ -24,6 +24,6 @@ def farm(deployment: Deployment) -> Deployment:
 
 @pytest.fixture
 def standing(local: Deployment) -> Iterator[Deployment]:
-    """As `local`; whatever the test did to it, the server then takes a run and completes it."""
+    """As `local`. Whatever the test did to the server, it then takes a run and completes it."""
     yield local
     local.goes_on()
