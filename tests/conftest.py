@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
 
 # How wide and colourful a terminal is, and where databases are (libpq's variables begin with PG): each test says so itself.
 FOREIGN = ("CLICOLOR", "COLUMNS", "FORCE_COLOR", "LINES", "NO_COLOR", "PG", "TTY_")
+
+# Tests start a thousand programs, and each would compile all its modules anew where this variable is set, which doubles the cost of
+# a server. Python keeps what it compiled, as it does for users.
+COMPILES_ANEW = "PYTHONDONTWRITEBYTECODE"
+sys.dont_write_bytecode = False
 
 # These services are started once for all workers together: of Slurm there is one on a host, and a database server takes seconds
 # to make. A test needs one if it uses a fixture of that name, or if it is a case for a tracker or an executor of that name.
@@ -38,7 +44,7 @@ def pytest_configure(config: pytest.Config) -> None:
         # A folder of the worker's own, as a process without workers has it: below the controller's, paths of unix sockets
         # (107 bytes at most) would be too long, and programs would put them elsewhere.
         config.option.basetemp = None
-    for name in [name for name in os.environ if name.startswith(FOREIGN)]:
+    for name in [name for name in os.environ if name.startswith((*FOREIGN, COMPILES_ANEW))]:
         del os.environ[name]
     # In the background of a shell, or under nohup, these are ignored, and would be by all programs that tests start.
     for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
