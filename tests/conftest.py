@@ -61,13 +61,15 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
 
 @pytest.hookimpl(tryfirst=True)  # xdist reads the marks in its own hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that share a service, so that one worker has them all."""
+    """Mark the tests that share a service, or their module's server, so that one worker has them all."""
     for item in items:
         if item.get_closest_marker("xdist_group") is None and (service := _service(item)):
             item.add_marker(pytest.mark.xdist_group(service))
 
 
 def _service(item: pytest.Item) -> str:
+    if "shared" in getattr(item, "fixturenames", ()):
+        return item.nodeid.partition("::")[0]
     for name, service in SERVICES_BY_FIXTURE.items():
         if name in getattr(item, "fixturenames", ()):
             return service
