@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 # How wide and colourful a terminal is, and where databases are (libpq's variables begin with PG): each test says so itself.
 FOREIGN = ("CLICOLOR", "COLUMNS", "FORCE_COLOR", "LINES", "NO_COLOR", "PG", "TTY_")
 
-# Tests start a thousand programs, and each would compile all its modules anew where this variable is set, which doubles the cost of
-# a server. Python keeps what it compiled, as it does for users.
+# Tests start a thousand programs. Where this variable is set, as in many containers, each of them would compile all modules of
+# DaggyR anew, and a server would cost half as much again. Without it, Python keeps what it compiled, as it does for users.
 COMPILES_ANEW = "PYTHONDONTWRITEBYTECODE"
 sys.dont_write_bytecode = False
 
@@ -69,7 +69,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def _service(item: pytest.Item) -> str:
     if "shared" in getattr(item, "fixturenames", ()):
-        return item.nodeid.partition("::")[0]
+        return item.nodeid.partition("::")[0]  # a fixture of that name is a server for its whole module
     for name, service in SERVICES_BY_FIXTURE.items():
         if name in getattr(item, "fixturenames", ()):
             return service

@@ -1,4 +1,7 @@
-"""The fixtures of this folder: a deployment of the real programs, whose words are shown when a test fails."""
+"""The fixtures of this folder: a deployment of the real programs, whose words are shown when a test fails.
+
+A module may have a fixture `shared` of its own, with another server: tests/conftest.py keeps the tests that use one on one worker.
+"""
 
 from __future__ import annotations
 

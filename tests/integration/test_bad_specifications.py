@@ -1,4 +1,8 @@
-"""Specifications with faults: the real server refuses them whole, with place and advice, and the command tells all, before anything runs."""
+"""Specifications with faults: the real server refuses them whole, with place and advice, before anything runs.
+
+What the server answers is asked of it from this process. That the command tells just that, and what the command finds by itself,
+is tested with the command.
+"""
 
 from __future__ import annotations
 
