@@ -1,4 +1,4 @@
-"""The three programs with standard descriptors that are closed or full, in encodings without umlauts, and names of any bytes."""
+"""The three programs when standard descriptors are closed or full, the encoding has no umlauts, or names have odd bytes."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ def test_an_interruption_while_modules_are_loaded(program: str, code: int, envir
 
 
 def test_an_agent_with_closed_descriptors_gives_no_file_away(environment: dict[str, str], tmp_path: Path) -> None:
-    """The lock of its state folder took descriptor 1, and whatever was printed went there."""
+    """An agent that is started with descriptor 1 closed prints nothing into its state folder's lock, which it opens first."""
     shell(f"daggyr-agent --coordinator unix:{tmp_path}/none --state-dir {tmp_path}/agent --lifeline 3 3</dev/null <&- >&- 2>&-",
           environment, tmp_path)  # fmt: skip
     assert (tmp_path / "agent/lock").read_text().strip().isdecimal()

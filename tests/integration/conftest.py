@@ -1,6 +1,6 @@
 """The fixtures of this folder: a deployment of the real programs, whose words are shown when a test fails.
 
-A module may have a fixture `shared` of its own, with another server: tests/conftest.py keeps the tests that use one on one worker.
+A module may have a fixture `shared` of its own, with another server. Its tests stay on one worker: see tests/conftest.py.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def farm(deployment: Deployment) -> Deployment:
 
 @pytest.fixture
 def standing(local: Deployment) -> Iterator[Deployment]:
-    """As `local`; whatever the test did to it, the server then takes a run and completes it."""
+    """As `local`. Whatever the test did to the server, it then takes a run and completes it."""
     yield local
     local.goes_on()
 

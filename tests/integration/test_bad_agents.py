@@ -1,4 +1,4 @@
-"""Agents that a coordinator refuses, and agents that misbehave: over the real wire, some played by a raw gRPC client."""
+"""Agents that a coordinator refuses, and agents that misbehave. Some are played by a raw gRPC client on the real wire."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def hello(**changes: Any) -> AgentMessage:
 
 @asynccontextmanager
 async def session(deployment: Deployment, *messages: AgentMessage) -> AsyncIterator[Call]:
-    """A session that has sent these."""
+    """A session that has sent these messages."""
     async with open_channel(deployment.address) as channel:
         call = AgentsStub(channel).Session(metadata=token_metadata(deployment.token("agent")))
         for message in messages:
@@ -49,7 +49,7 @@ async def session(deployment: Deployment, *messages: AgentMessage) -> AsyncItera
 
 
 async def refusal(call: Call) -> tuple[grpc.StatusCode, str]:
-    """How the coordinator ends a session."""
+    """Return how the coordinator ends a session."""
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         async with asyncio.timeout(DEADLINE):
             while await call.read() is not grpc.aio.EOF:
@@ -88,7 +88,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
 
 
 def test_a_second_agent_of_the_same_name(farm: Deployment) -> None:
-    """It ends with a word on what to do; the first one goes on."""
+    """The second agent ends with a word on what to do. The first one goes on."""
     farm.start_agent("one", "--state-dir", str(farm.folder / "a"))
     second = farm.start_agent("one", "--state-dir", str(farm.folder / "b"), wait=False)
     assert second.wait() == 2
@@ -137,7 +137,7 @@ async def test_a_session_that_makes_no_sense(
 
 
 async def test_rubbish_in_the_middle_of_a_session(farm: Deployment) -> None:
-    """The session ends; what that agent was given is given to it again when it is back, or to nobody else meanwhile."""
+    """The session ends. Its assignments are given to the agent again when it is back, and to nobody else meanwhile."""
     metadata = token_metadata(farm.token("agent"))
     async with open_channel(farm.address) as channel:
         call: Call = channel.stream_stream("/daggyr.v1.Agents/Session")(metadata=metadata)
@@ -168,7 +168,7 @@ async def test_reports_of_attempts_that_are_not_the_agents_change_nothing(farm: 
 
 
 async def test_an_agent_that_says_nothing_more_loses_its_session(deployment: Deployment) -> None:
-    """Its connection stands, but no heartbeat comes (half a second each)."""
+    """Its connection stands, but no heartbeat comes, of which one is due every half second."""
     deployment.start_server(config='[server]\nheartbeat = 0.5\nlease = 100\n[pools.farm]\nexecutor = "agent"\n')
     async with session(deployment, hello()) as call:
         code, details = await refusal(call)

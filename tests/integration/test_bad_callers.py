@@ -1,6 +1,6 @@
 """Callers that are wrong: unknown runs and tasks, wrong tokens, messages that are none, and clients that go away.
 
-Whatever they do, the server goes on: `standing` and `unharmed` see to that after each test.
+Whatever they do, the server goes on. The fixtures `standing` and `unharmed` test that after each test.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ def with_an_unknown_value(message: Any, path: tuple[str, ...]) -> None:
 
 
 async def test_an_enum_of_no_known_value_is_an_invalid_argument(unharmed: Deployment) -> None:
-    """Wherever it stands in a request of whichever call."""
+    """A value that is not known is refused wherever it stands in a request of any call."""
     unharmed.complete({"a": task("true")})
     seen = []
     async with open_channel(unharmed.address) as channel:
@@ -244,7 +244,7 @@ async def test_requests_that_make_no_sense(unharmed: Deployment) -> None:
 
 
 async def test_numbers_at_their_types_limits_break_nothing(deployment: Deployment) -> None:
-    """Each number of each request, alone; what the server answers is an answer, and no error of its own."""
+    """Each number of each request is tried alone. The server's answer is never an error of its own."""
     deployment.start_server("--tracker", "sqlite:state.db")
     deployment.complete({"a": task("true")})
     tried = 0
@@ -301,7 +301,7 @@ def test_a_client_that_goes_away_in_the_middle(standing: Deployment, arguments: 
 
 
 def test_a_reader_that_closes_its_pipe(unharmed: Deployment) -> None:
-    """As `daggyr logs ... | head` does: no error, and nothing of it on the server."""
+    """`daggyr logs ... | head` ends a reader like this. It is no error, and the server keeps nothing of it."""
     unharmed.complete({"a": shell("head -c 900000 /dev/zero")})
     process = unharmed.command("logs", "last", "a")
     assert process.stdout is not None

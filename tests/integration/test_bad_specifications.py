@@ -32,7 +32,7 @@ ECHO = task("echo", "{{X}}")
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    """One server for all that it refuses; afterwards it has no run, and takes one."""
+    """One server for all that it refuses. In the end it has no run, and takes one."""
     made = Deployment(tmp_path_factory.mktemp("specifications"))
     try:
         made.start_server(config=POOLS)
@@ -52,7 +52,7 @@ def answered(deployment: Deployment, document: object) -> list[str]:
 
 
 def refused(deployment: Deployment, document: object, suffix: str = ".json") -> list[str]:
-    """The faults that `submit` tells of."""
+    """Return the faults that `submit` tells of."""
     data = document if isinstance(document, bytes) else json.dumps(document).encode()
     path = deployment.folder / f"refused{suffix}"
     path.write_bytes(data)
@@ -64,7 +64,7 @@ def refused(deployment: Deployment, document: object, suffix: str = ".json") -> 
 
 
 def matched(**keys: Any) -> dict[str, Any]:
-    """Two tasks of which `b` has a `match` on `a`."""
+    """Return two tasks of which `b` has a `match` on `a`."""
     return {"tasks": {"a": ECHO, "b": ECHO, **keys}, "parameters": X}
 
 
@@ -200,7 +200,7 @@ def test_a_document_that_cannot_be_read(shared: Deployment, data: bytes, suffix:
 
 
 def test_all_faults_come_together_and_nothing_runs(deployment: Deployment) -> None:
-    """With a server of the command's own, too."""
+    """This holds for a server of the command's own, too."""
     spec = deployment.spec(
         {
             "sound": shell("touch ran"),
@@ -236,7 +236,7 @@ def test_all_faults_come_together_and_nothing_runs(deployment: Deployment) -> No
 
 @pytest.mark.parametrize("letter", ["x", "\N{SNOWMAN}"])
 def test_more_faults_than_an_answer_holds(shared: Deployment, letter: str) -> None:
-    """The first ones are told, and how many more there are."""
+    """The first faults are told, and how many more there are."""
     name = letter * 30
     faults = refused(shared, {"tasks": {f"{name}-{number}": task("true", parents=["nowhere"]) for number in range(500)}})
     assert faults[0] == f"tasks.{name}-0.parents[0]: there is no task `nowhere`"
@@ -283,7 +283,7 @@ def test_a_wrong_configuration_ends_the_server_before_it_listens(tmp_path: Path,
 @pytest.mark.parametrize("command", ["validate", "expand", "submit", "run"])
 @pytest.mark.parametrize("output", ["table", "json"])
 def test_what_is_valid_and_most_likely_not_meant_is_told(shared: Deployment, command: str, output: str, tmp_path: Path) -> None:
-    """On standard error, whatever the output is, and without an exit code."""
+    """The warning is on standard error, whatever the output is, and does not change the exit code."""
     tasks = {"a": task("true", "{{DAET}}"), "b": task("true", "{{DATE}}", "~/x", working_directory="/")}
     path = tmp_path / "spec.json"
     path.write_bytes(json.dumps({"tasks": tasks, "parameters": {"{{DATE}}": ["1"]}}).encode("utf-8-sig"))

@@ -1,4 +1,4 @@
-"""Metrics: what the real server says of itself to a scrape, to whom, and that nothing is left of it."""
+"""Metrics: what the real server tells a scrape of itself, which callers it tells, and that nothing is left in the end."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def asked(shared: Deployment) -> str:
 
 @pytest.fixture
 def address(deployment: Deployment) -> str:
-    """Of the metrics of a server with a local pool of two workers."""
+    """The address of the metrics of a server with a local pool of two workers."""
     return address_said(deployment.start_server(config=CONFIG).said())
 
 
@@ -177,7 +177,7 @@ def test_what_is_no_request_harms_nobody(shared: Deployment, asked: str) -> None
 
 
 def test_many_who_say_nothing_do_not_pile_up(shared: Deployment, asked: str) -> None:
-    """The oldest of them are hung up on, and who has the token is answered beside them."""
+    """The server hangs up on the oldest of them, and answers a scrape with the token beside them."""
     host, _, port = asked.rpartition(":")
     with contextlib.ExitStack() as stack:
         silent: list[socket.socket] = []
@@ -199,7 +199,7 @@ def eventually_answers(address: str, token: str) -> None:
 
 
 def test_scrapes_side_by_side(shared: Deployment, asked: str) -> None:
-    """While a run goes on, and more at once than are made at a time. Who has waited for long is hung up on, and asks again."""
+    """More scrapes than are made at a time come during a run. One that waited for long is hung up on, and asks again."""
     token = shared.token()
     found: list[int] = []
 
@@ -252,7 +252,7 @@ def test_metrics_over_tcp_have_a_token_though_the_rest_needs_none(deployment: De
 
 
 def test_the_end_does_not_wait_for_scrapes(deployment: Deployment) -> None:
-    """Whether they say nothing, or do not read; and the address is free again."""
+    """Scrapes that say nothing or do not read do not hold the end up, and the address is free again."""
     config = CONFIG.replace("127.0.0.1:0", own_address())
     server = deployment.start_server(config=config)
     address = address_said(server.said())
@@ -289,7 +289,7 @@ def test_over_tls_with_certificates(deployment: Deployment, tmp_path: Path) -> N
 
 
 def test_a_run_of_its_own_serves_no_metrics(deployment: Deployment) -> None:
-    """So that several may have one configuration, which a server has as well."""
+    """Several runs may have one configuration, which a server has as well."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         config = deployment.folder / "own.toml"
         config.write_text(CONFIG.replace("127.0.0.1:0", f"127.0.0.1:{taken.getsockname()[1]}"))

@@ -71,7 +71,7 @@ def test_a_server_that_is_killed_repeats_nothing(deployment: Deployment, cluster
 
 
 def test_a_run_of_everything(deployment: Deployment, cluster: SlurmCluster) -> None:
-    """Parameters, a failure and its retry, and a kill, on jobs."""
+    """The run has parameters, a failure and its retry, and a kill, all on jobs."""
     deployment.start_server(config=pool(deployment))
     again = 'if [ -e once ]; then echo again; else touch once; echo "no" >&2; exit 3; fi'
     run = deployment.complete(
@@ -94,7 +94,7 @@ def test_a_run_of_everything(deployment: Deployment, cluster: SlurmCluster) -> N
 
 class TestPilots:
     def test_as_many_as_there_is_work_for(self, deployment: Deployment, cluster: SlurmCluster) -> None:
-        """Tasks that wait for others start no pilots; those that have nothing to do leave."""
+        """Tasks that wait for others start no pilots. Pilots that have nothing to do leave."""
         settings = pool(deployment, mode="pilot", max_pilots=2, pilot_resources={"cores": 1}, idle_seconds=10)
         deployment.start_server(config=settings)
         assert cluster.unfinished() == []

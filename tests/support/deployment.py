@@ -29,6 +29,7 @@ import pytest
 
 from daggyr.client import Client
 from daggyr.tokens import read_token
+from support.ended import Ended
 from support.server_calls import ServerCalls, shown
 from support.waiting import DEADLINE, Gate, is_gone, until
 
@@ -95,25 +96,6 @@ def task(*command: str, **keys: Any) -> Task:
 def shell(script: str, **keys: Any) -> Task:
     """A task that is a shell script."""
     return task("sh", "-c", script, **keys)
-
-
-@dataclass(frozen=True)
-class Ended:
-    """A command that has ended."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        """Standard output as one JSON document."""
-        return json.loads(self.out)
-
-    @property
-    def lines(self) -> list[Any]:
-        """Standard output as a JSON document a line."""
-        return [json.loads(line) for line in self.out.splitlines()]
 
 
 @dataclass
