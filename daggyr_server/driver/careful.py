@@ -65,7 +65,7 @@ class CarefulCalls:
             try:
                 call()
             except Exception as error:
-                self._told("that has reported", "take that its reports are durable", error)
+                self._told("", "take that its reports are durable", error)
 
     async def close_all(self, executors: Mapping[str, Executor]) -> None:
         """Close the executors, side by side. One that takes too long is left behind."""
@@ -109,4 +109,5 @@ def unusable(pool: str, doing: str, error: Exception) -> ExecutorError:
 
 
 def _in_words(pool: str, doing: str, error: Exception) -> str:
-    return f"the executor of pool {pool} has a fault and did not {doing}: {type(error).__name__}: {error}"
+    who = f"the executor of pool {pool}" if pool else "an executor"  # Who reported is not known by then.
+    return f"{who} has a fault and did not {doing}: {type(error).__name__}: {error}"
