@@ -1,13 +1,13 @@
 """Hosts on which attempts come to nothing, one after another: they are paused, tried with one attempt, and paused for longer.
 
 The pool tells of each attempt that was LOST, or RETURNED without being asked back, and of the first one that ran after such an
-end. A host may notice a fault of its own and pause itself; this is for what a host does not notice (an agent that crashes with each
-task, a file system that hangs). Attempts that were LOST together count once, because a host that went away takes many along.
+end. A host may notice a fault of its own and pause itself; this is for what a host does not notice (an agent that crashes with
+each task, a file system that hangs). Attempts that were LOST together count once, because a host that went away takes many along.
 
 After STREAK such ends in a row the host is given nothing, at first for SHORTEST_PAUSE, then for twice as long each time. After
-each pause it is given one attempt at a time, so that a host which is still at fault costs one task an attempt, and not as many as it
-has room for. It is trusted again once an attempt there has ended otherwise, or has been there for CAREFUL_SECONDS. What is known
-of a host stays when the host goes, because an agent that crashes may come back as a new host of the same name.
+each pause it is given one attempt at a time, so that a host which is still at fault costs one task an attempt, and not as many as
+it has room for. It is trusted again once an attempt there has ended otherwise, or has been there for CAREFUL_SECONDS. What is
+known of a host stays when the host goes, because an agent that crashes may come back as a new host of the same name.
 
 Only the pool calls this. Time comes in as an argument. Nothing here opens or closes a host.
 """
