@@ -164,8 +164,10 @@ def _attempt(attempt: Attempt, stdout: bytes, stderr: bytes) -> Shape:
 
 
 def _output_size(output: OutputSummary | None) -> Shape | None:
-    """How many bytes the task wrote, and how many of them were not kept."""
-    return None if output is None else {"size_bytes": output.size_bytes, "cut_bytes": output.cut_bytes}
+    """How many bytes the task wrote, how many of them were not kept, and whether more may be missing."""
+    if output is None:
+        return None
+    return {"size_bytes": output.size_bytes, "cut_bytes": output.cut_bytes, "incomplete": output.incomplete}
 
 
 def pool(one: pb.Pool) -> Shape:
