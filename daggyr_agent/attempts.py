@@ -46,6 +46,7 @@ from .start_faults import HostError, LostError
 MAX_WAITING = 50_000  # A hello that names them all stays well below the limit of a message.
 
 _ROOM_SECONDS = 1.0  # between two looks at the room while attempts run
+_BLAMED_SECONDS = 10.0  # A task that fails so soon after its host could keep nothing may have failed for that.
 
 _log = logging.getLogger(__name__)
 
@@ -276,7 +277,11 @@ class Attempts:
         if fault is None:
             if execution.failed:
                 self._look_at_writing()
-            result, outputs = execution.result(self._unkept)
+            unkept = self._unkept
+            if unkept is None and execution.unkept_while is not None:
+                if self._context.loop.time() - execution.unkept_at <= _BLAMED_SECONDS:
+                    unkept = execution.unkept_while
+            result, outputs = execution.result(unkept)
             if result is not None:
                 self._outbox.finished(attempt.ident, attempt.key, result, outputs, ahead=len(self._waiting))
                 if execution.cause is not None:
@@ -307,8 +312,8 @@ class Attempts:
         self._looked_at = now
         shortage = self._room.shortage()
         if shortage is not None:
-            self._look_at_writing()
             self._pause.begin(shortage)
+            self._look_at_writing()
         elif self._pause.reason is None:
             self._unkept = None
             if (fault := self._context.journal.fault) is not None:
@@ -322,7 +327,7 @@ class Attempts:
             with self._lock:
                 running = list(self._running.values())
             for execution in running:
-                execution.unkept_while = self._unkept
+                execution.unkept_while, execution.unkept_at = self._unkept, self._context.loop.time()
 
     def _pause_changed(self) -> None:
         self._beat()
