@@ -8,7 +8,6 @@ Nothing here opens a connection, and tokens are never read here, only the names 
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import socket
 from collections.abc import Mapping, Sequence
@@ -21,6 +20,7 @@ from msgspec import Meta, Struct
 from daggyr.bounds import MAX_RESOURCES, MAX_UNITS, MAX_WORD
 from daggyr.channel import AddressError, Tls, check_address
 from daggyr.checked import ConfigurationError, Fault, check, read_table, resolve
+from daggyr.daemon import lifeline_of
 from daggyr.environment import pattern_fault
 from daggyr.tokens import TokenError, state_folder
 
@@ -266,13 +266,7 @@ def _lifeline(text: str | None, faults: list[Fault]) -> int | None:
     if text is None:
         return None
     try:
-        if not (text.isascii() and text.isdecimal()):
-            raise OverflowError
-        os.fstat(int(text))
-    except OSError as error:
-        faults.append(Fault("--lifeline", f"no file descriptor {text} was inherited ({error.strerror})"))
-    except (OverflowError, ValueError):
-        faults.append(Fault("--lifeline", f"{text[:40]!r} is no number of a file descriptor"))
-    else:
-        return int(text)
-    return None
+        return lifeline_of(text)
+    except ValueError as error:
+        faults.append(Fault("--lifeline", str(error)))
+        return None

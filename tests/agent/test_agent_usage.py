@@ -44,6 +44,7 @@ def one_line(error: BaseException) -> str:
         ([*NOWHERE, "--lifeline", "pipe"], "'pipe' is no number of a file descriptor"),
         ([*NOWHERE, "--lifeline", "987654"], "no file descriptor 987654 was inherited"),
         ([*NOWHERE, "--lifeline", "9" * 30], "is no number of a file descriptor"),
+        ([*NOWHERE, "--lifeline", "-1"], "'-1' is no number of a file descriptor"),
         ([*NOWHERE, "--config", "/no/such/file.toml"], "/no/such/file.toml has a fault: the file: cannot be read"),
         ([*NOWHERE, "--config", "/dev/zero"], "/dev/zero has a fault: the file: is larger than 1,048,576 bytes"),
         (["--coordinator", "https://host:2503"], "write HOST:PORT, without `https://`"),
