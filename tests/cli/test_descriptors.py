@@ -186,7 +186,7 @@ def test_an_interruption_while_modules_are_loaded(program: str, code: int, envir
 
 def test_an_agent_with_closed_descriptors_gives_no_file_away(environment: dict[str, str], tmp_path: Path) -> None:
     """The lock of its state folder took descriptor 1, and whatever was printed went there."""
-    shell(f"daggyr-agent --coordinator unix:{tmp_path}/none --state-dir {tmp_path}/agent --lifeline 3 3</dev/null <&- >&- 2>&-",
+    shell(f": | daggyr-agent --coordinator unix:{tmp_path}/none --state-dir {tmp_path}/agent --lifeline 3 3<&0 <&- >&- 2>&-",
           environment, tmp_path)  # fmt: skip
     assert (tmp_path / "agent/lock").read_text().strip().isdecimal()
 
