@@ -37,7 +37,7 @@ class Template:
         own.CopyFrom(template)
         spec = own.spec
         self.demand: Mapping[str, int] = {name: units for name, units in spec.resources.items() if units > 0}
-        self.timeout = seconds_of(spec.timeout)  # 0: none
+        self.timeout = seconds_of(spec.timeout)  # 0 means that there is none
         self.whole_stdout_bytes = spec.whole_stdout_bytes
         self._filling = Filling(own)
         self._takes_values = bool(own.parameters)

@@ -48,7 +48,7 @@ class Stream:
         self._flags = fcntl.fcntl(self.descriptor, fcntl.F_GETFL)
 
     def reset(self, whole_bytes: int) -> None:
-        """Make the empty file ready for an attempt of which `whole_bytes` are kept whole (0: as usual, see `kept_of`)."""
+        """Make the empty file ready for an attempt of which `whole_bytes` are kept whole; 0 means as usual (see `kept_of`)."""
         self._whole_bytes = whole_bytes
         self._gone = 0
 

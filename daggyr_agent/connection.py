@@ -185,8 +185,9 @@ class Connection:
 def next_pause(backoff: Backoff, *, lasted: float | None, refusal: grpc.StatusCode | None) -> float:
     """Seconds before the next session. They grow until a session was worth the name.
 
-    `lasted`: how long the last session lasted, in seconds; None: it was not welcomed. `refusal`: the status with which it was
-    refused, welcomed or not. A session that ended as soon as it had begun, or that made no sense to the coordinator, would again.
+    `lasted` is how long the last session lasted, in seconds, or None if it was not welcomed. `refusal` is the status with which
+    it was refused, welcomed or not. A session that ended as soon as it had begun, or that made no sense to the coordinator, would
+    again.
     """
     if lasted is not None and lasted >= _SHORT_SESSION and refusal is None:
         backoff.reset()

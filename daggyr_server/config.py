@@ -18,7 +18,7 @@ from msgspec import Meta
 
 from daggyr.channel import DEFAULT_ADDRESS, AddressError, check_address, is_loopback
 from daggyr.checked import ConfigurationError, Fault, check, read_table, resolve, suggest
-from daggyr_server.pool_tables import Grace, Pool, default_of, pools_of, size_local_pool
+from daggyr_server.pool_tables import ConfiguredPool, Grace, default_of, pools_of, size_local_pool
 
 Seconds = Annotated[float, Meta(ge=0.1, le=86_400)]
 
@@ -34,8 +34,8 @@ class Tls(msgspec.Struct, frozen=True, kw_only=True):
 class Server(msgspec.Struct, frozen=True, kw_only=True):
     """`[server]`. Times are in seconds. Without a token file, the one in the user's state folder is used."""
 
-    listen: str = DEFAULT_ADDRESS  # HOST:PORT (port 0: a free one), or unix:PATH with an absolute path
-    metrics: str | None = None  # where Prometheus scrapes, an address like that of `listen`; None: nowhere
+    listen: str = DEFAULT_ADDRESS  # HOST:PORT, where port 0 means a free one; or unix:PATH with an absolute path
+    metrics: str | None = None  # where Prometheus scrapes, an address like that of `listen`; None means nowhere
     tracker: str = "memory"  # `memory`, `sqlite:PATH` with an absolute path, or another tracker's address
     default_pool: str | None = None
     insecure: bool = False  # listen off loopback without TLS
@@ -58,7 +58,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True):
     """The whole configuration. `default_pool` is a key of `pools`; `source` says for messages where it comes from."""
 
     server: Server
-    pools: dict[str, Pool]
+    pools: dict[str, ConfiguredPool]
     default_pool: str
     source: str
 
@@ -70,7 +70,7 @@ def load(
 
     Without a file, or without `pools` in it, there is one pool `default` of the local executor. `workers` sizes the local pool.
     An address off loopback has TLS or an explicit `insecure`, or is a fault. Raises ConfigurationError with all faults but those
-    of the pools' own settings (see Pool.check).
+    of the pools' own settings (see ConfiguredPool.check).
     """
     source = str(path) if path else "the command line"
     document = read_table(path, "name another with --config or DAGGYR_CONFIG") if path else {}

@@ -29,7 +29,7 @@ class _EveryPool(msgspec.Struct, frozen=True, kw_only=True):
     kill_grace: Grace
 
 
-class Pool(msgspec.Struct, frozen=True, kw_only=True):
+class ConfiguredPool(msgspec.Struct, frozen=True, kw_only=True):
     """`[pools.NAME]`: the executor's name, what every pool may set, and the executor's settings as they stand in the file."""
 
     name: str
@@ -43,7 +43,7 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
         return check(self.settings, kind, place=f"pools.{self.name}", folder=self.folder, faults=faults)
 
 
-def pools_of(tables: object, kill_grace: float, folder: Path, faults: list[Fault]) -> dict[str, Pool]:
+def pools_of(tables: object, kill_grace: float, folder: Path, faults: list[Fault]) -> dict[str, ConfiguredPool]:
     """The pools by name. `kill_grace` (seconds) is that of pools that do not say another.
 
     Pools with faults are among them as far as they are known, so that names can be checked.
@@ -66,11 +66,13 @@ def pools_of(tables: object, kill_grace: float, folder: Path, faults: list[Fault
             faults.append(Fault(place, "expected a table", 'write executor = "local" in it, for instance'))
         if executor == "agent":
             _explain_dialing_in(name, settings, faults)
-        pools[name] = Pool(name=name, executor=str(executor), kill_grace=own.kill_grace, settings=settings, folder=folder)
+        pools[name] = ConfiguredPool(
+            name=name, executor=str(executor), kill_grace=own.kill_grace, settings=settings, folder=folder
+        )
     return pools
 
 
-def size_local_pool(pools: Mapping[str, Pool], workers: int, default_pool: str, faults: list[Fault]) -> None:
+def size_local_pool(pools: Mapping[str, ConfiguredPool], workers: int, default_pool: str, faults: list[Fault]) -> None:
     """Give the local pool its workers: the default pool if that is local, else the only one that is."""
     local = [pool for pool in pools.values() if pool.executor == "local"]
     if len(local) > 1:
@@ -83,7 +85,7 @@ def size_local_pool(pools: Mapping[str, Pool], workers: int, default_pool: str, 
         local[0].settings["workers"] = workers
 
 
-def default_of(pools: Mapping[str, Pool], wanted: str | None, faults: list[Fault]) -> str:
+def default_of(pools: Mapping[str, ConfiguredPool], wanted: str | None, faults: list[Fault]) -> str:
     """The pool of runs that name none: the one that `[server]` names, the only one, or the one that is called `default`."""
     if wanted is not None:
         if wanted not in pools:

@@ -45,8 +45,9 @@ ENTRY = "daggyr_server.__main__"
 WIRE = frozenset({"daggyr", "google.protobuf", "grpc"})
 SERVICES = frozenset({"grpc_health", "grpc_reflection"})
 BELOW_DRIVER = frozenset({CORE, SPEC, TRACKERS, EXECUTORS})
-# What the API needs of the driver comes through three doors, and one for the metrics; the others are types that pass there.
-DOORS = frozenset({f"{DRIVER}.{name}" for name in ("requests", "ended", "changes", "figures", "errors", "edit_plan")})
+# What the API needs of the driver comes through the first three files, and the metrics' numbers through `figures`. The others
+# have types.
+DRIVER_FOR_API = frozenset({f"{DRIVER}.{name}" for name in ("requests", "ended", "changes", "figures", "errors", "edit_plan")})
 
 # Part to what it may import. The longest name that fits a module is its part; an import of a part is one of anything in it.
 ARROWS: dict[str, frozenset[str]] = {
@@ -70,7 +71,7 @@ ARROWS: dict[str, frozenset[str]] = {
     POOL_TABLES: frozenset({"daggyr", "msgspec"}),
     DRIVER: frozenset({"daggyr"}) | BELOW_DRIVER,
     API: WIRE
-    | DOORS
+    | DRIVER_FOR_API
     | {CORE, SPEC, f"{TRACKERS}.base", f"{EXECUTORS}.believable", CONFIG, DESCRIPTORS, REFUSED, "prometheus_client"},
     CLI: WIRE | {CHOSEN_PATH, SPEC, f"{GRAPH}.graph", f"{GRAPH}.segments", "click", "msgspec", "rich"},
     ENTRY: frozenset({"daggyr", MAIN}),
@@ -345,3 +346,15 @@ def test_nothing_else_stands_at_the_top() -> None:
 def test_names_are_the_words_of_the_field() -> None:
     named = [path for path in tracked(ROOT) if NAMELESS & {part.partition(".")[0] for part in path.parts}]
     assert named == []
+
+
+def test_no_two_classes_of_a_program_have_one_name() -> None:
+    """Readers of a file would take the one for the other. `Details` are those of a task, in a document and in a graph."""
+    for package in PACKAGES.values():
+        found: dict[str, set[str]] = {}
+        for path in (ROOT / package).rglob("*.py"):
+            if "_pb2" not in path.name:
+                for node in ast.parse(path.read_text(encoding="utf-8")).body:
+                    if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                        found.setdefault(node.name, set()).add(str(path.relative_to(ROOT)))
+        assert {name: files for name, files in found.items() if len(files) > 1 and name != "Details"} == {}

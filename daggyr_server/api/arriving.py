@@ -42,8 +42,10 @@ class Arriving:
     """All documents that are on their way to one server."""
 
     def __init__(self, folder: Path | None, *, most: int, patience: float) -> None:
-        """`folder` is where files are made (None: where temporary files lie). All documents together may have `most` bytes, and a
-        client may bring nothing for `patience` seconds."""
+        """Files are made in `folder`, or where temporary files lie if it is None.
+
+        All documents together may have `most` bytes, and a client may bring nothing for `patience` seconds.
+        """
         self._folder = folder
         self._most = most
         self._patience = patience

@@ -199,9 +199,9 @@ def _with_attempts(message: TaskMessage, run: Run, stored: Sequence[tuple[int, S
         message.next_page_token = f"{run.run_id}-{number}-{attempt.attempt}"
     if len(shown) == len(stored) < MAX_ATTEMPTS:
         message.next_page_token = ""
-    flying = list(message.attempts)
+    in_flight = list(message.attempts)
     del message.attempts[:]
-    message.attempts.extend([*reversed(shown), *flying])
+    message.attempts.extend([*reversed(shown), *in_flight])
     return message
 
 

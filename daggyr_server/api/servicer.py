@@ -1,7 +1,7 @@
 """What every call of the client's service begins and ends with: which run and task it means, and how it ends if it is refused.
 
-The classes of the calls derive from `Servicer`: submitting.py, reading.py, watching.py, steering.py, hosts.py. They have three
-doors to the driver, `requests`, `reader` and `changes`, and reach nothing behind them. Nothing here changes anything.
+The classes of the calls derive from `Servicer`: submitting.py, reading.py, watching.py, steering.py, hosts.py. They
+reach the driver through three objects, `requests`, `reader` and `changes`, and no other way. Nothing here changes anything.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Servicer:
         return run
 
     async def find(self, run_id: int, context: Context) -> Run | str:
-        """The run of this id (0: the newest), or why there is none."""
+        """The run of this id, or the newest run if it is 0; or the error that tells why there is none."""
         if not run_id:
             newest = await self.answered(self.reader.newest(), context)
             if newest is None:

@@ -1,1 +1,1 @@
-"""The command line `daggyr`; see README.md in this folder."""
+"""The command line `daggyr`. README.md in this folder says how its files work together."""

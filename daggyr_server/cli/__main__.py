@@ -1,6 +1,7 @@
-"""`python -m daggyr_server.cli` is `daggyr`: the program's entry point.
+"""The entry point of the program `daggyr`, which `python -m daggyr_server.cli` starts as well.
 
-It imports nothing that takes time until Ctrl-C ends the program without a traceback.
+It first sees to it that Ctrl-C ends the program without a traceback, and imports whatever takes time after that. It never looks
+at arguments.
 """
 
 from __future__ import annotations

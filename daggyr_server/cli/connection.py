@@ -1,7 +1,7 @@
-"""From the shared options to a client: the address, the token and TLS, and what goes wrong with them.
+"""Makes a client from the shared options: it finds the address, the token and the TLS files, and tells what is wrong with them.
 
-Commands that talk to a server call `with_client`; `daggyr run` brings a server of its own and uses `client_of`. The token
-of this user's own server is found by itself (daggyr.tokens). A token never appears in a message.
+Commands that talk to a server call `with_client`; `daggyr run` starts a server of its own and calls `client_of`. If no option
+names a token, the one of this user's own server is taken (daggyr.tokens). A token never appears in a message.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Result = TypeVar("Result")
 
 
 def with_client(settings: Settings, work: Callable[[Client], Awaitable[Result]]) -> Result:
-    """What `work` returns, given a client of the server that the options name. Raises CommandError for all that goes wrong.
+    """Call `work` with a client of the server that the options name, and return its result. Raises CommandError for any fault.
 
     On Ctrl-C, `work` is cancelled and KeyboardInterrupt leaves this function.
     """
@@ -47,7 +47,7 @@ def with_client(settings: Settings, work: Callable[[Client], Awaitable[Result]])
 async def client_of(
     address: str, *, token: str | None = None, tls: Tls | None = None, token_hint: str = "", insecure: bool = False
 ) -> AsyncIterator[Client]:
-    """A client whose errors leave the block as CommandErrors."""
+    """A connected client. Errors of its calls leave the block as CommandError."""
     try:
         client = Client(
             address,
@@ -66,10 +66,10 @@ async def client_of(
 
 
 def _token(settings: Settings, address: str) -> tuple[str | None, str]:
-    """The token, if there is one, and what to do should the server not take it.
+    """The token, if there is one, and the advice for the case that the server does not accept it.
 
-    Without the user's own token file the server is asked all the same: it may not be running at all, and that is then the
-    better answer. A unix socket needs no token.
+    A missing token file of the user's own server is no error here, because the server may not run at all, and then the user
+    should be told that. A unix socket needs no token.
     """
     chosen = settings.token_file
     if chosen is None and address.startswith("unix:"):

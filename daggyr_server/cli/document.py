@@ -1,8 +1,9 @@
-"""A specification from a file or standard input, as the JSON document that the server takes.
+"""Reads a specification from a file or from standard input, and gives it as the JSON document that the server takes.
 
-`run`, `submit`, `edit`, `validate` and `expand` call this. JSON is passed on as it is, piece by piece, whatever its size. YAML is
-converted here, and must fit into memory for that. A pipe or a device is copied to a temporary file first, because a submission
-may have to be repeated; the copy has a bound, because a pipe may never end. Nothing here judges what the document says.
+`run`, `submit`, `edit`, `validate` and `expand` call this. JSON is passed on unchanged and piece by piece, so that its size does
+not matter. YAML is converted here, and must fit into memory for that. A pipe or a device is copied to a temporary file first,
+because a submission may have to be repeated; the copy has a bound, because a pipe may never end. Nothing here checks what the
+document says.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import IO, BinaryIO, cast
 
 import click
 
-from daggyr_server.cli.errors import CommandError, Refused
+from daggyr_server.cli.errors import CommandError, SpecRefused
 from daggyr_server.cli.stdout import notice
 from daggyr_server.cli.words import printable, size
 
@@ -34,13 +35,13 @@ spec_argument = click.argument("spec", metavar="SPEC")
 
 
 def name_of(spec: str) -> str:
-    """How messages call the specification."""
+    """The name of the specification in messages."""
     return "the specification on standard input" if spec == "-" else printable(spec)
 
 
 @contextmanager
 def json_document(spec: str) -> Iterator[BinaryIO]:
-    """The specification `spec` (a path, or `-`) as a seekable JSON document at its start.
+    """Open the specification `spec`, a path or `-`, as a seekable JSON document that is at its start.
 
     Raises CommandError if it cannot be read, or is YAML that cannot be converted.
     """
@@ -60,7 +61,7 @@ def _source(spec: str) -> AbstractContextManager[BinaryIO]:
         raise CommandError("the name of the specification is empty: name a file, or `-` for standard input")
     if spec != "-":
         return Path(spec).open("rb")
-    if sys.stdin is None:  # its descriptor was closed before the program began
+    if sys.stdin is None:  # the descriptor was closed before the program began
         raise CommandError("standard input is closed: name a file instead of `-`")
     return nullcontext(sys.stdin.buffer)
 
@@ -82,12 +83,12 @@ def _from_yaml(data: bytes, spec: str) -> bytes:
     try:
         return yaml_to_json(data)
     except SpecificationError as error:
-        raise Refused(name_of(spec), str(error)) from None
+        raise SpecRefused(name_of(spec), str(error)) from None
 
 
 @contextmanager
 def _seekable(source: BinaryIO, spec: str) -> Iterator[BinaryIO]:
-    if stat.S_ISREG(os.fstat(source.fileno()).st_mode):  # a device says that it can seek, and gives other bytes at each reading
+    if stat.S_ISREG(os.fstat(source.fileno()).st_mode):  # a device says that it can seek, but gives other bytes each time
         yield source
         return
     with tempfile.SpooledTemporaryFile(max_size=_MEMORY_BYTES) as spool:
@@ -114,7 +115,7 @@ def _copy(source: BinaryIO, spool: IO[bytes], spec: str) -> None:
 
 
 def _is_yaml(spec: str, document: BinaryIO) -> bool:
-    """By the name's suffix; where that says nothing, whatever does not begin with `{` is YAML."""
+    """Whether the document is YAML. The name's suffix says so; if it does not, whatever does not begin with `{` is YAML."""
     suffix = Path(spec).suffix.lower()
     if suffix in (".yaml", ".yml", ".json"):
         return suffix != ".json"

@@ -1,8 +1,8 @@
-"""What a person is told of tasks that did not complete: a line when it happens, and a short report in the end.
+"""Tells a person of tasks that did not complete: a line when it happens, and a short report in the end.
 
-`follow` calls this. It makes the lines from a watch while the run goes on, and reads the report from the server once the run has
-ended, with the last lines of each task's standard error. Both are bounded: of a million failed tasks, a few lines are told. It
-never prints.
+`follow` calls this. The lines are made of the changes in a watch, while the run goes on. For the report, which has the last lines
+of each task's standard error, the server is asked after the run has ended. Both are short even if a million tasks failed. Nothing
+here prints.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _LINES = 10
 
 
 def of_change(task: TaskChange) -> str:
-    """`task load ERRORED: FAILED, exit code 3`, with the executor's notes."""
+    """A line on a changed task, such as `task load ERRORED: FAILED, exit code 3`, with the executor's notes."""
     exit_code = task.exit_code if task.HasField("exit_code") else None
     signal = task.signal if task.HasField("signal") else None
     return _line(task.task_id, task.state, names.ending(task.outcome, exit_code, signal), task.notes)
 
 
 def of_task(task: Task, *, notes: bool = True) -> str:
-    """The same of a task that was read; without `notes` where they were told already."""
+    """The same line for a task that was read from the server. `notes` is false if the notes were told already."""
     result = task.attempts[-1].result if task.attempts and task.attempts[-1].HasField("result") else None
     if result is None:
         return _line(task.summary.task_id, task.summary.state, "", ())
@@ -46,10 +46,9 @@ def _line(task_id: str, state: int, ending: str, notes: Iterable[str]) -> str:
 
 
 async def report(client: Client, run: RunSummary, *, told: Container[int] = ()) -> list[str]:
-    """Lines on the tasks of `run` that ERRORED or were KILLED, at most ten of them; none if there are none.
+    """Lines on the first ten tasks of `run` that are ERRORED or KILLED. There are no lines if there are no such tasks.
 
-    `told`: the numbers of those of which `of_change` or `of_task` has told, whose notes are not said again.
-    Raises ServerError.
+    `told` has the numbers of tasks on which there was a line already, so that their notes are not told again. Raises ServerError.
     """
     count = sum(words.task_states(run).get(names.state(state), 0) for state in STATES)
     if not count:

@@ -19,16 +19,16 @@ from daggyr_server.cli.errors import RUN_FAILED
 from daggyr_server.cli.progress import TICK, PlainView, View, closing
 from daggyr_server.cli.stdout import is_plain, notice
 
-# Above this, a watch tells of the run only: naming each of a million tasks twice would cost the server more than it helps.
+# A watch of a larger run leaves its tasks out, because to name each of a million tasks twice would cost the server too much.
 _TOLD_TASKS = 50_000
 _FAILURE_LINES = 100
 _RUNNING_NAMES = 20
 
 
 async def follow(client: Client, run_id: int, *, accepted: bool) -> RunSummary:
-    """The run once it has ended, shown on standard error until then, with a report on what failed.
+    """Show the run on standard error until it has ended, and then a report on what failed. Returns the run as it ended.
 
-    `accepted`: the caller has just submitted it. Raises ServerError.
+    `accepted` says that the caller has just submitted it. Raises ServerError.
     """
     run = await client.run(run_id)
     with open_view() as view:
@@ -43,7 +43,7 @@ async def follow(client: Client, run_id: int, *, accepted: bool) -> RunSummary:
 
 
 def open_view() -> View:
-    """The view that fits standard error; a terminal that cannot move its cursor gets lines."""
+    """The view for standard error: a bar on a terminal, and lines on a terminal that cannot move its cursor and elsewhere."""
     if is_plain(sys.stderr):
         return PlainView()
     from daggyr_server.cli.live import LiveView
@@ -52,19 +52,19 @@ def open_view() -> View:
 
 
 def exit_code(run: RunSummary) -> int:
-    """0 if the run completed, 1 if it ended otherwise."""
+    """The exit code for a run that has ended: 0 if it completed, otherwise 1."""
     return 0 if run.state == State.STATE_COMPLETED else RUN_FAILED
 
 
 class _Follower:
-    """Keeps track of which tasks run and which failed, from a watch."""
+    """Learns from a watch which tasks run and which failed, and passes that on to a view."""
 
     def __init__(self, client: Client, view: View) -> None:
         self._client = client
         self._view = view
         self._running: dict[int, str] = {}
         self._failed: set[int] = set()
-        self.told: set[int] = set()  # tasks of whose failure a line has told
+        self.told: set[int] = set()  # the numbers of failed tasks on which there was a line
 
     async def until_ended(self, run: RunSummary) -> RunSummary:
         told = words.total(run) <= _TOLD_TASKS
@@ -74,7 +74,7 @@ class _Follower:
                 async for change in changes:
                     run = change.run
                     if change.missed and told:
-                        with suppress(Unreachable):  # the watch itself tries again
+                        with suppress(Unreachable):  # the watch goes on by itself when the server is back
                             await self._read_again(run.run_id)
                     for task in change.tasks:
                         self._take(task)
@@ -107,7 +107,7 @@ class _Follower:
             self.told.add(task.task_number)
 
     def _is_news(self, number: int) -> bool:
-        """Whether a failed task is to be told of: once each, and a bounded number of them."""
+        """Whether a line on a failed task is due. There is one for each, and a bounded number in all."""
         if number in self._failed or len(self._failed) > _FAILURE_LINES:
             return False
         self._failed.add(number)

@@ -1,7 +1,8 @@
-"""Follows what tasks write while they run: for `logs -f`.
+"""Follows the output of running tasks, for `daggyr logs -f`.
 
-A watch tells which attempts have begun; each is then followed with a stream of its own, a bounded number of them at a time.
-What was written before comes first, so that nothing is left out but attempts that ended before this began.
+A watch tells which attempts have begun. Each of them is then followed with a stream of its own; the number of streams has a
+bound. What an attempt wrote before comes first, so that only attempts that ended before this began are left out. Nothing here
+ends a run.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from daggyr_server.cli.outputs import Unshown, show
 
 _STREAMS = 32
 _QUEUE = 1000
-# A task that only waits may have an attempt that has not begun; one with an outcome waits for its retry.
+# A task that waits may have an attempt that has not begun. If it has an outcome, it waits for its retry.
 _STARTED = {State.STATE_RUNNING, *ENDED}
 
 
 class _Begun(NamedTuple):
-    """An attempt that has begun; number 0 is the task's last one."""
+    """An attempt that has begun. `attempt` 0 means the task's last one."""
 
     task_number: int
     task_id: str
@@ -47,9 +48,9 @@ class OutputFollower:
         to: int = 1,
         unshown: Unshown | None = None,
     ) -> None:
-        """`numbers`: those of the tasks that are followed; None: all of the run. `to`: the descriptor that is written to.
+        """`numbers` are those of the tasks to follow, or None for all tasks of the run. `to` is the descriptor to write to.
 
-        `unshown` looks at each attempt that was shown.
+        `unshown` is asked to look at each attempt that was shown.
         """
         self._client = client
         self._run_id = run_id
@@ -58,13 +59,13 @@ class OutputFollower:
         self._unshown = unshown
         self._numbers = numbers
         self._is_single = numbers is not None and len(numbers) == 1
-        self._ended: set[int] = set()  # of self._numbers
-        self._shown = array("I")  # by task number, the last attempt that was shown
+        self._ended: set[int] = set()  # those of self._numbers whose tasks have ended
+        self._shown = array("I")  # task number -> the last attempt that was shown
         self._begun: asyncio.Queue[_Begun | None] = asyncio.Queue(_QUEUE)
 
     async def until_ended(self) -> None:
-        """Raises ServerError, or stdout.Closed."""
-        # One stream for one task keeps its attempts in order.
+        """Print until all followed tasks have ended. Raises ServerError, or stdout.Closed."""
+        # A single task gets one stream, which keeps its attempts in order.
         count = 1 if self._is_single else _STREAMS
         jobs = [asyncio.create_task(self._watch(count)), *(asyncio.create_task(self._show()) for _ in range(count))]
         try:
@@ -127,7 +128,7 @@ class OutputFollower:
                     if self._unshown is not None:
                         await self._unshown.look(begun.task_id, attempt, found=found)
             except ServerError as error:
-                if error.code is not grpc.StatusCode.NOT_FOUND:  # it never started, or was edited away
+                if error.code is not grpc.StatusCode.NOT_FOUND:  # the attempt never started, or an edit has taken its task away
                     raise
 
     async def _last_attempt(self, task_id: str) -> int:
@@ -135,7 +136,7 @@ class OutputFollower:
         return attempts[-1].attempt if attempts else 0
 
     def _is_news(self, number: int, attempt: int) -> bool:
-        """Whether an attempt was not shown before; from then on, it was."""
+        """Whether an attempt was not shown before. It counts as shown afterwards."""
         if number >= len(self._shown):
             self._shown.extend([0] * (number + 1 - len(self._shown)))
         if attempt <= self._shown[number]:

@@ -1,7 +1,7 @@
-"""What Ctrl-C does at each moment of a command: it ends at once with 130, unless the command has something to tidy up.
+"""Decides what Ctrl-C does: the command ends at once with exit code 130, unless it has something to end first.
 
-The entry point calls `end_at_once` first of all, so that Ctrl-C shows no traceback while modules are loaded. A command that must
-end something first (a call, a server of its own) does so inside `tidied_up`.
+The entry point calls `end_at_once` before anything else, so that Ctrl-C shows no traceback while modules are loaded. A command
+that has something to end (a call, a server of its own) runs inside `tidied_up`. Nothing here knows what it has to end.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _INTERRUPTED = 130
 
 
 def end_at_once() -> None:
-    """From now on, Ctrl-C ends this process without a word. A SIGINT that this process was started to ignore stays ignored."""
+    """From now on, Ctrl-C ends this process without a message. If this process was started with SIGINT ignored, that stays so."""
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, _end)
 
@@ -27,7 +27,7 @@ def _end(number: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def tidied_up() -> Iterator[None]:
-    """Inside the block, Ctrl-C is KeyboardInterrupt, which asyncio.run turns into the cancellation of its task."""
+    """Inside the block, Ctrl-C raises KeyboardInterrupt. asyncio.run makes of that the cancellation of its task."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         yield
         return

@@ -1,7 +1,7 @@
 """The live view of a run on a terminal: a bar, the tasks by state, the rate, the time, and some tasks that run.
 
-`follow.open_view` makes it and the ticks of `follow` drive it, so that it starts no thread. Lines that stay are printed above
-it.
+`follow.open_view` makes it, and `follow` calls it a few times a second, so that it needs no thread. Lines that stay are printed
+above it. Like every view it asks the server nothing.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _RATE_SECONDS = 10.0
 
 
 class LiveView(View):
-    """Three lines at the bottom of the terminal; what is said stands above them."""
+    """Three lines at the bottom of the terminal. Messages are printed above them."""
 
     def __init__(self) -> None:
         console = Console(
@@ -84,10 +84,10 @@ class LiveView(View):
 
 
 class _Screen(io.TextIOBase):
-    """Standard error, until it cannot be written: a run goes on when the terminal that showed it is closed."""
+    """Standard error. When it cannot be written any more, text is dropped, because a run goes on after its terminal is closed."""
 
     def __init__(self) -> None:
-        self._stream = sys.stderr  # rich puts something of its own there while the bar is shown
+        self._stream = sys.stderr  # kept, because rich replaces sys.stderr while the bar is shown
         self._is_there = True
 
     @property
@@ -114,7 +114,7 @@ class _Screen(io.TextIOBase):
 
 
 class _Bar(Progress):
-    """rich's bar with two more lines: the tasks by state, and some that run."""
+    """rich's bar with two lines below it: the tasks by state, and some of the running tasks."""
 
     def __init__(self, console: Console) -> None:
         self.run: RunSummary | None = None

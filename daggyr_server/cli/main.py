@@ -22,7 +22,8 @@ from daggyr.standard_streams import leave_quietly
 from daggyr_server import __version__
 from daggyr_server.cli.options import Settings, shared_options
 
-# Name to module and to its line in `--help`; the command is the module's attribute of that name. In the order of `--help`.
+# Command -> (module, line in `--help`), in the order of `--help`. The module has the command as an attribute of the command's
+# name.
 _COMMANDS = {
     "run": ("run", "Run SPEC here and now, and exit with 0 if it completed."),
     "submit": ("submit", "Submit SPEC to the server and print the run's id."),
@@ -49,8 +50,10 @@ _COMMANDS = {
 
 
 class _Program(click.Group):
-    """The commands. Each module is imported when its command is called, and none is to list the commands or to complete a name:
-    that would load gRPC and take five times as long."""
+    """The group of commands. A command's module is imported when the command is called.
+
+    To list the commands or to complete a name, no module is imported, because they load gRPC, which takes five times as long.
+    """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
@@ -97,7 +100,7 @@ def main() -> NoReturn:
 
 
 def _exit_code() -> int:
-    # What gRPC's core writes on its own account is not for people; errors come back from calls.
+    # gRPC's core writes log lines of its own, which mean nothing to people. Errors come from the calls.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from daggyr_server.cli.errors import BAD_USAGE, INTERRUPTED, CommandError
     from daggyr_server.cli.stdout import Closed, notice
@@ -118,9 +121,9 @@ def _exit_code() -> int:
         return 0
     except (KeyboardInterrupt, click.Abort):
         return INTERRUPTED
-    except SystemExit:  # click writes --help itself, and leaves so when its reader went away; commands return their code
+    except SystemExit:  # click raises it if the reader of --help has gone away; commands never do
         return 0
-    except OSError as error:  # of click, which writes --help itself; or of what this whole process lacks
+    except OSError as error:  # click cannot write --help, or the process lacks something as a whole
         lacking = error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
         what = "this host or its limits (ulimit -a) leave too little" if lacking else "cannot write to standard output"
         notice(f"daggyr: {what}: {error.strerror}")

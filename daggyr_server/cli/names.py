@@ -1,4 +1,7 @@
-"""The contract's enums as words: without their prefix, as `--output json`, tables and lines show them."""
+"""Turns the contract's enums into words without their prefix, as `--output json`, tables and lines show them.
+
+Other files of this folder call this. Nothing here prints.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,10 @@ from daggyr.v1.task_pb2 import AttemptOutcome
 
 
 def state(number: int) -> str:
-    """Of a run or a task. A number that this version does not know comes back as digits; so with the others."""
+    """The state of a run or a task.
+
+    A number that this version does not know is shown as digits, here and in the other functions.
+    """
     return _name(State.Name, number, "STATE_")
 
 
@@ -31,7 +37,7 @@ def outcome(number: int) -> str:
 
 
 def ending(outcome_number: int, exit_code: int | None, signal: int | None) -> str:
-    """`FAILED, exit code 3`; `KILLED, signal 15`; empty for an attempt that has not ended."""
+    """How an attempt ended, as `FAILED, exit code 3` or `KILLED, signal 15`. It is empty for an attempt that has not ended."""
     if not outcome_number:
         return ""
     words = [outcome(outcome_number)]

@@ -1,7 +1,8 @@
-"""What commands take: the options that all of them share, the kinds of arguments, and a command with its example.
+"""What commands are made of: the options that all of them share, the types of arguments, and a command with its example.
 
-`Settings` is what the shared options came to; it is made once a process and handed to commands as click's object. The
-shared options may stand before the command's name or behind it; behind wins. Nothing here opens files or connections.
+Every file of `commands/` uses this. `Settings` has the values of the shared options. One is made in a process, and click hands it
+to the command. The shared options may stand before the command's name or behind it, and those behind it win. Nothing here opens
+files or connections.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Settings:
-    """The shared options; None where the user said nothing."""
+    """The values of the shared options. None means that the user gave none."""
 
     server: str | None = None
     server_on_command_line: bool = False
@@ -51,17 +52,17 @@ def _store(context: click.Context, parameter: click.Parameter, value: Any) -> No
     if not given or parameter.name is None:
         return
     _check_text(context, parameter, value)
-    if value == "":  # of --server; in the environment, empty is unset
+    if value == "":  # the option was --server; click takes an empty variable for none
         raise click.BadParameter("the address is empty: write HOST:PORT, or leave the option out", context, parameter)
     settings = context.ensure_object(Settings)
-    # A copy behind the command's name reads no environment, so whatever it stores was typed there.
+    # The copy of an option behind the command's name reads no environment, so it stores only what was typed there.
     setattr(settings, parameter.name, value)
     if parameter.name == "server":
         settings.server_on_command_line |= source is click.core.ParameterSource.COMMANDLINE
 
 
 def _check_text(context: click.Context, parameter: click.Parameter, value: Any) -> None:
-    """Names travel as UTF-8, arguments may be any bytes (PEP 383). Raises BadParameter for what cannot be a name."""
+    """Raise BadParameter for text that is not UTF-8. Names are sent as UTF-8, but arguments may be any bytes (PEP 383)."""
     for text in value if isinstance(value, tuple) else (value,):
         if isinstance(text, tuple):
             _check_text(context, parameter, text)
@@ -74,7 +75,10 @@ def _check_text(context: click.Context, parameter: click.Parameter, value: Any) 
 
 
 def shared_options(*, hidden: bool) -> list[click.Option]:
-    """Fresh copies of the options that every command takes; the hidden ones read no environment variable."""
+    """New copies of the options that every command takes.
+
+    `hidden` copies are not in `--help` and read no environment variable.
+    """
 
     def option(flag: str, help: str, *, envvar: str | None = None, **kwargs: Any) -> click.Option:
         return click.Option(
@@ -113,7 +117,7 @@ def shared_options(*, hidden: bool) -> list[click.Option]:
 
 
 class Command(click.Command):
-    """A command with an example under its help, which takes the shared options too."""
+    """A command that takes the shared options as well, and has an example under its help."""
 
     def __init__(self, *args: Any, example: str, **kwargs: Any) -> None:
         """`example` is a whole command line that a person could type."""
@@ -123,7 +127,7 @@ class Command(click.Command):
 
     def invoke(self, context: click.Context) -> Any:
         for parameter in self.get_params(context):
-            if parameter.name != "spec":  # a path, of any bytes, and so is what comes as a Path
+            if parameter.name != "spec":  # a path may be any bytes; other paths come as Path and are not looked at
                 _check_text(context, parameter, context.params.get(parameter.name or ""))
         return super().invoke(context)
 
@@ -135,12 +139,12 @@ class Command(click.Command):
 
 
 def command(name: str, *, example: str) -> Callable[[Callable[..., Any]], Command]:
-    """`click.command` with an example under its help. The command's line in `daggyr --help` stands in `main`."""
+    """Like `click.command`, with an example under the help. The command's line in `daggyr --help` is in `main`."""
     return click.command(name, cls=Command, example=example)
 
 
 class RunId(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.2 only
-    """A number from 1, or `last`, which is 0 on the wire; with `explicit`, a number only."""
+    """A number from 1, or `last`, which is sent as 0. With `explicit`, it is a number only."""
 
     name = "run"
 
@@ -160,7 +164,7 @@ class RunId(click.ParamType):  # type: ignore[type-arg]  # generic since click 8
 
 
 class Tag(click.ParamType):  # type: ignore[type-arg]
-    """`K=V`; the value may be empty and may hold more equals signs."""
+    """A tag, written K=V. The value may be empty, and it may hold equals signs."""
 
     name = "tag"
 
@@ -178,7 +182,7 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
 class When(click.ParamType):  # type: ignore[type-arg]
-    """A moment: RFC 3339, `YYYY-MM-DD` (midnight, local time), or so long ago: `90s`, `30m`, `2h`, `3d`, `1w`."""
+    """A moment: RFC 3339, or `YYYY-MM-DD` (midnight, local time), or a time before now (`90s`, `30m`, `2h`, `3d`, `1w`)."""
 
     name = "time"
 
@@ -227,7 +231,7 @@ pool_option = click.option("--pool", metavar="NAME", default="", help="The run's
 
 
 def one_value_a_tag(tags: tuple[tuple[str, str], ...]) -> dict[str, str]:
-    """Raises CommandError if a tag was given twice with different values."""
+    """The tags by their names. Raises CommandError if a tag was given twice with different values."""
     chosen: dict[str, str] = {}
     for name, value in tags:
         if chosen.setdefault(name, value) != value:

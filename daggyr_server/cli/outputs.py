@@ -1,6 +1,7 @@
-"""What attempts wrote, read from the server: whole, or its last lines, with what was not kept marked in its place.
+"""Reads from the server what attempts wrote, whole or its last lines. A mark stands where output was not kept.
 
 `task`, `logs` and the report on failed tasks call this. Output stays bytes until it is shown, because tasks may write anything.
+Nothing here waits for an attempt to begin.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from daggyr.v1.task_pb2 import STDERR, OutputStream
 from daggyr_server.cli.stdout import write
 from daggyr_server.cli.words import plural, printable
 
-# A generator's output is kept whole up to 64 MiB, everything else to 1 MiB.
+# Of a generator, 64 MiB of output are kept, and of any other task 1 MiB.
 _MAX_BYTES = 80 * 1024**2
 _TAIL_BYTES = 8192
 _MAX_LINE_BYTES = 64 * 1024
@@ -24,7 +25,7 @@ _LOOKED_AT = 100
 async def pieces(
     client: Client, run_id: int, task_id: str, attempt: int, stream: OutputStream, *, follow: bool = False
 ) -> AsyncGenerator[bytes, None]:
-    """What an attempt (0: the last) wrote; where bytes are missing, a line that says how many. Raises ServerError."""
+    """The output of an attempt (0 is the last one). A line stands for missing bytes and says how many. Raises ServerError."""
     at_line_start = True
     output = client.output(run_id, task_id, attempt=attempt, stream=stream, follow=follow)
     async with aclosing(output):
@@ -38,7 +39,7 @@ async def pieces(
 
 
 async def whole(client: Client, run_id: int, task_id: str, attempt: int, stream: OutputStream) -> bytes:
-    """The same in one piece, of 80 MiB at most. Raises ServerError."""
+    """The same output in one piece, which has 80 MiB at most. Raises ServerError."""
     kept = bytearray()
     async for data in pieces(client, run_id, task_id, attempt, stream):
         kept += data[: _MAX_BYTES - len(kept)]
@@ -56,11 +57,10 @@ async def show(
     follow: bool = False,
     to: int = 1,
 ) -> bool:
-    """Prints what an attempt (0: the last) wrote, as it comes; with `prefixed`, line by line behind `task_id | `.
+    """Print the output of an attempt (0 is the last one) to the descriptor `to`, as it comes.
 
-    `to`: the descriptor that it is written to.
-
-    Returns whether there was anything. Raises ServerError, or stdout.Closed.
+    With `prefixed`, each line begins with `task_id | `. Returns whether there was any output. Raises ServerError, or
+    stdout.Closed.
     """
     output = pieces(client, run_id, task_id, attempt, stream, follow=follow)
     async with aclosing(output):
@@ -78,7 +78,7 @@ async def show(
 
 
 class _PrefixedLines:
-    """Writes whole lines only, so that those of several tasks do not get into each other. Very long ones are broken."""
+    """Writes whole lines only, so that lines of several tasks are not mixed. Very long lines are broken."""
 
     def __init__(self, task_id: str, to: int) -> None:
         self._to = to
@@ -102,20 +102,20 @@ class _PrefixedLines:
 
 
 class Unshown:
-    """How many tasks wrote to the stream that is not shown, of the first hundred: each costs a question to the server."""
+    """Counts what tasks wrote to the stream that is not shown. It looks at a hundred tasks at most, because each is a call."""
 
     def __init__(self, client: Client, run_id: int, shown: OutputStream) -> None:
         self._client = client
         self._run_id = run_id
         self._other = "output" if shown == STDERR else "error"
         self._asked = 0
-        self._bytes: list[int] = []  # of each task that wrote any
+        self._bytes: list[int] = []  # an entry for each task that wrote something
         self._is_silent = True
 
     async def look(self, task_id: str, attempt: int, *, found: bool) -> None:
-        """Note what an attempt (0: the last) that has ended wrote there; `found`: the stream that is shown was not empty.
+        """Count what an attempt that has ended (0 is the last one) wrote to the stream that is not shown.
 
-        Raises ServerError.
+        `found` says that the stream that is shown was not empty. Raises ServerError.
         """
         self._is_silent &= not found
         if self._asked >= _LOOKED_AT:
@@ -128,7 +128,7 @@ class Unshown:
                 self._bytes.append(size)
 
     def said(self) -> str | None:
-        """A line that tells of it, if there is anything."""
+        """A line that tells of what was counted, or None if that is nothing."""
         if not self._bytes:
             return None
         shown = "error" if self._other == "output" else "output"
@@ -141,7 +141,7 @@ class Unshown:
 
 
 async def last_lines(client: Client, run_id: int, task_id: str, attempt: Attempt, stream: OutputStream, count: int) -> list[str]:
-    """At most `count` lines from the end of the last 8 KiB that `attempt` wrote. Raises ServerError."""
+    """The last `count` lines of the last 8 KiB that `attempt` wrote. Raises ServerError."""
     summary = attempt.result.stderr if stream == STDERR else attempt.result.stdout
     offset = max(0, summary.size_bytes - _TAIL_BYTES)
     tail = bytearray()

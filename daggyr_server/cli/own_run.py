@@ -1,7 +1,7 @@
-"""The run of `daggyr run`, from the start of its server to the server's end, and what Ctrl-C does meanwhile.
+"""Sees the run of `daggyr run` from the start of its server to the server's end, and decides what Ctrl-C does meanwhile.
 
 `commands/run` starts the server's process and then imports this file, because loading gRPC takes about as long as the server
-needs to start. A run is a new one (`Submitted`), or one that its tracker kept (`Resumed`). Nothing here looks at options or
+needs to start. A run is a new one (`Submitted`), or one that its tracker kept (`Resumed`). Nothing here checks options or
 arguments.
 """
 
@@ -29,37 +29,37 @@ from daggyr_server.cli.stdout import Closed, document, notice
 from daggyr_server.cli.submission import submit
 from daggyr_server.cli.tables import show_run
 
-_MAX_TASKS = 10_000  # in the JSON document
+_MAX_TASKS = 10_000  # the JSON document has no more tasks
 
 
-def to_its_end(run: Run, process: ServerProcess) -> int:
-    """The exit code, once the run and the server behind `process` have ended. Raises CommandError."""
+def to_its_end(run: OwnRun, process: ServerProcess) -> int:
+    """Wait until the run and the server `process` have ended. Returns the exit code. Raises CommandError."""
     try:
         return asyncio.run(run.to_its_end(process))
     finally:
-        end_at_once()  # the loop had handlers of its own
+        end_at_once()  # because the loop has taken its signal handlers away
 
 
-class Run(ABC):
-    """One run, from the start of its server to the server's end, and what Ctrl-C does meanwhile."""
+class OwnRun(ABC):
+    """One run on a server of its own. A subclass says how the run begins."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._client: Client | None = None
         self._killing: asyncio.Task[None] | None = None
         self.interrupted = False
-        self.run_id = 0  # of the run that Ctrl-C kills; 0 while it has not begun
+        self.run_id = 0  # the run that Ctrl-C kills, or 0 before it has begun
 
     @abstractmethod
     async def followed(self, client: Client) -> RunSummary:
-        """The run once it has ended. Raises CommandError and ServerError."""
+        """Begin the run and follow it. Returns the run as it ended. Raises CommandError and ServerError."""
 
     async def to_its_end(self, process: ServerProcess) -> int:
-        """The exit code. Raises CommandError."""
+        """See the run and its server to their end. Returns the exit code. Raises CommandError."""
         job = asyncio.create_task(self._with_server(process))
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup(1) means it, and so does a shell's `&` in a script
+            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup(1) and a shell's `&` in a script ignore signals on purpose
                 loop.add_signal_handler(number, self._interrupt, job)
         try:
             return await job
@@ -71,7 +71,7 @@ class Run(ABC):
             raise
 
     def _interrupt(self, job: asyncio.Task[int]) -> None:
-        """The first time, a run that has begun is killed and waited for. Otherwise everything ends at once."""
+        """Take a signal. The first one kills a run that has begun, and waits for its end. Any other ends everything at once."""
         if self.interrupted or not self.run_id or self._client is None:
             job.cancel()
         else:
@@ -83,7 +83,7 @@ class Run(ABC):
         try:
             await client.kill(self.run_id)
         except ServerError as error:
-            if error.code is not grpc.StatusCode.FAILED_PRECONDITION:  # it ended meanwhile
+            if error.code is not grpc.StatusCode.FAILED_PRECONDITION:  # the run has ended meanwhile
                 job.cancel()
 
     async def _with_server(self, process: ServerProcess) -> int:
@@ -113,7 +113,7 @@ class Run(ABC):
         return [shapes.task_summary(task) for task in tasks]
 
 
-class Submitted(Run):
+class Submitted(OwnRun):
     """A new run."""
 
     def __init__(self, settings: Settings, spec: str, document: BinaryIO, tags: dict[str, str], pool: str) -> None:
@@ -128,11 +128,11 @@ class Submitted(Run):
         return await follow(client, self.run_id, accepted=True)
 
 
-class Resumed(Run):
-    """A run that its tracker kept. The server has gone on with it by itself if it had not ended."""
+class Resumed(OwnRun):
+    """A run that its tracker kept. If it had not ended, the server goes on with it by itself."""
 
     def __init__(self, settings: Settings, wanted: int) -> None:
-        """`wanted`: 0 is the newest."""
+        """`wanted` is the run's id, or 0 for the newest run."""
         super().__init__(settings)
         self._wanted = wanted
 
@@ -141,13 +141,13 @@ class Resumed(Run):
         if run.state not in ENDED:
             self.run_id = run.run_id
             run = await follow(client, run.run_id, accepted=False)
-            # Killed, and not from here: an earlier command had asked for it and could not see it through.
+            # This command did not kill the run, so an earlier one did, and was ended before the run was.
             if run.state != State.STATE_KILLED or self.interrupted:
                 return run
         if run.state == State.STATE_COMPLETED:
             notice(f"run {run.run_id} is COMPLETED already: nothing of it is left to do")
             return run
-        self.run_id = 0  # until it goes on, there is nothing to kill
+        self.run_id = 0  # before the run goes on, there is nothing to kill
         notice(f"run {run.run_id} was {names.state(run.state)}: what did not complete runs again")
         await client.retry(run.run_id)
         self.run_id = run.run_id

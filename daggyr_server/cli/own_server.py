@@ -1,6 +1,6 @@
-"""The server that `daggyr run` brings along, while this command needs it: ready, attended, and in the end gone.
+"""Waits until the server of `daggyr run` is ready, watches it while the command needs it, and ends it.
 
-`own_run` enters an `OwnServer` with the process that was started for it (`server_process`). Nothing here knows of runs.
+`own_run` makes an `OwnServer` of the process that `server_process` has started. Nothing here knows of runs.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from daggyr_server.cli.stdout import notice
 
 Result = TypeVar("Result")
 
-_START_TIMEOUT = 60.0  # seconds until the server is ready; a durable tracker may have much to read
-_END_TIMEOUT = 20.0  # seconds: a process has a grace period of 10 s
+_START_TIMEOUT = 60.0  # seconds until the server is ready, which has to read what a durable tracker has
+_END_TIMEOUT = 20.0  # seconds; processes that the server ends have 10 s between SIGTERM and SIGKILL
 _END_AT_ONCE_TIMEOUT = 2.0
-_ENDING_TIMEOUT = 10.0  # seconds from a connection that broke until the process behind it has ended
+_ENDING_TIMEOUT = 10.0  # seconds; if the server's process ends so soon after its connection broke, that was the reason
 _SAID_BYTES = 64 * 1024
 
 
 class OwnServer:
-    """`async with OwnServer(process) as server`: ready inside the block, gone behind it."""
+    """A server that is ready inside its `async with` block. After the block, its process has ended."""
 
     def __init__(self, process: ServerProcess) -> None:
         self._process = process
@@ -40,7 +40,7 @@ class OwnServer:
         return self._process.address
 
     async def __aenter__(self) -> Self:
-        """Raises CommandError, with the server's own words, if it does not start."""
+        """Wait until the server is ready. Raises CommandError with the server's own words if it does not start."""
         self._ended = asyncio.create_task(asyncio.to_thread(self._process.popen.wait))
         self._listening = asyncio.create_task(self._listen())
         try:
@@ -55,11 +55,11 @@ class OwnServer:
         await self._end(_END_AT_ONCE_TIMEOUT if cancelled else _END_TIMEOUT)
 
     async def attend(self, work: Coroutine[Any, Any, Result]) -> Result:
-        """What `work` returns. Raises CommandError if the server ends before it does; `work` is then cancelled."""
+        """The result of `work`. If the server ends before `work` does, `work` is cancelled, and this raises CommandError."""
         job = asyncio.ensure_future(work)
         try:
             await asyncio.wait({job, self._ended}, return_when=asyncio.FIRST_COMPLETED)
-            # A call that does not get through because the server just died is told of as that.
+            # A call may fail because the server has just died. Then the user is told of the server.
             if job.done() and not (isinstance(job.exception(), Unreachable) and await self._is_ending()):
                 return job.result()
             code = self._ended.result()
@@ -86,7 +86,7 @@ class OwnServer:
         self._ready = True
 
     async def _listen(self) -> None:
-        """Pass on what the server says once it is ready. What it says before is kept for the error, should it not start."""
+        """Pass on what the server writes once it is ready. What it writes before is kept for the error if it does not start."""
         pipe = self._process.popen.stderr
         assert pipe is not None
         stream = asyncio.StreamReader()
@@ -105,7 +105,7 @@ class OwnServer:
                 notice(text.rstrip("\n"))
 
     async def _end(self, timeout: float) -> None:
-        """The server's process has ended when this returns, and the folder is gone."""
+        """End the server's process, wait for it, and remove its folder. After `timeout` seconds the process is killed."""
         self._process.cut_lifeline()
         try:
             await asyncio.wait({self._ended}, timeout=timeout)

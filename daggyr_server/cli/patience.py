@@ -1,7 +1,7 @@
 """Waits for a server that is only just starting, so that `daggyr-server &` and commands can be pasted into a shell together.
 
-Commands call this before they ask the server at the default address, if the user named none. A user who names a server wants to
-know at once that it is not there. Nothing is sent: a connection that is accepted is closed again.
+`connection` calls this if the user named no server. A user who names one wants to know at once that it is not there. Nothing is
+sent, and a connection that is accepted is closed again.
 """
 
 from __future__ import annotations
@@ -11,12 +11,15 @@ import asyncio
 from daggyr.channel import DEFAULT_ADDRESS
 from daggyr_server.cli.stdout import notice
 
-SECONDS = 10.0  # a start takes less than one, on a machine that has nothing else to do
+SECONDS = 10.0  # on a quiet machine, a server starts in less than one
 _PAUSE = 0.1
 
 
 async def until_it_listens() -> None:
-    """Return once the default address takes connections, or after SECONDS in which it refused them; the call then says so."""
+    """Wait until the default address accepts connections, but no longer than SECONDS.
+
+    The caller's next call tells of a failure.
+    """
     host, _, port = DEFAULT_ADDRESS.rpartition(":")
     loop = asyncio.get_running_loop()
     deadline = loop.time() + SECONDS
@@ -27,7 +30,7 @@ async def until_it_listens() -> None:
         except ConnectionRefusedError:
             pass
         except OSError:
-            return  # not a matter of patience
+            return  # waiting does not help against any other fault
         else:
             writer.close()
             return

@@ -1,4 +1,4 @@
-"""How a run looks on standard error while it goes on: plain lines, or (`live`) a bar on a terminal.
+"""Shows a run on standard error while it goes on, in plain lines. `live` has the bar for terminals.
 
 `follow` gives a `View` what it learns, and the view decides what is worth showing and when. A view only prints: it asks the
 server nothing.
@@ -22,7 +22,7 @@ _LINE_INTERVAL = 5.0  # seconds
 
 
 class View(ABC):
-    """What shows a run; a context manager around the time in which it does."""
+    """Shows a run while it is entered as a context manager."""
 
     def __enter__(self) -> Self:
         return self
@@ -32,19 +32,19 @@ class View(ABC):
 
     @abstractmethod
     def say(self, text: str) -> None:
-        """A line that stays."""
+        """Print a line that stays."""
 
     @abstractmethod
     def update(self, run: RunSummary, running: Sequence[str]) -> None:
-        """The run as it is now, and the names of some tasks that run."""
+        """Take the run as it is now, and the names of some running tasks."""
 
     @abstractmethod
     def tick(self) -> None:
-        """Called a few times a second, whether anything changed or not."""
+        """Show what is due. `follow` calls this a few times a second, whether anything has changed or not."""
 
 
 class PlainView(View):
-    """Lines for a file, a pipe or a log: a line on progress every few seconds at most, and only if something changed."""
+    """Prints lines for a file, a pipe or a log: one on progress every few seconds at most, and only if something has changed."""
 
     def __init__(self, say: Callable[[str], None] = notice, clock: Callable[[], float] = time.monotonic) -> None:
         self._say = say
@@ -60,7 +60,7 @@ class PlainView(View):
             f"run {run.run_id} {names.state(run.state)}: "
             f"{words.ended(run):,} of {words.plural(words.total(run), 'task')} ended ({words.counts(run)})"
         )
-        # `follow` has said already what the first update tells.
+        # The first update brings nothing new, because `follow` has printed it.
         self._told = self._told or self._latest
 
     def tick(self) -> None:
@@ -70,6 +70,6 @@ class PlainView(View):
 
 
 def closing(run: RunSummary) -> str:
-    """`run 1 COMPLETED in 1.2 s: 7 COMPLETED`."""
+    """The last line on a run, such as `run 1 COMPLETED in 1.2 s: 7 COMPLETED`."""
     state = names.state(run.state)
     return f"run {run.run_id} {state} in {words.took(run, datetime.now(UTC))}: {words.counts(run)}"

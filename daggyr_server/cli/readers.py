@@ -1,7 +1,7 @@
-"""Whoever reads standard output, and that they go away: `daggyr logs last -f | grep -m1 ready`.
+"""Ends a command when nobody reads its standard output any more, as in `daggyr logs last -f | grep -m1 ready`.
 
-A write tells that nobody reads any more, but what follows something quiet may have nothing to write for hours. `logs -f` and
-`watch` as JSON run inside `while_read`. What must go on without a reader (a run that is followed to its exit code) does not.
+A write would notice that, but a command that follows quiet tasks may have nothing to write for hours. `logs -f` and `watch` with
+`--output json` run inside `while_read`. A command that follows a run to its exit code does not, because it must go on.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ _STDOUT = 1
 
 
 async def while_read(work: Coroutine[Any, Any, Result]) -> Result:
-    """What `work` returns. Raises Closed as soon as the pipe that is standard output has no reader; `work` is then cancelled."""
+    """The result of `work`.
+
+    As soon as standard output is a pipe without a reader, `work` is cancelled, and this raises Closed.
+    """
     job = asyncio.ensure_future(work)
     try:
         async with _closing() as closed:
@@ -36,14 +39,14 @@ async def while_read(work: Coroutine[Any, Any, Result]) -> Result:
 
 @asynccontextmanager
 async def _closing() -> AsyncIterator[asyncio.Future[None]]:
-    """A future that is done once nobody reads standard output; a file or a terminal always has somebody."""
+    """A future that is done once nobody reads standard output. A file or a terminal always counts as read."""
     loop = asyncio.get_running_loop()
     closed: asyncio.Future[None] = loop.create_future()
-    # Without any event asked for, epoll tells of errors and hang-ups only (epoll_ctl(2)): that a terminal can be read is none.
+    # If no event is asked for, epoll reports errors and hang-ups only (epoll_ctl(2)), and not that a terminal has input.
     with select.epoll() as events:
         try:
             events.register(_STDOUT, 0)
-        except PermissionError:  # of a file
+        except PermissionError:  # standard output is a file
             yield closed
             return
 

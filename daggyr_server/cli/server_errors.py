@@ -1,6 +1,6 @@
-"""What a person reads when a call to the server does not work: which address, which option, what to start.
+"""Words the errors of calls to the server for a person: which address it was, which option to use, what to start.
 
-`connection` calls this to turn each error of a client into a CommandError. It never puts a token into a message.
+`connection` calls this to turn each error of a client into a CommandError. No message has a token in it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from daggyr_server.cli.errors import NO_SERVER, CommandError
 
 
 def of_server(error: ServerError, address: str, *, tls: bool, token_hint: str) -> CommandError:
-    """The CommandError that tells of `error`. `token_hint` says where the token came from, or was looked for."""
+    """The CommandError for `error`. `token_hint` says where the token came from, or where it was looked for."""
     if isinstance(error, Unreachable):
         return CommandError(_unreachable(error, address, tls), NO_SERVER)
     said = " ".join(str(error).split("\n"))
@@ -44,10 +44,10 @@ def of_server(error: ServerError, address: str, *, tls: bool, token_hint: str) -
 
 
 def _unreachable(error: Unreachable, address: str, tls: bool) -> str:
-    """Advice by what gRPC says of a connection that was not made."""
+    """The message for a server that was not reached, with advice according to what gRPC says of the connection."""
     said = str(error)
     if error.code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        if said.startswith("nothing of the specification came"):  # the server's own words: it waited for this side
+        if said.startswith("nothing of the specification came"):  # the server's own words
             return f"the server at {address} waited for the specification and gave up: {said}"
         return f"the server at {address} did not answer in time: it may be overloaded; try again"
     if (fault := tls_fault(said, address, tls=tls)) is not None:
@@ -59,7 +59,10 @@ def _unreachable(error: Unreachable, address: str, tls: bool) -> str:
 
 
 def _too_much(said: str, address: str) -> str:
-    """What was too large, and whose: gRPC 1.85 tells no more than who found out; all else are the server's own words."""
+    """The message for something too large.
+
+    gRPC (1.85) tells only which side found out, so that this says what was too large. Any other text is the server's own.
+    """
     _, found, sizes = said.partition("message larger than max ")
     sizes = sizes.strip("()").replace(" vs. ", " bytes, the most is ")
     if not found:
@@ -70,7 +73,7 @@ def _too_much(said: str, address: str) -> str:
 
 
 def _reason(said: str) -> str:
-    """The end of gRPC's sentence, which is the part for people."""
+    """The end of gRPC's sentence, which is the part that people understand."""
     for known in ("Connection refused", "No such file or directory", "Permission denied", "Domain name not found"):
         if known in said:
             return known.lower()

@@ -1,11 +1,11 @@
-"""Starts the process of the server that `daggyr run` brings along, on a private socket and at the end of a lifeline.
+"""Starts the process of the server for `daggyr run`, on a private socket and with a lifeline.
 
-`commands/run` makes a `ServerProcess` as early as it can, because the server takes longer to start than all else that a short run
-needs; `own_server` then waits for it and ends it. It imports neither asyncio nor gRPC, for the same reason.
+`commands/run` makes a `ServerProcess` as early as it can, because a short run needs most of its time for the start of the server.
+`own_server` then waits for the process and ends it. For the same reason this file imports neither asyncio nor gRPC.
 
-The server holds the read end of a pipe, its lifeline: when this process closes the other end, or dies in any way, the server sees
-the end of file and ends everything that it started. It has a session of its own, so that Ctrl-C reaches this process only, which
-then decides.
+The lifeline is a pipe of which the server has the read end. When this process closes the other end, or dies in any way, the
+server sees the end of file and ends everything that it started. The server has a session of its own, so that Ctrl-C reaches this
+process only, which then decides.
 """
 
 from __future__ import annotations
@@ -24,11 +24,14 @@ _PREFIX = "daggyr-run-"
 
 
 class ServerProcess:
-    """A server that is starting. Should nobody end it, it ends with this process, and so does its folder."""
+    """A server that is starting. If nobody ends it, it ends with this process, and its folder is removed."""
 
     def __init__(self, options: Sequence[str], *, tracker: str | None = None) -> None:
-        """`options` go to the server's program as arguments, and the tracker's address in its environment, where nobody else
-        reads it. Raises CommandError if no process can be started."""
+        """Start the process. Raises CommandError if that is not possible.
+
+        `options` are arguments of the server's program. The tracker's address is passed in the environment, where nobody else
+        reads it.
+        """
         for folder in abandoned(_PREFIX):
             shutil.rmtree(folder, ignore_errors=True)
         try:
@@ -47,15 +50,15 @@ class ServerProcess:
             os.close(read_end)
 
     def is_ready(self) -> bool:
-        """Whether the server takes connections."""
+        """Whether the server accepts connections."""
         return (self._folder / "ready").exists()
 
     def cut_lifeline(self) -> None:
-        """The server ends everything and then itself."""
+        """Make the server end everything that it started, and then itself."""
         os.close(self._lifeline)
 
     def remove_folder(self) -> None:
-        """Once the process has ended."""
+        """Remove the folder of the socket. The process must have ended."""
         self._private.remove()
 
     @property
@@ -66,7 +69,7 @@ class ServerProcess:
         return subprocess.Popen(
             [
                 sys.executable,
-                "-P",  # a file of the user's folder must not stand in for a module
+                "-P",  # so that a file in the user's folder does not replace a module
                 "-m",
                 "daggyr_server.main",
                 "--listen",
@@ -75,8 +78,8 @@ class ServerProcess:
                 str(self._folder / "ready"),
                 "--private-folder",
                 str(self._folder),
-                "--no-metrics",  # those of its configuration are for the server that runs for good
-                "--pass-environment",  # tasks get all that the user's shell would give them
+                "--no-metrics",  # the address in its configuration belongs to the server that runs for good
+                "--pass-environment",  # tasks get the variables that the user's shell would give them
                 "*",
                 "--lifeline",
                 str(lifeline),
@@ -95,9 +98,9 @@ class ServerProcess:
 
 
 def _environment(tracker: str | None) -> dict[str, str]:
-    """This process's, without what `main` set for itself: tasks inherit it, less all DAGGYR_*.
+    """The server's environment: this process's, without the variable that `main` set. Tasks inherit it without DAGGYR_*.
 
-    A tracker's address may hold a password: arguments are for everyone to see, an environment for its user only (proc(5)).
+    A tracker's address may hold a password. Everybody can see arguments, but only the user sees the environment (proc(5)).
     """
     environment = dict(os.environ)
     if environment.get("GRPC_VERBOSITY") == "NONE":

@@ -1,8 +1,8 @@
-"""The shapes of `--output json`: the contract's messages as plain values for json.dumps.
+"""Makes plain values for json.dumps of the contract's messages: the shapes of `--output json`.
 
-Keys are in snake_case, integers are numbers, enums have no prefix, times are RFC 3339 in UTC, durations are seconds, output is
-text with U+FFFD for what is no UTF-8, and what is not there is null. Scripts rely on these shapes: keys are added, never
-renamed or taken away. Nothing here prints.
+Commands call one function for each thing that they print. Keys are in snake_case, integers are numbers, enums have no prefix,
+times are RFC 3339 in UTC, durations are seconds, output is text with U+FFFD for what is no UTF-8, and missing values are null.
+Scripts rely on these shapes: keys are added, never renamed or taken away. Nothing here prints.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def run(summary: RunSummary) -> Shape:
 
 
 def change(run_now: RunSummary, tasks: Sequence[pb.TaskChange]) -> Shape:
-    """A line of `watch`: the run, and the tasks that changed since the line before."""
+    """A line of `watch`: the run, and the tasks that have changed since the line before."""
     return {**run(run_now), "tasks": [_task_change(task) for task in tasks]}
 
 
@@ -66,7 +66,7 @@ def history(changes: Iterable[StateChange]) -> list[Shape]:
 
 
 def task_edit(edit: pb.TaskEdit) -> Shape:
-    """An item of `edit --plan`; `state` is null for a task that is added."""
+    """An item of `edit --plan`. `state` is null for a task that is added."""
     return {
         "task_id": edit.task_id,
         "change": names.edit_kind(edit.kind),
@@ -76,7 +76,7 @@ def task_edit(edit: pb.TaskEdit) -> Shape:
 
 
 def edit_totals(totals: pb.EditTotals) -> Shape:
-    """How many tasks an edit did what to."""
+    """How many tasks an edit changed, added and so on."""
     return {field.name: getattr(totals, field.name) for field in totals.DESCRIPTOR.fields}
 
 
@@ -92,7 +92,7 @@ def task_summary(summary: TaskSummary) -> Shape:
 
 
 def task(whole: Task, outputs: Mapping[int, tuple[bytes, bytes]]) -> Shape:
-    """`outputs`: standard output and error by attempt."""
+    """A task with its attempts. `outputs` has the standard output and error of each attempt, by its number."""
     return {
         **task_summary(whole.summary),
         **definition(whole),
@@ -115,7 +115,7 @@ def expanded_task(whole: Task) -> Shape:
 
 
 def definition(whole: Task) -> Shape:
-    """What a task is, whatever became of it; `details` is null for a structural task."""
+    """The definition of a task, without its state. `details` is null for a structural task."""
     return {
         "details": _details(whole.details) if whole.HasField("details") else None,
         "max_retries": whole.max_retries,
@@ -141,7 +141,7 @@ def _details(spec: TaskSpec) -> Shape:
 
 def _attempt(attempt: Attempt, stdout: bytes, stderr: bytes) -> Shape:
     result = attempt.result if attempt.HasField("result") else None
-    # The result knows the start best; while there is none, the coordinator does.
+    # The start in the result is more exact than the coordinator's.
     start = _time(result, "start_time") if result is not None else None
     return {
         "attempt": attempt.attempt,
@@ -202,7 +202,7 @@ def agent(one: pb.Agent) -> Shape:
 
 
 def seconds(duration: Duration) -> float:
-    """A whole number where it is one."""
+    """A duration in seconds, as an integer if it is a whole number."""
     return duration.seconds + duration.nanos / 1e9 if duration.nanos else duration.seconds
 
 
@@ -211,7 +211,10 @@ def _optional(message: Message | None, field: str) -> Any:
 
 
 def _number(value: Any) -> Any:
-    """JSON knows no NaN and no infinity (RFC 8259, section 6): a server of an older version may tell them."""
+    """A number, or None for NaN and infinity, which JSON does not have (RFC 8259, section 6).
+
+    A server of an older version may send them.
+    """
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -220,6 +223,6 @@ def _time(message: Message | None, field: str) -> str | None:
         return None
     try:
         text: str = getattr(message, field).ToJsonString()
-    except ValueError:  # a time that does not exist, from a server of an older version
+    except ValueError:  # a server of an older version may send a time that does not exist
         return None
     return text

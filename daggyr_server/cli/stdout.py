@@ -1,8 +1,8 @@
-"""Results on standard output: JSON, columns and raw bytes; and whether anything is a terminal.
+"""Writes results to standard output (JSON, columns and raw bytes), and knows whether a stream is a terminal.
 
-Every command writes its results through here and all else through `notice`, so that standard output holds results only. A
-reader that goes away (`daggyr tasks last | head`) ends the output quietly: `Closed`. Colour appears on a terminal only, and
-not with NO_COLOR (no-color.org) or TERM=dumb. What a user wrote is printed with its control characters made visible.
+Every command writes its results with this file, and all other messages with `notice`, so that standard output has results only.
+If the reader goes away (`daggyr tasks last | head`), `Closed` is raised, and `main` ends the command quietly. Colour appears on a
+terminal only, and not with NO_COLOR (no-color.org) or TERM=dumb. Control characters in what a user wrote are made visible.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from daggyr_server.cli.words import STATES, printable
 Row = Sequence[str]
 
 _STDOUT = 1
-# ECMA-48 "select graphic rendition" parameters.
+# These are parameters of ECMA-48's "select graphic rendition".
 _COLOURS = {"QUEUED": "2", "RUNNING": "36", "COMPLETED": "32", "ERRORED": "31", "KILLED": "33", "heading": "1"}
 
 
@@ -32,32 +32,32 @@ class Closed(Exception):
 
 
 def write(data: bytes, descriptor: int = _STDOUT) -> None:
-    """All of `data`, at once and unbuffered. Raises Closed, or CommandError if it cannot be written (a full disk).
+    """Write all of `data` at once, without a buffer. Raises Closed, or CommandError if it cannot be written (a full disk).
 
-    Standard error is `descriptor` 2, for what a task wrote there.
+    `descriptor` 2 is standard error, for what a task wrote there.
     """
     view = memoryview(data)
     while view:
         try:
             view = view[os.write(descriptor, view) :]
-        except BlockingIOError:  # someone who shares the descriptor made it non-blocking
+        except BlockingIOError:  # another program that shares the descriptor made it non-blocking
             select.select([], [descriptor], [])
         except BrokenPipeError:
             raise Closed from None
         except OSError as error:
-            if error.errno == errno.EIO and stat.S_ISCHR(os.fstat(descriptor).st_mode):  # a terminal that was closed
+            if error.errno == errno.EIO and stat.S_ISCHR(os.fstat(descriptor).st_mode):  # the terminal was closed
                 raise Closed from None
             where = "output" if descriptor == _STDOUT else "error"
             raise CommandError(f"cannot write to standard {where}: {error.strerror}") from None
 
 
 def line(text: str = "") -> None:
-    """A line for a person, in the encoding of standard output; characters that it does not have become escapes."""
+    """Write a line for a person, in the encoding of standard output. Characters that this does not have become escapes."""
     write((text + "\n").encode(sys.stdout.encoding, "backslashreplace"))
 
 
 def notice(text: str) -> None:
-    """Lines on standard error; lost quietly if nobody reads it. Whatever a name holds does not steer the terminal."""
+    """Write lines to standard error. They are lost quietly if nobody reads it. Control characters are made visible."""
     try:
         print("\n".join(map(printable, text.split("\n"))), file=sys.stderr, flush=True)
     except OSError:
@@ -65,12 +65,12 @@ def notice(text: str) -> None:
 
 
 def warn(text: str) -> None:
-    """What is valid and most likely not meant. Exit codes know nothing of it."""
+    """Write a warning about what is valid and most likely not meant. It does not change the exit code."""
     notice(f"warning: {text}")
 
 
 def is_plain(stream: Any) -> bool:
-    """Whether `stream` is no terminal, or one that cannot move its cursor."""
+    """Whether `stream` is not a terminal, or is one that cannot move its cursor."""
     return not stream.isatty() or os.environ.get("TERM", "dumb") in ("dumb", "unknown")
 
 
@@ -85,7 +85,7 @@ def paint(text: str, kind: str) -> str:
 
 
 def document(value: Any) -> None:
-    """One JSON document, for a person to read too."""
+    """Write one JSON document, indented so that a person can read it."""
     write((_json(value, indent=2) + "\n").encode())
 
 
@@ -94,13 +94,13 @@ def json_line(value: Any) -> None:
 
 
 def _json(value: Any, indent: int | None = None) -> str:
-    """JSON is UTF-8 (RFC 8259); where standard output is said to be anything else, JSON's own escapes make it ASCII."""
+    """A value as JSON, which is UTF-8 (RFC 8259). If standard output has another encoding, JSON's escapes make it ASCII."""
     is_utf8 = codecs.lookup(sys.stdout.encoding).name == "utf-8"
     return json.dumps(value, ensure_ascii=not is_utf8, indent=indent)
 
 
 class JsonList:
-    """One JSON list, an item a line, written page by page; `end` completes it."""
+    """Writes one JSON list page by page, with an item a line. `end` completes it."""
 
     def __init__(self) -> None:
         self._before = "[\n"
@@ -116,17 +116,17 @@ class JsonList:
 
 
 class Columns:
-    """Aligned columns under one heading, page by page; nothing is cut, and widths only grow from page to page."""
+    """Writes aligned columns under one heading, page by page. Nothing is cut, so that columns may be wider on later pages."""
 
     def __init__(self, *names: str, right: Iterable[str] = ()) -> None:
-        """`right`: the columns of numbers."""
+        """`right` names the columns that are aligned to the right, which have numbers."""
         self._names = names
         self._right = [name in set(right) for name in names]
         self._widths = [len(name) for name in names]
         self._begun = False
 
     def page(self, rows: Iterable[Row]) -> None:
-        """Prints `rows`, the heading before the first. Nothing at all for no rows."""
+        """Write `rows`, with the heading before the first one. Without rows, nothing is written."""
         shown = [[printable(cell) or "-" for cell in row] for row in rows]
         if not shown:
             return
@@ -147,7 +147,7 @@ class Columns:
 
 
 def fields(pairs: Iterable[tuple[str, str]]) -> None:
-    """Names and values, one pair a line, those with an empty value left out."""
+    """Write names and values, one pair a line. Pairs with an empty value are left out."""
     shown = [(name, value) for name, value in pairs if value]
     width = max((len(name) for name, _ in shown), default=0)
     for name, value in shown:
@@ -155,7 +155,7 @@ def fields(pairs: Iterable[tuple[str, str]]) -> None:
 
 
 def _cells(text: str) -> int:
-    """How many cells of a terminal `text` takes."""
+    """How many cells of a terminal `text` fills."""
     if text.isascii():
         return len(text)
     from rich.cells import cell_len

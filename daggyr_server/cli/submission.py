@@ -1,6 +1,7 @@
-"""Hands a specification to a server: what `run` and `submit` share.
+"""Hands a specification to a server.
 
-It is apart from `document`, which reads the specification, because that needs no gRPC.
+`run` and `submit` call this. It is not part of `document`, which reads the specification, because that does without gRPC. Nothing
+here waits for the run.
 """
 
 from __future__ import annotations
@@ -12,14 +13,17 @@ import grpc
 
 from daggyr.client import Client, ServerError
 from daggyr_server.cli.document import name_of
-from daggyr_server.cli.errors import Refused
+from daggyr_server.cli.errors import SpecRefused
 
 
 async def submit(client: Client, spec: str, document: BinaryIO, tags: Mapping[str, str], pool: str) -> int:
-    """The id of the run that `document`, opened from `spec`, became. Raises Refused if the server refuses it, or ServerError."""
+    """Submit `document`, which was opened from `spec`.
+
+    Returns the run's id. Raises SpecRefused if the server refuses it, or ServerError.
+    """
     try:
         return await client.submit_document(document, tags=tags, pool=pool)
     except ServerError as error:
         if error.code is grpc.StatusCode.INVALID_ARGUMENT:
-            raise Refused(name_of(spec), str(error)) from None
+            raise SpecRefused(name_of(spec), str(error)) from None
         raise

@@ -1,4 +1,4 @@
-"""How runs, tasks, pools and agents look to a person, on standard output.
+"""Shows runs, tasks, pools and agents to a person, on standard output.
 
 Commands call one function for each thing that they show. `shapes` has the same things as JSON. Nothing here asks a server.
 """
@@ -16,9 +16,9 @@ from daggyr_server.cli import names, words
 from daggyr_server.cli.shapes import seconds
 from daggyr_server.cli.stdout import Columns, Row, fields, line, paint
 
-_CHANGES = 20  # of state
-_NAMES = 10  # of parents and children
-_TAGS = 500  # characters of a run's tags in a list; `show` has all of them
+_CHANGES = 20  # changes of state
+_NAMES = 10  # names of parents or children
+_TAGS = 500  # characters of a run's tags in a list; `daggyr show` has all of them
 
 
 def run_columns() -> Columns:
@@ -37,7 +37,7 @@ def run_row(run: RunSummary) -> Row:
 
 
 def _tags(run: RunSummary) -> str:
-    """The run's tags, cut to what a row of a list has room for."""
+    """The run's tags, cut to the room in a row of a list."""
     tags = words.pairs(run.tags)
     return tags if len(tags) <= _TAGS else f"{tags[:_TAGS]}... ({len(tags):,} letters; `daggyr show {run.run_id}` has all)"
 
@@ -63,12 +63,12 @@ def show_run(run: RunSummary) -> None:
 
 
 def _blocked(run: RunSummary) -> int:
-    """Of the tasks that run commands; the run's own count has structural ones too."""
+    """How many tasks that run commands wait for others. The run's own count has structural tasks as well."""
     return max(0, words.command_states(run).get("QUEUED", 0) - run.ready - run.delayed)
 
 
 def show_history(changes: Sequence[StateChange]) -> None:
-    """The last changes of state that no attempt tells, if there are any."""
+    """Show the last changes of state that are not in the table of attempts, if there are any."""
     if changes:
         line()
         columns = Columns("TIME", "STATE", "BECAUSE OF")
@@ -107,7 +107,7 @@ def edit_row(edit: pb.TaskEdit) -> Row:
 
 
 def show_task(task: Task, tails: Iterable[tuple[str, Sequence[str], bool]]) -> None:
-    """`tails`: for each stream of the last attempt its name, its last lines, and whether there is more before them."""
+    """Show a task. `tails` has for each stream of the last attempt its name, its last lines, and whether there is more before."""
     summary = task.summary
     state = names.state(summary.state)
     line(f"Task {words.printable(summary.task_id)}  {paint(state, state)}")

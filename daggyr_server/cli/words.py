@@ -1,7 +1,7 @@
-"""How numbers, times and counts read for a person: `1.2 s`, `3 h 5 min`, `4 COMPLETED, 1 ERRORED`.
+"""Words numbers, times and counts for a person: `1.2 s`, `3 h 5 min`, `4 COMPLETED, 1 ERRORED`.
 
-Used by tables, progress lines and summaries; JSON has its own exact forms in `shapes`. Pure: nothing here prints or asks
-for the time. It loads no messages, since `daggyr --version` and the options need it too.
+Tables, progress lines and messages use this; `shapes` has the exact forms for JSON. Nothing here prints or asks for the time. No
+messages are loaded at run time, because the options use this too and must load fast.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 STATES = ("QUEUED", "RUNNING", "COMPLETED", "ERRORED", "KILLED")
 
-# C0, DEL and C1: a tag or a note must not move the cursor. Line separators and marks of direction (UAX 9) must not make a
-# name look like another one. Surrogates are bytes of a path that is no UTF-8 (PEP 383).
+# C0, DEL and C1 are here because a tag or a note must not move the cursor; line separators and marks of direction (UAX 9),
+# because a name must not look like another one. Surrogates are bytes of a path that is not UTF-8 (PEP 383).
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
@@ -31,23 +31,23 @@ def total(run: RunSummary) -> int:
 
 
 def ended(run: RunSummary) -> int:
-    """How many of them have ended, in whatever way."""
+    """How many of these tasks have ended, in whatever way."""
     return sum(count for name, count in command_states(run).items() if name in ("COMPLETED", "ERRORED", "KILLED"))
 
 
 def command_states(run: RunSummary) -> dict[str, int]:
-    """As `task_states`, of the tasks that run commands. A server of before 0.2 tells of all tasks together only."""
+    """Like `task_states`, for the tasks that run commands. A server before 0.2 sends the counts of all tasks only."""
     states = run.command_states or run.task_states
     return {name: states[name] for name in STATES if states.get(name)}
 
 
 def task_states(run: RunSummary) -> dict[str, int]:
-    """The states that occur, in the order in which tasks go through them; structural tasks count too."""
+    """How many tasks are in each state that occurs, in the order of the states. Structural tasks count as well."""
     return {name: run.task_states[name] for name in STATES if run.task_states.get(name)}
 
 
 def counts(run: RunSummary) -> str:
-    """`5 COMPLETED, 1 ERRORED`, of the tasks that run commands."""
+    """The states of the tasks that run commands, as `5 COMPLETED, 1 ERRORED`."""
     return ", ".join(f"{count:,} {name}" for name, count in command_states(run).items()) or "none"
 
 
@@ -56,33 +56,33 @@ def plural(count: int, noun: str) -> str:
 
 
 def edit_totals(totals: EditTotals) -> str:
-    """What an edit does to how many tasks: `3 tasks unchanged, 1 changed, 0 added, 2 removed`."""
+    """How many tasks an edit changes, as `3 tasks unchanged, 1 changed, 0 added, 2 removed`."""
     adjusted = f"{totals.adjusted:,} adjusted, " if totals.adjusted else ""
     rest = f"{totals.changed:,} changed, {totals.added:,} added, {totals.removed:,} removed"
     return f"{plural(totals.unchanged, 'task')} unchanged, {adjusted}{rest}"
 
 
 def time(stamp: Timestamp | None) -> str:
-    """Local time to the second; `-` for none."""
+    """A time as local time to the second, or `-` if there is none."""
     if stamp is None:
         return "-"
     try:
         return moment(stamp).astimezone().strftime("%Y-%m-%d %H:%M:%S")
-    except (OverflowError, ValueError):  # local time would be in the year 10000
+    except (OverflowError, ValueError):  # the local time is in the year 10000
         return "-"
 
 
 def moment(stamp: Timestamp) -> datetime:
-    """A time that does not exist, from a server of an older version, is the latest that does."""
+    """A timestamp as a datetime. A server of an older version may send a time that does not exist; it becomes the latest time."""
     try:
-        instant: datetime = stamp.ToDatetime(tzinfo=UTC)  # Any, to some versions of protobuf's types
+        instant: datetime = stamp.ToDatetime(tzinfo=UTC)  # for some versions of protobuf's types it is Any
     except (OverflowError, ValueError):
         return datetime.max.replace(tzinfo=UTC)
     return instant
 
 
 def span(seconds: float) -> str:
-    """Two units at most: `12 ms`, `1.2 s`, `4 min 5 s`, `3 h 5 min`, `2 d 3 h`."""
+    """A duration in two units at most: `12 ms`, `1.2 s`, `4 min 5 s`, `3 h 5 min`, `2 d 3 h`."""
     if not math.isfinite(seconds):
         return "-"
     if seconds < 1:
@@ -100,14 +100,14 @@ def span(seconds: float) -> str:
 
 
 def took(run: RunSummary, now: datetime) -> str:
-    """From the run's first start (or submission, if it never started) to its end, or to `now`."""
+    """How long the run took, from its first start (or its submission, if it never started) to its end, or to `now`."""
     start = run.start_time if run.HasField("start_time") else run.submit_time
     stop = moment(run.stop_time) if run.HasField("stop_time") else now
     return span((stop - moment(start)).total_seconds())
 
 
 def size(count: int) -> str:
-    """Bytes, in binary units: `512 B`, `1.5 MiB`."""
+    """A number of bytes in binary units: `512 B`, `1.5 MiB`."""
     if count < 1024:
         return f"{count} B"
     exponent = min((count.bit_length() - 1) // 10, 4)
@@ -115,12 +115,12 @@ def size(count: int) -> str:
 
 
 def pairs(mapping: Mapping[str, object]) -> str:
-    """`a=1 b=2`, sorted by name."""
+    """A mapping as `a=1 b=2`, sorted by name."""
     return " ".join(f"{name}={mapping[name]}" for name in sorted(mapping))
 
 
 def quantities(used: Mapping[str, int], offered: Mapping[str, int]) -> str:
-    """`cores 3/8, memory_mb 0/16000`, sorted by name."""
+    """Used and offered resources as `cores 3/8, memory_mb 0/16000`, sorted by name."""
     names = sorted({*used, *offered})
     return ", ".join(f"{name} {used.get(name, 0)}/{offered.get(name, 0)}" for name in names)
 
@@ -130,11 +130,11 @@ def sentences(texts: Iterable[str]) -> str:
 
 
 def printable(text: str) -> str:
-    """`text` in one line, control characters as `\\x1b`: what a user wrote must not steer the terminal."""
+    """`text` in one line, with control characters as `\\x1b`, because what a user wrote must not control the terminal."""
     return _CONTROL.sub(lambda match: _escaped(ord(match.group())), text)
 
 
 def _escaped(code: int) -> str:
     if 0xDC80 <= code <= 0xDCFF:
-        code -= 0xDC00  # the byte that the path has
+        code -= 0xDC00  # this is the path's byte
     return f"\\x{code:02x}" if code <= 0xFF else f"\\u{code:04x}"

@@ -81,11 +81,11 @@ def _check_tasks(run: Run) -> None:
 
 
 def _check_attempts(machine: Machine, run: Run) -> None:
-    """What is in attempt, against phases, attempt numbers and the counts of what can be recalled."""
+    """What is in flight, against phases, attempt numbers and the counts of what can be recalled."""
     live = run.graph.live
-    started = {number: attempt.start_time is not None for number, attempt in run.in_flight.items() if number >= live}
-    flying = {number: phase is Phase.RUNNING for number, phase in _live(run) if phase in (Phase.ASSIGNED, Phase.RUNNING)}
-    _hold(started == flying, f"run {run.run_id}: in attempt (and started) {started}, but ASSIGNED (and RUNNING) {flying}")
+    in_flight = {number: attempt.start_time is not None for number, attempt in run.in_flight.items() if number >= live}
+    expected = {number: phase is Phase.RUNNING for number, phase in _live(run) if phase in (Phase.ASSIGNED, Phase.RUNNING)}
+    _hold(in_flight == expected, f"run {run.run_id}: in flight (and started) {in_flight}, but ASSIGNED (and RUNNING) {expected}")
     unstarted: Counter[int] = Counter()
     for number, attempt in run.in_flight.items():
         where = f"run {run.run_id} task {number} attempt {attempt.attempt}"
@@ -115,7 +115,7 @@ def _check_attempts(machine: Machine, run: Run) -> None:
         _hold(
             lost <= MAX_LOSSES or run.phases[number] in ENDED, f"run {run.run_id} task {number}: it goes on after {lost} losses"
         )
-    _hold(set(run.renumbered.values()) <= run.in_flight.keys(), f"run {run.run_id}: {run.renumbered} are not all in attempt")
+    _hold(set(run.renumbered.values()) <= run.in_flight.keys(), f"run {run.run_id}: {run.renumbered} are not all in flight")
     for queue in run.queues:
         found = unstarted[queue.policy_index]
         where = f"run {run.run_id} queue {queue.policy_index}"
@@ -205,11 +205,11 @@ def _check_shares(machine: Machine, pool: Pool) -> None:
         share = shares.by_run.get(run.run_id)
         where = f"pool {pool.name} run {run.run_id}"
         if share is None:
-            _hold(not attempts, f"{where}: attempts in attempt have no share")
+            _hold(not attempts, f"{where}: attempts in flight have no share")
             continue
         _hold(bool(share.queues or share.in_flight), f"{where}: its share holds nothing and is still there")
         usage = sum(attempt.sent.weight * attempt.sent.queue.cores for attempt in attempts)
-        _hold(share.in_flight == len(attempts), f"{where}: {share.in_flight} counted in attempt, but {len(attempts)} are")
+        _hold(share.in_flight == len(attempts), f"{where}: {share.in_flight} counted in flight, but {len(attempts)} are")
         _hold(share.usage == usage, f"{where}: it is charged for {share.usage}, but uses {usage}")
         in_line = share.place in shares.line or run.run_id in shares.moved
         _hold(in_line or not share.queues, f"{where}: it waits, but not in line")
@@ -240,8 +240,8 @@ def _check_hosts(machine: Machine, pool: Pool, shrunk: Container[str]) -> None:
                 firm[name] += each * (sent.weight == WHOLE)
         _hold(not (host.open and (host.draining or host.expected)), f"{where}: it takes attempts, though it is not to")
         _hold(host.in_flight > 0 or not host.expected, f"{where}: it was never here, and nothing is expected of it")
-        _hold(host.in_flight == len(here), f"{where}: {host.in_flight} counted in attempt, but {len(here)} are")
-        _hold(host.in_flight <= MAX_IN_FLIGHT, f"{where}: {host.in_flight} in attempt")
+        _hold(host.in_flight == len(here), f"{where}: {host.in_flight} counted in flight, but {len(here)} are")
+        _hold(host.in_flight <= MAX_IN_FLIGHT, f"{where}: {host.in_flight} in flight")
         charged = {name: (use.units, use.firm, use.weighed) for name, use in host.uses.items() if use.units}
         real = {name: (units[name], firm[name], weighed[name]) for name in units}
         _hold(charged == real, f"{where}: charged with {charged}, but {real} are used")

@@ -85,7 +85,7 @@ class KillAsked:
 
     ticket: Hashable
     run_id: int
-    numbers: tuple[int, ...] | None = None  # None: the run
+    numbers: tuple[int, ...] | None = None  # None means the whole run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +94,7 @@ class RetryAsked:
 
     ticket: Hashable
     run_id: int
-    numbers: tuple[int, ...] | None = None  # None: what did not complete
+    numbers: tuple[int, ...] | None = None  # None means all tasks that did not complete
     downstream: bool = False
 
 
@@ -126,7 +126,7 @@ class EditAsked:
     pool: str
     parameters: Mapping[str, tuple[str, ...]]
     document: bytes  # the specification as it came, for the tracker
-    completed: Sequence[int] | None = None  # changed tasks that were COMPLETED when `again` was made; None: no matter
+    completed: Sequence[int] | None = None  # changed tasks that were COMPLETED when `again` was made, if that matters
     again: Sequence[int] = ()  # unchanged tasks that are to be queued too, by the numbers that they get
 
 

@@ -45,7 +45,7 @@ from daggyr_server.core.graph.run import Run
 from daggyr_server.core.placing import recall
 from daggyr_server.core.placing.pool import Pool
 from daggyr_server.core.records import AttemptRecorded, AttemptsAssigned, Record, RunAdded, TasksGenerated
-from daggyr_server.core.requests import Requests
+from daggyr_server.core.requests import RequestHandlers
 from daggyr_server.core.states import Outcome, State
 from daggyr_server.core.step import Reason, Refusal, Step
 
@@ -54,7 +54,7 @@ _MOST = 60  # characters of each value
 _TOLD = ("run_id", "number", "numbers", "attempt", "attempts", "outcome", "state", "reason", "revision", "pool", "host", "time")
 
 
-class Machine(Requests):
+class Machine(RequestHandlers):
     """All runs and pools. Public attributes are for reading between calls of `handle`."""
 
     def __init__(self, pools: Iterable[str], *, next_run_id: int = 1) -> None:

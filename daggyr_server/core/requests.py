@@ -21,8 +21,8 @@ from daggyr_server.core.step import Reason, Refusal, Stepper
 _GONE: Sequence[int] = ()  # compared by identity
 
 
-class Requests(Stepper):
-    """The machine's part that people talk to."""
+class RequestHandlers(Stepper):
+    """The machine's part for what people ask: submit, kill, retry, mark, edit."""
 
     def _kill_asked(self, event: KillAsked, now: float) -> None:
         """A run or tasks are to end."""
@@ -162,8 +162,11 @@ class Requests(Stepper):
 
 
 def _moved(run: Run, numbers: Sequence[int], state: State, reason: str, now: float) -> TasksMoved:
-    """The record of what a person moved. A task in flight is recorded under the number that its attempt has, if that counts."""
-    flying = {number: one for number in numbers if (one := run.in_flight.get(number)) and run.counts_for(number, one)}
-    known = [flying[number].number if number in flying else number for number in numbers]
-    ended = [run.attempts[number] - (number in flying) for number in numbers]
+    """The record of what a person moved.
+
+    A task with an attempt in flight that counts is recorded under the number that the attempt has.
+    """
+    in_flight = {number: one for number in numbers if (one := run.in_flight.get(number)) and run.counts_for(number, one)}
+    known = [in_flight[number].number if number in in_flight else number for number in numbers]
+    ended = [run.attempts[number] - (number in in_flight) for number in numbers]
     return TasksMoved(run.run_id, known, ended, state, reason, now)

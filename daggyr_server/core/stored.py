@@ -68,7 +68,7 @@ class Growth:
 
     revision: int
     document: bytes
-    number: int | None  # of the generator when it was assigned; None: an edit
+    number: int | None  # of the generator when it was assigned; None for an edit
     attempt: int | None
     pool: str = ""  # of an edit: where tasks without one of their own go from then on
     kept: tuple[int, ...] = ()  # of an edit: the revisions of the generators' tasks that are part of it

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from daggyr_server.core.step import Reason, Refusal
 from daggyr_server.driver.errors import Closing, Refused
 from daggyr_server.executors.agents.executor import AgentExecutor
-from daggyr_server.executors.agents.known_agent import Agent
+from daggyr_server.executors.agents.known_agent import KnownAgent
 from daggyr_server.executors.agents.pins import PinsClosed
 from daggyr_server.executors.base import Executor
 
@@ -26,7 +26,7 @@ class Agents:
         """`executors` has them by pool, and may be filled later."""
         self._executors = executors
 
-    def known(self) -> list[tuple[str, Agent]]:
+    def known(self) -> list[tuple[str, KnownAgent]]:
         """Every agent that is connected or awaited, with its pool; the pools in the order of their names."""
         return [
             (pool, agent)

@@ -97,6 +97,7 @@ class Deletions:
             except TrackerError as error:
                 log.warning("what is left of run %d is deleted at the next start: %s", run_id, error)
         with contextlib.suppress(TrackerError):
-            while await self._tracker.delete(0, DELETED_ROWS):  # There is no run 0: this gives room back that was left before.
+            # There is no run 0, so this only gives back room that was left before.
+            while await self._tracker.delete(0, DELETED_ROWS):
                 await asyncio.sleep(0)
             await self._tracker.scrub()

@@ -46,7 +46,7 @@ class TaskEdit:
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
+class RunSnapshot:
     """A run as it was when a plan was made for it."""
 
     graph: Graph
@@ -56,7 +56,7 @@ class Snapshot:
     attempts: array[int]  # the number of each task's last attempt; 0 if it had none
 
     @classmethod
-    def of(cls, run: Run) -> Snapshot:
+    def of(cls, run: Run) -> RunSnapshot:
         return cls(run.graph.frozen(), run.graph.live, run.revision, bytes(run.phases), run.attempts[:])
 
 
@@ -74,7 +74,7 @@ class Totals(NamedTuple):
 class Plan:
     """An edit that was not carried out so far. `graph` is the graph that the run would have."""
 
-    snapshot: Snapshot
+    snapshot: RunSnapshot
     edit: Edit
     graph: Graph
     completed: Sequence[int] | None  # the changed tasks that are COMPLETED now; None if that does not matter
@@ -187,7 +187,7 @@ def _first_generated(graph: Graph) -> int:
 
 
 def planned(
-    snapshot: Snapshot,
+    snapshot: RunSnapshot,
     spec: RunSpec,
     printed: Sequence[Printed],
     *,

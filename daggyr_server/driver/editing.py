@@ -13,7 +13,7 @@ from daggyr_server.core.events import EditAsked
 from daggyr_server.core.graph.run import Run
 from daggyr_server.core.graph.segments import Keeping
 from daggyr_server.core.step import Reason, Refusal
-from daggyr_server.driver.edit_plan import Plan, Snapshot, planned
+from daggyr_server.driver.edit_plan import Plan, RunSnapshot, planned
 from daggyr_server.driver.ended import Reader
 from daggyr_server.driver.errors import Refused
 from daggyr_server.driver.inbox import Inbox
@@ -34,7 +34,7 @@ class Editing:
     async def plan(self, run: Run, spec: RunSpec, *, pools: Mapping[str, PoolLimits], downstream: bool) -> Plan:
         """What giving a run another specification would do to it. Raises SpecificationError, Refused, TrackerError."""
         _check_tags(run, spec)
-        snapshot, generators = Snapshot.of(run), dict(run.printed)
+        snapshot, generators = RunSnapshot.of(run), dict(run.printed)
         printed = []
         for revision, number in generators.items():
             document = await self._reader.document(run.run_id, revision)

@@ -108,7 +108,7 @@ class Reader:
         return await self._tracker.rows(before=before, limit=limit)
 
     def in_flight(self) -> Iterator[InFlight]:
-        """The attempts of all runs that were sent to hosts and have not ended."""
+        """The attempts in flight, of all runs."""
         return (flight for run in self._machine.runs.values() for flight in run.in_flight.values())
 
     # -- what the tracker has of one run ------------------------------------------------------------------------------

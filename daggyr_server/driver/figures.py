@@ -1,4 +1,4 @@
-"""What there is to measure in a coordinator, as plain numbers: the metrics' only door to the driver.
+"""What there is to measure in a coordinator, as plain numbers. It is all that the metrics have of the driver.
 
 `api/metrics` reads one `Figures` for each scrape. Nothing is counted here, and no run or task is looked at: what no counter tells
 is left out. Hosts are gone through a few at a time, so that everybody else has turns in between.

@@ -28,7 +28,7 @@ MAX_REASON_BYTES = 4_000  # of the faults of a document
 
 
 class Generators:
-    """Standard output of the generators in flight, at most MAX_BYTES each."""
+    """Standard output of the generators whose attempts are in flight, at most MAX_BYTES each."""
 
     def __init__(self, pools: Mapping[str, PoolLimits]) -> None:
         self._pools = pools

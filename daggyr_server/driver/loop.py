@@ -1,10 +1,11 @@
 """The loop round the core: events in, `Machine.handle`, commit, and only then act and answer.
 
-`daggyr-server` makes the one `Driver` and gives its doors to the API: `requests` takes what people ask, `reader` shows what is,
-`changes` tells watchers what changed, and `figures` has the metrics' numbers. Executors tell through `reports` what happens. All
-of it waits in the inbox; the loop takes what has come, commits the step's records in one call of the tracker, gives the commands
-to the executors, and answers. What comes during a commit joins the next step: batches form by themselves, never by a timer.
-This is the only file that calls `Machine.handle` and `Tracker.commit`. It knows no executor and no tracker by name, and no gRPC.
+`daggyr-server` makes the one `Driver` and gives four of its parts to the API: `requests` takes what people ask, `reader` shows
+what is, `changes` tells watchers what changed, and `figures` has the metrics' numbers. Executors tell through `reports` what
+happens. All of it waits in the inbox; the loop takes what has come, commits the step's records in one call of the tracker, gives
+the commands to the executors, and answers. What comes during a commit joins the next step: batches form by themselves, never by a
+timer. This is the only file that calls `Machine.handle` and `Tracker.commit`. It knows no executor and no tracker by name, and no
+gRPC.
 """
 
 from __future__ import annotations

@@ -1,1 +1,4 @@
-"""How attempts are carried out: one interface (`base`), one file an executor, found by name through entry points."""
+"""How attempts are carried out: one interface (`base`), and for each executor a file or a folder.
+
+Entry points name the executors.
+"""

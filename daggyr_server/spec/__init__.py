@@ -1,4 +1,7 @@
-"""Run specifications: decoded, checked and expanded into what makes a graph. Pure: no asyncio, gRPC, files or clock.
+"""Run specifications: decoded, checked and expanded into what makes a graph.
+
+The API, the driver and the command line call what is listed here. Nothing in this package uses asyncio, gRPC, files or the clock,
+so that the same document always gives the same result.
 
 `decode_json` (or `run_spec_from_message`) makes a RunSpec, and `expand` makes the Addition for its graph; `expand_generated` does
 both for what a generator printed, and `expand_edit` for a run that gets another specification. All faults of the input are told

@@ -26,7 +26,10 @@ PLACES_AT_ONCE = 50_000
 
 
 class Assembly:
-    """Made of a document in one pass; then `resolve` and `check_names`, then `segments`."""
+    """Reads a document in one pass when it is made.
+
+    The caller then calls `resolve` and `check_names`, and `segments` after these.
+    """
 
     def __init__(
         self,
@@ -39,8 +42,12 @@ class Assembly:
         unsound: Collection[str] = (),
         keep: Callable[[], Keeping] = list,
     ) -> None:
-        """`base` is the first task's number, `root` the place that has the tasks. `unsound` names tasks of which
-        not all could be read: nothing is said of how they are matched. `keep` makes the list of what tasks execute."""
+        """Read the tasks of `spec`.
+
+        `base` is the first task's number, and `root` is the place in the document that has the tasks. `unsound` names tasks that
+        could not be read completely; faults about how they are matched are left out, because nothing sure is known of them.
+        `keep` makes the list in which the tasks' commands are kept.
+        """
         self.names = list(spec.tasks)
         self.faults: Faults = templates.faults
         self._spec = spec
@@ -50,30 +57,30 @@ class Assembly:
         self._unsound = unsound
         self._details = keep()
         self._policies = array("I")
-        self._bindings: list[Binding] = []  # none at all as long as no task has one
+        self._bindings: list[Binding] = []  # stays empty as long as no task has a binding, to save memory
         self._kept_bindings: dict[Binding, Binding] = {}
         self._multiplied: dict[int, tuple[Expansion, bytes, int]] = {}
         places: dict[str, int] = {}
-        for start in range(0, len(self.names), PLACES_AT_ONCE):  # other threads have their turn in between
+        for start in range(0, len(self.names), PLACES_AT_ONCE):  # in parts, so that other threads run in between
             names = self.names[start : start + PLACES_AT_ONCE]
             places.update(zip(names, range(start, start + len(names)), strict=True))
         self._sides: dict[int, Side] = {}
-        self.budget = Budget()  # of matches
-        self.steps = Steps()  # of comparing names
+        self.budget = Budget()  # for all matches together
+        self.steps = Steps()  # for all comparisons of names together
         self._links = Links(places, self.faults, outside, unsound)
         self._read()
         self.expanded: dict[int, ExpandedSegment] = {}
         self.numbers = self._number()
         self.rows: Rows
         self._rules: list[tuple[Match, MatchRule]] = []
-        self._matched: dict[int, list[int]] = {}  # the edges that are rules
+        self._matched: dict[int, list[int]] = {}  # parent -> children that wait for it by a rule
 
     def place(self, task: int) -> str:
-        """Where a task's definition stands."""
+        """The place in the document of a task's definition."""
         return at(self._root, self.names[task])
 
     def side(self, task: int) -> Side:
-        """A task as a `match` sees it, found once."""
+        """A task as a `match` sees it. It is worked out at the first call and kept."""
         side = self._sides.get(task)
         if side is None:
             side = self._sides[task] = self._side(task)
@@ -102,8 +109,10 @@ class Assembly:
                 self._multiplied[task] = expansion, details, policy
 
     def _bind(self, expansion: Expansion | None) -> None:
-        """Record which parameters were replaced in the last task that is not multiplied. Tasks with equal ones share the
-        record."""
+        """Record which parameters were replaced in the last task that is not multiplied.
+
+        Tasks with equal parameters share one record, because there may be millions of tasks.
+        """
         if expansion is not None and not self._bindings:
             self._bindings = [()] * (len(self._details) - 1)
         if self._bindings or expansion is not None:
@@ -118,7 +127,7 @@ class Assembly:
             self.expanded[task] = segment
             base += segment.size
         self.fits = base <= MAX_NUMBER
-        if not self.fits and all(segment.size <= MAX_NUMBER for segment in self.expanded.values()):  # else told already
+        if not self.fits and all(segment.size <= MAX_NUMBER for segment in self.expanded.values()):  # else it has a fault
             message = f"the run would have {base:,} tasks, expansions included; it holds at most {MAX_NUMBER:,}"
             self.faults.add(self._root, message)
         if not self.expanded or not self.fits:
@@ -133,7 +142,7 @@ class Assembly:
         return numbers
 
     def resolve(self) -> None:
-        """Turn every `match` into a rule or a plain edge; `children` then has all edges of the document."""
+        """Turn every `match` into a rule or a plain edge. After this, `children` knows all edges of the document."""
         for match in self._links.matches:
             names = {self.names[match.parent], self.names[match.child]}
             if not self.fits or not names.isdisjoint(self._unsound):
@@ -153,7 +162,7 @@ class Assembly:
             self._matched.setdefault(match.parent, []).append(match.child)
 
     def check_names(self) -> None:
-        """Add a fault for each task whose name, or an expansion's or tail's, another task of the document has as well."""
+        """Add a fault for each task that shares a name with another one. Names of expansions and tails count as well."""
         if not self.expanded:
             return
         by_name = {segment.name: segment for segment in self.expanded.values()}
@@ -182,13 +191,16 @@ class Assembly:
                 self.faults.add(self.place(task), message, "choose other values", task=self.names[task])
 
     def children(self, task: int) -> Sequence[int]:
-        """The tasks of the document that wait for a task, or, by a `match`, for some of its expansions."""
+        """The tasks of the document that wait for `task`, or that wait for some of its expansions because of a `match`."""
         plain = self.rows.children(task)
         return [*plain, *self._matched[task]] if task in self._matched else plain
 
     def check_cycles(self) -> None:
-        """Add a fault if tasks of the document wait for each other. (With `match` too: each expansion of a child waits for
-        some expansion of its parent, so one can be followed back for ever.)"""
+        """Add a fault if tasks of the document wait for each other.
+
+        Edges of a `match` count as well: each expansion of a child waits for some expansion of its parent, so that a cycle of
+        tasks always has a cycle of expansions.
+        """
         if self.rows.forward and all(parent < child for parent, children in self._matched.items() for child in children):
             return
         cycle = find_cycle(len(self.names), self.children)
@@ -196,7 +208,7 @@ class Assembly:
             self.refuse_cycle(cycle, self.names.__getitem__)
 
     def refuse_cycle(self, cycle: Sequence[int], name: Callable[[int], str]) -> None:
-        """Add the fault for a cycle of vertices; the first one is a task of the document."""
+        """Add the fault for a cycle of vertices, the first of which is a task of the document."""
         message = f"tasks wait for each other: {path(cycle, name)}"
         self.faults.add(self.place(cycle[0]), message, "leave one of these edges out", task=self.names[cycle[0]])
 
@@ -207,7 +219,8 @@ class Assembly:
     def segments(self, beyond: Mapping[int, Sequence[int]] | None = None) -> list[Segment]:
         """All tasks as segments, in the order of their numbers.
 
-        `beyond` has numbers outside of the document that wait for a task (or all of its expansions).
+        `beyond` has the numbers of tasks outside of the document, by the task of the document for which (and for all of whose
+        expansions) they wait.
         """
         for match, rule in self._rules:
             self.expanded[match.parent].match_children.append(rule)

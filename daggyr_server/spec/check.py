@@ -19,7 +19,7 @@ from msgspec import inspect
 from daggyr_server.spec.document import Details, RunSpec, TaskDefinition
 from daggyr_server.spec.faults import Faults, at, listed, nearest, quoted, shown
 
-# What other tools, and habit, call our keys.
+# Names that other tools give to keys of this format, and that people write out of habit.
 _OTHER_WORDS = {
     "after": "parents",
     "args": "command",
@@ -80,7 +80,7 @@ _MEGABYTES = {"k": 1 / 1000, "m": 1, "g": 1000, "t": 1000_000}
 
 
 def shape_of(declared: Any) -> inspect.Type:
-    """The shape that the checks take, of a declared type."""
+    """The shape of a declared type, as `Check.value` takes it."""
     return inspect.type_info(declared)
 
 
@@ -97,7 +97,7 @@ _RUN_KEYS = frozenset(fields_of(RunSpec))
 
 
 class Check:
-    """Checks values that belong to one task, or (`task` None) to the run, and adds what is wrong to `faults`."""
+    """Checks values of one task, or of the run if `task` is None, and adds what is wrong to `faults`."""
 
     def __init__(self, faults: Faults, task: str | None) -> None:
         self._faults = faults
@@ -126,7 +126,7 @@ class Check:
                 if not isinstance(value, bool):
                     hint = "write true or false, without quotes" if isinstance(value, str) else "write true or false"
                     self._wrong(value, "true or false", place, hint)
-            case inspect.UnionType():  # text, or a structure
+            case inspect.UnionType():  # the only unions of the format are of a text and a structure
                 one = next(kind for kind in shape.types if isinstance(kind, inspect.StructType) == isinstance(value, dict))
                 if not isinstance(value, dict | str):
                     keys = fields_of(next(kind for kind in shape.types if isinstance(kind, inspect.StructType)).cls)
@@ -137,7 +137,7 @@ class Check:
                 raise TypeError(f"no check for {shape}")
 
     def keys(self, given: Iterable[str], fields: dict[str, inspect.Field], place: str) -> None:
-        """Check that all of `given` are keys of a structure, and all required ones are there."""
+        """Check that all of `given` are keys of the structure, and that all of its required keys are among them."""
         given = set(given)
         for key in sorted(given - fields.keys()):
             self._add(at(place, key), "there is no such key", partial(_key_hint, key, fields))
@@ -219,7 +219,7 @@ class Check:
 
 
 def _literal(value: float) -> str:
-    """A number or truth value as JSON writes it; a very long one is cut."""
+    """A number or truth value as JSON writes it. A very long one is cut."""
     if isinstance(value, int) and abs(value) >= 10**30:
         return "a number of more than 30 digits"
     return json.dumps(value)
@@ -242,7 +242,7 @@ def _given(value: Any) -> str:
 
 
 def _unit_hint(text: str, place: str, whole: bool) -> str:
-    """What to write instead of a number with a unit."""
+    """The hint that tells what to write instead of a number with a unit; empty if `text` is no such thing."""
     written = re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?)\s{0,3}([a-zA-Z]{0,5})", text)
     if written is None:
         return ""
@@ -259,7 +259,7 @@ def _unit_hint(text: str, place: str, whole: bool) -> str:
 
 
 def _key_hint(key: str, fields: dict[str, inspect.Field]) -> str:
-    """Where a key belongs that does not belong here."""
+    """The hint for a key that does not belong here: where it belongs, which key was meant, or which keys there are."""
     known = frozenset(fields)
     if known == _DETAILS_KEYS and key in _TASK_KEYS:
         return f"{quoted(key)} belongs beside `details`, not inside it"

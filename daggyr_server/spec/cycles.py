@@ -15,10 +15,10 @@ _MOST_SHOWN = 10
 
 
 def find_cycle(count: int, children: Callable[[int], Sequence[int]]) -> list[int] | None:
-    """The vertices of one cycle in the order of its edges, its smallest vertex first; None if there is no cycle.
+    """The vertices of one cycle in the order of its edges, with its smallest vertex first; None if there is no cycle.
 
-    Vertices are 0 to `count` - 1. Kahn's algorithm: what remains once all that waits for nothing has been taken away, again
-    and again, has a parent that remains.
+    Vertices are 0 to `count` - 1. This is Kahn's algorithm: it takes away vertices that wait for nothing until there are none.
+    Each vertex that remains has a parent that remains, so that following parents leads round a cycle.
     """
     waiting = array("I", bytes(4 * count))
     for vertex in range(count):
@@ -52,7 +52,7 @@ def find_cycle(count: int, children: Callable[[int], Sequence[int]]) -> list[int
 
 
 def path(cycle: Sequence[int], name: Callable[[int], str]) -> str:
-    """A cycle for people: `a -> b -> a`, a long one shortened."""
+    """A cycle as a text for people: `a -> b -> a`. A long one is shortened."""
     names = [shown(name(vertex)) for vertex in cycle[:_MOST_SHOWN]]
     if len(cycle) > _MOST_SHOWN:
         names.append(f"({len(cycle) - _MOST_SHOWN:,} more)")

@@ -1,10 +1,10 @@
-"""Reads JSON documents: fast where all is well, and with all faults together where not.
+"""Reads JSON documents: fast where all is well, otherwise carefully, so that all faults are told together.
 
 The fast way decodes with msgspec and proves by counting that no key stands twice. `survey` reads a document again, piece by
 piece, if the fast way does not accept it, and tells its faults. Expansion adds those that it finds in the tasks that could be
 read, so that a person sees all faults at once.
 
-`api` and the CLI call `decode_json`; `generated` calls `decode_tasks`. Nothing here reads files.
+The API, the driver and the CLI call `decode_json`; `generated` calls `decode_tasks`. Nothing here reads files.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from daggyr_server.spec.survey import UNREADABLE, Survey, position
 
 T = TypeVar("T")
 
-# With these in a document, neither the count of its colons nor the absence of NUL characters can be told from its bytes.
+# If a document has one of these, its bytes do not tell how many colons its texts have, or whether they have NUL characters.
 _CLOSER_LOOK = (b"\\u0000", b"\\u003a", b"\\u003A")
 _AT_ONCE = 4 * 1024 * 1024
 _ENDLESS_BYTES = 16 * 1024 * 1024
@@ -42,10 +42,12 @@ def decode_json(
 ) -> RunSpec:
     """The run specification in a JSON document (UTF-8, with a byte order mark or without).
 
-    What concerns several tasks at once, and pools, is left to `expand`. Raises SpecificationError with all faults, also with
-    those that `expand` would find in the rest of the document. For these it takes what `expand` takes, and `pool`, which
-    goes over the document's own unless it is empty. A large document is best given as a bytearray, which is as it was
-    afterwards and must not change as long as the specification is used: then no call into C takes long (see pieces.py).
+    Rules that concern several tasks at once, and those about pools, are left to `expand`. Raises SpecificationError with all
+    faults, those included that `expand` would find in the rest of the document. To find them, this function takes the arguments
+    of `expand`, and `pool`, which replaces the document's own pool unless it is empty.
+
+    A large document should be given as a bytearray, because then no call into C takes long (see pieces.py). The bytearray is
+    unchanged afterwards, and must stay so as long as the specification is used.
     """
     data = _unmarked(data)
     if limited:
@@ -68,8 +70,10 @@ def decode_json(
 
 
 def decode_tasks(data: bytes | bytearray, *, limited: bool = True) -> dict[str, Raw]:
-    """The tasks in what a generator printed: a JSON object of task definitions. Raises SpecificationError. Of `data` and
-    `limited` holds what `decode_json` says."""
+    """The tasks in what a generator printed, which is a JSON object of task definitions. Raises SpecificationError.
+
+    `data` and `limited` mean what they mean in `decode_json`.
+    """
     data = _unmarked(data)
     if limited:
         _refuse_endless_text(data)
@@ -93,7 +97,7 @@ def _unmarked(data: bytes | bytearray) -> bytes | bytearray:
 
 
 def _refuse_endless_text(data: bytes | bytearray) -> None:
-    """Raise SpecificationError for a text that is far larger than any task: decoding it would take long, and say no more."""
+    """Raise SpecificationError if a text is far larger than any task. To decode such a text would take long and tell no more."""
     for start in range(0, len(data) - _ENDLESS_BYTES + 1, _ENDLESS_BYTES):
         beyond = start + _ENDLESS_BYTES
         if data.find(b'"', start, beyond) < 0 and not data[start:beyond].isspace():
@@ -104,7 +108,7 @@ def _refuse_endless_text(data: bytes | bytearray) -> None:
 
 
 def _accepted(data: bytes | bytearray, decoder: msgspec.json.Decoder[T]) -> T:
-    """A document in which the careful way found no fault."""
+    """Decode a document in which the careful way found no fault."""
     try:
         return decoder.decode(data)
     except UNREADABLE as error:
@@ -114,11 +118,11 @@ def _accepted(data: bytes | bytearray, decoder: msgspec.json.Decoder[T]) -> T:
 def _proven(data: bytes | bytearray, tasks: dict[str, Raw], header: RunSpec | None) -> bool:
     """Whether a document's tasks are sound and no key stands twice in it.
 
-    What was decoded and is encoded again has the same texts, so as many colons, unless a key (with the colon behind it) was
-    dropped because it came again. Raises msgspec.DecodeError or UnicodeDecodeError if a task is no definition.
+    A document that is decoded and encoded again has the same texts, and so as many colons. Only a key that came again was
+    dropped, together with the colon behind it. Raises msgspec.DecodeError or UnicodeDecodeError if a task is no definition.
     """
     wanted = 0
-    for start in range(0, len(data), _AT_ONCE):  # other threads have their turn in between
+    for start in range(0, len(data), _AT_ONCE):  # in parts, so that other threads run in between
         if any(data.find(escape, start, start + _AT_ONCE + len(escape) - 1) >= 0 for escape in _CLOSER_LOOK):
             return False
         wanted += data.count(b":", start, start + _AT_ONCE)

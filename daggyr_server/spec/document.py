@@ -1,7 +1,7 @@
 """The run specification as typed structures: which keys there are, what each may hold, and within which limits.
 
-This is the one place that says what a valid document is (design, section 5), but for what concerns several tasks at once,
-which expansion finds. `decode` reads documents into these structures; where that fails, `check` reads the same
+This is the one place that says what a valid document is. Only rules about several tasks at once are elsewhere, because they are
+found in expansion. `decode` reads documents into these structures; where that fails, `check` reads the same
 declarations to tell all that is wrong; `yaml_text` types YAML by them. A key that the document does not give is UNSET.
 
 A RunSpec keeps its tasks as pieces of the document and decodes them as they are walked, because a million decoded
@@ -21,20 +21,20 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 from daggyr_server.core.graph.segments import MAX_TASK_ID_BYTES
 from daggyr_server.spec.faults import Faults
 
-MAX_SECONDS = 1_000_000_000  # some 31 years
+MAX_SECONDS = 1_000_000_000  # about 31 years
 MAX_UNITS = 2**63 - 1
 MAX_RETRIES = 2**31 - 1
 _BATCH = 256
 
-# `description` is how messages call what is needed; `extra` is what msgspec itself does not check.
+# `description` is what messages call the value that is needed. `extra` has rules that msgspec does not check by itself.
 Seconds = Annotated[float, Meta(ge=0, le=MAX_SECONDS, description="a number of seconds")]
 Units = Annotated[int, Meta(ge=0, le=MAX_UNITS, description="a whole number of units")]
 Command = Annotated[
     list[str],
     Meta(min_length=1, description="a list of the program and its arguments", extra={"first": "a program's name"}),
 ]
-# An environment's strings are NAME=VALUE (environ(7)), so a name cannot hold `=`. Told by `extra`, because a pattern would
-# cost half of the time of decoding.
+# An environment's strings are NAME=VALUE (environ(7)), so a name cannot hold `=`. `extra` says so, because a pattern would take
+# half of the time of decoding.
 VariableName = Annotated[
     str,
     Meta(min_length=1, description="the name of an environment variable (not empty, without `=`)", extra={"without": "="}),
@@ -47,7 +47,10 @@ TaskNames = Annotated[list[str], Meta(description="a list of task names")]
 
 
 class Details(Struct, forbid_unknown_fields=True, gc=False):
-    """What is executed. Parameter names may stand in command, environment values, working_directory and stdin."""
+    """What a task executes.
+
+    Names of parameters may stand in `command`, values of `environment`, `working_directory` and `stdin`.
+    """
 
     command: Command
     environment: dict[VariableName, str] | UnsetType = UNSET
@@ -58,14 +61,17 @@ class Details(Struct, forbid_unknown_fields=True, gc=False):
 
 
 class ParentReference(Struct, forbid_unknown_fields=True, gc=False):
-    """A parent, and the parameters whose values must be equal. Without any, the task waits for all expansions of the parent."""
+    """A parent, and the parameters whose values must be equal.
+
+    If there are none, the task waits for all expansions of the parent.
+    """
 
     task: str
     match: Annotated[list[str], Meta(description="a list of parameter names")] | UnsetType = UNSET
 
 
 class TaskDefinition(Struct, forbid_unknown_fields=True, gc=False):
-    """One task of a document, which its parameters may multiply."""
+    """One task of a document. Parameters may multiply it."""
 
     details: Details
     children: TaskNames | UnsetType = UNSET
@@ -79,9 +85,9 @@ class TaskDefinition(Struct, forbid_unknown_fields=True, gc=False):
 
 
 class RunSpec(Struct, forbid_unknown_fields=True, kw_only=True):
-    """A run specification that was checked, except for what concerns several tasks at once.
+    """A run specification that was checked, except for rules about several tasks at once.
 
-    `tasks` has each definition as the piece of JSON that it was given as; `definitions` decodes them.
+    `tasks` has each definition as the piece of JSON that the document has; `definitions` decodes these pieces.
     """
 
     tags: dict[str, str] | UnsetType = UNSET
@@ -90,7 +96,7 @@ class RunSpec(Struct, forbid_unknown_fields=True, kw_only=True):
     tasks: Annotated[dict[str, Raw], Meta(min_length=1, description="an object of one task at least")]
 
     def definitions(self) -> Iterator[tuple[str, TaskDefinition]]:
-        """Names and definitions in the document's order, decoded as they are asked for, a batch at a time."""
+        """Names and definitions in the document's order. They are decoded a batch at a time, while the caller iterates."""
         for batch in batches(self.tasks):
             yield from zip(batch, decode_batch(batch), strict=True)
 
@@ -99,11 +105,11 @@ class RunSpec(Struct, forbid_unknown_fields=True, kw_only=True):
         return decode_batch({name: self.tasks[name]})[0]
 
     def run_parameters(self) -> dict[str, tuple[str, ...]]:
-        """The run's parameters, with which the tasks of its generators are expanded too."""
+        """The run's parameters. The tasks of its generators are expanded with them, too."""
         return {name: tuple(values) for name, values in (self.parameters or {}).items()}
 
     def with_overrides(self, *, tags: Mapping[str, str] | None = None, pool: str = "") -> RunSpec:
-        """The same tasks with `tags` put over the document's, and `pool` instead of its own unless it is empty.
+        """The same tasks, with `tags` added to the document's (and replacing equal names), and with `pool` unless that is empty.
 
         Raises SpecificationError for tags or a pool that hold NUL characters.
         """
@@ -123,12 +129,12 @@ class RunSpec(Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 def encode_json(spec: RunSpec) -> bytes:
-    """`spec` as a JSON document; `decode_json` of it gives an equal one."""
+    """`spec` as a JSON document. `decode_json` makes an equal specification of it."""
     return msgspec.json.encode(spec)
 
 
 def batches(tasks: Mapping[str, Raw]) -> Iterator[dict[str, Raw]]:
-    """`tasks` in pieces small enough to be decoded together."""
+    """`tasks` in batches, each small enough to be decoded in one call."""
     items = iter(tasks.items())
     while batch := dict(islice(items, _BATCH)):
         yield batch
@@ -140,7 +146,10 @@ def decode_batch(batch: Mapping[str, Raw]) -> list[TaskDefinition]:
 
 
 def is_sound(details: Details) -> bool:
-    """Whether decoded details keep the rules of `extra`, but for NUL characters, which are looked for elsewhere."""
+    """Whether decoded details keep the rules of `extra`.
+
+    The rule about NUL characters is left to `decode`, which searches all bytes.
+    """
     return details.command[0] != "" and not (details.environment and "=" in "".join(details.environment))
 
 
@@ -159,7 +168,7 @@ def has_control_characters(text: str) -> bool:
     """Whether `text` holds any of Unicode's control characters (category Cc: C0, DEL and C1)."""
     if len(text) <= _AT_ONCE:
         return _CONTROL.search(text) is not None
-    starts = range(0, len(text), _AT_ONCE)  # other threads have their turn in between
+    starts = range(0, len(text), _AT_ONCE)  # in parts, so that other threads run in between
     return any(_CONTROL.search(text, start, start + _AT_ONCE) is not None for start in starts)
 
 

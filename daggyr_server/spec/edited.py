@@ -28,27 +28,27 @@ from daggyr_server.spec.names import Positions
 from daggyr_server.spec.policies import PoolLimits
 
 _MAX_KEPT = 1_000
-_MAX_KEPT_BYTES = 16 * 1024  # of a pair
+_MAX_KEPT_BYTES = 16 * 1024  # pairs of larger templates are compared anew each time
 
 
 class Printed(NamedTuple):
-    """What a generator of the run printed, whose tasks are part of it."""
+    """The document that a generator of the run printed. Its tasks are part of the run."""
 
-    revision: int  # in which they came to the run
-    number: int  # of the generator, by now
+    revision: int  # the revision of the run that the tasks came with
+    number: int  # the generator's present number
     document: bytes
 
 
-Stretch = tuple[int, int, int]  # number, number before, how many
+Stretch = tuple[int, int, int]  # (first number, first number before the edit, how many)
 
 
 @dataclass(frozen=True, slots=True)
 class Edited:
-    """An edit and the graph that it makes, so that both can be looked at before the edit is done."""
+    """An edit and the graph that it makes. Both can be looked at before the edit is done, for `--plan`."""
 
     edit: Edit
     graph: Graph
-    adjusted: Sequence[Stretch]  # tasks that do the same under other terms: another policy or timeout
+    adjusted: Sequence[Stretch]  # tasks that do the same with another policy or timeout
 
 
 def expand_edit(
@@ -64,9 +64,10 @@ def expand_edit(
 ) -> Edited:
     """The edit that gives the run of `graph` the specification `spec`.
 
-    Of `printed`, in the order in which they came, the tasks stay whose generator is unchanged; these are in `Edit.kept`. `keep`
-    makes the lists of what tasks execute; `limited`: sizes are; `warnings` takes what `expand` puts there. Raises
-    SpecificationError with all faults, those included that such tasks would make.
+    `printed` has the documents of the run's generators, in the order in which they came. The tasks of a generator that is
+    unchanged stay in the run, and its document is in `Edit.kept`. `keep`, `limited` and `warnings` mean what they mean in
+    `expand`. Raises SpecificationError with all faults, those included that tasks of generators have beside the new
+    specification.
     """
     first = expand(
         spec,
@@ -111,7 +112,7 @@ def expand_edit(
 
 
 def terms(before: Graph, old: int, after: Graph, new: int) -> list[str]:
-    """Which terms of a task differ (pool, resources, ...) where it does the same, in the format's words."""
+    """The keys, other than those of `differences`, in which a task differs: `pool`, `resources` and so on."""
     one, other = before.policy(old), after.policy(new)
     pairs: list[tuple[str, object, object]] = [
         ("pool", one.pool, other.pool),
@@ -126,13 +127,13 @@ def terms(before: Graph, old: int, after: Graph, new: int) -> list[str]:
 
 
 def differences(before: Details, after: Details) -> list[str]:
-    """Which parts of what a task does differ, in the format's words: `command`, `environment`, `working_directory`, `stdin`."""
+    """The keys that make a task another one and that differ: `command`, `environment`, `working_directory`, `stdin`."""
     pairs = zip(_FIELDS, _does(_filled(before)), _does(_filled(after)), strict=True)
     return [name for name, old, new in pairs if old != new]
 
 
 def _of_generator(name: str, error: SpecificationError) -> SpecificationError:
-    """The faults that the tasks of an unchanged generator have beside those of another specification."""
+    """The error for tasks of an unchanged generator that do not fit beside the new specification; it names the generator."""
     hint = "change the generator, so that it runs again, or the new tasks"
     faults = [
         Fault(name, fault.place, f"what the generator {quoted(name)} printed is kept, and does not fit: {fault.message}", hint)
@@ -142,7 +143,7 @@ def _of_generator(name: str, error: SpecificationError) -> SpecificationError:
 
 
 class _Comparison:
-    """Finds new tasks among those of a graph, segment by segment, in the order of their numbers."""
+    """Finds out which tasks of the new specification a graph has already, segment by segment, in the order of their numbers."""
 
     def __init__(self, graph: Graph) -> None:
         self.carry = Carry()
@@ -219,7 +220,7 @@ class _Comparison:
         self.adjusted.append((number, old, count))
 
     def _equal(self, before: bytes, after: bytes) -> bool:
-        """Whether two templates do the same for the same values."""
+        """Whether tasks of two templates do the same when their parameters have the same values."""
         if before == after:
             return True
         found = self._kept.get((before, after))
@@ -233,7 +234,7 @@ class _Comparison:
 
 
 def _index(segment: ExpandedSegment, binding: Binding, positions: Positions) -> int | None:
-    """The index of the expansion with these parameters' values, if there is one."""
+    """The index of the expansion whose parameters have the values of `binding`; None if there is none."""
     if tuple(name for name, _ in binding) != segment.parameters:
         return None
     index = 0
@@ -246,8 +247,10 @@ def _index(segment: ExpandedSegment, binding: Binding, positions: Positions) -> 
 
 
 def _common(after: ExpandedSegment, before: ExpandedSegment) -> Iterator[tuple[int, int, int]]:
-    """The expansions that both templates have, where their parameters are equal: stretches of (index after, index before, how
-    many), ascending."""
+    """The expansions that both segments have, as ascending stretches of (index after, index before, how many).
+
+    The caller has made sure that both segments have the same parameters. The parameters' values may differ.
+    """
     if after.values == before.values:
         yield 0, 0, after.count
         return
@@ -255,7 +258,7 @@ def _common(after: ExpandedSegment, before: ExpandedSegment) -> Iterator[tuple[i
     for choices, choices_before in zip(after.values, before.values, strict=True):
         positions = {value: position for position, value in enumerate(choices_before)}
         shared.append([(position, positions[value]) for position, value in enumerate(choices) if value in positions])
-    runs: list[list[int]] = []  # of the last parameter's values, which change fastest
+    runs: list[list[int]] = []  # stretches of the last parameter's values, because these change fastest
     for position, position_before in shared[-1]:
         if runs and (runs[-1][0] + runs[-1][2], runs[-1][1] + runs[-1][2]) == (position, position_before):
             runs[-1][2] += 1
@@ -272,7 +275,7 @@ _FIELDS = ("command", "environment", "working_directory", "stdin")
 
 
 def _does(spec: TaskSpec) -> tuple[object, ...]:
-    """What makes a task another one, in the order of _FIELDS."""
+    """The values that make a task another one if they differ, in the order of _FIELDS."""
     return (
         tuple(spec.command),
         dict(spec.environment),

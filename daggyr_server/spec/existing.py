@@ -24,11 +24,11 @@ MAX_MATCHED_PAIRS = 1_000_000
 
 
 class Existing:
-    """Takes references while an Assembly reads the document; `connect` then settles the edges."""
+    """Takes references to existing tasks while an Assembly reads the document. `connect` makes edges of them afterwards."""
 
     def __init__(self, graph: Graph, generator: int, names: Sequence[str], faults: Faults) -> None:
         """`names` are those of the new tasks."""
-        self.children: dict[int, list[int]] = {}  # new task: existing tasks that wait for it
+        self.children: dict[int, list[int]] = {}  # new task -> existing tasks that wait for it
         self.edges: list[tuple[int, int]] = []  # (existing parent, number of the new task that waits for it)
         self._graph = graph
         self._generator = generator
@@ -36,12 +36,12 @@ class Existing:
         self._faults = faults
         self._parents: list[tuple[int, int]] = []  # (existing parent, new task)
         self._matches: list[tuple[ExpandedSegment, Match]] = []
-        self._places: list[tuple[int, int, str]] = []  # (new task, existing child, where it is said)
+        self._places: list[tuple[int, int, str]] = []  # (new task, existing child, place in the document that says so)
         self._below: bytearray | None = None
         self._positions = Positions()
 
     def child(self, task: int, child: str, place: str) -> bool:
-        """Take an existing child of a new task. False: there is no such task."""
+        """Take an existing child of a new task. Returns False if the run has no such task."""
         number = self._graph.number_of(child, self._positions)
         if number is None:
             return False
@@ -49,7 +49,10 @@ class Existing:
         return True
 
     def parent(self, parent: str, task: int, names: tuple[str, ...], place: str) -> bool:
-        """Take an existing parent of a new task, with the parameters to match, if any. False: there is no such task."""
+        """Take an existing parent of a new task; `names` are the parameters to match.
+
+        Returns False if the run has no such task.
+        """
         number = self._graph.number_of(parent, self._positions)
         if number is None:
             return False
@@ -65,13 +68,13 @@ class Existing:
         return True
 
     def check_names(self, assembly: Assembly) -> None:
-        """Add a fault for each name of a new task, expansion or tail that the run has already."""
+        """Add a fault for each new task, expansion or tail whose name the run has already."""
         for task, name in sorted(set(self._clashes(assembly))):
             message = f"the run has a task {quoted(name)} already"
             self._faults.add(assembly.place(task), message, "give the generated task another name", task=self._names[task])
 
     def _clashes(self, assembly: Assembly) -> Iterator[tuple[int, str]]:
-        """New tasks, and the names that they share with the run's."""
+        """New tasks, each with a name that it shares with a task of the run."""
         new = {segment.name: segment for segment in assembly.expanded.values()}
         old = {segment.name: segment for segment in self._graph.expanded()}
         tasks = {segment.name: task for task, segment in assembly.expanded.items()}
@@ -98,7 +101,7 @@ class Existing:
                 yield from (segment.name, f"{segment.name}.tail")
 
     def connect(self, assembly: Assembly) -> None:
-        """Settle all edges between existing and new tasks, the generator's own included."""
+        """Make the edges between existing and new tasks, the generator's own included."""
         for task, child, place in self._places:
             if self._descends(child):
                 self.children.setdefault(task, []).append(child)
@@ -135,7 +138,10 @@ class Existing:
         self.edges = list(edges)
 
     def _matched(self, assembly: Assembly, segment: ExpandedSegment, match: Match) -> Iterator[tuple[int, int]]:
-        """The edges of a `match` with an existing parent, one by one: existing segments do not change."""
+        """The edges of a `match` with an existing parent.
+
+        They are made one by one, because existing segments stay as they are.
+        """
         before = self._faults.count
         child = assembly.side(match.child)
         rule = relate(Side.of(segment), child, match.names, self._faults, match.place, assembly.budget)
@@ -153,7 +159,7 @@ class Existing:
                 yield parent, number
 
     def _descends(self, number: int) -> bool:
-        """Whether an existing task depends on the generator. All that do are found once."""
+        """Whether an existing task depends on the generator. All such tasks are found at the first call."""
         if self._below is None:
             self._below = bytearray(self._graph.size)
             stack = [self._generator]
@@ -171,12 +177,12 @@ class Existing:
         graph, count = self._graph, len(self._names)
         by_number = sorted(range(count), key=assembly.numbers.__getitem__)
         firsts = [assembly.numbers[task] for task in by_number]
-        back: dict[int, list[int]] = {}  # existing task: new tasks that wait for it
+        back: dict[int, list[int]] = {}  # existing task -> new tasks that wait for it
         for parent, number in self.edges:
             back.setdefault(parent, []).append(by_number[bisect_right(firsts, number) - 1])
 
         def children(vertex: int) -> Sequence[int]:
-            """Of new tasks, which come first, and of existing ones behind them."""
+            """The children of a vertex. New tasks are numbered first, and existing tasks behind them."""
             if vertex < count:
                 return [*assembly.children(vertex), *(count + child for child in self.children.get(vertex, ()))]
             number = vertex - count

@@ -1,7 +1,8 @@
 """Expands a run specification into the addition that makes its graph.
 
-The driver calls `expand` for a submitted run, the CLI for `validate` and `expand`; `decode` asks for the faults that it
-would find. The result is as large as the document, whatever the number of combinations.
+The API calls `expand` for a submitted run, the driver for one that it restores, `edited` for an edit, and the CLI for `validate`
+and `expand`; `decode` calls `find_faults`. The result is about as large as the document, whatever the number of combinations.
+Nothing here changes a graph of a run.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from daggyr_server.spec.sizes import check_parameter_names, check_tags
 from daggyr_server.spec.templates import Templates
 from daggyr_server.spec.warnings import Warnings
 
-MANY_EDGES = 10_000  # are counted here, where there is time
+MANY_EDGES = 10_000  # more are counted here, so that the driver's loop need not do it
 
 
 def expand(
@@ -33,13 +34,13 @@ def expand(
     limited: bool = True,
     warnings: list[str] | None = None,
 ) -> Addition:
-    """What makes the graph of `spec`: for an empty Graph, with all its segments.
+    """The addition that makes the graph of `spec` out of an empty Graph.
 
-    `pools` are those that there are, with what they can ever give (None: nothing is known of pools); `default_pool` is for tasks
-    of a specification that names none. For an edit, `base` is the first task's number, and `policies` are those that the run has:
-    equal ones are used again. `keep` makes the list of what tasks execute. `limited`: sizes are (see sizes.py), as they are for
-    all that was not accepted yet. What is valid and most likely not meant is put into `warnings`. Raises SpecificationError with
-    all faults; then nothing was made.
+    `pools` are the pools that there are, with what each can ever give to a task; None means that nothing is known of pools.
+    `default_pool` is for tasks of a specification that names no pool. For an edit, `base` is the first task's number, and
+    `policies` are those of the run, of which equal ones are used again. `keep` makes the list in which the tasks' commands are
+    kept. `limited` applies the limits of sizes.py, which hold for everything that was not accepted before. `warnings` takes
+    sentences about what is valid and most likely not meant. Raises SpecificationError with all faults.
     """
     faults = Faults()
     odd = Warnings(spec.parameters or {}) if warnings is not None else None
@@ -58,7 +59,7 @@ def expand(
 def find_faults(
     spec: RunSpec, faults: Faults, *, unsound: Collection[str], pools: Mapping[str, PoolLimits] | None, default_pool: str
 ) -> None:
-    """Add what `expand` would find wrong with `spec`, of whose tasks in `unsound` not all could be read."""
+    """Add the faults that `expand` would find in `spec`. `unsound` names the tasks that could not be read completely."""
     _assembled(spec, faults, pools, default_pool, unsound)
 
 

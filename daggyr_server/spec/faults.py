@@ -20,8 +20,11 @@ _MAX_CANDIDATES = 5_000
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One thing that is wrong: of which task (None: of the run), at which place (`tasks.load.details.timeout`), what, and
-    what to do about it, if that is known. `str()` is one line."""
+    """One thing that is wrong. `str()` is one line.
+
+    `task` is None for a fault of the run. `place` is where it is in the document (`tasks.load.details.timeout`), `message` says
+    what is wrong, and `hint` says what to do about it, if that is known.
+    """
 
     task: str | None
     place: str
@@ -36,8 +39,8 @@ class Fault:
 class SpecificationError(Exception):
     """A specification that is refused as a whole.
 
-    `faults` are the first MAX_FAULTS, in the order in which they were found, `count` is how many there are. `str()` has one
-    a line, with a last line that tells of those left out.
+    `faults` has the first MAX_FAULTS in the order in which they were found, and `count` is how many there are. `str()` has a line
+    for each of `faults`, and a last one that says how many were left out.
     """
 
     def __init__(self, faults: Collection[Fault], count: int | None = None) -> None:
@@ -46,8 +49,10 @@ class SpecificationError(Exception):
         super().__init__(self.text())
 
     def text(self, max_bytes: int | None = None) -> str:
-        """The faults, one a line, in at most `max_bytes` bytes of UTF-8, of which there must be 100 at least (gRPC's
-        metadata, which carries a status message, holds 8 KiB)."""
+        """The faults, one a line, in at most `max_bytes` bytes of UTF-8, which must be 100 or more.
+
+        The API passes a limit, because gRPC's metadata, which carries a status message, holds 8 KiB.
+        """
         lines = [str(fault) for fault in self.faults]
         if max_bytes is not None:
             room, fitting = max_bytes - 40, 0
@@ -64,50 +69,50 @@ class SpecificationError(Exception):
 
 
 class Faults:
-    """Faults as they are found; the first MAX_FAULTS are kept, none of them long, and all are counted."""
+    """Takes faults as they are found. It keeps the first MAX_FAULTS, cuts long ones, and counts all."""
 
     def __init__(self) -> None:
         self.kept: list[Fault] = []
         self.count = 0
 
     def add(self, place: str, message: str, hint: str | Callable[[], str] = "", *, task: str | None = None) -> None:
-        """Take a fault. A hint that costs something to find comes as a function, which is called only if it is kept."""
+        """Take a fault. A hint that takes time to find is given as a function, which is called only if the fault is kept."""
         self.count += 1
         if self.count <= MAX_FAULTS:
             hint = hint if isinstance(hint, str) else hint()
             self.kept.append(Fault(task, _cut(place), _cut(message), _cut(hint)))
 
     def refuse_if_any(self) -> None:
-        """Raise SpecificationError if there are any."""
+        """Raise SpecificationError if there is any fault."""
         if self.count:
             raise SpecificationError(self.kept, self.count)
 
 
 def _cut(text: str) -> str:
-    """`text`, cut at its end if it is far longer than what a person reads; then something in it was not `shown`."""
+    """`text`, cut at its end if it is far longer than anybody reads. Only texts that did not go through `shown` are so long."""
     return text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}..."
 
 
 def shown(text: str) -> str:
-    """`text` for a person: on one line, printable, cut in the middle if it is long."""
+    """`text` as a person can read it: on one line, printable, and cut in the middle if it is long."""
     if len(text) > _MAX_SHOWN:
         text = f"{text[: _MAX_SHOWN // 2]}...{text[-_MAX_SHOWN // 4 :]}"
     return text if text.isprintable() else json.dumps(text)[1:-1]
 
 
 def quoted(text: str) -> str:
-    """`text` as a name in a sentence."""
+    """`text` in quotes, as a name in a sentence."""
     return f"`{shown(text)}`"
 
 
 def at(place: str, key: str) -> str:
-    """The place of a key inside the object at `place` (empty: the document)."""
+    """The place of a key inside the object at `place`, which is empty for the document itself."""
     key = shown(key) or '""'
     return f"{place}.{key}" if place else key
 
 
 def listed(texts: Collection[str], most: int = 5) -> str:
-    """A few of `texts` as names in a sentence, and how many more there are."""
+    """The first `most` of `texts` as names in a sentence, and how many more there are."""
     names = [quoted(text) for text, _ in zip(texts, range(most), strict=False)]
     if len(texts) > most:
         names.append(f"{len(texts) - most:,} more")
@@ -115,7 +120,10 @@ def listed(texts: Collection[str], most: int = 5) -> str:
 
 
 def nearest(name: str, known: Collection[str]) -> str:
-    """The hint that names the one of `known` which is spelt nearly like `name`; empty if none is, or `known` is large."""
+    """The hint that names the one of `known` that is spelt nearly like `name`.
+
+    It is empty if there is none, or if `known` is large.
+    """
     if len(known) > _MAX_CANDIDATES or len(name) > _MAX_SHOWN:
         return ""
     alike = [other for other in known if abs(len(other) - len(name)) <= 3][:500]

@@ -35,9 +35,9 @@ def expand_generated(
 ) -> Addition:
     """The tasks in `document`, a JSON object of task definitions, as an addition to `graph` as it is now.
 
-    `generator` is the number of the task that printed it; `default_pool` is for tasks that name no pool; `keep` makes the list of
-    what tasks execute; `limited`: sizes are. Of the policies that the graph has already, equal ones are used again. Raises
-    SpecificationError with all faults; `graph` is never changed.
+    `generator` is the number of the task that printed the document, and `default_pool` is for tasks that name no pool. `keep` and
+    `limited` mean what they mean in `expand`. Policies that the graph has already are used again. Raises SpecificationError with
+    all faults. `graph` is never changed.
     """
     tasks = decode_tasks(document, limited=limited)
     if not tasks:

@@ -1,5 +1,4 @@
-"""The edges between the tasks of one document. Definitions name them from both ends, and may name one twice; `rows` has each
-once.
+"""The edges between the tasks of one document. Definitions name them at both ends and may repeat one; `rows` has each once.
 
 A task is known by its place in the document here (0 for the first). A name that the document does not have goes to `outside`,
 which knows the run that a generator's tasks join. `assembly` calls this. Edges are kept in flat arrays: there may be millions.
@@ -18,7 +17,7 @@ from daggyr_server.spec.faults import Faults, nearest, quoted
 
 
 class Match(NamedTuple):
-    """A `match` between two tasks of the document, and where it stands."""
+    """A `match` between two tasks of the document, and its place there."""
 
     parent: int
     child: int
@@ -27,19 +26,22 @@ class Match(NamedTuple):
 
 
 class Outside(Protocol):
-    """Takes edges to and from tasks that are not in the document. False: there is no such task either."""
+    """Takes edges to and from tasks that are not in the document.
+
+    Each method returns False if there is no such task outside either.
+    """
 
     def child(self, task: int, child: str, place: str) -> bool:
-        """An edge from a task of the document."""
+        """Take an edge from `task` of the document to `child` outside."""
 
     def parent(self, parent: str, task: int, names: tuple[str, ...], place: str) -> bool:
-        """An edge to a task of the document, with the parameters to match, if any."""
+        """Take an edge from `parent` outside to `task` of the document. `names` are the parameters to match."""
 
 
 class Rows(NamedTuple):
     """Edges in compressed rows: the children of task i are `targets[offsets[i]:offsets[i + 1]]`.
 
-    `forward`: every edge leads to a later task, so that there cannot be a cycle.
+    `forward` says that every edge leads to a later task, so that there cannot be a cycle.
     """
 
     offsets: array[int]
@@ -53,17 +55,17 @@ class Rows(NamedTuple):
 
 @dataclass(slots=True)
 class Links:
-    """Takes the edges of one definition after the other, in the document's order."""
+    """Takes the edges of one definition after the other, in the order of the document."""
 
-    index: Mapping[str, int]  # names and their places in the document
+    index: Mapping[str, int]  # name -> place in the document
     faults: Faults
     outside: Outside | None = None
-    unsound: Collection[str] = ()  # tasks that stand in for what could not be read; there, an empty name is passed over
+    unsound: Collection[str] = ()  # tasks that could not be read completely; an empty name in one of them is skipped
     matches: list[Match] = field(default_factory=list)
     _counts: array[int] = field(default_factory=lambda: array("I"))  # how many children each task names
-    _targets: array[int] = field(default_factory=lambda: array("I"))  # those, one task's after the other's
-    _named_parents: array[int] = field(default_factory=lambda: array("I"))  # edges that the child names: parents,
-    _naming_children: array[int] = field(default_factory=lambda: array("I"))  # and children
+    _targets: array[int] = field(default_factory=lambda: array("I"))  # these children, task by task
+    _named_parents: array[int] = field(default_factory=lambda: array("I"))  # edges that the child names: the parent of each
+    _naming_children: array[int] = field(default_factory=lambda: array("I"))  # and the child of each
 
     def add(self, name: str, definition: TaskDefinition, place: str) -> None:
         """Take the edges of the next task, whose definition stands at `place`."""
@@ -79,12 +81,15 @@ class Links:
             self._add_parents(name, task, definition.parents, place)
 
     def add_plain(self, match: Match) -> None:
-        """Take a `match` that says no more than a plain edge."""
+        """Take a `match` that says the same as a plain edge."""
         self._named_parents.append(match.parent)
         self._naming_children.append(match.child)
 
     def rows(self) -> Rows:
-        """The plain edges inside the document, each once: those that a task names, then those that name it."""
+        """The plain edges inside the document, each once.
+
+        A task's children come first as it names them, then those that name it.
+        """
         offsets, targets = array("I", accumulate(self._counts, initial=0)), self._targets
         if self._named_parents:
             offsets, targets = self._merged(offsets)

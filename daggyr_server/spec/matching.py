@@ -19,13 +19,13 @@ MAX_MATCHED_VALUES = 20_000_000
 
 
 class Side:
-    """A task as a `match` sees it: its parameters, and the number of the first of its expansions (or its own).
+    """A task as a `match` sees it: its parameters, and the number of its first expansion, or its own if it is not multiplied.
 
-    What a match needs of a task is found once; of parameters with one value only there may be many, and they cost nothing.
+    What a match needs of a task is worked out once. Parameters with one value are left out of it, because there may be many.
     """
 
     def __init__(self, name: str, first: int, values: Mapping[str, tuple[str, ...]]) -> None:
-        """`values` are those of the parameters that are replaced in the task, sorted by name."""
+        """`values` has the values of the parameters that are replaced in the task, sorted by the parameters' names."""
         self.name = name
         self.first = first
         self.values = values
@@ -39,11 +39,14 @@ class Side:
 
     @classmethod
     def of(cls, segment: ExpandedSegment) -> Side:
-        """An expanded task."""
+        """The side of a task that is multiplied."""
         return cls(segment.name, segment.first, dict(zip(segment.parameters, segment.values, strict=True)))
 
     def stride(self, name: str) -> int:
-        """By how much the number changes from one value of a parameter to the next, if it has a next one."""
+        """By how much the number changes from one value of a parameter to the next.
+
+        For a parameter with one value it is of no account.
+        """
         return self.strides.get(name, self.count)
 
     def free(self, names: Collection[str]) -> Sequence[int]:
@@ -53,19 +56,19 @@ class Side:
 
 
 class Budget:
-    """How much the matches of one document may still make that is as long as a list of values, whatever the document's size."""
+    """How many values the matches of one document may still list, all together. The bound holds whatever the document's size."""
 
     def __init__(self) -> None:
         self.values = MAX_MATCHED_VALUES
 
     def spend(self, values: int) -> bool:
-        """Whether there is as much left."""
+        """Take `values` from the budget. Returns False if that is more than was left."""
         self.values -= values
         return self.values >= 0
 
 
 def relate(parent: Side, child: Side, names: Sequence[str], faults: Faults, place: str, budget: Budget) -> MatchRule | None:
-    """The rule by which `child` waits for `parent`; None if a plain edge says the same, or if a fault was added."""
+    """The rule by which `child` waits for `parent`. It is None if a plain edge says the same, or if a fault was added."""
     digits = []
     before = faults.count
     for name in names:
@@ -106,7 +109,10 @@ def _refuse_all(faults: Faults, place: str, task: str) -> None:
 
 
 def _digit(parent: Side, child: Side, name: str) -> Digit | list[str]:
-    """How positions of one parameter's values correspond, or the child's values that the parent does not have."""
+    """How the positions of one parameter's values correspond.
+
+    If the parent lacks values of the child, the result is a list of these values.
+    """
     above, below = parent.values[name], child.values[name]
     to_child: Sequence[int]
     to_parent: Sequence[int]

@@ -1,4 +1,4 @@
-"""Typed specifications (daggyr.v1.RunSpec), as programs submit them: turned into the document that says the same.
+"""Turns typed specifications (daggyr.v1.RunSpec), which programs submit, into the documents that say the same.
 
 The message takes the way of a JSON document, so that one place alone decides what is valid and both have the same faults. The API
 calls this for SubmitRun. A message holds 4 MiB at most, so that making the document costs little.
@@ -21,13 +21,13 @@ from daggyr_server.spec.policies import PoolLimits
 def run_spec_from_message(
     message: run_pb2.RunSpec, *, pools: Mapping[str, PoolLimits] | None = None, default_pool: str = ""
 ) -> RunSpec:
-    """The specification in a message; empty fields count as not given. Takes and raises what `decode_json` does."""
+    """The specification in a message. Empty fields count as not given. It raises what `decode_json` raises."""
     document = _given(
         tags=dict(sorted(message.tags.items())),
         parameters={name: list(values.values) for name, values in sorted(message.parameters.items())},
         pool=message.pool,
     )
-    # Maps of messages have no order; runs have one.
+    # The tasks of a run are ordered, and the entries of a message's map are not.
     document["tasks"] = {name: _definition(task) for name, task in sorted(message.tasks.items())}
     return decode_json(msgspec.json.encode(document), pools=pools, default_pool=default_pool)
 
@@ -52,7 +52,7 @@ def _definition(task: run_pb2.TaskDefinition) -> dict[str, Any]:
                 working_directory=details.working_directory,
                 timeout=_seconds(details.timeout),
                 resources=dict(sorted(details.resources.items())),
-                whole_stdout_bytes=details.whole_stdout_bytes,  # the coordinator's business: refused as an unknown key
+                whole_stdout_bytes=details.whole_stdout_bytes,  # only the coordinator may set it: an unknown key
             ),
         }
         if details.HasField("stdin"):

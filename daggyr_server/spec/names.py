@@ -1,8 +1,8 @@
 """Refuses tasks whose names could be confused: every task, expansion, head and tail of a run has a name of its own.
 
-The names of a template's expansions are never made, however many there are. What could be called the same is found from
-the names before dots, and then by reading two rules for names side by side: a rule is a sequence of factors, each a choice
-of texts (`task`, `.NAME:`, a value, ...).
+`assembly`, `existing` and `edited` call this. The names of a template's expansions are never made, because there may be a million
+of them. Candidates are found by the part of a name before a dot; then the rules for two names are read side by side. A rule is a
+sequence of factors, and each factor is a choice of texts (`task`, `.NAME:`, a value and so on).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from daggyr_server.core.graph.segments import ExpandedSegment, stems
 
-# Choices that are looked at before two rules count as too much alike, and by all comparisons of one document together.
+# If so many choices are looked at in one comparison, or in all of a document together, the two rules count as too much alike.
 _MAX_STEPS = 2_000_000
 _MAX_ALL_STEPS = 20_000_000
 
@@ -27,10 +27,10 @@ def factors(segment: ExpandedSegment) -> Factors:
 
 
 class Positions:
-    """Where values stand in their lists. A list is read once, however often it is asked about."""
+    """Finds the positions of values in lists. A list is read once, however often it is asked about."""
 
     def __init__(self) -> None:
-        self._known: dict[int, tuple[Sequence[str], dict[str, int]]] = {}  # by identity: tasks share lists
+        self._known: dict[int, tuple[Sequence[str], dict[str, int]]] = {}  # by the list's identity, because tasks share lists
 
     def __call__(self, choices: Sequence[str], value: str) -> int | None:
         """The position of `value` in `choices`, or None."""
@@ -53,22 +53,25 @@ def name_in(name: str, segment: ExpandedSegment, positions: Positions) -> bool:
 
 
 def above(name: str, expanded: Mapping[str, ExpandedSegment]) -> Iterator[ExpandedSegment]:
-    """The segments, other than that of `name` itself, one of whose tasks could be called `name` or begin with it."""
+    """The segments that may have a task called `name`, because the part of `name` before one of its dots is their own name."""
     for stem in stems(name):
         if stem != name and stem in expanded:
             yield expanded[stem]
 
 
 def common_name(one: ExpandedSegment, other: ExpandedSegment, left: Steps) -> str | None:
-    """A name that an expansion of both has, or None. Where looking takes too long, the beginning that they share."""
+    """A name that both segments give to an expansion, or None.
+
+    If the search takes too long, it is the beginning that they share.
+    """
     return common_text(factors(one), factors(other), [(0, 0, "", "")], left)
 
 
 def ambiguous_name(segment: ExpandedSegment, pairs: Iterable[tuple[int, str, str]], left: Steps) -> str | None:
     """A name that two expansions of one segment have, or None.
 
-    `pairs` are values of one parameter (its index, the shorter, the longer) where the longer goes on as if the next
-    parameter followed the shorter.
+    `pairs` has pairs of values as (index of their parameter, shorter value, longer value), where the longer value goes on as if
+    the name of the next parameter followed the shorter one.
     """
     rule = factors(segment)
     starts = []
@@ -79,10 +82,10 @@ def ambiguous_name(segment: ExpandedSegment, pairs: Iterable[tuple[int, str, str
 
 
 def common_text(one: Factors, other: Factors, starts: Iterable[tuple[int, int, str, str]], left: Steps) -> str | None:
-    """A text that both rules make, from one of `starts` on: (next factor of the rule that is ahead, next factor of the
-    other, by how much it is ahead, what was read so far).
+    """A text that both rules make, from one of `starts` on; None if there is none.
 
-    With different rules, `starts` must be even (nothing ahead).
+    A start is (next factor of the rule that is ahead, next factor of the other rule, the text by which it is ahead, the text that
+    was read so far). If the rules differ, no rule may be ahead in `starts`.
     """
     rules = (one, other)
     # (which rule is ahead, its next factor, the next factor of the other, the text by which it is ahead, all that was read)

@@ -1,7 +1,8 @@
 """Parameters: the lists of values that multiply tasks, and which of them a task is multiplied by.
 
-A run's parameters are looked at once, however many tasks and combinations they make. What a template needs to know of a list of
-values (the longest one, whether two could be confused in names) is worked out once and kept here.
+`expand` and `generated` make the scopes, and `templates` asks them. A run's parameters are looked at once, however many tasks and
+combinations they make. What a template needs to know of a list of values (the longest one, whether two could be confused in
+names) is worked out once and kept here.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _AT_ONCE = 10_000
 
 
 class Values:
-    """The values of one parameter, in the order given. Compared by identity."""
+    """The values of one parameter, in the order given. Objects of this class are compared by identity."""
 
     def __init__(self, texts: Sequence[str]) -> None:
         self.texts = tuple(texts)
@@ -33,7 +34,7 @@ class Values:
         return len(self.texts)
 
     def repeated(self) -> list[str]:
-        """The values that come more than once."""
+        """The values that occur more than once."""
         if len(set(self.texts)) == len(self.texts):
             return []
         return [text for text, times in Counter(self.texts).items() if times > 1]
@@ -51,7 +52,7 @@ class Values:
     def _look(self) -> tuple[int, bool]:
         if self._traits is None:
             longest, controls = 0, False
-            for start in range(0, len(self.texts), _AT_ONCE):  # other threads have their turn in between
+            for start in range(0, len(self.texts), _AT_ONCE):  # in parts, so that other threads run in between
                 texts = self.texts[start : start + _AT_ONCE]
                 together = " ".join(texts)
                 lengths = map(len, texts) if together.isascii() else map(utf8_size, texts)
@@ -61,7 +62,7 @@ class Values:
         return self._traits
 
     def confusable(self, mark: str) -> list[tuple[str, str]]:
-        """Pairs of values where the longer one goes on as if `mark` (which begins with a dot) followed the shorter one."""
+        """Pairs of values of which the longer one goes on as if `mark`, which begins with a dot, followed the shorter one."""
         found = self._confusable.get(mark)
         if found is None:
             found = self._confusable[mark] = list(self._confused(mark))
@@ -71,7 +72,7 @@ class Values:
         dotted = [text for text in self.texts if "." in text]
         known = set(self.texts) if dotted else set()
         for text in dotted:
-            if len(text) > MAX_TASK_ID_BYTES:  # refused already, as no name could hold it
+            if len(text) > MAX_TASK_ID_BYTES:  # it is refused elsewhere, because no name could hold it
                 continue
             dot = text.find(".")
             while dot >= 0:
@@ -84,7 +85,7 @@ class Values:
 class Expansion:
     """The parameters that are replaced in a task, sorted by name, and how many combinations of their values there are.
 
-    `shortest` is the length of the shortest name in characters, `longest` that of the longest value in bytes.
+    `shortest` is the length of the shortest name in characters, and `longest` is the length of the longest value in bytes.
     """
 
     parameters: tuple[str, ...]
@@ -95,7 +96,7 @@ class Expansion:
 
     @classmethod
     def of(cls, names: Iterable[str], parameters: Mapping[str, Values]) -> Expansion:
-        """Prepare the replacement of these names; there is at least one."""
+        """Prepare the replacement of `names`, of which there is at least one."""
         ordered = tuple(sorted(names))
         values = tuple(parameters[name] for name in ordered)
         longest = max(choices.longest for choices in values)
@@ -107,7 +108,7 @@ class Expansion:
 
 
 class Scope:
-    """The parameters that are in force for a task: the run's, with the task's own over them."""
+    """The parameters that hold for a task: the run's and the task's own, which replace those of equal names."""
 
     def __init__(self, parameters: Mapping[str, Values], substitution: Substitution) -> None:
         """`substitution` replaces the names of `parameters`."""
@@ -116,37 +117,37 @@ class Scope:
         self._expansions: dict[frozenset[str], Expansion | None] = {frozenset(): None}
 
     def expansion(self, text: str) -> Expansion | None:
-        """The parameters that are replaced in `text`, which is that of `joined`; None if there are none."""
+        """The parameters that are replaced in `text`, which `joined` has made; None if there are none."""
         names = frozenset(self._substitution.occurring_in(text))
         if names not in self._expansions:
             self._expansions[names] = Expansion.of(names, self.parameters)
         return self._expansions[names]
 
     def largest(self, text: str, expansion: Expansion) -> int:
-        """How many bytes `text` takes at most with values in place of the names that are replaced in it."""
+        """How many bytes `text` takes at most, once values have replaced the names in it."""
         size, longest = utf8_size(text), {name: choices.longest for name, choices in expansion.pairs()}
         for name, times in self._substitution.count(text).items():
             size += times * (longest[name] - utf8_size(name))
         return size
 
     def filled(self, texts: Sequence[str], text: str, expansion: Expansion) -> list[str]:
-        """`texts`, of which `text` is the joined one, with the only values of the names that are replaced in their places."""
+        """`texts` with the names replaced by their values, of which each has one. `text` is what `joined` makes of `texts`."""
         values = {name: choices.texts[0] for name, choices in expansion.pairs()}
         apply = self._substitution.apply
         parts = apply(text, values).split("\0")
-        # Standard input alone may hold NUL characters of its own.
+        # If the number of parts differs, a text has NUL characters of its own, as standard input may.
         return parts if len(parts) == len(texts) else [apply(text, values) for text in texts]
 
 
 def joined(texts: Sequence[str]) -> str:
-    """One text instead of many, to be searched at once, because most tasks have several: no name holds a NUL character."""
+    """One text made of many, with NUL characters between them, which no name holds. To search one text is faster than many."""
     return "\0".join(texts)
 
 
 class Scopes:
-    """Makes scopes: one for all tasks without parameters of their own, and one for each of the others.
+    """Makes scopes: one for all tasks without parameters of their own, and one for each other task.
 
-    What is prepared for the run's names is used by all: a task's own costs what the task's own parameters do.
+    What is prepared for the run's parameters is shared by all scopes, so that a scope costs as much as the task's own parameters.
     """
 
     def __init__(self, parameters: Mapping[str, Sequence[str]]) -> None:
@@ -175,7 +176,7 @@ class Scopes:
 
 
 def check_values(parameters: Mapping[str, Values], place: str, faults: Faults, *, task: str | None = None) -> None:
-    """Add a fault for each list that holds a value twice: its tasks could not be told apart."""
+    """Add a fault for each list that has a value twice, because the tasks of the two could not be told apart."""
     for name, values in parameters.items():
         repeated = values.repeated()
         if repeated:

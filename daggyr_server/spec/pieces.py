@@ -1,5 +1,6 @@
-"""Decodes an object of tasks piece by piece, so that a document of hundreds of megabytes does not keep other threads waiting: one
-call into msgspec holds the interpreter until it is done.
+"""Decodes an object of tasks piece by piece, so that a document of hundreds of megabytes does not keep other threads waiting.
+
+One call into msgspec holds the interpreter until it is done.
 
 Where one task's definition ends and the next one begins is guessed from the text, and proven by decoding. If `{PIECE}` is an
 object for each of the pieces, and the last one makes a document with what comes before the first one and behind itself, then the
@@ -21,8 +22,8 @@ from msgspec import Raw
 from daggyr_server.spec.document import RunSpec, TaskDefinition
 
 PIECE_BYTES = 1024 * 1024
-_MOST_GUESSES = 16  # of one cut
-_MAX_HEAD_BYTES = 4 * 1024 * 1024  # of what comes before the tasks
+_MOST_GUESSES = 16  # for one cut
+_MAX_HEAD_BYTES = 4 * 1024 * 1024  # of the part before the tasks
 _MAX_REST_BYTES = 8 * 1024 * 1024  # of the last piece
 
 _KEYS = "|".join(field.encode_name for field in msgspec.structs.fields(TaskDefinition)).encode()
@@ -32,9 +33,9 @@ _HEAD = re.compile(rb'"tasks"\s{0,100}:\s{0,100}\{')
 
 
 def decode_tasks_in_pieces(data: bytearray) -> dict[str, Raw] | None:
-    """The members of the object that `data` is, if it is large and could be cut; None: decode it at once.
+    """The members of the object `data`, if it is large and could be cut. None means that it must be decoded at once.
 
-    Raises msgspec.DecodeError or UnicodeDecodeError where the last piece is not what it should be.
+    Raises msgspec.DecodeError or UnicodeDecodeError if the last piece is wrong.
     """
     start = data.find(b"{")
     if start < 0 or data[:start].strip() or len(data) < 2 * PIECE_BYTES:
@@ -48,9 +49,9 @@ def decode_tasks_in_pieces(data: bytearray) -> dict[str, Raw] | None:
 
 
 def decode_run_in_pieces(data: bytearray, decode: Callable[[bytes], RunSpec]) -> RunSpec | None:
-    """The specification in `data`, if it is large and could be cut; None: decode it at once.
+    """The specification in `data`, if it is large and could be cut. None means that it must be decoded at once.
 
-    Raises what `decode` raises, where what is not tasks, or the last piece, is not what it should be.
+    Raises what `decode` raises, if the document without its tasks, or the last piece, is wrong.
     """
     head = _HEAD.search(data, 0, _MAX_HEAD_BYTES)
     if head is None or len(data) < 2 * PIECE_BYTES:
@@ -69,7 +70,7 @@ def decode_run_in_pieces(data: bytearray, decode: Callable[[bytes], RunSpec]) ->
 
 
 def _is_head(before: bytes) -> bool:
-    """Whether a document's beginning ends where the object of its tasks begins, and not in a text, or deeper inside."""
+    """Whether a document's beginning `before` ends where the object of its tasks begins, and not in a text or deeper inside."""
     try:
         members = _objects.decode(before + b"}}")
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -78,7 +79,7 @@ def _is_head(before: bytes) -> bool:
 
 
 def _merged(tasks: dict[str, Raw], count: int, rest: dict[str, Raw]) -> dict[str, Raw] | None:
-    """All members together; None if a name comes twice."""
+    """All members together. None means that a name comes twice."""
     count += len(rest)
     tasks.update(rest)
     return tasks if len(tasks) == count else None
@@ -87,7 +88,8 @@ def _merged(tasks: dict[str, Raw], count: int, rest: dict[str, Raw]) -> dict[str
 def _take(data: bytearray, start: int, tasks: dict[str, Raw]) -> tuple[int, int]:
     """Put members into `tasks`, from the `{` at `start` on, up to a comma near the end.
 
-    Returns how many there were, repeated names counted, and where that comma is; `start` if nothing was cut.
+    Returns how many members there were, with repeated names counted each time, and the position of that comma, which is `start`
+    if nothing was cut.
     """
     count = 0
     with memoryview(data) as view:
@@ -111,7 +113,7 @@ def _take(data: bytearray, start: int, tasks: dict[str, Raw]) -> tuple[int, int]
 
 
 def _guesses(data: bytearray, start: int) -> Iterator[int]:
-    """Where commas may stand between tasks, behind `start`."""
+    """The positions behind `start` at which a comma between two tasks may be."""
     for _ in range(_MOST_GUESSES):
         found = _BOUNDARY.search(data, start, start + PIECE_BYTES)
         if found is None:

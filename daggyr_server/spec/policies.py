@@ -25,9 +25,9 @@ _MAX_KEPT = 10_000
 class PoolLimits:
     """What a pool can ever give to one task.
 
-    `largest` has the units of each resource on the host that has most of it; a resource that is not in it is never there.
-    None: hosts may come that have anything (agents, Slurm). `setting` names what to change, for people: "`workers` of
-    [pools.default]"; `sets` is the only resource of which it says how much there is (None: of all).
+    `largest` has the units of each resource on the host that has most of it, and a resource that is missing in it is on no host.
+    It is None if hosts of any size may come (agents, Slurm). `setting` tells people what to change, such as "`workers` of
+    [pools.default]". `sets` is the only resource that this setting gives, or None if it gives all.
     """
 
     largest: Mapping[str, int] | None = None
@@ -37,8 +37,11 @@ class PoolLimits:
 
 @dataclass(frozen=True, slots=True)
 class Treatment:
-    """What follows from a definition's limits: the index of its policy, the end of its TaskSpec's serialisation, and what is
-    wrong with it (place inside the definition, message, hint)."""
+    """What follows from a definition's pool, resources and limits.
+
+    `policy` is the index of its policy, and `spec` is the end of its serialised TaskSpec. A fault is (place inside the
+    definition, message, hint).
+    """
 
     policy: int
     spec: bytes
@@ -47,13 +50,13 @@ class Treatment:
 
 @dataclass(slots=True)
 class Policies:
-    """The policies of a run, found and numbered as tasks ask for them."""
+    """The policies of a run. Each gets its number when the first task asks for it."""
 
-    known: Sequence[Policy]  # those that the run has already
+    known: Sequence[Policy]  # the policies that the run has already
     default_pool: str
     pools: Mapping[str, PoolLimits] | None
     added: list[Policy] = field(default_factory=list)
-    limited: bool = True  # the sizes of names, and the number of resources, are
+    limited: bool = True  # whether the limits of sizes.py hold for names and resources
     _index: dict[Policy, int] = field(default_factory=dict)
     _treatments: dict[object, Treatment] = field(default_factory=dict)
 
@@ -62,7 +65,7 @@ class Policies:
             self._index.setdefault(policy, index)
 
     def check_default(self, faults: Faults, *, given: bool) -> None:
-        """Add a fault if the default pool is none of the pools; `given`: the document names it."""
+        """Add a fault if there is no such pool as the default pool. `given` says that the document names it."""
         long = name_too_long("pool", self.default_pool) if self.limited else None
         if long:
             faults.add("pool", long)
@@ -72,7 +75,7 @@ class Policies:
             faults.add("pool", unknown[1], hint or unknown[2])
 
     def treatment(self, definition: TaskDefinition) -> Treatment:
-        """What follows from `definition`; its policy is added if it is new."""
+        """What follows from `definition`. Its policy is added if it is new."""
         resources = definition.details.resources
         key = (
             definition.pool,
@@ -117,7 +120,7 @@ class Policies:
         return Treatment(index, spec.SerializeToString(deterministic=True), tuple(wrong))
 
     def _large(self, definition: TaskDefinition) -> Iterator[tuple[str, str, str]]:
-        """What is too large to stand in each of a run's and a task's messages."""
+        """The faults of names and numbers of resources that are too large for the messages of a run and of its tasks."""
         long = name_too_long("pool", definition.pool) if definition.pool else None
         if long:
             yield "pool", long, ""
@@ -156,7 +159,7 @@ class Policies:
 
 
 def _other_limit(limits: PoolLimits, name: str, units: int) -> str:
-    """What to do where a pool never has so much of a resource."""
+    """The hint for a task that needs more of a resource than the pool ever has."""
     if limits.setting and limits.sets in (None, name):
         return f"change {limits.setting}, or ask for less"
     if limits.largest is not None and name in limits.largest:

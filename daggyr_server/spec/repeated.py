@@ -22,23 +22,23 @@ def repeated_keys(document: str) -> list[tuple[Path, str]]:
     too deeply.
     """
     reader = _Reader()
-    # Numbers are passed over: converting one of a million digits would take minutes.
+    # Numbers are not converted, because a number of a million digits would take minutes.
     found = json.loads(document, object_pairs_hook=reader.take, parse_int=_nothing, parse_float=_nothing)
     return _within(found)[:_MAX_FOUND]
 
 
 class _Repeats(list[tuple[Path, str]]):
-    """What was found inside an object, in place of the object."""
+    """The repeated keys that were found inside an object. It takes the place of the object."""
 
 
 class _Reader:
-    """Sees each object of a document once those inside it are complete."""
+    """Takes each object of a document, after the objects inside it."""
 
     def __init__(self) -> None:
-        self._found = False  # anything, so far: until then, no object needs to be looked into
+        self._found = False  # whether anything was found; before that, no object needs to be searched for results
 
     def take(self, pairs: list[tuple[str, Any]]) -> _Repeats | None:
-        """An object's keys and values; what comes back takes the object's place."""
+        """Take an object's keys and values. The decoder puts the returned value in the object's place."""
         if len(dict(pairs)) != len(pairs):
             self._found = True
         elif not self._found:

@@ -1,7 +1,8 @@
-"""Limits for what people choose and what later stands in one message of the contract, which holds 4 MiB; and the faults for more.
+"""Limits for what people choose and what later goes into one message of the contract, and the faults for what is larger.
 
-An accepted run stays valid, so a tracker's documents are expanded again without these limits. Every other expansion applies them,
-and tells the size and what to do instead. This package calls them, and so does the API where it joins tags.
+A message holds 4 MiB. An accepted run stays valid, so a tracker's documents are expanded again without these limits. Every other
+expansion applies them, and tells the size and what to do instead. This package calls them, and so does the API where it joins
+tags.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ MAX_TAGS_BYTES = 64 * 1024
 MAX_NAME_BYTES = 256  # of a pool or a resource
 MAX_RESOURCES = 100
 MAX_PARAMETER_NAMES_BYTES = 64 * 1024
-SURELY_SMALL = MAX_DETAILS_BYTES // 4  # so many characters fit, whatever they are
+SURELY_SMALL = MAX_DETAILS_BYTES // 4  # characters, which fit whatever they are, because UTF-8 takes four bytes at most for one
 
 INTO_A_FILE = "put the text into a file, and give the task the file's name"
 
@@ -35,7 +36,7 @@ def check_tags(tags: Mapping[str, str], faults: Faults) -> None:
 
 
 def check_parameter_names(names: Iterable[str], place: str, faults: Faults, *, task: str | None = None) -> bool:
-    """Whether the names of parameters are small enough to be searched for; if not, a fault was added."""
+    """Whether the names of parameters are few and short enough to be searched for. If not, this adds a fault."""
     size = sum(map(utf8_size, names))
     if size <= MAX_PARAMETER_NAMES_BYTES:
         return True
@@ -45,7 +46,7 @@ def check_parameter_names(names: Iterable[str], place: str, faults: Faults, *, t
 
 
 def refuse_details(faults: Faults, details: Details, size: int, place: str, *, task: str, filled: bool) -> None:
-    """Add the fault for a task of `size` bytes; `filled`: with values in the places of parameters."""
+    """Add the fault for a task of `size` bytes. `filled` says that values have taken the places of parameters in it."""
     parts = {"command": sum(map(utf8_size, details.command))}
     if details.environment:
         parts["environment"] = sum(utf8_size(name) + utf8_size(value) for name, value in details.environment.items())
@@ -60,6 +61,6 @@ def refuse_details(faults: Faults, details: Details, size: int, place: str, *, t
 
 
 def name_too_long(what: str, name: str) -> str | None:
-    """The fault of a pool's or resource's name that is too long."""
+    """The fault of a pool's or resource's name that is too long, or None."""
     size = len(name) if len(name) <= MAX_NAME_BYTES // 4 else utf8_size(name)
     return f"the name of a {what} takes {size:,} bytes; it takes at most {MAX_NAME_BYTES}" if size > MAX_NAME_BYTES else None

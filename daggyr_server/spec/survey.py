@@ -1,7 +1,8 @@
-"""The careful reading of a document that msgspec refused, or that needs a closer look: piece by piece, with all faults.
+"""Reads a document carefully, piece by piece, and finds all of its faults.
 
-It passes over what is well formed as fast as msgspec reads it, and asks `check` about the rest. It keeps what could be read, so
-that expansion can look for faults there too. Only `decode` calls this.
+`decode` calls this for a document that msgspec refused, or that needs a closer look. It reads what is well formed as fast as
+msgspec, and asks `check` about the rest. It keeps what could be read, so that expansion can look for faults there too. Nothing
+here looks at several tasks at once.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from daggyr_server.spec.document import Details, RunSpec, TaskDefinition, batche
 from daggyr_server.spec.faults import Faults, at, shown
 from daggyr_server.spec.repeated import repeated_keys
 
-# ValueError: of text that is not UTF-8, and of numbers of thousands of digits.
+# ValueError is raised for text that is not UTF-8, and for numbers of thousands of digits.
 UNREADABLE = (msgspec.DecodeError, ValueError, RecursionError)
 
 _TASK_SHAPE = shape_of(TaskDefinition)
@@ -27,14 +28,15 @@ _DETAILS_FIELDS = fields_of(Details)
 
 
 class Survey:
-    """Looks at a document and adds what is wrong to `faults`.
+    """Reads a document and adds what is wrong to `faults`.
 
-    `spec` is what could be read, None if that is nothing. Of the tasks in `unsound` not all could be read: they are
-    stand-ins that keep what is known of their edges, pool and resources, or the run's parameters are not known.
+    `spec` is what could be read, and None if nothing could. `unsound` names the tasks that could not be read completely. `spec`
+    has stand-ins for them, with their edges, pool and resources as far as these are known. If the run's parameters are not known,
+    all tasks are unsound.
     """
 
     def __init__(self, data: bytes | bytearray, faults: Faults, *, generated: bool) -> None:
-        """`generated`: the document is an object of tasks, as generators print, not a run's."""
+        """`generated` says that the document is an object of tasks, as generators print it, and not a run."""
         self.spec: RunSpec | None = None
         self.unsound: set[str] = set()
         self._faults = faults
@@ -62,7 +64,7 @@ class Survey:
         self.spec = RunSpec(tasks=readable, **header)
 
     def _top(self, data: bytes | bytearray) -> dict[str, Raw] | None:
-        """The values of the document's own object; None if it cannot be taken apart."""
+        """The members of the document's outermost object; None if it cannot be taken apart."""
         if not data.strip():
             none = "print {} if there are no tasks" if not self._above else "it holds `tasks`, an object of one task at least"
             self._faults.add("", "the document is empty", none)
@@ -79,7 +81,7 @@ class Survey:
             what = f"{error.msg[:1].lower()}{error.msg[1:]}"
             self._faults.add(f"line {error.lineno}, column {error.colno}", f"the document is no JSON: {what}")
             return None
-        except msgspec.DecodeError:  # the standard library's decoder lets this pass
+        except msgspec.DecodeError:  # the standard library's decoder has accepted it
             hint = r"`NaN` and `Infinity` are no numbers, and a half of a surrogate pair (`\ud800`) is no character"
             self._faults.add("", "the document is no JSON (RFC 8259)", hint)
             return None
@@ -96,7 +98,7 @@ class Survey:
         return self._objects(data, "")
 
     def _is_run(self, top: dict[str, Raw]) -> bool:
-        """Whether a generator printed a run, in place of a run's tasks; then that is the fault."""
+        """Whether a generator printed a run and not tasks. If so, this adds that fault."""
         if "tasks" not in top or not top.keys() <= _RUN_FIELDS.keys():
             return False
         try:
@@ -104,12 +106,12 @@ class Survey:
         except UNREADABLE:
             return False
         if "details" in keys:
-            return False  # a task of that name
+            return False  # it is a task with the name `tasks`
         self._faults.add("tasks", "a generator prints tasks, not a run", "print the object alone that stands under `tasks`")
         return True
 
     def _objects(self, raw: Raw | bytes | bytearray, place: str) -> dict[str, Raw] | None:
-        """The values of an object by their keys; None, and a fault, if `raw` is no such thing."""
+        """The members of an object. If `raw` is no object, this adds a fault and returns None."""
         try:
             return msgspec.json.decode(raw, type=dict[str, Raw])
         except msgspec.ValidationError:
@@ -121,7 +123,7 @@ class Survey:
         return None
 
     def _header(self, key: str, raw: Raw, header: dict[str, Any]) -> None:
-        """Keep the value of one of the run's own keys, if it is as it should be."""
+        """Check the value of one of the run's own keys, and keep it if it is sound."""
         before = self._faults.count
         try:
             value = msgspec.json.decode(raw)
@@ -144,7 +146,7 @@ class Survey:
         return readable
 
     def _task(self, name: str, raw: Raw, place: str) -> Raw:
-        """`raw`, or what stands in for a definition that has faults."""
+        """`raw`, or a stand-in if the definition has faults."""
         before = self._faults.count
         wrong = name_fault(name)
         if wrong:
@@ -179,14 +181,14 @@ class Survey:
 
     @staticmethod
     def _is_sound(value: Any, shape: inspect.Type) -> bool:
-        """Whether a value of a task that has faults is not one of them."""
+        """Whether a value is sound, in a task that has faults elsewhere."""
         faults = Faults()
         Check(faults, None).value(value, shape, "")
         return not faults.count
 
 
 def _refusal(batch: dict[str, Raw]) -> str | None:
-    """Why msgspec refuses a definition in `batch`; empty if it does not, but a closer look is needed; None if all is well."""
+    """Why msgspec refuses a definition in `batch`. The text is empty if only a closer look is needed, and None if all is well."""
     try:
         definitions = decode_batch(batch)
     except UNREADABLE as error:
@@ -196,7 +198,7 @@ def _refusal(batch: dict[str, Raw]) -> str | None:
 
 
 def position(data: bytes | bytearray, offset: int) -> str:
-    """Where a byte of the document is, for a person."""
+    """Where a byte of the document is, in words for a person."""
     start = data.rfind(b"\n", 0, offset) + 1
     line, column = data.count(b"\n", 0, offset) + 1, len(data[start:offset].decode(errors="replace")) + 1
     return f"line {line}, column {column}"

@@ -1,8 +1,8 @@
-"""A task's definition becomes what executors are given: a serialised daggyr.v1.TaskSpec, and the values that multiply it.
+"""Turns a task's definition into what executors are given: a serialised daggyr.v1.TaskSpec, and the values that multiply it.
 
-If there is one combination of values, they are put in place here. If there are more, the names of the parameters stay in place,
-and the executor fills in the values of an expansion (`daggyr.substitution`). Serialisation is deterministic, so that equal tasks
-have equal bytes. Nothing here makes an object for each combination.
+`assembly` calls this for each task. If there is one combination of values, they are put in place here. If there are more, the
+names of the parameters stay in place, and the executor fills in the values of an expansion (`daggyr.substitution`). Serialisation
+is deterministic, so that equal tasks have equal bytes. Nothing here makes an object for each combination.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from daggyr_server.spec.sizes import MAX_DETAILS_BYTES, SURELY_SMALL, check_para
 from daggyr_server.spec.warnings import Warnings
 
 _MAX_KEPT = 1_000
-_MAX_KEPT_BYTES = 16 * 1024  # of one
+_MAX_KEPT_BYTES = 16 * 1024  # larger templates are not kept for sharing
 
 
 @dataclass(slots=True)
@@ -30,15 +30,15 @@ class Templates:
     scopes: Scopes
     policies: Policies
     faults: Faults
-    limited: bool = True  # sizes are
-    warnings: Warnings | None = None  # told of each task
+    limited: bool = True  # whether the limits of sizes.py hold
+    warnings: Warnings | None = None  # is passed each task
     _kept: dict[bytes, bytes] = field(default_factory=dict)  # equal tasks share their bytes
 
     def template(self, name: str, definition: TaskDefinition, place: str) -> tuple[bytes, int, Expansion | None]:
-        """The serialised TaskSpec, the policy's index, and the parameters that are replaced in the task (None: there are none).
+        """The serialised TaskSpec, the policy's index, and the parameters that multiply the task, or None.
 
-        A task with one combination of their values is not multiplied: they are in place then.
-        `place` is where the definition stands, for faults.
+        If there is one combination of values, the task is not multiplied, and its TaskSpec has the values in place of the names.
+        `place` is the definition's place in the document, for faults.
         """
         treatment = self.policies.treatment(definition)
         for inner, message, hint in treatment.faults:
@@ -58,7 +58,7 @@ class Templates:
         if self.warnings is not None:
             self._warn(definition, place, text, expansion)
         if expansion is not None:
-            # Where the longest value stands in all places that there can be, it takes no more than this.
+            # An upper bound, which is quick to find: the longest value in each place where a name could be.
             most = 4 * len(text) + len(text) // expansion.shortest * expansion.longest
             if most > MAX_DETAILS_BYTES and self._is_too_large(name, details, scope.largest(text, expansion), place, filled=True):
                 return b"", treatment.policy, expansion
@@ -91,18 +91,18 @@ class Templates:
         warnings.task(place, text, own, used, generates=bool(definition.is_generator))
 
     def replaced(self, definition: TaskDefinition) -> Expansion | None:
-        """The parameters that are replaced in a task, whether they multiply it or not; None if there are none."""
+        """The parameters that are replaced in a task, whether they multiply it or have one value only; None if there are none."""
         return self.scopes.scope(definition.parameters or None).expansion(joined(_texts(definition.details)))
 
     def _is_too_large(self, name: str, details: Details, size: int, place: str, *, filled: bool = False) -> bool:
-        """Whether a task of `size` bytes is refused; then a fault was added."""
+        """Whether a task of `size` bytes is too large. If so, this adds a fault."""
         if size <= MAX_DETAILS_BYTES or not self.limited:
             return False
         refuse_details(self.faults, details, size, place, task=name, filled=filled)
         return True
 
     def _check_names(self, name: str, expansion: Expansion, place: str) -> None:
-        """Values become part of the expansions' names, so they must be fit for that."""
+        """Add a fault for each value that cannot be part of an expansion's name."""
         if expansion.count > MAX_NUMBER - 2:
             radices = " x ".join(f"{len(values):,} of {quoted(key)}" for key, values in expansion.pairs())
             self.faults.add(place, f"the combinations ({radices}) are more than a run can hold", task=name)
@@ -118,7 +118,7 @@ class Templates:
 
 
 def _texts(details: Details) -> list[str]:
-    """The texts in which parameters are replaced, in the order in which `_serialised` takes them."""
+    """The texts in which parameters are replaced, in the order of `_serialised`."""
     texts = [*details.command, *details.environment.values()] if details.environment else list(details.command)
     if isinstance(details.working_directory, str):
         texts.append(details.working_directory)
@@ -128,8 +128,11 @@ def _texts(details: Details) -> list[str]:
 
 
 def _serialised(details: Details, texts: Sequence[str]) -> bytes:
-    """The first fields of a TaskSpec, with `texts` in their places; its treatment has those behind them. Pieces of a message
-    may be joined (protobuf.dev, Encoding, "Last One Wins")."""
+    """The first fields of a TaskSpec, serialised, with `texts` as their values.
+
+    `Treatment.spec` has the other fields. Two serialised parts of a message may be joined (protobuf.dev, Encoding, "Last One
+    Wins").
+    """
     words = len(details.command)
     if details.environment:
         spec = TaskSpec(command=texts[:words], environment=dict(zip(details.environment, texts[words:], strict=False)))

@@ -1,4 +1,4 @@
-"""What is valid in a specification and most likely not meant: misspelt parameters, and parameters that nobody uses.
+"""Warns of what is valid in a specification and most likely not meant: misspelt parameters, parameters that nobody uses, `~`.
 
 `templates` passes it the text of each task, and `expand` asks for the sentences after the last one. A warning never refuses
 anything, and there are only a few of them, however many tasks have the same mistake.
@@ -18,34 +18,34 @@ MAX_WARNINGS = 20
 _MAX_KEPT = 1_000
 _MAX_STYLES = 8
 _MAX_CANDIDATES = 500
-_BRACES = ("{{", "}}")  # the documentation's way to write parameters: looked for whether there are any or not
+_BRACES = ("{{", "}}")  # the documentation writes parameters so; these are looked for in a run without parameters, too
 _STYLE = re.compile(r"(?P<before>[^\w\s]{0,8})\w(?:[\w.-]{0,98}\w)?(?P<after>[^\w\s]{0,8})")
-_SHELL_OPTION = re.compile(r"-\w*c")  # the word behind it is a script
-_MOST_WORDS = 1_000  # of a command that are looked at
-_ALIKE = 0.7  # of 1: how like a known name a text must be where the style is not that of the documentation
+_SHELL_OPTION = re.compile(r"-\w*c")  # the word after it is a script, in which a shell replaces `~`
+_MOST_WORDS = 1_000  # as many words of a command are looked at
+_ALIKE = 0.7  # how like a known name a text must be, from 0 to 1, if it is not written as the documentation does
 
 
 class Warnings:
     """The warnings of one document."""
 
     def __init__(self, parameters: Iterable[str]) -> None:
-        """`parameters` are the names of the run's."""
+        """`parameters` are the names of the run's parameters."""
         self._known = frozenset(parameters)
         self._unused = set(self._known)
         self._generators = False
-        self.marks: tuple[str, ...] = ()  # with one of them begins all that looks like a parameter
+        self.marks: tuple[str, ...] = ()  # the beginnings of texts that look like parameters
         self._styles: dict[tuple[str, str], re.Pattern[str]] = {}
-        self._alike: dict[str, str] = {}  # what looks like a parameter: the place where it stands first
-        self._unused_of_tasks: dict[str, str] = {}  # places of parameters, and their names
+        self._alike: dict[str, str] = {}  # text that looks like a parameter -> the first place that has it
+        self._unused_of_tasks: dict[str, str] = {}  # place of a parameter -> its name
         self._left_out = 0
-        self._seen: set[tuple[str, ...]] = set()  # parameters that were replaced together
-        self._odd: dict[str, str] = {}  # places, and what is odd there
+        self._seen: set[tuple[str, ...]] = set()  # sets of parameters that were replaced in one task
+        self._odd: dict[str, str] = {}  # place -> what is odd there
         self._learn(_BRACES)
         for name in sorted(self._known)[:_MAX_CANDIDATES]:
             self._learn_from(name)
 
     def task(self, place: str, text: str, own: Collection[str], used: Collection[str], *, generates: bool) -> None:
-        """A task whose texts are `text`, with parameters of its `own`, and those that are replaced in it."""
+        """Look at a task with the texts `text` and parameters of its `own`. `used` are the parameters that are replaced in it."""
         self._generators = self._generators or generates
         if self._unused:
             self._unused.difference_update(used)
@@ -61,9 +61,9 @@ class Warnings:
                         self._keep(self._alike, found, f"{place}.details")
 
     def has_only(self, used: tuple[str, ...], text: str) -> bool:
-        """Whether all in a text that looks like parameters are those that are replaced in it, and were in a task before.
+        """Whether everything in a text that looks like a parameter is one of `used`, and these were seen in a task before.
 
-        Most tasks are so, and need no closer look.
+        Most tasks are like that, and need no closer look.
         """
         if used not in self._seen or len(self.marks) > 1:
             if len(self._seen) < _MAX_KEPT:
@@ -76,14 +76,14 @@ class Warnings:
         return not left
 
     def command(self, place: str, details: Details) -> None:
-        """A task in whose texts is a blank in the program's name, or `~`."""
+        """Look at a task whose program has a blank in its name, or that has `~` in one of its texts."""
         program = details.command[0]
         if " " in program.strip() and "/" not in program:
             words = json.dumps(program.split()[:5], ensure_ascii=False)
             self._keep(
                 self._odd,
                 f"{place}.details.command[0]",
-                f"{quoted(program)} is all a program's name; write {shown(words)} if it is a program and its arguments",
+                f"{quoted(program)} is taken as one program's name; write {shown(words)} if it is a program and its arguments",
             )
         words_before = ["", *details.command]
         for index, word in enumerate(details.command[:_MOST_WORDS]):
@@ -96,7 +96,7 @@ class Warnings:
         self._keep(self._odd, place, f"the `~` of {quoted(text)} stays as it is, because no shell reads it; write the whole path")
 
     def sentences(self) -> list[str]:
-        """The warnings, at most MAX_WARNINGS and one that tells how many more there are."""
+        """At most MAX_WARNINGS warnings, and a last sentence that says how many more there are."""
         made = [f"{place}: {words}" for place, words in self._odd.items()]
         for text, place in self._alike.items():
             likely = _nearest(text, self._known)

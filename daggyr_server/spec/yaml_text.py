@@ -1,4 +1,4 @@
-"""YAML documents as JSON: scalars are text, and the specification says which of them are numbers or truth values.
+"""Converts YAML documents to JSON. Scalars are text, and the specification says which of them are numbers or truth values.
 
 So `no`, dates and `012` stay text where text belongs, with quotes or without. Repeated keys are refused; anchors, aliases and
 merge keys (`<<`, yaml.org/type/merge) work, within a bound on what aliases add, so that a small document cannot become a huge
@@ -25,8 +25,8 @@ from daggyr_server.spec.faults import Faults, quoted, shown
 MAX_ALIASED_BYTES = 16 * 1024 * 1024
 _MAX_DEPTH = 100
 
-# JSON's numbers (RFC 8259), so that what stands in the document is what arrives. YAML's other ways to write numbers stay
-# text, and are refused with a hint where a number belongs.
+# These are JSON's numbers (RFC 8259). Numbers that are written in YAML's other ways stay text, and are refused with a hint where
+# a number belongs, because people do not expect that 012 is 10.
 _NUMBER = re.compile(r"-?(?:0|[1-9]\d{0,30})(?P<real>(?:\.\d{1,30})?(?:[eE][+-]?\d{1,3})?)")
 _TRUTH = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 _TAGS = {None, "!", *(f"tag:yaml.org,2002:{kind}" for kind in ("bool", "float", "int", "map", "seq", "str"))}
@@ -36,7 +36,7 @@ _TASK_SHAPE = shape_of(TaskDefinition)
 
 
 def yaml_to_json(data: bytes) -> bytes:
-    """The JSON document that says what a YAML document (YAML 1.1; UTF-8, or UTF-16 with a byte order mark) says.
+    """The JSON document that says the same as a YAML document (YAML 1.1; in UTF-8, or in UTF-16 with a byte order mark).
 
     Raises SpecificationError for what is no YAML, repeated keys, keys that are not text, tags, more than one document,
     aliases of nothing or of what they are part of, and aliases that add more than MAX_ALIASED_BYTES.
@@ -67,7 +67,7 @@ def _is_indented_with_tabs(data: bytes, mark: Any) -> bool:
 
 
 def _events(data: bytes) -> Iterator[Any]:
-    # The C parser is ten times faster, and missing where PyYAML was built without libyaml.
+    # The C parser is ten times faster. It is missing if PyYAML was built without libyaml.
     loader: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
     return yaml.parse(data, Loader=loader)
 
@@ -78,26 +78,26 @@ class _Frame:
 
     value: Any
     anchor: str | None
-    mark: Any  # where it begins
-    key: str | None = None  # of a mapping: the key whose value comes next
-    merging: bool = False  # that key is `<<`
+    mark: Any  # the position of its beginning
+    key: str | None = None  # the key of a mapping whose value comes next
+    merging: bool = False  # whether that key is `<<`
     merged: list[Any] = field(default_factory=list)
-    size: int = 2  # bytes as JSON, roughly
+    size: int = 2  # roughly how many bytes it takes as JSON
 
 
 class _Tree:
-    """Builds the document's value from events, without recursion; aliased values are shared."""
+    """Builds the document's value from events, without recursion. Aliased values are shared."""
 
     def __init__(self, faults: Faults) -> None:
         self.root: Any = None
         self._faults = faults
         self._stack: list[_Frame] = []
-        self._anchors: dict[str, tuple[Any, int] | None] = {}  # None: still being read
+        self._anchors: dict[str, tuple[Any, int] | None] = {}  # None while the value is being read
         self._aliased = 0
         self._documents = 0
 
     def take(self, event: Any) -> None:
-        """The next event. Raises yaml.MarkedYAMLError for what makes the rest of the document unusable."""
+        """Take the next event. Raises yaml.MarkedYAMLError if the rest of the document is unusable."""
         match event:
             case yaml.ScalarEvent():
                 self._check_tag(event)
@@ -125,7 +125,7 @@ class _Tree:
                     self._fault(event.start_mark, "a second document begins here", "a file holds one specification")
 
     def _close(self, value: Any, size: int, anchor: str | None, mark: Any, *, merging: bool = False) -> None:
-        """A value is complete: it goes into the list or mapping around it."""
+        """Put a complete value into the list or mapping around it."""
         if anchor is not None:
             self._anchors[anchor] = value, size
         if not self._stack:
@@ -145,7 +145,7 @@ class _Tree:
     def _open_key(self, frame: _Frame, key: Any, mark: Any, merging: bool) -> None:
         if not isinstance(key, str):
             hint = "keys are text"
-            if isinstance(key, dict):  # of `{{NAME}}`, most likely
+            if isinstance(key, dict):  # most likely it was `{{NAME}}`
                 hint += ', and braces need quotes: "{{NAME}}"'
             self._fault(mark, "a key is a list or an object", hint)
             key = ""
@@ -188,7 +188,7 @@ def _unusable(event: Any, problem: str) -> yaml.MarkedYAMLError:
 
 
 def _typed(value: Any, shape: inspect.Type | None) -> Any:
-    """`value` with numbers and truth values where `shape` has them; what does not fit stays as it is."""
+    """`value` with numbers and truth values in the places where `shape` has them. What does not fit stays text."""
     if isinstance(shape, inspect.Metadata):
         shape = shape.type
     match shape:

@@ -69,7 +69,7 @@ class StateChange:
     """One entry in the history of a task or a run: a change that no attempt explains."""
 
     time: float  # seconds since the epoch
-    number: int | None  # None: the run
+    number: int | None  # None for the run itself
     state: State  # from then on; a run that is edited, or whose end is asked for, keeps its state
     reason: str  # "kill", "retry", "mark" or "edit", if a person asked for it; else ""
 
@@ -109,7 +109,7 @@ class Tracker(ABC):
     async def attempts(
         self, run_id: int, number: int, *, before: int | None = None, limit: int = MAX_ATTEMPTS
     ) -> list[StoredAttempt]:
-        """The last `limit` of a task's ended attempts whose numbers are below `before` (None: of all), oldest first.
+        """The last `limit` of a task's ended attempts whose numbers are below `before`, oldest first. None means no such bound.
 
         The list is empty for a task or a run that is not known. Read page by page: a task may have tens of thousands.
         """
@@ -148,7 +148,7 @@ class Tracker(ABC):
 
     @abstractmethod
     async def rows(self, *, before: int | None, limit: int) -> list[RunRow]:
-        """At most `limit` runs with ids below `before` (None: of all), newest first.
+        """At most `limit` runs with ids below `before`, newest first. None means no such bound.
 
         A run that takes their tags to MAX_ROWS_BYTES or above is the last one of the list. So a short list is not the end of all
         runs; an empty one is.
@@ -156,7 +156,7 @@ class Tracker(ABC):
 
     @abstractmethod
     async def history(self, run_id: int, number: int | None) -> list[StateChange]:
-        """The state changes of a task (None: of the run itself) that no attempt explains, oldest first."""
+        """The state changes of a task, or of the run itself if `number` is None, that no attempt explains, oldest first."""
 
     @abstractmethod
     async def pins(self) -> list[AgentPinned]:

@@ -71,8 +71,8 @@ class Folding:
         self._task = (number, attempt, state, failures, losses)
 
     def _add(self, number: int, attempt: int, state: int, failures: int, losses: int) -> None:
-        flying = self._assigned.get(number, 0)
-        if flying <= attempt:
+        assigned = self._assigned.get(number, 0)
+        if assigned <= attempt:
             self._assigned.pop(number, None)
         moved = self._moved.get(number, 0) if self._moved else 0
         if moved and moved >> 3 >= attempt:
@@ -80,7 +80,7 @@ class Folding:
         rows = self._rows
         rows.numbers.append(number)
         rows.states.append(state)
-        rows.attempts.append(max(flying, attempt))
+        rows.attempts.append(max(assigned, attempt))
         rows.failures.append(failures)
         rows.losses.append(losses)
 
@@ -98,7 +98,7 @@ class Folding:
         if len(self._rows.numbers) > known:
             self._sort()
         self._rows.requeued.extend(sorted(self._requeued))
-        void = {number for number, flying in in_flight.items() if self._moved.get(number) == flying << 3 | _QUEUED}
+        void = {number for number, attempt in in_flight.items() if self._moved.get(number) == attempt << 3 | _QUEUED}
         return self._rows, in_flight, void
 
     def _sort(self) -> None:
@@ -114,7 +114,7 @@ class Folding:
         )
 
 
-def flights(in_flight: dict[int, int], void: Container[int], sent: Sequence[Assigned]) -> list[Adopted]:
+def adopted(in_flight: dict[int, int], void: Container[int], sent: Sequence[Assigned]) -> list[Adopted]:
     """The attempts of `in_flight` (number to attempt), ascending by number, with where they were sent. `sent` is in order."""
     found: dict[int, Adopted] = {}
     for host, host_name, time, numbers, attempts in reversed(sent):

@@ -13,8 +13,10 @@ ALWAYS = ("PATH", "HOME", "LANG", "LC_*", "TZ", "TMPDIR", "USER", "LOGNAME", "SH
 
 
 def passes(name: str, patterns: Iterable[str]) -> bool:
-    """Whether tasks get the variable `name`: one of ALWAYS, or of `patterns`, each a name or the beginning of names with a `*`
-    behind it."""
+    """Whether tasks get the variable `name`, because ALWAYS or `patterns` has it.
+
+    A pattern is a name, or the beginning of names with a `*` behind it.
+    """
     if name.startswith("DAGGYR_"):
         return False
     return any(name.startswith(each[:-1]) if each.endswith("*") else name == each for each in (*ALWAYS, *patterns))

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import grpc
-from google.protobuf.duration_pb2 import Duration
+from support.task_specs import Ident, duration
 from support.waiting import DEADLINE
 
 from daggyr.channel import MAX_MESSAGE_BYTES
@@ -44,8 +42,6 @@ from daggyr.v1.task_pb2 import (
     TaskSpec,
     TaskTemplate,
 )
-
-Ident = tuple[int, int, int]
 
 
 @dataclass
@@ -287,38 +283,5 @@ def _serialized(message: CoordinatorMessage | bytes) -> bytes:
     return message if isinstance(message, bytes) else message.SerializeToString()
 
 
-def duration(seconds: float) -> Duration:
-    return Duration(seconds=int(seconds), nanos=int(seconds % 1 * 1e9))
-
-
 def key(task_number: int = 0, *, run_id: int = 1, attempt: int = 1) -> AttemptKey:
     return AttemptKey(run_id=run_id, task_number=task_number, attempt=attempt)
-
-
-def spec(
-    *command: str,
-    environment: Mapping[str, str] | None = None,
-    working_directory: str | Path = "",
-    stdin: str | None = None,
-    timeout: float = 0,
-    resources: Mapping[str, int] | None = None,
-    whole_stdout_bytes: int = 0,
-) -> TaskSpec:
-    return TaskSpec(
-        command=command,
-        environment=environment,
-        working_directory=str(working_directory),
-        stdin=stdin,
-        timeout=duration(timeout) if timeout else None,
-        resources={"cores": 1} if resources is None else resources,
-        whole_stdout_bytes=whole_stdout_bytes,
-    )
-
-
-def python(source: str, *arguments: str, **details: object) -> TaskSpec:
-    """A task of a line of Python, by the interpreter that runs the tests."""
-    return spec(sys.executable, "-I", "-S", "-c", source, *arguments, **details)  # type: ignore[arg-type]
-
-
-def idents(keys: Iterable[AttemptKey]) -> set[Ident]:
-    return {(key.run_id, key.task_number, key.attempt) for key in keys}

@@ -11,8 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 from agent_program import MARK, AgentProcess, StartAgent, eventually
-from scripted_coordinator import Coordinator, idents, key, python, spec
+from scripted_coordinator import Coordinator, key
 from strays import LEAVE, SCRUB, left, runs
+from support.task_specs import idents, python, spec
 
 from daggyr.v1.task_pb2 import FAILED, KILLED, LOST, RETURNED, SUCCEEDED
 

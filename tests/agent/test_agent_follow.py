@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 
 from agent_program import AgentProcess, Turnstile, eventually
-from scripted_coordinator import Coordinator, key, spec
+from scripted_coordinator import Coordinator, key
+from support.task_specs import spec
 
 from daggyr.v1.agents_pb2 import Follow
 from daggyr.v1.task_pb2 import STDERR, STDOUT

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 from agent_program import MARK, PATIENT, AgentProcess, StartAgent, Turnstile, eventually
-from scripted_coordinator import Coordinator, Told, idents, key, python, spec
+from scripted_coordinator import Coordinator, Told, key
 from strays import LEAVE, SCRUB, left, runs
+from support.task_specs import idents, python, spec
 
 from daggyr.v1.task_pb2 import FAILED, REJECTED, STDERR, STDOUT, SUCCEEDED
 from daggyr_agent import journal

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from agent_program import StartAgent
-from scripted_coordinator import Coordinator, idents, key, spec
+from scripted_coordinator import Coordinator, key
+from support.task_specs import idents, spec
 
 from daggyr.v1.task_pb2 import SUCCEEDED, Assignment, AssignmentBatch, TaskTemplate
 

@@ -9,7 +9,8 @@ import grpc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scripted_coordinator import idents, key
+from scripted_coordinator import key
+from support.task_specs import idents
 
 from daggyr.attempts.kept import KEPT_BYTES
 from daggyr.attempts.keys import ident_of

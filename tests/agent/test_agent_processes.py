@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 from agent_program import AgentProcess, StartAgent, eventually
-from scripted_coordinator import Coordinator, key, python, spec
+from scripted_coordinator import Coordinator, key
+from support.task_specs import python, spec
 
 from daggyr.v1.task_pb2 import FAILED, LOST, REJECTED, STDERR, SUCCEEDED, TIMED_OUT, Assignment, AssignmentBatch, TaskTemplate
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import grpc
 import pytest
 from agent_program import AgentProcess, StartAgent, eventually
-from scripted_coordinator import Coordinator, idents, key, spec
+from scripted_coordinator import Coordinator, key
+from support.task_specs import idents, spec
 
 from daggyr.channel import MAX_MESSAGE_BYTES
 from daggyr.v1.task_pb2 import SUCCEEDED, Assignment, AssignmentBatch, TaskTemplate

@@ -8,8 +8,9 @@ from pathlib import Path
 import grpc
 import pytest
 from agent_program import StartAgent, eventually
-from scripted_coordinator import Coordinator, key, spec
+from scripted_coordinator import Coordinator, key
 from server.certificates import Authority
+from support.task_specs import spec
 
 from daggyr.tokens import make_token
 from daggyr.v1.task_pb2 import SUCCEEDED

@@ -1,4 +1,7 @@
-"""A scripted server with a token, and the real program `daggyr` to talk to it."""
+"""The fixtures of this folder: a scripted server with a token, and the real program `daggyr` to talk to it.
+
+The server is in the test's process and on loopback. Programs that still run when a test ends are killed.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,9 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from daggyr_program import PROGRAM, Daggyr, Ended, Process, Start
+from daggyr_program import PROGRAM, Daggyr, Process, Start
 from scripted_server import TOKEN, ScriptedServer
+from support.ended import Ended
 
 
 @pytest.fixture
@@ -23,7 +27,7 @@ async def server() -> AsyncIterator[ScriptedServer]:
 
 @pytest.fixture
 def nowhere() -> Iterator[str]:
-    """An address where nobody listens, nor will: its port is taken."""
+    """An address at which no program listens or will listen, because its port is taken."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         yield f"127.0.0.1:{taken.getsockname()[1]}"
@@ -31,7 +35,7 @@ def nowhere() -> Iterator[str]:
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    """A user with a token of their own, and nothing of this user's DAGGYR_*."""
+    """The environment of a user who has a token; it has no variable DAGGYR_* of the user who runs the tests."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("DAGGYR_", "XDG_"))}
     state = tmp_path / "state"
     token = state / "daggyr" / "client.token"
@@ -43,7 +47,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture
 async def start(environment: dict[str, str], tmp_path: Path) -> AsyncIterator[Start]:
-    """Starts `daggyr` with arguments in tmp_path; what still runs in the end is killed."""
+    """A function that starts `daggyr` with arguments in tmp_path. Programs that still run in the end are killed."""
     processes: list[asyncio.subprocess.Process] = []
 
     async def begin(*arguments: str, env: dict[str, str] | None = None) -> Process:
@@ -68,7 +72,7 @@ async def start(environment: dict[str, str], tmp_path: Path) -> AsyncIterator[St
 
 @pytest.fixture
 def daggyr(start: Start, server: ScriptedServer) -> Daggyr:
-    """Runs `daggyr` against the scripted server to its end."""
+    """A function that runs `daggyr` to its end, with the scripted server as its server."""
 
     async def run(*arguments: str, stdin: bytes | None = None, env: dict[str, str] | None = None) -> Ended:
         chosen = {"DAGGYR_SERVER": f"127.0.0.1:{server.port}", **(env or {})}

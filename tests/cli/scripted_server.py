@@ -1,7 +1,7 @@
-"""A server of the Runs service whose state a test holds in its hands: the wire is real, what happens on it is scripted.
+"""A server of the Runs service that does what a test tells it: the wire is real, and what happens in its runs is scripted.
 
-Tests of the client and of the command line use it where they must decide when a task starts, what it wrote, and when a
-connection breaks. It keeps the contract's promises about what clients see (request_id, change_seq, paging) and runs nothing.
+Tests of the client and of the command line use it where they must decide when a task starts, what it wrote, and when a connection
+breaks. It keeps the contract's promises about what clients see (request_id, change_seq, paging) and runs nothing.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Piece:
 class ScriptedTask:
     task: Task
     changed: int = 0
-    # By attempt and stream.
+    # The pieces of output, by attempt and stream.
     output: dict[tuple[int, int], list[Piece]] = field(default_factory=dict)
 
     @property
@@ -53,7 +53,7 @@ class ScriptedTask:
 
 
 class ScriptedRun:
-    """A run; every change wakes watchers and followers."""
+    """A run that a test steers. Every change wakes those who watch the run or follow its output."""
 
     def __init__(self, run_id: int, names: list[str], *, tags: dict[str, str] | None = None, pool: str = "") -> None:
         self.summary = RunSummary(run_id=run_id, state=QUEUED, tags=tags or {}, pool=pool or "default", revision=1)
@@ -75,7 +75,7 @@ class ScriptedRun:
             self.tasks[name] = ScriptedTask(task)
 
     async def start(self, name: str) -> None:
-        """A new attempt of `name` runs."""
+        """Start a new attempt of `name`."""
         async with self.changed:
             scripted = self.tasks[name]
             attempt = Attempt(attempt=len(scripted.task.attempts) + 1, host="h1")
@@ -98,7 +98,7 @@ class ScriptedRun:
     async def finish(
         self, name: str, state: State = COMPLETED, *, exit_code: int = 0, notes: tuple[str, ...] = (), again: bool = False
     ) -> None:
-        """The attempt of `name` ends; `again`: the task is QUEUED for a retry."""
+        """End the attempt of `name`. With `again`, the task is QUEUED for a retry."""
         async with self.changed:
             scripted = self.tasks[name]
             outcome = _OUTCOMES.get(state, AttemptOutcome.FAILED)
@@ -122,7 +122,7 @@ class ScriptedRun:
             self.changed.notify_all()
 
     async def complete(self) -> None:
-        """Every task starts and succeeds, and the run completes."""
+        """Let every task start and succeed, and the run complete."""
         for name, scripted in self.tasks.items():
             if scripted.summary.task_type == TaskType.TASK_TYPE_STRUCTURAL:
                 async with self.changed:
@@ -149,7 +149,7 @@ class ScriptedRun:
                 change = pb.TaskChange(task_id=summary.task_id, task_number=summary.task_number, state=summary.state)
                 if attempts:
                     change.attempt = attempts[-1].attempt
-                    # How a task came to be COMPLETED is plain; the real server does not look it up either.
+                    # The change of a COMPLETED task tells no outcome. The real server does not look it up either.
                     if attempts[-1].HasField("result") and summary.state != COMPLETED:
                         change.outcome = attempts[-1].result.outcome
                         change.exit_code = attempts[-1].result.exit_code
@@ -158,7 +158,7 @@ class ScriptedRun:
         return found
 
     def set(self, scripted: ScriptedTask, state: State) -> None:
-        """Call it with `changed` held."""
+        """Set a task's state. The caller holds `changed`."""
         scripted.summary.state = state
         self.summary.change_seq += 1
         scripted.changed = self.summary.change_seq
@@ -166,7 +166,7 @@ class ScriptedRun:
 
 
 class ScriptedServer(RunsServicer):
-    """`runs` by id; `broken` holds, by method, statuses with which its next calls end before they do anything."""
+    """The server. `runs` has its runs by id; `broken` has, by method, the statuses with which the next calls end at once."""
 
     def __init__(self) -> None:
         self.runs: dict[int, ScriptedRun] = {}
@@ -176,8 +176,8 @@ class ScriptedServer(RunsServicer):
         self.broken: dict[str, list[tuple[grpc.StatusCode, str]]] = {}
         self.lose_next_answer = False
         self.calls: list[tuple[str, Any]] = []
-        self.time_limits: dict[str, float | None] = {}  # by method, of its last call, in seconds
-        self._run_ids = itertools.count(1)  # never used again
+        self.time_limits: dict[str, float | None] = {}  # seconds that the last call of a method gave, by method
+        self._run_ids = itertools.count(1)  # the ids of deleted runs are not used again
         self.submitted = asyncio.Condition()
         self.watching = asyncio.Event()
         self.agents: list[pb.Agent] = []
@@ -204,7 +204,7 @@ class ScriptedServer(RunsServicer):
         return run
 
     async def next_submitted(self) -> ScriptedRun:
-        """The newest run, once there is one."""
+        """Return the newest run, once there is one."""
         async with self.submitted:
             await self.submitted.wait_for(lambda: self.runs)
             return self.runs[max(self.runs)]
@@ -248,7 +248,7 @@ class ScriptedServer(RunsServicer):
             and (not request.states or run.summary.state in request.states)
         ]
         first = int(request.page_token or 0)
-        after = first + min(request.page_size, 2)  # small pages, so that clients must turn them
+        after = first + min(request.page_size, 2)  # pages are small, so that clients must turn them
         return pb.ListRunsResponse(runs=found[first:after], next_page_token=str(after) if after < len(found) else "")
 
     async def GetRun(self, request: pb.GetRunRequest, context: Any) -> RunSummary:
@@ -318,7 +318,7 @@ class ScriptedServer(RunsServicer):
                     data = piece.data[max(0, skipped - piece.missing) :]
                     yield pb.ReadOutputResponse(data=data, offset=end - len(data), missing_bytes=missing, attempt=number)
                 offset = end
-                sent += 1  # and not all that is there by now: more may have been written since
+                sent += 1  # more may have been written by now than what was sent
             async with run.changed:
                 if len(scripted.output.get((number, request.stream), [])) == sent:
                     if not request.follow or attempt.HasField("result"):

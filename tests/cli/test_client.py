@@ -1,4 +1,4 @@
-"""The client on a real connection: what it repeats, where it goes on, and what it raises."""
+"""The client on a real connection: which calls it repeats, where it goes on after a break, and which errors it raises."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ async def test_waiting_gives_the_run_once_it_has_ended(client: Client, server: S
     await run.end(ERRORED)
     ended = await waiting
     assert (ended.run_id, ended.state) == (1, ERRORED)
-    assert (await client.wait(1)).state == ERRORED  # it had ended before
+    assert (await client.wait(1)).state == ERRORED  # the run had ended before
 
 
 async def test_waiting_for_a_run_that_there_is_not(client: Client) -> None:
@@ -180,7 +180,7 @@ async def test_a_call_without_a_token_is_told_apart(server: ScriptedServer) -> N
 
 
 async def test_a_server_that_is_not_there_ends_a_call_at_once(nowhere: str) -> None:
-    """That is: it is not tried again, and does not wait until its time is over."""
+    """The call is not repeated and does not wait until its time is over."""
     told: list[str] = []
     async with Client(nowhere, token=TOKEN, notice=told.append) as client:
         with pytest.raises(Unreachable) as caught:

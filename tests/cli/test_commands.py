@@ -20,7 +20,7 @@ SPEC = {"tasks": {"a": {"details": {"command": ["true"]}}, "b": {"details": {"co
 
 @pytest.fixture
 async def failed(server: ScriptedServer) -> ScriptedRun:
-    """A run with a head, a retried task that fails, and one that never starts."""
+    """A run with a head, a task that fails after a retry, and a task that never starts."""
     run = server.new_run("a", "b", "c", "d", tags={"env": "test", "note": "x\x1b[2J"}, pool="farm")
     run.add("head", task_type=TaskType.TASK_TYPE_STRUCTURAL)
     await run.start("a")
@@ -131,7 +131,7 @@ async def test_show(daggyr: Daggyr, failed: ScriptedRun) -> None:
 
 async def test_a_run_that_has_not_started_has_no_times(daggyr: Daggyr, server: ScriptedServer) -> None:
     run = server.new_run("a")
-    run.summary.ready, run.summary.blocked = 1, 1236  # and so many with the structural ones, of which a table says nothing
+    run.summary.ready, run.summary.blocked = 1, 1236  # structural tasks are counted too, though the table does not show them
     run.summary.command_states["QUEUED"] = 1235
     shown = (await daggyr("show", "1")).out
     assert "1 for capacity, 1,234 for other tasks" in shown
@@ -380,7 +380,7 @@ async def test_a_unix_socket_needs_no_token_of_its_own(start: Start, tmp_path: P
     await server.start(socket=str(tmp_path / "socket"))
     server.new_run("a")
     ended = await (await start("show", "1", "--server", f"unix:{tmp_path}/socket")).ended()
-    assert (ended.code, "wants a valid token" in ended.err) == (2, True)  # it was not sent
+    assert (ended.code, "wants a valid token" in ended.err) == (2, True)  # the token was not sent
     token = tmp_path / "token"
     token.touch(0o600)
     token.write_text(TOKEN)

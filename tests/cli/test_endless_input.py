@@ -1,4 +1,4 @@
-"""Specifications that are no files: pipes and devices, which may never end, and cannot be read twice."""
+"""Specifications that are read from pipes and devices, which may never end and cannot be read twice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes wrong ends with one message that says what to do, and with the exit code that scripts rely on; never a traceback."""
+"""A command that fails prints one message that says what to do, no traceback, and has the exit code that scripts rely on."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from daggyr_program import PROGRAM, Daggyr, Ended, Start
+from daggyr_program import PROGRAM, Daggyr, Start
 from scripted_server import COMPLETED, ScriptedServer
+from support.ended import Ended
 
 FULL = Path("/dev/full")
 
 
 def one_line(ended: Ended) -> str:
-    """The only line on standard error, without the program's name; nothing on standard output."""
+    """Return the only line of standard error, without the program's name. Standard output has to be empty."""
     assert ended.out == ""
     lines = ended.err.splitlines()
     assert len(lines) == 1, ended.err
@@ -162,12 +163,12 @@ async def test_no_server_is_3_and_says_how_to_get_one(daggyr: Daggyr, nowhere: s
     )
     ended = await daggyr("--server", f"unix:{tmp_path}/nowhere.sock", "runs")
     assert (ended.code, "no such file or directory" in ended.err) == (3, True)
-    ended = await daggyr("--insecure", "--server", "no..such.host:2503", "runs")  # no name at all, so that nobody has to be asked
+    ended = await daggyr("--insecure", "--server", "no..such.host:2503", "runs")  # no host can have this name
     assert (ended.code, "no server reached at no..such.host:2503" in ended.err) == (3, True)
 
 
 async def test_no_token_leaves_this_host_without_tls_unless_told_so(daggyr: Daggyr) -> None:
-    """The name means no host, so that nobody is asked for it: what is refused is refused before that."""
+    """The refusal comes before the name is looked up. No host has this name, so that an allowed call fails without a network."""
     address = "no..such.host:2503"
     ended = await daggyr("--server", address, "runs")
     assert (ended.code, ended.out) == (2, "")
@@ -181,7 +182,7 @@ async def test_no_token_leaves_this_host_without_tls_unless_told_so(daggyr: Dagg
 
 
 async def test_no_server_is_3_without_a_token_too(start: Start, nowhere: str, tmp_path: Path) -> None:
-    """Somebody who has never started a server has no token either; that is not what they need to know first."""
+    """A user who has never started a server has no token either. The message is about the server, which they need first."""
     ended = await (await start("--server", nowhere, "runs", env={"XDG_STATE_HOME": str(tmp_path / "none")})).ended()
     assert (ended.code, "start one with `daggyr-server`" in ended.err) == (3, True)
 
@@ -217,7 +218,7 @@ async def test_a_token_file_that_cannot_be_used_is_2(daggyr: Daggyr, tmp_path: P
     assert (ended.code, one_line(ended)) == (2, "cannot read the token file nowhere: No such file or directory")
     token = tmp_path / "open"
     token.touch()
-    token.chmod(0o644)  # whatever the umask
+    token.chmod(0o644)  # the umask does not count
     ended = await daggyr("--token-file", str(token), "runs")
     assert (ended.code, f"chmod 600 {token}" in one_line(ended)) == (2, True)
 
@@ -230,7 +231,7 @@ class Certificate(NamedTuple):
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
-    """For `localhost`, signed by itself."""
+    """A certificate for `localhost` that is signed by its own key."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
     now = datetime.datetime.now(datetime.UTC)

@@ -1,4 +1,4 @@
-"""Commands that stay: watching, following output, being interrupted, and the live view on a terminal."""
+"""Commands that stay until a run ends: watching, following output, being interrupted, and the live view on a terminal."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ async def test_logs_follow_shows_a_line_while_its_task_still_runs(start: Start, 
     await run.write("a", b"of the retry\n")
     assert await process.line() == "of the retry\n"
     await run.finish("a", COMPLETED)
-    ended = await process.ended()  # though the run goes on
+    ended = await process.ended()  # the run goes on
     assert (ended.code, ended.out, ended.err) == (0, "", "")
 
 
@@ -213,7 +213,7 @@ async def test_logs_follow_shows_a_task_that_was_never_seen_running(start: Start
     run = server.new_run("a", "b")
     process = await start("logs", "last", "-f", env=at(server))
     await asyncio.wait_for(server.watching.wait(), DEADLINE)
-    async with run.changed:  # so that one change tells of all of it
+    async with run.changed:  # one change tells of both
         task = run.tasks["b"]
         attempt = task.task.attempts.add(attempt=1)
         attempt.result.outcome = AttemptOutcome.SUCCEEDED
@@ -236,7 +236,7 @@ async def test_interrupting_logs_is_130(start: Start, server: ScriptedServer) ->
 
 
 class Terminal:
-    """`daggyr` with a terminal of 100 columns as its standard output and error."""
+    """`daggyr` whose standard output and error are a terminal of 100 columns."""
 
     def __init__(self, arguments: list[str], environment: dict[str, str], folder: Path) -> None:
         self._fd, slave = pty.openpty()
@@ -254,7 +254,7 @@ class Terminal:
     def _read(self) -> None:
         try:
             data = os.read(self._fd, 65536)
-        except OSError:  # EIO: nobody has the terminal open any more (pty(7))
+        except OSError:  # EIO: no process has the terminal open any more (pty(7))
             data = b""
         if not data:
             self._loop.remove_reader(self._fd)
@@ -263,7 +263,7 @@ class Terminal:
         self._news.set()
 
     async def until(self, pattern: str) -> None:
-        """Returns when what was printed so far, colours left out, holds `pattern`."""
+        """Return when `pattern` is in what was printed so far, without its colours."""
         async with asyncio.timeout(DEADLINE):
             while not re.search(pattern, re.sub(r"\x1b\[[0-9;]*m", "", self.seen)):
                 assert not self._closed, f"{pattern} never appeared in {self.seen!r}"
@@ -278,7 +278,7 @@ class Terminal:
         return await asyncio.to_thread(self.process.wait, DEADLINE)
 
     def hang_up(self) -> None:
-        """The terminal goes away, as when its window is closed."""
+        """Take the terminal away, as when its window is closed."""
         self._loop.remove_reader(self._fd)
         self._closed = True
         os.close(self._fd)
@@ -294,7 +294,7 @@ class Terminal:
 
 
 async def watched_on_a_terminal(server: ScriptedServer, environment: dict[str, str], folder: Path, **variables: str) -> Terminal:
-    """A run of two tasks from its start to its end, watched on a terminal."""
+    """Watch a run of two tasks on a terminal from its start to its end."""
     run = server.new_run("a", "b")
     terminal = Terminal(["watch", "1"], {**environment, **at(server), "TERM": "xterm-256color", **variables}, folder)
     try:
@@ -325,7 +325,7 @@ async def test_the_live_view(server: ScriptedServer, environment: dict[str, str]
 async def test_no_color_leaves_colours_out(server: ScriptedServer, environment: dict[str, str], tmp_path: Path) -> None:
     terminal = await watched_on_a_terminal(server, environment, tmp_path, NO_COLOR="1")
     assert "━" in terminal.seen
-    # Bold, dim and the like are left; colours are 30 to 49 and 90 to 107.
+    # Bold, dim and the like are left. Colours are 30 to 49 and 90 to 107.
     assert not re.search(r"\x1b\[(?:[0-9;]*;)?(?:3[0-9]|4[0-9]|9[0-7]|10[0-7])(?:;[0-9;]*)?m", terminal.seen)
 
 
@@ -360,7 +360,7 @@ async def test_a_dumb_terminal_gets_lines(server: ScriptedServer, environment: d
 async def test_a_terminal_that_is_closed_changes_no_exit_code(
     server: ScriptedServer, environment: dict[str, str], tmp_path: Path, command: str
 ) -> None:
-    """What shows progress does not end what it shows: a run in the background outlives its terminal."""
+    """A command that shows a run's progress goes on without its terminal, and its exit code still tells how the run ended."""
     (tmp_path / "spec.json").write_text(json.dumps({"tasks": {"a": {"details": {"command": ["x"]}}}}))
     if command == "watch 1":
         server.new_run("a")

@@ -1,4 +1,4 @@
-"""Every command documents itself: help, an example that parses, and a place in the README."""
+"""Every command documents itself: it has help, an example that parses, and a place in the README."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from daggyr_server.cli.main import program
 from daggyr_server.cli.options import Command
 
 README = Path(daggyr_server.__file__).parent / "cli" / "README.md"
-# Design section 6.
+# The commands of the design, section 6.
 EXPECTED = {
     "run", "submit", "runs", "show", "tasks", "task", "why", "watch", "logs", "kill", "retry", "edit", "mark", "delete", "prune",
     "validate", "expand", "pools", "agents", "agent drain", "agent forget", "completion",
@@ -105,7 +105,7 @@ async def test_completion_completes_commands_and_options(start: Start) -> None:
 
 @pytest.mark.parametrize("arguments", [("--version",), ("--help",)])
 async def test_what_needs_no_server_loads_no_network(start: Start, arguments: tuple[str, ...]) -> None:
-    """Nor what draws tables, or reads specifications: a program that is asked for its help answers at once."""
+    """A program that is asked for its help loads no network, no tables and no specifications, so that it answers at once."""
     loaded = loaded_modules((await (await start(*arguments, env={"PYTHONPROFILEIMPORTTIME": "1"})).ended()).err)
     assert "click" in loaded
     assert not loaded & {"grpc", "asyncio", "rich", "google.protobuf", "msgspec", "yaml", "daggyr.client", "daggyr_server.spec"}

@@ -1,4 +1,4 @@
-"""How values read, and what arguments mean."""
+"""How the command line writes values (times, sizes, counts), and what it takes arguments to mean. No program is started."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from daggyr_server.core.records import (
 )
 from daggyr_server.core.states import ENDED, Phase, State
 from daggyr_server.core.stored import RunRow
-from daggyr_server.trackers.task_rows import Assigned, Folding, flights
+from daggyr_server.trackers.task_rows import Assigned, Folding, adopted
 
 Grown = Mapping[tuple[int, int], Addition | Edit]  # what a run was extended by, by its id and revision
 
@@ -83,7 +83,7 @@ def _restored(run_id: int, records: Sequence[Record], grown: Grown) -> RunRestor
             run_id, added.request_id, tags, pool, state, added.submit_time, start_time, stop_time, killing, task_states={}
         ),
         tasks=tasks,
-        adopted=flights(in_flight, void, sent),
+        adopted=adopted(in_flight, void, sent),
         parameters={},
         growths=[grown[run_id, number] for number in range(1, revision + 1)],
         printed=printed,

@@ -30,10 +30,10 @@ from daggyr_server.core.graph.graph import Addition, Edit
 from daggyr_server.core.graph.run import Run
 from daggyr_server.core.machine import Machine
 from daggyr_server.core.placing.host import Needs
-from daggyr_server.core.records import Record, RunEdited, TasksGenerated
+from daggyr_server.core.records import Record, RunEdited, RunMoved, TasksGenerated
 from daggyr_server.core.states import Outcome, Phase, State
 from daggyr_server.core.step import Refusal, Step
-from daggyr_server.driver.edit_plan import Snapshot, planned
+from daggyr_server.driver.edit_plan import RunSnapshot, planned
 from daggyr_server.spec import Printed, SpecificationError, decode_json, expand, expand_generated
 
 Tasks = Mapping[str, Mapping[str, Any]]
@@ -194,7 +194,7 @@ class World:
         spec = decode_json(json.dumps({"tasks": tasks, **fields}).encode())
         printed = [Printed(revision, number, self.printed[run_id, revision]) for revision, number in run.printed.items()]
         pool = spec.pool or run.pool
-        plan = planned(Snapshot.of(run), spec, printed, pools=None, default_pool=pool, downstream=downstream)
+        plan = planned(RunSnapshot.of(run), spec, printed, pools=None, default_pool=pool, downstream=downstream)
         edit = plan.edit
         before = len(self.records)
         answer = self.ask(
@@ -355,3 +355,7 @@ class World:
 
     def attempts(self, run_id: int, name: str) -> int:
         return self.key(run_id, name)[2]
+
+    def moves(self, run_id: int) -> list[State]:
+        """The states that were recorded of a run, in their order."""
+        return [record.state for record in self.records if isinstance(record, RunMoved) and record.run_id == run_id]

@@ -1,14 +1,14 @@
 """An agent that a test plays itself: a raw client of `Agents.Session` that says exactly what it is told to say.
 
-For what a real agent would never do (a wrong version, batches out of order, silence) and for what must be seen message by
-message (acknowledgements, welcomes).
+Tests use it for what a real agent would never do (a wrong version, batches out of order, silence) and for what they must see
+message by message (acknowledgements, welcomes). It starts no process.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from daggyr.v1.task_pb2 import AttemptKey, AttemptOutcome, AttemptResult, Attemp
 
 
 def hello(**changes: Any) -> Hello:
-    """A hello of a first session that nothing is wrong with, but for `changes`."""
+    """Return the hello of a first session, in which nothing is wrong but what `changes` makes wrong."""
     given: dict[str, Any] = {
         "protocol_version": 1,
         "agent_id": "agent-1",
@@ -49,7 +49,7 @@ class Hand:
             await self._call.write(AgentMessage(**message))
 
     async def hears(self, kind: str) -> Any:
-        """The next message, which has to be of this kind; acknowledgements in between are noted."""
+        """Return the next message, which has to be of this kind. Acknowledgements before it are noted."""
         while True:
             async with asyncio.timeout(DEADLINE):
                 message = await self._call.read()
@@ -60,7 +60,7 @@ class Hand:
             assert message.WhichOneof("message") == "acknowledge", message
 
     async def joins(self, **changes: Any) -> Welcome:
-        """Hello and welcome."""
+        """Say hello and return the welcome."""
         await self.say(hello=hello(**changes))
         welcome = await self.hears("welcome")
         assert isinstance(welcome, Welcome)
@@ -70,14 +70,14 @@ class Hand:
         await self.say(updates=UpdateBatch(sequence=sequence, updates=updates))
 
     async def acknowledged(self, sequence: int) -> None:
-        """Return once this batch is acknowledged, and none after it; a heartbeat asks for it, as a real agent's would."""
+        """Return once this batch is acknowledged, and no later one. Heartbeats ask for that, as those of a real agent do."""
         while self._acknowledged < sequence:
             await self.say(heartbeat={})
             await self.hears("acknowledge")
         assert self._acknowledged == sequence
 
     def done(self) -> Any:
-        """Half-close: nothing more will be said."""
+        """Half-close the call, so that the coordinator knows that nothing more will be said."""
         return self._call.done_writing()
 
     def cut(self) -> None:
@@ -85,7 +85,7 @@ class Hand:
         self._call.cancel()
 
     async def status(self) -> tuple[grpc.StatusCode, str]:
-        """How the call ends, once it does, whatever comes before."""
+        """Return how the call ended, once it has ended. Messages that come before are passed over."""
         with contextlib.suppress(grpc.aio.AioRpcError, asyncio.CancelledError):
             async with asyncio.timeout(DEADLINE):
                 while await self._call.read() is not grpc.aio.EOF:
@@ -95,7 +95,7 @@ class Hand:
 
 @contextlib.asynccontextmanager
 async def hand(socket: Path) -> AsyncIterator[Hand]:
-    """A session on a connection of its own; it is cut in the end."""
+    """A session on a connection of its own, which is cut in the end."""
     channel = open_channel(f"unix:{socket}")
     made = Hand(channel)
     try:
@@ -107,7 +107,3 @@ async def hand(socket: Path) -> AsyncIterator[Hand]:
 
 def finished(key: AttemptKey, outcome: AttemptOutcome = AttemptOutcome.SUCCEEDED) -> AttemptUpdate:
     return AttemptUpdate(key=key, finished=AttemptResult(outcome=outcome))
-
-
-def idents(keys: Sequence[AttemptKey]) -> set[tuple[int, int, int]]:
-    return {(key.run_id, key.task_number, key.attempt) for key in keys}

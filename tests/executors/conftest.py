@@ -1,7 +1,7 @@
-"""One executor of each kind for the whole suite: `any_executor` of all kinds, `executor` of those that run processes.
+"""The fixtures of this folder: `any_executor` is an executor of every kind, `executor` one of each kind that runs processes.
 
-Cases of the suite share it, as the runs of a coordinator do, and so must not disturb each other. Those that break something make
-their own.
+There is one executor of each kind for the whole suite. The cases share it, as the runs of a coordinator do, and so must not
+disturb each other. Cases that break something make an executor of their own.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from agent_wire import bare_wire, wire  # noqa: F401
 from executor_harness import GRACE, Harness, Told, executor_context
 from executor_kinds import KINDS, RUNNING_KINDS, ExecutorKind
 from ssh_pools import Pools
@@ -53,7 +54,7 @@ def kind(request: pytest.FixtureRequest) -> ExecutorKind:
 
 @pytest.fixture(scope="session")
 def home(kind: ExecutorKind, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the tasks of `executor` start."""
+    """The folder where the tasks of `executor` start."""
     return _home(tmp_path_factory)
 
 
@@ -73,9 +74,10 @@ async def executor(kind: ExecutorKind, home: Path) -> AsyncIterator[Harness]:
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def given(request: pytest.FixtureRequest, kind: ExecutorKind, executor: Harness, home: Path) -> dict[str, list[AttemptKey]]:
-    """The attempts of all cases of this kind that only look at how their tasks end, by case; they are given all together.
+    """The keys of the attempts of all cases that only look at how their tasks end, by case.
 
-    On Slurm they share job arrays; one after another, each would cost a second of waiting.
+    The attempts are given all together, because on Slurm they then share job arrays. Given one after another, each would cost a
+    second of waiting.
     """
     (home / "below").mkdir()
     (home / "plain").touch(0o644)
@@ -89,7 +91,7 @@ async def given(request: pytest.FixtureRequest, kind: ExecutorKind, executor: Ha
 
 
 def _specs(item: pytest.Function) -> Sequence[TaskSpec]:
-    """What the mark `given` of a case says: specifications, a function of the case's parameters, or else its parameter `task`."""
+    """Return the specifications in a case's mark `given`, or made by the function there, or else the parameter `task`."""
     (mark,) = item.iter_markers("given")
     parameters = {name: value for name, value in item.callspec.params.items() if name != "kind"}
     if not mark.args:
@@ -112,7 +114,7 @@ def told(all_told: list[Told]) -> Told:
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def impatient_executor(kind: ExecutorKind, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Harness]:
-    """One that gives what it ends no time, but GRACE. Its tracker is another, or Slurm's jobs of `executor` were its own."""
+    """An executor whose grace is GRACE. Its tracker is another one, because else it would take the Slurm jobs of `executor`."""
     context = executor_context(grace=GRACE, tracker_id="tracker-impatient")
     async with kind.begin(_home(tmp_path_factory), context=context) as harness:
         yield harness

@@ -1,8 +1,8 @@
-"""Plays the driver for one executor: gives assignments, hears what is reported, and holds it to the contract.
+"""`Harness` plays the driver for one executor: it gives assignments, hears what is reported, and holds it to the contract.
 
-Tests ask it in the words of the field: `give` attempts, wait for their `result`, read their `output`. It decides nothing. What an
-executor must never tell (a second result, output after the result, another's attempt) is written down in
-`CollectedReports.faults`, and the fixtures that make a harness look there in the end.
+Tests use it in the words of the field: they `give` attempts, wait for their `result`, read their `output`. What an executor must
+never tell (a second result, output after the result, another executor's attempt) is written down in `CollectedReports.faults`,
+and the fixtures that make a harness look there in the end.
 """
 
 from __future__ import annotations
@@ -10,13 +10,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 import signal
-import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from google.protobuf.duration_pb2 import Duration
+from support.task_specs import Ident, ident, shell
 from support.waiting import DEADLINE
 
 from daggyr.v1.task_pb2 import (
@@ -41,68 +40,30 @@ from daggyr_server.executors.context import ExecutorContext
 
 MAX_CHUNK = 256 * 1024
 GRACE = 0.5  # seconds from SIGTERM to SIGKILL, for what ignores SIGTERM
-PATIENCE = 60.0  # the same for what has to come to its end before it is killed
-Ident = tuple[int, int, int]
+PATIENCE = 60.0  # the same, for tasks that have to end by themselves before that
 _KILLED = 1 << (signal.SIGKILL - 1)
 _PF_EXITING = 0x4
 
 
 def executor_context(**changes: Any) -> ExecutorContext:
-    """A coordinator's, with times for tests: a lease, a heartbeat and a grace that never matter, whatever else stands still."""
+    """Return a coordinator's context in which lease, heartbeat and grace are so long that a slow machine does not matter."""
     given: dict[str, Any] = {"tracker_id": "tracker-1", "epoch": 1, "lease": 3600.0, "heartbeat": 300.0, "grace": PATIENCE}
     given["pass_environment"] = ("INHERITED",)
     return ExecutorContext(**{**given, **changes})
 
 
-def ident(key: AttemptKey) -> Ident:
-    return key.run_id, key.task_number, key.attempt
-
-
-def spec(
-    *command: str,
-    environment: Mapping[str, str] | None = None,
-    working_directory: str | Path = "",
-    stdin: str | None = None,
-    timeout: float = 0,
-    resources: Mapping[str, int] | None = None,
-    whole_stdout_bytes: int = 0,
-) -> TaskSpec:
-    """What to execute; one core unless told."""
-    made = TaskSpec(
-        command=command,
-        environment=environment,
-        working_directory=str(working_directory),
-        stdin=stdin,
-        resources={"cores": 1} if resources is None else resources,
-        whole_stdout_bytes=whole_stdout_bytes,
-    )
-    if timeout:
-        made.timeout.CopyFrom(Duration(seconds=int(timeout), nanos=round(timeout % 1 * 1e9)))
-    return made
-
-
-def shell(script: str, *arguments: str, **details: Any) -> TaskSpec:
-    """A task of a few lines of POSIX shell; its arguments are $1, $2, ..."""
-    return spec("/bin/sh", "-c", script, "sh", *arguments, **details)
-
-
-def python(source: str, *arguments: str, **details: Any) -> TaskSpec:
-    """A task of a few lines of Python, by the interpreter that runs the tests."""
-    return spec(sys.executable, "-I", "-S", "-c", source, *arguments, **details)
-
-
 async def eventually(condition: Callable[[], object], seconds: float = DEADLINE) -> None:
-    """Wait for something that nobody tells of, such as a file or the end of a process."""
+    """Wait for a condition that no report tells of, such as a file or the end of a process."""
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.01)
 
 
 def runs(pid: int) -> bool:
-    """Whether the process may still execute anything: it is there, no zombie, and was not killed.
+    """Whether the process may still execute anything: it is there, is no zombie, and was not killed.
 
-    Who was killed ends once the kernel gets to it, which may take its time, and does nothing meanwhile. Then SIGKILL is pending
-    (proc_pid_status(5); for whatever signal ends all of a process, signal(7)), or the process is on its way out (PF_EXITING in
+    A process that was killed executes nothing more, though it may take the kernel some time to end it. SIGKILL is then pending
+    (proc_pid_status(5); for any signal that ends all of a process, signal(7)), or the process is on its way out (PF_EXITING in
     the flags of proc_pid_stat(5)).
     """
     try:
@@ -115,13 +76,13 @@ def runs(pid: int) -> bool:
 
 
 def written_pid(path: Path) -> int:
-    """The process id that a task has written into a file; 0 until all of it is there."""
+    """Return the process id that a task has written into a file, or 0 until all of it is there."""
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     return int(text) if text.endswith("\n") else 0
 
 
 async def pid_in(path: Path) -> int:
-    """The process id that a task writes into a file, as soon as it is there."""
+    """Return the process id that a task writes into a file, once it is there."""
     await eventually(lambda: written_pid(path))
     return written_pid(path)
 
@@ -149,7 +110,7 @@ class Told:
         return "\n".join(self.result.notes)
 
     def output(self, stream: OutputStream = STDOUT) -> bytes:
-        """What came of a stream, in order; what was cut is left out."""
+        """Return what came of a stream, in order and without what was cut."""
         data = bytearray()
         end = 0
         for offset, piece in sorted(self.pieces[stream].items()):
@@ -163,10 +124,10 @@ class Told:
 
 
 class CollectedReports:
-    """The driver's reports (executors.base.Reports). Everything is durable at once, unless `holding`."""
+    """The driver's reports (executors.base.Reports). Updates are durable at once unless `holding` is set."""
 
     def __init__(self) -> None:
-        self.hosts: dict[str, Host] = {}  # as last told, those that are gone too
+        self.hosts: dict[str, Host] = {}  # as last told; hosts that are gone stay here
         self.states: list[tuple[str, HostState]] = []
         self.told: dict[Ident, Told] = {}
         self.faults: list[str] = []
@@ -189,7 +150,7 @@ class CollectedReports:
         self._notify()
 
     def release(self) -> None:
-        """Everything is durable, from now on at once."""
+        """Make all updates durable that were held, and those to come at once."""
         self.holding = False
         held, self.held = self.held, []
         for durable in held:
@@ -199,7 +160,7 @@ class CollectedReports:
         return self.told.setdefault(ident(key), Told())
 
     async def until(self, condition: Callable[[], object], seconds: float = DEADLINE) -> None:
-        """Wait until something that is told makes `condition` true."""
+        """Wait until a report makes `condition` true."""
         async with asyncio.timeout(seconds):
             while not condition():
                 await self._changed.wait()
@@ -235,16 +196,16 @@ class CollectedReports:
 
 
 class Harness:
-    """One executor that was opened, and the driver's side of it."""
+    """An open executor, and the driver's side of it."""
 
-    _run_ids = itertools.count(1)  # as with a tracker: none is used again
+    _run_ids = itertools.count(1)  # no run id is used again, as with a tracker
 
     def __init__(self, executor: Executor, reports: CollectedReports) -> None:
         self.executor = executor
         self.reports = reports
 
     async def host(self) -> str:
-        """The host that takes attempts, as soon as there is one."""
+        """Return the host that takes attempts, once there is one."""
         await self.reports.until(self.available)
         return self.available()[0]
 
@@ -283,7 +244,7 @@ class Harness:
         return key
 
     async def ended(self, keys: Iterable[AttemptKey]) -> list[Told]:
-        """What was told of these, as soon as all have a result."""
+        """Return what was told of these attempts, once all of them have a result."""
         told = [self.reports.of(key) for key in keys]
         await self.reports.until(lambda: all(one.results for one in told))
         return told
@@ -316,7 +277,7 @@ class Harness:
             timeout *= 2
 
     async def started(self, key: AttemptKey) -> None:
-        """Wait until the attempt's start was told; its task has to run for a while."""
+        """Wait until the attempt's start was told. Its task has to run for a while."""
         await self.reports.until(lambda: self.reports.of(key).starts)
 
     def stop(self, *keys: AttemptKey) -> None:
@@ -326,7 +287,7 @@ class Harness:
         self.executor.recall(self.reports.of(keys[0]).host, keys)
 
     async def followed(self, key: AttemptKey, stream: OutputStream = STDOUT, offset: int = 0) -> list[tuple[int, bytes]]:
-        """All that a follow yields, to its end."""
+        """Return all that following yields, to its end."""
         async with asyncio.timeout(DEADLINE):
             chunks = self.executor.follow(self.reports.of(key).host, key, stream, offset)
             return [(chunk.offset, chunk.data) async for chunk in chunks]

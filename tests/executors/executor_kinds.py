@@ -1,7 +1,7 @@
-"""Which executors the conformance suite runs against, each through its real wire, and what each says of itself.
+"""The executors that the conformance suite runs against, each through its real wire, and what each of them can do.
 
-`begin` makes an executor whose host offers CORES cores and whose tasks start in the folder it is given, opens it, and closes it
-in the end; it may be given the context of a coordinator. A new executor adds one entry to KINDS.
+`begin` opens an executor whose host offers CORES cores and whose tasks start in the folder it is given, and closes it in the end.
+It may be given the context of a coordinator. A new executor adds one entry to KINDS.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
+import itertools
 import os
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -35,7 +36,8 @@ from daggyr_server.executors.ssh.settings import TargetSettings
 
 CORES = 2
 EXAMPLE = ROOT / "examples/executor"
-# The daemon's environment. No task gets DAEMONS, or the daemon's own DAGGYR_*.
+_trackers = itertools.count(1)
+# The daemon's environment. No task gets DAEMONS or the daemon's own DAGGYR_*.
 DAEMONS = {"UNNAMED": "a secret of the daemon's"}
 ENVIRONMENT = {"INHERITED": "from the daemon", "DAGGYR_SERVER": "nobody's", "DAGGYR_TASK_ID": "nobody's"}
 
@@ -50,10 +52,10 @@ class ExecutorKind:
 
     name: str
     begin: Begin
-    runs_processes: bool  # tasks are executed, with all that follows: output, signals, folders, files
+    runs_processes: bool  # tasks are executed, and have output, signals, folders and files
     tells_usage: bool = False  # CPU seconds and peak memory are in the results
-    finds_daemons: Callable[[], bool] = lambda: True  # those too that hide: in sessions of their own, with another environment
-    many: int = 300  # attempts that it starts and ends within some seconds
+    finds_daemons: Callable[[], bool] = lambda: True  # also daemons in sessions of their own that have another environment
+    many: int = 300  # so many attempts start and end within some seconds
 
 
 @contextlib.asynccontextmanager
@@ -93,7 +95,7 @@ class AgentProcess:
         return self.process.pid
 
     async def ended(self) -> int:
-        """Its exit code, once it has ended."""
+        """Return the agent's exit code, once it has ended."""
         async with asyncio.timeout(DEADLINE):
             return await self.process.wait()
 
@@ -108,7 +110,7 @@ async def agent(
     pool: str = "pool",
     resources: Mapping[str, int] | None = None,
 ) -> AsyncIterator[AgentProcess]:
-    """An agent that dials in at a socket, from the folder `home`; it is ended with SIGTERM if it still runs."""
+    """A real agent that starts in `home` and dials a socket. It gets SIGTERM in the end if it still runs."""
     command = [sys.executable, "-P", "-m", "daggyr_agent", "--coordinator", f"unix:{socket}", "--state-dir", str(state)]
     command += ["--name", name, "--pool", pool, "--log-level", "warning", "--pass-environment", "INHERITED"]
     for resource, units in (resources or {"cores": CORES, "memory_mb": 1_000}).items():
@@ -155,7 +157,7 @@ async def _agent(home: Path, *, context: ExecutorContext | None = None) -> Async
 
 
 def ssh_settings(server: SshdServer, *targets: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
-    """The settings of a pool of these targets, or of the server as its only one."""
+    """Return the settings of a pool of these targets, or of a pool whose only target is the server."""
     given = {"targets": targets or [server.target()], "known_hosts": server.known_hosts, "ssh_config": server.ssh_config}
     checked = {**given, **changes}
     checked["targets"] = [TargetSettings(**target) for target in checked["targets"]]
@@ -177,7 +179,7 @@ async def _noop(home: Path, *, context: ExecutorContext | None = None) -> AsyncI
 
 
 def example() -> type[Executor]:
-    """The class of examples/executor, straight from the folder; test_executor_example.py installs it as a reader would."""
+    """Return the class of examples/executor from the folder itself; test_executor_example.py installs it as a reader would."""
     if str(EXAMPLE) not in sys.path:
         sys.path.append(str(EXAMPLE))
     found = importlib.import_module("daggyr_prefix.executor").PrefixExecutor
@@ -203,13 +205,17 @@ async def prefix(home: Path, *, context: ExecutorContext | None = None, **settin
 
 @contextlib.asynccontextmanager
 async def slurm(home: Path, *, context: ExecutorContext | None = None, **settings: Any) -> AsyncIterator[Harness]:
-    """The pool of the tests' own cluster; its tasks start in `home`. Settings go over those for tests.
+    """A pool on the tests' own cluster whose tasks start in `home`; `settings` go over those that the tests use.
 
-    A result that is on its way is waited for, however long it takes. A test in which none can come says another `settle_seconds`.
+    The executor waits for a result that is on its way, however long that takes. A test in which no result can come sets another
+    `settle_seconds`.
     """
     cluster = slurm_cluster.running()
+    # Jobs carry the mark of their tracker and pool, and a pool cancels those with its mark that it does not know. So no two
+    # executors that live at the same time may have one tracker and one pool, or each cancels what the other was given.
+    context = context or executor_context(tracker_id=f"tracker-{next(_trackers)}")
     offered = {"cores": slurm_cluster.CORES, "memory_mb": slurm_cluster.MEMORY_MB}
-    given = {"directory": home, "resources": offered, "poll_interval": 0.2, "settle_seconds": 2 * DEADLINE, **settings}
+    given = {"directory": home, "resources": offered, "poll_interval": 0.1, "settle_seconds": 2 * DEADLINE, **settings}
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {**DAEMONS, **ENVIRONMENT, "SLURM_CONF": str(cluster.configuration)}.items():
             patch.setenv(name, value)
@@ -223,7 +229,7 @@ async def slurm(home: Path, *, context: ExecutorContext | None = None, **setting
 
 
 def _slurm_tracks() -> bool:
-    """Slurm itself ends them, where it has control groups."""
+    """Slurm itself ends daemons where it has control groups."""
     return slurm_cluster.running().has_cgroups
 
 

@@ -1,7 +1,7 @@
-"""Packages from outside DaggyR, installed without an index: wheels made by hand, of which pip makes files.
+"""Packages from outside DaggyR that are installed without an index: tests make the wheels by hand and pip installs them.
 
 Wheels are as https://packaging.python.org/en/latest/specifications/binary-distribution-format/ says. A project's wheel has what
-its pyproject.toml says of it, as its build backend would make it; but no backend has to be fetched.
+its pyproject.toml says of it, as its build backend would make it, but no backend has to be fetched.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from support.waiting import DEADLINE
 
 
 def project_wheel(project: Path, folder: Path) -> Path:
-    """The wheel, in `folder`, of a project with one package of the project's name."""
+    """Make the wheel of a project that has one package of the project's name; returns its path in `folder`."""
     told = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     package = told["name"].replace("-", "_")
     files = {

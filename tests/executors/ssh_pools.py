@@ -1,4 +1,4 @@
-"""SSH pools of a test's own, as many as it wants, on a real sshd; the fixture `pools` makes one of these."""
+"""`Pools` opens the SSH pools of a test on a real sshd, as many as the test wants. The fixture `pools` makes one of these."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Pools:
     async def open(
         self, *targets: dict[str, Any], context: ExecutorContext | None = None, pool: str = "pool", **settings: Any
     ) -> Harness:
-        """An open pool, whether or not its targets can be reached."""
+        """Return an open pool. Its targets need not be within reach."""
         given = ssh_settings(self.server, *targets, **{"directory": str(self.directory), **settings})
         return await self._stack.enter_async_context(opened(SshExecutor, context, pool=pool, **given))
 
@@ -36,7 +36,7 @@ class Pools:
         return harness
 
     def folders(self) -> list[str]:
-        """Those of attempts, of all pools."""
+        """The folders of attempts, of all pools."""
         return sorted(path.parent.name for path in self.directory.glob("ssh/*/*/*/lock"))
 
     def folder(self, key: AttemptKey) -> Path:

@@ -1,53 +1,19 @@
-"""What an agent pool does with what is too large for a message: it ends the attempt, and the session goes on."""
+"""Tasks that are too large for a message: an agent pool ends their attempts, and the session goes on."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
-from dataclasses import dataclass
-from pathlib import Path
-
 import grpc
-import pytest
-from agent_by_hand import Hand, hand, hello, idents
-from executor_harness import Harness, executor_context, ident, spec
-from executor_kinds import opened, serving
+from agent_by_hand import hello
+from agent_wire import Wire
+from support.task_specs import ident, idents, spec
 
 from daggyr.channel import MAX_MESSAGE_BYTES
 from daggyr.v1.agents_pb2 import CoordinatorMessage
 from daggyr.v1.task_pb2 import HOST_PAUSED, REJECTED, Assignment, AssignmentBatch, AttemptKey, TaskSpec, TaskTemplate
-from daggyr_server.executors.agents.executor import AgentExecutor
 from daggyr_server.executors.agents.portions import MAX_BATCH_BYTES, portions
 from daggyr_server.executors.believable import MAX_HELD
 
 HOST = "agent-1"
-
-
-@dataclass
-class Wire:
-    """A pool and the socket that its agents dial."""
-
-    pool: Harness
-    socket: Path
-    stack: AsyncExitStack
-
-    async def joined(self, **changes: object) -> Hand:
-        made = await self.stack.enter_async_context(hand(self.socket))
-        await made.joins(**changes)
-        return made
-
-
-@pytest.fixture
-async def wire(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> AsyncIterator[Wire]:
-    async with AsyncExitStack() as stack:
-        (tmp_path / "wire").mkdir(mode=0o700)
-        socket = tmp_path / "wire/socket"
-        pool = await stack.enter_async_context(opened(AgentExecutor, executor_context()))
-        assert isinstance(pool.executor, AgentExecutor)
-        await stack.enter_async_context(serving(socket, pool.executor))
-        yield Wire(pool, socket, stack)
-        assert pool.reports.faults == []
-    assert [record.getMessage() for record in caplog.records if record.exc_info or record.levelname == "ERROR"] == []
 
 
 def large(size: int) -> TaskSpec:
@@ -55,7 +21,7 @@ def large(size: int) -> TaskSpec:
 
 
 def batch_of(run_id: int, size: int) -> AssignmentBatch:
-    """One assignment whose message has this many bytes."""
+    """Return a batch of one assignment whose message has this many bytes."""
 
     def made(stdin: int) -> AssignmentBatch:
         key = AttemptKey(run_id=run_id, task_number=1, attempt=1)
@@ -123,12 +89,12 @@ def test_parts_have_their_own_templates_only() -> None:
 
 
 async def test_an_agent_that_holds_very_many_attempts_is_told_to_end_them_all(wire: Wire) -> None:
-    """With numbers that take most bytes. More than that no agent takes, and a welcome could not name them."""
+    """The keys have the largest numbers. An agent may hold no more of them, because a welcome could not name more."""
     held = [AttemptKey(run_id=2**62 - 1, task_number=2**32 - 1 - number, attempt=2**32 - 1) for number in range(MAX_HELD)]
-    agent = await wire.stack.enter_async_context(hand(wire.socket))
+    agent = await wire.hand()
     welcome = await agent.joins(tracker_id="tracker-1", epoch=1, held=held)
     assert idents(welcome.end) == idents(held)
-    agent = await wire.stack.enter_async_context(hand(wire.socket))
+    agent = await wire.hand()
     await agent.say(hello=hello(tracker_id="tracker-1", epoch=1, held=[*held, AttemptKey(run_id=1, task_number=1, attempt=1)]))
     code, words = await agent.status()
     assert code is grpc.StatusCode.INVALID_ARGUMENT
@@ -136,7 +102,7 @@ async def test_an_agent_that_holds_very_many_attempts_is_told_to_end_them_all(wi
 
 
 async def test_a_refusal_of_what_an_agent_chose_arrives(wire: Wire) -> None:
-    agent = await wire.stack.enter_async_context(hand(wire.socket))
+    agent = await wire.hand()
     await agent.say(hello=hello(pool="\N{SNOWMAN}" * 300_000))
     code, words = await agent.status()
     assert code is grpc.StatusCode.INVALID_ARGUMENT

@@ -1,4 +1,4 @@
-"""Whose an agent's id is: persist, then act; bounded; and nobody waits for ever, or gets in, by asking at the wrong moment."""
+"""Which agent an id belongs to: an agent is admitted once its pin is durable, pins are bounded, and no caller waits for ever."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def nobody(_: str) -> bool:
 
 
 class Kept:
-    """What would be durable, once the test says so."""
+    """A store of pins that makes them durable once the test says so."""
 
     def __init__(self) -> None:
         self.told: list[tuple[str, str, bytes | None]] = []
@@ -41,7 +41,7 @@ async def test_nobody_is_admitted_before_it_is_durable() -> None:
     other = asyncio.create_task(pins.admit("id", "one", ANOTHER, nobody))
     while not kept.told:
         await asyncio.sleep(0)
-    first.cancel()  # whoever asked goes away: that it is known stays
+    first.cancel()  # the pin stays though the caller goes away
     await asyncio.gather(first, return_exceptions=True)
     assert not again.done() and not other.done()
     kept.durable.set()
@@ -69,7 +69,7 @@ async def test_a_new_name_is_kept_of_an_agent_that_was_taken_in() -> None:
     pins.called("id", "two")
     kept.durable.set()
     async with asyncio.timeout(DEADLINE):
-        assert await pins.admit("id", "two", OURS, nobody)  # waits for what is under way
+        assert await pins.admit("id", "two", OURS, nobody)  # waits for the pin that is under way
     assert kept.told == [("id", "two", hashlib.sha256(OURS).digest())]
     assert (pins.named("two"), pins.named("one"), pins.named("id")) == ({"id"}, set(), {"id"})
 
@@ -101,6 +101,6 @@ async def test_a_coordinator_that_goes_away_says_so() -> None:
         await pins.admit("id", "one", OURS, nobody)
     with pytest.raises(PinsClosed):
         await pins.forget("known")
-    pins.drop("known")  # nobody waits for that
+    pins.drop("known")  # no caller waits for that
     await asyncio.sleep(0)
     assert pins.named("one") == set()

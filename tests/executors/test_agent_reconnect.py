@@ -1,4 +1,4 @@
-"""Real agents whose connection, or whose coordinator, goes away and comes back: nothing is lost, and nothing counts twice."""
+"""Real agents whose connection or coordinator goes away and comes back: nothing is lost, and nothing counts twice."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from executor_harness import Harness, eventually, executor_context, pid_in, runs, shell, spec
+from executor_harness import Harness, eventually, executor_context, pid_in, runs
 from executor_kinds import CORES, AgentProcess, agent, opened, serving
+from support.task_specs import shell, spec
 
 from daggyr.v1.task_pb2 import HOST_AVAILABLE, HOST_GONE, HOST_PAUSED, AttemptKey, Placement
 from daggyr_agent.journal import Journal
@@ -34,26 +35,26 @@ class Place:
         stack.push_async_callback(self.cut)
 
     async def coordinator(self, **context: Any) -> Harness:
-        """Another coordinator takes the place of the one before, and listens."""
+        """Open another coordinator in the place of the one before, and let it listen."""
         harness = await self.deaf_coordinator(**context)
         await self.listen()
         return harness
 
     async def deaf_coordinator(self, **context: Any) -> Harness:
-        """Another coordinator takes the place of the one before; what it takes up comes before `listen`."""
+        """Open another coordinator in the place of the one before. It takes attempts up before the test calls `listen`."""
         await self.cut()
         harness = await self._stack.enter_async_context(opened(AgentExecutor, executor_context(**context)))
         self.harnesses.append(harness)
         return harness
 
     async def listen(self, coordinator: Harness | None = None) -> None:
-        """The last coordinator, or another, can be reached again."""
+        """Let agents reach the last coordinator, or another one."""
         executor = (coordinator or self.harnesses[-1]).executor
         assert isinstance(executor, AgentExecutor)
         await self._listening.enter_async_context(serving(self.socket, executor))
 
     async def cut(self) -> None:
-        """Nobody can be reached any more; sessions break."""
+        """Let agents reach no coordinator, and break their sessions."""
         await self._listening.aclose()
 
     async def agent(self, **given: Any) -> AgentProcess:
@@ -86,12 +87,12 @@ async def host_in(harness: Harness, host: str, state: int) -> None:
 def size_of(path: Path) -> int:
     try:
         return path.stat().st_size
-    except FileNotFoundError:  # it has been removed meanwhile
+    except FileNotFoundError:  # the agent has removed it meanwhile
         return 0
 
 
 class TestConnection:
-    """The session is cut; coordinator and agent live on."""
+    """The session is cut. Coordinator and agent live on."""
 
     async def test_AttemptsGoOnAndTheirResultsArriveOnce(self, place: Place) -> None:
         driver = await place.coordinator()
@@ -124,7 +125,7 @@ class TestConnection:
         assert [told.outcome for told in await driver.ended(keys)] == ["SUCCEEDED"] * 3
 
     async def test_WhatCameAndIsNotDurableYetIsNotForgotten(self, place: Place) -> None:
-        """The agent keeps it, delivers it again, and it counts once; then the agent forgets it, files and all."""
+        """The agent keeps what is not durable and delivers it again. It counts once; then the agent forgets it."""
         driver = await place.coordinator()
         await place.agent()
         host = await driver.host()
@@ -176,7 +177,7 @@ class TestConnection:
 
 
 class TestCoordinator:
-    """The coordinator is started again; the agent lives on."""
+    """The coordinator is started again. The agent lives on."""
 
     async def test_WithItsTrackerItTakesUpWhatItPlaced(self, place: Place) -> None:
         first = await place.coordinator()
@@ -239,7 +240,7 @@ class TestCoordinator:
         assert [told.outcome for told in await second.run(*[spec("/bin/true")] * 20)] == ["SUCCEEDED"] * 20
 
     async def test_AnOlderOneIsLeftAlone(self, place: Place, capfd: pytest.CaptureFixture[str]) -> None:
-        """Such as one that was believed dead: the agent goes on with what the newer one gave it."""
+        """An older coordinator, such as one that was believed dead, is left alone, and the agent goes on with the newer one."""
         newer = await place.coordinator(epoch=2)
         await place.agent()
         key = await newer.give_one(place.gated())
@@ -256,7 +257,7 @@ class TestCoordinator:
 
 
 class TestAgent:
-    """The agent goes away."""
+    """The agent goes away and is started again."""
 
     async def test_KilledAndStartedAgainItHasLostItsAttemptsAndEndedThem(self, place: Place) -> None:
         driver = await place.coordinator()
@@ -276,7 +277,7 @@ class TestAgent:
         assert (await driver.run_one(spec("/bin/true"))).outcome == "SUCCEEDED"
 
     async def test_KilledAndStartedAgainItTellsWhatWasNotDurable(self, place: Place) -> None:
-        """What came before it was killed, and what ended while nobody was there; what had not ended is lost."""
+        """A killed agent tells every result that was not durable. Attempts that had not ended are lost."""
         driver = await place.coordinator()
         process = await place.agent()
         host = await driver.host()
@@ -329,7 +330,7 @@ class TestAgent:
         process.process.terminate()
         assert await process.ended() == 0
         assert not any(runs(pid) for pid in pids)
-        if "they are kept for the next start" in capfd.readouterr().err:  # this machine took longer than it waits
+        if "they are kept for the next start" in capfd.readouterr().err:  # this machine took longer than the agent waits
             await place.agent()
         assert [told.outcome for told in await driver.ended(keys)] == ["LOST", "LOST", "RETURNED"]
 
@@ -357,7 +358,7 @@ class TestAgent:
         await driver.executor.close()
         await place.cut()
         assert runs(pid)
-        process.process.kill()  # or it would wait for somebody to take its last results
+        process.process.kill()  # otherwise the agent would wait for a coordinator to take its last results
         await process.ended()
 
     async def test_TwoOfOneNameTheSecondLeavesWithAWord(self, place: Place, capfd: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,7 @@
-"""What both shell scripts do of an attempt, where a whole host cannot be brought to show it each time: who ends before whom."""
+"""The parts of attempt.sh that both shell scripts use, in situations that a whole host cannot be brought to each time.
+
+Each test puts one order of ends before the script: the task before the wait, or the attempt before its guard.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from daggyr import attempts
 
 SHELLS = {"dash": ["dash"], "bash": ["bash", "--posix"], "busybox": ["busybox", "sh"]}
 
-# The shell comes to `wait` only when the task has ended. `dg_stop_task` is called just before that.
+# The shell comes to `wait` only after the task has ended, because the script calls `dg_stop_task` just before that.
 LATE = """
 dg_find_tools
 dg_home=$PWD dg_in=/dev/null dg_out=$PWD/out dg_err=$PWD/err dg_mark=MARK=1 dg_timeout= dg_grace=1
@@ -41,7 +44,7 @@ echo "$dg_code $dg_flags" >result
     ],
 )
 def test_a_task_that_ends_before_it_is_waited_for(tmp_path: Path, shell: str, script: str, code: int, flags: str) -> None:
-    """It was told to have exited with 139 where SIGSEGV had ended it: a shell says nothing of what ended before it waits."""
+    """A task that SIGSEGV ended was told to have exited with 139, because a shell says nothing of what ended before it waits."""
     if shutil.which(SHELLS[shell][0]) is None:
         pytest.skip(f"{shell} is not installed")
     program = tmp_path / "program"
@@ -50,7 +53,8 @@ def test_a_task_that_ends_before_it_is_waited_for(tmp_path: Path, shell: str, sc
     assert (tmp_path / "result").read_text().split() == [str(code), flags]
 
 
-# `kill` notes what it is told, and the guards do not hear that the attempt is over, as when a shell loses the signal.
+# `kill` notes its arguments and sends the guards nothing, so that they do not hear that the attempt is over, as when a shell
+# loses the signal.
 DEAF = """
 dg_find_tools
 dg_home=$PWD dg_in=/dev/null dg_out=$PWD/out dg_err=$PWD/err dg_mark=MARK=1 dg_timeout=0.1 dg_grace=0
@@ -70,7 +74,7 @@ wait $dg_guards || :
 @pytest.mark.parametrize("shell", SHELLS)
 @pytest.mark.parametrize("stale", [False, True], ids=["first", "again"])
 def test_a_guard_that_was_not_told_of_the_end_ends_nobody(tmp_path: Path, shell: str, stale: bool) -> None:
-    """It went on, and sent its signals to whatever had the number of the task's group by then."""
+    """A guard that went on sent its signals to whatever process group had the number of the task's group by then."""
     if shutil.which(SHELLS[shell][0]) is None:
         pytest.skip(f"{shell} is not installed")
     program = tmp_path / "program"
@@ -79,7 +83,7 @@ def test_a_guard_that_was_not_told_of_the_end_ends_nobody(tmp_path: Path, shell:
         (tmp_path / "times").write_text("of an execution before")
     subprocess.run([*SHELLS[shell], str(program), "true"], cwd=tmp_path, check=True, timeout=DEADLINE)
     lines = (tmp_path / "killed").read_text().splitlines()
-    assert len(lines) == 2  # the guard and the group, both by the shell itself
+    assert len(lines) == 2  # the shell itself signals the guard and the group
     assert not (tmp_path / "cause").exists()
 
 

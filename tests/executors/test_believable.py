@@ -1,4 +1,4 @@
-"""What cannot be in the updates of executors that nobody can refuse: left out, with a note; the rest stays as it was."""
+"""Values that cannot be true, in updates of executors that cannot be refused: they are left out with a note."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_what_is_sound_stays_as_it_was() -> None:
         AttemptUpdate(key=KEY, started={"start_time": {"seconds": 5}}),
         AttemptUpdate(key=KEY, output=OutputChunk(stream=STDOUT, data=b"x" * CHUNK_BYTES)),
         AttemptUpdate(key=KEY, finished=result),
-        AttemptUpdate(key=KEY),  # of a kind that a later version knows
+        AttemptUpdate(key=KEY),  # of a kind that only a later version knows
     ]
     copies = [AttemptUpdate.FromString(update.SerializeToString()) for update in updates]
     assert mended(updates) == copies
@@ -97,7 +97,7 @@ def test_an_update_of_no_attempt_is_dropped() -> None:
     ],
 )
 def test_an_end_that_cannot_be_is_not_understood(words: str) -> None:
-    """Of a target's shell: then the connection is begun anew."""
+    """A target's shell tells such an end, and the connection is then begun anew."""
     with pytest.raises(ValueError):
         parse_ended(words.split())
 
@@ -123,7 +123,7 @@ def test_sizes_of_output_that_contradict_each_other_are_not_understood(sizes: st
     ],
 )
 def test_files_of_a_slurm_job_that_make_no_sense(tmp_path: Path, start: str, result: str) -> None:
-    """A status that is none is taken for 255, no success; what no clock tells is left out."""
+    """A file that holds no status is taken for status 255, which is no success. Times that no clock tells are left out."""
     (tmp_path / "0.start").write_text(start)
     (tmp_path / "0.result").write_text(result)
     manifest = Manifest(name="n", keys=[(1, 0, 1)], timeout=0, whole_stdout_bytes=0)

@@ -1,6 +1,6 @@
 """Executors and trackers from outside: packages are installed beside DaggyR, and the real programs find them by entry points.
 
-They are the executor of examples/executor, the tracker of the trackers' README, and a package whose entry points are wrong.
+The packages are the executor of examples/executor, the tracker of the trackers' README, and one whose entry points are wrong.
 """
 
 from __future__ import annotations
@@ -94,14 +94,14 @@ def outside(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def environment(outside: Path, tmp_path: Path) -> dict[str, str]:
-    """A user with a state folder of their own, and the package on the path."""
+    """The environment of a user who has a state folder of their own and the packages on the path."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("DAGGYR_", "XDG_"))}
     return {**inherited, "PYTHONPATH": str(outside), "XDG_STATE_HOME": str(tmp_path / "state"), "PYTHONWARNINGS": "error"}
 
 
 @asynccontextmanager
 async def server(environment: Mapping[str, str], folder: Path, *arguments: str) -> AsyncIterator[str]:
-    """`daggyr-server` on a free port; gives its address."""
+    """The address of a `daggyr-server` on a free port."""
     ready = folder / "ready"
     ready.unlink(missing_ok=True)
     command = [str(PROGRAMS / "daggyr-server"), "--listen", "127.0.0.1:0", "--ready-file", str(ready), *arguments]
@@ -118,7 +118,7 @@ async def server(environment: Mapping[str, str], folder: Path, *arguments: str) 
 
 
 async def daggyr(environment: Mapping[str, str], address: str, *arguments: str) -> str:
-    """What `daggyr` says; it must succeed."""
+    """Run `daggyr`, which must succeed; returns what it prints."""
     process = await asyncio.create_subprocess_exec(
         *(str(PROGRAMS / "daggyr"), "--server", address, *arguments),
         env=environment,

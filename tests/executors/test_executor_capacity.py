@@ -1,24 +1,26 @@
-"""The suite's fourth part: what is sent ahead waits for resources, starts in order, and can be had back."""
+"""The suite's fourth part: attempts that are sent ahead wait for resources, start in order, and can be recalled."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-from executor_harness import Harness, shell, spec
+from executor_harness import Harness
 from executor_kinds import CORES, ExecutorKind
+from support.task_specs import shell, spec
 
 from daggyr.v1.task_pb2 import AssignmentBatch
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-# Says when it begins and ends, and mostly takes long enough for another to begin meanwhile, were it allowed to.
+# The task writes a line when it begins and when it ends. It lasts long enough for another task to begin meanwhile, if that were
+# allowed.
 COUNTED = 'echo + >> "$1/log"; sleep 0.05; echo - >> "$1/log"'
 WAITING = 'echo . >> "$1/started"; until [ -e "$1/gate" ]; do sleep 0.02; done'
 
 
 def most_at_once(log: Path) -> int:
-    """The most tasks that ran at the same time."""
+    """Return the largest number of tasks that ran at the same time."""
     most = now = 0
     for line in log.read_text().split():
         now += 1 if line == "+" else -1
@@ -27,7 +29,7 @@ def most_at_once(log: Path) -> int:
 
 
 async def test_ResourcesAreNotOversubscribed(executor: Harness, tmp_path: Path) -> None:
-    # The first ones wait for each other.
+    # The first tasks wait for each other.
     meet = f'until [ "$(grep -c + "$1/log")" -ge {CORES} ]; do sleep 0.02; done'
     told = await executor.run(*[shell(f'echo + >> "$1/log"; {meet}; sleep 0.05; echo - >> "$1/log"', str(tmp_path))] * 12)
     assert {one.outcome for one in told} == {"SUCCEEDED"}
@@ -75,7 +77,7 @@ async def test_RecallReturnsWhatHasNotStarted(executor: Harness, tmp_path: Path)
 
 
 async def test_StartIsIdempotent(executor: Harness, tmp_path: Path) -> None:
-    """The same batch again, while some of it runs and some of it waits, starts nothing again."""
+    """A batch that is given again starts nothing again, while some of it runs and some of it waits."""
     host = await executor.host()
     batch = executor.batch(*[shell(WAITING, str(tmp_path))] * (CORES + 2))
     keys = executor.start(host, batch)
@@ -91,7 +93,7 @@ async def test_StartIsIdempotent(executor: Harness, tmp_path: Path) -> None:
     with_more.assignments[-1].template = len(batch.templates)
     keys = executor.start(host, with_more)
     (tmp_path / "gate").touch()
-    told = await executor.ended(keys)  # the fixture would find a second result, and a second start
+    told = await executor.ended(keys)  # the fixture fails if there was a second result or a second start
     assert {one.outcome for one in told} == {"SUCCEEDED"}
     assert told[-1].text == "new\n"
     assert (tmp_path / "started").read_text() == ".\n" * (CORES + 2)

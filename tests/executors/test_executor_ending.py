@@ -8,8 +8,9 @@ import time
 from pathlib import Path
 
 import pytest
-from executor_harness import GRACE, Harness, Told, eventually, pid_in, python, runs, shell, spec
+from executor_harness import GRACE, Harness, Told, eventually, pid_in, runs
 from executor_kinds import CORES, ExecutorKind
+from support.task_specs import python, shell, spec
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -94,7 +95,7 @@ async def test_InTimeIsNoTimeout(told: Told) -> None:
 
 
 async def test_WhatIsLeftBehindIsEnded(executor: Harness, tmp_path: Path) -> None:
-    """A background process of the group, and one that went into a session of its own, end with their attempt."""
+    """A background process of the group and a process in a session of its own end with their attempt."""
     told = await executor.run_one(
         shell(
             'sleep 1000 & echo $! > "$1/group"; setsid sh -c \'echo $$ > "$1/session"; exec sleep 1000\' sh "$1" & '
@@ -108,7 +109,7 @@ async def test_WhatIsLeftBehindIsEnded(executor: Harness, tmp_path: Path) -> Non
 
 
 async def test_WhatIsLeftBehindDoesNotHoldTheResultBack(kind: ExecutorKind, executor: Harness, tmp_path: Path) -> None:
-    """A daemon that keeps the task's output open and scrubs its environment is no reason to wait."""
+    """The result does not wait for a daemon that keeps the task's output open and has scrubbed its environment."""
     source = (
         "import os, sys, time\n"
         "if os.fork() == 0:\n"

@@ -1,6 +1,6 @@
-"""The executor of examples/executor where the conformance suite does not look: over a restart, and as its README tells a reader.
+"""The executor of examples/executor where the conformance suite does not look: over a restart, and as its README says.
 
-Other coordinators of the same tracker take up what one left; a real server is killed and started again.
+Other coordinators of the same tracker take up what one left. A real server is killed and started again.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from executor_harness import Harness, eventually, executor_context, pid_in, runs, shell, spec
+from executor_harness import Harness, eventually, executor_context, pid_in, runs
 from executor_kinds import EXAMPLE, prefix
 from outside_packages import install, project_wheel
+from support.task_specs import shell, spec
 from support.waiting import DEADLINE
 
 from daggyr.v1.task_pb2 import HOST_AVAILABLE, HOST_PAUSED, AttemptKey, Placement
@@ -41,7 +42,7 @@ class Place:
         self._stack = AsyncExitStack()
 
     async def coordinator(self, *taken_up: AttemptKey, **context: Any) -> Harness:
-        """Another coordinator takes the place of the one before, and is told of attempts that were placed."""
+        """Open another coordinator in the place of the one before, and tell it of attempts that were placed."""
         await self.end()
         harness = await self._stack.enter_async_context(prefix(self.home, context=executor_context(**context)))
         host = await harness.host()
@@ -61,7 +62,7 @@ class Place:
         return sorted((self.home / "log").read_text().split()) if (self.home / "log").exists() else []
 
     def folders(self, keys: Sequence[AttemptKey] = ()) -> list[Path]:
-        """Those of these attempts, or of all that are on disk."""
+        """The folders of these attempts, or of all attempts that are on disk."""
         names = [f"{key.run_id}-{key.task_number}-{key.attempt}" for key in keys] or ["*"]
         return [path for name in names for path in self.attempts.glob(f"*/*/{name}")]
 
@@ -70,7 +71,7 @@ class Place:
 async def place(tmp_path: Path) -> AsyncIterator[Place]:
     made = Place(tmp_path)
     yield made
-    await made.coordinator()  # it ends what nobody wants
+    await made.coordinator()  # it ends attempts of which the tracker does not know
     await eventually(lambda: not made.folders())
     await made.end()
 
@@ -205,7 +206,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def environment(copy: Path, tmp_path: Path) -> dict[str, str]:
-    """A user with the real programs, and the package, on their paths."""
+    """The environment of a user who has the real programs and the package on their paths."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("DAGGYR_", "XDG_"))}
     return {
         **inherited,
@@ -217,7 +218,7 @@ def environment(copy: Path, tmp_path: Path) -> dict[str, str]:
 
 
 class TestInstalled:
-    """The package, installed from a copy of the folder, used by the real programs."""
+    """The real programs use the package, which is installed from a copy of the folder."""
 
     def test_ItRunsAsTheReadmeSays(self, copy: Path, environment: dict[str, str]) -> None:
         readme = (copy / "examples/executor/README.md").read_text(encoding="utf-8")

@@ -1,11 +1,12 @@
-"""The suite's second part: what tasks write, after their end and while they run."""
+"""The suite's second part: the output of tasks, after their end and while they run."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-from executor_harness import Harness, Told, eventually, python, shell
+from executor_harness import Harness, Told, eventually
+from support.task_specs import python, shell
 
 from daggyr.v1.task_pb2 import STDERR, STDOUT, OutputStream, OutputSummary
 
@@ -21,7 +22,7 @@ for i in range(0, {size} // 10, 1000):
 
 
 def numbered(size: int) -> bytes:
-    """What WRITES writes: bytes that tell where they stand."""
+    """Return what WRITES writes: each few bytes tell their own offset."""
     return b"".join(b"%09d\n" % i for i in range(size // 10))
 
 
@@ -89,7 +90,7 @@ async def test_WholeOutputAboveItsBoundIsCutAndSaysSo(told: Told) -> None:
     assert told.result.stdout.cut_bytes >= 1_000_000
 
 
-# Limits of `whole_stdout_bytes`, what is written, and how many bytes of its two ends are kept.
+# Each line has a limit of `whole_stdout_bytes`, how much is written, and how many bytes of each end are kept.
 LIMITS = [
     pytest.param(1, 5, 0, 1, id="one byte"),
     pytest.param(2, 5, 1, 1, id="two bytes"),
@@ -116,12 +117,12 @@ for stream in (1, 2):
 
 @pytest.mark.given(*[python(WRITES_BOTH, str(each.values[1]), whole_stdout_bytes=each.values[0]) for each in LIMITS])
 async def test_AtOddLimitsTheSameBytesAreKept(all_told: list[Told]) -> None:
-    """Of both streams: the limit is that of standard output; of standard error, as much is kept as ever."""
+    """The limit is that of standard output. Of standard error, as much is kept as without it."""
     for (limit, size, head, tail), name, one in zip(
         [each.values for each in LIMITS], [each.id for each in LIMITS], all_told, strict=True
     ):
         assert isinstance(size, int) and isinstance(head, int) and isinstance(tail, int)
-        written = ("ä" * size).encode()[:size]  # mostly, a head ends within a character
+        written = ("ä" * size).encode()[:size]  # mostly, the kept head ends within a character
         cut = size - head - tail
         expected = OutputSummary(size_bytes=size, cut_offset=head if cut else 0, cut_bytes=cut)
         assert (one.outcome, one.result.stdout) == ("SUCCEEDED", expected), (name, limit)
@@ -136,13 +137,13 @@ async def test_AtOddLimitsTheSameBytesAreKept(all_told: list[Told]) -> None:
     python("import os\nos.write(1, b'x' * 3_000_000)\nos.truncate(1, 4)\nos.write(1, b'y')\nos.write(2, b'z')\nos.truncate(2, 0)")
 )
 async def test_WhatATaskTruncatesIsGone(told: Told) -> None:
-    """It is as if the task had not written it. What it writes then goes on from there."""
+    """Output that a task truncates counts as not written. What the task writes next goes on from there."""
     assert (told.output(), told.result.stdout) == (b"xxxxy", OutputSummary(size_bytes=5))
     assert (told.output(STDERR), told.result.stderr) == (b"", OutputSummary())
 
 
 async def test_FollowPassesOverWhatIsCutAndNothingElse(executor: Harness, tmp_path: Path) -> None:
-    """Of a long stream it tells both ends, and of one that is wanted whole all of it."""
+    """Following a long stream yields both of its ends; following a stream that is wanted whole yields all of it."""
     size = 3_000_000
     wait = "\nimport sys, time\nopen(sys.argv[1] + '/written', 'w').close()\n"
     wait += "while not os.path.exists(sys.argv[1] + '/gate'): time.sleep(0.02)"

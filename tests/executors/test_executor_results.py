@@ -1,4 +1,4 @@
-"""The suite's first part: attempts start, end, and are told of; with what environment, folder, input and values."""
+"""The suite's first part: attempts start, end and are told of, and their processes have the right environment and input."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import time
 from pathlib import Path
 
 import pytest
-from executor_harness import Harness, Told, python, shell, spec
+from executor_harness import Harness, Told
 from executor_kinds import CORES, DAEMONS, ENVIRONMENT, ExecutorKind
+from support.task_specs import python, shell, spec
 
 from daggyr.v1.task_pb2 import STDERR, STDOUT, Assignment, AssignmentBatch, AttemptKey, TaskTemplate
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
-LIKE_SIGNALS = [126, 127, 129, 137, 139, 200, 255]  # exit codes by which shells also tell of other ends
+LIKE_SIGNALS = [126, 127, 129, 137, 139, 200, 255]  # exit codes by which shells tell of other ends too
 EXACT = {
     "QUOTES": "a 'b' \"c\" `d`",
     "LINES": "one\ntwo\n",
@@ -37,7 +38,7 @@ WORD = "an argument or variable is too long for this host"
 
 
 class TestEvery:
-    """Executors of all kinds."""
+    """Cases for executors of all kinds."""
 
     async def test_HostOffered(self, any_executor: Harness) -> None:
         host = any_executor.reports.hosts[await any_executor.host()]
@@ -79,7 +80,7 @@ class TestEvery:
 
 
 class TestResults:
-    """What a process did."""
+    """What results say of a process."""
 
     @pytest.mark.given(shell("exit 3"))
     async def test_StartWaitFailed(self, told: Told) -> None:
@@ -228,7 +229,7 @@ class TestTemplates:
 
 
 class TestRejected:
-    """What cannot be started: REJECTED with a note that names it; it never started."""
+    """A task that cannot be started is REJECTED with a note that names the reason, and has no start."""
 
     @pytest.mark.parametrize(
         ("task", "named"),
@@ -337,6 +338,6 @@ class TestRejected:
     @pytest.mark.parametrize("words", [("/usr/bin/env",), ("setsid", "--wait")], ids=["env", "setsid"])
     @pytest.mark.given(lambda words: spec(*words, "no-such-program"))
     async def test_ATaskThatStartsNothingHasRun(self, told: Told, words: tuple[str, ...]) -> None:
-        """What such a program says is what an executor may say that starts tasks with it."""
+        """A program that starts tasks for an executor may itself say what this task says."""
         assert (told.outcome, told.result.exit_code) == ("FAILED", 127)
         assert b"no-such-program" in told.output(STDERR)

@@ -1,7 +1,7 @@
-"""The suite's part for the ladder of outcomes: each line of it that every executor can reach, in the same words.
+"""The suite's part for the ladder of outcomes: each line that every executor can reach, with the same words from each executor.
 
-What only some can reach has its cases with them: the agent that is stopped or sees the OOM killer (tests/agent), what Slurm says
-of its jobs (test_slurm_jobs.py), and attempts that vanish (test_ssh_executor.py, test_slurm_jobs.py).
+A line that only some executors reach is tested with these: an agent that is stopped or sees the OOM killer (tests/agent), what
+Slurm says of its jobs (slurm_jobs/), and attempts that vanish (test_ssh_executor.py, slurm_jobs/test_slurm_recovery.py).
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from executor_harness import GRACE, Harness, eventually, pid_in, runs, shell, spec
+from executor_harness import GRACE, Harness, eventually, pid_in, runs
+from support.task_specs import shell, spec
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-# A task that notes each SIGTERM in a file and ends as the test says, once the file `gate` is there.
+# The task notes each SIGTERM in a file, and ends as the test says once the file `gate` is there.
 OBEDIENT = 'trap "echo >> $1.term" TERM; echo $$ > "$1"; until [ -s "$1.gate" ]; do sleep 0.05; done; exit $(cat "$1.gate")'
 
 
@@ -58,7 +59,7 @@ async def test_AnExitCodeAtTheTimeout(executor: Harness, tmp_path: Path, code: i
 
 
 async def test_TheFirstCauseCounts(executor: Harness, tmp_path: Path) -> None:
-    """What is killed while it has its grace after the timeout is TIMED_OUT."""
+    """An attempt that is killed in its grace after the timeout is TIMED_OUT."""
     key, timeout, _ = await executor.timed(OBEDIENT, tmp_path)
     file = tmp_path / f"pid-{timeout:g}"
     await eventually(file.with_name(f"{file.name}.term").exists)
@@ -69,7 +70,7 @@ async def test_TheFirstCauseCounts(executor: Harness, tmp_path: Path) -> None:
 
 
 async def test_IgnoringTermAtTheTimeoutIsKilledAfterTheGracePeriod(impatient_executor: Harness, tmp_path: Path) -> None:
-    """The task and its children: SIGTERM when its timeout has passed, and SIGKILL after the pool's kill_grace."""
+    """The task and its children get SIGTERM when the timeout has passed, and SIGKILL after the pool's kill_grace."""
     key, timeout, _ = await impatient_executor.timed(
         'trap "" TERM; sleep 1000 & echo $! > "$1.child"; echo $$ > "$1"; while :; do sleep 100; done', tmp_path
     )

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from executor_harness import CollectedReports, Harness, eventually, executor_context, pid_in, runs, shell, spec
+from executor_harness import CollectedReports, Harness, eventually, executor_context, pid_in, runs
 from executor_kinds import CORES, opened
+from support.task_specs import shell, spec
 from support.waiting import DEADLINE
 
 from daggyr.v1.task_pb2 import HOST_AVAILABLE, HOST_GONE, AttemptKey, Placement
@@ -27,7 +28,7 @@ FOR_EVER = 'echo $$ > "$1"; while :; do sleep 100; done'
 
 
 def children() -> set[int]:
-    """The agents that are this process's own children."""
+    """Return the agents that are children of this process."""
     found = set()
     for child in psutil.Process().children():
         with suppress(psutil.Error):  # it has ended meanwhile
@@ -37,7 +38,7 @@ def children() -> set[int]:
 
 
 def modes(folder: Path) -> list[int]:
-    """The permissions of what lies in a folder."""
+    """Return the permissions of the files in a folder, by name."""
     return [stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()]
 
 
@@ -77,7 +78,7 @@ async def local(temporary: Path) -> AsyncIterator[Local]:
 async def test_KilledItsAttemptsAreLostAtOnceAndItComesBack(
     local: Local, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    harness = await local.open()  # with a lease that nobody waits for
+    harness = await local.open()  # with a lease so long that its end does not matter
     host = await harness.host()
     keys = await harness.give(
         *[shell('echo $$ > "$1/$DAGGYR_TASK_ID"; until [ -e "$1/gate" ]; do sleep 0.02; done', str(tmp_path))] * 3

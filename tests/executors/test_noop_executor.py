@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from executor_harness import Harness, spec
+from executor_harness import Harness
 from executor_kinds import opened
+from support.task_specs import spec
 
 from daggyr.v1.task_pb2 import AttemptKey, Placement
 from daggyr_server.executors.loader import find_executor
@@ -35,7 +36,7 @@ async def test_AfterClosingItTellsNothing() -> None:
         await harness.executor.close()
         await harness.executor.close()
         other: Harness
-        async with opened(NOOP) as other:  # whose answer comes later than this one's would
+        async with opened(NOOP) as other:  # its answer comes later than that of the first one would
             await other.run_one(spec("/bin/true"))
         assert harness.reports.of(key).results == []
 

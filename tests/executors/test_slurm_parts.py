@@ -29,7 +29,7 @@ from daggyr_server.executors.slurm.client import (
 )
 from daggyr_server.executors.slurm.commands import fault
 from daggyr_server.executors.slurm.jobs.outcomes import GONE, seen_of
-from daggyr_server.executors.slurm.jobs.submission_folder import Reported
+from daggyr_server.executors.slurm.jobs.submission_folder import JobReport
 from daggyr_server.executors.slurm.rest import SlurmRest
 from daggyr_server.executors.slurm.settings import SlurmSettings, minutes
 
@@ -93,10 +93,10 @@ def test_errors_have_kinds() -> None:
     assert type(fault("sbatch: error: something new")) is SlurmError
 
 
-OK = Reported(status=0)
-THREE = Reported(status=3)
-KILLED = Reported(status=137)
-TERMINATED = Reported(status=143, stopped=True)
+OK = JobReport(status=0)
+THREE = JobReport(status=3)
+KILLED = JobReport(status=137)
+TERMINATED = JobReport(status=143, stopped=True)
 
 
 @pytest.mark.parametrize(
@@ -124,20 +124,20 @@ TERMINATED = Reported(status=143, stopped=True)
         (None, GONE, True, "KILLED"),
         (None, "FAILED", False, "LOST"),
         (None, "COMPLETED", False, "LOST"),
-        (Reported(status=143, stopped=True, timed_out=True), "FAILED", False, "TIMED_OUT"),
-        (Reported(status=143, stopped=True, timed_out=True), None, True, "KILLED"),
-        (Reported(status=143, timed_out=True), None, True, "TIMED_OUT"),
-        (Reported(status=126, rejected="no such program: x"), "FAILED", False, "REJECTED"),
+        (JobReport(status=143, stopped=True, timed_out=True), "FAILED", False, "TIMED_OUT"),
+        (JobReport(status=143, stopped=True, timed_out=True), None, True, "KILLED"),
+        (JobReport(status=143, timed_out=True), None, True, "TIMED_OUT"),
+        (JobReport(status=126, rejected="no such program: x"), "FAILED", False, "REJECTED"),
     ],
 )
-def test_what_an_end_means(reported: Reported | None, state: str | None, asked: bool, outcome: str) -> None:
+def test_what_an_end_means(reported: JobReport | None, state: str | None, asked: bool, outcome: str) -> None:
     found, notes = judge(seen_of(reported, state, asked=asked, timeout=5, printed="slurmstepd: error"))
     assert AttemptOutcome.Name(found) == outcome
     assert notes or outcome in ("SUCCEEDED", "FAILED", "KILLED"), "what nobody asked for is explained"
 
 
 class Scripted:
-    """An HTTP server that answers as told, and notes what it is asked."""
+    """An HTTP server that answers as it was told, and notes each request."""
 
     def __init__(self, answers: dict[tuple[str, str], Any]) -> None:
         self.asked: list[tuple[str, str, Any]] = []
@@ -158,7 +158,7 @@ class Scripted:
             do_GET = do_POST = do_DELETE = _answer
 
             def log_message(self, *arguments: object) -> None:
-                """Nobody reads it."""
+                """Log nothing, because nobody would read it."""
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.thread = threading.Thread(target=self.server.serve_forever)
@@ -179,7 +179,7 @@ class Scripted:
 
 @pytest.fixture
 def later() -> Iterator[Scripted]:
-    """What slurmrestd says in v0.0.40, by its documentation: no later version than 22.05's is at hand."""
+    """What slurmrestd's documentation says of v0.0.40, because Slurm 22.05 is the latest at hand."""
     number = {"set": True, "infinite": False, "number": 7}
     unset = {"set": False, "infinite": False, "number": 0}
     jobs = [
@@ -222,7 +222,7 @@ async def test_later_versions_of_the_api_are_understood(later: Scripted, tmp_pat
     assert asked["environment"] == ["A=1"]
     assert asked["time_limit"] == {"set": True, "infinite": False, "number": 5}
     assert asked["tres_per_node"] == "gres/gpu:1"
-    await client.cancel(["7_1"])  # it has ended: that is passed over
+    await client.cancel(["7_1"])  # the job has ended, so that the error is passed over
     with pytest.raises(SlurmUnavailable, match="token"):
         await client.release("7")
 

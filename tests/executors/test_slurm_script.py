@@ -1,4 +1,4 @@
-"""The job script by itself, in the shells that a node may have as /bin/sh: without a cluster, as Slurm would start it."""
+"""The job script by itself, in the shells that a node may have as /bin/sh. Tests start it as Slurm would, without a cluster."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from executor_harness import GRACE, PATIENCE, python, shell, spec
+from executor_harness import GRACE, PATIENCE
+from support.task_specs import python, shell, spec
 from support.waiting import DEADLINE, until
 
 from daggyr.v1.task_pb2 import Assignment, AttemptKey, TaskSpec
 from daggyr_server.executors.slurm.jobs.script import job_script
-from daggyr_server.executors.slurm.jobs.submission_folder import Manifest, Reported, SubmissionFolder
+from daggyr_server.executors.slurm.jobs.submission_folder import JobReport, Manifest, SubmissionFolder
 
 SHELLS = [
     pytest.param(words, id=words[0])
@@ -41,7 +42,7 @@ class Node:
         environment = {**os.environ, "SLURM_ARRAY_TASK_ID": str(index), "SLURM_JOB_ID": f"test-{os.getpid()}-{index}"}
         return subprocess.Popen([*self.words, str(self.script)], env=environment, cwd=self.home, stdin=subprocess.DEVNULL)
 
-    def run(self, index: int = 0) -> Reported:
+    def run(self, index: int = 0) -> JobReport:
         self.start(index).wait(DEADLINE)
         return self.submission.result(index)
 
@@ -110,11 +111,11 @@ def test_a_timeout_is_kept(words: list[str], tmp_path: Path) -> None:
     assert (reported.status, reported.timed_out, reported.stopped) == (128 + 15, True, False)
 
 
-@pytest.mark.parametrize("words", [words for words in SHELLS if words.id != "busybox"])  # its sleep is its own
+@pytest.mark.parametrize("words", [words for words in SHELLS if words.id != "busybox"])  # busybox has a sleep of its own
 def test_the_grace_after_a_timeout_is_that_after_a_kill(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The guard of a timeout sleeps for the timeout, and then for the grace that the job was given."""
+    """The guard of a timeout sleeps for the timeout and then for the grace that the job was given."""
     folder, slept, ready = tmp_path / "bin", tmp_path / "slept", tmp_path / "ready"
     folder.mkdir()
     (folder / "sleep").write_text(
@@ -154,7 +155,7 @@ def test_what_is_void_or_taken_or_was_begun_is_not_started(words: list[str], tmp
 
 @pytest.mark.parametrize("words", SHELLS)
 def test_interrupts_are_not_ignored(words: list[str], tmp_path: Path) -> None:
-    """A shell's background processes ignore SIGINT; a task has it as it should be."""
+    """A task does not ignore SIGINT, although a shell's background processes do."""
     node = Node(tmp_path, words, python("import signal\nprint(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"))
     node.run()
     assert node.out() == "True\n"

@@ -1,4 +1,4 @@
-"""What the ssh executor promises beyond the suite: attempts outlive connections and coordinators; none is begun twice or lost."""
+"""What the ssh executor promises beyond the suite: attempts outlive connections and coordinators, and none is begun twice."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from executor_harness import Harness, eventually, executor_context, pid_in, python, runs, shell, spec
+from executor_harness import Harness, eventually, executor_context, pid_in, runs
 from ssh_pools import Pools
 from support.sshd_server import SshdServer, sshd_server
+from support.task_specs import python, shell, spec
 from support.waiting import DEADLINE
 
 from daggyr.v1.task_pb2 import HOST_AVAILABLE, HOST_PAUSED, STDERR, AttemptKey, Placement
@@ -25,7 +26,7 @@ FOR_EVER = 'echo $$ > "$1"; while :; do sleep 100; done'
 
 
 async def back(harness: Harness, times: int = 2, host: str = "target") -> None:
-    """Wait until a host has become available so many times."""
+    """Wait until the host has become available this many times."""
     await harness.reports.until(lambda: harness.reports.states.count((host, HOST_AVAILABLE)) >= times)
 
 
@@ -48,7 +49,7 @@ class TestConnections:
         assert [harness.reports.of(key).results for key in keys[:2]] == [[]] * 2
         (tmp_path / "gate").touch()
         assert [told.text for told in await harness.ended(keys[:2])] == ["begun\nended\n"] * 2
-        # What had not been sent was handed back, for other targets.
+        # Attempts that had not been sent were handed back, so that other targets can have them.
         assert [told.outcome for told in await harness.ended(keys[2:])] == ["RETURNED"] * 2
 
     async def test_WhatEndsMeanwhileIsFetchedLater(self, server: SshdServer, pools: Pools, tmp_path: Path) -> None:
@@ -71,7 +72,7 @@ class TestConnections:
             server.stop()
             if runs(pid):
                 break
-            server.start()  # it struck before: it gets longer
+            server.start()  # the timeout struck too early and gets longer
             await harness.ends(key)
             timeout *= 2
         await gone(pid)
@@ -128,7 +129,7 @@ class TestConnections:
         assert (told.outcome, told.notes) == ("LOST", "its target was out of reach for 1 s")
         assert runs(pid)
         server.start()
-        await gone(pid)  # and nobody tells of it again: the harness would say so
+        await gone(pid)  # the harness fails if it is told of again
         await eventually(lambda: pools.folders() == [])
 
     async def test_ManyTasksShareOneConnection(self, server: SshdServer, pools: Pools, tmp_path: Path) -> None:
@@ -137,14 +138,14 @@ class TestConnections:
         keys = await harness.give(*[shell(GATED, str(tmp_path))] * 32)
         for number in range(32):
             await pid_in(tmp_path / f"pid.task-{number}")
-        await eventually(lambda: server.connections() == 1)  # one that just tried whether it listens may be ending
+        await eventually(lambda: server.connections() == 1)  # a connection that only tried whether sshd listens may be ending
         (tmp_path / "gate").touch()
         assert {told.outcome for told in await harness.ended(keys)} == {"SUCCEEDED"}
 
 
 class TestRecovery:
     async def replaced(self, pools: Pools, harness: Harness, keys: list[AttemptKey]) -> Harness:
-        """A coordinator that comes after one that is gone, and takes up what that had placed."""
+        """Return a new coordinator that took up what a coordinator before had placed, which is gone."""
         again = await pools.open(context=executor_context(epoch=2))
         for key in keys:
             again.reports.of(key).host = "target"
@@ -188,7 +189,7 @@ class TestRecovery:
         assert (await second.ends(waiting)).text == "after it\n"
 
     async def _first(self, harness: Harness, key: AttemptKey) -> AsyncIterator[bytes]:
-        """Nothing: it writes nothing. Comes back once the target was asked."""
+        """Yield nothing, because the attempt has written nothing. Returns once the target was asked."""
         await harness.reports.until(lambda: harness.available())
         for _ in ():
             yield b""
@@ -196,7 +197,7 @@ class TestRecovery:
     async def test_TheEarlierOneStartsNothingAnyMore(
         self, pools: Pools, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """Two at a time, though the tracker forbids it: the later one has the target."""
+        """Of two coordinators at a time, which the tracker forbids, the later one has the target."""
         first = await pools.available()
         key = first.batch(spec("/bin/true")).assignments[0].key
         second = await self.replaced(pools, first, [key])
@@ -216,7 +217,7 @@ class TestRecovery:
         assert (told.outcome, told.notes) == ("LOST", "the pool pool has no target elsewhere any more")
 
     async def test_WhatNobodyWantsIsEndedButNothingOfOthers(self, pools: Pools, tmp_path: Path) -> None:
-        """A coordinator ends what runs below its tracker and pool and is not in its state; another's is none of its business."""
+        """A coordinator ends what runs below its tracker and pool and is not in its state, and leaves others' attempts alone."""
         names = {"mine": {}, "pool": {"pool": "another"}, "tracker": {"context": executor_context(tracker_id="tracker-2")}}
         pids = {}
         for name, changes in names.items():
@@ -235,7 +236,7 @@ class TestRecovery:
 
 
 class TestTargets:
-    """What may go wrong on the target."""
+    """Faults of a target."""
 
     async def test_FoldersGoOnceTheResultIsDurable(self, pools: Pools) -> None:
         harness = await pools.available()
@@ -253,14 +254,14 @@ class TestTargets:
         key = await harness.give_one(shell(FOR_EVER, str(tmp_path / "pid")))
         pid = await pid_in(tmp_path / "pid")
         os.kill(psutil.Process(pid).ppid(), signal.SIGKILL)
-        pools.server.cut()  # sooner than it would be looked after
+        pools.server.cut()  # earlier than the executor would look for it
         told = await harness.ends(key)
         assert told.outcome == "LOST"
         assert "nothing is known of its end" in told.notes
         assert not runs(pid)
 
     async def test_ItsFolderIsRemovedWhileItRuns(self, pools: Pools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(watching, "LATE_LOOK_SECONDS", 2 * DEADLINE)  # by which it would be given up if it ran for long
+        monkeypatch.setattr(watching, "LATE_LOOK_SECONDS", 2 * DEADLINE)  # an attempt that runs for long is given up by this time
         harness = await pools.available()
         key = await harness.give_one(shell(GATED, str(tmp_path)))
         await pid_in(tmp_path / "pid.task-0")
@@ -275,7 +276,7 @@ class TestTargets:
         harness = await pools.available()
         assert (await harness.run_one(spec("/bin/echo", "one"))).text == "one\n"
 
-        def removed() -> bool:  # not at once, if something is put there or taken away at the same time
+        def removed() -> bool:  # not at once, because files may be put there meanwhile
             shutil.rmtree(pools.directory, ignore_errors=True)
             return not pools.directory.exists()
 
@@ -356,7 +357,7 @@ class TestResults:
     async def test_ProgramsThatCannotBeExecutedAreRejected(
         self, pools: Pools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(telling, "STARTED_SECONDS", 2 * DEADLINE)  # however slow it is, it ends before that
+        monkeypatch.setattr(telling, "STARTED_SECONDS", 2 * DEADLINE)  # it ends earlier, however slow it is
         program = tmp_path / "program"
         program.write_text("#!/no/such/interpreter\n")
         program.chmod(0o755)
@@ -368,7 +369,7 @@ class TestResults:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own, of 256 KiB."""
+    """A file system of the test's own, of 256 KiB."""
     path = tmp_path / "small"
     path.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=256k,mode=0777", "tmpfs", str(path)]

@@ -15,10 +15,11 @@ from typing import Any
 import asyncssh
 import msgspec
 import pytest
-from executor_harness import GRACE, CollectedReports, eventually, executor_context, python, runs, shell, spec
+from executor_harness import GRACE, CollectedReports, eventually, executor_context, runs
 from executor_kinds import ssh_settings
 from ssh_pools import Pools
 from support.sshd_server import SshdServer, account, sshd_server
+from support.task_specs import python, shell, spec
 from support.waiting import DEADLINE
 
 from daggyr_server.executors.base import ExecutorError
@@ -33,7 +34,7 @@ Refused = Callable[..., Awaitable[None]]
 
 @pytest.fixture
 def refused(pools: Pools, caplog: pytest.LogCaptureFixture) -> Refused:
-    """Opens a pool whose target is not used, and waits for a warning that says why."""
+    """Open a pool whose target cannot be used, and wait for a warning that says why."""
 
     async def refused(words: str, *targets: dict[str, Any], **settings: Any) -> None:
         harness = await pools.open(*targets, **settings)
@@ -44,7 +45,7 @@ def refused(pools: Pools, caplog: pytest.LogCaptureFixture) -> Refused:
 
 
 async def adds(key: Path) -> None:
-    """Give the SSH agent a key, as soon as it listens at its socket."""
+    """Give the SSH agent a key once it listens at its socket."""
     async with asyncio.timeout(DEADLINE):
         while True:
             adding = await asyncio.create_subprocess_exec("ssh-add", "-q", str(key))
@@ -122,7 +123,7 @@ class TestLogins:
     async def test_TheUsersConfigurationIsHonoured(
         self, pools: Pools, server: SshdServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Alias, port, user, key, known hosts and a jump host, all from ~/.ssh/config."""
+        """Alias, port, user, key, known hosts and a jump host all come from ~/.ssh/config."""
         with sshd_server() as jump:
             folder = tmp_path / "home/.ssh"
             folder.mkdir(parents=True)
@@ -170,7 +171,7 @@ class TestLogins:
 
 @pytest.fixture
 def odd_shell() -> Iterator[Path]:
-    """A login shell that knows nothing of POSIX: it splits its command at spaces, and greets whoever comes."""
+    """A login shell that is no POSIX shell: it splits its command at spaces and greets whoever comes."""
     with tempfile.TemporaryDirectory(prefix="daggyr-shell-") as folder:
         Path(folder).chmod(0o755)
         path = Path(folder) / "shell"
@@ -180,7 +181,7 @@ def odd_shell() -> Iterator[Path]:
 
 
 class TestAccounts:
-    """Other accounts than the running user's."""
+    """Accounts of other users than the one who runs the tests."""
 
     async def test_StartUpFilesThatPrintAndAreSlow(self, pools: Pools, server: SshdServer) -> None:
         with account("/bin/bash") as user:
@@ -209,7 +210,7 @@ class TestAccounts:
 
 @pytest.mark.parametrize("interpreter", ["/bin/dash", "/bin/bash --posix", "/bin/busybox sh"])
 class TestShells:
-    """Whatever /bin/sh is: here sshd puts another in its place."""
+    """Tasks run with whatever shell /bin/sh is. Here sshd puts another shell in its place."""
 
     async def test_TheSameHoldsInEach(self, interpreter: str, pools: Pools, tmp_path: Path) -> None:
         if shutil.which(interpreter.split()[0]) is None:

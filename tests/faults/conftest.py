@@ -1,4 +1,4 @@
-"""The fixtures of this folder: a deployment of the real programs, and durable trackers, each of both kinds."""
+"""The fixtures of this folder: a deployment of the real programs, and durable trackers of both kinds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from support.deployment import new_deployment, pytest_runtest_makereport  # noqa
 
 @pytest.fixture(params=("sqlite", "postgresql"))
 def tracker(request: pytest.FixtureRequest) -> str:
-    """The address of an empty tracker, of each durable kind in turn."""
+    """The address of an empty tracker. The test runs once for each durable kind."""
     return new_tracker(request.param, request)
 
 

@@ -1,8 +1,8 @@
 """A coordinator with a durable tracker and a pool of agents, `farm`, of which each part can be killed and started again.
 
-The coordinator listens on a socket, so that agents and commands find the next one where the last one was. What tasks do is
-written to a file: `LEDGER` appends a line with the task's name and the attempt, and `performed` reads them. Everything random
-comes from a generator that the test seeds, and picks a count of lines, not a time.
+The coordinator listens at an address that stays, so that agents and commands find the next coordinator there. Tasks write what
+they do into a file: `LEDGER` appends a line with the task's name and the attempt, and `performed` reads the lines. Everything
+random comes from a generator that the test seeds, and picks a count of lines, not a time.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LEDGER = 'echo "$DAGGYR_TASK_ID $DAGGYR_ATTEMPT" >> ledger'  # one write(2), whi
 
 
 def layers(count: int, width: int, script: str = LEDGER) -> dict[str, Task]:
-    """`width` chains of tasks with `count` links together, named by numbers."""
+    """Return `count` tasks in `width` chains, named by numbers."""
     return {
         f"t{number}": shell(script, children=[f"t{number + width}"] if number + width < count else []) for number in range(count)
     }
@@ -34,7 +34,7 @@ def layers(count: int, width: int, script: str = LEDGER) -> dict[str, Task]:
 
 @dataclass
 class Farm:
-    """Life: made, `start`, anything. The deployment ends what runs in the end."""
+    """A farm of a deployment, which ends what runs in the end. The test calls `start` before anything else."""
 
     deployment: Deployment
     tracker: str
@@ -44,38 +44,38 @@ class Farm:
     coordinator: Program = field(init=False)
 
     def __post_init__(self) -> None:
-        self.deployment.killed = True  # what is killed leaves files behind
+        self.deployment.killed = True  # programs that are killed leave files behind
         self.listen = self.listen or f"unix:{self.deployment.folder}/s/daggyr.sock"
 
     def start(self) -> Program:
-        """Start a coordinator; it takes connections when this returns."""
+        """Start a coordinator, and return once it takes connections."""
         config = f'[server]\ntracker = "{self.tracker}"\ndefault_pool = "farm"\n{self.settings}\n{self.pools}\n'
         self.coordinator = self.deployment.start_server(config=config, listen=self.listen)
-        self.listen = self.deployment.address  # the same again, if it was a port of the system's choice
+        self.listen = self.deployment.address  # the next one has the same port, which the system chose
         return self.coordinator
 
     def kill(self) -> None:
-        """The coordinator is gone, as from one instant to the next."""
+        """Kill the coordinator."""
         self.coordinator.end(signal.SIGKILL)
 
     def kill_and_start(self) -> None:
-        """A new coordinator takes the place of one that died."""
+        """Kill the coordinator and start a new one in its place."""
         self.kill()
         self.start()
 
     def agents(self, *names: str, cores: int = 2, **options: Any) -> list[Program]:
-        """Start agents of these names; they have joined when this returns."""
+        """Start agents of these names, and return once they have joined."""
         return [self.deployment.start_agent(name, "--resource", f"cores={cores}", **options) for name in names]
 
     def result_kept(self, agent: str, work: Callable[[], None]) -> None:
-        """Do `work`, after which a task ends, and wait until the agent has its result on its disk; no coordinator is there."""
+        """Do `work` while no coordinator is there, and wait until its result is on the agent's disk."""
         journal = self.deployment.state / "daggyr" / "agents" / agent / "journal"
         before = journal.stat().st_size
         work()
         until(lambda: journal.stat().st_size > before, "the result, on the agent's disk")
 
     def watching(self, run_id: int) -> subprocess.Popen[str]:
-        """Start `daggyr watch`; it has seen the run when this returns, and then bears with coordinators that go away."""
+        """Start `daggyr watch`, and return once it has seen the run. It then waits for coordinators that go away to come back."""
         process = self.deployment.command("watch", str(run_id))
         follows(process)
         return process
@@ -83,7 +83,7 @@ class Farm:
     # -- what tasks have done -----------------------------------------------------------------------------------------
 
     def performed(self) -> list[tuple[str, int]]:
-        """The task and the attempt of each line in the ledger."""
+        """Return the task and the attempt of each line in the ledger."""
         lines = (line.split() for line in self.deployment.read("ledger").splitlines())
         return [(name, int(attempt)) for name, attempt in lines]
 
@@ -92,13 +92,13 @@ class Farm:
         until(lambda: self.deployment.read("ledger").count("\n") >= lines, f"{lines} lines in the ledger")
 
     def moments(self, random: Random, count: int, *, of: int) -> list[int]:
-        """`count` lengths of the ledger, ascending, until nine tenths of `of` lines are there."""
+        """Return `count` random numbers of ledger lines, ascending, all below nine tenths of `of`."""
         return sorted(random.choices(range(of * 9 // 10), k=count))
 
     # -- what the coordinator says of it ------------------------------------------------------------------------------
 
     def tasks(self, run_id: int, names: Iterable[str]) -> dict[str, TaskMessage]:
-        """These tasks with their attempts."""
+        """Return these tasks with their attempts."""
 
         async def read() -> dict[str, TaskMessage]:
             async with self.deployment.client() as client:
@@ -109,7 +109,7 @@ class Farm:
     def assert_each_once(self, run_id: int, names: Iterable[str]) -> int:
         """Each task had its effect once, in the attempt that is said to have succeeded. Returns how many attempts were LOST.
 
-        An attempt that the last coordinator had decided on and never sent is LOST.
+        An attempt is LOST if the last coordinator had decided on it and never sent it.
         """
         performed = self.performed()
         twice = [name for name, count in Counter(name for name, _ in performed).items() if count > 1]
@@ -140,5 +140,5 @@ class Farm:
 
 
 def outcome(attempt: Attempt) -> str:
-    """The outcome of an attempt's message."""
+    """Return the outcome of an attempt."""
     return AttemptOutcome.Name(attempt.result.outcome)

@@ -11,7 +11,7 @@ _numbers = itertools.count(1)
 
 
 def new_tracker(kind: str, request: pytest.FixtureRequest) -> str:
-    """The address of an empty tracker."""
+    """Return the address of an empty tracker."""
     if kind == "sqlite":
         return f"sqlite:{request.getfixturevalue('tmp_path')}/state.db"
     server: PostgresServer = request.getfixturevalue("postgres")

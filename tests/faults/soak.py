@@ -30,7 +30,7 @@ FAULTS = 15  # a round
 
 
 class Round:
-    """One run with its faults. All that is random comes from its seed."""
+    """One run with its faults. All that is random comes from the round's seed."""
 
     def __init__(self, farm: Farm, seed: int, postgres: PostgresServer | None) -> None:
         self.farm = farm
@@ -40,7 +40,7 @@ class Round:
         self.killed: set[str] = set()
 
     def run(self) -> str:
-        """Raises AssertionError if anything is not as it should be; returns what was done."""
+        """Let the run pass through its faults; returns what was done. Raises AssertionError at a fault of DaggyR."""
         farm, random = self.farm, self.random
         script = random.choice([LEDGER, f"{LEDGER}; sleep 0.02", f"head -c 20000 /dev/zero; {LEDGER}"])
         tasks = layers(random.randrange(500, 3000), random.choice([5, 50, 500]), script)
@@ -85,7 +85,7 @@ class Round:
     def _end_agent(self, how: signal.Signals) -> None:
         name = self.random.choice(sorted(self.agents))
         self.agents.pop(name).end(how)
-        self.killed.add(name)  # what it ran is LOST in either case
+        self.killed.add(name)  # its attempts are LOST in either case
         if len(self.agents) == 1 or self.random.random() < 0.5:
             self.start_agents()
 

@@ -1,4 +1,4 @@
-"""kill -9 of agents at any moment: everything is completed, and only what an agent took with it is done again."""
+"""kill -9 of agents at any moment: every task is completed, and only what a killed agent had begun is done again."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NAMES = ("one", "two", "three")
 
 
 def test_agents_that_are_killed_at_random(deployment: Deployment, tracker: str) -> None:
-    """Some are started again at once, some only when the next one dies."""
+    """Some agents are started again at once, others only when the next one dies."""
     farm = Farm(deployment, tracker, SHORT_LEASE)
     random = Random(f"{KILLS} agents, {tracker[:6]}")
     farm.start()
@@ -22,7 +22,7 @@ def test_agents_that_are_killed_at_random(deployment: Deployment, tracker: str) 
     tasks = layers(TASKS, 30, f"{LEDGER}; sleep 0.01")
     run_id = deployment.submit(tasks)
     killed: set[str] = set()
-    durable: dict[str, int] = {}  # what was COMPLETED before an agent died, and its attempts
+    durable: dict[str, int] = {}  # attempts of the tasks that were COMPLETED before an agent died
     for moment in farm.moments(random, KILLS, of=TASKS):
         farm.wait_for(moment)
         durable |= {
@@ -43,14 +43,14 @@ def test_agents_that_are_killed_at_random(deployment: Deployment, tracker: str) 
 
 
 def test_results_that_a_killed_agent_had_kept(deployment: Deployment, sqlite_tracker: str) -> None:
-    """Nobody was there to take them when they came; they are on the agent's disk, and are delivered by the next one."""
+    """A result that came while no coordinator was there is on the agent's disk. The agent's next start delivers it."""
     farm = Farm(deployment, sqlite_tracker)
     farm.start()
     gate = deployment.gate()
     (agent,) = farm.agents("one", cores=1)
     run_id = deployment.submit({"a": shell(f"{gate.hold}; {LEDGER}; echo done"), "b": shell(LEDGER, parents=["a"])})
     gate.reached()
-    deployment.running(run_id, "a")  # so that nothing but its result is still to be written down
+    deployment.running(run_id, "a")  # so that the result alone is still to be written down
     farm.kill()
     farm.result_kept("one", gate.open)
     agent.end(signal.SIGKILL)

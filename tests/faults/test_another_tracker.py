@@ -1,4 +1,4 @@
-"""An agent that has attempts and results of another tracker: it ends and forgets them, and is taken in."""
+"""An agent that has attempts and results of another tracker ends and forgets them, and is let in."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from support.deployment import Deployment, is_gone, shell, until
 
 
 def test_results_of_another_tracker_are_nobodys(deployment: Deployment, tmp_path: Path) -> None:
-    """The other tracker's run has the same numbers: what the agent did for the first one is not taken for it."""
+    """The other tracker's run has the same numbers. Results of the first tracker's attempts are not taken for it."""
     first = Farm(deployment, f"sqlite:{tmp_path}/first.db")
     first.start()
     ended, runs = deployment.gate("ended"), deployment.gate("runs")
@@ -21,11 +21,11 @@ def test_results_of_another_tracker_are_nobodys(deployment: Deployment, tmp_path
     ended.reached()
     pid = runs.reached()
     for name in ("ended", "runs"):
-        deployment.running(run_id, name)  # so that nothing but a result is still to be written down
+        deployment.running(run_id, name)  # so that the result alone is still to be written down
     first.kill()
     first.result_kept("one", ended.open)
     assert first.performed() == [("ended", 1)]
-    # A second coordinator at the same address, with the agent's attempts assigned to it before it has said a word.
+    # A second coordinator has the same address. It assigns attempts to the agent before the agent has said a word.
     agent.process.send_signal(signal.SIGSTOP)
     second = Farm(deployment, f"sqlite:{tmp_path}/second.db")
     second.start()
@@ -37,7 +37,7 @@ def test_results_of_another_tracker_are_nobodys(deployment: Deployment, tmp_path
         (attempt,) = deployment.task(run_id, name)["attempts"]
         assert (attempt["attempt"], attempt["stdout"]) == (1, "of the second\n")
     until(lambda: is_gone(pid), "the end of what ran for the first")
-    # The first one, when it is back, does again what its agent has no more.
+    # The first coordinator, when it is back, repeats the attempts that its agent has no more.
     second.kill()
     first.start()
     ended.open()

@@ -1,4 +1,4 @@
-"""What people are told is durable: nobody hears of anything that a crash could undo."""
+"""What people are told is durable: no answer tells of anything that a crash could undo."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from support.deployment import Deployment, shell, until
 
 @contextmanager
 def held_commits(tracker: str) -> Iterator[None]:
-    """Within, the coordinator's next commit waits: the process of Postgres that serves who holds the tracker's lock is stopped.
+    """Let the coordinator's next commit wait: the Postgres process of the session that holds the tracker's lock is stopped.
 
-    A lock would do as well, but for no longer than a coordinator lets a commit wait for one.
+    A lock would hold the commit as well, but only for as long as a coordinator lets a commit wait for a lock.
     """
     with psycopg.connect(tracker) as connection:
         (row,) = connection.execute("SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted").fetchall()
@@ -31,7 +31,7 @@ def held_commits(tracker: str) -> Iterator[None]:
 
 @pytest.mark.xdist_group("postgres")
 def test_nothing_is_told_before_it_is_durable(deployment: Deployment, request: pytest.FixtureRequest) -> None:
-    """While the end of a run is being committed, no command tells of it; commands about other things are answered."""
+    """While the end of a run is being committed, no command tells of it. Commands about other things are answered."""
     farm = Farm(deployment, new_tracker("postgresql", request))
     farm.start()
     gate = deployment.gate()
@@ -43,10 +43,10 @@ def test_nothing_is_told_before_it_is_durable(deployment: Deployment, request: p
     watching = farm.watching(run_id)
     with held_commits(farm.tracker):
         gate.open()
-        # What runs is counted when it is decided on, which is before the commit.
+        # Running attempts are counted when they are decided on, which is before the commit.
         until(lambda: [pool["running"] for pool in deployment.pools()] == [0], "the end of the task")
         asked = [deployment.command("--output", "json", command, str(run_id)) for command in ("show", "tasks")]
-        # These take longer than the others would if they were answered.
+        # If the commands above were answered, they would have ended by the time these calls have.
         assert deployment.run(other)["state"] == "QUEUED"
         assert [pool["running"] for pool in deployment.pools()] == [0]
         assert [process.poll() for process in (*asked, watching)] == [None, None, None]

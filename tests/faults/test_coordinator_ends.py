@@ -1,4 +1,4 @@
-"""Coordinators that end, and those that come after them: by SIGTERM, beside another one, with children that outlive them."""
+"""Coordinators that end, and those that come after them: after SIGTERM, beside another coordinator, with children that stay."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from support.open_files import open_files
 
 
 def stop(coordinator: Program) -> None:
-    """SIGTERM; fails unless it ends well."""
+    """Send SIGTERM. It fails unless the coordinator exits with 0."""
     assert coordinator.end() == 0, coordinator.said()
 
 
 def waits_for_the_lock(coordinator: Program, tracker: str) -> bool:
-    """Whether a coordinator wants the tracker that another one has."""
+    """Whether a coordinator waits for the lock of the tracker that another coordinator has."""
     if tracker.startswith("sqlite:"):
         return any(file.endswith("/state.db-lock") for file in open_files(coordinator.pid).values())
     with psycopg.connect(tracker) as connection:
@@ -30,7 +30,7 @@ def waits_for_the_lock(coordinator: Program, tracker: str) -> bool:
 
 
 def test_a_coordinator_that_is_stopped_leaves_work_to_agents(deployment: Deployment, tracker: str) -> None:
-    """They keep what they run and what has ended; the next coordinator takes both up."""
+    """Agents keep what they run and what has ended. The next coordinator takes both up."""
     farm = Farm(deployment, tracker)
     farm.start()
     ends, runs = deployment.gate("ends"), deployment.gate("runs")
@@ -71,7 +71,7 @@ def test_coordinators_that_are_stopped_while_much_goes_on(deployment: Deployment
 
 @pytest.mark.xdist_group("postgres")
 def test_a_second_coordinator_waits_and_is_refused(deployment: Deployment, request: pytest.FixtureRequest) -> None:
-    """By a tracker of each kind, at the same time: it is told who has it, and the first one goes on undisturbed."""
+    """The second one is told which coordinator has the tracker, of each kind, and the first one goes on undisturbed."""
     farms: list[Farm] = []
     seconds: list[Program] = []
     for kind in ("sqlite", "postgresql"):
@@ -90,7 +90,7 @@ def test_a_second_coordinator_waits_and_is_refused(deployment: Deployment, reque
 
 
 def test_a_coordinator_that_waits_takes_over(deployment: Deployment, tracker: str) -> None:
-    """One that was started too early begins as soon as the other one has ended."""
+    """A coordinator that was started too early begins once the other one has ended."""
     farm = Farm(deployment, tracker)
     first = farm.start()
     run_id = deployment.submit({"a": task("true")})
@@ -105,7 +105,7 @@ def test_a_coordinator_that_waits_takes_over(deployment: Deployment, tracker: st
 
 
 def test_children_do_not_inherit_the_lock(deployment: Deployment, tracker: str) -> None:
-    """The local agent and its task are stopped, so that they outlive their coordinator: the next one begins at once."""
+    """The next coordinator begins at once, though the stopped local agent and its task outlive the last one."""
     farm = Farm(deployment, tracker, pools='[pools.farm]\nexecutor = "local"\nworkers = 1')
     first = farm.start()
     gate = deployment.gate()
@@ -123,7 +123,7 @@ def test_children_do_not_inherit_the_lock(deployment: Deployment, tracker: str) 
         assert farm.performed() == [("a", 2)]
     finally:
         for child in below:
-            with contextlib.suppress(psutil.NoSuchProcess):  # who was resumed first may have ended it
+            with contextlib.suppress(psutil.NoSuchProcess):  # the agent that was resumed first may have ended it
                 child.resume()
     until(lambda: all(is_gone(child.pid) for child in below), "the end of the first coordinator's agent")
     assert farm.performed() == [("a", 2)]

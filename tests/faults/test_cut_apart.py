@@ -16,12 +16,12 @@ from support.proxy import Proxy
 
 T = TypeVar("T")
 
-# Silence is noticed after two seconds. Who was only slow is noticed as well, joins again, and has lost nothing.
+# Silence is noticed after two seconds. An agent that was only slow is cut off too; it joins again and has lost nothing.
 ATTENTIVE = "heartbeat = 0.5\nlease = 100"
 
 
 async def aside(work: Callable[..., T], *arguments: object) -> T:
-    """Do what waits in a thread, so that the proxy goes on."""
+    """Do blocking work in a thread, so that the proxy goes on."""
     return await asyncio.to_thread(work, *arguments)
 
 
@@ -35,14 +35,14 @@ async def connected(deployment: Deployment) -> None:
 
 
 async def attempts(deployment: Deployment, run_id: int, name: str) -> list[tuple[str, str]]:
-    """Outcome and host of each attempt of a task."""
+    """Return the outcome and the host of each attempt of a task."""
     task = await aside(deployment.task, run_id, name)
     return [(attempt["outcome"], attempt["host"]) for attempt in task["attempts"]]
 
 
 @pytest.mark.parametrize("silent", [False, True], ids=["broken", "silent"])
 async def test_cut_apart_for_less_than_the_lease(deployment: Deployment, sqlite_tracker: str, silent: bool) -> None:
-    """The agent goes on and delivers later what ended meanwhile; nothing is done twice."""
+    """The agent goes on and delivers later what ended meanwhile. Nothing is done twice."""
     farm = Farm(deployment, sqlite_tracker, ATTENTIVE if silent else PATIENT, listen=own_address())
     await aside(farm.start)
     gate = deployment.gate()
@@ -69,7 +69,7 @@ async def test_cut_apart_for_less_than_the_lease(deployment: Deployment, sqlite_
 
 
 async def test_cut_apart_for_longer_than_the_lease(deployment: Deployment, tracker: str) -> None:
-    """Its attempts run elsewhere. What it ran meanwhile may be done twice; what it tells of that, late, changes nothing."""
+    """The agent's attempts run elsewhere. They may run twice, and what the agent tells of them late changes nothing."""
     farm = Farm(deployment, tracker, SHORT_LEASE, listen=own_address())
     await aside(farm.start)
     ended, runs = deployment.gate("ended"), deployment.gate("runs")
@@ -94,7 +94,7 @@ async def test_cut_apart_for_longer_than_the_lease(deployment: Deployment, track
         assert run["task_states"] == {"COMPLETED": 3}
         assert not is_gone(pid)
         before = [await aside(deployment.task, run_id, name) for name in ("ended", "runs", "last")]
-        # Late, what was said on the old connection comes; then the agent is back, and ends what is not its own any more.
+        # The words on the old connection come late. Then the agent is back and ends attempts that are not its own any more.
         proxy.mend()
         await aside(until, lambda: is_gone(pid), "the end of the attempt that was given up")
         await connected(deployment)
@@ -102,7 +102,7 @@ async def test_cut_apart_for_longer_than_the_lease(deployment: Deployment, track
         for name in ("ended", "runs"):
             assert await attempts(deployment, run_id, name) == [("LOST", "one"), ("SUCCEEDED", "two")]
         assert before[0]["attempts"][1]["stdout"] == "2\n"
-        # The coordinator's state, not only its memory, is the same.
+        # The same holds for the coordinator's durable state, not only for its memory.
         await aside(farm.kill_and_start)
         assert [await aside(deployment.task, run_id, name) for name in ("ended", "runs", "last")] == before
         assert sorted(farm.performed()) == [("ended", 1), ("ended", 2), ("last", 1), ("runs", 2)]
@@ -111,7 +111,7 @@ async def test_cut_apart_for_longer_than_the_lease(deployment: Deployment, track
 
 
 async def test_a_result_whose_acknowledgement_is_lost(deployment: Deployment, sqlite_tracker: str) -> None:
-    """It is durable, and told again to another coordinator: it is the same result, and what follows from it is not repeated."""
+    """The result is durable and is told again to another coordinator. What follows from it is not repeated."""
     farm = Farm(deployment, sqlite_tracker, PATIENT, listen=own_address())
     await aside(farm.start)
     gate = deployment.gate()
@@ -128,7 +128,7 @@ async def test_a_result_whose_acknowledgement_is_lost(deployment: Deployment, sq
         await aside(gate.reached)
         proxy.hold(to_server=False)
         await aside(gate.open)
-        # It says enough for the coordinator: what waits for it goes on.
+        # The result is enough for the coordinator, which lets the tasks behind it go on.
         assert (await aside(deployment.watch, run_id))["task_states"] == {"COMPLETED": 2}
         await aside(farm.kill)
         await proxy.cut()
@@ -143,7 +143,7 @@ async def test_a_result_whose_acknowledgement_is_lost(deployment: Deployment, sq
 
 
 async def test_a_kill_that_does_not_get_through(deployment: Deployment, sqlite_tracker: str) -> None:
-    """The run is KILLED once the agent is back and has ended its processes; what waited on the agent is never started."""
+    """The run is KILLED once the agent is back and has ended its processes. Attempts that waited there never start."""
     farm = Farm(deployment, sqlite_tracker, PATIENT, listen=own_address())
     await aside(farm.start)
     gate = deployment.gate()

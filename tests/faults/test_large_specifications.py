@@ -1,4 +1,4 @@
-"""A run of tasks that are all different: what they execute is on the tracker's disk, through restarts and edits."""
+"""A run whose tasks are all different: their commands are on the tracker's disk, through restarts and edits."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from support.deployment import Deployment, Task, task
 from support.open_files import nameless
 
 TASKS = 3_000
-BULK = "x" * 600  # of each task: together more than stays in memory
+BULK = "x" * 600  # bytes of each task; together they are more than stays in memory
 
 
 def tasks(mark: str) -> dict[str, Task]:
-    """Each of its own words."""
+    """Return tasks of which each has words of its own."""
     return {f"t{number}": task("echo", f"{mark}-{number}", BULK) for number in range(TASKS)}
 
 

@@ -46,7 +46,7 @@ def pools(work: Path, host: SshdServer) -> str:
 
 
 def test_a_run_on_all_of_them_goes_on_where_it_was(deployment: Deployment, host: SshdServer, cluster: SlurmCluster) -> None:
-    """What has ended is not repeated, what runs on SSH or Slurm is taken up, what ran in the local pool runs again."""
+    """Tasks that ended are not repeated. Attempts on SSH and Slurm are taken up, and those of the local pool run again."""
     farm = Farm(deployment, f"sqlite:{deployment.folder}/state.db", pools=pools(deployment.work, host))
     farm.start()
     gates = {pool: deployment.gate(pool) for pool in ("farm", "hosts", "hpc")}

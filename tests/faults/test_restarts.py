@@ -1,4 +1,4 @@
-"""What a new coordinator makes of each kind of run that the last one left: it goes on where it was, and history is readable."""
+"""A new coordinator and each kind of run that the last one left: the run goes on where it was, and its history is readable."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def farm(deployment: Deployment, sqlite_tracker: str) -> Farm:
 
 
 def outcomes(deployment: Deployment, run_id: int, name: str) -> list[str | None]:
-    """Of the attempts of a task; None for one that runs."""
+    """Return the outcomes of a task's attempts, None for one that runs."""
     return [attempt.get("outcome") for attempt in deployment.task(run_id, name)["attempts"]]
 
 
@@ -31,7 +31,7 @@ def outcomes(deployment: Deployment, run_id: int, name: str) -> list[str | None]
 
 
 def test_a_task_that_runs_meanwhile_is_taken_up(farm: Farm, deployment: Deployment) -> None:
-    """It is RUNNING for the new coordinator too, since when it began; it ends once, and its output is whole."""
+    """The attempt is RUNNING for the new coordinator since its own start. It ends once, and its output is whole."""
     gate = deployment.gate()
     farm.agents("one")
     run_id = deployment.submit(
@@ -53,7 +53,7 @@ def test_a_task_that_runs_meanwhile_is_taken_up(farm: Farm, deployment: Deployme
 
 
 def test_a_run_that_is_killed_after_a_restart(farm: Farm, deployment: Deployment) -> None:
-    """What an earlier coordinator started is ended like everything else."""
+    """An attempt that an earlier coordinator started is ended as any other is."""
     gate = deployment.gate()
     farm.agents("one")
     run_id = deployment.submit({"a": shell(gate.hold, children=["b"]), "b": shell(LEDGER)})
@@ -70,7 +70,7 @@ def test_a_run_that_is_killed_after_a_restart(farm: Farm, deployment: Deployment
 
 @pytest.mark.parametrize("names", [(), ("a",)], ids=["the run", "a task"])
 def test_an_end_that_was_asked_for_is_not_forgotten(deployment: Deployment, sqlite_tracker: str, names: tuple[str, ...]) -> None:
-    """The agent is stopped while it is asked, as if it were cut off: only the next coordinator can tell it."""
+    """The agent is stopped while its attempt is to be ended, so that only the next coordinator can tell it."""
     farm = Farm(deployment, sqlite_tracker)
     farm.start()
     gate = deployment.gate()
@@ -86,7 +86,7 @@ def test_an_end_that_was_asked_for_is_not_forgotten(deployment: Deployment, sqli
     assert deployment.watch(run_id, code=1)["task_states"] == {"KILLED": 1, "QUEUED": 1}
     assert is_gone(pid)
     assert outcomes(deployment, run_id, "a") == ["KILLED"]
-    # It can be asked for again, and is then not KILLED any more.
+    # The task can be asked for again, and is then not KILLED any more.
     assert deployment.daggyr("retry", str(run_id)).code == 0
     gate.open()
     farm.wait_for(1)
@@ -96,7 +96,7 @@ def test_an_end_that_was_asked_for_is_not_forgotten(deployment: Deployment, sqli
 
 
 def test_a_local_pool_dies_with_its_coordinator(deployment: Deployment, sqlite_tracker: str) -> None:
-    """What it ran is ended and LOST, and runs again at once without using a retry."""
+    """Its attempts are ended and LOST, and their tasks run again at once without using a retry."""
     farm = Farm(deployment, sqlite_tracker, pools=LOCAL)
     farm.start()
     gate = deployment.gate()
@@ -111,7 +111,7 @@ def test_a_local_pool_dies_with_its_coordinator(deployment: Deployment, sqlite_t
 
 
 def test_retries_that_were_used_stay_used(farm: Farm, deployment: Deployment) -> None:
-    """Three attempts in all, however many coordinators there were; the delay before a retry begins again."""
+    """There are three attempts in all, however many coordinators there were. The delay before a retry begins again."""
     gate = deployment.gate()
     farm.agents("one")
     script = f"{LEDGER}; case $DAGGYR_ATTEMPT in 2 | 5) {gate.hold} ;; esac; exit 7"
@@ -128,7 +128,7 @@ def test_retries_that_were_used_stay_used(farm: Farm, deployment: Deployment) ->
     assert deployment.daggyr("kill", str(run_id)).code == 0
     assert deployment.watch(run_id, code=1)["state"] == "KILLED"
     assert sorted(farm.performed()) == [("a", 1), ("a", 2), ("a", 3), ("later", 1)]
-    # Asking for it again gives fresh budgets, which the next coordinator knows of.
+    # A retry by a person gives a fresh budget, of which the next coordinator knows.
     assert deployment.daggyr("retry", str(run_id), "--task", "a").code == 0
     farm.wait_for(6)
     farm.kill_and_start()
@@ -142,7 +142,7 @@ def test_retries_that_were_used_stay_used(farm: Farm, deployment: Deployment) ->
 
 
 def test_expanded_and_matched_tasks_keep_their_places(farm: Farm, deployment: Deployment) -> None:
-    """What waits for whom is what it was, through heads, tails and matches."""
+    """Tasks wait for the same tasks as before, through heads, tails and matches."""
     gate = deployment.gate()
     farm.agents("one")
     run_id = deployment.submit(
@@ -170,12 +170,12 @@ def test_expanded_and_matched_tasks_keep_their_places(farm: Farm, deployment: De
 
 
 def test_a_generator_that_was_half_way(farm: Farm, deployment: Deployment) -> None:
-    """One has generated, one is printing, one has failed once; what they generate is generated once."""
+    """One has generated, one is printing, one has failed once. What they print becomes tasks once."""
     gate = deployment.gate()
     farm.agents("one", cores=3)
 
     def printing(*names: str) -> str:
-        # The generator itself is not to be expanded: what it prints names the parameter only in the end.
+        # The generator's own text must not expand, so the parameter's name appears only in what it prints.
         tasks = {name: shell(f"{LEDGER}; : @@X%%") for name in names}
         return f"sed 's/@/{{/g; s/%/}}/g' <<'END'\n{json.dumps(tasks)}\nEND\n"
 
@@ -201,7 +201,7 @@ def test_a_generator_that_was_half_way(farm: Farm, deployment: Deployment) -> No
 
 
 def test_what_a_generator_printed_may_be_durable_in_part(farm: Farm, deployment: Deployment) -> None:
-    """Several messages' worth; the coordinator dies when it has some of them. Nobody can run them, so that they all wait."""
+    """The coordinator dies when it has some of several messages. All of its tasks wait, because no host can run them."""
     farm.agents("one")
     padding = "x" * 1000
     script = (
@@ -226,7 +226,7 @@ def test_what_a_generator_printed_may_be_durable_in_part(farm: Farm, deployment:
 
 
 def test_a_pool_that_is_not_configured_any_more(deployment: Deployment, sqlite_tracker: str) -> None:
-    """What ran there is LOST, what waits there waits and says so; everything else goes on."""
+    """Attempts in that pool are LOST, and tasks for it wait and say so. Everything else goes on."""
     farm = Farm(deployment, sqlite_tracker, pools='[pools.farm]\nexecutor = "agent"\n[pools.old]\nexecutor = "agent"')
     farm.start()
     gate, other = deployment.gate(), deployment.gate("other")
@@ -240,7 +240,7 @@ def test_a_pool_that_is_not_configured_any_more(deployment: Deployment, sqlite_t
     killed = deployment.submit({"k": shell(other.hold, pool="old")}, pool="farm")
     gate.reached()
     other.reached()
-    two.process.send_signal(signal.SIGSTOP)  # so that it does not hear of this
+    two.process.send_signal(signal.SIGSTOP)  # so that the agent does not hear of this
     assert deployment.daggyr("kill", str(killed)).code == 0
     farm.kill()
     both, farm.pools = farm.pools, '[pools.farm]\nexecutor = "agent"'
@@ -259,7 +259,7 @@ def test_a_pool_that_is_not_configured_any_more(deployment: Deployment, sqlite_t
 
 
 def test_queued_runs_wait_on(farm: Farm, deployment: Deployment) -> None:
-    """In the order and with the tags in which they were submitted."""
+    """Runs wait in the order and with the tags in which they were submitted."""
     ids = [deployment.submit({"a": shell(LEDGER), "b": shell(LEDGER, parents=["a"])}, tags={"n": str(n)}) for n in range(3)]
     farm.kill_and_start()
     runs = deployment.runs()
@@ -282,7 +282,7 @@ async def submitted(deployment: Deployment, request_id: str) -> int:
 
 
 def test_run_ids_and_request_ids_outlive_everything(farm: Farm, deployment: Deployment) -> None:
-    """A request that is repeated after a restart is the same run; an id is not used again, not even a deleted run's."""
+    """A request that is repeated after a restart finds its run. No run id is used again, not even that of a deleted run."""
     first = asyncio.run(submitted(deployment, "the same"))
     farm.kill_and_start()
     assert asyncio.run(submitted(deployment, "the same")) == first
@@ -301,7 +301,7 @@ def test_run_ids_and_request_ids_outlive_everything(farm: Farm, deployment: Depl
 
 
 def test_history_is_readable_after_a_restart(farm: Farm, deployment: Deployment) -> None:
-    """All that there is to see of ended runs is what it was before: runs, tasks, attempts, output, reasons."""
+    """Runs, tasks, attempts, output and reasons of ended runs are shown as before."""
     farm.agents("one")
     good = deployment.complete(
         {
@@ -332,14 +332,14 @@ def test_history_is_readable_after_a_restart(farm: Farm, deployment: Deployment)
     before = seen()
     farm.kill_and_start()
     assert seen() == before
-    # And can be gone on with.
+    # The run can be retried.
     assert deployment.daggyr("retry", str(bad)).code == 0
     deployment.watch(bad, code=1)
     assert outcomes(deployment, bad, "a") == ["FAILED", "FAILED"]
 
 
 def test_an_agent_that_has_not_come_back_yet_is_shown(deployment: Deployment, sqlite_tracker: str) -> None:
-    """By its name, with what it had; it was never seen by this coordinator."""
+    """The agent has its name and its attempts, and this coordinator has never seen it."""
     farm = Farm(deployment, sqlite_tracker)
     farm.start()
     gate = deployment.gate()

@@ -1,4 +1,4 @@
-"""Trackers that cannot take anything for a while, or for good: nothing new is started, nothing is lost, and people are told."""
+"""Trackers that take nothing for a while, or for good: nothing new is started, nothing is lost, and people are told."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from support.postgres_server import PostgresServer
 from support.waiting import Gate
 from test_coordinator_ends import stop
 
-CHATTY = f"head -c 100000 /dev/zero | tr '\\0' x; {LEDGER}"  # output that a full disk has no room for
+CHATTY = f"head -c 100000 /dev/zero | tr '\\0' x; {LEDGER}"  # a full disk has no room for this output
 
 
-HEARTBEAT = 3  # seconds; four of them are missed before an agent is given up
+HEARTBEAT = 3  # seconds; an agent is given up after four that were missed
 SETTINGS = f"lease = 60\nheartbeat = {HEARTBEAT}\nmetrics = '127.0.0.1:0'"
-HELD = 40  # tasks that end while nothing can be kept: more messages than are taken from an agent at once
+HELD = 40  # tasks that end while nothing is durable: more messages than are taken from an agent at once
 
 
 class Disk:
@@ -43,7 +43,7 @@ class Disk:
                 return
 
     def clear(self) -> None:
-        """Give it back."""
+        """Give the room back."""
         self._filling.unlink()
 
 
@@ -59,7 +59,7 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
 
 
 def in_trouble(deployment: Deployment, run_id: int) -> str:
-    """What `show` says of the trouble; waits for it."""
+    """Wait until `show` tells of the trouble, and return its words."""
 
     def note() -> str:
         notes = deployment.run(run_id)["notes"]
@@ -69,7 +69,7 @@ def in_trouble(deployment: Deployment, run_id: int) -> str:
 
 
 def keeps_its_agents(deployment: Deployment, clock: str) -> None:
-    """Returns when a heartbeat of the agent `clock` was heard that it sent later than this; all stay connected meanwhile."""
+    """Return once a later heartbeat of the agent `clock` was heard. All agents stay connected meanwhile."""
     before = {agent["name"]: agent for agent in deployment.agents()}
     later = datetime.now(UTC) + timedelta(seconds=HEARTBEAT)
 
@@ -91,7 +91,7 @@ def on_disk(deployment: Deployment, disk: Disk) -> Iterator[Farm]:
 
 
 def half_way(deployment: Deployment, script: str, count: int, width: int) -> tuple[dict[str, Task], Gate]:
-    """Layers of tasks of which one in the middle of the first chain is held until its gate opens."""
+    """Start layers of tasks, one of which in the middle of the first chain is held until its gate opens."""
     tasks = layers(count, width, script)
     gate = deployment.gate("middle")
     held = f"t{count // 2 // width * width}"
@@ -123,7 +123,7 @@ def test_a_disk_that_is_full_for_a_while(deployment: Deployment, disk: Disk, on_
     assert scrape(metrics, deployment.token()).value("daggyr_tracker_trouble") == 1
     performed = farm.performed()
     assert 20 < len(performed) < 40
-    # What ends meanwhile is kept by its agent, however much it is; nothing that waits for it is started, nor what is new.
+    # The agents keep the results that come meanwhile, however many. No task that waits for them starts, and no new run.
     for number, gate in enumerate(gates.values(), 1):
         gate.open()
         farm.wait_for(len(performed) + number)
@@ -149,7 +149,7 @@ def test_a_disk_that_is_full_for_a_while(deployment: Deployment, disk: Disk, on_
 def test_a_coordinator_that_ends_while_its_disk_is_full(
     deployment: Deployment, disk: Disk, on_disk: Farm, end: Callable[[object], object]
 ) -> None:
-    """What it could not keep was told to nobody; the next one gets it from the agent."""
+    """The coordinator told nobody of what it could not keep. The next one gets it from the agent."""
     farm = on_disk
     farm.agents("one")
     tasks, gate = half_way(deployment, CHATTY, 40, 1)
@@ -169,7 +169,7 @@ def test_a_coordinator_that_ends_while_its_disk_is_full(
 def test_a_postgres_that_is_gone_for_a_while(
     deployment: Deployment, postgres: PostgresServer, request: pytest.FixtureRequest, crash: bool
 ) -> None:
-    """In the middle of a run; commands that need it say so, others go on."""
+    """Postgres is gone in the middle of a run. Commands that need it say so, and others go on."""
     farm = Farm(deployment, new_tracker("postgresql", request), SETTINGS)
     farm.start()
     farm.agents("one", "two")
@@ -201,7 +201,7 @@ def test_a_postgres_that_is_gone_for_a_while(
 
 
 def test_a_tracker_that_is_taken_away_ends_its_coordinator(deployment: Deployment, sqlite_tracker: str) -> None:
-    """Whatever is in its place is not touched; the agent waits for a coordinator that has it back."""
+    """What is in the tracker's place is not touched. The agent waits for a coordinator that has the tracker back."""
     farm = Farm(deployment, sqlite_tracker)
     farm.start()
     gate = deployment.gate()

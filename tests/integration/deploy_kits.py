@@ -1,7 +1,7 @@
-"""What deploy/ says, read from its own files: the programs of each kit with their arguments, and the files that they are given.
+"""What the files of deploy/ say: the programs of each kit with their arguments, and the files that they are given.
 
-test_deploy_files.py compares these with each other, test_deploy.py starts them. Each program is given a root folder of its own,
-below which the absolute paths of its kit are put (`Root`); nothing else of a command line or of a configuration is touched.
+test_deploy_files.py compares these with each other, and test_deploy.py starts them. Each program is given a root folder of its
+own (`Root`), below which the absolute paths of its kit are put. Nothing else of a command line or of a configuration is changed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Tree = dict[str, Any]
 
 
 def tool(name: str, package: str) -> str:
-    """The path of a program of a Debian package; without it, the test is skipped, in CI it fails."""
+    """Return the path of a program of a Debian package. Without it the test is skipped, and fails in CI."""
     found = shutil.which(name)
     if found is None:
         reason = f"{name} is not installed: apt-get install {package}"
@@ -55,7 +55,7 @@ def instructions() -> list[tuple[str, str]]:
 
 
 def images() -> dict[str, list[tuple[str, str]]]:
-    """The instructions of each of the Containerfile's stages, those of the stages it is made FROM before its own."""
+    """Return the instructions of each of the Containerfile's stages, after those of the stages that it is made FROM."""
     stages: dict[str, list[tuple[str, str]]] = {}
     current: list[tuple[str, str]] = []
     for word, rest in instructions():
@@ -91,13 +91,13 @@ def kustomization() -> Tree:
 
 
 def manifest(kind: str) -> Tree:
-    """The only one of a kind."""
+    """Return the only manifest of a kind."""
     (found,) = (each for each in manifests() if each["kind"] == kind)
     return found
 
 
 def secrets(kit: str, folder: Path) -> tuple[Path, list[str]]:
-    """Makes the kit's secrets as README.md says; returns where they are, and the names that the server may be called by."""
+    """Make the kit's secrets as README.md says; returns where they are and the names that the server may be called by."""
     tool("openssl", "openssl")
     (line,) = re.findall(rf"^(deploy/make-secrets deploy/{kit}/secrets .*)$", README, re.MULTILINE)
     script, _, *names = shlex.split(line, comments=True)
@@ -112,11 +112,11 @@ class Root:
     folder: Path
 
     def __call__(self, text: str) -> str:
-        """`text` with the absolute paths of a kit below this folder."""
+        """Return `text` with the absolute paths of a kit below this folder."""
         return re.sub(r"(?<![\w./-])/(?=(?:etc|var|run|secrets)/)", f"{self.folder}/", text)
 
     def write(self, path: str, content: str | Path, mode: int = 0o600) -> None:
-        """Put a file, or a copy of one, at an absolute path; a text's paths are placed."""
+        """Put a file, or a copy of one, at an absolute path. The paths in a text are placed as well."""
         target = Path(self(path))
         target.parent.mkdir(parents=True, exist_ok=True)
         target.touch(mode)
@@ -143,7 +143,7 @@ class Container:
 
     @property
     def configuration(self) -> Path:
-        """The file that its `--config` names."""
+        """Return the file that its `--config` names."""
         return Path(self.arguments[self.arguments.index("--config") + 1])
 
     def coordinator(self) -> str:
@@ -165,14 +165,14 @@ class Kit:
 
 
 def _without_server(command: list[str]) -> list[str]:
-    """The options of a probe that calls the CLI."""
+    """Return the options of a probe that calls the CLI."""
     program, option, address, *options, command_name = command
     assert (program, option, address, command_name) == ("daggyr", "--server", "localhost:2503", "pools")
     return options
 
 
 def uncommented(text: str) -> str:
-    """A configuration with all that stands in it as a comment, as README.md has readers take the comments off."""
+    """Return a configuration whose commented settings are settings, as README.md has readers make them."""
     return re.sub(r"^# (?=\[.*\]$|\w+ = )", "", text, flags=re.MULTILINE).replace('"127.0.0.1:2503"', '"0.0.0.0:2503"')
 
 

@@ -1,4 +1,4 @@
-"""Who an agent is: its id, which every task knows, opens nothing; its key does, and what to do where that is lost."""
+"""What proves who an agent is: its key and not its id, which every task knows; and what to do when the key is lost."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def state_of(farm: Deployment, name: str = "one") -> Path:
 
 
 def holding(farm: Deployment) -> tuple[int, Gate, Program]:
-    """A run whose task an agent holds; the task has told the agent's id."""
+    """Start a run whose task an agent holds. The task has told the agent's id."""
     gate = farm.gate()
     agent = farm.start_agent("one")
     run_id = farm.submit({"a": shell(f'echo "$DAGGYR_AGENT_ID" > stolen; {gate.hold}')})
@@ -30,16 +30,16 @@ def holding(farm: Deployment) -> tuple[int, Gate, Program]:
 
 @pytest.mark.parametrize("key", [b"", secrets.token_bytes(32)], ids=["no key", "another key"])
 async def test_an_id_that_a_task_has_read_is_worth_nothing(farm: Deployment, key: bytes) -> None:
-    """With it and the agent token: refused, no assignment is seen, the log names the peer, and the agent goes on."""
+    """A stranger who has the id and the token is refused and sees no assignment. The log names the peer; the agent goes on."""
     run_id, gate, agent = await asyncio.to_thread(holding, farm)
     agent_id = farm.read("stolen").strip()
     assert agent_id == (state_of(farm) / "agent-id").read_text().strip()
     async with session(farm, hello(agent_id=agent_id, name="one", agent_key=key)) as call:
         with pytest.raises(grpc.aio.AioRpcError) as refused:
-            await call.read()  # the first thing that is told
+            await call.read()  # the first message from the server
     assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
     assert "daggyr agent forget" in str(refused.value.details())
-    # Under another name, and in another incarnation, as well.
+    # Another name or another incarnation does not help.
     async with session(farm, hello(agent_id=agent_id, name="other", incarnation="2", agent_key=key)) as call:
         assert (await refusal(call))[0] is grpc.StatusCode.PERMISSION_DENIED
     lines = [line for line in farm.logs().splitlines() if "PERMISSION_DENIED" in line]
@@ -74,7 +74,7 @@ def test_a_key_that_others_may_read_is_refused(farm: Deployment) -> None:
 
 
 def test_a_host_that_was_set_up_anew(farm: Deployment) -> None:
-    """Its key is lost: it is told what to do; what it had runs again at once when it is forgotten, and not before."""
+    """The agent has lost its key and is told what to do. Its attempts run again once it is forgotten, and not before."""
     run_id, gate, agent = holding(farm)
     refused = farm.daggyr("agent", "forget", "one")
     assert (refused.code, "is connected from" in refused.err) == (2, True), refused.err
@@ -98,7 +98,7 @@ def test_a_host_that_was_set_up_anew(farm: Deployment) -> None:
 
 
 def test_an_agent_that_is_gone_for_long_is_still_known_by_its_key(deployment: Deployment, tmp_path: Path) -> None:
-    """After a restart of the coordinator, too; its name finds it."""
+    """This holds after a restart of the coordinator, too. The agent's name finds it."""
     config = f'[server]\ntracker = "sqlite:{tmp_path}/state.db"\nheartbeat = 30\nlease = 100\n[pools.farm]\nexecutor = "agent"\n'
     server = deployment.start_server(config=config)
     deployment.start_agent("one").end()
@@ -112,7 +112,7 @@ def test_an_agent_that_is_gone_for_long_is_still_known_by_its_key(deployment: De
 
 
 def test_two_agents_on_copies_of_one_state_folder(farm: Deployment) -> None:
-    """The second is refused, with what to do, as long as the first answers; and that goes on."""
+    """The second agent is refused, with what to do, as long as the first one answers, and the first one goes on."""
     agent = farm.start_agent("one")
     copy = farm.folder / "copy"
     copy.mkdir(mode=0o700)
@@ -132,7 +132,7 @@ def test_two_agents_on_copies_of_one_state_folder(farm: Deployment) -> None:
 
 
 def test_a_copy_of_a_state_folder_takes_no_name_away(farm: Deployment) -> None:
-    """One that was started under another name is refused, which names the agent that is there; that stays known by its own."""
+    """An agent with another name is refused and is told of the agent that is there, which stays known by its own name."""
     agent = farm.start_agent("one")
     copy = farm.folder / "copy"
     copy.mkdir(mode=0o700)

@@ -32,7 +32,7 @@ REAL = (math.nan, math.inf, -math.inf, 1.7e308, -1.7e308, -1.0, 5e-324)
 
 
 def limits(field: FieldDescriptor) -> tuple[Any, ...]:
-    """The ends of a field's type, and what is next to them or to 0."""
+    """Return the ends of a field's type, and the values next to them or to 0."""
     kind = field.cpp_type
     if kind in WHOLE:
         return (-WHOLE[kind], -1, 0, 1, WHOLE[kind] - 1)
@@ -49,7 +49,7 @@ def limits(field: FieldDescriptor) -> tuple[Any, ...]:
 
 
 def variants(message: Message) -> Iterator[tuple[str, Message]]:
-    """The message with one field, at whatever depth, at a limit of its type; and what was changed."""
+    """Yield the message with one field, at any depth, at a limit of its type, and what was changed."""
     for field in message.DESCRIPTOR.fields:
         if field.containing_oneof is not None and not message.HasField(field.name) and len(field.containing_oneof.fields) > 1:
             continue  # another kind of message
@@ -115,7 +115,7 @@ class Speaker:
         self._farm = farm
         self._sequence = 0
         self._fence: dict[str, Any] = {}
-        self.keys: list[AttemptKey] = []  # held, and not ended
+        self.keys: list[AttemptKey] = []  # keys that are held and have not ended
         self._stack = AsyncExitStack()
         self._call: Any = None
 
@@ -137,7 +137,7 @@ class Speaker:
             await self._read()
 
     async def says(self, message: AgentMessage) -> bool:
-        """Whether it is taken. It begins anew after a refusal, which must be INVALID_ARGUMENT."""
+        """Say a message; returns whether it is taken. After a refusal, which must be INVALID_ARGUMENT, a new session begins."""
         if self._call is None:
             await self.begin()
         mine = message.HasField("updates")
@@ -150,7 +150,7 @@ class Speaker:
                 while (await self._read()).acknowledge.sequence != self._sequence + 1 + mine:
                     pass
             finally:
-                told.set()  # a write that is cancelled would end the call
+                told.set()  # cancelling a write would end the call
                 await asyncio.gather(beating, return_exceptions=True)
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
             code, details = await self._call.code(), await self._call.details()
@@ -183,7 +183,7 @@ class Speaker:
 
 
 def strict(text: str) -> Any:
-    """JSON as RFC 8259 has it, without NaN and infinities."""
+    """Read JSON as RFC 8259 has it, without NaN and infinities."""
 
     def refuse(constant: str) -> None:
         raise AssertionError(constant)

@@ -1,4 +1,8 @@
-"""Specifications with faults, given to the real command line: refused whole, with place and advice, before anything runs."""
+"""Specifications with faults: the real server refuses them whole, with place and advice, before anything runs.
+
+What the server answers is asked of it from this process. That the command tells just that, and what the command finds by itself,
+is tested with the command.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from support.deployment import Deployment, shell, task
 
@@ -25,15 +30,12 @@ X = {"{{X}}": ["1", "2"]}
 ECHO = task("echo", "{{X}}")
 
 
-pytestmark = pytest.mark.xdist_group("refused specifications")  # one worker starts the server that they share
-
-
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    """One server for all that it refuses; afterwards it has no run, and takes one."""
+    """One server for all that it refuses. In the end it has no run, and takes one."""
     made = Deployment(tmp_path_factory.mktemp("specifications"))
-    made.start_server(config=POOLS)
     try:
+        made.start_server(config=POOLS)
         yield made
         assert made.runs() == []
         made.goes_on()
@@ -41,8 +43,16 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
         made.close()
 
 
+def answered(deployment: Deployment, document: object) -> list[str]:
+    """The faults that the server answers with, which is all that a client is told of a specification that it refuses."""
+    with pytest.raises(grpc.RpcError) as refused:
+        deployment.submit_document(json.dumps(document))
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT  # type: ignore[attr-defined]
+    return str(refused.value.details()).splitlines()  # type: ignore[attr-defined]
+
+
 def refused(deployment: Deployment, document: object, suffix: str = ".json") -> list[str]:
-    """The faults that `submit` tells of."""
+    """Return the faults that `submit` tells of."""
     data = document if isinstance(document, bytes) else json.dumps(document).encode()
     path = deployment.folder / f"refused{suffix}"
     path.write_bytes(data)
@@ -54,7 +64,7 @@ def refused(deployment: Deployment, document: object, suffix: str = ".json") -> 
 
 
 def matched(**keys: Any) -> dict[str, Any]:
-    """Two tasks of which `b` has a `match` on `a`."""
+    """Return two tasks of which `b` has a `match` on `a`."""
     return {"tasks": {"a": ECHO, "b": ECHO, **keys}, "parameters": X}
 
 
@@ -145,9 +155,19 @@ def child(*names: str, **keys: Any) -> dict[str, Any]:
     ids=lambda value: value if isinstance(value, str) and " " not in value else "",
 )
 def test_a_fault_is_told_with_its_place_and_what_to_do(shared: Deployment, document: object, place: str, words: str) -> None:
-    (fault,) = refused(shared, document)
+    (fault,) = answered(shared, document)
     assert fault.startswith(place)
     assert words in fault
+
+
+@pytest.mark.parametrize(
+    "tasks", [{"a\tb": TRUE}, {"é" * 513: TRUE}, {"a": task("true", pool="nope", max_retires=1), "": TRUE}, {}]
+)
+def test_the_command_tells_what_the_server_answers(shared: Deployment, tasks: dict[str, object]) -> None:
+    """Line by line, with exit code 2 and nothing on standard output."""
+    faults = answered(shared, {"tasks": tasks})
+    assert len(faults) == (3 if "a" in tasks else 1)
+    assert refused(shared, {"tasks": tasks}) == faults
 
 
 @pytest.mark.parametrize(
@@ -180,7 +200,7 @@ def test_a_document_that_cannot_be_read(shared: Deployment, data: bytes, suffix:
 
 
 def test_all_faults_come_together_and_nothing_runs(deployment: Deployment) -> None:
-    """With a server of the command's own, too."""
+    """This holds for a server of the command's own, too."""
     spec = deployment.spec(
         {
             "sound": shell("touch ran"),
@@ -216,7 +236,7 @@ def test_all_faults_come_together_and_nothing_runs(deployment: Deployment) -> No
 
 @pytest.mark.parametrize("letter", ["x", "\N{SNOWMAN}"])
 def test_more_faults_than_an_answer_holds(shared: Deployment, letter: str) -> None:
-    """The first ones are told, and how many more there are."""
+    """The first faults are told, and how many more there are."""
     name = letter * 30
     faults = refused(shared, {"tasks": {f"{name}-{number}": task("true", parents=["nowhere"]) for number in range(500)}})
     assert faults[0] == f"tasks.{name}-0.parents[0]: there is no task `nowhere`"
@@ -263,7 +283,7 @@ def test_a_wrong_configuration_ends_the_server_before_it_listens(tmp_path: Path,
 @pytest.mark.parametrize("command", ["validate", "expand", "submit", "run"])
 @pytest.mark.parametrize("output", ["table", "json"])
 def test_what_is_valid_and_most_likely_not_meant_is_told(shared: Deployment, command: str, output: str, tmp_path: Path) -> None:
-    """On standard error, whatever the output is, and without an exit code."""
+    """The warning is on standard error, whatever the output is, and does not change the exit code."""
     tasks = {"a": task("true", "{{DAET}}"), "b": task("true", "{{DATE}}", "~/x", working_directory="/")}
     path = tmp_path / "spec.json"
     path.write_bytes(json.dumps({"tasks": tasks, "parameters": {"{{DATE}}": ["1"]}}).encode("utf-8-sig"))

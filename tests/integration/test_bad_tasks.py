@@ -1,6 +1,6 @@
-"""Tasks that misbehave: that cannot be started, print rubbish, far too much or no text, and leave processes behind.
+"""Tasks that misbehave: they cannot be started, print rubbish, far too much or no text, or leave processes behind.
 
-Whatever they do, the server goes on: `standing` sees to that after each test.
+Whatever they do, the server goes on. The fixture `standing` tests that after each test.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
 
 
 def test_a_program_that_does_not_exist(standing: Deployment) -> None:
-    """Is not tried again, whatever retries there are."""
+    """The task is not tried again, whatever retries it has."""
     run = standing.complete({"a": task("no-such-program", max_retries=3), "b": task("/dev/null")}, code=1)
     assert (run["state"], run["task_states"]) == ("ERRORED", {"ERRORED": 2})
     missing, forbidden = (standing.task(1, name) for name in "ab")
@@ -42,7 +42,7 @@ def test_a_program_that_does_not_exist(standing: Deployment) -> None:
     assert "no-such-program" in attempt["executor"][0]
     assert "ermission" in forbidden["attempts"][0]["executor"][0]
     assert "no-such-program" in standing.why(1, "a")
-    # Those who watch are told as well.
+    # Commands that watch tell of it as well.
     assert "task a ERRORED: REJECTED" in standing.daggyr("watch", "1").err
 
 
@@ -53,7 +53,6 @@ def test_a_folder_that_does_not_exist(standing: Deployment) -> None:
     assert "nowhere" in attempt["executor"][0]
 
 
-@pytest.mark.xdist_group("refused generators")  # one worker starts the server that they share
 @pytest.mark.parametrize(
     ("printed", "reason"),
     [
@@ -104,9 +103,9 @@ def test_a_generator_that_prints_more_than_is_taken(standing: Deployment) -> Non
 
 
 def test_a_gigabyte_of_output(farm: Deployment) -> None:
-    """Neither the agent's disk nor anyone's memory takes it; its beginning and end are kept, and the cut is marked.
+    """Neither the agent's disk nor any program's memory takes all of it. Its beginning and end are kept, and the cut is marked.
 
-    It comes in pieces, each once what came before is off the disk but for what is kept.
+    The task writes it in pieces, each once the piece before is off the disk but for what is kept.
     """
     state = farm.folder / "agent"
     agent = farm.start_agent("one", "--state-dir", str(state))
@@ -159,7 +158,7 @@ def test_output_that_is_no_text_comes_back_byte_for_byte(standing: Deployment) -
 @pytest.mark.parametrize("exit_code", [0, 3])
 @pytest.mark.parametrize("environment", ["", "env -i "])
 def test_a_task_that_forks_and_leaves(standing: Deployment, environment: str, exit_code: int) -> None:
-    """Twice forked, in a session of its own, even without its environment: gone when the attempt has ended."""
+    """A process that forked twice, in a session of its own, even without its environment, ends with the attempt."""
     leave = f"{environment}setsid sh -c 'echo $$ > left; exec sleep 1000 > /dev/null 2>&1'"
     standing.complete(
         {"a": shell(f"({leave} &) ; while ! test -s left; do sleep 0.01; done; exit {exit_code}")},
@@ -182,7 +181,7 @@ def sleepers(deployment: Deployment) -> int:
 
 
 def test_a_task_that_kills_its_agent(standing: Deployment) -> None:
-    """A crash of the local agent is a lost agent: another one is started, and the task runs again."""
+    """A crash of the local agent is a lost agent. Another one is started, and the task runs again."""
     standing.killed = True
     run = standing.complete({"a": shell('test "$DAGGYR_ATTEMPT" -gt 1 || { kill -9 $PPID; exit 1; }')})
     assert run["state"] == "COMPLETED"

@@ -111,7 +111,7 @@ def test_it_makes_updates_and_leaves_alone(tmp_path: Path) -> None:
     assert checkout.run("--extra", "check", "--extra", "test") == (0, "", "")
     assert kept.exists()
 
-    # Made anew after a change of pyproject.toml, and once more after that failed half way.
+    # The environment is made anew after a change of pyproject.toml, and once more if that failed half way.
     checkout.pyproject.write_text(PYPROJECT + "# changed\n")
     checkout.proto.write_text("nonsense")
     code, stdout, stderr = checkout.run("echo", "never")
@@ -121,7 +121,7 @@ def test_it_makes_updates_and_leaves_alone(tmp_path: Path) -> None:
     assert not kept.exists()
     assert not checkout.stamp.exists()
 
-    # Of two at once, one makes it and the other waits for that.
+    # Of two that run at once, one makes it and the other waits for that.
     checkout.proto.write_text("better")
     with checkout.start("echo", "one") as one, checkout.start("echo", "two") as two:
         ends = [process.communicate(timeout=DEADLINE) for process in (one, two)]

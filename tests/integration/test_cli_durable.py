@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
-from support.deployment import Deployment, Ended, Gate, Task, follows, is_gone, shell, until
+from support.deployment import Deployment, Gate, Task, follows, is_gone, shell, until
 
 STATE = "sqlite:kept.db"
 
@@ -34,7 +34,7 @@ def gate(deployment: Deployment) -> Gate:
 
 
 def begun(deployment: Deployment, gate: Gate, **variables: str) -> subprocess.Popen[str]:
-    """`daggyr run`, once the middle of its run is there."""
+    """Start `daggyr run`, and return it once the middle of its run is at the gate."""
     process = deployment.command("run", "--tracker", STATE, deployment.spec(held(gate)), **variables)
     gate.reached()
     follows(process)
@@ -50,7 +50,7 @@ def resumed(deployment: Deployment, run: str = "last", code: int = 0) -> tuple[A
 
 
 def completed(run: Any, **attempts: int) -> None:
-    """Fails unless the whole run is COMPLETED, each task after so many attempts."""
+    """The whole run has to be COMPLETED, each task after so many attempts."""
     assert (run["state"], run["task_states"]) == ("COMPLETED", {"COMPLETED": len(attempts)})
     assert {task["task_id"]: task["attempt_count"] for task in run["tasks"]} == attempts
 
@@ -67,9 +67,9 @@ def test_a_run_that_ctrl_c_killed_goes_on(deployment: Deployment, gate: Gate) ->
 
 
 def test_a_run_that_was_still_being_killed_goes_on(deployment: Deployment) -> None:
-    """The order is durable, and its server went before the process did."""
+    """The kill is durable, and the server went before the process did."""
     deployment.killed = True
-    # It has an hour to end after SIGTERM, so that it is still there.
+    # The process has an hour to end after SIGTERM, so that it is still there.
     config = '[server]\nkill_grace = 3600\n[pools.default]\nexecutor = "local"\n'
     server = deployment.start_server("--tracker", f"sqlite:{deployment.work}/kept.db", config=config)
     script = "trap '' TERM; test -e go && exit; echo $$ > pid; while :; do sleep 1000; done"
@@ -173,14 +173,14 @@ def test_an_address_with_a_password_is_in_no_arguments_but_the_users_own(deploym
     gate.open()
     assert deployment.ended(process).code == 0
     assert (deployment.work / "secret.db").exists()
-    # An option wins over the variable, here as everywhere.
+    # An option wins over the variable, as everywhere.
     assert deployment.daggyr("run", "--tracker", "memory", spec, "--resume", "1", DAGGYR_TRACKER="sqlite:secret.db").code == 2
     ended = deployment.daggyr("run", "--tracker", STATE, "--resume", "1", DAGGYR_TRACKER="sqlite:secret.db")
     assert "there is no file kept.db" in ended.err
 
 
 def test_a_password_is_not_told_when_the_tracker_cannot_be_used(deployment: Deployment) -> None:
-    """Port 1 of this host: nothing listens there."""
+    """Nothing listens at port 1 of this host."""
     ended = deployment.daggyr("run", "--tracker", "postgresql://someone:hush@127.0.0.1:1/db", "--resume", "last")
     assert (ended.code, ended.out) == (2, "")
     assert ended.err.startswith("daggyr: the server did not start")
@@ -196,7 +196,7 @@ def kept(deployment: Deployment) -> Deployment:
 
 
 def again(deployment: Deployment) -> None:
-    """The server ends, and another one takes its place."""
+    """End the server and start another one in its place."""
     assert deployment.programs[-1].end() == 0
     deployment.start_server("--workers", "2")
 
@@ -226,7 +226,7 @@ def test_what_was_taken_away_is_gone_for_good(kept: Deployment) -> None:
     gate.reached()
 
     def refused(*arguments: str) -> str:
-        ended: Ended = kept.daggyr(*arguments)
+        ended = kept.daggyr(*arguments)
         assert (ended.code, ended.out, len(ended.err.splitlines())) == (2, "", 1), ended.err
         return ended.err
 

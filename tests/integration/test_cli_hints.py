@@ -1,4 +1,4 @@
-"""What commands say where there is little to show, and which attempt's output is shown."""
+"""What commands say where there is little to show, and which attempt's output they show."""
 
 from __future__ import annotations
 

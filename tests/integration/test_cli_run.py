@@ -68,7 +68,7 @@ class Home:
         return "noop.toml"
 
     def pid(self, name: str) -> int:
-        """What a task wrote into the file `name`, once it has."""
+        """Return what a task wrote into the file `name`, once it has written it."""
         path = self.folder / name
         until(lambda: path.exists() and path.read_text().endswith("\n"), name)
         return int(path.read_text())
@@ -108,7 +108,7 @@ def test_the_original_run(home: Home) -> None:
 
 
 def test_tasks_start_where_the_command_did_and_get_its_environment(home: Home) -> None:
-    """Less what is the program's own business."""
+    """The environment lacks only the variables that are the program's own business."""
     spec = home.spec(a=shell("{ pwd; env; } > seen"))
     assert home.daggyr("run", spec, MINE="here").returncode == 0
     seen = (home.folder / "seen").read_text().splitlines()
@@ -119,7 +119,7 @@ def test_tasks_start_where_the_command_did_and_get_its_environment(home: Home) -
 
 
 def test_a_folder_full_of_namesakes_is_harmless(home: Home) -> None:
-    """Modules of the user's folder must not stand in for the server's."""
+    """Modules in the user's folder do not stand in for the server's."""
     for name in ("daggyr_server.py", "grpc.py", "json.py"):
         (home.folder / name).write_text("raise SystemExit('wrong module')\n")
     ended = home.daggyr("run", "--config", home.noop(), home.spec(a=command("true")))
@@ -205,7 +205,7 @@ def test_other_ways_to_ask_for_the_end(home: Home, number: signal.Signals) -> No
 
 
 def test_ctrl_c_twice_ends_everything_at_once(home: Home) -> None:
-    """A task that ignores SIGTERM would have an hour."""
+    """The task ignores SIGTERM and would have an hour."""
     (home.folder / "patient.toml").write_text("[server]\nkill_grace = 3600\n[pools.default]\nexecutor = 'local'\n")
     spec = home.spec(a=shell("trap '' TERM; echo $$ > pid; while :; do sleep 1000; done"))
     process = home.start("run", "--config", "patient.toml", spec)
@@ -301,7 +301,7 @@ def test_a_line_is_seen_while_its_task_still_sleeps(home: Home, server: str) -> 
 
 
 def test_the_commands_on_a_server(home: Home, server: str) -> None:
-    """Each once, in the order in which a person would use them."""
+    """Each command is run once, in the order in which a person would use them."""
     base = ("--server", server, "--output", "json")
 
     def answer(*arguments: str, code: int = 0) -> object:

@@ -1,8 +1,8 @@
-"""What deploy/ starts does start: every command line of the units, the images, the compose file and the manifests, as written.
+"""The programs of deploy/ start: every command line of the units, images, compose file and manifests, as written.
 
-Their paths lie in temporary folders, the server listens on a free port of loopback, and agents dial that; whether the addresses
-that are written fit together is for test_deploy_files.py. What needs a service manager, a container engine or a cluster is not
-tested: confinement, mounts, limits, restarts, and the build of the images.
+Their paths lie in temporary folders, the server listens on a free port of loopback, and agents dial that port. Whether the
+addresses that are written fit together is for test_deploy_files.py. What needs a service manager, a container engine or a cluster
+is not tested: confinement, mounts, limits, restarts, and the build of the images.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ UNITS = ("daggyr-server.service", "daggyr-agent.service")
 
 
 def start_server(deployment: Deployment, container: Container) -> Program:
-    """The server of a kit, once it listens."""
+    """Start the server of a kit, and return once it listens."""
     container.prepare()
     ready = deployment.folder / "ready"
     arguments = [*container.arguments, "--listen", "127.0.0.1:0", "--ready-file", str(ready)]
@@ -37,7 +37,7 @@ def start_server(deployment: Deployment, container: Container) -> Program:
 
 
 def start_agent(deployment: Deployment, container: Container) -> Program:
-    """An agent of a kit, once it has joined the server."""
+    """Start an agent of a kit, and return once it has joined the server."""
     container.prepare()
     name = ["--name", container.name] if container.name else []
     program = deployment.start(container.program, *container.arguments, "--coordinator", deployment.address, *name)
@@ -47,7 +47,7 @@ def start_agent(deployment: Deployment, container: Container) -> Program:
 
 
 def start(deployment: Deployment, kit: Kit) -> list[Program]:
-    """A kit's server and agents; returns the agents."""
+    """Start a kit's server and agents; returns the agents."""
     start_server(deployment, kit.server)
     return [start_agent(deployment, agent) for agent in kit.agents]
 
@@ -96,7 +96,7 @@ def held_task(deployment: Deployment, kit: Kit) -> tuple[int, int]:
 
 
 def drained(deployment: Deployment, kit: Kit, run_id: int, agents: list[Program]) -> None:
-    """Let the held task go on: it has completed at its first attempt, and all of the agents have left with 0."""
+    """Let the held task go on. It has to complete at its first attempt, and all agents have to leave with 0."""
     until(lambda: all("draining: " in agent.said() for agent in agents), "agents that drain")
     (deployment.work / "go").touch()
     assert [agent.wait() for agent in agents] == [0] * len(agents)
@@ -139,7 +139,7 @@ def test_the_hook_of_a_pod_drains_its_agent_and_waits_for_it(deployment: Deploym
 
 @pytest.mark.parametrize("name", UNITS)
 def test_systemd_accepts_the_units(tmp_path: Path, name: str) -> None:
-    """With the programs of this environment, as it looks whether they are there."""
+    """The units name the programs of this environment, because systemd looks whether these are there."""
     analyze = tool("systemd-analyze", "systemd")
     copy = tmp_path / name
     copy.write_text((DEPLOY / "systemd" / name).read_text().replace("/opt/daggyr/bin", str(BIN)))
@@ -152,7 +152,7 @@ def test_systemd_accepts_the_units(tmp_path: Path, name: str) -> None:
 
 
 def test_systemd_finds_faults_in_units(tmp_path: Path) -> None:
-    """The test above can fail."""
+    """This shows that the test above can fail."""
     text = (DEPLOY / "systemd" / UNITS[0]).read_text().replace("/opt/daggyr/bin", str(BIN))
     copy = tmp_path / UNITS[0]
     copy.write_text(f"{text}[Service]\nKillMod=mixed\n")

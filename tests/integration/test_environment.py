@@ -1,4 +1,4 @@
-"""What of the daemons' environment tasks get: a short list and what was named; all of the user's own with `daggyr run`."""
+"""Which of the daemons' variables tasks get: a short list and those that were named. With `daggyr run`, all of the user's own."""
 
 from __future__ import annotations
 

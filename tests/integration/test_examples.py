@@ -22,12 +22,12 @@ EXAMPLES = Path(__file__).resolve().parent.parent.parent / "examples"
 
 
 def lines_of(readme: Path) -> list[str]:
-    """The shell blocks of a README, of one line each."""
+    """Return the shell blocks of a README that have one line."""
     return re.findall(r"^```sh\n(.*)\n```$", readme.read_text(encoding="utf-8"), re.MULTILINE)
 
 
 def line_of(readme: Path) -> str:
-    """The only shell block of a README, which is one line."""
+    """Return the only shell block of a README, which has one line."""
     (line,) = lines_of(readme)
     return line
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from support.deployment import BIN, Deployment
-from support.own_network import own_network
+from support.own_network import allowed, own_network
 from support.waiting import DEADLINE, until
 
 
@@ -46,17 +46,6 @@ class Machine:
 @pytest.fixture
 def machine(tmp_path: Path) -> Machine:
     return Machine(tmp_path)
-
-
-def allowed(words: list[str]) -> list[str]:
-    """The words, if the system lets them stand before a command."""
-    try:
-        tried = subprocess.run([*words, "true"], capture_output=True, text=True)
-    except FileNotFoundError:
-        pytest.skip("unshare is not installed: apt-get install util-linux")
-    if tried.returncode != 0:
-        pytest.skip(f"this system allows no such machine: {tried.stderr}")
-    return words
 
 
 def nobody() -> list[str]:
@@ -106,7 +95,7 @@ def test_an_agent_without_proc_says_so(machine: Machine) -> None:
 
 
 def test_no_folder_for_temporary_files(machine: Machine) -> None:
-    """Every folder that might do is read-only, the one where the command is started too."""
+    """Every folder that might do is read-only, also the one where the command is started."""
     places = [place for place in ("/tmp", "/var/tmp", "/usr/tmp") if Path(place).exists()]
     # Each is bound to itself and stays where it is: this checkout may lie in one of them.
     read_only = [step for place in places for step in (f"--bind {place} {place}", f"-o remount,ro,bind {place}")]

@@ -1,4 +1,4 @@
-"""A tracker that holds what no version takes any more: every reader answers, and JSON stays JSON."""
+"""A tracker that holds values that no version takes any more: every reader answers, and JSON stays JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may reach the port, with the installed programs: strangers in numbers, secrets that are read again, what files hold."""
+"""Which callers reach the port of the installed programs: many strangers, tokens that are read again, and what files may hold."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_tasks_get_the_limit_of_descriptors_that_the_server_was_given(deployment
 
 
 def renew(path: Path) -> str:
-    """Another token in the file, as a person puts it there; returns it."""
+    """Put another token into the file, as a person would; returns it."""
     token = f"daggyr-{secrets.token_urlsafe(32)}"
     path.write_text(token + "\n")
     return token
@@ -218,7 +218,7 @@ def test_nothing_of_a_deleted_task_is_left(deployment: Deployment, way: str) -> 
 
 
 def test_an_agent_sends_its_token_off_this_host_over_tls_only(deployment: Deployment) -> None:
-    """The name means no host, so that nobody is asked for it."""
+    """No host has the name, so that no name server is asked for it."""
     deployment.start_server(config=FARM)
     agent = deployment.start_agent("careful", coordinator="no..such.host:2503", wait=False)
     assert agent.wait() == 2

@@ -25,14 +25,14 @@ def kept(deployment: Deployment) -> Deployment:
 
 
 def start_again(deployment: Deployment) -> None:
-    """The server is killed, and the next one takes its place."""
+    """Kill the server and start the next one in its place."""
     deployment.killed = True
     deployment.programs[-1].end(signal.SIGKILL)
     deployment.start_server("--workers", "2", "--tracker", "sqlite:state.db")
 
 
 def edit(deployment: Deployment, run_id: int, tasks: dict[str, Task], *options: str, code: int = 0, **keys: Any) -> Any:
-    """The run after an edit, or what `--plan` tells."""
+    """Return the run after an edit, or what `--plan` tells."""
     return deployment.json("edit", str(run_id), deployment.spec(tasks, **keys), *options, code=code)
 
 
@@ -41,7 +41,7 @@ def ledger(deployment: Deployment) -> list[str]:
 
 
 def outputs(deployment: Deployment, run_id: int, task_id: str) -> list[tuple[int, str, str]]:
-    """Of all attempts of a task: number, outcome, standard output."""
+    """Return number, outcome and standard output of all attempts of a task."""
     attempts = deployment.task(run_id, task_id)["attempts"]
     return [(attempt["attempt"], attempt["outcome"], attempt["stdout"]) for attempt in attempts]
 
@@ -209,7 +209,7 @@ def test_downstream_is_queued_as_well(kept: Deployment) -> None:
 
 
 def test_generated_tasks_stay_with_their_generator(kept: Deployment) -> None:
-    """Unless it is changed: then it generates again."""
+    """The tasks stay unless the generator is changed. Then it generates again."""
 
     def tasks(extra: str, **more: Task) -> dict[str, Task]:
         made = json.dumps({f"made-{number}": shell(LEDGER) for number in (1, 2)})

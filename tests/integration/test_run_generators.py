@@ -10,14 +10,14 @@ LEDGER = 'echo "$DAGGYR_TASK_ID" >> ledger'
 
 
 def prints(deployment: Deployment, tasks: dict[str, Task], **keys: object) -> Task:
-    """A generator of these tasks."""
+    """Return a generator that prints these tasks."""
     name = f"printed-{len(list(deployment.work.glob('printed-*')))}"
     (deployment.work / name).write_text(json.dumps(tasks))
     return task("cat", name, is_generator=True, **keys)
 
 
 def test_new_tasks_stand_between_the_generator_and_its_children(local: Deployment) -> None:
-    """Edges among the new ones, and to a descendant of the generator, are kept."""
+    """Edges among the new tasks, and to a descendant of the generator, are kept."""
     new = {
         "count": shell(LEDGER, children=["total"]),
         "total": shell(LEDGER),
@@ -76,7 +76,7 @@ def test_a_generator_may_print_generators(local: Deployment) -> None:
 
 
 def test_a_generator_that_fails_first_is_heard_the_second_time(local: Deployment) -> None:
-    """What a failed attempt printed is no part of it."""
+    """What a failed attempt printed is no part of the tasks."""
     new = json.dumps({"new": shell(LEDGER)})
     (local.work / "new.json").write_text(new)
     plan = shell('if [ "$DAGGYR_ATTEMPT" = 1 ]; then echo "{"; exit 1; fi; cat new.json', is_generator=True, max_retries=1)
@@ -89,7 +89,7 @@ def test_no_new_tasks_are_fine(local: Deployment) -> None:
 
 
 def test_more_tasks_than_a_message_holds(local: Deployment) -> None:
-    """Megabytes of tasks, whole, though of other output only one would be kept."""
+    """Megabytes of tasks are kept whole, though only one megabyte of other output would be."""
     new = {f"task-{number}": task("true", "x" * 1000, resources={"cores": 0}) for number in range(3000)}
     config = """
         [server]

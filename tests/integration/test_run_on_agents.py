@@ -1,4 +1,4 @@
-"""Runs on agents that come and go: by drain, by SIGTERM, by SIGKILL, by a connection that breaks; and servers that end."""
+"""Runs on agents that come and go by drain, SIGTERM, SIGKILL and broken connections, and servers that end."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ LEDGER = 'echo "$DAGGYR_TASK_ID $DAGGYR_ATTEMPT" >> ledger'
 
 
 def host_of(deployment: Deployment, run_id: int, name: str) -> list[tuple[str, str]]:
-    """Outcome and host of each attempt of a task."""
+    """Return the outcome and the host of each attempt of a task."""
     return [(attempt["outcome"], attempt["host"]) for attempt in deployment.task(run_id, name)["attempts"]]
 
 
 def states(deployment: Deployment) -> dict[str, str]:
-    """Of the agents, by name."""
+    """Return the states of the agents, by name."""
     return {agent["name"]: agent["state"] for agent in deployment.agents()}
 
 
 async def test_an_agent_that_loses_its_connection_goes_on_and_delivers(farm: Deployment) -> None:
-    """What runs goes on, what was sent ahead is started, and each result comes once."""
+    """Running attempts go on, attempts that were sent ahead are started, and each result comes once."""
     gate = farm.gate()
     async with Proxy(farm.address) as proxy:
         agent = await asyncio.to_thread(farm.start_agent, "one", coordinator=proxy.address)
@@ -86,7 +86,7 @@ async def test_a_connection_that_breaks_again_and_again(farm: Deployment) -> Non
 
 
 async def test_an_agent_away_for_longer_than_its_lease_is_given_up(deployment: Deployment) -> None:
-    """Its attempts run elsewhere; what it reports when it is back changes nothing."""
+    """The agent's attempts run elsewhere. What it reports when it is back changes nothing."""
     deployment.start_server(config=f'[server]\n{SHORT_LEASE}\n[pools.farm]\nexecutor = "agent"\n')
     gate = deployment.gate()
     async with Proxy(deployment.address) as proxy:
@@ -102,7 +102,7 @@ async def test_an_agent_away_for_longer_than_its_lease_is_given_up(deployment: D
         assert await asyncio.to_thread(host_of, deployment, run_id, "a") == [("LOST", "one"), ("SUCCEEDED", "two")]
         assert not is_gone(pid)
         proxy.mend()
-        # It is told on its return that this attempt is no longer its own, and ends it.
+        # The agent is told on its return that this attempt is no longer its own, and ends it.
         await asyncio.to_thread(until, lambda: is_gone(pid), "the end of the attempt that was given up")
         both = {"one": "CONNECTED", "two": "CONNECTED"}
         await asyncio.to_thread(until, lambda: states(deployment) == both, "both agents")
@@ -112,7 +112,7 @@ async def test_an_agent_away_for_longer_than_its_lease_is_given_up(deployment: D
 
 
 def test_an_agent_that_is_stopped_hands_back_and_another_finishes(farm: Deployment) -> None:
-    """What ran is ended and runs again elsewhere without using a retry; what waited there was never started."""
+    """A running attempt is ended and runs again elsewhere without using a retry. An attempt that waited there never started."""
     gate = farm.gate()
     one = farm.start_agent("one")
     run_id = farm.submit(
@@ -133,7 +133,7 @@ def test_an_agent_that_is_stopped_hands_back_and_another_finishes(farm: Deployme
 
 
 def test_an_agent_that_is_killed_is_back_with_nothing(farm: Deployment) -> None:
-    """Started again under the same name, it has lost its attempts, which then run again."""
+    """The agent has lost its attempts when it is started again under the same name. They run again."""
     gate = farm.gate()
     farm.killed = True
     one = farm.start_agent("one")
@@ -166,7 +166,7 @@ def test_a_drained_agent_finishes_and_leaves(farm: Deployment) -> None:
 
 
 def test_a_server_that_is_stopped_leaves_nothing_behind(deployment: Deployment) -> None:
-    """Nor does it wait for tasks that ignore SIGTERM, which would have an hour, or for those who watch, who would stay."""
+    """The server waits neither for tasks that ignore SIGTERM, which would have an hour, nor for clients that watch."""
     local = deployment
     local.start_server(config='[server]\nkill_grace = 3600\n[pools.default]\nexecutor = "local"\nworkers = 2\n')
     local.submit(
@@ -184,13 +184,13 @@ def test_a_server_that_is_stopped_leaves_nothing_behind(deployment: Deployment) 
     for watcher in watchers:
         watcher.kill()
         watcher.wait()
-    # None of these ends by itself, and there is nobody any more who would end them.
+    # None of these processes ends by itself, and there is no program left that would end them.
     until(lambda: not list(local.processes()), "the end of all processes")
     assert not list(local.temporary.iterdir())
 
 
 def test_agents_wait_for_a_server_that_was_ended(deployment: Deployment) -> None:
-    """And join the next one at its address, which knows nothing of what they ran: they end that."""
+    """The agents join the next server at its address. It knows nothing of what they ran, so they end that."""
     farm = deployment
     config = f'[server]\n{PATIENT}\n[pools.farm]\nexecutor = "agent"\n'
     farm.start_server(config=config, listen=own_address())
@@ -209,7 +209,7 @@ def test_agents_wait_for_a_server_that_was_ended(deployment: Deployment) -> None
 
 
 def test_an_agent_may_be_there_before_its_server(deployment: Deployment) -> None:
-    """And finds the token that the server makes only then."""
+    """The agent finds the token that the server makes only then."""
     agent = deployment.start_agent("early", coordinator=f"unix:{deployment.folder}/s/daggyr.sock", wait=False)
     until(lambda: "waiting for a coordinator" in agent.said(), "an agent that waits")
     deployment.start_server(config='[pools.farm]\nexecutor = "agent"\n', listen=f"unix:{deployment.folder}/s/daggyr.sock")

@@ -1,4 +1,4 @@
-"""What people do with runs and tasks: kill, retry, ask why; with what the processes then do."""
+"""What people do with runs and tasks (kill, retry, ask why), and what the processes do then."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_killing_a_run_ends_what_runs_and_starts_nothing_more(local: Deployment)
     (attempt,) = local.task(run_id, "held")["attempts"]
     assert (attempt["outcome"], attempt["exit_code"]) == ("KILLED", None)
     assert "was killed" in local.why(run_id, "after")
-    # The same run goes on where it was, when somebody wants it to.
+    # A person lets the same run go on where it was.
     assert local.json("retry", "last")["state"] in ("QUEUED", "RUNNING")
     gate.open()
     assert local.watch(run_id)["task_states"] == {"COMPLETED": 4}
@@ -37,7 +37,7 @@ def test_killing_a_run_ends_what_runs_and_starts_nothing_more(local: Deployment)
 
 
 def test_killing_a_run_before_anything_runs(farm: Deployment) -> None:
-    """Nobody is there to run it; it ends at once, and an agent that comes later gets nothing of it."""
+    """The run ends at once, because it has no process. An agent that comes later gets nothing of it."""
     run_id = farm.submit({"a": shell(LEDGER), "b": shell(LEDGER, parents=["a"])})
     assert farm.json("kill", "last")["state"] == "KILLED"
     assert farm.watch(run_id, code=1)["task_states"] == {"QUEUED": 2}
@@ -47,7 +47,7 @@ def test_killing_a_run_before_anything_runs(farm: Deployment) -> None:
 
 
 def test_killing_a_task_leaves_the_rest_alone(local: Deployment) -> None:
-    """All expansions of a name, and none of what is beside them; never started again, whatever retries there are."""
+    """The name means all its expansions and nothing beside them. They are never started again, whatever retries they have."""
     one, two = local.gate("one"), local.gate("two")
     run_id = local.submit(
         {
@@ -75,7 +75,7 @@ def test_killing_a_task_leaves_the_rest_alone(local: Deployment) -> None:
 
 
 def test_a_task_may_end_in_its_own_way_when_it_is_killed(deployment: Deployment) -> None:
-    """SIGTERM first: who ends with 0 has done its work."""
+    """The task gets SIGTERM first. If it then ends with 0, it has done its work."""
     local = deployment
     local.start_server(config='[server]\nkill_grace = 3600\n[pools.default]\nexecutor = "local"\nworkers = 2\n')
     run_id = local.submit(
@@ -126,7 +126,7 @@ def test_retrying_a_run_repeats_only_what_did_not_complete(local: Deployment) ->
         code=1,
     )["run_id"]
     assert local.read("ledger").split("\n") == ["a 1", "b 1", "b 2", ""]
-    # With fresh budgets: two attempts more.
+    # The retry gives fresh budgets, so that there are two attempts more.
     assert local.daggyr("retry", str(run_id)).code == 0
     local.watch(run_id, code=1)
     assert local.attempts(run_id) == {"a": 1, "b": 4, "c": 0}
@@ -171,7 +171,7 @@ def test_a_run_is_not_retried_while_it_goes_on(local: Deployment) -> None:
 
 
 def test_why_in_every_state(farm: Deployment) -> None:
-    """What it says is about what is so now, and what to do."""
+    """The answer says what is so now, and what to do."""
     gate = farm.gate()
     run_id = farm.submit(
         {
@@ -209,7 +209,7 @@ def test_why_in_every_state(farm: Deployment) -> None:
     assert "It is COMPLETED." in farm.why(done, "ok.{{X}}:1")
     assert "SUCCEEDED with exit code 0 on one" in farm.why(done, "ok.{{X}}:1")
     assert "It is expanded into 2 tasks: 2 COMPLETED." in farm.why(done, "ok")
-    # For people, the same in lines.
+    # People get the same in lines.
     lines = farm.daggyr("why", str(done), "ok.{{X}}:1").out.splitlines()
     assert lines[0].startswith(f"Task ok.{{{{X}}}}:1 of run {done} ")
     assert "COMPLETED" in lines[0]

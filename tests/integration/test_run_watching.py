@@ -19,7 +19,7 @@ def test_output_is_seen_while_its_task_still_runs(local: Deployment) -> None:
     for follower, line in ((followers[0], "first\n"), (followers[1], "oops\n"), (both, "a | first\n")):
         assert follower.stdout is not None
         assert follower.stdout.readline() == line
-    # Without -f, it is what there is so far.
+    # Without -f, the command prints the output so far.
     until(lambda: local.daggyr("logs", "last", "a").out == "first\n", "what there is")
     local.running(1, "a")
     gate.open()

@@ -1,4 +1,4 @@
-"""Runs on a server with a local pool, from submission to their end, proved by what their tasks did."""
+"""Runs on a server with a local pool, from submission to their end. What their tasks did proves each rule."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_the_original_specification(local: Deployment) -> None:
 
 
 def test_parents_and_children_are_waited_for(local: Deployment) -> None:
-    """Each task needs what those before it made."""
+    """Each task needs what the tasks before it made."""
     run = local.complete(
         {
             "bill": shell("cat list prices > bill", parents=["list", "prices"]),
@@ -56,7 +56,7 @@ def test_parents_and_children_are_waited_for(local: Deployment) -> None:
 
 
 def test_a_match_waits_for_its_equals_and_a_barrier_for_all(local: Deployment) -> None:
-    """The first month is loaded while the second is still held; the report is not made before both are loaded."""
+    """The first month is loaded while the second is still held. The report is not made before both are loaded."""
     gate = local.gate()
     run_id = local.submit(
         {
@@ -103,7 +103,7 @@ def test_what_a_process_is_given(local: Deployment) -> None:
 
 
 def test_retries_wait_and_then_the_task_is_errored(local: Deployment) -> None:
-    """Two retries after 0.2 and 0.4 seconds; then what depends on it stays queued, and everything else goes on."""
+    """Two retries come after 0.2 and 0.4 seconds. Then the tasks behind it stay queued, and everything else goes on."""
     run = local.complete(
         {
             "mended": shell('echo "try $DAGGYR_ATTEMPT"; test "$DAGGYR_ATTEMPT" -ge 2', max_retries=2),
@@ -163,7 +163,7 @@ def test_resources_are_not_oversubscribed(local: Deployment) -> None:
 
 
 def test_two_runs_share_the_pool(local: Deployment) -> None:
-    """A small run that comes behind a large one is done before half of that is, though some of that was sent ahead."""
+    """A small run behind a large one is done before half of the large one is, though some of that was sent ahead."""
     gate = local.gate()
     large = {f"task-{number}": shell(LEDGER) for number in range(600)}
     first = local.submit({"hold": shell(gate.hold, priority=1, resources={"cores": 2}), **large})

@@ -1,4 +1,4 @@
-"""TLS with the real programs: a server with a certificate that asks for one, an agent and commands that have theirs."""
+"""TLS with the real programs: a server that asks for certificates, and an agent and commands that have theirs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def authority(tmp_path: Path) -> Authority:
 
 
 def test_a_run_over_tls(deployment: Deployment, authority: Authority) -> None:
-    """Everyone shows a certificate, and the token all the same."""
+    """Every program shows a certificate, and the token as well."""
     server, user = authority.sign("server"), authority.sign("user")
     deployment.start_server(config=CONFIG.format(server=server, authority=authority.certificate))
     tls = ["--tls-ca", str(authority.certificate), "--tls-cert", str(user.certificate), "--tls-key", str(user.key)]
@@ -61,7 +61,7 @@ def test_off_loopback_it_takes_tls_or_a_word(deployment: Deployment, listen: str
 
 
 def test_no_token_in_what_others_can_see(local: Deployment) -> None:
-    """Neither in the arguments nor in the environment of a process, nor in what the daemons write."""
+    """Tokens are neither in the arguments nor in the environment of a process, nor in what the daemons write."""
     tokens = [local.token(role) for role in ("client", "agent")]
     seen = [local.logs().encode()]
     for process in local.processes():

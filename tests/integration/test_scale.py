@@ -1,4 +1,4 @@
-"""300 agents at once: real ones, a process each, that start real processes for one run."""
+"""300 real agents at once, a process each. They start real processes for one run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def crowded(deployment: Deployment) -> Deployment:
 
 
 async def hosts(deployment: Deployment, run_id: int) -> Counter[str]:
-    """How many tasks each agent carried out."""
+    """Return how many tasks each agent carried out."""
     found: Counter[str] = Counter()
     async with deployment.client() as client:
         async for page in client.tasks(run_id):
@@ -36,7 +36,7 @@ async def hosts(deployment: Deployment, run_id: int) -> Counter[str]:
 
 
 def states(deployment: Deployment) -> dict[str, str]:
-    """Of the agents, by name."""
+    """Return the states of the agents, by name."""
     return {agent["name"]: agent["state"] for agent in deployment.agents()}
 
 
@@ -58,7 +58,7 @@ def test_a_run_on_300_agents(crowded: Deployment) -> None:
         (pool,) = crowded.pools()
         assert (pool["hosts"], pool["resources"]["cores"]) == (AGENTS, AGENTS)
 
-        # As many tasks as agents, all at once: none ends before all have begun.
+        # There are as many tasks as agents. No task ends before all have begun.
         together = "echo >> here; until [ -e go ]; do sleep 1; done; : {{N}}"
         run_id = crowded.submit({"a": shell(together)}, parameters={"{{N}}": [str(number) for number in range(AGENTS)]})
         until(lambda: crowded.read("here").count("\n") >= AGENTS, "a task on each agent")

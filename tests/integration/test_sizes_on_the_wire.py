@@ -24,7 +24,7 @@ MEGABYTE = 1_000_000
 
 
 def written(path: Path, *commits: Sequence[Record]) -> str:
-    """A tracker in `path` that holds these records, as an earlier version may have left it; its address."""
+    """Make a tracker in `path` with these records, as an earlier version may have left it; returns its address."""
 
     async def write() -> None:
         tracker = SqliteTracker(f"sqlite:{path}")
@@ -165,7 +165,7 @@ async def test_a_page_token_that_is_none_is_refused(local: Deployment) -> None:
 
 
 def test_very_many_agents_are_listed(deployment: Deployment) -> None:
-    """They are known from an earlier coordinator, and have not come back yet."""
+    """The agents are known from an earlier coordinator and have not come back yet."""
     names = [f"agent-{number:04d}" for number in range(2500)]
     tasks: dict[str, object] = {name: {"details": {"command": ["true"]}} for name in names}
     assigned = [AttemptsAssigned(1, name, name, [number], [1], 1e9) for number, name in enumerate(names)]

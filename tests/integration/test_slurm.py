@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import stat
 import subprocess
@@ -71,7 +72,7 @@ def test_a_server_that_is_killed_repeats_nothing(deployment: Deployment, cluster
 
 
 def test_a_run_of_everything(deployment: Deployment, cluster: SlurmCluster) -> None:
-    """Parameters, a failure and its retry, and a kill, on jobs."""
+    """The run has parameters, a failure and its retry, and a kill, all on jobs."""
     deployment.start_server(config=pool(deployment))
     again = 'if [ -e once ]; then echo again; else touch once; echo "no" >&2; exit 3; fi'
     run = deployment.complete(
@@ -94,8 +95,8 @@ def test_a_run_of_everything(deployment: Deployment, cluster: SlurmCluster) -> N
 
 class TestPilots:
     def test_as_many_as_there_is_work_for(self, deployment: Deployment, cluster: SlurmCluster) -> None:
-        """Tasks that wait for others start no pilots; those that have nothing to do leave."""
-        settings = pool(deployment, mode="pilot", max_pilots=2, pilot_resources={"cores": 1}, idle_seconds=10)
+        """Tasks that wait for others start no pilots. Pilots that have nothing to do leave."""
+        settings = pool(deployment, mode="pilot", max_pilots=2, pilot_resources={"cores": 1}, idle_seconds=2)
         deployment.start_server(config=settings)
         assert cluster.unfinished() == []
         gate = deployment.gate()
@@ -174,6 +175,8 @@ class TestPilots:
         assert deployment.complete({"one": shell(COUNTED)})["state"] == "COMPLETED"
         assert len(cluster.unfinished()) == 1
         server.end()
+        (sign_of_life,) = deployment.work.glob("*/pilots-*/alive")
+        os.utime(sign_of_life, (0, 0))  # moved rather than waited for
         until(lambda: not cluster.unfinished(), "the end of a pilot that nobody cares for")
 
     def test_what_no_pilot_could_run_is_refused(self, deployment: Deployment, cluster: SlurmCluster) -> None:

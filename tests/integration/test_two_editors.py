@@ -1,4 +1,4 @@
-"""Two clients that edit a run at the same time: what the first one has done stands, the second is told."""
+"""Two clients that edit a run at the same time: the first edit stands, and the second client is told of it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def test_an_edit_that_another_one_overtook_is_refused(local: Deployment) -
 
 
 async def overtaken(fast: Client, run_id: int, document: bytes) -> None:
-    """An edit that is made whole meanwhile."""
+    """Make an edit that overtakes the other client's."""
     try:
         async for _ in fast.edit(run_id, io.BytesIO(document)):
             pass

@@ -1,4 +1,4 @@
-"""Certificates made on the spot, for tests of TLS: authorities, and what they sign."""
+"""Certificates for tests of TLS: authorities, and the certificates that they sign. They are made when a test asks for them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Authority:
         self.certificate.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
     def sign(self, name: str, *, passphrase: bytes | None = None, until: datetime.timedelta = datetime.timedelta(days=1)) -> Pair:
-        """A new key and its certificate, good for servers and clients, and for so long from now."""
+        """Make a key and its certificate, which is good for servers and clients and for so long from now."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         certificate = (

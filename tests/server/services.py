@@ -21,7 +21,7 @@ TOKENS = Tokens(client="daggyr-client-abc", agent="daggyr-agent-def")
 
 
 class Runs(runs_pb2_grpc.RunsServicer):
-    """Unary, streamed out, and streamed in."""
+    """A method that answers once, one that sends a stream, and one that reads a stream."""
 
     async def GetRun(self, request: Any, context: Any) -> Any:
         return run_pb2.RunSummary(run_id=request.run_id)
@@ -35,7 +35,7 @@ class Runs(runs_pb2_grpc.RunsServicer):
 
 
 class Agents(agents_pb2_grpc.AgentsServicer):
-    """Streamed both ways."""
+    """A method that reads and sends a stream."""
 
     async def Session(self, requests: Any, context: Any) -> AsyncIterator[Any]:
         async for _ in requests:
@@ -46,7 +46,7 @@ class Agents(agents_pb2_grpc.AgentsServicer):
 async def serving(
     address: str = "127.0.0.1:0", *, tokens: Tokens | None = TOKENS, tls: Tls | None = None, agents: Any = None
 ) -> AsyncIterator[str]:
-    """A server with all of them; gives its real address."""
+    """A server with all these services, and its real address."""
     listener = Listener(address, tokens=tokens, tls=tls)
     server = listener.server
     runs_pb2_grpc.add_RunsServicer_to_server(Runs(), server)
@@ -72,7 +72,7 @@ REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 async def call(
     channel: Any, method: str, payloads: tuple[bytes, ...] = (b"",), authorization: tuple[str, ...] = ()
 ) -> list[bytes]:
-    """Calls `method` with raw messages; gives the raw answers. Raises grpc.aio.AioRpcError unless it ends with OK."""
+    """Call `method` with raw messages and return the raw answers. Raises grpc.aio.AioRpcError unless it ends with OK."""
     metadata = tuple(("authorization", value) for value in authorization)
 
     async def requests() -> AsyncIterator[bytes]:
@@ -91,9 +91,9 @@ async def call(
 async def status(
     channel: Any, method: str, payloads: tuple[bytes, ...] = (b"",), authorization: tuple[str, ...] = ()
 ) -> tuple[grpc.StatusCode, str]:
-    """How such a call ends: its code and message.
+    """Return how such a call ends: its code and message.
 
-    A call that is refused while its client is about to write may end there with an error of gRPC's own: it is made again then.
+    gRPC may end a call with an error of its own if the call is refused while its client is about to write. It is made again then.
     """
     deadline = time.monotonic() + DEADLINE
     while time.monotonic() < deadline:

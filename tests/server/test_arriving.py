@@ -1,4 +1,4 @@
-"""Documents on their way: one budget, on disk, given back at once; and clients that bring nothing are not waited for."""
+"""Documents on their way to the server: one budget on disk for all, given back at once, and no client waited for in vain."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Serving:
         self.stub = stub
 
     async def begun(self, size: int, method: str = "SubmitRunStream") -> Any:
-        """A call that has brought a header and this many bytes, and not ended."""
+        """Return a call that has brought a header and this many bytes and has not ended."""
         before = self.arriving.taken
         call = getattr(self.stub, method)()
         header = {"request_id": os.urandom(8).hex()} if method == "SubmitRunStream" else {"run_id": 1}
@@ -87,7 +87,7 @@ async def code_of(call: Any) -> tuple[grpc.StatusCode, str]:
 
 
 def open_files() -> int:
-    """Files without a name that this process has open."""
+    """Return the files without a name that this process has open."""
     found = 0
     for entry in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):  # the one that lists them
@@ -128,7 +128,7 @@ async def test_all_documents_share_one_budget_which_a_call_gives_back_however_it
         await server.until(lambda: open_files() == before + 1)
         fourth = await server.begun(6 * MEGABYTE)
         second.cancel()
-        fourth.cancel()  # or the server would wait a minute for more of it
+        fourth.cancel()  # otherwise the server would wait a minute for more of it
 
 
 @pytest.mark.parametrize("method", ["SubmitRunStream", "EditRun"])

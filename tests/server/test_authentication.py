@@ -179,7 +179,7 @@ async def test_what_came_before_a_malformed_message_was_answered(channel: grpc.a
 
 
 class _TaskGroupAgents(agents_pb2_grpc.AgentsServicer):
-    """Reads in a task of its own, as a session that also sends by itself does."""
+    """A service that reads in a task of its own, as a session does that also sends by itself."""
 
     async def Session(self, requests: Any, context: Any) -> None:
         async def read() -> None:

@@ -1,4 +1,4 @@
-"""The changes of runs: what is kept, for how long, and that no number comes twice."""
+"""The changes of runs: which of them are kept, for how long, and that no number is given twice."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from daggyr_server.driver.changes import Changes
 
 
 def logs() -> int:
-    """How many runs' changes are in memory."""
+    """Return how many runs' changes are in memory."""
     return sum(type(each) is module._Log for each in gc.get_objects())
 
 

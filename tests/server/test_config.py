@@ -25,7 +25,7 @@ def loaded(file: Path, text: str) -> Configuration:
 
 
 def faults(file: Path, text: str) -> dict[str, str]:
-    """The faults of a configuration: place to the rest of the line."""
+    """Return the faults of a configuration: the place of each, and the rest of its line."""
     with pytest.raises(ConfigurationError) as caught:
         loaded(file, text)
     return {fault.place: str(fault).removeprefix(f"{fault.place}: ") for fault in caught.value.faults}
@@ -86,7 +86,7 @@ def test_a_whole_file(file: Path) -> None:
 
 
 def test_a_pool_may_have_a_grace_of_its_own(file: Path) -> None:
-    """Whatever its executor: the setting is not the executor's."""
+    """The grace is a setting of the pool, so that pools of every executor have it."""
     pools = loaded(
         file, "[server]\nkill_grace = 7\n[pools.default]\nexecutor = 'noop'\nkill_grace = 0\n[pools.farm]\nexecutor = 'agent'"
     ).pools
@@ -310,7 +310,7 @@ class _Target(msgspec.Struct, kw_only=True):
 
 
 class _Settings(msgspec.Struct, kw_only=True):
-    """As an executor would declare them."""
+    """Settings as an executor would declare them."""
 
     targets: Annotated[list[_Target], msgspec.Meta(min_length=1)]
     known_hosts: Path | None = None

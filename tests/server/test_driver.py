@@ -1,4 +1,4 @@
-"""The driver with a tracker and an executor at hand: what no client and no agent can see from outside."""
+"""What no client and no agent can see of the driver. Each test has a tracker and an executor in its own process."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ SURROUNDINGS = ExecutorContext(tracker_id="t", epoch=1, lease=1.0, heartbeat=1.0
 
 
 class Taking(Executor):
-    """Takes what it is given and does nothing."""
+    """An executor that takes what it is given and does nothing."""
 
     Settings = msgspec.Struct
 
@@ -91,7 +91,7 @@ async def submitted(driver: Driver, request_id: str = "r", **fields: Any) -> int
 
 
 async def test_what_a_lost_generator_printed_is_not_kept(driver: Driver, generators: Generators) -> None:
-    """Up to 64 MiB each."""
+    """The output is forgotten, because it may have 64 MiB for each generator."""
     executor = Taking(driver)
     await driver.start({"main": executor})
     run_id = await submitted(driver, is_generator=True)
@@ -110,7 +110,7 @@ async def test_what_a_lost_generator_printed_is_not_kept(driver: Driver, generat
 
 
 async def test_batches_are_counted_before_they_grow(driver: Driver) -> None:
-    """Only a single assignment makes a batch larger than MAX_BYTES; what is small shares one."""
+    """Small assignments share a batch. A batch is larger than MAX_BYTES only if a single assignment is."""
 
     class Keeping(Taking):
         batches: ClassVar[list[AssignmentBatch]] = []
@@ -163,7 +163,7 @@ async def test_notes_of_a_result_are_bounded(driver: Driver) -> None:
 async def test_a_run_that_left_memory_after_it_was_found_is_brought_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request_again: str
 ) -> None:
-    """Ended runs leave memory when others are looked at, and a caller looks at a run before it asks something of it."""
+    """A run may leave memory after a caller has found it, because ended runs leave when others are looked at."""
     monkeypatch.setattr(ended, "KEPT_ENDED_RUNS", 1)
     tracker = SqliteTracker(f"sqlite:{tmp_path}/state.db")
     opened = await tracker.open()
@@ -192,7 +192,7 @@ async def test_a_run_that_left_memory_after_it_was_found_is_brought_back(
 
 
 async def test_what_is_asked_of_a_driver_that_ends_is_answered() -> None:
-    """Nobody waits for ever: requests under way and those that come later get the same error."""
+    """Requests under way and later ones all get the same error, so that no caller waits for ever."""
 
     class Stuck(MemoryTracker):
         committing = asyncio.Event()

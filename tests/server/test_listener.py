@@ -44,7 +44,7 @@ def open_folder(tmp_path: Path) -> Path:
 
 
 async def answers(address: str, *, tls: Tls | None = None) -> bool:
-    """Whether a client with a token gets through; if not, it must be for want of a connection."""
+    """Whether a client with a token gets through. If it does not, the reason must be that there is no connection."""
     async with open_channel(address, tls=tls) as channel:
         code, _ = await status(channel, UNARY_UNARY, authorization=CLIENT)
     assert code in (grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE)
@@ -76,7 +76,8 @@ async def test_an_address_of_another_host_is_refused() -> None:
             pass
 
 
-# Names of hosts have letters, digits and hyphens, in parts of 1 to 63 bytes (RFC 1123, 2.1): nobody need be asked.
+# Names of hosts have letters, digits and hyphens, in parts of 1 to 63 bytes (RFC 1123, 2.1), so that no name server need be
+# asked.
 @pytest.mark.parametrize("host", ["no-such!host", "no..such.host", "x" * 64])
 async def test_a_name_that_means_no_host_is_refused(host: str) -> None:
     with pytest.raises(ListenerError, match=f"no address of '{re.escape(host)}'"):

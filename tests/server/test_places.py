@@ -1,4 +1,4 @@
-"""Places: who can keep whom out, with a real server of few places."""
+"""Places of calls and connections: which callers can keep others out of a real server that has few of them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OK = (grpc.StatusCode.OK, "")
 
 
 class Watched(Runs):
-    """Its watches go on until `over`."""
+    """A service whose watches go on until `over` is set."""
 
     def __init__(self) -> None:
         self.over = asyncio.Event()
@@ -38,7 +38,7 @@ class Watched(Runs):
 async def few_places(
     *, calls: int = 2, strangers: StrangersPlaces | None = None, runs: Runs | None = None
 ) -> AsyncIterator[tuple[Any, Authentication]]:
-    """A channel to a server with so many places for each token, and what guards it."""
+    """A channel to a server with so many places for each token, and what guards them."""
     authentication = Authentication(TOKENS, calls=calls, strangers=strangers)
     server = grpc.aio.server(interceptors=[authentication, MalformedMessages()])
     runs_pb2_grpc.add_RunsServicer_to_server(runs or Runs(), server)
@@ -66,7 +66,7 @@ async def test_clients_that_hold_all_their_places_keep_out_clients_only() -> Non
     async with few_places(calls=2, runs=runs) as (channel, _):
         held = [channel.unary_stream(UNARY_STREAM)(b"", metadata=token_metadata(TOKENS.client)) for _ in range(2)]
         for call in held:
-            await call.read()  # it has its place
+            await call.read()  # the call has its place
         code, message = await status(channel, UNARY_UNARY, authorization=CLIENT)
         assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert "2 calls with the client token are under way" in message
@@ -81,7 +81,7 @@ async def test_clients_that_hold_all_their_places_keep_out_clients_only() -> Non
 
 @pytest.mark.parametrize("method", [HEALTH, UNARY_UNARY])
 async def test_strangers_take_nobodys_place(method: str) -> None:
-    """Neither those who may ask, nor those who are refused; and among themselves, the oldest makes room."""
+    """Strangers take no place of callers who may ask. Among strangers, the oldest makes room for a new one."""
     async with few_places(strangers=StrangersPlaces(limit=2, seconds=1e6)) as (channel, _):
         silent = [channel.stream_stream(method)() for _ in range(20)]
         ends = asyncio.as_completed([call.code() for call in silent])

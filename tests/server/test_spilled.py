@@ -1,4 +1,4 @@
-"""What tasks execute, on disk: the same as in memory, wherever it lies; and a disk that does not take it or give it back."""
+"""Commands of tasks on disk: they are the same as in memory, and a disk that fails does no harm."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from daggyr_server.trackers.base import LostTracker
 
 
 def files(folder: Path) -> list[Path]:
-    """This process's open files without a name that were made in `folder`."""
+    """Return this process's open files without a name that were made in `folder`."""
     return nameless(os.getpid(), folder)
 
 
@@ -73,7 +73,7 @@ def test_the_file_has_no_name_and_goes_with_it(folder: Path) -> None:
 
 @pytest.mark.usefixtures("small_chunks")
 def test_only_so_many_files_are_open(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What comes while they are stays in memory; a place that becomes free is taken again."""
+    """While as many files are open as may be, further commands stay in memory. A place that becomes free is taken again."""
     monkeypatch.setattr(module, "MAX_FILES", 2 + len(module._open))
 
     def made(mark: bytes) -> SpilledTasks:
@@ -111,7 +111,7 @@ def test_without_a_folder_all_stays_in_memory() -> None:
 
 @pytest.mark.usefixtures("small_chunks")
 def test_a_disk_that_takes_no_more(folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it took is read from it, all else stays in memory; it is said once."""
+    """Commands that the disk took are read from it, and all others stay in memory. This is logged once."""
     write, room = os.pwrite, 130
 
     def little(file: int, data: memoryview, offset: int) -> int:

@@ -1,4 +1,4 @@
-"""Token files: made once, and only read from then on."""
+"""Token files: the server makes a file once, and only reads it from then on."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_a_token_is_made_once_with_mode_0600(tmp_path: Path) -> None:
 
 
 def test_nothing_is_written_beside_a_token_that_is_there(tmp_path: Path) -> None:
-    """It may be a secret that was handed in, on a file system that cannot be written to."""
+    """A token that was handed in may be on a file system that cannot be written to."""
     path = tmp_path / "agent.token"
     path.touch(0o600)
     path.write_text("handed-in-from-outside\n")

@@ -1,4 +1,4 @@
-"""decode_json: what is a specification, what is not, and that a person is told all of it together."""
+"""`decode_json`: which documents are specifications, and that all faults of a document are told together."""
 
 from __future__ import annotations
 
@@ -309,7 +309,7 @@ def test_numbers_beyond_reason_are_refused_without_being_read() -> None:
             "tasks.b.parents[1].task: this key stands more than once",
         ),
         (b'{"tags": {"a": "1", "\\u0061": "1"}, "tasks": {"b": %s}}', None, "tags.a: this key stands more than once"),
-        # An escaped colon in one place does not hide what is repeated in another.
+        # An escaped colon in one place does not hide a name that is repeated in another place.
         (b'{"tags": {"\\u003a": "", "x": "", "x": ""}, "tasks": {"b": %s}}', None, "tags.x: this key stands more than once"),
         (b'{"tags": {":": "", ":": ""}, "tasks": {"b": %s}}', None, "tags.:: this key stands more than once"),
     ],
@@ -392,7 +392,7 @@ GOOD_TASK: dict[str, Any] = {
 
 @st.composite
 def odd_documents(draw: st.DrawFn) -> dict[str, Any]:
-    """Specifications of one task and a parent where some of the values, names or keys are anything."""
+    """Generate specifications of one task and a parent, some of whose values, names or keys are anything."""
 
     def odd(value: dict[str, Any]) -> dict[str, Any]:
         kept = {key: value[key] for key in draw(st.lists(st.sampled_from(sorted(value)), unique=True))}
@@ -408,7 +408,7 @@ def odd_documents(draw: st.DrawFn) -> dict[str, Any]:
 
 
 def outcome(spec: Any, *, escaped: bool) -> RunSpec | list[str]:
-    """What becomes of a document; `escaped`: with a tag whose escape makes the decoder look closer."""
+    """Return a document's specification or its faults; if `escaped`, a tag has an escape, so that the decoder looks closer."""
     tags = spec.get("tags", {})
     if not isinstance(tags, dict):
         tags = {}
@@ -430,5 +430,5 @@ def test_both_ways_of_reading_accept_the_same_documents(spec: dict[str, Any]) ->
         assert (fast.tags, fast.parameters, fast.pool) == (careful.tags, careful.parameters, careful.pool)
     else:
         assert fast == careful
-        # In the specification's words, not msgspec's.
+        # The words are those of the specification, not those of msgspec.
         assert not any("Expected" in line or "Object" in line for line in fast)

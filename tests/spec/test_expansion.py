@@ -1,4 +1,4 @@
-"""expand: the graph of a specification is what a naive expansion writes down, and costs no more than its document."""
+"""`expand`: the graph of a specification equals what a naive expansion writes down, and costs no more than its document."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from written_specs import (
     graph_of,
     naive,
     named_edges,
+    refused,
     specifications,
     structural,
     waits_for,
@@ -25,7 +26,7 @@ from written_specs import (
 from daggyr.v1.task_pb2 import TaskSpec
 from daggyr_server.core.graph.graph import Graph
 from daggyr_server.core.graph.segments import ExpandedSegment, Kind, PlainSegment, Policy
-from daggyr_server.spec import PoolLimits, SpecificationError, decode_json, expand
+from daggyr_server.spec import PoolLimits, decode_json, expand
 
 ORIGINAL = {
     "tags": {"abc": "def"},
@@ -47,7 +48,8 @@ def test_a_graph_is_what_the_naive_expansion_writes_down(spec: dict[str, Any]) -
             assert list(task.command) == expected.commands[name]
             assert dict(task.environment) == expected.environments[name]
         assert len(set(graph.children(number))) == len(graph.children(number))
-    # A match may be a plain edge to a head instead of edges to all expansions behind it: the order of commands is the same.
+    # A match may be a plain edge to a head instead of edges to all expansions behind it, because the order of commands is the
+    # same.
     assert without_structure(waits_for(named_edges(graph)), expected) == without_structure(waits_for(expected.edges), expected)
     degrees = graph.indegrees()
     assert degrees == array("I", [len(graph.parents(number)) for number in range(graph.size)])
@@ -191,13 +193,6 @@ def test_a_million_combinations_cost_their_values_only() -> None:
     assert [graph.task_id(parent) for parent in graph.parents(number)] == ["a.{{A}}:7.{{B}}:8", "c"]
 
 
-def refused(spec: Any, **options: Any) -> list[str]:
-    """The faults of a specification, as lines."""
-    with pytest.raises(SpecificationError) as caught:
-        expand(decode_json(document(spec)), **{"default_pool": "default", **options})
-    return str(caught.value).splitlines()
-
-
 def test_more_tasks_than_a_run_holds_are_refused() -> None:
     values = [str(number) for number in range(2_000)]
     spec = {
@@ -225,9 +220,9 @@ def test_values_that_cannot_be_parts_of_names_are_refused() -> None:
     assert refused(spec("x", "é" * 511)) == [
         "tasks.a: with the values of {{A}}, the names of its tasks are longer than 1,024 bytes; use shorter values"
     ]
-    # A single value is no part of a name.
+    # A parameter with a single value adds nothing to the name.
     assert graph_of(spec("a\nb" * 1_000)).size == 1
-    # 1 KiB is the most: "a" + ".{{A}}:" + 1,016.
+    # A name has at most 1 KiB: "a" + ".{{A}}:" + 1,016.
     assert graph_of(spec("x", "y" * 1_016)).size == 4
     assert len(refused(spec("x", "y" * 1_017))) == 1
 
@@ -282,7 +277,7 @@ def test_pools_that_there_are_not_are_refused() -> None:
         "tasks.a.pool: there is no pool `hcp`; did you mean `hpc`?",
         "tasks.b.pool: there is no pool `zzz`; the pools are `default` and `hpc`",
     ]
-    # The run's pool is one fault, not one for each task.
+    # A run's pool that is unknown is one fault, not one fault for each task.
     assert refused({"pool": "hpcc", "tasks": {"a": task, "b": task}}, pools=pools) == [
         "pool: there is no pool `hpcc`; did you mean `hpc`?"
     ]

@@ -1,4 +1,4 @@
-"""expand_generated: what generators print goes into their run's graph, or is refused with the reason and changes nothing."""
+"""`expand_generated`: what generators print is added to the run's graph, or is refused for a reason and changes nothing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ VALUES = {"{{A}}": ("1", "2"), "{{B}}": ("p",)}
 
 
 def run(**tasks: dict[str, Any]) -> Graph:
-    """A run's graph, with the parameters above."""
+    """Return the graph of a run that has the parameters above."""
     parameters = {name: list(values) for name, values in VALUES.items()}
     return graph_of({"parameters": parameters, "tasks": {name: {**TASK, **task} for name, task in tasks.items()}})
 
@@ -36,7 +36,7 @@ def generate(graph: Graph, generator: str, tasks: Any, **options: Any) -> Additi
 
 
 def extended(graph: Graph, generator: str, tasks: Any) -> set[tuple[str, str]]:
-    """The edges that come with generated tasks, but for those inside of expanded tasks."""
+    """Return the edges that come with generated tasks, but for those inside of expanded tasks."""
     before = named_edges(graph)
     graph.extend(generate(graph, generator, tasks))
     return {edge for edge in named_edges(graph) - before if edge[0] != edge[1].partition(".")[0] != edge[0].partition(".")[0]}
@@ -177,7 +177,7 @@ def test_cycles_among_new_tasks_and_through_the_run_are_refused() -> None:
     assert refused(graph, "gen", ring) == ["x: tasks wait for each other: x -> y -> x; leave one of these edges out"]
     through = {"x": {**TASK, "parents": ["c"], "children": ["y"]}, "y": {**TASK, "children": ["b"]}}
     assert refused(graph, "gen", through) == ["x: tasks wait for each other: x -> y -> b -> c -> x; leave one of these edges out"]
-    # Without children it would get the generator's, which it waits for.
+    # A task without children gets those of the generator, here `b`, for which it waits itself.
     assert refused(graph, "gen", {"x": {**TASK, "parents": ["b"]}}) == [
         "x: tasks wait for each other: x -> b -> x; leave one of these edges out"
     ]

@@ -1,14 +1,12 @@
-"""`match`: which expansions wait for which, in every combination of multiplied and single tasks."""
+"""`match`: which expansions wait for which, in every combination of tasks with one and with many expansions."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import pytest
-from written_specs import document, graph_of, named_edges
+from written_specs import graph_of, named_edges, refused
 
 from daggyr_server.core.graph.segments import ExpandedSegment
-from daggyr_server.spec import SpecificationError, decode_json, expand
 
 
 def task(*words: str, parents: list[Any] | None = None, **fields: Any) -> dict[str, Any]:
@@ -24,19 +22,13 @@ def spec(a: dict[str, Any], b: dict[str, Any], **parameters: list[str]) -> dict[
 
 
 def between(found: dict[str, Any]) -> set[tuple[str, str]]:
-    """The edges from tasks of a to tasks of b."""
+    """Return the edges from tasks of a to tasks of b."""
     return {(above, below) for above, below in named_edges(graph_of(found)) if above[0] == "a" and below[0] == "b"}
 
 
 def rules(found: dict[str, Any]) -> int:
     segments = [segment for segment in graph_of(found).segments if isinstance(segment, ExpandedSegment)]
     return sum(len(segment.match_children) for segment in segments)
-
-
-def refused(found: dict[str, Any]) -> list[str]:
-    with pytest.raises(SpecificationError) as caught:
-        expand(decode_json(document(found)), default_pool="default")
-    return str(caught.value).splitlines()
 
 
 def test_each_expansion_waits_for_its_equal() -> None:

@@ -1,4 +1,4 @@
-"""Large documents are decoded piece by piece, with the same meaning and the same faults as at once."""
+"""Large documents are decoded piece by piece, with the same meaning and the same faults as when they are decoded at once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from daggyr_server.spec.decode import decode_tasks
 
 @pytest.fixture(autouse=True, scope="module")
 def small_pieces() -> Iterator[None]:
-    """So that each of these documents is cut."""
+    """Make the pieces so small that each document of a test is cut."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pieces, "PIECE_BYTES", 100)
         yield
@@ -27,7 +27,7 @@ def task(*words: str, **keys: Any) -> dict[str, Any]:
     return {"details": {"command": ["echo", *words], **keys}}
 
 
-# What looks like the end of a task, and is none.
+# Texts that look like the end of a task and are not.
 TRAPS = [
     '}, "b": {"details": {"command": ["x"]}',
     '"tasks": {',
@@ -52,14 +52,14 @@ def runs(draw: st.DrawFn) -> bytes:
     if draw(st.booleans()):
         parts.append(("parameters", {"tasks": [draw(WORDS)]}))
     made = json.dumps(dict(draw(st.permutations(parts))), indent=draw(st.sampled_from([None, 1])))
-    if draw(st.booleans()):  # and sometimes it is broken
+    if draw(st.booleans()):  # some documents are broken
         cut = draw(st.integers(0, len(made)))
         made = made[:cut] + draw(st.sampled_from(["", ",", "{", "}", '"'])) + made[cut + draw(st.integers(0, 1)) :]
     return made.encode()
 
 
 def read(data: bytes | bytearray) -> object:
-    """What a document says, or what is wrong with it."""
+    """Return what a document says, or its faults."""
     try:
         return encode_json(decode_json(data))
     except SpecificationError as error:
@@ -81,7 +81,7 @@ def test_so_does_what_a_generator_printed(data: bytes) -> None:
         except SpecificationError as error:
             return str(error)
 
-    with suppress(ValueError, KeyError, TypeError):  # as it is, if it was broken
+    with suppress(ValueError, KeyError, TypeError):  # a document that was broken stays as it is
         data = json.dumps(json.loads(data)["tasks"]).encode()
     assert tasks(bytearray(data)) == tasks(data)
 

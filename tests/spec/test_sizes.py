@@ -1,23 +1,19 @@
-"""What people choose and what later stands in one message is bounded where it comes in, with the task, the size and a way out."""
+"""Values that people choose are bounded where they come in, because one message holds them later.
+
+Each refusal names the task, the size and a way out.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
-from written_specs import document, graph_of
+from written_specs import document, graph_of, refused
 
 from daggyr_server.spec import SpecificationError, decode_json, expand, expand_generated
 
 MOST = 3 * 1024 * 1024
 TRUE: dict[str, Any] = {"details": {"command": ["true"]}}
-
-
-def refused(spec: Any) -> list[str]:
-    """The faults of a specification."""
-    with pytest.raises(SpecificationError) as caught:
-        expand(decode_json(document(spec)), default_pool="default")
-    return str(caught.value).splitlines()
 
 
 def details(**keys: Any) -> dict[str, Any]:
@@ -103,7 +99,7 @@ def test_what_a_generator_prints_is_bounded_as_well() -> None:
 
 
 def test_what_was_accepted_once_is_expanded_again() -> None:
-    """A tracker's documents may be older than the limits."""
+    """A document that a tracker kept is expanded although it is beyond a limit, because it may be older than the limit."""
     spec = decode_json(document({"tags": {"k": "v" * 70_000}, "tasks": {"large": details(stdin="x" * MOST)}}))
     addition = expand(spec, default_pool="default", limited=False)
     assert [segment.size for segment in addition.segments] == [1]

@@ -1,4 +1,4 @@
-"""The rule of substitution: what a naive reading of it gives, and no more work than the text is long."""
+"""The rule of substitution: the result equals a naive reading of the rule, and the work grows with the text alone."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from daggyr.substitution import Substitution
 
 LETTERS = "ab{}é"
 NAMES = st.lists(st.text(LETTERS, min_size=1, max_size=6), min_size=1, max_size=8, unique=True)
-# The same again, of so many names that a regular expression would be the wrong tool.
+# The same kind of names, but so many that a regular expression would be the wrong tool.
 MANY = [f"{letter}{number}" for letter in "ab{" for number in range(100)]
 
 
 def naive(text: str, names: list[str]) -> Iterator[tuple[int, str]]:
-    """Names where they would be replaced, by the words of the documentation."""
+    """Find the places where names are replaced, by the words of the documentation."""
     place = 0
     while place < len(text):
         found = max((name for name in names if text.startswith(name, place)), key=len, default="")
@@ -50,14 +50,14 @@ def test_names_are_replaced_as_a_naive_reading_of_the_rule_says(
     wanted = Counter(name for _, name in naive(text, every))
     assert rule.occurring([text]) == set(wanted)
     assert rule.count(text) == wanted
-    # Values hold names themselves, which must not be searched again.
+    # The values hold names themselves, which must not be searched again.
     values = {name: f"<{every[(index + 1) % len(every)]}>" for index, name in enumerate(every)}
     assert rule.apply(text, values) == replaced(text, every, values)
 
 
 @pytest.mark.parametrize("count", [400, 400_000])
 def test_names_that_begin_alike_cost_no_more_than_others(count: int) -> None:
-    """Tried one by one, each of these names would be read along for hundreds of characters at each place: 47 s."""
+    """Names that begin alike are not tried one by one, which would compare hundreds of characters at each place: it took 47 s."""
     names = ["a" * number + "b" for number in range(1, 300)]
     rule = Substitution(names)
     text = "a" * count

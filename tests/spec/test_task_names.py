@@ -1,4 +1,4 @@
-"""Every task, expansion, head and tail has a name of its own; what could not be told apart is refused."""
+"""Every task, expansion, head and tail has a name of its own. Specifications in which two names are equal are refused."""
 
 from __future__ import annotations
 
@@ -6,24 +6,16 @@ from collections.abc import Sequence
 from itertools import product
 from typing import Any
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from written_specs import document, graph_of
+from written_specs import graph_of, refused
 
 from daggyr_server.core.graph.segments import ExpandedSegment
-from daggyr_server.spec import SpecificationError, decode_json, expand
 
 
 def spec(parameters: dict[str, Sequence[str]], **commands: str) -> dict[str, Any]:
     tasks = {name: {"details": {"command": ["run", word]}} for name, word in commands.items()}
     return {"parameters": parameters, "tasks": tasks}
-
-
-def refused(found: dict[str, Any]) -> list[str]:
-    with pytest.raises(SpecificationError) as caught:
-        expand(decode_json(document(found)), default_pool="default")
-    return str(caught.value).splitlines()
 
 
 def test_a_task_called_like_an_expansion_is_refused() -> None:
@@ -43,7 +35,7 @@ def test_expansions_of_two_tasks_with_one_name_are_refused() -> None:
     assert refused(found) == [
         "tasks.a.X:1: the name `a.X:1.Y:2` would also be that of a task that `a` expands to; rename one of the two"
     ]
-    # A head that is called like an expansion, and a tail.
+    # A head has the name of an expansion, and so has a tail.
     assert len(refused(spec({"X": ["1", "2"], "Y": ["2", "4"]}, **{"a": "X", "a.X:1": "Y"}))) == 1
     assert len(refused(spec({"X": ["1.tail", "2"], "Y": ["2", "4"]}, **{"a": "X", "a.X:1": "Y"}))) == 1
 
@@ -76,7 +68,7 @@ def test_a_specification_is_refused_exactly_if_two_names_are_equal(data: st.Data
 
     every: list[str] = []
     for name in names:
-        # The longest name wins, so that within `B:` there is no `B`.
+        # The longest name wins, so that there is no `B` within `B:`.
         keys = sorted(used[name])
         combinations = list(product(*(parameters[key] for key in keys)))
         every.append(name)

@@ -1,4 +1,4 @@
-"""Typed specifications mean what the document with the same words means, faults included."""
+"""A typed specification means what the document with the same words means, and has the same faults."""
 
 from __future__ import annotations
 

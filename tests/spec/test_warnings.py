@@ -1,4 +1,4 @@
-"""What is valid and most likely not meant is told, with the likeliest text, and few times."""
+"""Warnings of specifications that are valid, but most likely not meant: each names the likeliest text and is told few times."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_another_style_of_names_is_only_told_of_where_it_is_alike() -> None:
     [
         ({"a": echo("{{DATE}}")}, DATE),
         ({"a": echo("docker", "--format", "{{.Names}}", "{{")}, {}),
-        ({"a": echo("x", is_generator=True)}, DATE),  # what it prints may have it
+        ({"a": echo("x", is_generator=True)}, DATE),  # what the generator prints may use the parameter
         ({"a": echo("DATE")}, {"DATE": ["1"]}),
     ],
     ids=["used", "another program's", "generator", "no style"],
@@ -79,7 +79,7 @@ def test_a_program_with_blanks_and_a_home_that_no_shell_looks_up() -> None:
             "fine": {"details": {"command": ["./my program", "a~", "sh", "-c", "~/bin/x"]}},
         }
     ) == [
-        "tasks.a.details.command[0]: `echo hi` is all a program's name; "
+        "tasks.a.details.command[0]: `echo hi` is taken as one program's name; "
         'write ["echo", "hi"] if it is a program and its arguments',
         "tasks.b.details.command[0]: the `~` of `~/bin/x` stays as it is, because no shell reads it; write the whole path",
         "tasks.b.details.working_directory: the `~` of `~` stays as it is, because no shell reads it; write the whole path",

@@ -1,4 +1,4 @@
-"""YAML documents: scalars stay what they are, and what is wrong as YAML is told where."""
+"""YAML documents: scalars stay what they are, and faults of the YAML are told with their place."""
 
 from __future__ import annotations
 

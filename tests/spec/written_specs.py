@@ -1,7 +1,7 @@
-"""Specifications for tests, and the naive expansion that expand's symbolic graphs are held against.
+"""Specifications for tests, and the naive expansion that is compared with the symbolic graphs of `expand`.
 
-The naive side makes every task and edge, by name, straight from the design's words; it shares no code with the package but
-the rule of substitution.
+The naive side makes every task and edge by name, straight from the design's words. It shares no code with the package but the
+rule of substitution.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
+import pytest
 from hypothesis import strategies as st
 
 from daggyr.substitution import Filling, Substitution
 from daggyr.v1.task_pb2 import TaskSpec, TaskTemplate
 from daggyr_server.core.graph.graph import Graph
 from daggyr_server.core.graph.segments import Kind
-from daggyr_server.spec import decode_json, expand
+from daggyr_server.spec import SpecificationError, decode_json, expand
 
 PARAMETERS = ("{{A}}", "{{B}}", "{{C}}")
 
@@ -28,10 +29,17 @@ def document(spec: Any) -> bytes:
 
 
 def graph_of(spec: Any) -> Graph:
-    """The graph of a specification."""
+    """Return the graph of a specification."""
     graph = Graph()
     graph.extend(expand(decode_json(document(spec)), default_pool="default"))
     return graph
+
+
+def refused(spec: Any, **options: Any) -> list[str]:
+    """Return the faults of a specification that is refused, a line each. `options` are those of `expand`."""
+    with pytest.raises(SpecificationError) as caught:
+        expand(decode_json(document(spec)), **{"default_pool": "default", **options})
+    return str(caught.value).splitlines()
 
 
 def named_edges(graph: Graph) -> set[tuple[str, str]]:
@@ -39,7 +47,7 @@ def named_edges(graph: Graph) -> set[tuple[str, str]]:
 
 
 def executed(graph: Graph, number: int) -> TaskSpec:
-    """What an executor would run for a task, its values filled in as executors do."""
+    """Return what an executor would run for a task, with the values filled in as executors fill them in."""
     details = graph.details(number)
     template = TaskTemplate(spec=TaskSpec.FromString(details.template), parameters=details.parameters)
     return Filling(template).spec(details.values)
@@ -49,15 +57,15 @@ def executed(graph: Graph, number: int) -> TaskSpec:
 class Naive:
     """All tasks and edges of a specification, written down."""
 
-    commands: dict[str, list[str] | None] = field(default_factory=dict)  # None: structural
+    commands: dict[str, list[str] | None] = field(default_factory=dict)  # None if the task is structural
     environments: dict[str, dict[str, str]] = field(default_factory=dict)
     edges: set[tuple[str, str]] = field(default_factory=set)
 
 
 def naive(spec: Mapping[str, Any]) -> Naive:
-    """`spec`, which is valid, expanded task by task."""
+    """Expand a valid specification task by task."""
     made = Naive()
-    expansions: dict[str, dict[str, dict[str, str]]] = {}  # task: names of its expansions and their values
+    expansions: dict[str, dict[str, dict[str, str]]] = {}  # by task: the names of its expansions and their values
     for name, task in spec["tasks"].items():
         scope = {**spec.get("parameters", {}), **task.get("parameters", {})}
         rule = Substitution(list(scope))
@@ -98,7 +106,7 @@ def naive(spec: Mapping[str, Any]) -> Naive:
 
 
 def waits_for(edges: set[tuple[str, str]]) -> set[tuple[str, str]]:
-    """Who waits for whom, directly or not."""
+    """Return all pairs of which the first waits for the second, directly or not."""
     below: dict[str, set[str]] = {}
     for above, name in edges:
         below.setdefault(above, set()).add(name)
@@ -115,7 +123,7 @@ def waits_for(edges: set[tuple[str, str]]) -> set[tuple[str, str]]:
 
 
 def without_structure(pairs: set[tuple[str, str]], made: Naive) -> set[tuple[str, str]]:
-    """Pairs of tasks that run something."""
+    """Keep the pairs of which both tasks run something."""
     return {(above, below) for above, below in pairs if made.commands[above] is not None and made.commands[below] is not None}
 
 
@@ -125,7 +133,7 @@ def structural(graph: Graph) -> set[str]:
 
 @st.composite
 def specifications(draw: st.DrawFn) -> dict[str, Any]:
-    """Valid specifications: parameters of the run and of tasks, edges from both ends and twice, matches of all kinds."""
+    """Generate valid specifications: parameters of the run and of tasks, edges from both ends and twice, matches of all kinds."""
     values = st.lists(st.sampled_from(["1", "2", "3"]), min_size=1, max_size=3, unique=True)
     scope: dict[str, list[str]] = draw(st.dictionaries(st.sampled_from(PARAMETERS), values, min_size=1))
     often = st.sampled_from([True, True, True, False])

@@ -26,11 +26,15 @@ os.execvp(sys.argv[2], sys.argv[2:])
 def own_network(*, ipv4: bool = True) -> list[str]:
     """What to put before a command. Without `ipv4`, loopback has ::1 only."""
     users = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
-    words = ["unshare", *users, "--net", sys.executable, "-c", _INSIDE, "4" if ipv4 else "6"]
+    return allowed(["unshare", *users, "--net", sys.executable, "-c", _INSIDE, "4" if ipv4 else "6"])
+
+
+def allowed(words: list[str]) -> list[str]:
+    """Return the words if the system lets them stand before a command, and skip the test if it does not."""
     try:
         tried = subprocess.run([*words, "true"], capture_output=True, text=True)
     except FileNotFoundError:
         pytest.skip("unshare is not installed: apt-get install util-linux")
     if tried.returncode != 0:
-        pytest.skip(f"this system allows no network of one's own: {tried.stderr}")
+        pytest.skip(f"this system does not allow {' '.join(words[:4])} ...: {tried.stderr}")
     return words

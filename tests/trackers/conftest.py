@@ -17,7 +17,7 @@ from daggyr_server.trackers.base import Opened, Tracker
 
 @pytest.fixture(scope="session")
 def postgres(postgres: PostgresServer) -> Iterator[Databases]:
-    """Databases of the server that all folders share."""
+    """Databases of the Postgres server that all folders share."""
     databases.append(Databases(postgres))
     yield databases[0]
     databases.clear()
@@ -31,7 +31,7 @@ def address(postgres: Databases, tmp_path: Path) -> str:
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """The file of a sqlite tracker, not yet made."""
+    """The path of a sqlite tracker's file, which is not made yet."""
     return tmp_path / "state.db"
 
 
@@ -46,9 +46,9 @@ def kind(request: pytest.FixtureRequest) -> TrackerKind:
 
 @pytest.fixture
 async def open_again(kind: TrackerKind, tmp_path: Path) -> AsyncIterator[OpenAgain]:
-    """Opens a tracker at an address that is the test's own, as often as it is called. All are closed in the end.
+    """A function that opens a tracker at the test's own address, as often as it is called. All are closed in the end.
 
-    Settings are for trackers that keep state in a database; others do not get them.
+    Its settings go to trackers that keep state in a database. Other trackers do not get them.
     """
     address = kind.address(tmp_path)
     trackers: list[Tracker] = []
@@ -72,5 +72,5 @@ def examples(kind: TrackerKind, tmp_path: Path) -> Iterator[Examples]:
 
 @pytest.fixture
 async def tracker(open_again: OpenAgain) -> Tracker:
-    """A new tracker, opened."""
+    """A new tracker that is open."""
     return (await open_again())[0]

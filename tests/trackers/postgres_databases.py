@@ -42,7 +42,7 @@ class Databases:
         return self.server.url(self._of[folder], user="tester")
 
     def waiting(self, name: str) -> bool:
-        """Whether somebody waits for a lock in that database."""
+        """Whether a connection to that database waits for a lock."""
         return bool(self.server.execute(f"{WAITING} AND datname = '{name}'"))
 
     def _emptied(self) -> str | None:

@@ -1,4 +1,4 @@
-"""Opens postgres trackers, and commits as the driver does, for the tests of what only these can meet."""
+"""Opens postgres trackers and commits as the driver does, for the tests of what only these trackers can meet."""
 
 from __future__ import annotations
 

@@ -26,13 +26,13 @@ async def opened(file: Path, wait: float = WAIT) -> AsyncIterator[Tracker]:
 
 @contextlib.contextmanager
 def database(file: Path) -> Iterator[sqlite3.Connection]:
-    """Another program that looks into the file."""
+    """A connection of another program that looks into the file."""
     with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as connection:
         yield connection
 
 
 def contents(file: Path) -> dict[str, bytes]:
-    """What stands in the file and in its log, without the index of the log that sqlite makes."""
+    """Return what stands in the file and in its log, without the index of the log that sqlite makes."""
     found = {path.name: path.read_bytes() for path in file.parent.glob(f"{file.name}*") if path.is_file()}
     return {name: data for name, data in found.items() if data and not name.endswith("-shm")}
 
@@ -48,7 +48,7 @@ def copy_as_a_crash_leaves_it(file: Path, copy: Path) -> None:
 
 
 async def refused(file: Path, match: str) -> None:
-    """The file is refused with these words, and nothing of it is changed."""
+    """The tracker refuses the file with these words and changes nothing of it."""
     before = contents(file)
     with pytest.raises(TrackerError, match=match) as raised:
         async with opened(file):

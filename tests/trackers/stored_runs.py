@@ -18,7 +18,7 @@ async def load(tracker: Tracker, run_id: int = 1) -> StoredRun:
 
 
 async def after(kind: TrackerKind, open_again: OpenAgain, *commits: Sequence[Record]) -> StoredRun:
-    """Run 1 as `commits` left it. A durable tracker gives the next coordinator the same."""
+    """Return run 1 as `commits` left it. A durable tracker gives the next coordinator the same."""
     tracker, _ = await open_again()
     for records in commits:
         await tracker.commit(records)

@@ -1,4 +1,4 @@
-"""What sqlite and postgres promise beyond the suite: crashes, locks, epochs, bounds."""
+"""What sqlite and postgres trackers promise beyond the suite: crashes, locks, epochs and bounds."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ async def until_one_waits(kind: TrackerKind, address: str, folder: Path) -> None
     def waits() -> bool:
         if kind.name == "postgresql":
             return databases[0].waiting(PostgresAddress(address).database)
-        # Who waits has opened the lock's file, too, and tries again and again.
+        # A tracker that waits has opened the lock's file, too, and tries again and again.
         return names_of_open_files().count(str(folder / "state.db-lock")) == 2
 
     async with asyncio.timeout(DEADLINE):
@@ -111,7 +111,7 @@ async def until_one_waits(kind: TrackerKind, address: str, folder: Path) -> None
 
 
 def names_of_open_files() -> list[str]:
-    """The names of the files that this process has open. One may be closed meanwhile, such as the one that lists them."""
+    """Return the names of the files that this process has open. One may be closed while they are listed."""
     names = []
     for entry in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):
@@ -182,7 +182,7 @@ async def test_a_commit_that_fails_keeps_nothing_and_the_next_works(tracker: Tra
 
 
 async def test_a_commit_is_not_torn_by_whoever_stops_waiting_for_it(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(postgres, "_FINISH_SECONDS", DEADLINE)  # a server that stands still is not given up
+    monkeypatch.setattr(postgres, "_FINISH_SECONDS", DEADLINE)  # a server that stands still must not be given up
     await tracker.commit([run_added()])
     for turns in range(12):
         numbers = range(turns * 100, turns * 100 + 100)
@@ -207,7 +207,7 @@ async def test_nothing_is_written_or_read_after_closing(tracker: Tracker) -> Non
 
 
 async def test_names_that_databases_have_trouble_with(kind: TrackerKind, open_again: OpenAgain) -> None:
-    """A strange host must not keep the coordinator from going on."""
+    """A host with a strange name must not keep the coordinator from going on."""
     tracker, _ = await open_again()
     names = {"h\0": "h\N{REPLACEMENT CHARACTER}", "'; DROP TABLE run; --": "'; DROP TABLE run; --", "": "", "ü" * 500: "ü" * 500}
     for number, name in enumerate(names):
@@ -265,7 +265,7 @@ async def test_output_that_comes_twice_counts_once(small: Tracker) -> None:
 
 
 async def test_output_of_attempts_in_flight_stays(small: Tracker) -> None:
-    """What a generator prints is needed whole when it ends, and from then on for as long as the run."""
+    """A generator's output is needed whole when it ends, and from then on for as long as the run is kept."""
     await small.commit([assigned(0), kept(0, b"[" * 1_000)])
     for number in range(1, 30):
         await small.commit([kept(0, bytes(10_000), number=number), recorded(number=number)])

@@ -1,4 +1,4 @@
-"""What the memory tracker promises beyond the suite: that memory is bounded, and how little an attempt costs."""
+"""What the memory tracker promises beyond the suite: its memory is bounded, and an attempt costs little."""
 
 from __future__ import annotations
 

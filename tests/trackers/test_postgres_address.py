@@ -1,4 +1,4 @@
-"""Addresses of Postgres databases: what is refused, what is shown, and that no password is ever told."""
+"""Addresses of Postgres databases: which are refused, what is shown of them, and that no password is ever told."""
 
 from __future__ import annotations
 

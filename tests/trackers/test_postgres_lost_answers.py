@@ -19,7 +19,7 @@ from daggyr_server.trackers.sql.postgres.address import PostgresAddress
 
 
 class Wire:
-    """Stands between a tracker and its server, and cuts a connection at its next COMMIT: before it, or before its answer."""
+    """A proxy between a tracker and its server that cuts a connection at its next COMMIT, before it or before its answer."""
 
     def __init__(self, real: Path) -> None:
         self._real = real

@@ -94,7 +94,7 @@ async def test_reading_goes_on_after_connections_were_cut(postgres: Databases, a
 
 
 async def test_whoever_stops_reading_leaves_no_connection(postgres: Databases, address: str) -> None:
-    """Whoever reads may be cancelled at any turn of the event loop. A connection that is left to the garbage collector warns."""
+    """A reader may be cancelled at any turn of the event loop. A connection that is left to the garbage collector warns."""
 
     async def stop_after(turns: int) -> None:
         reading = [asyncio.create_task(tracker.rows(before=None, limit=1)), asyncio.create_task(tracker.load(1))]

@@ -1,4 +1,4 @@
-"""Files that a sqlite tracker refuses, with what to do, and leaves as they are."""
+"""Files that a sqlite tracker refuses: it says what to do and leaves them as they are."""
 
 from __future__ import annotations
 

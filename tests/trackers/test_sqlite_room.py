@@ -1,4 +1,4 @@
-"""The room that a sqlite tracker takes: full disks, and what is left in the file and its log of what was deleted."""
+"""The room that a sqlite tracker takes: full disks, and what is left in the file and its log after a deletion."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MEBIBYTE = 1024 * 1024
 
 
 def mount(*arguments: str | Path) -> bool:
-    """Returns whether that worked; it takes root's rights, and the program."""
+    """Mount a file system; returns whether that worked. It takes root's rights and the program."""
     return bool(shutil.which("mount")) and subprocess.run(["mount", *arguments], capture_output=True, check=False).returncode == 0
 
 
@@ -59,7 +59,7 @@ def small_files() -> Iterator[None]:
 
 
 async def fill(tracker: Tracker) -> int:
-    """Commit until that fails. Returns how many commits were kept."""
+    """Commit until a commit fails. Returns how many commits were kept."""
     for number in range(200):
         try:
             await tracker.commit([recorded(number=number), kept(0, bytes(100_000), number=number)])
@@ -69,7 +69,7 @@ async def fill(tracker: Tracker) -> int:
 
 
 async def check_went_on(file: Path, tracker: Tracker, number: int) -> None:
-    """Nothing of the commit that failed was kept, all before it was, and commits work again."""
+    """Nothing of the commit that failed was kept, all commits before it were, and commits work again."""
     assert len(await tracker.attempts(1, number - 1)) == 1
     assert not await tracker.attempts(1, number)
     assert not await whole(tracker, number=number)
@@ -126,7 +126,7 @@ async def test_a_disk_that_is_full_at_the_start_is_told_without_a_promise(tmp_pa
 
 
 async def test_nothing_of_what_was_deleted_is_left(file: Path) -> None:
-    """Neither in the file nor in its log, of large outputs and of small rows that share a page with other runs' rows."""
+    """Large outputs and small rows, which share pages with other runs' rows, are gone from the file and its log."""
     secret = b"a secret of run 1"
     async with opened(file) as tracker:
         await tracker.commit([run_added(1), run_added(2)])

@@ -1,4 +1,4 @@
-"""The file of a sqlite tracker: how it is made and brought up to date, and who else may use it meanwhile."""
+"""The file of a sqlite tracker: how it is made and brought up to date, and which programs may use it meanwhile."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ async def test_an_empty_file_is_a_new_tracker(file: Path) -> None:
 
 
 async def test_a_tracker_of_0_1_learns_of_agents(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It keeps what it held, and from then on it keeps agents' keys too."""
+    """The tracker keeps what it held, and keeps agents' keys from then on."""
     with monkeypatch.context() as patch:
         patch.setattr(statements, "migrations", lambda kind: migrations(kind)[:1])
         async with opened(file) as tracker:

@@ -1,4 +1,4 @@
-"""Attempts that ended: what was recorded comes back, field by field."""
+"""Attempts that ended: what was recorded comes back field by field."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def time_at(microseconds: int) -> Timestamp:
 
 
 def check_same(stored: AttemptResult, given: AttemptResult) -> None:
-    """Both have the same fields with the same values; CPU seconds are compared to the microsecond."""
+    """Both results have the same fields with the same values. CPU seconds are compared to the microsecond."""
     assert stored.HasField("cpu_seconds") == given.HasField("cpu_seconds")
     assert stored.cpu_seconds == pytest.approx(given.cpu_seconds, abs=1e-6)
     stored.ClearField("cpu_seconds")

@@ -1,4 +1,4 @@
-"""How a tracker begins and ends: identity, epochs, run ids, addresses, what outlives it."""
+"""How a tracker begins and ends: its identity, epochs, run ids, addresses, and what outlives it."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ async def test_a_second_coordinator_fences_the_first_or_is_refused(kind: Tracker
     try:
         _, after = await open_again(wait=IN_VAIN)
     except TrackerError:
-        await first.commit([run_added(2)])  # the first goes on undisturbed
+        await first.commit([run_added(2)])  # the first tracker goes on undisturbed
         assert await first.document(2) == b"{}"
         return
     assert (after.tracker_id, after.epoch) != (before.tracker_id, before.epoch)

@@ -135,7 +135,7 @@ async def test_generated_tasks_are_what_the_generator_printed(kind: TrackerKind,
         kind,
         open_again,
         [run_added(document=b"first"), assigned(0)],
-        # Pieces come out of order, and one twice; standard error is no part of it.
+        # Pieces come out of order, and one comes twice. Standard error is no part of what a generator printed.
         [pieces[1], kept(0, b"a warning", stream=STDERR), pieces[1]],
         # The last piece comes in the commit of the end.
         [pieces[0], recorded(), TasksGenerated(1, 0, 1, 2), pieces[2]],

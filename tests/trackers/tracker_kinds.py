@@ -1,4 +1,4 @@
-"""Which trackers the conformance suite runs against, and what each says of itself. A new tracker adds one entry to KINDS."""
+"""The trackers that the conformance suite runs against, and what each can do. A new tracker adds one entry to KINDS."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class TrackerKind:
     name: str
     address: Callable[[Path], str]
     durable: bool  # state outlives the process
-    examples: int = 80  # of a property; less where each has to wait for a disk
+    examples: int = 80  # examples of a property; fewer where each has to wait for a disk
     bad_addresses: tuple[str, ...] = ()  # these are malformed
-    make: Callable[..., Tracker] = make_tracker  # those that keep state in a database take their settings, too
+    make: Callable[..., Tracker] = make_tracker  # trackers that keep state in a database take their settings, too
 
 
 def _journal(address: str) -> Tracker:
-    """The example in the README."""
+    """The tracker of the README's example."""
     tracker = readme_examples.module(readme_examples.TRACKERS, "daggyr_journal").JournalTracker(address)
     assert isinstance(tracker, Tracker)
     return tracker
@@ -39,7 +39,7 @@ def _journal(address: str) -> Tracker:
 
 # Seconds to wait for a lock. A server may take its time to notice that the connection that had it is gone.
 WAIT = DEADLINE
-# Seconds for a coordinator that is to be refused, and waits in vain: another one holds the lock all the time.
+# Seconds to wait for a coordinator that is to be refused, because another one holds the lock all the time.
 IN_VAIN = 0.05
 
 KINDS = (

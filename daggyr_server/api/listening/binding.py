@@ -30,7 +30,7 @@ class ListenerError(Exception):
 
 
 @dataclass(frozen=True)
-class Place:
+class ListeningPlace:
     """Where to listen: HOST:PORT or unix:PATH, checked, and the setting that says so, for advice."""
 
     address: str

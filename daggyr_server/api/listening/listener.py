@@ -21,7 +21,7 @@ import grpc
 
 from daggyr.channel import CHANNEL_OPTIONS, check_address
 from daggyr_server.api.listening.authentication import Authentication, Tokens
-from daggyr_server.api.listening.binding import ListenerError, Place, read_pem, server_context
+from daggyr_server.api.listening.binding import ListenerError, ListeningPlace, read_pem, server_context
 from daggyr_server.api.listening.malformed import MalformedMessages
 from daggyr_server.config import Tls
 from daggyr_server.descriptors import connections
@@ -53,11 +53,11 @@ class Listener:
     """One address and the grpc.aio server behind it. Used from one event loop: make, add services, start, stop."""
 
     def __init__(self, address: str, *, tokens: Tokens | None, tls: Tls | None = None) -> None:
-        """`address` is HOST:PORT (port 0: a free one) or unix:PATH, where `tokens` and `tls` are left aside.
+        """`address` is HOST:PORT, where port 0 means a free one, or unix:PATH, where `tokens` and `tls` are left aside.
 
         Raises AddressError for an address of neither form, ListenerError for TCP without tokens.
         """
-        self._place = Place(check_address(address), "--listen")
+        self._place = ListeningPlace(check_address(address), "--listen")
         self._tls = tls
         self._credentials: _Credentials | None = None
         self._authentication: Authentication | None = None

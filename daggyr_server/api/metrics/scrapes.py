@@ -20,7 +20,7 @@ from typing import Any
 
 from daggyr.channel import check_address
 from daggyr_server.api.listening.authentication import Tokens
-from daggyr_server.api.listening.binding import ListenerError, Place, server_context
+from daggyr_server.api.listening.binding import ListenerError, ListeningPlace, server_context
 from daggyr_server.api.metrics.exposition import CONTENT_TYPE, Exposition
 from daggyr_server.api.metrics.lag import Lag
 from daggyr_server.config import Tls
@@ -67,12 +67,13 @@ class Scrapes:
         tokens: Tokens | None,
         tls: Tls | None = None,
     ) -> None:
-        """`address` is HOST:PORT (port 0: a free one) or unix:PATH, where `tokens` and `tls` are left aside. `executors` has the
-        executor's name of each pool that is configured.
+        """`address` is HOST:PORT, where port 0 means a free one, or unix:PATH, where `tokens` and `tls` are left aside.
+
+        `executors` has the executor's name of each pool that is configured.
 
         Raises AddressError for an address of neither form, ListenerError for TCP without tokens.
         """
-        self._place = Place(check_address(address), "`metrics` in [server]")
+        self._place = ListeningPlace(check_address(address), "`metrics` in [server]")
         self._tokens = tokens if self._place.socket_path is None else None
         if self._place.socket_path is None and tokens is None:
             raise ListenerError(f"{address} needs tokens: only a unix socket goes without")

@@ -1,1 +1,1 @@
-"""The commands of `daggyr`, a file for those that belong together; `daggyr_server.cli.main` finds them by name."""
+"""The commands of `daggyr`. Commands that belong together share a file, and `daggyr_server.cli.main` imports it by its name."""

@@ -1,4 +1,4 @@
-"""Commands that need no server: `validate` and `expand` look at a specification here."""
+"""The commands `validate` and `expand`, which look at a specification in this process. They never call a server."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from daggyr.v1.run_pb2 import Task, TaskSummary, TaskType
 from daggyr.v1.task_pb2 import TaskSpec, TaskTemplate
 from daggyr_server.cli import shapes, stdout, tables, words
 from daggyr_server.cli.document import json_document, name_of, spec_argument
-from daggyr_server.cli.errors import Refused
+from daggyr_server.cli.errors import SpecRefused
 from daggyr_server.cli.options import Settings, command, settings_object
 from daggyr_server.core.graph.graph import Graph
 from daggyr_server.core.graph.segments import ExpandedSegment, Kind
@@ -17,7 +17,7 @@ from daggyr_server.spec import SpecificationError, decode_json
 from daggyr_server.spec import expand as expand_spec
 
 _PAGE = 1000
-_NAMES = 1000  # of parents and children, as the server's answers
+_NAMES = 1000  # names of parents or children of a task, as many as the server's answers have
 
 
 @command("validate", example="daggyr validate flights.yaml")
@@ -30,7 +30,7 @@ def validate(settings: Settings, spec: str) -> int:
     """
     try:
         graph = _graph(spec)
-    except Refused as refused:
+    except SpecRefused as refused:
         if settings.json:
             stdout.document({"valid": False, "task_count": 0, "faults": refused.faults})
         raise
@@ -60,13 +60,13 @@ def expand(settings: Settings, spec: str) -> int:
 
 
 def _graph(spec: str) -> Graph:
-    """The graph that `spec` becomes; warnings are printed. Raises Refused, or CommandError if it cannot be read."""
+    """The graph of `spec`. This prints its warnings. Raises SpecRefused, or CommandError if `spec` cannot be read."""
     warnings: list[str] = []
     with json_document(spec) as document:
         try:
             addition = expand_spec(decode_json(document.read()), default_pool="default", warnings=warnings)
         except SpecificationError as error:
-            raise Refused(name_of(spec), str(error)) from None
+            raise SpecRefused(name_of(spec), str(error)) from None
     for warning in warnings:
         stdout.warn(warning)
     graph = Graph()
@@ -85,7 +85,7 @@ def _pages(graph: Graph) -> Iterator[list[Task]]:
 
 
 def _task(graph: Graph, number: int) -> Task:
-    """What a server would answer of the task before anything of it has run."""
+    """The task as a server would send it before any attempt."""
     parents, children = graph.parents(number), graph.children(number)
     task = Task(
         summary=TaskSummary(task_id=graph.task_id(number), task_number=number, task_type=TaskType.TASK_TYPE_STRUCTURAL),

@@ -1,4 +1,7 @@
-"""`daggyr completion`: the script that lets a shell complete the program's commands and options."""
+"""The command `completion`, which prints a script for a shell.
+
+It never writes a file, because each system has its own folders.
+"""
 
 from __future__ import annotations
 

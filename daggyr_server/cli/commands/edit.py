@@ -1,4 +1,7 @@
-"""`daggyr edit`: another specification for a run that there is, or what that would do."""
+"""The command `edit`, which gives a run another specification, or with `--plan` tells what that would do.
+
+The server makes the plan; nothing here compares specifications.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from daggyr.client import Client, ServerError
 from daggyr.v1.runs_pb2 import EditTotals
 from daggyr_server.cli import document, shapes, stdout, tables, words
 from daggyr_server.cli.connection import with_client
-from daggyr_server.cli.errors import Refused
+from daggyr_server.cli.errors import SpecRefused
 from daggyr_server.cli.options import Settings, command, run_argument, settings_object
 
 
@@ -29,11 +32,11 @@ from daggyr_server.cli.options import Settings, command, run_argument, settings_
 def edit(settings: Settings, run_id: int, spec: str, plan: bool, downstream: bool, remove: bool, revision: int | None) -> int:
     """Give RUN, running or ended, the specification SPEC, under the same id.
 
-    A task is changed if its command, environment, working directory or standard input is. What is unchanged keeps its state; what
-    is changed or new is queued, once an attempt that still runs has been ended; what is gone ends, which takes --remove if it ran
-    or runs. Other fields, as retries and resources, hold from the next attempt on (--plan calls such tasks adjusted), and who
-    waits for whom at once, which --plan does not list. Tags are added to those that it has. All of it happens at once; if
-    SPEC is wrong, nothing does.
+    A task is changed if its command, environment, working directory or standard input is. Unchanged tasks keep their state.
+    Changed and new tasks are queued; an attempt that still runs is ended first. Tasks that SPEC does not have are ended and taken
+    away, which needs --remove if they ran or run. Other fields, such as retries and resources, hold from the next attempt on
+    (--plan calls such tasks adjusted). Which task waits for which changes at once, and --plan does not list it. SPEC's tags are
+    added to the run's. All of this happens together, and nothing of it if SPEC is wrong.
     """
     with document.json_document(spec) as source:
 
@@ -45,7 +48,7 @@ def edit(settings: Settings, run_id: int, spec: str, plan: bool, downstream: boo
                     await _edit(settings, client, run_id, source, downstream, remove, revision or 0)
             except ServerError as error:
                 if error.code is grpc.StatusCode.INVALID_ARGUMENT:
-                    raise Refused(document.name_of(spec), str(error)) from None
+                    raise SpecRefused(document.name_of(spec), str(error)) from None
                 raise
             return 0
 

@@ -1,4 +1,7 @@
-"""Commands about where tasks run: `pools`, `agents`, `agent drain` and `agent forget`."""
+"""The commands about where tasks run: `pools`, `agents`, `agent drain` and `agent forget`.
+
+They ask the server and know nothing of executors.
+"""
 
 from __future__ import annotations
 
@@ -69,8 +72,8 @@ def drain(settings: Settings, name: str) -> int:
 def forget(settings: Settings, name: str) -> int:
     """Forget the agent NAME, for a host that was set up anew or will not come back.
 
-    It must not be connected. The next agent of its id may have another key, and what it still had runs elsewhere at once instead
-    of after its lease. NAME may be an agent's id as well.
+    The agent must not be connected. Another agent with its id may have another key afterwards. The tasks that it still had run
+    elsewhere at once, and not only after its lease. NAME may be an agent's id as well.
     """
 
     async def work(client: Client) -> int:

@@ -1,4 +1,7 @@
-"""`daggyr logs`: what tasks wrote to one of their streams, or to both; of several tasks with the name before each line."""
+"""The command `logs`, which prints what tasks wrote to one of their streams or to both.
+
+`outputs` reads the output of attempts that have ended, and `follow_output` that of running ones. Nothing here changes a byte.
+"""
 
 from __future__ import annotations
 
@@ -34,11 +37,11 @@ def logs(
 ) -> int:
     """Print what a TASK of RUN wrote to its standard output, byte for byte; without TASK, what all tasks wrote there.
 
-    With --stderr it is their standard error, and with --both each of the two goes where the task had it, without --follow one
-    after the other. A line on standard error tells of what a task wrote to the stream that is not shown. Of several tasks (all,
-    or the expansions of TASK), each line begins with `task_id | `. It is the last attempt's output; with -f, also that of
-    attempts which begin meanwhile. Where output was too long to be kept, a line says how much is missing. `--output` changes
-    nothing here.
+    With --stderr it is their standard error. With --both, standard output goes to standard output and standard error to standard
+    error; without --follow, one comes after the other. A line on standard error tells if tasks wrote to the stream that is not
+    shown. With several tasks (all, or the expansions of TASK), each line begins with `task_id | `. The last attempt's output is
+    printed, and with -f also that of attempts that begin meanwhile. If output was too long to be kept, a line says how much is
+    missing. `--output` changes nothing here.
     """
     if attempt is not None and (follow or task_id is None):
         raise CommandError("--attempt is for one TASK, and not for --follow, which goes from attempt to attempt")
@@ -72,7 +75,7 @@ def logs(
 
 
 async def _all(works: Iterable[Coroutine[None, None, None]]) -> None:
-    """Side by side; the first that fails ends the others, and its error leaves as it is."""
+    """Do all `works` at the same time. The first that fails ends the others, and its error is raised unchanged."""
     jobs = [asyncio.ensure_future(work) for work in works]
     try:
         await asyncio.gather(*jobs)
@@ -83,7 +86,7 @@ async def _all(works: Iterable[Coroutine[None, None, None]]) -> None:
 
 
 async def _numbers(client: Client, run_id: int, task_id: str) -> range:
-    """The numbers of the tasks that `task_id` means: its own, or those of its expansions, which lie between head and tail."""
+    """The numbers of the tasks that `task_id` means: its own, or those of its expansions, which are between head and tail."""
     task = await client.task(run_id, task_id)
     number = task.summary.task_number
     if task.summary.task_type != TaskType.TASK_TYPE_STRUCTURAL:

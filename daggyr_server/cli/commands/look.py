@@ -1,4 +1,4 @@
-"""Commands that look at runs and tasks: `runs`, `show`, `tasks`, `task`, `why`."""
+"""The commands that look at runs and tasks: `runs`, `show`, `tasks`, `task`, `why`. They never change anything."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def task(settings: Settings, run_id: int, task_id: str) -> int:
 
 
 def wrote_nothing(attempt: Attempt, stream: OutputStream) -> bool:
-    """Whether its result says so: then nobody needs to be asked, and there may be thousands of attempts."""
+    """Whether the result says that the attempt wrote nothing. Then no call is needed, and there may be thousands of attempts."""
     name: Literal["stdout", "stderr"] = "stdout" if stream == STDOUT else "stderr"
     return attempt.HasField("result") and attempt.result.HasField(name) and not getattr(attempt.result, name).size_bytes
 
@@ -173,7 +173,7 @@ def why(settings: Settings, run_id: int, task_id: str) -> int:
 
 
 async def _table(columns: stdout.Columns, row: Callable[[Item], stdout.Row], pages: Pages[Item]) -> bool:
-    """Returns whether there was any item."""
+    """Show pages of items in a table. Returns whether there was any item."""
     found = False
     async with aclosing(pages):
         async for page in pages:

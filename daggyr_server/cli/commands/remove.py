@@ -1,4 +1,4 @@
-"""Commands that take runs away for good: `delete` and `prune`."""
+"""The commands that take runs away for good: `delete` and `prune`. They never ask whether the user is sure."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 def delete(settings: Settings, run_id: int) -> int:
     """Take RUN away, with its history and output, without asking.
 
-    It must have ended. RUN is a number here: what `last` means may change while you type. The number is never used again.
+    The run must have ended. RUN must be a number, because another run may become the last one while you type. The number is never
+    used again.
     """
 
     async def work(client: Client) -> int:
@@ -40,7 +41,7 @@ def delete(settings: Settings, run_id: int) -> int:
 def prune(settings: Settings, before: Timestamp) -> int:
     """Take all runs away that ended long enough ago, with their history and output, without asking.
 
-    A duration is 90s, 30m, 12h, 30d or 4w. Runs that have not ended stay, however old they are.
+    A duration is written 90s, 30m, 12h, 30d or 4w. Runs that have not ended stay, however old they are.
     """
 
     async def work(client: Client) -> int:

@@ -1,7 +1,7 @@
-"""`daggyr run`: a run to its exit code, with a server of its own; a new one, or (`--resume`) one that its tracker kept.
+"""The command `run`, which runs a specification, or goes on with a run that a tracker kept, on a server of its own.
 
-This file checks what was asked for and starts the server's process. It loads neither gRPC nor asyncio until that has begun its
-work.
+This file checks the arguments and starts the server's process; `own_run` does the rest. It loads neither gRPC nor asyncio before
+the process has been started.
 """
 
 from __future__ import annotations
@@ -96,8 +96,8 @@ def run(
 
 
 def _expanded(path: str) -> Path:
-    """As the server reads it: no shell expands `~` behind `sqlite:`."""
+    """The path as the server reads it. The server expands `~`, because no shell does that behind `sqlite:`."""
     try:
         return Path(path).expanduser()
     except RuntimeError:
-        return Path(path)  # the server says that there is no such home
+        return Path(path)  # the server tells that there is no such home

@@ -1,4 +1,4 @@
-"""Commands that change what a run does: `kill`, `retry` and `mark`."""
+"""The commands that change what a run does: `kill`, `retry` and `mark`. They never wait for the run to end."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _MARKS = {"completed": State.STATE_COMPLETED, "queued": State.STATE_QUEUED}
 def kill(settings: Settings, run_id: int, tasks: tuple[str, ...]) -> int:
     """Kill RUN, or only a TASK of it; of an expanded task, all its expansions.
 
-    Processes get SIGTERM, and SIGKILL ten seconds later. This returns once the order is durable, while they may still run:
-    `daggyr watch RUN` waits for their end.
+    Processes get SIGTERM, and SIGKILL after the `kill_grace` of their pool, which is 10 seconds unless it is set. This returns
+    once the order is durable, while processes may still run: `daggyr watch RUN` waits for their end.
     """
 
     async def work(client: Client) -> int:
@@ -59,9 +59,9 @@ def retry(settings: Settings, run_id: int, tasks: tuple[str, ...], downstream: b
 def mark(settings: Settings, run_id: int, task: str, state: str) -> int:
     """Say that TASK of RUN is COMPLETED, or QUEUED again, where you know better.
 
-    Of an expanded task, it is all its expansions. What waited for a task that is marked completed goes on; a task that is marked
-    queued runs again, and what depends on it stays as it is. A run that had ended goes on. A task that runs is not marked: kill
-    it first.
+    Of an expanded task, all expansions are marked. If a task is marked completed, the tasks that wait for it go on. If it is
+    marked queued, it runs again, and the tasks that depend on it stay as they are. A run that had ended goes on. A running task
+    cannot be marked: kill it first.
     """
 
     async def work(client: Client) -> int:

@@ -1,4 +1,4 @@
-"""`daggyr submit` and `daggyr watch`: a run on a server, followed or not."""
+"""The commands `submit` and `watch`, which hand a run to a server and follow it. A run goes on when they are interrupted."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ from daggyr_server.cli.tables import show_run
 def submit(settings: Settings, spec: str, tags: tuple[tuple[str, str], ...], pool: str, watch: bool) -> int:
     """Submit SPEC to the server and print the run's id.
 
-    SPEC is a file of JSON or YAML, or `-` for standard input. The run is durable once its id is printed. Tags and pool go over
-    the specification's. Submitting is repeated where the server cannot be reached, and never makes a second run.
+    SPEC is a file of JSON or YAML, or `-` for standard input. The run is durable once its id is printed. Tags and pool replace
+    the specification's. If the server cannot be reached, submitting is repeated, and it never makes a second run.
     """
     header = one_value_a_tag(tags)
     with document.json_document(spec) as source:
@@ -64,8 +64,8 @@ def submit(settings: Settings, spec: str, tags: tuple[tuple[str, str], ...], poo
 def watch(settings: Settings, run_id: int) -> int:
     """Follow RUN until it has ended, and exit with 0 if it completed.
 
-    A lost connection is tried again for a minute. With `--output json`: a line for each change, the run and the tasks that
-    changed.
+    If the connection is lost, it is tried again for a minute. With `--output json`, there is a line for each change, with the run
+    and the tasks that changed.
     """
 
     async def work(client: Client) -> int:

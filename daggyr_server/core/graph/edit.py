@@ -42,8 +42,8 @@ def edited(run: Run, edit: Edit, repeated: Iterable[int], now: float) -> tuple[l
         run.attempts[new : new + count] = run.attempts[old : old + count]
         if same:
             kept[new : new + count] = kept[old : old + count]
-    flying = {over[0] for number in before if (over := edit.carry.forward(number)) is not None}
-    again = [number for number in repeated if kept[number] or number in flying]
+    staying = {over[0] for number in before if (over := edit.carry.forward(number)) is not None}
+    again = [number for number in repeated if kept[number] or number in staying]
     for number in again:
         kept[number] = _BLOCKED
     ended = [new + offset for new, old, count, same in edit.carry if not same for offset in range(count) if kept[old + offset]]
@@ -100,7 +100,7 @@ def _carry_attempts(run: Run, before: dict[int, InFlight], carry: Carry, queued:
             number = over[0]
             if not over[1] or number in queued:
                 attempt.void, attempt.killed = True, False
-        run.fly(number, attempt)
+        run.put_in_flight(number, attempt)
         if attempt.void or over is None:
             stopped.append(number)
     return stopped

@@ -64,8 +64,8 @@ class Edit:
 class Graph:
     """Segments, the policies that they refer to, and the edges that generators added.
 
-    After an edit, `segments` are those of the newest specification, with numbers from `live` on. The segments of before are
-    `retired`: their numbers still have names and policies, and nothing else of them is kept.
+    After an edit, `segments` are those of the newest specification, with numbers from `live` on. Older segments are `retired`.
+    Their numbers still have names and policies, and nothing else of them is kept.
     """
 
     policies: list[Policy] = field(default_factory=list)
@@ -197,7 +197,7 @@ class Graph:
     def number_of(self, task_id: str, position_of: PositionOf | None = None) -> int | None:
         """The number of the task called exactly `task_id`: a task, an expansion, a head or a tail. None if there is none.
 
-        The first call on a graph costs time linear in its tasks that were not multiplied. `position_of`: see
+        The first call on a graph costs time linear in its tasks that were not multiplied. For `position_of`, see
         ExpandedSegment.index_of.
         """
         if len(task_id) > MAX_TASK_ID_BYTES:

@@ -26,7 +26,7 @@ class Holding(Protocol):
     orphans: set[int]
     renumbered: dict[int, int]
 
-    def fly(self, number: int, attempt: InFlight, /) -> None: ...
+    def put_in_flight(self, number: int, attempt: InFlight, /) -> None: ...
     def hold(self, number: int, phase: int, /) -> None: ...
     def move(self, number: int, phase: int, /) -> None: ...
     def forget_moved(self) -> None: ...
@@ -43,7 +43,7 @@ def hold_back(run: Holding) -> list[int]:
         del run.in_flight[number]
         run.orphans.discard(number)
         attempt.held = True
-        run.fly(task, attempt)
+        run.put_in_flight(task, attempt)
         run.hold(task, Phase.ASSIGNED if attempt.start_time is None else Phase.RUNNING)
         held.append(task)
     if held:
@@ -58,5 +58,5 @@ def let_go(run: Holding, numbers: Iterable[int]) -> None:
         if attempt is not None and attempt.held:
             del run.in_flight[number], run.renumbered[attempt.number]
             attempt.held = False
-            run.fly(attempt.number, attempt)
+            run.put_in_flight(attempt.number, attempt)
             run.move(number, Phase.BLOCKED)

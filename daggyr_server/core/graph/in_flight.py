@@ -1,4 +1,4 @@
-"""Attempts in flight: the one object that the core keeps for a task, and only while a host has it.
+"""Attempts in flight: they were assigned to a host and have not ended. The core keeps one object for each of them until then.
 
 The run makes and ends them, the machine makes orders of them, and the pools look at where they are. Only the files of this
 folder change one; the machine asks for a change by calling `ask_end` and `ask_back`. Nothing here decides anything.
@@ -10,7 +10,7 @@ from daggyr_server.core.graph.ready import ReadyQueue
 
 
 class Sent:
-    """What attempts that were sent to a host together have in common."""
+    """What attempts that were assigned to one host together have in common."""
 
     __slots__ = ("host", "host_name", "pool", "queue", "time", "weight")
 
@@ -24,7 +24,10 @@ class Sent:
 
 
 class InFlight:
-    """An attempt that a host has. `number` is its task's when it was assigned: hosts and records know the attempt by it."""
+    """An attempt that was assigned and has not ended.
+
+    `number` is the number that its task had at that time, because hosts and records know the attempt by it.
+    """
 
     __slots__ = ("attempt", "held", "killed", "number", "recalled", "sent", "start_time", "stopping", "void")
 

@@ -68,15 +68,15 @@ def restored(
     for sent in adopted:
         _adopt(run, sent)
     live = run.graph.live
-    for number, flying in run.in_flight.items():
-        flying.killed = flying.void and number >= live and phases[number] == _KILLED
+    for number, one in run.in_flight.items():
+        one.killed = one.void and number >= live and phases[number] == _KILLED
     delayed = [
         (now + seconds_before_retry(policy, used), number)
         for number, used in run.failures.items()
         if (policy := run.graph.policy(number)).retry_delay > 0
     ]
     # An attempt goes back to the number that it was assigned with, if a later edit takes its task away.
-    assigned = [flying.number for flying in run.in_flight.values() if flying.number < live]
+    assigned = [one.number for one in run.in_flight.values() if one.number < live]
     run.put_back_retired(phases[:live], assigned)
     run.put_back(phases, {number: _ASSIGNED for number in run.in_flight if number >= live}, delayed)
     hold_back(run)
@@ -117,7 +117,7 @@ def _adopt(run: Run, adopted: Adopted) -> None:
     if newest is not None:
         number = newest
     run.attempts[number] = max(run.attempts[number], adopted.attempt)
-    run.fly(number, attempt)
+    run.put_in_flight(number, attempt)
     queue.unstarted += 1
 
 

@@ -68,7 +68,7 @@ class Run(Tasks):
         sent.queue.unstarted += len(made)
         return made
 
-    def fly(self, number: int, attempt: InFlight) -> None:
+    def put_in_flight(self, number: int, attempt: InFlight) -> None:
         """Keep an attempt under the number that its task has by now, which may be another than when it was assigned."""
         self.in_flight[number] = attempt
         if number < self.graph.live:

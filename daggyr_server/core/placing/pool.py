@@ -106,7 +106,10 @@ class Pool:
             self.reservations.release(known)
 
     def offer(self, queue: ReadyQueue, ranked: bool) -> None:
-        """A queue may have ready tasks. `ranked`: some tasks of its run have a higher priority than others."""
+        """Take up a queue that may have ready tasks.
+
+        `ranked` says that some tasks of its run have a higher priority than others.
+        """
         self.shares.add(queue, ranked)
 
     def ended(self, sent: Sent, outcome: Outcome) -> None:
@@ -162,7 +165,7 @@ class Pool:
         self.reservations.make(self.hosts.values(), now)
 
     def looked(self, now: float, *, some_wait: bool) -> None:
-        """Attempts that wait while a host idles were looked for; `some_wait`: there are attempts that have not started."""
+        """Note that attempts that wait while a host idles were looked for. `some_wait` says that some have not started."""
         self.look_again = now + 2 * AHEAD_SECONDS if some_wait and len(self.hosts) > 1 else None
 
     def note_due(self, now: float) -> None:

@@ -12,7 +12,7 @@ import heapq
 from daggyr_server.core.graph.ready import ReadyCount, ReadyQueue
 from daggyr_server.core.placing.host import Needs
 
-Place = tuple[int, int, int]  # in the line: usage, served, run id; the least goes first
+PlaceInLine = tuple[int, int, int]  # in the line: usage, served, run id; the least goes first
 
 
 class Share:
@@ -26,7 +26,7 @@ class Share:
         self.usage = 0  # cores times weight, of all in flight
         self.in_flight = 0
         self.served = 0  # when the run was served last; grows from placing to placing
-        self.place: Place | None = None
+        self.place: PlaceInLine | None = None
 
 
 class Shares:
@@ -37,12 +37,15 @@ class Shares:
         self.count = ReadyCount()  # of tasks that only wait for capacity here
         self.ranked: dict[int, Share] = {}  # shares of runs in which some tasks have a higher priority than others
         self.wanted: dict[Needs, int] = {}  # how many of the queues of all shares have these needs
-        self.line: list[Place] = []  # a heap; an entry that is not its share's `place` any more is passed over
+        self.line: list[PlaceInLine] = []  # a heap; an entry that is not its share's `place` any more is passed over
         self.moved: dict[int, Share] = {}  # shares whose place may be another now
         self._served = 0
 
     def add(self, queue: ReadyQueue, ranked: bool) -> None:
-        """A queue may have ready tasks. `ranked`: some tasks of its run have a higher priority than others."""
+        """Take up a queue that may have ready tasks.
+
+        `ranked` says that some tasks of its run have a higher priority than others.
+        """
         run_id = queue.run_id
         share = self.by_run.get(run_id)
         if share is None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from daggyr.attempts.keys import Ident, ident_of, key_of
 from daggyr.v1.agents_pb2 import Hello
 from daggyr.v1.task_pb2 import KILLED, LOST, RETURNED, AssignmentBatch, AttemptKey, AttemptOutcome
-from daggyr_server.executors.agents.known_agent import PLACED_EARLIER, Agent
+from daggyr_server.executors.agents.known_agent import PLACED_EARLIER, KnownAgent
 
 
 @dataclass(slots=True)
@@ -26,10 +26,11 @@ class Agreement:
     ended: list[tuple[AttemptKey, AttemptOutcome, str]] = field(default_factory=list)  # with a note, if there is one to make
 
 
-def agree(agent: Agent, hello: Hello, *, same_tracker: bool, continues: bool) -> Agreement:
+def agree(agent: KnownAgent, hello: Hello, *, same_tracker: bool, continues: bool) -> Agreement:
     """Compare what the agent says that it has with what it was given, and record the outcome in `agent`.
 
-    Without `same_tracker`, all that the agent has belongs to another tracker. `continues`: neither side has begun anew.
+    Without `same_tracker`, all that the agent has belongs to another tracker. `continues` says that neither side
+    has begun anew.
     """
     held = {ident_of(key) for key in hello.held} if same_tracker else set()
     has = held | {ident_of(key) for key in hello.ended} if same_tracker else set()

@@ -40,9 +40,9 @@ from daggyr.v1.task_pb2 import (
     Placement,
 )
 from daggyr_server.executors.agents.agreement import agree
-from daggyr_server.executors.agents.following import Follows
+from daggyr_server.executors.agents.following import FollowedOutputs
 from daggyr_server.executors.agents.heartbeats import watch_heartbeats
-from daggyr_server.executors.agents.known_agent import PLACED_EARLIER, Agent, Request
+from daggyr_server.executors.agents.known_agent import PLACED_EARLIER, KnownAgent, Request
 from daggyr_server.executors.agents.portions import MAX_BATCH_BYTES, MAX_KEYS, portions
 from daggyr_server.executors.agents.session import PROBE, AgentSession, SessionRefused
 from daggyr_server.executors.base import Executor, Reports, forgotten
@@ -76,8 +76,8 @@ class AgentExecutor(Executor):
 
     def __init__(self, pool: str, settings: Any, reports: Reports, context: ExecutorContext) -> None:
         super().__init__(pool, settings, reports, context)
-        self.agents: dict[str, Agent] = {}  # by agent id
-        self._follows = Follows()
+        self.agents: dict[str, KnownAgent] = {}  # by agent id
+        self._follows = FollowedOutputs()
         self._heartbeats: asyncio.Task[None] | None = None  # while the pool is open
 
     # -- the executor interface ---------------------------------------------------------------------------------------
@@ -120,7 +120,7 @@ class AgentExecutor(Executor):
         for key, placement in placed:
             agent = self.agents.get(placement.host)
             if agent is None:
-                agent = self.agents[placement.host] = Agent(placement.host, placement.host, "", awaited=True)
+                agent = self.agents[placement.host] = KnownAgent(placement.host, placement.host, "", awaited=True)
                 agent.lease = asyncio.get_running_loop().call_later(self.lease, self._give_up, agent)
             agent.held.setdefault(ident_of(key), PLACED_EARLIER)
 
@@ -158,7 +158,7 @@ class AgentExecutor(Executor):
 
     # -- what the servicer tells: see servicer.AgentPool -------------------------------------------------------------
 
-    def connected(self, name: str) -> Agent | None:
+    def connected(self, name: str) -> KnownAgent | None:
         return next((agent for agent in self.agents.values() if agent.name == name and agent.session is not None), None)
 
     def moved(self, agent_id: str) -> None:
@@ -169,7 +169,7 @@ class AgentExecutor(Executor):
                 agent.session = None
             self._give_up(agent)
 
-    def welcome(self, hello: Hello, session: AgentSession) -> Agent:
+    def welcome(self, hello: Hello, session: AgentSession) -> KnownAgent:
         tracker_id = self.context.tracker_id
         if hello.tracker_id == tracker_id and hello.epoch > self.context.epoch:
             message = (
@@ -178,7 +178,7 @@ class AgentExecutor(Executor):
             raise SessionRefused(grpc.StatusCode.FAILED_PRECONDITION, message)
         known = self.agents.get(hello.agent_id)
         continues = known is not None and known.continues(hello, tracker_id)
-        agent = known or Agent(hello.agent_id, hello.name, hello.incarnation)
+        agent = known or KnownAgent(hello.agent_id, hello.name, hello.incarnation)
         self.agents[hello.agent_id] = agent
         if agent.session is not None:
             agent.session.end(grpc.StatusCode.ABORTED, f"agent {hello.name!r} opened a newer session, from {session.address}")
@@ -191,7 +191,7 @@ class AgentExecutor(Executor):
         log.info("agent %s %s pool %s", agent.name, "is back in" if continues else "joined", self.pool)
         return agent
 
-    def _reconcile(self, agent: Agent, hello: Hello, session: AgentSession, *, continues: bool) -> None:
+    def _reconcile(self, agent: KnownAgent, hello: Hello, session: AgentSession, *, continues: bool) -> None:
         """Say what an agent is to have, and tell the ends of the attempts that nobody has any more."""
         context = self.context
         agreement = agree(agent, hello, same_tracker=hello.tracker_id == context.tracker_id, continues=continues)
@@ -212,7 +212,7 @@ class AgentExecutor(Executor):
         for batch in agreement.send_again:
             session.send(CoordinatorMessage(assign=batch))
 
-    def said(self, agent: Agent, session: AgentSession, message: AgentMessage) -> None:
+    def said(self, agent: KnownAgent, session: AgentSession, message: AgentMessage) -> None:
         if agent.session is not session:
             return
         agent.heard = time.monotonic()
@@ -235,7 +235,7 @@ class AgentExecutor(Executor):
         elif kind == "hello":
             session.end(grpc.StatusCode.INVALID_ARGUMENT, "a hello in the middle of a session")
 
-    def _updates(self, agent: Agent, session: AgentSession, batch: UpdateBatch) -> None:
+    def _updates(self, agent: KnownAgent, session: AgentSession, batch: UpdateBatch) -> None:
         sequence = batch.sequence
         if sequence < agent.expected:
             session.acknowledge(agent.durable)
@@ -259,7 +259,7 @@ class AgentExecutor(Executor):
 
         self.reports.updates(agent.agent_id, updates, durable)
 
-    def lost(self, agent: Agent, session: AgentSession) -> None:
+    def lost(self, agent: KnownAgent, session: AgentSession) -> None:
         self._follows.end(session)
         if agent.session is not session:
             return  # the agent has a newer one
@@ -275,7 +275,7 @@ class AgentExecutor(Executor):
         agent.lease = asyncio.get_running_loop().call_later(self.lease, self._give_up, agent)
         log.info("agent %s is out of reach; its %d attempts are kept for %g s", agent.name, len(agent.held), self.lease)
 
-    def _give_up(self, agent: Agent) -> None:
+    def _give_up(self, agent: KnownAgent) -> None:
         agent.end_lease()
         self.agents.pop(agent.agent_id, None)
         if self.fleeting:
@@ -306,7 +306,7 @@ class AgentExecutor(Executor):
             else:
                 session.send(CoordinatorMessage(recall=Recall(keys=part)))
 
-    def _offer(self, agent: Agent, state: HostState) -> None:
+    def _offer(self, agent: KnownAgent, state: HostState) -> None:
         self.reports.host(Host(host=agent.agent_id, name=agent.name, state=state, resources=agent.resources, takes_ahead=True))
 
     def _tell_end(self, host: str, keys: Iterable[AttemptKey], outcome: AttemptOutcome, *notes: str) -> None:

@@ -1,8 +1,8 @@
 """Output of attempts on its way from agents' sessions to those who follow it.
 
-The agent executor has one `Follows`: it opens a follow for each reader, passes on what sessions bring, and ends the follows of a
-session that has ended. A follow holds a bounded number of chunks. A reader that is slower than its attempt asks again from
-where it is, so that it fills no memory. Nothing here keeps output, or knows where an attempt runs.
+The agent executor has one `FollowedOutputs`: it opens a follow for each reader, passes on what sessions bring, and ends the
+follows of a session that has ended. A follow holds a bounded number of chunks. A reader that is slower than its attempt asks
+again from where it is, so that it fills no memory. Nothing here keeps output, or knows where an attempt runs.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Followed:
                 await self._wake.wait()
 
 
-class Follows:
+class FollowedOutputs:
     """The open follows of one pool."""
 
     def __init__(self) -> None:

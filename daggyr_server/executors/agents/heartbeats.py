@@ -12,12 +12,12 @@ from collections.abc import Mapping
 
 import grpc
 
-from daggyr_server.executors.agents.known_agent import Agent
+from daggyr_server.executors.agents.known_agent import KnownAgent
 
 MISSED_HEARTBEATS = 4  # after so many, a session that says nothing is given up
 
 
-async def watch_heartbeats(agents: Mapping[str, Agent], interval: float) -> None:
+async def watch_heartbeats(agents: Mapping[str, KnownAgent], interval: float) -> None:
     """Look after the sessions of `agents` for ever. Their agents send a heartbeat every `interval` seconds.
 
     While this process itself stood still, it heard nobody; so that time does not count. Nor does silence count while the session

@@ -24,7 +24,7 @@ PLACED_EARLIER = (AssignmentBatch(), Assignment())
 
 
 @dataclass(slots=True, eq=False)
-class Agent:
+class KnownAgent:
     """One agent; its id is its host's name for the driver."""
 
     agent_id: str

@@ -46,9 +46,10 @@ _MOST_SWEPT = 8  # folders of killed coordinators that are cleared at each start
 
 
 class LocalSettings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """`workers`: how many cores tasks may use at once; the configuration fills it in where it is not given.
+    """What a pool with this executor may set.
 
-    `pass_environment`: what tasks get of the coordinator's environment, beside the usual (daggyr.environment).
+    `workers` is how many cores tasks may use at once; the configuration fills it in if it is not given. `pass_environment` names
+    variables of the coordinator that tasks get beside the usual ones (daggyr.environment).
     """
 
     workers: Annotated[int, msgspec.Meta(ge=1, le=65_536)]

@@ -19,7 +19,7 @@ from daggyr.bounds import MAX_WORD, status_text
 from daggyr.channel import PROTOCOL_VERSION
 from daggyr.v1.agents_pb2 import AgentMessage, Hello
 from daggyr.v1.agents_pb2_grpc import AgentsServicer
-from daggyr_server.executors.agents.known_agent import Agent
+from daggyr_server.executors.agents.known_agent import KnownAgent
 from daggyr_server.executors.agents.pins import AgentPins, PinsClosed
 from daggyr_server.executors.agents.session import AgentSession, SessionRefused
 from daggyr_server.executors.believable import fault_in
@@ -43,22 +43,22 @@ class AgentPool(Protocol):
         """The name by which agents join the pool."""
 
     @property
-    def agents(self) -> Mapping[str, Agent]:
+    def agents(self) -> Mapping[str, KnownAgent]:
         """All agents that the pool knows, by their ids."""
 
-    def connected(self, name: str) -> Agent | None:
+    def connected(self, name: str) -> KnownAgent | None:
         """Return the connected agent of that name."""
 
     def moved(self, agent_id: str) -> None:
         """Take note that an agent has joined another pool: in this one it is gone."""
 
-    def welcome(self, hello: Hello, session: AgentSession) -> Agent:
+    def welcome(self, hello: Hello, session: AgentSession) -> KnownAgent:
         """Take an agent in: agree with it on what it has, and offer it as a host. Raises SessionRefused."""
 
-    def said(self, agent: Agent, session: AgentSession, message: AgentMessage) -> None:
+    def said(self, agent: KnownAgent, session: AgentSession, message: AgentMessage) -> None:
         """Take a message of a session. One of a session that the agent has replaced is passed over."""
 
-    def lost(self, agent: Agent, session: AgentSession) -> None:
+    def lost(self, agent: KnownAgent, session: AgentSession) -> None:
         """Take note that a session has ended, for whatever reason."""
 
 
@@ -198,7 +198,7 @@ async def _hello(requests: AsyncIterator[AgentMessage]) -> Hello:
     return hello
 
 
-async def _read(requests: AsyncIterator[AgentMessage], pool: AgentPool, agent: Agent, session: AgentSession) -> None:
+async def _read(requests: AsyncIterator[AgentMessage], pool: AgentPool, agent: KnownAgent, session: AgentSession) -> None:
     async for message in requests:
         fault = fault_in(message)
         if fault is not None:

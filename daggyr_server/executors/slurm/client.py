@@ -52,10 +52,10 @@ class Needs:
     """What a job asks Slurm for. Tasks of equal needs can share a job array."""
 
     cores: int = 1
-    memory_mb: int = 0  # 0: the partition's default
+    memory_mb: int = 0  # 0 means the partition's default
     gres: tuple[tuple[str, int], ...] = ()  # name, or name:type, and count
     licenses: tuple[tuple[str, int], ...] = ()
-    minutes: int | None = None  # of wall time; None: the partition's default
+    minutes: int | None = None  # of wall time; None means the partition's default
 
     @property
     def gres_text(self) -> str:
@@ -91,7 +91,7 @@ class JobStatus:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class SlurmLimits:
     """What the cluster says of itself."""
 
     max_array: int  # tasks in one array; with 1, there are no arrays
@@ -101,7 +101,7 @@ class Limits:
 class SlurmClient(Protocol):
     """All methods raise SlurmError or one of its kinds."""
 
-    async def limits(self) -> Limits:
+    async def limits(self) -> SlurmLimits:
         """Return what the cluster says of itself. An executor asks once."""
 
     async def submit(self, job: Job) -> str:
@@ -121,9 +121,9 @@ class SlurmClient(Protocol):
 
 
 def needs_of(resources: Mapping[str, int], seconds: float, settings: SlurmSettings) -> Needs:
-    """What a task's resources, and the seconds that it may take at most (0: no limit), mean in Slurm.
+    """What a task's resources, and the seconds that it may take at most, mean in Slurm. 0 seconds mean no limit.
 
-    Raises ValueError for a resource that Slurm has not.
+    Raises ValueError for a resource that Slurm does not have.
 
     `cores` are CPUs of one task on one node, `memory_mb` is memory of the node, `gres/NAME` and `gres/NAME:TYPE` are generic
     resources, `license/NAME` are licenses.

@@ -17,8 +17,8 @@ from daggyr_server.executors.base import ExecutorError
 from daggyr_server.executors.slurm.client import (
     Job,
     JobStatus,
-    Limits,
     SlurmError,
+    SlurmLimits,
     SlurmRefused,
     SlurmUnavailable,
 )
@@ -88,12 +88,12 @@ class SlurmCommands:
         self._settings = settings
         self._environment = without_inputs(environment)
 
-    async def limits(self) -> Limits:
+    async def limits(self) -> SlurmLimits:
         text = await self._run("scontrol", "show", "config")
         found = dict(re.findall(r"^(\w+)\s*= (.*)$", text, re.MULTILINE))
         largest = int(found.get("MaxArraySize", "0")) if found.get("MaxArraySize", "0").isdecimal() else 0
         gres = found.get("GresTypes", "").strip()
-        return Limits(max_array=max(1, largest), gres=() if gres in ("", "(null)") else tuple(gres.split(",")))
+        return SlurmLimits(max_array=max(1, largest), gres=() if gres in ("", "(null)") else tuple(gres.split(",")))
 
     async def submit(self, job: Job) -> str:
         settings, needs = self._settings, job.needs

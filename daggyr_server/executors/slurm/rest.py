@@ -23,8 +23,8 @@ from daggyr_server.executors.slurm.client import (
     ALL_OTHERS,
     Job,
     JobStatus,
-    Limits,
     SlurmError,
+    SlurmLimits,
     SlurmRefused,
     SlurmUnavailable,
     indexes,
@@ -48,9 +48,9 @@ class SlurmRest:
         self._base = settings.base_url
         self._api = f"/slurm/{settings.api_version}"
 
-    async def limits(self) -> Limits:
+    async def limits(self) -> SlurmLimits:
         await self._request("GET", "/ping")
-        return Limits(max_array=MAX_ARRAY)
+        return SlurmLimits(max_array=MAX_ARRAY)
 
     async def submit(self, job: Job) -> str:
         settings, needs = self._settings, job.needs

@@ -19,7 +19,7 @@ from daggyr.v1.task_pb2 import TaskSpec
 from daggyr_server.executors.ssh.script import Ended
 
 
-class Phase(Enum):
+class AttemptPhase(Enum):
     WAITING = auto()  # here, for resources
     SENT = auto()  # the target may have begun it
     RUNNING = auto()
@@ -28,14 +28,14 @@ class Phase(Enum):
 
 
 @dataclass(slots=True, eq=False)
-class Attempt:
+class TargetAttempt:
     """One attempt, from `start` or `recover` until its result was told."""
 
     ident: Ident
     name: str  # of its folder on the target
     task_id: str
     spec: TaskSpec | None  # unless an earlier coordinator placed it
-    phase: Phase
+    phase: AttemptPhase
     needs: Mapping[str, int]
     stopping: bool = False  # the driver wants its end
     attended: bool = False  # its warden can tell this connection of its end
@@ -48,19 +48,19 @@ class Attempt:
 
 
 @dataclass(slots=True)
-class Attempts:
+class TargetAttempts:
     """All attempts of one target that have no result yet."""
 
     free: dict[str, int] = field(default_factory=dict)  # units of the target's resources that nobody uses
-    held: dict[Ident, Attempt] = field(default_factory=dict)
-    waiting: deque[Attempt] = field(default_factory=deque)
-    ended: deque[Attempt] = field(default_factory=deque)
+    held: dict[Ident, TargetAttempt] = field(default_factory=dict)
+    waiting: deque[TargetAttempt] = field(default_factory=deque)
+    ended: deque[TargetAttempt] = field(default_factory=deque)
     unused: list[str] = field(default_factory=list)  # folders made ahead, for attempts that were not sent
     complete: bool = False  # all that an earlier coordinator placed here was placed
 
-    def add(self, ident: Ident, task_id: str, spec: TaskSpec) -> Attempt:
+    def add(self, ident: Ident, task_id: str, spec: TaskSpec) -> TargetAttempt:
         """Add a new attempt at the end of the queue."""
-        attempt = Attempt(ident, name_of(ident), task_id, spec, Phase.WAITING, dict(spec.resources))
+        attempt = TargetAttempt(ident, name_of(ident), task_id, spec, AttemptPhase.WAITING, dict(spec.resources))
         self.held[ident] = attempt
         self.waiting.append(attempt)
         return attempt
@@ -68,9 +68,9 @@ class Attempts:
     def place(self, ident: Ident) -> None:
         """Add an attempt that an earlier coordinator placed."""
         if ident not in self.held:
-            self.held[ident] = Attempt(ident, name_of(ident), "", None, Phase.PLACED, {})
+            self.held[ident] = TargetAttempt(ident, name_of(ident), "", None, AttemptPhase.PLACED, {})
 
-    def next(self) -> Attempt | None:
+    def next(self) -> TargetAttempt | None:
         """Take the first attempt that waits, which is SENT then; None if there is none, or if what it needs is not free."""
         if not self.waiting:
             return None
@@ -78,49 +78,49 @@ class Attempts:
         if any(self.free.get(name, 0) < units for name, units in attempt.needs.items()):
             return None
         self.waiting.popleft()
-        attempt.phase = Phase.SENT
+        attempt.phase = AttemptPhase.SENT
         self._use(attempt, 1)
         return attempt
 
-    def took_up(self, attempt: Attempt, needs: Mapping[str, int]) -> None:
+    def took_up(self, attempt: TargetAttempt, needs: Mapping[str, int]) -> None:
         """Note that an attempt runs. `needs` count if it was PLACED, because its specification is not known here then."""
-        if attempt.phase is Phase.PLACED:
+        if attempt.phase is AttemptPhase.PLACED:
             attempt.needs = needs
             self._use(attempt, 1)
-        attempt.phase = Phase.RUNNING
+        attempt.phase = AttemptPhase.RUNNING
 
-    def end(self, attempt: Attempt, ended: Ended) -> None:
+    def end(self, attempt: TargetAttempt, ended: Ended) -> None:
         """Note that an attempt's process has ended: its resources are free, and its output is to be fetched."""
-        if attempt.phase in (Phase.SENT, Phase.RUNNING):
+        if attempt.phase in (AttemptPhase.SENT, AttemptPhase.RUNNING):
             self._use(attempt, -1)
-        attempt.phase = Phase.ENDED
+        attempt.phase = AttemptPhase.ENDED
         attempt.ended = ended
         self.ended.append(attempt)
 
-    def forget(self, attempt: Attempt) -> None:
+    def forget(self, attempt: TargetAttempt) -> None:
         """Forget an attempt whose result is told."""
         if self.held.pop(attempt.ident, None) is None:
             return
-        if attempt.phase is Phase.WAITING:
+        if attempt.phase is AttemptPhase.WAITING:
             self.waiting.remove(attempt)
             if attempt.has_folder:
                 self.unused.append(attempt.name)
-        elif attempt.phase in (Phase.SENT, Phase.RUNNING):
+        elif attempt.phase in (AttemptPhase.SENT, AttemptPhase.RUNNING):
             self._use(attempt, -1)
 
     def resize(self, resources: Mapping[str, int]) -> None:
         """Note the target's resources, of which those are free that the attempts there leave."""
         self.free = dict(resources)
         for attempt in self.held.values():
-            if attempt.phase in (Phase.SENT, Phase.RUNNING):
+            if attempt.phase in (AttemptPhase.SENT, AttemptPhase.RUNNING):
                 self._use(attempt, 1)
 
-    def in_phase(self, *phases: Phase) -> list[Attempt]:
+    def in_phase(self, *phases: AttemptPhase) -> list[TargetAttempt]:
         return [attempt for attempt in self.held.values() if attempt.phase in phases]
 
-    def known(self, idents: Iterable[Ident]) -> list[Attempt]:
+    def known(self, idents: Iterable[Ident]) -> list[TargetAttempt]:
         return [self.held[ident] for ident in idents if ident in self.held]
 
-    def _use(self, attempt: Attempt, sign: int) -> None:
+    def _use(self, attempt: TargetAttempt, sign: int) -> None:
         for name, units in attempt.needs.items():
             self.free[name] = self.free.get(name, 0) - sign * units

@@ -14,7 +14,7 @@ from itertools import islice
 from daggyr.attempts.outcome import without_process
 from daggyr.attempts.startable import refusal
 from daggyr.v1.task_pb2 import REJECTED, STDOUT, AttemptResult
-from daggyr_server.executors.ssh.attempts import Attempt, Attempts
+from daggyr_server.executors.ssh.attempts import TargetAttempt, TargetAttempts
 from daggyr_server.executors.ssh.clock import TargetClock
 from daggyr_server.executors.ssh.connection import TargetFault
 from daggyr_server.executors.ssh.output import Output
@@ -30,7 +30,7 @@ _MAX_UNDURABLE = 8 * 1024 * 1024  # bytes of output that the driver has and has 
 class Fetching:
     """Life: made, `work`; meanwhile `wake` is set when attempts have ended or folders may go."""
 
-    def __init__(self, questions: Questions, attempts: Attempts, telling: Telling, clock: TargetClock) -> None:
+    def __init__(self, questions: Questions, attempts: TargetAttempts, telling: Telling, clock: TargetClock) -> None:
         self.wake = asyncio.Event()
         self._questions = questions
         self._attempts = attempts
@@ -53,7 +53,7 @@ class Fetching:
                     # A look at all processes is dear, and the target busy: half of the time belongs to what waits.
                     await asyncio.sleep(min(2 * (time.monotonic() - began), _LONGEST_GATHERING))
 
-    async def _fetch(self, batch: list[Attempt]) -> None:
+    async def _fetch(self, batch: list[TargetAttempt]) -> None:
         telling = self._telling
         dropped = telling.droppable[:NAMES_A_CALL]
         script = call("dg_drop", *dropped) if dropped else ""
@@ -82,13 +82,13 @@ class Fetching:
         if told:
             telling.results(told)
 
-    def _result(self, attempt: Attempt) -> AttemptResult:
+    def _result(self, attempt: TargetAttempt) -> AttemptResult:
         ended = _ended_of(attempt)
         if ended.refused:
             return without_process(REJECTED)
         return result_of(ended, *self._clock.span_ns(ended, attempt.sent_ns))
 
-    async def _take(self, attempt: Attempt, result: AttemptResult, output: Output) -> None:
+    async def _take(self, attempt: TargetAttempt, result: AttemptResult, output: Output) -> None:
         """Read a block: why the attempt was not started, or output, which is passed on as fast as the driver makes it durable."""
         block = self._questions.shell.block()
         if result.outcome == REJECTED:
@@ -100,7 +100,7 @@ class Fetching:
             self._tell(attempt, output, piece)
         (result.stdout if output.stream == STDOUT else result.stderr).CopyFrom(output.summary())
 
-    def _tell(self, attempt: Attempt, output: Output, piece: bytes) -> None:
+    def _tell(self, attempt: TargetAttempt, output: Output, piece: bytes) -> None:
         def durable() -> None:
             self._undurable -= len(piece)
 
@@ -108,12 +108,12 @@ class Fetching:
         self._telling.output(attempt, list(output.chunks(piece)), durable)
 
 
-def _ended_of(attempt: Attempt) -> Ended:
+def _ended_of(attempt: TargetAttempt) -> Ended:
     assert attempt.ended is not None
     return attempt.ended
 
 
-def _wanted_of(attempt: Attempt) -> tuple[str, ...]:
+def _wanted_of(attempt: TargetAttempt) -> tuple[str, ...]:
     """The files that tell more of an attempt that has ended."""
     ended = _ended_of(attempt)
     return ("refused",) if ended.refused else ended.streams

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from daggyr.bounds import MAX_UNITS
 from daggyr.v1.task_pb2 import OutputChunk
 from daggyr_server.executors.context import ExecutorContext
-from daggyr_server.executors.ssh.attempts import Attempt, Attempts
+from daggyr_server.executors.ssh.attempts import TargetAttempt, TargetAttempts
 from daggyr_server.executors.ssh.clock import TargetClock
 from daggyr_server.executors.ssh.connection import TargetFault, connect
 from daggyr_server.executors.ssh.fetching import Fetching
@@ -32,11 +32,11 @@ from daggyr_server.executors.ssh.settings import SshSettings, TargetSettings
 from daggyr_server.executors.ssh.shell import Shell
 from daggyr_server.executors.ssh.starting import Starting
 from daggyr_server.executors.ssh.telling import Telling
-from daggyr_server.executors.ssh.watching import Watching
+from daggyr_server.executors.ssh.watching import LookingAfter
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class TargetPlace:
     """Where a connection goes, and which folder there is the pool's."""
 
     target: TargetSettings
@@ -45,11 +45,11 @@ class Place:
     folder: str
 
 
-class Session:
+class TargetSession:
     """Life: `opened`, `take_up`, `work`; meanwhile `wake`, `stop` and `peek`."""
 
     def __init__(
-        self, place: Place, attempts: Attempts, telling: Telling, shells: tuple[Shell, Shell, Shell], ready: list[str]
+        self, place: TargetPlace, attempts: TargetAttempts, telling: Telling, shells: tuple[Shell, Shell, Shell], ready: list[str]
     ) -> None:
         """`ready` are the words of READY. Raises TargetFault."""
         try:
@@ -64,14 +64,14 @@ class Session:
         self._attempts = attempts
         self._telling = telling
         self._fetching = Fetching(Questions(fetching), attempts, telling, clock)
-        self._watching = Watching(Questions(watching), attempts, telling, ended=self._ended, stop=self.stop)
+        self._watching = LookingAfter(Questions(watching), attempts, telling, ended=self._ended, stop=self.stop)
         self._starting = Starting(
             starting, attempts, telling, clock, place.context.grace, ended=self._ended, look=self._watching.wake.set
         )
 
     @classmethod
     @asynccontextmanager
-    async def opened(cls, place: Place, attempts: Attempts, telling: Telling) -> AsyncIterator[Session]:
+    async def opened(cls, place: TargetPlace, attempts: TargetAttempts, telling: Telling) -> AsyncIterator[TargetSession]:
         """Connect and start the shells; they end with the connection. Raises TargetFault."""
         context, settings = place.context, place.settings
         connection = await connect(place.target, settings, context.heartbeat)
@@ -96,11 +96,11 @@ class Session:
         if not self._watching.tidied:
             self._watching.wake.set()
 
-    def stop(self, attempts: Iterable[Attempt]) -> None:
+    def stop(self, attempts: Iterable[TargetAttempt]) -> None:
         """Have these ended."""
         self._starting.stop(attempts)
 
-    async def peek(self, attempt: Attempt, stream: int, offset: int) -> OutputChunk | None:
+    async def peek(self, attempt: TargetAttempt, stream: int, offset: int) -> OutputChunk | None:
         """Output of an attempt from `offset` on, perhaps nothing so far; None when there will be no more."""
         return await self._watching.peek(attempt, stream, offset)
 
@@ -125,7 +125,7 @@ class Session:
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
 
-    def _ended(self, attempt: Attempt, words: list[str]) -> None:
+    def _ended(self, attempt: TargetAttempt, words: list[str]) -> None:
         """Take the words of an E line. Raises TargetFault."""
         try:
             ended = parse_ended(words)

@@ -77,7 +77,7 @@ class Shell(asyncssh.SSHClientSession[bytes]):
 
     @classmethod
     async def opened(cls, connection: asyncssh.SSHClientConnection, *, hello: list[str]) -> tuple[Shell, list[str]]:
-        """A shell that has read the program, and what follows its READY; `hello`: dg_hello's words after the token.
+        """A shell that has read the program, and the words after its READY. `hello` has dg_hello's words after the token.
 
         Raises TargetFault.
         """

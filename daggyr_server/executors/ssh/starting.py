@@ -15,7 +15,7 @@ from daggyr.attempts.keys import ident_in
 from daggyr.attempts.outcome import without_process
 from daggyr.attempts.startable import NotStartable
 from daggyr.v1.task_pb2 import LOST, REJECTED
-from daggyr_server.executors.ssh.attempts import Attempt, Attempts, Phase
+from daggyr_server.executors.ssh.attempts import AttemptPhase, TargetAttempt, TargetAttempts
 from daggyr_server.executors.ssh.clock import TargetClock
 from daggyr_server.executors.ssh.connection import TargetFault
 from daggyr_server.executors.ssh.script import NAMES_A_CALL, batches, call, start_script
@@ -35,12 +35,12 @@ class Starting:
     def __init__(
         self,
         shell: Shell,
-        attempts: Attempts,
+        attempts: TargetAttempts,
         telling: Telling,
         clock: TargetClock,
         grace: float,
         *,
-        ended: Callable[[Attempt, list[str]], None],
+        ended: Callable[[TargetAttempt, list[str]], None],
         look: Callable[[], None],
     ) -> None:
         """`ended` takes the words of an E line; `look` asks for a look at attempts that are not this connection's."""
@@ -52,9 +52,9 @@ class Starting:
         self._grace = grace
         self._ended = ended
         self._look = look
-        self._stops: list[Attempt] = []
+        self._stops: list[TargetAttempt] = []
 
-    def stop(self, attempts: Iterable[Attempt]) -> None:
+    def stop(self, attempts: Iterable[TargetAttempt]) -> None:
         """Have these ended. What was sent before is started first, so that there is something to end."""
         self._stops += attempts
         self.wake.set()
@@ -92,13 +92,13 @@ class Starting:
                 self._telling.results([(attempt, without_process(LOST, "its target cannot make files for it"))])
                 raise TargetFault("it cannot make files for attempts: is its disk full?")
 
-    def _attempt(self, name: str) -> Attempt | None:
+    def _attempt(self, name: str) -> TargetAttempt | None:
         ident = ident_in(name)
         attempt = self._attempts.held.get(ident) if ident is not None else None
-        return attempt if attempt is not None and attempt.phase is not Phase.ENDED else None
+        return attempt if attempt is not None and attempt.phase is not AttemptPhase.ENDED else None
 
-    def _next_batch(self) -> list[tuple[Attempt, str]]:
-        batch: list[tuple[Attempt, str]] = []
+    def _next_batch(self) -> list[tuple[TargetAttempt, str]]:
+        batch: list[tuple[TargetAttempt, str]] = []
         size = 0
         while len(batch) < _STARTS_A_SCRIPT and size < _MAX_SCRIPT and (attempt := self._attempts.next()):
             assert attempt.spec is not None
@@ -114,7 +114,7 @@ class Starting:
             size += len(script)
         return batch
 
-    def _folders(self, batch: Sequence[Attempt]) -> str:
+    def _folders(self, batch: Sequence[TargetAttempt]) -> str:
         """The call that makes folders for these and for those that come next, so that mkdir(1) is started once for many."""
         if all(attempt.has_folder for attempt in batch):
             return ""

@@ -31,9 +31,9 @@ from daggyr.v1.task_pb2 import (
 )
 from daggyr_server.executors.base import Reports
 from daggyr_server.executors.context import ExecutorContext
-from daggyr_server.executors.ssh.attempts import Attempts, Phase
+from daggyr_server.executors.ssh.attempts import AttemptPhase, TargetAttempts
 from daggyr_server.executors.ssh.connection import TargetFault
-from daggyr_server.executors.ssh.session import Place, Session
+from daggyr_server.executors.ssh.session import TargetPlace, TargetSession
 from daggyr_server.executors.ssh.settings import SshSettings, TargetSettings
 from daggyr_server.executors.ssh.telling import Telling
 
@@ -58,13 +58,13 @@ class Target:
         self, target: TargetSettings, settings: SshSettings, pool: str, reports: Reports, context: ExecutorContext
     ) -> None:
         self.name = target.known_as
-        self._place = Place(target, settings, context, folder_of(pool, self.name, context.tracker_id))
+        self._place = TargetPlace(target, settings, context, folder_of(pool, self.name, context.tracker_id))
         self._pool = pool
         self._reports = reports
-        self._attempts = Attempts()
+        self._attempts = TargetAttempts()
         self._telling = Telling(self.name, self._attempts, reports, self._wake)
         self._resources: dict[str, int] = dict(target.resources)
-        self._session: Session | None = None
+        self._session: TargetSession | None = None
         self._task: asyncio.Task[None] | None = None
         self._lost_timer: asyncio.TimerHandle | None = None
         self._offered = False
@@ -108,17 +108,17 @@ class Target:
     def stop(self, idents: Iterable[Ident]) -> None:
         running = []
         for attempt in self._attempts.known(idents):
-            if attempt.phase is Phase.WAITING:
+            if attempt.phase is AttemptPhase.WAITING:
                 self._attempts.forget(attempt)
                 self._telling.ends_soon([attempt.ident], KILLED)
-            elif attempt.phase is not Phase.ENDED:
+            elif attempt.phase is not AttemptPhase.ENDED:
                 attempt.stopping = True
                 running.append(attempt)
         if self._session is not None:
             self._session.stop(running)
 
     def recall(self, idents: Iterable[Ident]) -> None:
-        waiting = [attempt for attempt in self._attempts.known(idents) if attempt.phase is Phase.WAITING]
+        waiting = [attempt for attempt in self._attempts.known(idents) if attempt.phase is AttemptPhase.WAITING]
         for attempt in waiting:
             self._attempts.forget(attempt)
         self._telling.ends_soon([attempt.ident for attempt in waiting], RETURNED)
@@ -153,7 +153,7 @@ class Target:
         while not self._closing:  # a fault that comes together with a cancellation hides it
             began = time.monotonic()
             try:
-                async with Session.opened(self._place, self._attempts, self._telling) as session:
+                async with TargetSession.opened(self._place, self._attempts, self._telling) as session:
                     self._resize(session.cores, session.memory_mb)
                     await session.take_up()
                     self._session = session
@@ -205,7 +205,7 @@ class Target:
     def _give_up(self) -> None:
         """What runs there is LOST. Should the target come back, it is ended, because nobody knows it then."""
         self._lost_timer = None
-        lost = [attempt for attempt in self._attempts.held.values() if attempt.phase is not Phase.WAITING]
+        lost = [attempt for attempt in self._attempts.held.values() if attempt.phase is not AttemptPhase.WAITING]
         for attempt in lost:
             self._attempts.forget(attempt)
         self._attempts.ended.clear()
@@ -214,7 +214,7 @@ class Target:
         )
 
     def _return_waiting(self) -> None:
-        waiting = self._attempts.in_phase(Phase.WAITING)
+        waiting = self._attempts.in_phase(AttemptPhase.WAITING)
         for attempt in waiting:
             self._attempts.forget(attempt)
         self._telling.ends_soon([attempt.ident for attempt in waiting], RETURNED)

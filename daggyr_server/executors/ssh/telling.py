@@ -14,7 +14,7 @@ from daggyr.attempts.outcome import without_process
 from daggyr.attempts.times import timestamp
 from daggyr.v1.task_pb2 import AttemptOutcome, AttemptResult, AttemptStarted, AttemptUpdate, OutputChunk
 from daggyr_server.executors.base import Reports, forgotten
-from daggyr_server.executors.ssh.attempts import Attempt, Attempts, Phase
+from daggyr_server.executors.ssh.attempts import AttemptPhase, TargetAttempt, TargetAttempts
 
 STARTED_SECONDS = 0.02  # an attempt that ends sooner has its start told with its result
 
@@ -22,7 +22,7 @@ STARTED_SECONDS = 0.02  # an attempt that ends sooner has its start told with it
 class Telling:
     """Life: made, then any calls in any order; after `closed` is set, nothing that was to be told soon is told."""
 
-    def __init__(self, host: str, attempts: Attempts, reports: Reports, may_drop: Callable[[], None]) -> None:
+    def __init__(self, host: str, attempts: TargetAttempts, reports: Reports, may_drop: Callable[[], None]) -> None:
         """`may_drop` is called when folders were added to `droppable`."""
         self.undurable: set[Ident] = set()  # attempts whose result was told and is not durable yet
         self.droppable: list[str] = []  # folders of attempts whose result is durable
@@ -32,24 +32,24 @@ class Telling:
         self._reports = reports
         self._may_drop = may_drop
 
-    def started(self, attempt: Attempt, start_ns: int) -> None:
+    def started(self, attempt: TargetAttempt, start_ns: int) -> None:
         """Tell in a moment that an attempt runs since `start_ns`, unless it has ended by then."""
         attempt.start_ns = start_ns
         if not attempt.told_start:
             asyncio.get_running_loop().call_later(STARTED_SECONDS, self._started, attempt)
 
-    def _started(self, attempt: Attempt) -> None:
-        if self._attempts.held.get(attempt.ident) is attempt and attempt.phase is Phase.RUNNING and not attempt.told_start:
+    def _started(self, attempt: TargetAttempt) -> None:
+        if self._attempts.held.get(attempt.ident) is attempt and attempt.phase is AttemptPhase.RUNNING and not attempt.told_start:
             attempt.told_start = True
             started = AttemptStarted(start_time=timestamp(attempt.start_ns))
             self._reports.updates(self._host, [AttemptUpdate(key=key_of(attempt.ident), started=started)], forgotten)
 
-    def output(self, attempt: Attempt, chunks: Sequence[OutputChunk], durable: Callable[[], None]) -> None:
+    def output(self, attempt: TargetAttempt, chunks: Sequence[OutputChunk], durable: Callable[[], None]) -> None:
         """Tell output of an attempt whose result comes later. Until the result is durable, the output can be fetched again."""
         key = key_of(attempt.ident)
         self._reports.updates(self._host, [AttemptUpdate(key=key, output=chunk) for chunk in chunks], durable)
 
-    def results(self, results: Sequence[tuple[Attempt, AttemptResult]]) -> None:
+    def results(self, results: Sequence[tuple[TargetAttempt, AttemptResult]]) -> None:
         """Tell the results of attempts, which nothing follows. Their folders may be dropped once that is durable."""
         for attempt, _ in results:
             self._attempts.forget(attempt)

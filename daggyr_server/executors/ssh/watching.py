@@ -16,7 +16,7 @@ from daggyr.attempts.kept import CHUNK_BYTES
 from daggyr.attempts.keys import ident_in
 from daggyr.attempts.outcome import without_process
 from daggyr.v1.task_pb2 import KILLED, LOST, RETURNED, STDOUT, OutputChunk
-from daggyr_server.executors.ssh.attempts import Attempt, Attempts, Phase
+from daggyr_server.executors.ssh.attempts import AttemptPhase, TargetAttempt, TargetAttempts
 from daggyr_server.executors.ssh.connection import TargetFault
 from daggyr_server.executors.ssh.questions import Questions
 from daggyr_server.executors.ssh.script import batches, call, needs_in
@@ -28,17 +28,17 @@ MISSED_LOOKS = 3  # in a row that found neither a warden nor a result; at the ne
 PEEK_SECONDS = 0.1  # between looks at output that is followed and did not grow
 
 
-class Watching:
+class LookingAfter:
     """Life: made, `take_up`, `work`; meanwhile `peek`, and `wake` is set when there is something to look at."""
 
     def __init__(
         self,
         questions: Questions,
-        attempts: Attempts,
+        attempts: TargetAttempts,
         telling: Telling,
         *,
-        ended: Callable[[Attempt, list[str]], None],
-        stop: Callable[[Iterable[Attempt]], None],
+        ended: Callable[[TargetAttempt, list[str]], None],
+        stop: Callable[[Iterable[TargetAttempt]], None],
     ) -> None:
         """`ended` takes the words of an E line; `stop` has attempts ended."""
         self.wake = asyncio.Event()
@@ -52,16 +52,16 @@ class Watching:
     async def take_up(self) -> None:
         """Find out what became of the attempts of earlier connections and coordinators. Raises TargetFault."""
         attempts = self._attempts
-        await self._look(attempts.in_phase(Phase.PLACED, Phase.SENT, Phase.RUNNING), claim=True)
-        self._stop([attempt for attempt in attempts.in_phase(Phase.RUNNING, Phase.SENT) if attempt.stopping])
+        await self._look(attempts.in_phase(AttemptPhase.PLACED, AttemptPhase.SENT, AttemptPhase.RUNNING), claim=True)
+        self._stop([attempt for attempt in attempts.in_phase(AttemptPhase.RUNNING, AttemptPhase.SENT) if attempt.stopping])
 
     async def work(self) -> None:
         """Look after attempts, at intervals. Raises TargetFault."""
         late = time.monotonic() + LATE_LOOK_SECONDS
         while True:
-            attempts = self._attempts.in_phase(Phase.PLACED, Phase.SENT, Phase.RUNNING)
+            attempts = self._attempts.in_phase(AttemptPhase.PLACED, AttemptPhase.SENT, AttemptPhase.RUNNING)
             # What was sent on this connection and has not begun yet may have no folder.
-            attempts = [attempt for attempt in attempts if not (attempt.phase is Phase.SENT and attempt.attended)]
+            attempts = [attempt for attempt in attempts if not (attempt.phase is AttemptPhase.SENT and attempt.attended)]
             if time.monotonic() < late:
                 attempts = [attempt for attempt in attempts if not attempt.attended or attempt.missed]
             else:
@@ -77,12 +77,12 @@ class Watching:
                     self.wake.clear()
                     await asyncio.sleep(LOOK_SECONDS / 5)
 
-    async def peek(self, attempt: Attempt, stream: int, offset: int) -> OutputChunk | None:
+    async def peek(self, attempt: TargetAttempt, stream: int, offset: int) -> OutputChunk | None:
         """Output of an attempt from `offset` on, perhaps nothing so far; None when there will be no more."""
-        if attempt.phase is Phase.ENDED:
+        if attempt.phase is AttemptPhase.ENDED:
             return None
         data = b""
-        if attempt.phase is Phase.RUNNING:
+        if attempt.phase is AttemptPhase.RUNNING:
             name = f"{attempt.name}/{'stdout' if stream == STDOUT else 'stderr'}"
             try:
                 async with aclosing(self._questions.ask(call("dg_peek", name, str(offset), str(CHUNK_BYTES)))) as answers:
@@ -96,16 +96,16 @@ class Watching:
             await asyncio.sleep(PEEK_SECONDS)
         return OutputChunk(stream=stream, offset=offset, data=data[:CHUNK_BYTES])  # type: ignore[arg-type]
 
-    async def _look(self, attempts: Sequence[Attempt], *, claim: bool) -> None:
+    async def _look(self, attempts: Sequence[TargetAttempt], *, claim: bool) -> None:
         """See what became of attempts. With `claim`, one that was not started yet never will be."""
         by_name = {attempt.name: attempt for attempt in attempts}
         for names in batches(list(by_name)):
             for kind, name, *words in await self._questions.answers(call("dg_look", "claim" if claim else "", *names)):
                 attempt = by_name.get(name)
-                if attempt is not None and attempt.phase is not Phase.ENDED and words[-1:] == ["."]:
+                if attempt is not None and attempt.phase is not AttemptPhase.ENDED and words[-1:] == ["."]:
                     await self._looked(attempt, kind, words)
 
-    async def _looked(self, attempt: Attempt, kind: str, words: list[str]) -> None:
+    async def _looked(self, attempt: TargetAttempt, kind: str, words: list[str]) -> None:
         """Take one answer of dg_look, which says what each kind means."""
         if kind == "E":
             if not attempt.attended or attempt.missed:  # otherwise its warden is about to say so
@@ -113,12 +113,14 @@ class Watching:
             attempt.missed += 1
         elif kind == "R":
             attempt.missed = 0
-            if attempt.phase is not Phase.RUNNING:
+            if attempt.phase is not AttemptPhase.RUNNING:
                 self._attempts.took_up(attempt, needs_in(words[1:-1]))
                 if attempt.stopping:
                     self._stop([attempt])
         elif kind == "A":
-            outcome, notes = (LOST, ["it was never started on its target"]) if attempt.phase is Phase.PLACED else (RETURNED, [])
+            outcome, notes = (
+                (LOST, ["it was never started on its target"]) if attempt.phase is AttemptPhase.PLACED else (RETURNED, [])
+            )
             if attempt.stopping:
                 outcome, notes = KILLED, []
             self._telling.results([(attempt, without_process(outcome, *notes))])

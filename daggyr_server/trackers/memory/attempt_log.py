@@ -78,7 +78,7 @@ class AttemptLog:
         self._max_rss.append(numbers.max_rss)
 
     def of(self, number: int, before: int | None, limit: int) -> list[StoredAttempt]:
-        """The last `limit` of a task's attempts whose numbers are below `before` (None: of all), oldest first."""
+        """The last `limit` of a task's attempts whose numbers are below `before`, oldest first. None means no such bound."""
         found: list[StoredAttempt] = []
         position = self._last[number] if number < len(self._last) else _NONE
         while position != _NONE and len(found) < limit:

@@ -44,7 +44,7 @@ from daggyr_server.trackers.base import (
 )
 from daggyr_server.trackers.memory.attempt_log import AttemptLog
 from daggyr_server.trackers.pieces import in_order, joined
-from daggyr_server.trackers.task_rows import Assigned, Folding, flights
+from daggyr_server.trackers.task_rows import Assigned, Folding, adopted
 
 MAX_OUTPUT_BYTES = 256 * 1024 * 1024
 LOOKED_AT = 1_000  # how many of the oldest streams are searched for one that may be dropped
@@ -253,7 +253,7 @@ class MemoryTracker(Tracker):
         folding.ended(run.log.ended())
         tasks, in_flight, void = folding.rows()
         growths = sorted(run.growths, key=lambda growth: growth.revision)
-        return StoredRun(run.row(), run.added.document, run.added.pool, growths, tasks, flights(in_flight, void, sent))
+        return StoredRun(run.row(), run.added.document, run.added.pool, growths, tasks, adopted(in_flight, void, sent))
 
     async def find_request(self, request_id: str) -> int | None:
         return self._requests.get(request_id)

@@ -15,10 +15,10 @@ _LEAST_SHARE = 16  # a statement counts as this part of the slice at least, beca
 
 
 class Slice:
-    """About `limit` rows of a run. While `statement` is not None: run it with `parameters`, and tell `took`."""
+    """About `limit` rows of a run. While `statement` is not None, the caller runs it with `parameters`, and then calls `took`."""
 
     def __init__(self, run_id: int, limit: int) -> None:
-        self.more = False  # once `statement` is None: whether the run may have more rows
+        self.more = False  # whether the run may have more rows; it is known once `statement` is None
         self._run_id = run_id
         self._limit = max(1, limit)
         self._left = self._limit

@@ -14,7 +14,7 @@ from daggyr_server.core.states import State
 from daggyr_server.core.stored import Adopted, Growth, RunRow, TaskRows
 from daggyr_server.trackers.base import StateChange, StoredAttempt
 from daggyr_server.trackers.sql.readers import Row
-from daggyr_server.trackers.task_rows import Assigned, Folding, flights, unpack
+from daggyr_server.trackers.task_rows import Assigned, Folding, adopted, unpack
 
 COMMANDS = "commands "  # in a run's counts, before the name of a state: counts only tasks that run commands
 
@@ -74,4 +74,4 @@ class TasksFold:
 
     def result(self) -> tuple[TaskRows, list[Adopted]]:
         rows, in_flight, void = self._folding.rows()
-        return rows, flights(in_flight, void, self._sent)
+        return rows, adopted(in_flight, void, self._sent)

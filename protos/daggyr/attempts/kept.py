@@ -33,7 +33,7 @@ class Extent:
         return max(0, self.size - self.head - self.tail)
 
     def next_kept(self, offset: int) -> tuple[int, int]:
-        """The next piece to read at or after `offset`: where it begins, and its length (0 at the end, else up to CHUNK_BYTES)."""
+        """Where the next piece at or after `offset` begins, and its length, which is CHUNK_BYTES at most, and 0 at the end."""
         cut = self.cut
         resume = self.head + cut
         if cut and self.head <= offset < resume:

@@ -70,7 +70,7 @@ class Seen:
     scheduler: Scheduler | None = None  # why a scheduler ended it, if one did
     scheduler_words: str = ""
     vanished: str | None = None  # why nobody saw how it ended, if that is so
-    # How many processes near it an OOM killer ended while it ran; None: that is not known.
+    # How many processes near it an OOM killer ended while it ran, or None if that is not known.
     oom_kills: int | None = None
 
 

@@ -177,7 +177,7 @@ class Client:
         offset: int = 0,
         follow: bool = False,
     ) -> AsyncGenerator[pb.ReadOutputResponse, None]:
-        """Pieces of what one attempt (0: the last one) wrote to `stream`, in order, from the byte `offset` on.
+        """Pieces of what one attempt (0 is the last one) wrote to `stream`, in order, from the byte `offset` on.
 
         With `follow`, pieces come until the attempt has ended, otherwise until there are no more. `missing_bytes` of a piece is
         what the server did not keep right before it. The first call is tried once; a connection that is lost later is tried again
@@ -210,8 +210,8 @@ class Client:
     async def mark(self, run_id: int, tasks: Iterable[str], state: State) -> RunSummary:
         """Say that `tasks` are COMPLETED or QUEUED. It is durable when this returns, and a run that had ended goes on.
 
-        NOT_FOUND: there is no such run or task. FAILED_PRECONDITION: a task is in flight, or a generator whose tasks are part of
-        the run was to be QUEUED. INVALID_ARGUMENT: it is another state, or there is no task.
+        NOT_FOUND: there is no such run or task. FAILED_PRECONDITION: an attempt of a task has not ended, or a generator whose
+        tasks are part of the run was to be QUEUED. INVALID_ARGUMENT: it is another state, or there is no task.
         """
         request = pb.MarkTasksRequest(run_id=run_id, tasks=tasks, state=state)
         summary: RunSummary = await self._calls.repeatable(self._calls.stub.MarkTasks, request)

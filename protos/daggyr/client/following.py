@@ -32,7 +32,10 @@ class Change:
 
 
 async def changes_of(calls: Calls, request: pb.WatchRunRequest, *, heard: bool) -> AsyncGenerator[Change, None]:
-    """The changes until the run has ended. `heard`: the server answered before, so that the first call is tried again, too."""
+    """The changes until the run has ended.
+
+    `heard` says that the server answered before; then the first call is tried again, too.
+    """
     retries = calls.retries()
     missed, ended = True, False
     while not ended:

@@ -25,8 +25,8 @@ from daggyr.v1.task_pb2 import (
     TaskSpec,
 )
 from daggyr_server.executors.base import forgotten
-from daggyr_server.executors.slurm.client import Limits, Needs, SlurmError
-from daggyr_server.executors.slurm.jobs.submission_folder import Reported, SubmissionFolder
+from daggyr_server.executors.slurm.client import Needs, SlurmError, SlurmLimits
+from daggyr_server.executors.slurm.jobs.submission_folder import JobReport, SubmissionFolder
 from daggyr_server.executors.slurm.pool import SlurmPool
 
 log = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ class JobAttempt:
     requested: Request | None = None
     asked_slurm: int = 0  # how often Slurm was told to end it
     ask_again_at: float = 0.0  # when Slurm is to be told again, monotonic
-    reported: Reported | None = None
+    reported: JobReport | None = None
     reported_at: float = 0.0
     state: str | None = None  # of its job, as Slurm said last
     over_since: float | None = None  # since when Slurm says that it has ended, monotonic
@@ -100,7 +100,7 @@ class KnownJobs:
         self.to_cancel: list[str] = []  # jobs of attempts that were taken back
         self.to_forget: list[tuple[Submission, int]] = []  # attempts whose ends are durable
         self.in_slurm = 0  # attempts that are submitted and whose end was not told
-        self.limits: Limits | None = None  # once Slurm has answered
+        self.limits: SlurmLimits | None = None  # once Slurm has answered
         self.offered: HostState | None = None
         self.strays_until = 0.0  # monotonic
         self.submit_wake = asyncio.Event()

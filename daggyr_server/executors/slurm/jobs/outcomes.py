@@ -6,7 +6,7 @@ The watch of job mode calls this once an attempt is over. Nothing here decides a
 from __future__ import annotations
 
 from daggyr.attempts.outcome import Cause, Scheduler, Seen, signal_in
-from daggyr_server.executors.slurm.jobs.submission_folder import Reported
+from daggyr_server.executors.slurm.jobs.submission_folder import JobReport
 
 GONE = "GONE"  # beside Slurm's own states: it knows no such job, any more or at all
 
@@ -26,16 +26,16 @@ _STATES: dict[str, tuple[Scheduler, str]] = {
 }
 
 
-def is_settled(reported: Reported, *, asked: bool) -> bool:
+def is_settled(reported: JobReport, *, asked: bool) -> bool:
     """Whether the job's own result says enough, so that nobody has to wait for what Slurm says."""
     return reported.rejected is not None or reported.status == 0 or asked or reported.timed_out
 
 
-def seen_of(reported: Reported | None, state: str | None, *, asked: bool, timeout: float, printed: str) -> Seen:
+def seen_of(reported: JobReport | None, state: str | None, *, asked: bool, timeout: float, printed: str) -> Seen:
     """What was seen of an attempt's end.
 
-    `state` is the job's in squeue(1), GONE, or None if Slurm was not asked. `asked`: a person wanted its end. `timeout` is the
-    task's, in seconds. `printed` is what the job itself printed, for the notes of an end that nobody explains.
+    `state` is the job's in squeue(1), GONE, or None if Slurm was not asked. `asked` says that a person wanted its end. `timeout`
+    is the task's, in seconds. `printed` is what the job itself printed, for the notes of an end that nobody explains.
     """
     cause = Cause.KILL if asked else None
     scheduler, words = _STATES.get(state or "", (None, ""))

@@ -54,13 +54,13 @@ class Manifest(msgspec.Struct):
 
     name: str
     keys: list[Ident]  # by index
-    timeout: float  # seconds; 0: none
+    timeout: float  # seconds; 0 means that there is none
     whole_stdout_bytes: int
     job_id: str = ""
 
 
 @dataclass(slots=True)
-class Reported:
+class JobReport:
     """What a job told of one attempt, in its files."""
 
     status: int  # of the shell, which has 128 and its number for a signal
@@ -75,7 +75,7 @@ class Reported:
 
 
 @dataclass(slots=True)
-class Seen:
+class FolderContents:
     """What is in a submission's folder."""
 
     starts: dict[int, int] = field(default_factory=dict)  # index -> nanoseconds since the epoch
@@ -134,9 +134,9 @@ class SubmissionFolder:
         sync_folder(self.path)
         return True
 
-    def look(self, starting: Container[int] = ()) -> Seen:
+    def look(self, starting: Container[int] = ()) -> FolderContents:
         """Return what has happened so far. Start times are read for the indexes in `starting` only, because each costs a file."""
-        seen = Seen()
+        seen = FolderContents()
         # It is opened anew each time, because NFS shows the changes of others only then.
         with os.scandir(self.path) as entries:
             for entry in entries:
@@ -153,13 +153,13 @@ class SubmissionFolder:
                         seen.starts[int(number)] = time
         return seen
 
-    def result(self, index: int) -> Reported:
+    def result(self, index: int) -> JobReport:
         """Return how a task ended whose result is there."""
         words = dict(line.partition(" ")[::2] for line in self._text(index, "result").splitlines())
         told = words.get("status", "255")
         status = min(int(told), 255) if told.isascii() and told.isdecimal() and len(told) < 10 else 255
         refused = self._bytes(index, "rejected")
-        return Reported(
+        return JobReport(
             status=status,
             start=_nanoseconds(self._text(index, "start")),
             stop=_nanoseconds(words.get("stop", "")),

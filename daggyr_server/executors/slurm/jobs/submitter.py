@@ -15,7 +15,7 @@ import time
 from daggyr.attempts.outcome import without_process
 from daggyr.backoff import Backoff
 from daggyr.v1.task_pb2 import HOST_AVAILABLE, HOST_PAUSED, LOST, REJECTED
-from daggyr_server.executors.slurm.client import Job, Limits, SlurmError, SlurmRefused, SlurmUnavailable
+from daggyr_server.executors.slurm.client import Job, SlurmError, SlurmLimits, SlurmRefused, SlurmUnavailable
 from daggyr_server.executors.slurm.jobs.known_jobs import LONGEST_PAUSE, STRAY_SECONDS, JobAttempt, KnownJobs, Submission
 from daggyr_server.executors.slurm.jobs.script import job_script
 from daggyr_server.executors.slurm.jobs.submission_folder import Manifest, SubmissionFolder
@@ -55,7 +55,7 @@ class Submitter:
                 self.known.offer(HOST_PAUSED)
                 await asyncio.sleep(pause)
 
-    async def _limits(self) -> Limits:
+    async def _limits(self) -> SlurmLimits:
         """Return what the cluster says of itself, as soon as Slurm answers."""
         backoff = Backoff(self.pool.settings.poll_interval, LONGEST_PAUSE)
         while True:

@@ -30,7 +30,7 @@ from daggyr_server.executors.slurm.client import ENDED_STATES
 from daggyr_server.executors.slurm.jobs.known_jobs import STRAY_SECONDS, JobAttempt, KnownJobs, Submission
 from daggyr_server.executors.slurm.jobs.outcomes import GONE, is_settled, seen_of
 from daggyr_server.executors.slurm.jobs.output import written_by
-from daggyr_server.executors.slurm.jobs.submission_folder import Reported, kept_submissions, remove_void
+from daggyr_server.executors.slurm.jobs.submission_folder import JobReport, kept_submissions, remove_void
 
 log = logging.getLogger(__name__)
 
@@ -181,7 +181,7 @@ class Watch:
             del self.known.finished[next(iter(self.known.finished))]
 
 
-def _look_into(submissions: Sequence[Submission]) -> list[tuple[dict[int, int], set[int], dict[int, Reported]]]:
+def _look_into(submissions: Sequence[Submission]) -> list[tuple[dict[int, int], set[int], dict[int, JobReport]]]:
     """Return what is new in each: starts, indexes whose script has begun, and results."""
     found = []
     for submission in submissions:
