@@ -73,6 +73,8 @@ async def coordinator(
             access=access,
             tracker_id=opened.tracker_id,
             epoch=opened.epoch,
+            life=opened.life,
+            lives=opened.lives,
             lease=server.lease,
             heartbeat=server.heartbeat,
             grace=server.kill_grace,

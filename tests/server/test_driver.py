@@ -39,7 +39,7 @@ from daggyr_server.spec import decode_json, expand
 from daggyr_server.trackers.memory.tracker import MemoryTracker
 from daggyr_server.trackers.sql.sqlite.tracker import SqliteTracker
 
-SURROUNDINGS = ExecutorContext(tracker_id="t", epoch=1, lease=1.0, heartbeat=1.0, grace=1.0)
+SURROUNDINGS = ExecutorContext(tracker_id="t", epoch=1, life=1, lease=1.0, heartbeat=1.0, grace=1.0)
 
 
 class Taking(Executor):
