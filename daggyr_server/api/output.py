@@ -11,7 +11,8 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from daggyr.v1.runs_pb2 import ReadOutputResponse
-from daggyr.v1.task_pb2 import STDOUT, AttemptKey
+from daggyr.v1.task_pb2 import STDOUT
+from daggyr_server.core.commands import Key
 from daggyr_server.core.graph.in_flight import InFlight
 from daggyr_server.core.graph.run import Run
 from daggyr_server.core.states import State
@@ -45,7 +46,7 @@ async def read_output(
             yield answer
         if flight is None:
             return
-        key = AttemptKey(run_id=run.run_id, task_number=known, attempt=attempt)
+        key = (run.run_id, known, attempt)
         async for answer in _live(reader, flight, key, stream, offset, follow):
             offset = answer.offset + len(answer.data)
             yield answer
@@ -98,7 +99,7 @@ async def _ended(reader: Reader, run: Run, number: int, attempt: int) -> StoredA
 
 
 async def _live(
-    reader: Reader, flight: InFlight, key: AttemptKey, stream: int, offset: int, follow: bool
+    reader: Reader, flight: InFlight, key: Key, stream: int, offset: int, follow: bool
 ) -> AsyncIterator[ReadOutputResponse]:
     """What the attempt's host has, as it comes; without `follow`, until nothing comes for a while."""
     chunks = reader.live_output(flight, key, stream, offset)
@@ -115,7 +116,7 @@ async def _live(
             data = chunk.data[max(0, offset - chunk.offset) :]
             if data or missing:
                 at = max(offset, chunk.offset)
-                yield ReadOutputResponse(data=data, offset=at, missing_bytes=missing, attempt=key.attempt)
+                yield ReadOutputResponse(data=data, offset=at, missing_bytes=missing, attempt=key[2])
                 offset = at + len(data)
     finally:
         close = getattr(chunks, "aclose", None)
