@@ -60,6 +60,7 @@ class Adopted(NamedTuple):
     host_name: str
     assign_time: float
     void: bool = False  # its task was queued again meanwhile: how it ends does not count
+    life: int = 0  # of the start that assigned it; 0: one of a version that had no lives
 
 
 @dataclass(frozen=True, slots=True)

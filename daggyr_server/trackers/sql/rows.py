@@ -63,7 +63,8 @@ class TasksFold:
         folding = Folding()
         names = {key: (host, host_name) for key, host, host_name in hosts}
         self._sent = [
-            Assigned(*names[key], time, unpack(numbers), unpack(attempts)) for key, time, numbers, attempts in assignments
+            Assigned(*names[key], time, unpack(numbers), unpack(attempts), life)
+            for key, time, numbers, attempts, life in assignments
         ]
         for sent in self._sent:
             folding.assigned(sent.numbers, sent.attempts)
