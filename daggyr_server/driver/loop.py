@@ -25,6 +25,7 @@ from daggyr_server.core.step import Step
 from daggyr_server.driver import recovery
 from daggyr_server.driver.agents import Agents
 from daggyr_server.driver.assignments import assignment_batches
+from daggyr_server.driver.careful import CarefulCalls, unusable
 from daggyr_server.driver.changes import Changes
 from daggyr_server.driver.deletions import Deletions
 from daggyr_server.driver.durability import Durability
@@ -38,7 +39,7 @@ from daggyr_server.driver.reports import PoolReports, event_of
 from daggyr_server.driver.requests import Requests
 from daggyr_server.driver.restoring import Restoring
 from daggyr_server.driver.spilled import SpilledTasks
-from daggyr_server.executors.base import Executor
+from daggyr_server.executors.base import Executor, ExecutorError
 from daggyr_server.trackers.base import LostTracker, Tracker, TrackerError
 
 log = logging.getLogger(__name__)
@@ -76,6 +77,7 @@ class Driver:
         self._inbox = Inbox()
         self._keep = partial(SpilledTasks, tracker.folder)  # a new list for what the tasks of one specification execute
         self._executors: dict[str, Executor] = {}
+        self._calls = CarefulCalls()
         self._demanding: dict[str, Executor] = {}
         self._demanded: dict[str, int] = {}  # what each of these was last told
         self._task: asyncio.Task[None] | None = None
@@ -106,12 +108,17 @@ class Driver:
         # Counting what is ready takes time, and most executors cannot do anything about it.
         self._demanding = {name: executor for name, executor in executors.items() if type(executor).demand is not Executor.demand}
         try:
-            for executor in executors.values():
-                await executor.open()
+            for pool, executor in executors.items():
+                try:
+                    await executor.open()
+                except ExecutorError:
+                    raise
+                except Exception as error:
+                    raise unusable(pool, "open", error) from error
             unfinished = await self._restoring.begin()
             half_deleted = await self._tracker.deleting()
         except BaseException:
-            await self._close_executors()
+            await self._calls.close_all(self._executors)
             raise
         self._task = asyncio.create_task(self._loop(), name="driver")
         self._restorer = asyncio.create_task(self._restore(unfinished), name="restoring")
@@ -154,7 +161,7 @@ class Driver:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self._close_executors()
+        await self._calls.close_all(self._executors)
         self._inbox.leave_unanswered()
         await self._tracker.close()
 
@@ -165,10 +172,6 @@ class Driver:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
             for task in done:
                 task.result()
-
-    async def _close_executors(self) -> None:
-        for executor in self._executors.values():
-            await executor.close()
 
     # -- the loop -----------------------------------------------------------------------------------------------------
 
@@ -207,8 +210,7 @@ class Driver:
             self._inbox.answer(step.answers)
             self.changes.publish(step.changed)
             self._note(step.records)
-        for durable in durables:
-            durable()
+        self._calls.durable(durables)
         self._tell_demand()
 
     async def _commit(self, records: list[Record]) -> None:
@@ -304,7 +306,7 @@ class Driver:
         if self._held is not None:
             self._held += commands
             return
-        given = 0
+        given, calls = 0, self._calls
         for command in commands:
             executor = self._executors.get(command.pool)
             if executor is None:  # The pool is not configured any more; what it has is about to be LOST.
@@ -316,15 +318,15 @@ class Driver:
                         if graph.policy(number).is_generator:
                             self._generators.begin((command.run_id, number, attempt))
                 for batch in assignment_batches(command, graph, self._lives.own):
-                    executor.start(command.host, batch)
+                    calls.start(command.pool, executor, command.host, batch)
                     given += len(batch.assignments)
                     if given >= ASSIGNED_A_TURN:
                         given = 0
                         await asyncio.sleep(0)
             elif isinstance(command, StopAttempts):
-                executor.stop(command.host, self._lives.keys(command.keys))
+                calls.stop(command.pool, executor, command.host, self._lives.keys(command.keys))
             elif isinstance(command, RecallAttempts):
-                executor.recall(command.host, self._lives.keys(command.keys))
+                calls.recall(command.pool, executor, command.host, self._lives.keys(command.keys))
 
     def _note(self, records: Sequence[Record]) -> None:
         """Tell the other parts of the driver what a step's records mean to them."""
@@ -347,4 +349,4 @@ class Driver:
             ready = self._machine.pools[name].ready
             if ready != self._demanded.get(name, 0):
                 self._demanded[name] = ready
-                executor.demand(ready)
+                self._calls.demand(name, executor, ready)

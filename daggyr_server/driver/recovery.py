@@ -18,6 +18,7 @@ from daggyr_server.core.graph.restore import Restored, restored
 from daggyr_server.core.graph.run import Run
 from daggyr_server.core.graph.segments import Keeping
 from daggyr_server.core.stored import Adopted, StoredRun
+from daggyr_server.driver.careful import unusable
 from daggyr_server.driver.generators import Generators
 from daggyr_server.driver.growing import Grown, Unrestorable
 from daggyr_server.driver.lives import Lives
@@ -35,7 +36,7 @@ def go_on(runs: Iterable[Run], executors: Mapping[str, Executor], lives: Lives) 
     """Give the attempts that an earlier coordinator placed to their pools' executors, which take them up again.
 
     Called once, when the machine has the runs and before anything is started. Returns the hosts whose pools are not configured
-    any more: nobody can hear of them, so that their attempts are LOST.
+    any more: nobody can hear of them, so that their attempts are LOST. Raises ExecutorError.
     """
     placed: dict[tuple[str, str], list[tuple[AttemptKey, Placement]]] = {}
     for run in runs:
@@ -44,7 +45,10 @@ def go_on(runs: Iterable[Run], executors: Mapping[str, Executor], lives: Lives) 
             placed.setdefault((flight.pool, flight.host), []).append((key, Placement(host=flight.host)))
     # Executors look for what is nobody's even if nothing is in flight: this tracker may be a copy from before.
     for pool, executor in executors.items():
-        executor.recover([pair for (name, _), pairs in placed.items() if name == pool for pair in pairs])
+        try:
+            executor.recover([pair for (name, _), pairs in placed.items() if name == pool for pair in pairs])
+        except Exception as error:
+            raise unusable(pool, "take up what ran before", error) from error
     gone = []
     for pool, host in placed:
         if pool not in executors:
