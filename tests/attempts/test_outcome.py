@@ -33,11 +33,13 @@ KILL = int(signal.SIGKILL)
 # For each line of the docstring, in its order: what is seen at the least; then the outcome, and words of its note.
 LINES: list[tuple[dict[str, Any], str, str]] = [
     ({"rejected": "no such program: x"}, "REJECTED", "no such program: x"),
+    ({"unkept": "the disk is full"}, "RETURNED", "the disk is full"),
     ({"exit_code": 0}, "SUCCEEDED", ""),
     ({"cause": Cause.KILL}, "KILLED", ""),
     ({"cause": Cause.TIMEOUT, "timeout": 1.5}, "TIMED_OUT", "timeout of 1.5 s"),
     ({"cause": Cause.STOP}, "LOST", STOPPED_NOTE),
     ({"scheduler": Scheduler.CANCELLED, "scheduler_words": "by an operator"}, "KILLED", "by an operator"),
+    ({"host_fault": "no processes are left"}, "RETURNED", "no processes are left"),
     ({"vanished": "its node has no clock"}, "LOST", "its node has no clock"),
     ({"signal": KILL, "oom_kills": 1}, "OOM_KILLED", "OOM killer"),
     ({"signal": KILL}, "FAILED", "another process, or the kernel"),
@@ -50,6 +52,9 @@ LINES: list[tuple[dict[str, Any], str, str]] = [
 MORE: list[tuple[dict[str, Any], str, str]] = [
     ({"exit_code": 0, "cause": Cause.TIMEOUT, "timeout": 1234567.5}, "SUCCEEDED", "timeout of 1234567.5 s"),
     *(({"exit_code": 0, "cause": cause}, "SUCCEEDED", "") for cause in Cause if cause is not Cause.TIMEOUT),
+    ({"exit_code": 0, "unkept": "the disk is full"}, "RETURNED", "the disk is full"),
+    ({"exit_code": 1, "host_fault": "the disk is full"}, "RETURNED", "the disk is full"),
+    ({"exit_code": 0, "host_fault": "the disk is full"}, "SUCCEEDED", ""),
     ({"exit_code": 143, "cause": Cause.KILL}, "KILLED", ""),
     ({"signal": KILL, "cause": Cause.KILL, "oom_kills": 1}, "KILLED", ""),
     ({"signal": KILL, "cause": Cause.TIMEOUT}, "TIMED_OUT", "timeout"),
@@ -128,7 +133,9 @@ def test_what_never_ran_has_no_process() -> None:
     assert list(rejected.notes) == ["no"]
     returned = without_process(RETURNED)
     assert (returned.outcome, list(returned.notes)) == (RETURNED, [])
-    for result in (rejected, returned):
+    at_fault = result_of(Seen(host_fault="no room"), start_ns=1, cpu_seconds=0.0)
+    assert (at_fault.outcome, list(at_fault.notes)) == (RETURNED, ["no room"])
+    for result in (rejected, returned, at_fault):
         assert not any(map(result.HasField, ("exit_code", "signal", "start_time", "cpu_seconds")))
         assert result.stop_time.seconds > 0
 

@@ -19,6 +19,7 @@ from daggyr.v1.task_pb2 import (
     LOST,
     OOM_KILLED,
     REJECTED,
+    RETURNED,
     SUCCEEDED,
     TIMED_OUT,
     AttemptOutcome,
@@ -64,7 +65,9 @@ class Seen:
 
     exit_code: int | None = None  # if its process exited
     signal: int | None = None  # if a signal ended its process
-    rejected: str | None = None  # why it could not be started, if that is so
+    rejected: str | None = None  # why it could not be started, and never will be, if that is so
+    unkept: str | None = None  # why its host could not keep what had to be kept whole (a generator's document), if that is so
+    host_fault: str | None = None  # why its host could not start it, or keep what it wrote, if that is so
     cause: Cause | None = None  # why its executor began to end it, if it did
     timeout: float = 0.0  # seconds; the task's
     scheduler: Scheduler | None = None  # why a scheduler ended it, if one did
@@ -81,20 +84,24 @@ def judge(seen: Seen) -> tuple[AttemptOutcome, list[str]]:
     """The outcome, and notes for a person. The first line that fits decides:
 
     1.  It could not be started: REJECTED.
-    2.  Its exit code is 0: SUCCEEDED. Whoever asked for the end, what the task did is done.
-    3.  Its executor began to end it, because a person asked: KILLED.
-    4.  Its executor began to end it, because its timeout had passed: TIMED_OUT.
-    5.  Its executor began to end it, because the executor itself stops: LOST.
-    6.  A scheduler ended it, and says why: TIMED_OUT, OOM_KILLED, LOST or KILLED; LOST if it does not say why.
-    7.  Nobody saw how it ended: LOST.
-    8.  SIGKILL ended it while an OOM killer was at work: OOM_KILLED.
-    9.  SIGKILL ended it, and whether an OOM killer was at work is not known: FAILED.
-    10. SIGKILL ended it, and no OOM killer was at work: FAILED.
-    11. Another signal ended it: FAILED.
-    12. It exited with another code: FAILED.
+    2.  Its host could not keep what it had to hand over whole: RETURNED.
+    3.  Its exit code is 0: SUCCEEDED. Whoever asked for the end, what the task did is done.
+    4.  Its executor began to end it, because a person asked: KILLED.
+    5.  Its executor began to end it, because its timeout had passed: TIMED_OUT.
+    6.  Its executor began to end it, because the executor itself stops: LOST.
+    7.  A scheduler ended it, and says why: TIMED_OUT, OOM_KILLED, LOST or KILLED; LOST if it does not say why.
+    8.  Its host could not start it, or could not keep what it wrote: RETURNED.
+    9.  Nobody saw how it ended: LOST.
+    10. SIGKILL ended it while an OOM killer was at work: OOM_KILLED.
+    11. SIGKILL ended it, and whether an OOM killer was at work is not known: FAILED.
+    12. SIGKILL ended it, and no OOM killer was at work: FAILED.
+    13. Another signal ended it: FAILED.
+    14. It exited with another code: FAILED.
     """
     if seen.rejected is not None:
         return REJECTED, [seen.rejected]
+    if seen.unkept is not None:
+        return RETURNED, [seen.unkept]
     if seen.exit_code == 0:
         if seen.cause is Cause.TIMEOUT:
             return SUCCEEDED, [f"it ended with exit code 0 when its timeout of {seen.timeout:.9g} s had passed"]
@@ -107,6 +114,8 @@ def judge(seen: Seen) -> tuple[AttemptOutcome, list[str]]:
         return LOST, [STOPPED_NOTE]
     if seen.scheduler is not None:
         return _SCHEDULED[seen.scheduler], [seen.scheduler_words]
+    if seen.host_fault is not None:
+        return RETURNED, [seen.host_fault]
     if seen.vanished is not None:
         return LOST, [seen.vanished]
     if seen.signal == signal.SIGKILL:
@@ -125,10 +134,11 @@ def result_of(
 ) -> AttemptResult:
     """The result of an attempt whose end was seen, without its output's sizes. Times are nanoseconds since the epoch.
 
-    What was REJECTED has no process: its result has neither an exit code nor a start, and it stopped now unless told.
+    What was REJECTED, or RETURNED without an end of its process, has no process: its result has neither an exit code nor a start,
+    and it stopped now.
     """
     outcome, notes = judge(seen)
-    if outcome == REJECTED:
+    if outcome == REJECTED or (outcome == RETURNED and seen.exit_code is None and seen.signal is None):
         return without_process(outcome, *notes)
     return AttemptResult(
         outcome=outcome,
