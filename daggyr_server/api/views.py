@@ -140,7 +140,7 @@ def history(changes: Sequence[StateChange]) -> Iterator[StateChangeMessage]:
 
 def awaited(run: Run, pools: Mapping[str, Pool]) -> Iterator[str]:
     """What the ready tasks of a run wait for, if no host could run them now whoever's turn it was."""
-    for queue in run.queues:
+    for queue in run.all_queues:
         if not len(queue) or queue.head() is None:
             continue
         missing = missing_host(queue.policy.pool, queue.policy.needs, pools)

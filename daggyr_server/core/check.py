@@ -10,10 +10,11 @@ import math
 from collections import Counter
 from collections.abc import Container, Mapping
 
+from daggyr_server.core.graph.ready import QueueKey, Wants
 from daggyr_server.core.graph.run import Run
 from daggyr_server.core.graph.segments import Kind
 from daggyr_server.core.machine import Machine
-from daggyr_server.core.placing.host import MAX_IN_FLIGHT, WHOLE, Host, Needs
+from daggyr_server.core.placing.host import MAX_IN_FLIGHT, WHOLE, Host
 from daggyr_server.core.placing.pool import Pool
 from daggyr_server.core.states import ENDED, MAX_LOSSES, STATE_OF, Phase, State
 
@@ -86,15 +87,16 @@ def _check_attempts(machine: Machine, run: Run) -> None:
     in_flight = {number: attempt.start_time is not None for number, attempt in run.in_flight.items() if number >= live}
     expected = {number: phase is Phase.RUNNING for number, phase in _live(run) if phase in (Phase.ASSIGNED, Phase.RUNNING)}
     _hold(in_flight == expected, f"run {run.run_id}: in flight (and started) {in_flight}, but ASSIGNED (and RUNNING) {expected}")
-    unstarted: Counter[int] = Counter()
+    unstarted: Counter[QueueKey] = Counter()
     for number, attempt in run.in_flight.items():
         where = f"run {run.run_id} task {number} attempt {attempt.attempt}"
         last = attempt.attempt == run.attempts[number]
         _hold(last or attempt.held, f"{where}: the task's last attempt is {run.attempts[number]}")
         _hold(run.task_of(attempt.number) == number, f"{where}: reports of {attempt.number} go elsewhere")
         _hold(run.counts_for(number, attempt) or attempt.stopping, f"{where}: an edit ended it, and it was not told")
-        queue = run.queues[run.graph.policy_index(attempt.number)]
-        _hold(attempt.sent.queue is queue, f"{where}: it belongs to another queue")
+        queue, index = attempt.sent.queue, run.graph.policy_index(attempt.number)
+        own = queue is (run.elsewhere.get(queue.key) if queue.avoid else run.queues[index]) and queue.policy_index == index
+        _hold(own, f"{where}: it belongs to another queue")
         _hold(attempt.pool == queue.policy.pool, f"{where}: it is in the pool {attempt.pool}")
         _hold(attempt.host in machine.pools[attempt.pool].hosts, f"{where}: its host {attempt.host} is gone")
         _hold(attempt.sent.weight > 0, f"{where}: its pool has not taken it up")
@@ -103,7 +105,7 @@ def _check_attempts(machine: Machine, run: Run) -> None:
         if number < live:
             gone = Phase(run.phases[number])
             _hold(gone in (Phase.ASSIGNED, Phase.RUNNING), f"{where}: its task, which was taken away, is {gone.name}")
-        unstarted[queue.policy_index] += attempt.start_time is None and not attempt.recalled
+        unstarted[queue.key] += attempt.start_time is None and not attempt.recalled
         if run.killing:
             _hold(attempt.stopping or attempt.recalled, f"{where}: its run is killed, and it was not told")
     _hold(run.orphans == {number for number in run.in_flight if number < live}, f"run {run.run_id}: orphans {run.orphans}")
@@ -116,9 +118,9 @@ def _check_attempts(machine: Machine, run: Run) -> None:
             lost <= MAX_LOSSES or run.phases[number] in ENDED, f"run {run.run_id} task {number}: it goes on after {lost} losses"
         )
     _hold(set(run.renumbered.values()) <= run.in_flight.keys(), f"run {run.run_id}: {run.renumbered} are not all in flight")
-    for queue in run.queues:
-        found = unstarted[queue.policy_index]
-        where = f"run {run.run_id} queue {queue.policy_index}"
+    for queue in run.all_queues:
+        found = unstarted[queue.key]
+        where = f"run {run.run_id} queue {queue.key}"
         _hold(queue.unstarted == found, f"{where}: {queue.unstarted} counted as unstarted, but {found} are")
 
 
@@ -128,23 +130,29 @@ def _check_queues(machine: Machine, run: Run) -> None:
     _hold([queue.policy for queue in run.queues] == policies, f"run {run.run_id}: its queues are not those of its policies")
     ranked = len({policy.priority for policy in policies}) > 1
     _hold(run.ranked is ranked, f"run {run.run_id}: that it has priorities is noted as {run.ranked}")
+    for index, queue in enumerate(run.queues):
+        _hold(queue.key == (index, ""), f"run {run.run_id} queue {index}: it says that it is queue {queue.key}")
+    for key, queue in run.elsewhere.items():
+        beside = queue.ordinary is run.queues[key[0]]
+        _hold(queue.key == key and bool(queue.avoid) and beside, f"run {run.run_id} queue {key}: it says that it is queue {queue.key}")
     for queue in run.queues:
-        where = f"run {run.run_id} queue {queue.policy_index}"
-        known = (queue.run_id, queue.policy_index) == (run.run_id, run.queues.index(queue))
-        _hold(known, f"{where}: it says that it is queue {queue.policy_index} of run {queue.run_id}")
+        ready = [number for number in _in(run, Phase.READY) if run.graph.policy_index(number) == queue.policy_index]
+        held = sorted(number for one in run.all_queues if one.policy_index == queue.policy_index for number in one)
+        _hold(held == ready, f"run {run.run_id} queue {queue.key}: with those beside it, it holds {held}, but READY are {ready}")
+    for queue in run.all_queues:
+        where = f"run {run.run_id} queue {queue.key}"
+        _hold(queue.run_id == run.run_id, f"{where}: it says that it is of run {queue.run_id}")
         orders = queue.orders()
         _hold(orders == sorted(orders), f"{where}: its tasks became ready in the order {orders}")
-        ready = [number for number in _in(run, Phase.READY) if run.graph.policy_index(number) == queue.policy_index]
-        _hold(sorted(queue) == ready, f"{where}: it holds {sorted(queue)}, but READY are {ready}")
-        _hold(len(queue) == len(ready), f"{where}: it counts {len(queue)}, but READY are {ready}")
+        _hold(len(queue) == len(list(queue)), f"{where}: it counts {len(queue)}, but holds {sorted(queue)}")
         shares = machine.pools[queue.policy.pool].shares
         share = shares.by_run.get(run.run_id)
-        offered = share is not None and share.queues.get(queue.policy_index) is queue
+        offered = share is not None and share.queues.get(queue.key) is queue
         _hold((queue.offered is not None) is offered, f"{where}: it is counted {'' if queue.offered else 'not '}to be offered")
         _hold(not offered or queue.offered is shares.count, f"{where}: another pool counts it")
         if run.killing:
             _hold(not offered, f"{where}: its run is killed, and it is offered")
-        elif ready:
+        elif queue:
             _hold(offered, f"{where}: it has ready tasks, and is not offered")
 
 
@@ -153,6 +161,8 @@ def _check_delays(machine: Machine, run: Run) -> None:
     delayed = sorted(number for _, number in run.delayed)
     expected = _in(run, Phase.DELAYED)
     _hold(delayed == expected, f"run {run.run_id}: {delayed} wait for a time, but DELAYED are {expected}")
+    lost = {number for number, host in run.lost_on.items() if run.phases[number] != Phase.DELAYED}
+    _hold(not lost, f"run {run.run_id}: {lost} wait after a loss, but are not DELAYED")
     if run.delayed:
         first, alarm = min(run.delayed)[0], machine.alarms.get(run.run_id, math.inf)
         rings = alarm <= first and (alarm, run.run_id) in machine.delays
@@ -198,7 +208,7 @@ def _check_tally(machine: Machine) -> None:
 
 def _check_shares(machine: Machine, pool: Pool) -> None:
     """What each run is charged with, and that all that wait stand in line."""
-    wanted: Counter[Needs] = Counter()
+    wanted: Counter[Wants] = Counter()
     shares = pool.shares
     for run in machine.runs.values():
         attempts = [attempt for attempt in run.in_flight.values() if attempt.pool == pool.name]
@@ -214,13 +224,15 @@ def _check_shares(machine: Machine, pool: Pool) -> None:
         in_line = share.place in shares.line or run.run_id in shares.moved
         _hold(in_line or not share.queues, f"{where}: it waits, but not in line")
         _hold(not (run.ranked and share.queues) or run.run_id in shares.ranked, f"{where}: its priorities are not looked at")
-        wanted.update(queue.policy.needs for queue in share.queues.values())
+        wanted.update(queue.wants for queue in share.queues.values())
     ready = sum(len(queue) for share in shares.by_run.values() for queue in share.queues.values())
     _hold(shares.count.ready == ready, f"pool {pool.name}: {shares.count.ready} counted as ready, but {ready} are")
     _hold(shares.by_run.keys() <= machine.runs.keys(), f"pool {pool.name}: shares of runs that are not there")
     _hold(all(share.run_id == run_id for run_id, share in shares.by_run.items()), f"pool {pool.name}: shares of other runs")
     _hold(shares.moved.keys() <= shares.by_run.keys(), f"pool {pool.name}: runs without a share are to line up")
     _hold(shares.ranked.keys() <= shares.by_run.keys(), f"pool {pool.name}: it ranks runs that have no share")
+    avoiding = {queue for share in shares.by_run.values() for queue in share.queues.values() if queue.avoid}
+    _hold(shares.avoiding.keys() == avoiding, f"pool {pool.name}: queues that avoid a host are not those that it knows")
     _hold(shares.wanted == wanted, f"pool {pool.name}: {shares.wanted} wanted, but {wanted} are")
 
 
@@ -238,7 +250,7 @@ def _check_hosts(machine: Machine, pool: Pool, shrunk: Container[str]) -> None:
                 units[name] += each
                 weighed[name] += each * sent.weight
                 firm[name] += each * (sent.weight == WHOLE)
-        _hold(not (host.open and (host.draining or host.expected)), f"{where}: it takes attempts, though it is not to")
+        _hold(not (host.open and (host.draining or host.expected or host.pause)), f"{where}: it takes attempts, though it is not to")
         _hold(host.in_flight > 0 or not host.expected, f"{where}: it was never here, and nothing is expected of it")
         _hold(host.in_flight == len(here), f"{where}: {host.in_flight} counted in flight, but {len(here)} are")
         _hold(host.in_flight <= MAX_IN_FLIGHT, f"{where}: {host.in_flight} in flight")

@@ -56,7 +56,7 @@ class RunSubmitted:
 class RunRestored:
     """A run comes back as a tracker kept it. Nothing is recorded of that. Attempts in flight are expected on their hosts.
 
-    Trackers do not keep when a retry's delay began, so it begins again. The answer, if there is a ticket, is the run's id.
+    Trackers do not keep when the delay after an attempt began, so it begins again. The answer, if there is a ticket, is the run's id.
     """
 
     ticket: Hashable | None = None
@@ -141,6 +141,9 @@ class HostChanged:
     open: bool  # takes new attempts
     ahead: bool = False  # takes some ahead of free resources
     draining: bool = False
+    fault: str = ""  # why it takes none, if it is at fault: for people, a part of a sentence
+    pause: float | None = None  # seconds from now until a host at fault looks again, if that is known
+    shortage: str = ""  # why its resources are less than they were meant to be, for people
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

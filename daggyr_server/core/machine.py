@@ -39,15 +39,17 @@ from daggyr_server.core.events import (
 )
 from daggyr_server.core.graph.faults import IllegalTransition
 from daggyr_server.core.graph.graph import Edit
+from daggyr_server.core.graph.in_flight import Sent
 from daggyr_server.core.graph.ready import ReadyQueue
 from daggyr_server.core.graph.restore import restored
 from daggyr_server.core.graph.run import Run
 from daggyr_server.core.placing import recall
+from daggyr_server.core.placing.host import Pause
 from daggyr_server.core.placing.pool import Pool
 from daggyr_server.core.records import AttemptRecorded, AttemptsAssigned, Record, RunAdded, TasksGenerated
 from daggyr_server.core.requests import RequestHandlers
-from daggyr_server.core.states import Outcome, State
-from daggyr_server.core.step import Reason, Refusal, Step
+from daggyr_server.core.states import IN_VAIN, RAN, Outcome, State
+from daggyr_server.core.step import HostPaused, Reason, Refusal, Step
 
 _RECENT = 5  # records of a step that a fault tells
 _MOST = 60  # characters of each value
@@ -142,7 +144,13 @@ class Machine(RequestHandlers):
         state = run.ended(run.task_of(number), current, outcome, now, seconds, addition, refusal)
         if seconds is not None:
             sent.queue.lasted(seconds)
-        self.pools[sent.pool].ended(sent, outcome)
+        pool = self.pools[sent.pool]
+        pool.ended(sent, outcome)
+        if outcome in IN_VAIN:
+            if not current.recalled:
+                self._in_vain(pool, sent, outcome, now)
+        elif pool.doubts.by_host and outcome in RAN:
+            pool.ran(sent, now)
         self._dirty[sent.pool] = None
         self._touched[run_id] = run
         if run.delayed:
@@ -238,10 +246,23 @@ class Machine(RequestHandlers):
 
     def _host_changed(self, event: HostChanged, now: float) -> None:
         pool = self.pools[event.pool]
-        pool.change_host(event.host, event.name, event.resources, open=event.open, ahead=event.ahead, draining=event.draining)
-        if event.draining:
+        pause = None
+        if event.fault:
+            pause = Pause(event.fault, None if event.pause is None else now + event.pause)
+        pool.change_host(
+            event.host,
+            event.name,
+            event.resources,
+            now,
+            open=event.open,
+            ahead=event.ahead,
+            draining=event.draining,
+            pause=pause,
+            shortage=event.shortage,
+        )
+        if event.draining or pause is not None:
             for run_id in pool.shares.by_run:
-                self._recall(recall.for_drain(pool, event.host, self.runs[run_id].unstarted()))
+                self._recall(recall.for_closed_host(pool, event.host, self.runs[run_id].unstarted()))
         self._dirty[event.pool] = None
 
     def _host_gone(self, event: HostGone, now: float) -> None:
@@ -258,6 +279,12 @@ class Machine(RequestHandlers):
         pool.remove_host(event.host)
         self._dirty[event.pool] = None
 
+    def _in_vain(self, pool: Pool, sent: Sent, outcome: Outcome, now: float) -> None:
+        """An attempt came to nothing, and nobody had asked it back: its host may be at fault."""
+        doubt = pool.in_vain(sent, outcome, now)
+        if doubt is not None:
+            self._step.paused.append(HostPaused(pool.name, sent.host_name, doubt.reason, doubt.until - now))
+
     # -- what follows -------------------------------------------------------------------------------------------------
 
     def _place(self, pool: Pool, now: float) -> None:
@@ -269,12 +296,12 @@ class Machine(RequestHandlers):
             step.commands.append(StartAttempts(pool.name, sent.host, run_id, numbers, attempts))
         for run_id, share in pool.shares.ranked.items():
             run = runs[run_id]
-            self._recall(recall.for_priority(pool, share, run.queues, run.unstarted))
+            self._recall(recall.for_priority(pool, share, run.all_queues, run.unstarted))
         if pool.look_again is not None and pool.look_again <= now:
             waiting = [runs[run_id] for run_id in pool.shares.by_run]
-            pool.looked(now, some_wait=any(recall.waits(pool, queue) for run in waiting for queue in run.queues))
+            pool.looked(now, some_wait=any(recall.waits(pool, queue) for run in waiting for queue in run.all_queues))
             for run in waiting:
-                self._recall(recall.for_idle_hosts(pool, run.queues, run.unstarted, now))
+                self._recall(recall.for_idle_hosts(pool, run.all_queues, run.unstarted, now))
         pool.note_due(now)
 
 

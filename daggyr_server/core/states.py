@@ -9,7 +9,7 @@ what scheduling is about. Phase by phase:
     BLOCKED    It waits for parents. The last parent that completes makes it READY; so does being a root. A structural task
                is COMPLETED in the same step, and its children with it, however long the chain.
     READY      It waits for capacity only. The scheduler takes it from here and nowhere else.
-    DELAYED    It waits until a retry's delay has passed, then it is READY.
+    DELAYED    It waits until the delay after its last attempt (a retry's, or that of a loss) has passed, then it is READY.
     ASSIGNED   It was sent to a host, where it may wait its turn; nothing has started. To clients it is still QUEUED.
     RUNNING    Its executor has said that it started.
     COMPLETED  Its last attempt SUCCEEDED, or it is structural and all its parents completed, or a person said so. This is final,
@@ -26,8 +26,10 @@ An attempt is one execution. Its outcome alone decides how the task goes on (FOL
     REJECTED   It could not be started, and would not be the next time. The task is ERRORED at once.
     KILLED     A person asked for it: the task is KILLED. (A process that was asked to end and still exits with 0 has SUCCEEDED:
                what it did is done, and running it again would be wrong.)
-    LOST       Its host went away. The task is queued again without using a retry, MAX_LOSSES times at most; then it is ERRORED.
-    RETURNED   It never started. The task is queued again, and the attempt is not counted.
+    LOST       Its host went away. The task is queued again without using a retry, MAX_LOSSES times at most; then it is ERRORED. Each
+               time it waits, for twice as long as before, and then goes to another host if there is one.
+    RETURNED   It was handed back, or its host could not start it. The task is queued again, and the attempt is not counted. One that
+               had begun (its host could not keep what it wrote) waits as if it were LOST, and MAX_LOSSES of these are the most.
 
 There are two exceptions. If a person has asked for the end of an attempt, every outcome but SUCCEEDED and REJECTED makes the task
 KILLED. If an edit has changed the task meanwhile, the outcome does not count: the task is queued again, or KILLED if a person
@@ -114,6 +116,9 @@ FOLLOWS: dict[Outcome, Follows] = {
     Outcome.LOST: Follows.REQUEUE,
     Outcome.RETURNED: Follows.GIVE_BACK,
 }
+
+IN_VAIN = frozenset({Outcome.LOST, Outcome.RETURNED})  # says nothing good of the host, unless it was asked back
+RAN = frozenset({Outcome.SUCCEEDED, Outcome.FAILED, Outcome.TIMED_OUT, Outcome.OOM_KILLED})  # and the host told how it went
 
 STATE_OF: dict[Phase, State] = {
     Phase.BLOCKED: State.QUEUED,

@@ -40,6 +40,16 @@ class Refusal:
     message: str
 
 
+@dataclass(frozen=True, slots=True)
+class HostPaused:
+    """A host on which attempts came to nothing is given nothing for a while; for the log."""
+
+    pool: str
+    host: str  # its name
+    reason: str
+    seconds: float
+
+
 @dataclass(slots=True)
 class Step:
     """What follows from one batch of events."""
@@ -48,6 +58,7 @@ class Step:
     commands: list[Command] = field(default_factory=list)
     answers: dict[Hashable, int | Refusal | None] = field(default_factory=dict)
     changed: dict[int, list[int]] = field(default_factory=dict)  # run id -> tasks whose state clients see changed
+    paused: list[HostPaused] = field(default_factory=list)
     due: float | None = None  # call again then, even if nothing happens
 
 
@@ -74,7 +85,7 @@ class Stepper:
 
     def _offer_all(self, run: Run) -> None:
         """Offer all queues of a run that have ready tasks."""
-        for queue in run.queues:
+        for queue in run.all_queues:
             if queue:
                 self._offer(queue)
 

@@ -33,7 +33,7 @@ def edited(run: Run, edit: Edit, repeated: Iterable[int], now: float) -> tuple[l
     for number, attempt in run.in_flight.items():
         if attempt.killed:
             kept[number] = _KILLED  # as it will be, unless it is changed
-    delayed, before = run.delayed, run.in_flight
+    delayed, before, lost_on = run.delayed, run.in_flight, run.lost_on
     ended_as = run.task_states() if run.has_ended else None
     take_edit(run, edit)
     run.printed = edit.printed_after(run.printed)
@@ -48,6 +48,7 @@ def edited(run: Run, edit: Edit, repeated: Iterable[int], now: float) -> tuple[l
         kept[number] = _BLOCKED
     ended = [new + offset for new, old, count, same in edit.carry if not same for offset in range(count) if kept[old + offset]]
     run.failures, run.losses = _carried(run.failures, edit.carry), _carried(run.losses, edit.carry)
+    run.comebacks = _carried(run.comebacks, edit.carry)
     run.forgive(again)
     queued = set(again)
     stopped = _carry_attempts(run, before, edit.carry, queued)
@@ -57,6 +58,7 @@ def edited(run: Run, edit: Edit, repeated: Iterable[int], now: float) -> tuple[l
         if number >= run.graph.live
     }
     waiting = _carried({number: due for due, number in delayed}, edit.carry)
+    run.lost_on = _carried(lost_on, edit.carry)
     run.put_back(kept, in_flight, [(due, number) for number, due in waiting.items() if number not in queued])
     stopped += hold_back(run)
     # A run that had ended goes on, unless all is as it was.

@@ -9,12 +9,23 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from daggyr_server.core.graph.segments import Policy
 from daggyr_server.core.states import Phase
 
 _READY = int(Phase.READY)
 _NEWEST = 0.1  # the newest duration's part in the mean
+ELSEWHERE_SECONDS = 30.0  # for so long, tasks that were LOST on a host wait for room on another
+
+QueueKey = tuple[int, str]  # among the queues of a run: the policy's index, and the host that is avoided
+
+
+class Wants(NamedTuple):
+    """What the tasks of a queue want of a host, by which a pool knows that nothing is left for them."""
+
+    needs: tuple[tuple[str, int], ...]
+    avoid: str
 
 
 class ReadyCount:
@@ -27,16 +38,44 @@ class ReadyCount:
 
 
 class ReadyQueue:
-    """First in, first out. `mean_seconds` is what its attempts took of late, `unstarted` is how many could be recalled."""
+    """First in, first out. `mean_seconds` is what its attempts took of late, `unstarted` is how many could be recalled.
 
-    __slots__ = ("_entries", "_size", "cores", "mean_seconds", "offered", "policy", "policy_index", "run_id", "unstarted")
+    An ordinary queue's tasks go to any host. Tasks that were LOST on a host stand in a queue beside it, which avoids that host until
+    `until`; then the ordinary queue absorbs them.
+    """
 
-    def __init__(self, run_id: int, policy: Policy, policy_index: int) -> None:
+    __slots__ = (
+        "_entries",
+        "_size",
+        "avoid",
+        "cores",
+        "key",
+        "mean_seconds",
+        "offered",
+        "ordinary",
+        "policy",
+        "policy_index",
+        "run_id",
+        "unstarted",
+        "until",
+        "wants",
+    )
+
+    def __init__(
+        self, run_id: int, policy: Policy, policy_index: int, *, avoid: str = "", ordinary: ReadyQueue | None = None
+    ) -> None:
+        """With the host to `avoid` comes the `ordinary` queue of the same policy."""
         self.run_id = run_id
         self.policy = policy
         self.policy_index = policy_index
+        self.avoid = avoid
+        self.ordinary = ordinary
+        self.key: QueueKey = (policy_index, avoid)
+        self.wants = Wants(policy.needs, avoid)
+        self.until = 0.0  # of one that avoids a host; its run says it when the first task comes
         self.cores = max(1, dict(policy.needs).get("cores", 1))  # what an attempt counts for in the run's share
-        self.mean_seconds: float | None = None  # None until an attempt has run
+        # None until an attempt has run
+        self.mean_seconds: float | None = ordinary.mean_seconds if ordinary is not None else None
         self.unstarted = 0  # attempts in flight that have not started and were not recalled
         self.offered: ReadyCount | None = None  # where its ready tasks are counted, while it is offered to its pool
         self._size = 0
@@ -92,6 +131,13 @@ class ReadyQueue:
                 entry[0] = until
         self._resize(self._size - len(taken))
         return taken
+
+    def absorb(self, other: ReadyQueue) -> None:
+        """Take all tasks of another queue, so that what has waited longest stays in front."""
+        self._entries = deque(sorted([*self._entries, *other._entries], key=lambda entry: entry[2]))
+        self._resize(self._size + other._size)
+        other._entries = deque()
+        other._resize(0)
 
     def clear(self) -> None:
         """Forget all tasks in here."""

@@ -14,7 +14,7 @@ from daggyr_server.core.graph.graph import Addition, Edit
 from daggyr_server.core.graph.held import hold_back
 from daggyr_server.core.graph.in_flight import InFlight, Sent
 from daggyr_server.core.graph.ready import ReadyQueue
-from daggyr_server.core.graph.run import Run, seconds_before_retry
+from daggyr_server.core.graph.run import Run, seconds_before_lost, seconds_before_retry
 from daggyr_server.core.states import ENDED, STATE_OF, Phase
 from daggyr_server.core.stored import Adopted, RunRow, TaskRows
 
@@ -70,11 +70,13 @@ def restored(
     live = run.graph.live
     for number, one in run.in_flight.items():
         one.killed = one.void and number >= live and phases[number] == _KILLED
-    delayed = [
-        (now + seconds_before_retry(policy, used), number)
-        for number, used in run.failures.items()
-        if (policy := run.graph.policy(number)).retry_delay > 0
-    ]
+    # The last end is what a task waits for, and nobody knows which of the two it was: it waits for the longer time.
+    due = {number: now + seconds_before_lost(lost) for number, lost in run.losses.items()}
+    run.lost_on = dict.fromkeys(due, "")
+    for number, used in run.failures.items():
+        if (policy := run.graph.policy(number)).retry_delay > 0:
+            due[number] = max(due.get(number, now), now + seconds_before_retry(policy, used))
+    delayed = [(time, number) for number, time in due.items()]
     # An attempt goes back to the number that it was assigned with, if a later edit takes its task away.
     assigned = [one.number for one in run.in_flight.values() if one.number < live]
     run.put_back_retired(phases[:live], assigned)

@@ -22,6 +22,7 @@ from daggyr_server.core.states import ENDED, FOLLOWS, MAX_LOSSES, RUN_TRANSITION
 _RUNNING, _COMPLETED, _ERRORED, _KILLED = int(Phase.RUNNING), int(Phase.COMPLETED), int(Phase.ERRORED), int(Phase.KILLED)
 _STATES = tuple(STATE_OF[phase] for phase in Phase)
 MAX_DELAY = 86_400.0  # seconds; a doubling delay stops growing here
+FIRST_PAUSE_OF_LOST, LONGEST_PAUSE_OF_LOST = 1.0, 300.0  # seconds before a LOST task is attempted again, doubling
 
 
 class Run(Tasks):
@@ -50,6 +51,8 @@ class Run(Tasks):
         self.killing = False  # a person asked for the end of the run
         self.failures: dict[int, int] = {}  # retries used
         self.losses: dict[int, int] = {}
+        # How often an attempt had begun and came back all the same. Trackers do not keep that, so that it begins anew with a restart.
+        self.comebacks: dict[int, int] = {}
         self.in_flight: dict[int, InFlight] = {}  # by the task's number; of one that an edit took away, the last that it had
         self.orphans: set[int] = set()  # those of `in_flight` that an edit took away and nobody waits for
         self.renumbered: dict[int, int] = {}  # of those in flight: the number when it was assigned -> the one in `in_flight`
@@ -92,7 +95,7 @@ class Run(Tasks):
 
     def unstarted(self) -> list[InFlight]:
         """The attempts that can be asked back."""
-        if not any(queue.unstarted for queue in self.queues):
+        if not any(queue.unstarted for queue in self.all_queues):
             return []
         return [attempt for attempt in self.in_flight.values() if attempt.start_time is None and not attempt.recalled]
 
@@ -144,12 +147,10 @@ class Run(Tasks):
         elif follows is Follows.RETRY:
             self._retry(number, now)
         elif follows is Follows.REQUEUE:
-            lost = self.losses.get(number, 0) + 1
-            if lost > MAX_LOSSES:
-                self.move(number, _ERRORED)
-            else:
-                self.queue_again(number)
-            self.losses[number] = lost
+            self._lost(number, attempt.host, self.losses, now)
+        elif attempt.start_time is not None or seconds is not None:
+            # It ran on a host that could not keep what it wrote. What fills its host's disk by itself must not run for ever.
+            self._lost(number, attempt.host, self.comebacks, now)
         else:
             self.queue_again(number)
         del self.in_flight[number]
@@ -178,6 +179,15 @@ class Run(Tasks):
             self.move(number, _KILLED)
         else:
             self.queue_again(number)
+
+    def _lost(self, number: int, host: str, budget: dict[int, int], now: float) -> None:
+        """Queue a task again after a pause, elsewhere if there is an elsewhere, as long as its budget of such ends lasts."""
+        spent = budget.get(number, 0) + 1
+        if spent > MAX_LOSSES:
+            self.move(number, _ERRORED)
+        else:
+            self.delay(number, now + seconds_before_lost(spent), lost_on=host)
+        budget[number] = spent
 
     def _retry(self, number: int, now: float) -> None:
         used = self.failures.get(number, 0)
@@ -215,8 +225,8 @@ class Run(Tasks):
         if not self.has_ended:
             return []
         self.queue(now)
-        fresh = self.forgive(self.failures.keys() | self.losses.keys())
-        self.end_delays()
+        fresh = self.forgive(self.failures.keys() | self.losses.keys() | self.comebacks.keys())
+        self.end_delays(now)
         return fresh
 
     def reset(self, numbers: Iterable[int]) -> list[int]:
@@ -234,7 +244,7 @@ class Run(Tasks):
         """Give tasks fresh budgets. Returns those that have not ended and whose budget was not fresh, ascending."""
         fresh = []
         for number in numbers:
-            used = self.failures.pop(number, 0) + self.losses.pop(number, 0)
+            used = self.failures.pop(number, 0) + self.losses.pop(number, 0) + self.comebacks.pop(number, 0)
             if used and self.phases[number] not in ENDED:
                 fresh.append(number)
         return sorted(fresh)
@@ -277,7 +287,7 @@ class Run(Tasks):
 
     @property
     def can_go_on(self) -> bool:
-        """Whether a task waits for capacity or for a retry's delay only."""
+        """Whether a task waits for capacity or for the end of a delay only."""
         return bool(self.counts[Phase.READY] + self.counts[Phase.DELAYED])
 
     @property
@@ -320,7 +330,8 @@ class Run(Tasks):
                 f"attempt {attempt.attempt} of {attempt.number} is in flight on host {attempt.host} of pool {attempt.pool}: "
                 f"it was assigned at {attempt.assign_time:.3f}, {began}, and is {', '.join(told) or 'to go on'}"
             )
-        yield f"retries used: {self.failures.get(number, 0)}, losses: {self.losses.get(number, 0)}"
+        used = (kept.get(number, 0) for kept in (self.failures, self.losses, self.comebacks))
+        yield "retries used: {}, losses: {}, came back after it had begun: {}".format(*used)
         yield from self._story_of_run()
 
     def _story_of_run(self) -> Iterator[str]:
@@ -333,3 +344,8 @@ class Run(Tasks):
 def seconds_before_retry(policy: Policy, retry: int) -> float:
     """How long to wait before the retry of that number, from 1."""
     return min(MAX_DELAY, policy.retry_delay * 2.0 ** min(retry - 1, 64))
+
+
+def seconds_before_lost(loss: int) -> float:
+    """How long to wait before a task is attempted again after its loss of that number, from 1."""
+    return min(LONGEST_PAUSE_OF_LOST, FIRST_PAUSE_OF_LOST * 2.0 ** min(loss - 1, 64))

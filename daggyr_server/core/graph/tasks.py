@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from daggyr_server.core.graph.carry import Carry
 from daggyr_server.core.graph.faults import IllegalTaskMove, StaleAddition
 from daggyr_server.core.graph.graph import Addition, Graph
-from daggyr_server.core.graph.ready import ReadyQueue
+from daggyr_server.core.graph.ready import ELSEWHERE_SECONDS, QueueKey, ReadyQueue
 from daggyr_server.core.graph.segments import ExpandedSegment, PlainSegment
 from daggyr_server.core.states import ENDED, HELD_BACK, REBUILT, TRANSITIONS, Phase
 
@@ -49,7 +49,9 @@ class Tasks:
         self.structural = 0  # of the tasks that count, those that run nothing...
         self.structural_completed = 0  # ...and of these, the COMPLETED ones; the others are BLOCKED
         self.delayed: list[tuple[float, int]] = []  # a heap of (due, number): exactly what is DELAYED
+        self.lost_on: dict[int, str] = {}  # of what is DELAYED, what was LOST: the host that it was on, empty if nobody knows
         self.queues: list[ReadyQueue] = []  # by policy index
+        self.elsewhere: dict[QueueKey, ReadyQueue] = {}  # beside these: what was LOST on a host, and avoids that host for a while
         self.ranked = False  # some tasks have a higher priority than others
         self.changed: list[int] = []  # tasks whose state clients see changed, since the machine last took it
         self._offer = offer
@@ -58,6 +60,11 @@ class Tasks:
     def offers_to(self, offer: Callable[[ReadyQueue], None]) -> None:
         """From now on, tell `offer` of queues that got their first ready task."""
         self._offer = offer
+
+    @property
+    def all_queues(self) -> list[ReadyQueue]:
+        """Every queue of the run."""
+        return [*self.queues, *self.elsewhere.values()] if self.elsewhere else self.queues
 
     # -- growing ------------------------------------------------------------------------------------------------------
 
@@ -105,8 +112,8 @@ class Tasks:
         self.graph.retire(carry)
         self.counts = [0] * len(Phase)
         self.structural = self.structural_completed = 0
-        self.delayed = []
-        for queue in self.queues:
+        self.delayed, self.lost_on = [], {}
+        for queue in self.all_queues:
             queue.clear()
 
     # -- moves by the table -------------------------------------------------------------------------------------------
@@ -165,24 +172,46 @@ class Tasks:
         else:
             self._push(number)
 
-    def delay(self, number: int, due: float) -> None:
-        """Move a task to DELAYED until `due`, unless a person has asked for a parent again meanwhile: then it is BLOCKED."""
+    def delay(self, number: int, due: float, lost_on: str | None = None) -> None:
+        """Move a task to DELAYED until `due`, unless a person has asked for a parent again meanwhile: then it is BLOCKED.
+
+        A task that was LOST names the host that it was on, and goes to another one if it can.
+        """
         if self.waiting[number]:
             self.move(number, _BLOCKED)
         else:
             self.move(number, _DELAYED)
             heapq.heappush(self.delayed, (due, number))
+            if lost_on is not None:
+                self.lost_on[number] = lost_on
 
     def due(self, now: float) -> None:
-        """Make ready what has waited for its retry's delay."""
+        """Make ready what has waited for long enough after its last attempt."""
         while self.delayed and self.delayed[0][0] <= now:
-            self._push(heapq.heappop(self.delayed)[1])
+            self._end_delay(heapq.heappop(self.delayed)[1], now)
 
-    def end_delays(self) -> None:
-        """Make ready all that waits for a retry's delay, the first to be due first."""
+    def end_delays(self, now: float) -> None:
+        """Make ready all that is DELAYED, the first to be due first."""
         delayed, self.delayed = self.delayed, []
         for _, number in sorted(delayed):
+            self._end_delay(number, now)
+
+    def _end_delay(self, number: int, now: float) -> None:
+        host = self.lost_on.pop(number, "")
+        if not host:
             self._push(number)
+            return
+        self.move(number, _READY)
+        self._order += 1
+        index = self.graph.policy_index(number)
+        queue = self.elsewhere.get((index, host))
+        if queue is None:
+            ordinary = self.queues[index]
+            queue = ReadyQueue(self.run_id, ordinary.policy, index, avoid=host, ordinary=ordinary)
+            self.elsewhere[queue.key] = queue
+        if queue.push(number, number + 1, self._order):
+            queue.until = now + ELSEWHERE_SECONDS
+            self._offer(queue)
 
     def _push(self, number: int) -> None:
         self.move(number, _READY)
@@ -344,10 +373,11 @@ class Tasks:
 
     def forget_moved(self) -> None:
         """Keep in queues and among delays only what is still READY and DELAYED: other moves than those of attempts were made."""
-        for queue in self.queues:
+        for queue in self.all_queues:
             queue.keep_ready(self.phases)
         self.delayed = [entry for entry in self.delayed if self.phases[entry[1]] == _DELAYED]
         heapq.heapify(self.delayed)
+        self.lost_on = {number: host for number, host in self.lost_on.items() if self.phases[number] == _DELAYED}
 
     # -- faults -------------------------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ The pool alone changes a host; whoever shows hosts to people reads it. Nothing h
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from daggyr_server.core.graph.ready import ReadyQueue
 
@@ -39,17 +40,45 @@ class Use:
 NOTHING = Use()
 
 
+class Pause(NamedTuple):
+    """Why a host that is there is given nothing for now, as a part of a sentence, and until when, if that is known."""
+
+    reason: str
+    until: float | None
+
+
 class Host:
     """Somewhere to run attempts. Public attributes are for reading, by others than the pool."""
 
-    __slots__ = ("ahead", "draining", "expected", "host", "in_flight", "name", "open", "reserved", "resources", "uses")
+    __slots__ = (
+        "ahead",
+        "draining",
+        "expected",
+        "host",
+        "in_flight",
+        "most",
+        "name",
+        "offered",
+        "open",
+        "own_pause",
+        "pause",
+        "reserved",
+        "resources",
+        "shortage",
+        "uses",
+    )
 
     def __init__(self, host: str, name: str, resources: Mapping[str, int], *, ahead: bool) -> None:
         self.host = host
         self.name = name
         self.resources = dict(resources)
         self.ahead = ahead  # queues attempts by itself
-        self.open = True  # takes attempts
+        self.offered = True  # its executor says that it takes attempts
+        self.open = True  # takes attempts: it is offered, and is not paused
+        self.own_pause: Pause | None = None  # its executor says that it is at fault
+        self.pause: Pause | None = None  # this one, or what the pool itself has found out; None if it is not at fault
+        self.shortage = ""  # why it offers less than it was meant to, for people
+        self.most = MAX_IN_FLIGHT  # attempts at a time; 1 while the host is in doubt
         self.draining = False
         self.in_flight = 0
         self.uses: dict[str, Use] = {}
@@ -77,7 +106,7 @@ class Host:
 
         Both are 0 if none may be sent.
         """
-        idle = MAX_IN_FLIGHT - self.in_flight if self.open else 0
+        idle = self.most - self.in_flight if self.open else 0
         spare = idle * WHOLE
         held = self._held(queue)
         for name, units in needs:
@@ -93,7 +122,7 @@ class Host:
     def room(self, needs: Needs, queue: ReadyQueue, weight: int) -> int:
         """How many attempts of `queue`, which count `weight` each, may be sent now."""
         _, spare = self.free(needs, queue)
-        room = min(MAX_IN_FLIGHT - self.in_flight, -(-spare // weight))
+        room = min(self.most - self.in_flight, -(-spare // weight))
         return min(room, self.slots(needs, queue)) if weight == WHOLE else room
 
     def slots(self, needs: Needs, queue: ReadyQueue, without: Mapping[str, int] | None = None) -> int:

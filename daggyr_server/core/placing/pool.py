@@ -10,6 +10,9 @@ Priority       Within a run the higher priority goes first; among equals, the qu
 Spreading      The host with the most empty slots goes first, and each host gets an equal part.
 Sent ahead     Short attempts are sent before there is a slot for them, by weight, as `host.py` says.
 Reservation    A host is kept for a task that was passed over for long, as `reservations.py` says.
+Elsewhere      A task that was LOST goes to another host than the last one, if another one could hold it and has room within
+               ELSEWHERE_SECONDS; then it goes anywhere. Such tasks stand in queues of their own (`ReadyQueue.avoid`).
+Doubt          A host on which nothing runs is paused, as `doubts.py` says.
 
 Cost: a pool of five hundred full hosts is not searched for every task. Once a need found no room, only hosts where something
 changed since then are looked at again (`_fresh`, `_full_for`).
@@ -24,8 +27,9 @@ from collections.abc import Generator, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from daggyr_server.core.graph.in_flight import Sent
-from daggyr_server.core.graph.ready import ReadyQueue
-from daggyr_server.core.placing.host import AHEAD_SECONDS, WHOLE, Host, Needs
+from daggyr_server.core.graph.ready import ReadyQueue, Wants
+from daggyr_server.core.placing.doubts import Doubt, Doubts
+from daggyr_server.core.placing.host import AHEAD_SECONDS, MAX_IN_FLIGHT, WHOLE, Host, Needs, Pause
 from daggyr_server.core.placing.reservations import Reservations
 from daggyr_server.core.placing.shares import Share, Shares
 from daggyr_server.core.states import Outcome
@@ -43,8 +47,8 @@ class Round:
 
     def __init__(self, fresh: dict[str, Host]) -> None:
         self.fresh = fresh  # where something changed since the round before
-        self.roomy: dict[Needs, list[tuple[int, int, int, Host]]] = {}  # heaps of (-idle, -spare, order, host)
-        self.full: set[Needs] = set()  # found no room
+        self.roomy: dict[Wants, list[tuple[int, int, int, Host]]] = {}  # heaps of (-idle, -spare, order, host)
+        self.full: set[Wants] = set()  # found no room
         self.stuck: dict[ReadyQueue, int] = {}  # found no room, at which turn
         self.placed: dict[Needs, int] = {}  # the last turn that placed any
         self.turn = 0
@@ -58,11 +62,12 @@ class Pool:
         self.hosts: dict[str, Host] = {}
         self.shares = Shares()
         self.reservations = Reservations()
+        self.doubts = Doubts()
         self.outcomes = [0] * (max(Outcome) + 1)  # of attempts that ended since the start, indexed by Outcome
         self.due: float | None = None  # place again then, even if nothing happens
         self.look_again: float | None = None  # when to look for attempts that wait while a host idles
         self._fresh: dict[str, Host] = {}  # where something changed since the last round
-        self._full_for: set[Needs] = set()  # needs for which no other host has room
+        self._full_for: set[Wants] = set()  # what no other host has room for
 
     @property
     def ready(self) -> int:
@@ -71,18 +76,45 @@ class Pool:
 
     # -- what the machine tells ---------------------------------------------------------------------------------------
 
-    def change_host(self, host: str, name: str, resources: Mapping[str, int], *, open: bool, ahead: bool, draining: bool) -> None:
-        """A host has come, or has other resources now, or takes attempts or does not."""
+    def change_host(
+        self,
+        host: str,
+        name: str,
+        resources: Mapping[str, int],
+        now: float,
+        *,
+        open: bool,
+        ahead: bool,
+        draining: bool,
+        pause: Pause | None,
+        shortage: str,
+    ) -> None:
+        """A host has come, or has other resources now, or takes attempts or does not. `pause` says that it is at fault."""
         known = self.hosts.get(host)
         if known is None:
             known = self.hosts[host] = Host(host, name, resources, ahead=ahead)
-        known.name, known.resources, known.ahead = name, dict(resources), ahead
-        known.open, known.draining, known.expected = open and not draining, draining, False
-        if known.reserved is not None and not (known.open and known.could_hold(known.reserved.policy.needs)):
-            self.reservations.release(known)
-        self._fresh[host] = known
+        known.name, known.resources, known.ahead, known.shortage = name, dict(resources), ahead, shortage
+        known.offered, known.draining, known.expected = open and not draining, draining, False
+        known.own_pause = None if open else pause
+        self._weigh(known, now)
+
+    def _weigh(self, host: Host, now: float) -> None:
+        """Decide anew whether a host takes attempts, and how many, from what it says and what is known of it."""
+        doubt = self.doubts.by_host.get(host.host)
+        paused = doubt is not None and doubt.until > now
+        host.pause = Pause(doubt.reason, doubt.until) if doubt is not None and paused else host.own_pause
+        host.most = 1 if doubt is not None and doubt.careful_until > now else MAX_IN_FLIGHT
+        host.open = host.offered and not paused
+        if host.reserved is not None and not (host.open and host.could_hold(host.reserved.policy.needs)):
+            self.reservations.release(host)
+        self._fresh[host.host] = host
+        self._look_everywhere()
         if len(self.hosts) > 1:
             self.look_again = 0.0
+
+    def _look_everywhere(self) -> None:
+        """Forget what found no room for tasks that avoid a host: whether they may go there depends on the other hosts."""
+        self._full_for = {wants for wants in self._full_for if not wants.avoid}
 
     def adopt(self, sent: Sent) -> None:
         """Count an attempt that an earlier coordinator sent; its host, if it is not there yet, is expected.
@@ -104,6 +136,7 @@ class Pool:
         if known is not None:
             self._fresh.pop(host, None)
             self.reservations.release(known)
+            self._look_everywhere()
 
     def offer(self, queue: ReadyQueue, ranked: bool) -> None:
         """Take up a queue that may have ready tasks.
@@ -120,6 +153,19 @@ class Pool:
         self.shares.charge(sent.queue, sent.weight, -1)
         if host.expected and not host.in_flight:
             self.remove_host(sent.host)
+
+    def in_vain(self, sent: Sent, outcome: Outcome, now: float) -> Doubt | None:
+        """An attempt was LOST, or RETURNED without being asked back. Returns what is known of its host if that is paused now."""
+        doubt = self.doubts.in_vain(sent.host, outcome, sent.time, now)
+        host = self.hosts.get(sent.host)
+        if doubt is not None and host is not None:
+            self._weigh(host, now)
+        return doubt
+
+    def ran(self, sent: Sent, now: float) -> None:
+        """An attempt ran on its host, however it ended. (Called only where some host is in doubt.)"""
+        if self.doubts.ran(sent.host) and sent.host in self.hosts:
+            self._weigh(self.hosts[sent.host], now)
 
     def drop(self, run_id: int) -> None:
         """A run takes nothing new from here, until its queues are offered again."""
@@ -147,6 +193,8 @@ class Pool:
         next."""
         if not self.hosts:
             return
+        self._let_pauses_end(now)
+        self._let_go_anywhere(now)
         for queue, host in list(self.reservations.kept.items()):
             if not queue:
                 self._withdraw(self.shares.by_run[queue.run_id], queue)
@@ -164,13 +212,41 @@ class Pool:
                 self.reservations.passed_over(queue, passed, now)
         self.reservations.make(self.hosts.values(), now)
 
+    def _let_pauses_end(self, now: float) -> None:
+        """Open hosts whose pause is over, and trust those that were tried for long enough."""
+        for name, doubt in self.doubts.by_host.items():
+            host = self.hosts.get(name)
+            if host is None or host.most > 1:
+                continue
+            over = host.pause is not None and host.pause.until == doubt.until <= now
+            if over or doubt.careful_until <= now:
+                self._weigh(host, now)
+
+    def _let_go_anywhere(self, now: float) -> None:
+        """Put tasks that have avoided a host for long enough among those that go to any host."""
+        for queue in [queue for queue in self.shares.avoiding if queue.until <= now]:
+            share = self.shares.by_run[queue.run_id]
+            ranked = queue.run_id in self.shares.ranked
+            self._withdraw(share, queue)
+            if queue.ordinary is not None and queue:
+                queue.ordinary.absorb(queue)
+                self.shares.add(queue.ordinary, ranked)
+
     def looked(self, now: float, *, some_wait: bool) -> None:
         """Note that attempts that wait while a host idles were looked for. `some_wait` says that some have not started."""
         self.look_again = now + 2 * AHEAD_SECONDS if some_wait and len(self.hosts) > 1 else None
 
     def note_due(self, now: float) -> None:
         """All is placed for now: note in `due` when to place again."""
-        times = (self.reservations.due(now), self.look_again)
+        times = [self.reservations.due(now), self.look_again]
+        times += [
+            time
+            for name, doubt in self.doubts.by_host.items()
+            if name in self.hosts
+            for time in (doubt.until, doubt.careful_until)
+            if time > now
+        ]
+        times += [queue.until for queue in self.shares.avoiding]
         self.due = min((time for time in times if time is not None), default=None)
 
     def _round(self, found: Round, now: float) -> Generator[Placing, None, bool]:
@@ -207,20 +283,22 @@ class Pool:
 
     def _serve(self, share: Share, queue: ReadyQueue, level: int | None, found: Round, now: float) -> Iterator[Placing]:
         """Place the queue's tasks, until the run is `level` higher than it was or nothing fits."""
-        needs, cores = queue.policy.needs, queue.cores
-        if needs in found.full:
+        needs, cores, wants = queue.policy.needs, queue.cores, queue.wants
+        if wants in found.full:
             return
         budget = None if level is None else max(level, cores * WHOLE)
-        roomy = found.roomy.get(needs)
+        roomy = found.roomy.get(wants)
         if roomy is None:
-            hosts = found.fresh if needs in self._full_for else self.hosts
+            hosts = found.fresh if wants in self._full_for else self.hosts
+            avoid = self._avoided(queue) if queue.avoid else None
             heap = [
                 (-idle, -spare, order, host)
                 for order, host in enumerate(hosts.values())
+                if host is not avoid
                 for idle, spare in (host.free(needs, queue),)
                 if spare
             ]
-            roomy = found.roomy[needs] = heap
+            roomy = found.roomy[wants] = heap
             heapq.heapify(roomy)
         start = share.usage
         while roomy and queue and (budget is None or share.usage - start < budget):
@@ -239,7 +317,13 @@ class Pool:
                 part = -(-most // len(roomy))
                 yield self._send(queue, host, min(part, room), now)
         if not roomy:
-            found.full.add(needs)
+            found.full.add(wants)
+
+    def _avoided(self, queue: ReadyQueue) -> Host | None:
+        """The host that the queue's tasks go around; None if no other host that is open could hold them."""
+        needs = queue.policy.needs
+        others = (host for name, host in self.hosts.items() if name != queue.avoid and host.open and host.could_hold(needs))
+        return self.hosts.get(queue.avoid) if any(others) else None
 
     def _send(self, queue: ReadyQueue, host: Host, count: int, now: float) -> Placing:
         weight = host.weight(queue)

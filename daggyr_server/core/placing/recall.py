@@ -1,6 +1,6 @@
 """Which attempts that have not started are asked back from their hosts, and why.
 
- - Their run is being killed, or their host is being drained.
+ - Their run is being killed, or their host is being drained, or is at fault.
  - A task of their run has a higher priority, and could run where they wait.
  - They have waited for longer than anything is sent ahead for, while another host of the pool has nothing to do.
 
@@ -22,8 +22,8 @@ from daggyr_server.core.placing.shares import Share
 Unstarted = Callable[[], Sequence[InFlight]]  # the attempts of a run that can be asked back
 
 
-def for_drain(pool: Pool, host: str, unstarted: Iterable[InFlight]) -> list[InFlight]:
-    """The attempts of a run that wait on a host which is being drained."""
+def for_closed_host(pool: Pool, host: str, unstarted: Iterable[InFlight]) -> list[InFlight]:
+    """The attempts of a run that wait on a host which is being drained, or is at fault."""
     return [attempt for attempt in unstarted if attempt.host == host and attempt.pool == pool.name]
 
 
@@ -76,7 +76,8 @@ def for_idle_hosts(pool: Pool, queues: Iterable[ReadyQueue], unstarted: Unstarte
     for queue in queues:
         if not waits(pool, queue):
             continue
-        idle = 0 if queue else sum(host.free(queue.policy.needs, queue)[0] for host in pool.hosts.values())
+        hosts = (host for host in pool.hosts.values() if host.host != queue.avoid)
+        idle = 0 if queue else sum(host.free(queue.policy.needs, queue)[0] for host in hosts)
         if idle:
             waited = (
                 attempt

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import heapq
 
-from daggyr_server.core.graph.ready import ReadyCount, ReadyQueue
-from daggyr_server.core.placing.host import Needs
+from daggyr_server.core.graph.ready import QueueKey, ReadyCount, ReadyQueue, Wants
 
 PlaceInLine = tuple[int, int, int]  # in the line: usage, served, run id; the least goes first
 
@@ -22,7 +21,7 @@ class Share:
 
     def __init__(self, run_id: int) -> None:
         self.run_id = run_id
-        self.queues: dict[int, ReadyQueue] = {}  # the queues that may have ready tasks, by policy index
+        self.queues: dict[QueueKey, ReadyQueue] = {}  # the queues that may have ready tasks
         self.usage = 0  # cores times weight, of all in flight
         self.in_flight = 0
         self.served = 0  # when the run was served last; grows from placing to placing
@@ -36,7 +35,8 @@ class Shares:
         self.by_run: dict[int, Share] = {}
         self.count = ReadyCount()  # of tasks that only wait for capacity here
         self.ranked: dict[int, Share] = {}  # shares of runs in which some tasks have a higher priority than others
-        self.wanted: dict[Needs, int] = {}  # how many of the queues of all shares have these needs
+        self.wanted: dict[Wants, int] = {}  # how many of the queues of all shares want this
+        self.avoiding: dict[ReadyQueue, None] = {}  # those of the queues of all shares whose tasks avoid a host
         self.line: list[PlaceInLine] = []  # a heap; an entry that is not its share's `place` any more is passed over
         self.moved: dict[int, Share] = {}  # shares whose place may be another now
         self._served = 0
@@ -52,11 +52,13 @@ class Shares:
             share = self.by_run[run_id] = Share(run_id)
         if ranked:
             self.ranked[run_id] = share
-        if queue.policy_index not in share.queues:
-            share.queues[queue.policy_index] = queue
+        if queue.key not in share.queues:
+            share.queues[queue.key] = queue
             queue.offered = self.count
             self.count.ready += len(queue)
-            self.wanted[queue.policy.needs] = self.wanted.get(queue.policy.needs, 0) + 1
+            self.wanted[queue.wants] = self.wanted.get(queue.wants, 0) + 1
+            if queue.avoid:
+                self.avoiding[queue] = None
             self.moved[run_id] = share
 
     def expect(self, queue: ReadyQueue) -> None:
@@ -65,13 +67,14 @@ class Shares:
 
     def withdraw(self, share: Share, queue: ReadyQueue) -> None:
         """A queue has no ready tasks any more, or may not have them placed."""
-        del share.queues[queue.policy_index]
+        del share.queues[queue.key]
         queue.offered = None
         self.count.ready -= len(queue)
-        needs = queue.policy.needs
-        self.wanted[needs] -= 1
-        if not self.wanted[needs]:
-            del self.wanted[needs]
+        self.avoiding.pop(queue, None)
+        wants = queue.wants
+        self.wanted[wants] -= 1
+        if not self.wanted[wants]:
+            del self.wanted[wants]
         self._forget_empty(share)
 
     def charge(self, queue: ReadyQueue, weight: int, count: int) -> None:
