@@ -163,6 +163,7 @@ def _executors(configuration: Configuration, driver: Driver, context: ExecutorCo
         settings = pool.check(kind.Settings, faults)
         if settings is not None:
             try:
+                kind = kind.chosen(settings)
                 reports = driver.reports(name, mend=not issubclass(kind, AgentExecutor))  # Sessions check what agents say.
                 executors[name] = kind(name, settings, reports, dataclasses.replace(context, grace=pool.kill_grace))
             except SettingsError as error:

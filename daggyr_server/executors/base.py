@@ -65,6 +65,11 @@ class Executor(ABC):
         self.reports = reports
         self.context = context
 
+    @classmethod
+    def chosen(cls, settings: Any) -> type[Executor]:
+        """Return the class that serves a pool with these settings, which are a `Settings`: this one, unless an executor has modes."""
+        return cls
+
     @abstractmethod
     async def open(self) -> None:
         """Begin to offer hosts. Raises ExecutorError if that is impossible and will stay so."""

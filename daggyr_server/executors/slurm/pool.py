@@ -5,8 +5,10 @@ The executor of jobs (jobs/executor.py) and that of pilots (pilots.py) are subcl
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import shlex
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -52,6 +54,24 @@ class SlurmPool(Executor):
         self.client = SlurmRest(settings) if settings.base_url is not None else SlurmCommands(settings, self._environment)
         try:
             settings.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            check_directory(settings.directory)
             self.tracker_folder.mkdir(mode=0o700, exist_ok=True)
+            check_directory(self.tracker_folder)
         except OSError as error:
             raise ExecutorError(f"pool {self.pool}: cannot use the directory {settings.directory}: {error.strerror}") from error
+
+
+def check_directory(folder: Path) -> None:
+    """Check that nobody else may write into a folder of which jobs run scripts. Raises OSError, whose `strerror` says what to do.
+
+    Whoever may write there can put another script, or another coordinator's address, in the place of ours.
+    """
+    status = folder.stat()
+    if status.st_mode & 0o022:
+        said = f"others may write into it, and could have jobs run what they like: chmod go-w {shlex.quote(str(folder))}"
+        raise OSError(errno.EPERM, said)
+    if status.st_uid not in (0, os.geteuid()):
+        said = (
+            f"it belongs to the user with number {status.st_uid}, who could have jobs run what they like: name a folder of yours"
+        )
+        raise OSError(errno.EPERM, said)
