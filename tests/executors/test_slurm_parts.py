@@ -28,11 +28,8 @@ from daggyr_server.executors.slurm.client import (
     needs_of,
 )
 from daggyr_server.executors.slurm.commands import fault
-from daggyr_server.executors.slurm.executor import SlurmExecutor
 from daggyr_server.executors.slurm.jobs.outcomes import GONE, seen_of
 from daggyr_server.executors.slurm.jobs.submission_folder import JobReport
-from daggyr_server.executors.slurm.pilots import PilotExecutor
-from daggyr_server.executors.slurm.pool import check_directory
 from daggyr_server.executors.slurm.rest import SlurmRest
 from daggyr_server.executors.slurm.settings import SlurmSettings, minutes
 
@@ -240,19 +237,3 @@ async def test_a_slurmrestd_that_is_not_there_is_unavailable(tmp_path: Path) -> 
         client = SlurmRest(SlurmSettings(directory=tmp_path, base_url=url, user="me", token_file=token))
         with pytest.raises(SlurmUnavailable, match="slurmrestd at http://127"):
             await client.jobs("daggyr-")
-
-
-def test_a_directory_that_others_may_write_is_refused(tmp_path: Path) -> None:
-    """Another user could put the script of a job, or the address that pilots dial, in the place of ours."""
-    check_directory(tmp_path)
-    tmp_path.chmod(0o1777)
-    with pytest.raises(OSError, match=r"others may write into it.*chmod go-w"):
-        check_directory(tmp_path)
-    tmp_path.chmod(0o720)
-    with pytest.raises(OSError, match="others may write into it"):
-        check_directory(tmp_path)
-
-
-def test_the_mode_of_a_pool_chooses_its_class(tmp_path: Path) -> None:
-    assert SlurmExecutor.chosen(SlurmSettings(directory=tmp_path)) is SlurmExecutor
-    assert SlurmExecutor.chosen(SlurmSettings(directory=tmp_path, mode="pilot")) is PilotExecutor
