@@ -67,7 +67,7 @@ class Executor(ABC):
 
     @classmethod
     def chosen(cls, settings: Any) -> type[Executor]:
-        """Return the class that serves a pool with these settings, which are a `Settings`: this one, unless an executor has modes."""
+        """Return the class that serves a pool with these settings (a `Settings`): this one, unless the executor has modes."""
         return cls
 
     @abstractmethod

@@ -88,6 +88,8 @@ class Ended:
     streams: tuple[str, ...]  # of stdout and stderr, what was written to
     refused: bool  # it was not started; its file `refused` says why
     gone: bool  # its folder was removed meanwhile
+    full: bool  # its target could keep no files when it ended, so that what it wrote may be lost
+    whole: bool  # what it printed has to be kept whole
     cause: str  # kill, timeout or nothing: why it was ended
     limit: float  # the timeout, in seconds, if that is why
     began: int  # centiseconds since the target's boot
@@ -110,6 +112,8 @@ def parse_ended(words: list[str]) -> Ended:
         streams=tuple(name for flag, name in (("o", "stdout"), ("e", "stderr")) if flag in flags),
         refused="r" in flags,
         gone="g" in flags,
+        full="f" in flags,
+        whole="w" in flags,
         cause=cause.strip("-"),
         limit=float(limit or 0),
         began=centiseconds(began),

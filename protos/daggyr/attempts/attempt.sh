@@ -95,7 +95,12 @@ dg_carry_out() {
     if [ -s "$dg_refused" ]; then dg_flags=${dg_flags}r; fi
     dg_cpu= dg_why=
     { read -r dg_cpu && read -r dg_cpu; } <"$dg_times"
-    if [ -e "$dg_cause" ]; then read -r dg_why <"$dg_cause"; fi
+    if [ -e "$dg_cause" ]; then
+        read -r dg_why <"$dg_cause"
+        # On a full disk the file is there without its word.
+        if [ -z "$dg_why" ] && [ -n "$dg_stopping" ]; then dg_why=kill; fi
+        if [ -z "$dg_why" ]; then dg_why=timeout; fi
+    fi
 }
 
 # dg_refuse WORD TEXT...: the task cannot be started.
