@@ -159,8 +159,8 @@ class SlurmCommands:
 async def _talk(process: asyncio.subprocess.Process, given: bytes | None, heard: bytearray) -> bytes:
     """Give a command its standard input and return its standard output once it has ended. What it says of errors goes to `heard`.
 
-    sbatch asks again by itself, for minutes, where the controller has no room for the job. It is ended then, because the submitter
-    can ask for less.
+    sbatch asks again by itself, for minutes, where the controller has no room for the job. It is ended then, because the
+    submitter can ask for less.
     """
     assert process.stdout is not None and process.stderr is not None
 
