@@ -36,10 +36,10 @@ class SlurmPool(Executor):
         self.mark = hashlib.sha256(f"{context.tracker_id}\0{pool}".encode()).hexdigest()[:12]
         self.prefix = f"daggyr-{self.mark}-"  # of the names of its jobs
         # The environment is read now, because tasks get what the coordinator was started with.
-        self._environment = dict(os.environ)
+        self._environment = without_inputs(os.environ)
         self.pass_environment = (*settings.pass_environment, *context.pass_environment)
         also = (*self.pass_environment, *self.jobs_need)
-        self.job_environment = without_inputs({name: value for name, value in self._environment.items() if passes(name, also)})
+        self.job_environment = {name: value for name, value in self._environment.items() if passes(name, also)}
 
     @property
     def tracker_folder(self) -> Path:

@@ -109,7 +109,7 @@ class SlurmCalls:
                 status = found.get((name, index)) or found.get((name, ALL_OTHERS))
                 attempt.state = status.state if status is not None else GONE
                 if status is not None:
-                    attempt.reason, attempt.node = status.reason, status.node or attempt.node
+                    attempt.reason, attempt.node = status.reason[:500], status.node or attempt.node
                 over = attempt.state == GONE or attempt.state in ENDED_STATES
                 attempt.over_since = (attempt.over_since or asked_at) if over else None
         self.known.watch_wake.set()

@@ -65,17 +65,20 @@ dg_sweep "${dg_mark#*=}" "$dg_own.err" "$dg_own.in"
 dg_full=
 dg_has_room || dg_full=1
 
-# The last line says that all of it is there. A group fails with its last command only.
+# It is one write: of several, the first could fail and the last one find room again.
 dg_result() {
-    {
-        echo "status $dg_code"
-        echo "stop $dg_end"
-        echo "node $(uname -n)"
-        case $dg_flags in *s*) ;; *) echo "exited 1" ;; esac
-        if [ "$dg_why" = timeout ]; then echo "timeout 1"; elif [ -n "$dg_stopping" ]; then echo "stopped 1"; fi
-        if [ -n "$dg_full" ]; then echo "full 1"; fi
-        echo "children $dg_cpu"
-    } >"$dg_own.part" && mv "$dg_own.part" "$dg_own.result"
+    dg_text="status $dg_code
+stop $dg_end
+node $(uname -n)"
+    dg_more() {
+        dg_text="$dg_text
+$1"
+    }
+    case $dg_flags in *s*) ;; *) dg_more "exited 1" ;; esac
+    if [ "$dg_why" = timeout ]; then dg_more "timeout 1"; elif [ -n "$dg_stopping" ]; then dg_more "stopped 1"; fi
+    if [ -n "$dg_full" ]; then dg_more "full 1"; fi
+    dg_more "children $dg_cpu"
+    printf '%s\n' "$dg_text" >"$dg_own.part" && mv "$dg_own.part" "$dg_own.result"
 }
 
 dg_try=0

@@ -167,7 +167,7 @@ class SubmissionFolder:
         """Return how a task ended whose result is there, or None if the result is not whole."""
         text = self._text(index, "result")
         words = dict(line.partition(" ")[::2] for line in text.splitlines())
-        if "children" not in words or not text.endswith("\n"):
+        if "status" not in words or "children" not in words or not text.endswith("\n"):
             return None
         told = words.get("status", "255")
         status = min(int(told), 255) if told.isascii() and told.isdecimal() and len(told) < 10 else 255
