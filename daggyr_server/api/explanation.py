@@ -12,7 +12,8 @@ from shlex import quote
 
 from daggyr.bounds import bounded_notes, cut
 from daggyr.v1.task_pb2 import AttemptOutcome, Placement
-from daggyr_server.api.views import expansions, missing_host, state_of
+from daggyr_server.api.awaited import missing_host, pauses, until
+from daggyr_server.api.views import expansions, state_of
 from daggyr_server.core.graph.run import Run
 from daggyr_server.core.graph.segments import Kind
 from daggyr_server.core.placing.host import Host
@@ -102,6 +103,9 @@ def _ready(run: Run, number: int, pools: Mapping[str, Pool]) -> Iterator[str]:
             if name in dict(policy.needs)
         )
         yield f"In use there: {used}."
+        yield from (f"{words[:1].upper()}{words[1:]}." for words in islice(pauses(pool.hosts.values()), MAX_NAMED))
+        if any(number in queue for queue in run.elsewhere.values() if queue.policy is policy and queue.avoid in pool.hosts):
+            yield "Its last attempt was LOST, so that it goes to another host, if there is room on one within half a minute."
 
 
 def _totals(hosts: Iterable[Host]) -> dict[str, int]:
@@ -114,8 +118,23 @@ def _totals(hosts: Iterable[Host]) -> dict[str, int]:
 
 def _delayed(run: Run, number: int, pools: Mapping[str, Pool]) -> Iterator[str]:
     due = next(due for due, waiting in run.delayed if waiting == number)
+    if number in run.lost_on:
+        yield f"It waits until {_time(due)}, because {_ends_in_vain(run, number)}; {MAX_LOSSES} are the most."
+        host = pools[run.graph.policy(number).pool].hosts.get(run.lost_on[number])
+        if host is not None:
+            yield f"Then it goes to another host than {host.name}, if one has room for it."
+        return
     retries = run.graph.policy(number).max_retries
     yield f"It waits until {_time(due)} before retry {run.failures.get(number, 0)} of {retries}."
+
+
+def _ends_in_vain(run: Run, number: int) -> str:
+    """How often attempts of a task came to nothing that was not its own doing."""
+    lost, back = run.losses.get(number, 0), run.comebacks.get(number, 0)
+    told = [f"{lost} of its attempts {'was' if lost == 1 else 'were'} LOST"] if lost else []
+    if back:
+        told.append(f"{back} of its attempts came back after {'it' if back == 1 else 'they'} had begun")
+    return " and ".join(told)
 
 
 def _assigned(run: Run, number: int, pools: Mapping[str, Pool]) -> Iterator[str]:
@@ -136,7 +155,9 @@ def _running(run: Run, number: int, pools: Mapping[str, Pool]) -> Iterator[str]:
 def _out_of_reach(run: Run, number: int, pools: Mapping[str, Pool]) -> Iterator[str]:
     flight = run.in_flight[number]
     host = pools[flight.pool].hosts.get(flight.host)
-    if host is not None and not host.open and not host.draining:
+    if host is not None and host.pause is not None:
+        yield f"{host.name} is given nothing more{until(host.pause)}, because {host.pause.reason}."
+    elif host is not None and not host.open and not host.draining:
         yield f"{flight.host_name} is out of reach; if it does not come back within its lease, the attempt runs elsewhere."
 
 

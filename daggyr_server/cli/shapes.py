@@ -175,8 +175,10 @@ def _placement(placement: Placement) -> Shape:
 
 
 def _output_size(output: OutputSummary | None) -> Shape | None:
-    """How many bytes the task wrote, and how many of them were not kept."""
-    return None if output is None else {"size_bytes": output.size_bytes, "cut_bytes": output.cut_bytes}
+    """How many bytes the task wrote, how many of them were not kept, and whether more may be missing."""
+    if output is None:
+        return None
+    return {"size_bytes": output.size_bytes, "cut_bytes": output.cut_bytes, "incomplete": output.incomplete}
 
 
 def pool(one: pb.Pool) -> Shape:
@@ -189,7 +191,13 @@ def pool(one: pb.Pool) -> Shape:
         "used": dict(one.used),
         "running": one.running,
         "ready": one.ready,
+        "paused": [host_pause(pause) for pause in one.paused],
     }
+
+
+def host_pause(one: pb.HostPause) -> Shape:
+    """A host that is given nothing for now."""
+    return {"host": one.host, "reason": one.reason, "until": _time(one, "until")}
 
 
 def agent(one: pb.Agent) -> Shape:
@@ -209,6 +217,8 @@ def agent(one: pb.Agent) -> Shape:
         "cpu_percent": _number(one.cpu_percent),
         "memory_available_bytes": one.memory_available_bytes,
         "address": one.address,
+        "pause": host_pause(one.pause) if one.HasField("pause") else None,
+        "shortage": one.shortage,
     }
 
 

@@ -193,7 +193,7 @@ def expanded_row(task: Task) -> Row:
     )
 
 
-def show_pools(pools: Iterable[pb.Pool]) -> None:
+def show_pools(pools: Sequence[pb.Pool]) -> None:
     columns = Columns("POOL", "EXECUTOR", "HOSTS", "RUNNING", "READY", "USED", right=("HOSTS", "RUNNING", "READY"))
     columns.page(
         (
@@ -206,9 +206,12 @@ def show_pools(pools: Iterable[pb.Pool]) -> None:
         )
         for pool in pools
     )
+    for pool in pools:
+        for pause in pool.paused:
+            line(f"{words.printable(pool.name)}: {_paused(pause)}")
 
 
-def show_agents(agents: Iterable[pb.Agent]) -> None:
+def show_agents(agents: Sequence[pb.Agent]) -> None:
     columns = Columns(
         "AGENT", "POOL", "STATE", "RUNNING", "USED", "LOAD", "CPU", "FREE MEMORY", "LAST SEEN", "ADDRESS", "VERSION",
         right=("RUNNING", "LOAD", "CPU", "FREE MEMORY"),
@@ -229,3 +232,13 @@ def show_agents(agents: Iterable[pb.Agent]) -> None:
         )
         for agent in agents
     )
+    for agent in agents:
+        if agent.HasField("pause"):
+            line(f"{words.printable(agent.name)}: {_paused(agent.pause)}")
+        if agent.shortage:
+            line(f"{words.printable(agent.name)}: it {words.printable(agent.shortage)}")
+
+
+def _paused(pause: pb.HostPause) -> str:
+    until = f" until {words.time(pause.until)}" if pause.HasField("until") else ""
+    return f"host {words.printable(pause.host)} is paused{until}: {words.printable(pause.reason)}"

@@ -134,7 +134,10 @@ def _check_queues(machine: Machine, run: Run) -> None:
         _hold(queue.key == (index, ""), f"run {run.run_id} queue {index}: it says that it is queue {queue.key}")
     for key, queue in run.elsewhere.items():
         beside = queue.ordinary is run.queues[key[0]]
-        _hold(queue.key == key and bool(queue.avoid) and beside, f"run {run.run_id} queue {key}: it says that it is queue {queue.key}")
+        _hold(
+            queue.key == key and bool(queue.avoid) and beside,
+            f"run {run.run_id} queue {key}: it says that it is queue {queue.key}",
+        )
     for queue in run.queues:
         ready = [number for number in _in(run, Phase.READY) if run.graph.policy_index(number) == queue.policy_index]
         held = sorted(number for one in run.all_queues if one.policy_index == queue.policy_index for number in one)
@@ -250,7 +253,9 @@ def _check_hosts(machine: Machine, pool: Pool, shrunk: Container[str]) -> None:
                 units[name] += each
                 weighed[name] += each * sent.weight
                 firm[name] += each * (sent.weight == WHOLE)
-        _hold(not (host.open and (host.draining or host.expected or host.pause)), f"{where}: it takes attempts, though it is not to")
+        _hold(
+            not (host.open and (host.draining or host.expected or host.pause)), f"{where}: it takes attempts, though it is not to"
+        )
         _hold(host.in_flight > 0 or not host.expected, f"{where}: it was never here, and nothing is expected of it")
         _hold(host.in_flight == len(here), f"{where}: {host.in_flight} counted in flight, but {len(here)} are")
         _hold(host.in_flight <= MAX_IN_FLIGHT, f"{where}: {host.in_flight} in flight")
