@@ -27,10 +27,12 @@ from .connection import Connection
 from .descendants import Descendants, become_subreaper
 from .execution_context import DEFAULT_GRACE, ExecutionContext
 from .leftovers import end_leftovers
+from .limits import most_attempts, offered
 from .noop import Noop
 from .outbox import Outbox
 from .process import Launcher
 from .resources import Ledger
+from .room import Room
 from .session import Membership
 from .state import StateFolder
 from .usage import PeakMemory
@@ -76,21 +78,35 @@ class Agent:
         passed = {name: value for name, value in environment.items() if passes(os.fsdecode(name), config.pass_environment)}
         self._launcher = Launcher(passed, state.agent_id)
         self._watch = Watch(loop)
+        group = ControlGroup()
         self._context = ExecutionContext(
             loop=loop,
             launcher=self._launcher,
             captures=self._captures,
             descendants=self._descendants,
             watch=self._watch,
-            oom_kills=OomKills(ControlGroup()),
+            oom_kills=OomKills(group),
             peaks=PeakMemory(),
             journal=journal,
             kill_grace=DEFAULT_GRACE,
         )
+        self._room = Room(state.output)
+        most, limit = most_attempts(config.resources["cores"], group)
+        resources, shortage = (config.resources, "") if config.noop else offered(config.resources, most, limit)
+        if shortage:
+            _log.warning("this agent %s", shortage)
         self._work: Work = (
             Noop(self._outbox)
             if config.noop
-            else Attempts(self._context, Ledger(config.resources), self._outbox, self._progress.set)
+            else Attempts(
+                self._context,
+                Ledger(resources),
+                self._outbox,
+                self._progress.set,
+                room=self._room,
+                most=most,
+                beat=self._beat,
+            )
         )
         self._watch.after_each_look(self._tidy)
         self._tidied = 0.0
@@ -100,11 +116,16 @@ class Agent:
             incarnation=secrets.token_hex(8),
             name=config.name,
             pool=config.pool,
-            resources=config.resources,
+            resources=resources,
+            shortage=shortage,
             tracker_id=journal.tracker_id,
             epoch=journal.epoch,
         )
         self._connection = Connection(config, self._membership, self._work, self._outbox, self._news, self.drain)
+
+    def _beat(self) -> None:
+        """Tell the coordinator at once what heartbeats tell."""
+        self._connection.beat()
 
     async def run(self) -> None:
         """Work until drained, stopped or halted. Raises RefusedError."""
@@ -213,4 +234,5 @@ class Agent:
         await asyncio.gather(*pending, return_exceptions=True)
         self._descendants.close()
         self._captures.close()
+        self._room.close()
         self._launcher.close()

@@ -12,16 +12,15 @@ lock protects what waits and what runs, because both sides change it.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
-import resource
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 
 from daggyr.attempts.keys import Ident, ident_of
 from daggyr.attempts.outcome import STOPPED_NOTE, Cause, Seen, judge, without_process
+from daggyr.attempts.startable import NotStartable
 from daggyr.attempts.times import timestamp
 from daggyr.v1.task_pb2 import (
     KILLED,
@@ -31,23 +30,22 @@ from daggyr.v1.task_pb2 import (
     AttemptKey,
     AttemptOutcome,
     AttemptStarted,
+    HostFault,
 )
 
 from .attempt import AssignedAttempt, Template
 from .execution import Execution
 from .execution_context import ExecutionContext
+from .host_pause import HostPause
 from .outbox import GATHERED, Outbox
 from .resources import Ledger
+from .room import Room
 from .slots import Slots
-from .start_faults import HostError
+from .start_faults import HostError, LostError
 
 MAX_WAITING = 50_000  # A hello that names them all stays well below the limit of a message.
 
-_MAX_RUNNING = 4096  # This holds beside resources, because a task may need none.
-_DESCRIPTORS_EACH = 3  # An attempt has two files, and one descriptor more while it starts.
-_DESCRIPTORS_SPARE = 64
-
-_PAUSE = 1.0  # seconds in which nothing is started, after the host could not start a process
+_ROOM_SECONDS = 1.0  # between two looks at the room while attempts run
 
 _log = logging.getLogger(__name__)
 
@@ -55,9 +53,27 @@ _log = logging.getLogger(__name__)
 class Attempts:
     """All attempts that this agent holds."""
 
-    def __init__(self, context: ExecutionContext, ledger: Ledger, outbox: Outbox, changed: Callable[[], None]) -> None:
-        """`changed` is called whenever fewer attempts are held than before."""
+    def __init__(
+        self,
+        context: ExecutionContext,
+        ledger: Ledger,
+        outbox: Outbox,
+        changed: Callable[[], None],
+        *,
+        room: Room,
+        most: int,
+        beat: Callable[[], None],
+    ) -> None:
+        """`changed` is called whenever fewer attempts are held than before. `most` attempts run at once, whatever they need.
+
+        `beat` has the coordinator told at once that the host is at fault, or no longer is.
+        """
         self._context = context
+        self._room = room
+        self._most = most
+        self._beat = beat
+        self._looked_at = float("-inf")  # when the room was looked at
+        self._unkept: str | None = None  # why what tasks write cannot be kept, as of the last look
         self._ledger = ledger
         self._outbox = outbox
         self._changed = changed
@@ -67,14 +83,11 @@ class Attempts:
         self._disowned: set[Execution] = set()  # These are being ended. An assignment with the same key is another attempt.
         self._ended: deque[Execution] = deque()  # These were carried out, and the event loop has not heard of them.
         self._collecting = False  # The event loop is about to hear of them.
-        descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self._most = _MAX_RUNNING
-        if descriptors != resource.RLIM_INFINITY:
-            self._most = max(1, min(_MAX_RUNNING, (descriptors - _DESCRIPTORS_SPARE) // _DESCRIPTORS_EACH))
         self._closed: str | None = None  # why nothing new is taken
-        self._pause: asyncio.TimerHandle | None = None
+        self._pause = HostPause(context.loop, self._look_at_host, self._pause_changed)
         self._slots = Slots(self._next_after)
         context.watch.after_each_look(self._collect)
+        context.watch.after_each_look(self._look_while_they_run)
 
     @property
     def waiting(self) -> int:
@@ -105,6 +118,7 @@ class Attempts:
 
     def assign(self, batch: AssignmentBatch) -> None:
         """Take new attempts. Nothing changes for one that is held, or whose result is not acknowledged: it was sent before."""
+        self._look_at_room()
         templates = [Template(template) for template in batch.templates]
         for assignment in batch.assignments:
             ident = ident_of(assignment.key)
@@ -114,8 +128,10 @@ class Attempts:
                 _log.error("the coordinator sent an assignment without its template")
                 continue
             attempt = AssignedAttempt.of(assignment, templates[assignment.template])
-            if self._closed or len(self._waiting) >= MAX_WAITING:
-                self._without_process(attempt, RETURNED, self._closed or f"{MAX_WAITING} attempts wait here already")
+            if why := self._closed or self._pause.reason:
+                self._without_process(attempt, RETURNED, why)
+            elif len(self._waiting) >= MAX_WAITING:
+                self._without_process(attempt, RETURNED, f"{MAX_WAITING} attempts wait here already")
             elif shortage := self._ledger.shortage(attempt.template.demand):
                 self._without_process(attempt, REJECTED, shortage)
             else:
@@ -146,6 +162,10 @@ class Attempts:
     def close(self, reason: str) -> None:
         """Hand back all that wait, and all that are assigned from now on. What runs goes on."""
         self._closed = reason
+        self._hand_back(reason)
+        self._pause.close()
+
+    def _hand_back(self, reason: str) -> None:
         with self._lock:
             waiting, self._waiting = self._waiting, {}
         for attempt in waiting.values():
@@ -192,7 +212,7 @@ class Attempts:
 
     def _start(self) -> None:
         """Start attempts that wait, in order, as long as their resources are free."""
-        while self._pause is None and self.running < self._most:
+        while self._pause.reason is None and self.running < self._most:
             with self._lock:
                 ident = next(iter(self._waiting), None)
                 if ident is None or not self._ledger.take(self._waiting[ident].template.demand):
@@ -201,7 +221,7 @@ class Attempts:
             try:
                 self._slots.carry_out(execution)
             except RuntimeError as error:
-                execution.fault = HostError(f"cannot start a thread: {error}")
+                execution.fault = HostError(f"a thread cannot be started: {error}")
                 self._finish(execution)
 
     def _next_after(self, execution: Execution) -> Execution | None:
@@ -211,7 +231,7 @@ class Attempts:
         """
         following = None
         with self._lock:
-            if execution.is_over and not isinstance(execution.fault, HostError) and self._pause is None:
+            if execution.is_over and not isinstance(execution.fault, HostError) and self._pause.reason is None:
                 ident = next(iter(self._waiting), None)
                 if ident is not None and self._waiting[ident].template.demand == execution.attempt.template.demand:
                     following = self._running[ident] = Execution(self._context, self._waiting.pop(ident), self._runs)
@@ -230,6 +250,8 @@ class Attempts:
         self._collecting = False
         if self._context.leaving:
             return  # Everything was killed, and what settling needs may be closed.
+        if self._ended:
+            self._look_at_room(soon=True)
         with self._context.journal.together():
             while self._ended:
                 self._ended.popleft().settle(self._finish)
@@ -249,28 +271,84 @@ class Attempts:
                 del self._running[attempt.ident]
         if not execution.succeeded:
             self._ledger.give_back(attempt.template.demand)
+        if isinstance(fault, HostError):
+            self._pause.begin(str(fault))  # The coordinator is told first, or it would send back what comes back.
         if fault is None:
-            result, outputs = execution.result()
+            if execution.failed:
+                self._look_at_writing()
+            result, outputs = execution.result(self._unkept)
             if result is not None:
                 self._outbox.finished(attempt.ident, attempt.key, result, outputs, ahead=len(self._waiting))
                 if execution.cause is not None:
                     self._outbox.hurry()
         elif not execution.disowned:
-            seen = Seen(vanished=str(fault), cause=execution.cause) if isinstance(fault, HostError) else Seen(rejected=str(fault))
-            outcome, notes = judge(seen)
+            outcome, notes = judge(_seen_of(fault, execution.cause))
             self._without_process(attempt, outcome, *notes)
-        if isinstance(fault, HostError) and self._pause is None:
-            _log.warning("%s; nothing is started for %g s", fault, _PAUSE)
-            self._pause = self._context.loop.call_later(_PAUSE, self._go_on)
         self._changed()
         if not execution.succeeded:
             self._start()
 
-    def _go_on(self) -> None:
-        self._pause = None
-        self._start()
+    # -- the host
+
+    def fault(self) -> HostFault | None:
+        """Why this host takes nothing for now, as heartbeats tell it; the room is looked at first."""
+        self._look_at_room()
+        return self._pause.fault()
+
+    def _look_while_they_run(self) -> None:
+        if self._running and self._context.loop.time() - self._looked_at >= _ROOM_SECONDS:
+            self._look_at_room(soon=True)
+
+    def _look_at_room(self, *, soon: bool = False) -> None:
+        """Begin a pause if the disk has no room. `soon` looks again although it was looked at within the last second."""
+        now = self._context.loop.time()
+        if not soon and now - self._looked_at < _ROOM_SECONDS:
+            return
+        self._looked_at = now
+        shortage = self._room.shortage()
+        if shortage is not None:
+            self._look_at_writing()
+            self._pause.begin(shortage)
+        elif self._pause.reason is None:
+            self._unkept = None
+            if (fault := self._context.journal.fault) is not None:
+                self._pause.begin(fault)
+
+    def _look_at_writing(self) -> None:
+        """Find out whether a file can be written. If not, what runs now may have lost what it wrote."""
+        self._unkept = self._room.unwritable()
+        if self._unkept is not None:
+            self._pause.begin(self._unkept)
+            with self._lock:
+                running = list(self._running.values())
+            for execution in running:
+                execution.unkept_while = self._unkept
+
+    def _pause_changed(self) -> None:
+        self._beat()
+        if self._pause.reason is not None:
+            self._hand_back(self._pause.reason)
+        else:
+            self._context.journal.mend()
+            self._look_at_room(soon=True)
+            self._start()
+
+    def _look_at_host(self) -> str | None:
+        """What is wrong with the host: it must have room, write a file and start a process. In a thread of the pause."""
+        if self._context.leaving:
+            return STOPPED_NOTE
+        return self._room.shortage() or self._room.unusable() or self._context.launcher.try_to_start()
 
     def _without_process(self, attempt: AssignedAttempt, outcome: AttemptOutcome, *notes: str) -> None:
         self._outbox.finished(attempt.ident, attempt.key, without_process(outcome, *notes))
         self._outbox.hurry()
         self._changed()
+
+
+def _seen_of(fault: NotStartable | HostError | LostError, cause: Cause | None) -> Seen:
+    """What is seen of an attempt that was not started, or of which the end is not known."""
+    if isinstance(fault, HostError):
+        return Seen(host_fault=str(fault), cause=cause)
+    if isinstance(fault, LostError):
+        return Seen(vanished=str(fault), cause=cause)
+    return Seen(rejected=str(fault))

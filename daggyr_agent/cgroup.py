@@ -1,8 +1,8 @@
-"""What the agent's own control group says: how much memory it may use, and how often the OOM killer struck in it.
+"""What the agent's own control group says: how much memory and how many processes it may use, and of OOM kills.
 
-`resources` asks for the limit once. An execution asks for the OOM kills when SIGKILL has ended its process. Version 2 and
-version 1 with the memory controller are read (Linux, admin-guide/cgroup-v2 and cgroup-v1/memory). Where neither is there, both
-answers are None. Nothing here changes a control group.
+`resources` and `limits` ask for the limits once. An execution asks for the OOM kills when SIGKILL has ended its process. Version
+2, and version 1 with the controllers for memory and pids, are read (Linux, admin-guide/cgroup-v2 and cgroup-v1). Where neither
+is there, the answers are None. Nothing here changes a control group.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ class ControlGroup:
     def __init__(self, membership: Path = Path("/proc/self/cgroup"), mount: Path = Path("/sys/fs/cgroup")) -> None:
         self._unified: list[Path] = []  # from the group itself up to its mount
         self._memory: list[Path] = []
+        self._pids: list[Path] = []
         try:
             lines = membership.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
         except OSError:
@@ -30,6 +31,8 @@ class ControlGroup:
             if number == "0" and not controllers:
                 root = mount if (mount / "cgroup.controllers").exists() else mount / "unified"
                 self._unified = list(_upwards(root, path))
+            elif "pids" in controllers.split(","):
+                self._pids = list(_upwards(mount / "pids", path))
             elif "memory" in controllers.split(","):
                 self._memory = list(_upwards(mount / "memory", path))
 
@@ -39,6 +42,15 @@ class ControlGroup:
         limits += [_number(folder / "memory.limit_in_bytes") for folder in self._memory]
         real = [limit for limit in limits if limit is not None and limit < _NO_LIMIT]
         return min(real, default=None)
+
+    def processes_left(self) -> int | None:
+        """How many processes and threads the group and those above it have room for; None if nothing limits them."""
+        found = []
+        for folder in (*self._unified, *self._pids):
+            most, now = _number(folder / "pids.max"), _number(folder / "pids.current")
+            if most is not None and now is not None:
+                found.append(max(0, most - now))
+        return min(found, default=None)
 
     def oom_kills(self) -> int | None:
         """How many processes of the group any OOM killer ended since it was made; None if the group does not say."""

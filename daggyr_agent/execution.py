@@ -25,7 +25,7 @@ from collections.abc import Callable
 from daggyr.attempts.outcome import EXITED_0, Cause, Seen, judge
 from daggyr.attempts.startable import NotStartable
 from daggyr.attempts.times import timestamp
-from daggyr.v1.task_pb2 import STDOUT, AttemptResult, OutputStream
+from daggyr.v1.task_pb2 import RETURNED, STDOUT, AttemptResult, OutputStream
 
 from .attempt import AssignedAttempt
 from .capture import Capture, Kept
@@ -33,7 +33,7 @@ from .descendants import Family
 from .execution_context import ExecutionContext
 from .proc import look
 from .process import End, reap, signal_group
-from .start_faults import HostError
+from .start_faults import HostError, LostError
 
 _log = logging.getLogger(__name__)
 
@@ -63,6 +63,7 @@ class Execution:
         "pid",
         "started_ns",
         "succeeded",
+        "unkept_while",
     )
 
     def __init__(self, context: ExecutionContext, attempt: AssignedAttempt, runs: Callable[[Execution], None]) -> None:
@@ -74,7 +75,8 @@ class Execution:
         self.looked_peak = 0  # bytes
         self.cause: Cause | None = None  # why the agent began to end it
         self.disowned = False  # it is no longer this agent's: nobody is told of it
-        self.fault: NotStartable | HostError | None = None  # why it was not started
+        self.fault: NotStartable | HostError | LostError | None = None  # why it was not started, or has no end that is known
+        self.unkept_while: str | None = None  # why its host could not keep what tasks write, at some time while it ran
         self.lasts = False  # The process has lasted until the first look.
         self.succeeded = False  # `attempts` sets it: its resources went to the next attempt in its slot.
         self._context = context
@@ -95,13 +97,13 @@ class Execution:
         """Start the process, wait for its end and reap it; `fault` is set if it could not be started."""
         try:
             self._start()
-        except (NotStartable, HostError) as fault:
+        except (NotStartable, HostError, LostError) as fault:
             self.fault = fault
             return
         except Exception as error:
             # This is a fault of the agent. If the thread ended here, the attempt would seem to run for ever.
             _log.exception("attempt %s could not be started", self.attempt.ident)
-            self.fault = HostError(f"a fault of the agent: {error}")
+            self.fault = LostError(f"a fault of the agent: {error}")
             return
         context, pid = self._context, self.pid
         try:
@@ -118,7 +120,7 @@ class Execution:
                 if again:
                     self._capture = None
         except ChildProcessError:  # The agent is leaving, and has reaped everything itself.
-            self.fault = HostError("the end of its process was missed")
+            self.fault = LostError("the end of its process was missed")
             return
         if again and capture is not None:
             context.captures.recycle(capture)
@@ -135,7 +137,7 @@ class Execution:
         try:
             self._capture = capture = context.captures.take(attempt.template.whole_stdout_bytes)
         except OSError as error:
-            raise HostError(f"cannot make files for the output: {error.strerror}") from None
+            raise HostError(f"files for the output cannot be made: {error.strerror}") from None
         environment = process.environment
         self._oom_kills = context.oom_kills.so_far()
         # The family is made before the start, so that it is known to whatever comes from the process.
@@ -250,8 +252,17 @@ class Execution:
         """Whether the execution was carried out and no process of it is left."""
         return self._family is None and (self.fault is not None or self._end is not None)
 
-    def result(self) -> tuple[AttemptResult | None, tuple[Kept, ...]]:
-        """The result, and the output for the caller to release; no result if the attempt is disowned. Once, after `settle`."""
+    @property
+    def failed(self) -> bool:
+        """Whether its process ended by itself and did not succeed."""
+        return self._end is not None and self._end.exit_code != 0 and self.cause is None
+
+    def result(self, unkept: str | None) -> tuple[AttemptResult | None, tuple[Kept, ...]]:
+        """The result, and the output for the caller to release; no result if the attempt is disowned. Once, after `settle`.
+
+        `unkept` says why the host could not keep what tasks wrote when the process had ended, if that is so. A task that failed
+        then may have failed for that alone.
+        """
         context, end, capture = self._context, self._end, self._capture
         assert end is not None
         self._capture = None
@@ -259,17 +270,22 @@ class Execution:
             if capture is not None:
                 context.captures.drop(capture)
             return None, ()
+        incomplete = unkept or self.unkept_while
         outcome, notes = judge(
             EXITED_0
-            if end.exit_code == 0 and self.cause is None
+            if end.exit_code == 0 and self.cause is None and incomplete is None
             else Seen(
                 exit_code=end.exit_code,
                 signal=end.signal,
                 cause=self.cause,
                 timeout=self.attempt.template.timeout,
                 oom_kills=context.oom_kills.since(self._oom_kills) if end.signal == signal.SIGKILL else None,
+                unkept=incomplete if self.attempt.template.whole_stdout_bytes and end.exit_code == 0 else None,
+                host_fault=unkept,
             )
         )
+        if incomplete is not None and outcome != RETURNED:
+            notes.append(f"what it wrote may not have been kept: {incomplete}")
         if self._family is not None:
             notes += [
                 f"process {pid} of this attempt still runs: it has changed its user, and the agent may not end it"
@@ -288,4 +304,6 @@ class Execution:
         outputs = context.captures.keep(capture) if capture is not None else ()
         for kept in outputs:
             (result.stdout if kept.stream == STDOUT else result.stderr).CopyFrom(kept.extent.summary())
+        if incomplete is not None:
+            result.stdout.incomplete = result.stderr.incomplete = True
         return result, outputs

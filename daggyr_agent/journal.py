@@ -67,6 +67,7 @@ class Journal:
         self._size = 0
         self._limit = 0
         self._mend_at: float | None = None  # when to write the file anew; None as long as it is right
+        self._reason = ""  # why it could not be written
         self._numbering = numbering()
         self._same_numbers = True  # the file's process numbers and ticks are of this boot
         self._running: dict[int, int] = {}
@@ -220,7 +221,19 @@ class Journal:
             with contextlib.suppress(OSError):  # The old file is still right.
                 self._write_anew()
 
+    @property
+    def fault(self) -> str | None:
+        """Why the journal cannot be written, for a person: a part of a sentence; None if it can."""
+        return None if self._mend_at is None else f"its journal cannot be written: {self._reason}"
+
+    def mend(self) -> None:
+        """Try to write again, if the journal could not be written."""
+        if self._mend_at is not None:
+            self._mend_at = time.monotonic()
+            self._mend()
+
     def _fault(self, reason: str) -> None:
+        self._reason = reason
         self._mend_at = time.monotonic() + _PAUSE
         _log.error("cannot write %s (%s): until that is mended, results would be lost with this agent", self._path, reason)
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from daggyr.attempts.keys import Ident
 from daggyr.attempts.outcome import STOPPED_NOTE
 from daggyr.attempts.times import timestamp
-from daggyr.v1.task_pb2 import RETURNED, SUCCEEDED, AssignmentBatch, AttemptKey, AttemptResult, AttemptUpdate
+from daggyr.v1.task_pb2 import RETURNED, SUCCEEDED, AssignmentBatch, AttemptKey, AttemptResult, AttemptUpdate, HostFault
 
 from .execution import Execution
 from .outbox import Outbox
@@ -63,6 +63,9 @@ class Noop:
 
     def stop(self, grace: float) -> None:
         self.close(STOPPED_NOTE)
+
+    def fault(self) -> HostFault | None:
+        return None
 
     def end_silently(self, keys: Iterable[AttemptKey] | None) -> None:
         pass

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from daggyr.attempts.keys import Ident, ident_of
 from daggyr.bounds import are_bounded, bounded_notes
 from daggyr.v1.agents_pb2 import AgentMessage
-from daggyr.v1.task_pb2 import AttemptKey, AttemptResult, AttemptStarted, AttemptUpdate, OutputChunk
+from daggyr.v1.task_pb2 import STDOUT, AttemptKey, AttemptResult, AttemptStarted, AttemptUpdate, OutputChunk
 
 from .capture import Kept
 from .journal import Journal
@@ -53,6 +53,7 @@ class Output:
     kept: Kept
     offset: int
     length: int
+    result: AttemptResult  # is sent after it
 
 
 @dataclass(slots=True)
@@ -231,7 +232,7 @@ class Outbox:
     def _keep(self, ident: Ident, update: AttemptUpdate, outputs: tuple[Kept, ...]) -> None:
         for kept in outputs:
             for offset, length in kept.extent.pieces():
-                self._waiting.append(Output(update.key, kept, offset, length))
+                self._waiting.append(Output(update.key, kept, offset, length, update.finished))
                 self._waiting_bytes += length
         item = Finished(ident, update, outputs)
         self._waiting.append(item)
@@ -257,6 +258,10 @@ def _rendered(item: Item) -> AttemptUpdate:
     try:
         data = item.kept.read(item.offset, item.length)
     except OSError as error:
-        _log.error("captured output was taken away from the state folder: %s", error)
+        _log.error("captured output cannot be read: %s", error)
         data = b""
+    if len(data) < item.length:
+        # The result is sent later than its output, so that it can still say so. It is said again with each time that it is sent.
+        summary = item.result.stdout if item.kept.stream == STDOUT else item.result.stderr
+        summary.incomplete = True
     return AttemptUpdate(key=item.key, output=OutputChunk(stream=item.kept.stream, offset=item.offset, data=data))

@@ -20,8 +20,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from daggyr.attempts import startable
+from daggyr.attempts.startable import NotStartable
 
-from .start_faults import HostError, fault_of, find_program
+from .start_faults import HostError, LostError, fault_of, find_program
 
 AGENT_VARIABLE = b"DAGGYR_AGENT_ID"
 
@@ -105,6 +106,7 @@ class Launcher:
         }
         self._environment[AGENT_VARIABLE] = b"%b=%b" % (AGENT_VARIABLE, agent_id.encode())
         self._null = os.open(os.devnull, os.O_RDONLY)
+        self._nowhere = os.open(os.devnull, os.O_WRONLY)
         self._attributes = ctypes.create_string_buffer(_STRUCTURE_BYTES)
         _check(_libc.posix_spawnattr_init(self._attributes))
         _check(_libc.posix_spawnattr_setflags(self._attributes, ctypes.c_short(_SETSIGDEF | _SETSIGMASK | _SETSID)))
@@ -132,7 +134,7 @@ class Launcher:
         """Start a process and return its pid. When this returns, the program has been executed (execve(2) succeeded).
 
         The task has passed `startable.check`. `environment` goes over the agent's. The caller has to `reap` the process. Other
-        threads go on meanwhile. Raises NotStartable or HostError, if nothing was started.
+        threads go on meanwhile. Raises NotStartable, HostError or LostError, if nothing was started.
         """
         entries = {**self._environment}
         for name, value in environment.items():
@@ -162,8 +164,24 @@ class Launcher:
             raise fault_of(number, program, working_directory)
         return pid.value
 
+    def try_to_start(self) -> str | None:
+        """Start a process that does nothing, in the caller's thread. Returns why that is impossible now, or None."""
+        outputs = Outputs(self._nowhere, self._nowhere)
+        try:
+            pid = self.start([b"/bin/sh", b"-c", b":"], {}, working_directory=b"", stdin=None, outputs=outputs)
+        except NotStartable:  # There is no such program: the kernel made a process to find that out.
+            return None
+        except (HostError, LostError) as fault:
+            return str(fault)
+        try:
+            reap(pid)
+        except ChildProcessError:  # The agent is leaving, and has reaped everything itself.
+            return None
+        return None
+
     def close(self) -> None:
         os.close(self._null)
+        os.close(self._nowhere)
 
     def _actions(self, stdin: int, outputs: Outputs, working_directory: bytes) -> FileActions:
         if working_directory or stdin != self._null:
@@ -201,7 +219,7 @@ def signal_group(leader: int, number: signal.Signals) -> bool:
 
 def _check(number: int) -> None:
     if number:
-        raise HostError(f"cannot start a process: {os.strerror(number)}")
+        raise HostError(f"a process cannot be started: {os.strerror(number)}")
 
 
 def _text_file(text: str) -> int:
@@ -217,4 +235,4 @@ def _text_file(text: str) -> int:
         finally:
             os.close(memory)
     except OSError as error:
-        raise HostError(f"cannot hold the standard input: {error.strerror}") from None
+        raise HostError(f"standard input cannot be held in memory: {error.strerror}") from None

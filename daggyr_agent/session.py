@@ -52,6 +52,7 @@ class Membership:
     name: str
     pool: str
     resources: Mapping[str, int]
+    shortage: str = ""  # why these are less than they were meant to be
     tracker_id: str  # of the last welcome, and empty before the first; the journal keeps it and the epoch for the next process
     epoch: int
     welcomed: bool = False
@@ -92,6 +93,8 @@ class CoordinatorSession:
         """Send a heartbeat before anything else."""
         self._heartbeat = self._usage.heartbeat()
         self._heartbeat.draining = self._membership.draining
+        if (fault := self._work.fault()) is not None:
+            self._heartbeat.fault.CopyFrom(fault)
         self._outbox.hurry()
 
     def leave(self) -> None:
@@ -132,6 +135,8 @@ class CoordinatorSession:
                     first_unacknowledged=self._outbox.first_unacknowledged,
                     version=__version__,
                     draining=membership.draining,
+                    fault=work.fault(),
+                    shortage=membership.shortage,
                     # Of more, the coordinator sends the assignments again, and hears that they have ended.
                     ended=ended[: max(0, _MAX_HELLO_KEYS - len(held))],
                 )

@@ -16,19 +16,24 @@ from daggyr.attempts.startable import NotStartable
 _FIRST_LINE_BYTES = 256  # The kernel looks at so many bytes of a script (BINPRM_BUF_SIZE).
 
 # These errors are the host's, not the task's: the same task could start elsewhere, or here later.
-_HOST_ERRORS = frozenset(
-    {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}
-)
+_HOST_ERRORS = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 
 
 class HostError(Exception):
     """This host cannot start anything now (processes, descriptors or disk are used up); the message says what."""
 
 
+class LostError(Exception):
+    """What became of an attempt is not known, or nothing says whether the task or the host is at fault; the message says why.
+
+    It is LOST, which is counted: a task that meets this everywhere has an end, and no host pauses because of it.
+    """
+
+
 def find_program(program: bytes, path: bytes, working_directory: bytes) -> bytes:
     """The path of a program, found as execvp(3) finds it. Relative entries of PATH count from the task's folder.
 
-    Raises NotStartable or HostError.
+    Raises NotStartable, HostError or LostError.
     """
     found_but = None
     for folder in path.split(b":"):
@@ -49,16 +54,18 @@ def find_program(program: bytes, path: bytes, working_directory: bytes) -> bytes
 
 
 def fault_of(number: int, program: bytes, working_directory: bytes) -> Exception:
-    """What the error `number` of posix_spawn(3) means: a NotStartable or a HostError, to be raised.
+    """What the error `number` of posix_spawn(3) means: a NotStartable, a HostError or a LostError, to be raised.
 
     The number does not say whether the folder or the program is at fault, so both are looked at.
     """
     reason = os.strerror(number)
     if number in _HOST_ERRORS:
-        return HostError(f"cannot start a process: {reason}")
+        return HostError(f"a process cannot be started: {reason}")
+    if number == errno.EIO:  # The program's file is read now, and it is the task's.
+        return LostError(startable.not_executed(_text(program), reason))
     try:
         _check_folder(working_directory)
-    except (NotStartable, HostError) as fault:
+    except (NotStartable, HostError, LostError) as fault:
         return fault
     seen_from_here = os.path.join(working_directory, program)  # noqa: PTH118
     text = _text(program)
@@ -100,7 +107,7 @@ def _check_folder(folder: bytes) -> None:
     except FileNotFoundError:
         raise NotStartable(startable.no_folder(_text(folder), _here())) from None
     except OSError as error:
-        kind = HostError if error.errno in _HOST_ERRORS else NotStartable
+        kind = HostError if error.errno in _HOST_ERRORS else LostError if error.errno == errno.EIO else NotStartable
         raise kind(startable.not_entered(_text(folder), os.strerror(error.errno or 0))) from None
 
 

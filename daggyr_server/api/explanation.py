@@ -11,8 +11,9 @@ from itertools import islice
 from shlex import quote
 
 from daggyr.bounds import bounded_notes, cut
-from daggyr.v1.task_pb2 import AttemptOutcome
-from daggyr_server.api.views import expansions, missing_host, state_of
+from daggyr.v1.task_pb2 import AttemptOutcome, Placement
+from daggyr_server.api.awaited import missing_host, pauses, until
+from daggyr_server.api.views import expansions, state_of
 from daggyr_server.core.graph.run import Run
 from daggyr_server.core.graph.segments import Kind
 from daggyr_server.core.placing.host import Host
@@ -26,12 +27,19 @@ _STUCK = frozenset(map(int, (Phase.ERRORED, Phase.KILLED)))
 _QUEUED = frozenset(int(phase) for phase in Phase if STATE_OF[phase] is State.QUEUED)
 
 
-def explanation(run: Run, number: int, pools: Mapping[str, Pool], last: StoredAttempt | None) -> list[str]:
-    """At least one sentence. `last` is the task's last attempt that has ended. Names are cut where they are very long."""
-    return [cut(sentence, MAX_SENTENCE_BYTES) for sentence in _sentences(run, number, pools, last)]
+def explanation(
+    run: Run, number: int, pools: Mapping[str, Pool], last: StoredAttempt | None, where: Placement | None = None
+) -> list[str]:
+    """At least one sentence. `last` is the task's last attempt that has ended, `where` says where one is that has not.
+
+    Names are cut where they are very long.
+    """
+    return [cut(sentence, MAX_SENTENCE_BYTES) for sentence in _sentences(run, number, pools, last, where)]
 
 
-def _sentences(run: Run, number: int, pools: Mapping[str, Pool], last: StoredAttempt | None) -> list[str]:
+def _sentences(
+    run: Run, number: int, pools: Mapping[str, Pool], last: StoredAttempt | None, where: Placement | None
+) -> list[str]:
     if number < run.graph.live:
         return ["An edit took it away: the run does not have it any more."]
     if together := expansions(run, number):
@@ -48,6 +56,8 @@ def _sentences(run: Run, number: int, pools: Mapping[str, Pool], last: StoredAtt
         found = [f"Run {run.run_id} was killed: nothing more of it is started. To go on with it: daggyr retry {run.run_id}"]
     else:
         found = list(sentences(run, number, pools)) if sentences else list(_ended(run, number, phase))
+    if where is not None:
+        found += _where(where, "Its job is")
     return [*found, *_last_attempt(last, run.losses.get(number, 0))]
 
 
@@ -93,6 +103,9 @@ def _ready(run: Run, number: int, pools: Mapping[str, Pool]) -> Iterator[str]:
             if name in dict(policy.needs)
         )
         yield f"In use there: {used}."
+        yield from (f"{words[:1].upper()}{words[1:]}." for words in islice(pauses(pool.hosts.values()), MAX_NAMED))
+        if any(number in queue for queue in run.elsewhere.values() if queue.policy is policy and queue.avoid in pool.hosts):
+            yield "Its last attempt was LOST, so that it goes to another host, if there is room on one within half a minute."
 
 
 def _totals(hosts: Iterable[Host]) -> dict[str, int]:
@@ -105,8 +118,23 @@ def _totals(hosts: Iterable[Host]) -> dict[str, int]:
 
 def _delayed(run: Run, number: int, pools: Mapping[str, Pool]) -> Iterator[str]:
     due = next(due for due, waiting in run.delayed if waiting == number)
+    if number in run.lost_on:
+        yield f"It waits until {_time(due)}, because {_ends_in_vain(run, number)}; {MAX_LOSSES} are the most."
+        host = pools[run.graph.policy(number).pool].hosts.get(run.lost_on[number])
+        if host is not None:
+            yield f"Then it goes to another host than {host.name}, if one has room for it."
+        return
     retries = run.graph.policy(number).max_retries
     yield f"It waits until {_time(due)} before retry {run.failures.get(number, 0)} of {retries}."
+
+
+def _ends_in_vain(run: Run, number: int) -> str:
+    """How often attempts of a task came to nothing that was not its own doing."""
+    lost, back = run.losses.get(number, 0), run.comebacks.get(number, 0)
+    told = [f"{lost} of its attempts {'was' if lost == 1 else 'were'} LOST"] if lost else []
+    if back:
+        told.append(f"{back} of its attempts came back after {'it' if back == 1 else 'they'} had begun")
+    return " and ".join(told)
 
 
 def _assigned(run: Run, number: int, pools: Mapping[str, Pool]) -> Iterator[str]:
@@ -127,7 +155,9 @@ def _running(run: Run, number: int, pools: Mapping[str, Pool]) -> Iterator[str]:
 def _out_of_reach(run: Run, number: int, pools: Mapping[str, Pool]) -> Iterator[str]:
     flight = run.in_flight[number]
     host = pools[flight.pool].hosts.get(flight.host)
-    if host is not None and not host.open and not host.draining:
+    if host is not None and host.pause is not None:
+        yield f"{host.name} is given nothing more{until(host.pause)}, because {host.pause.reason}."
+    elif host is not None and not host.open and not host.draining:
         yield f"{flight.host_name} is out of reach; if it does not come back within its lease, the attempt runs elsewhere."
 
 
@@ -160,9 +190,21 @@ def _last_attempt(last: StoredAttempt | None, losses: int) -> Iterator[str]:
         how += f" with exit code {result.exit_code}"
     when = f" at {_time(result.stop_time.ToNanoseconds() / 1e9)}" if result.HasField("stop_time") else ""
     yield f"Attempt {last.attempt} ended as {how} on {last.host_name}{when}."
+    yield from _where(result.placement, "Its job was")
     yield from (f"{note[:1].upper()}{note[1:]}." for note in bounded_notes(result.notes))
     if losses > MAX_LOSSES:
         yield f"It was lost {losses} times, which is more than the {MAX_LOSSES} that are allowed."
+
+
+def _where(where: Placement, beginning: str) -> Iterator[str]:
+    """What the scheduler that an attempt was handed on to says of it."""
+    on = f", on {where.node}" if where.node else ""
+    if where.job:
+        state = f": {where.state}" if where.state else ""
+        because = f" ({where.reason})" if where.reason else ""
+        yield f"{beginning} {where.job}{on}{state}{because}."
+    elif where.state or where.reason:
+        yield f"It is {where.state or 'waiting'} yet: {where.reason}."
 
 
 def _names(run: Run, numbers: Sequence[int]) -> str:

@@ -15,6 +15,7 @@ from daggyr.v1.runs_pb2 import (
     AGENT_STATE_CONNECTED,
     AGENT_STATE_DISCONNECTED,
     AGENT_STATE_DRAINING,
+    AGENT_STATE_PAUSED,
     Agent,
     DrainAgentRequest,
     DrainAgentResponse,
@@ -30,6 +31,7 @@ from daggyr_server.api import views
 from daggyr_server.api.servicer import MAX_PAGE_BYTES, STRANGE_TOKEN, Context, Servicer, end_call
 from daggyr_server.driver.errors import Refused
 
+_MOST_PAUSED = 100  # hosts of a pool that are named
 _MOST = 2**63 - 1  # units that an answer can hold: the sum over a pool's hosts may be more
 
 MAX_AGENTS_A_PAGE = 1_000
@@ -62,6 +64,8 @@ class Hosts(Servicer):
         entry.is_default = name == self.limits.default_pool
         resources, used = Counter[str](), Counter[str]()
         for host in pool.hosts.values():
+            if host.pause is not None and len(entry.paused) < _MOST_PAUSED:
+                entry.paused.append(views.host_pause(host, host.pause))
             if host.open:
                 entry.hosts += 1
                 for resource, units in host.resources.items():
@@ -105,6 +109,11 @@ class Hosts(Servicer):
         host = self.reader.pools[pool].hosts.get(agent.agent_id)
         if host is not None:
             entry.name = host.name  # The executor knows only the id of an agent that has not come back yet.
+            entry.shortage = host.shortage
+            if host.pause is not None and agent.session is not None:
+                entry.pause.CopyFrom(views.host_pause(host, host.pause))
+                if entry.state == AGENT_STATE_CONNECTED:
+                    entry.state = AGENT_STATE_PAUSED
             for resource, units in views.shown_resources(host.load).items():
                 entry.used[resource] = min(units, host.resources.get(resource, 0))
         if agent.heartbeat is not None:

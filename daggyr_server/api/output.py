@@ -89,9 +89,10 @@ async def _stored(
                 offset = at + len(data)
     stored = await _ended(reader, run, number, attempt)
     if stored is not None:
-        size = (stored.result.stdout if stream == STDOUT else stored.result.stderr).size_bytes
-        if size > offset:
-            yield ReadOutputResponse(offset=size, missing_bytes=size - offset, attempt=attempt)
+        summary = stored.result.stdout if stream == STDOUT else stored.result.stderr
+        size = max(offset, summary.size_bytes)
+        if size > offset or summary.incomplete:
+            yield ReadOutputResponse(offset=size, missing_bytes=size - offset, incomplete=summary.incomplete, attempt=attempt)
 
 
 async def _ended(reader: Reader, run: Run, number: int, attempt: int) -> StoredAttempt | None:

@@ -22,10 +22,13 @@ from daggyr.v1.run_pb2 import (
     TaskSummary,
 )
 from daggyr.v1.run_pb2 import StateChange as StateChangeMessage
+from daggyr.v1.runs_pb2 import HostPause
 from daggyr.v1.task_pb2 import Placement, TaskSpec, TaskTemplate
+from daggyr_server.api.awaited import awaited
 from daggyr_server.core.graph.graph import Graph
 from daggyr_server.core.graph.run import Run
 from daggyr_server.core.graph.segments import Kind
+from daggyr_server.core.placing.host import Host, Pause
 from daggyr_server.core.placing.pool import Pool
 from daggyr_server.core.states import STATE_OF, Phase, State
 from daggyr_server.core.stored import RunRow
@@ -34,6 +37,7 @@ from daggyr_server.trackers.base import StateChange, StoredAttempt
 
 MAX_CHANGES = 1_000  # changes of state that are shown of a run or a task
 MAX_NEIGHBOURS = 1_000  # parents or children that are listed of one task
+MAX_NAME_BYTES, MAX_REASON_BYTES = 1_000, 4_000  # of a host that is paused, and of why
 MAX_NEIGHBOURS_BYTES = 128 * 1024  # of their names
 MAX_TAGS_BYTES = 64 * 1024  # of a run; earlier versions took more, which is shown cut
 MAX_DETAILS_BYTES = 3 * 1024 * 1024 + 64 * 1024  # of a task; earlier versions took more here as well
@@ -132,31 +136,18 @@ def shown_resources(resources: Mapping[str, int]) -> dict[str, int]:
     return shown
 
 
+def host_pause(host: Host, pause: Pause) -> HostPause:
+    """A host that is given nothing for now."""
+    message = HostPause(host=cut(host.name, MAX_NAME_BYTES), reason=cut(pause.reason, MAX_REASON_BYTES))
+    if pause.until is not None:
+        message.until.CopyFrom(timestamp(pause.until))
+    return message
+
+
 def history(changes: Sequence[StateChange]) -> Iterator[StateChangeMessage]:
     """The newest changes, oldest first."""
     for change in changes[-MAX_CHANGES:]:
         yield StateChangeMessage(time=timestamp(change.time), state=int(change.state), reason=change.reason)  # type: ignore[arg-type]
-
-
-def awaited(run: Run, pools: Mapping[str, Pool]) -> Iterator[str]:
-    """What the ready tasks of a run wait for, if no host could run them now whoever's turn it was."""
-    for queue in run.all_queues:
-        if not len(queue) or queue.head() is None:
-            continue
-        missing = missing_host(queue.policy.pool, queue.policy.needs, pools)
-        if missing:
-            yield f"{len(queue):,} {'task waits' if len(queue) == 1 else 'tasks wait'} for {missing}"
-
-
-def missing_host(pool: str, needs: Iterable[tuple[str, int]], pools: Mapping[str, Pool]) -> str | None:
-    """The host that has to join `pool` before a task with `needs` can run there; None if one of its hosts could hold it."""
-    needs = tuple(needs)
-    hosts = [host for host in pools[pool].hosts.values() if host.open]
-    if not hosts:
-        return f"a host to join the pool {pool!r}"
-    if not any(host.could_hold(needs) for host in hosts):
-        return f"a host with {', '.join(f'{name}={units}' for name, units in needs)} to join the pool {pool!r}"
-    return None
 
 
 def task_summary(run: Run, number: int) -> TaskSummary:
@@ -249,9 +240,14 @@ def ended_attempt(attempt: StoredAttempt) -> Attempt:
     result = attempt.result
     if not are_bounded(result.notes):
         result.notes[:] = bounded_notes(result.notes)
+    where = Placement(host=attempt.host)
+    if result.HasField("placement"):
+        where.MergeFrom(result.placement)
+        where.host = attempt.host
+        result.ClearField("placement")
     return Attempt(
         attempt=attempt.attempt,
-        placement=Placement(host=attempt.host),
+        placement=where,
         host=attempt.host_name,
         assign_time=timestamp(attempt.assign_time),
         start_time=result.start_time if result.HasField("start_time") else None,

@@ -25,7 +25,10 @@ _LOOKED_AT = 100
 async def pieces(
     client: Client, run_id: int, task_id: str, attempt: int, stream: OutputStream, *, follow: bool = False
 ) -> AsyncGenerator[bytes, None]:
-    """The output of an attempt (0 is the last one). A line stands for missing bytes and says how many. Raises ServerError."""
+    """The output of an attempt (0 is the last one). A line stands for missing bytes and says how many, if that is known.
+
+    Raises ServerError.
+    """
     at_line_start = True
     output = client.output(run_id, task_id, attempt=attempt, stream=stream, follow=follow)
     async with aclosing(output):
@@ -36,6 +39,9 @@ async def pieces(
             if piece.data:
                 yield piece.data
                 at_line_start = piece.data.endswith(b"\n")
+            if piece.incomplete:
+                yield (b"" if at_line_start else b"\n") + b"[... some of it may not have been kept ...]\n"
+                at_line_start = True
 
 
 async def whole(client: Client, run_id: int, task_id: str, attempt: int, stream: OutputStream) -> bytes:

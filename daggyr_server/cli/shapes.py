@@ -16,7 +16,7 @@ from google.protobuf.message import Message
 
 from daggyr.v1 import runs_pb2 as pb
 from daggyr.v1.run_pb2 import Attempt, RunSummary, StateChange, Task, TaskSummary
-from daggyr.v1.task_pb2 import OutputSummary, TaskSpec
+from daggyr.v1.task_pb2 import OutputSummary, Placement, TaskSpec
 from daggyr_server.cli import names, words
 
 Shape = dict[str, Any]
@@ -158,14 +158,27 @@ def _attempt(attempt: Attempt, stdout: bytes, stderr: bytes) -> Shape:
         "cpu_seconds": _optional(result, "cpu_seconds"),
         "max_rss_bytes": _optional(result, "max_rss_bytes"),
         "host": attempt.host,
-        "placement": {"host": attempt.placement.host},
+        "placement": _placement(attempt.placement),
         "executor": list(result.notes) if result is not None else [],
     }
 
 
+def _placement(placement: Placement) -> Shape:
+    """The scheduler's name for the job, its node, its state and why it waits or ended; null where there is none."""
+    return {
+        "host": placement.host,
+        "job": placement.job or None,
+        "node": placement.node or None,
+        "state": placement.state or None,
+        "reason": placement.reason or None,
+    }
+
+
 def _output_size(output: OutputSummary | None) -> Shape | None:
-    """How many bytes the task wrote, and how many of them were not kept."""
-    return None if output is None else {"size_bytes": output.size_bytes, "cut_bytes": output.cut_bytes}
+    """How many bytes the task wrote, how many of them were not kept, and whether more may be missing."""
+    if output is None:
+        return None
+    return {"size_bytes": output.size_bytes, "cut_bytes": output.cut_bytes, "incomplete": output.incomplete}
 
 
 def pool(one: pb.Pool) -> Shape:
@@ -178,7 +191,13 @@ def pool(one: pb.Pool) -> Shape:
         "used": dict(one.used),
         "running": one.running,
         "ready": one.ready,
+        "paused": [host_pause(pause) for pause in one.paused],
     }
+
+
+def host_pause(one: pb.HostPause) -> Shape:
+    """A host that is given nothing for now."""
+    return {"host": one.host, "reason": one.reason, "until": _time(one, "until")}
 
 
 def agent(one: pb.Agent) -> Shape:
@@ -198,6 +217,8 @@ def agent(one: pb.Agent) -> Shape:
         "cpu_percent": _number(one.cpu_percent),
         "memory_available_bytes": one.memory_available_bytes,
         "address": one.address,
+        "pause": host_pause(one.pause) if one.HasField("pause") else None,
+        "shortage": one.shortage,
     }
 
 

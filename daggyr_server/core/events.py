@@ -56,7 +56,8 @@ class RunSubmitted:
 class RunRestored:
     """A run comes back as a tracker kept it. Nothing is recorded of that. Attempts in flight are expected on their hosts.
 
-    Trackers do not keep when the delay after an attempt began, so it begins again. The answer, if there is a ticket, is the run's id.
+    Trackers do not keep when the delay after an attempt began, so it begins again. The answer, if there is a ticket, is the run's
+    id.
     """
 
     ticket: Hashable | None = None

@@ -280,7 +280,12 @@ class Machine(RequestHandlers):
         self._dirty[event.pool] = None
 
     def _in_vain(self, pool: Pool, sent: Sent, outcome: Outcome, now: float) -> None:
-        """An attempt came to nothing, and nobody had asked it back: its host may be at fault."""
+        """An attempt came to nothing, and nobody had asked it back: its host may be at fault.
+
+        A host that drains, or has said before that it is at fault, hands back in good order.
+        """
+        if outcome is Outcome.RETURNED and not pool.hosts[sent.host].offered:
+            return
         doubt = pool.in_vain(sent, outcome, now)
         if doubt is not None:
             self._step.paused.append(HostPaused(pool.name, sent.host_name, doubt.reason, doubt.until - now))

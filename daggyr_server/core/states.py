@@ -26,10 +26,11 @@ An attempt is one execution. Its outcome alone decides how the task goes on (FOL
     REJECTED   It could not be started, and would not be the next time. The task is ERRORED at once.
     KILLED     A person asked for it: the task is KILLED. (A process that was asked to end and still exits with 0 has SUCCEEDED:
                what it did is done, and running it again would be wrong.)
-    LOST       Its host went away. The task is queued again without using a retry, MAX_LOSSES times at most; then it is ERRORED. Each
-               time it waits, for twice as long as before, and then goes to another host if there is one.
-    RETURNED   It was handed back, or its host could not start it. The task is queued again, and the attempt is not counted. One that
-               had begun (its host could not keep what it wrote) waits as if it were LOST, and MAX_LOSSES of these are the most.
+    LOST       Its host went away. The task is queued again without using a retry, MAX_LOSSES times at most; then it is ERRORED.
+               Each time it waits, for twice as long as before, and then goes to another host if there is one.
+    RETURNED   It was handed back, or its host could not start it. The task is queued again, and the attempt is not counted. One
+               that had begun (its host could not keep what it wrote) waits as if it were LOST, and MAX_LOSSES such ends are the
+               most.
 
 There are two exceptions. If a person has asked for the end of an attempt, every outcome but SUCCEEDED and REJECTED makes the task
 KILLED. If an edit has changed the task meanwhile, the outcome does not count: the task is queued again, or KILLED if a person

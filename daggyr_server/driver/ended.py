@@ -12,7 +12,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from daggyr.v1.task_pb2 import AttemptKey, OutputChunk
+from daggyr.v1.task_pb2 import AttemptKey, OutputChunk, Placement
 from daggyr_server.core.events import RunsForgotten
 from daggyr_server.core.graph.in_flight import InFlight
 from daggyr_server.core.graph.run import Run
@@ -69,6 +69,16 @@ class Reader:
     def pools(self) -> Mapping[str, Pool]:
         """All pools by name, those of restored runs included that are not configured any more."""
         return self._machine.pools
+
+    def placement(self, run: Run, number: int) -> Placement | None:
+        """Where the attempt of a task is that has not ended, as its executor knows; None if there is none."""
+        flight = run.in_flight.get(number)
+        if flight is None:
+            return None
+        executor = self._executors.get(flight.pool)
+        if executor is None:
+            return Placement(host=flight.host)
+        return executor.placement(flight.host, AttemptKey(run_id=run.run_id, task_number=flight.number, attempt=flight.attempt))
 
     # -- runs ---------------------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from daggyr.bounds import MAX_NOTE_BYTES, cut
-from daggyr.v1.task_pb2 import STDOUT, AttemptResult
+from daggyr.v1.task_pb2 import RETURNED, STDOUT, AttemptResult
 from daggyr_server.core.commands import Key
 from daggyr_server.core.events import AttemptEnded
 from daggyr_server.core.graph.graph import Addition
@@ -62,6 +62,11 @@ class Generators:
         if ended.outcome is not Outcome.SUCCEEDED or run is None or not counts:
             self.forget(key)
             return ended
+        if (unkept := self._unkept(key, ended.result)) is not None:
+            self.forget(key)
+            ended.result.outcome = RETURNED
+            ended.result.notes.append(unkept)
+            return ended._replace(outcome=Outcome.RETURNED)
         addition = await self._addition(key, run, ended.result, keep)
         if not isinstance(addition, str):
             return ended._replace(addition=addition)
@@ -69,14 +74,20 @@ class Generators:
         ended.result.notes.extend(refusal.splitlines())
         return ended._replace(refusal=refusal)
 
+    def _unkept(self, key: Key, result: AttemptResult) -> str | None:
+        """Why the document of a generator is not whole, if that is its host's fault."""
+        size, came = result.stdout.size_bytes, len(self.printed.get(key, b""))
+        if size > MAX_BYTES or not (result.stdout.incomplete or result.stdout.cut_bytes or came != size):
+            return None
+        more = ", and more may be missing" if result.stdout.incomplete else ""
+        return f"{came:,} of the {size:,} bytes that the generator printed arrived{more}"
+
     async def _addition(self, key: Key, run: Run, result: AttemptResult, keep: Callable[[], Keeping]) -> Addition | str:
         """The tasks that a generator printed, or why they are refused. Many are read in a thread."""
         document = self.printed.pop(key, bytearray())
         size = result.stdout.size_bytes
         if size > MAX_BYTES:
             return f"the generator printed {size:,} bytes; the most is {MAX_BYTES:,}"
-        if result.stdout.cut_bytes or len(document) != size:
-            return f"only {len(document):,} of the {size:,} bytes that the generator printed arrived"
         expand = partial(
             expand_generated,
             document,

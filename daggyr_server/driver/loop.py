@@ -177,6 +177,10 @@ class Driver:
             self._inbox.answer(step.answers)
             self.changes.publish(step.changed)
             self._note(step.records)
+            for paused in step.paused:
+                log.warning(
+                    "host %s of pool %s is given nothing for %g s: %s", paused.host, paused.pool, paused.seconds, paused.reason
+                )
         self._calls.durable(durables)
         self._tell_demand()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from daggyr.attempts.times import seconds_of
 from daggyr.bounds import are_bounded, bounded_notes
 from daggyr.v1.task_pb2 import HOST_AVAILABLE, HOST_DRAINING, HOST_GONE, AttemptResult, AttemptUpdate, Host
 from daggyr.v1.task_pb2 import LOST as LOST_OUTCOME
@@ -16,6 +17,7 @@ from daggyr_server.core.states import Outcome
 from daggyr_server.driver.inbox import Inbox, Reported
 from daggyr_server.executors.believable import mended
 
+_UNKNOWN_FAULT = "it is at fault, and does not say why"
 _OUTCOMES = {int(outcome): outcome for outcome in Outcome}
 
 
@@ -42,6 +44,9 @@ class PoolReports:
                 open=host.state == HOST_AVAILABLE,
                 ahead=host.takes_ahead,
                 draining=host.state == HOST_DRAINING,
+                fault=(host.fault.reason or _UNKNOWN_FAULT) if host.HasField("fault") else "",
+                pause=seconds_of(host.fault.pause) if host.fault.HasField("pause") else None,
+                shortage=host.shortage,
             )
         )
 

@@ -104,6 +104,13 @@ class Executor(ABC):
         not kept. The caller closes the iterator when it has had enough.
         """
 
+    def placement(self, host: str, key: AttemptKey) -> Placement:
+        """Say where an attempt is whose end was not told yet. It is asked when a person wants to know.
+
+        More than `host` is said by executors that hand attempts on to a scheduler.
+        """
+        return Placement(host=host)
+
     def demand(self, ready: int) -> None:  # noqa: B027
         """Hear how many attempts of this pool only wait for capacity now. Executors that can bring more hosts use it."""
 

@@ -17,15 +17,18 @@ from typing import Any
 from daggyr.attempts.kept import CHUNK_BYTES
 from daggyr.bounds import MAX_RESOURCES, MAX_UNITS, MAX_WORD, bounded_notes
 from daggyr.v1.agents_pb2 import AgentMessage, Heartbeat, Hello
-from daggyr.v1.task_pb2 import FAILED, AttemptKey, AttemptOutcome, AttemptResult, AttemptUpdate, OutputChunk
+from daggyr.v1.task_pb2 import FAILED, AttemptKey, AttemptOutcome, AttemptResult, AttemptUpdate, HostFault, OutputChunk
 from daggyr_server.executors.agents.pins import KEY_BYTES
 
 MAX_NUMBER = 2**62  # of runs, batches, bytes: sums of two still fit an int64
 MAX_SECONDS = 253_370_764_800  # the year 9999: later times cannot be shown everywhere (RFC 3339)
 MAX_CPU_SECONDS = 1e12
+MAX_REASON = 1_000  # characters of why a host is at fault, or offers less than it was meant to
+MAX_PAUSE = 86_400  # seconds of one pause of a host at fault
 MAX_LOAD = 1e9
 MAX_EXIT_CODE = 255  # exit(3)
 MAX_SIGNAL = 64  # SIGRTMAX, signal(7)
+MAX_PLACEMENT_WORD = 2_000  # characters of each text of a placement
 MAX_NOTES = 64
 MAX_NOTE_BYTES = 256 * 1024  # of all notes of a result; an agent tells at most half of that
 MAX_HELD = 100_000  # attempts that an agent may have: a welcome may have to name them all; an agent takes half as many
@@ -49,7 +52,7 @@ def fault_in(message: AgentMessage) -> str | None:
     elif kind == "heartbeat":
         field = _heartbeat_fault(message.heartbeat)
         if field:
-            return _words(f"heartbeat.{field}", getattr(message.heartbeat, field))
+            return _words(f"heartbeat.{field}", _value(message.heartbeat, field))
     elif kind == "followed":
         followed = message.followed
         if followed.HasField("chunk") and (field := _chunk_fault(followed.chunk)):
@@ -127,6 +130,10 @@ def _result_fault(result: AttemptResult) -> str:
         output = result.stderr
         if not output.cut_offset + output.cut_bytes <= output.size_bytes <= MAX_NUMBER:
             return "stderr"
+    if result.HasField("placement"):
+        where = result.placement
+        if max(map(len, (where.host, where.job, where.node, where.state, where.reason))) > MAX_PLACEMENT_WORD:
+            return "placement"
     notes = result.notes
     if notes and (len(notes) > MAX_NOTES or sum(len(note.encode()) for note in notes) > MAX_NOTE_BYTES):
         return "notes"
@@ -166,7 +173,15 @@ def _heartbeat_fault(heartbeat: Heartbeat) -> str:
         return "load_average"
     if not 0 <= heartbeat.cpu_percent <= 100:
         return "cpu_percent"
-    return "" if heartbeat.memory_available_bytes <= MAX_NUMBER else "memory_available_bytes"
+    if heartbeat.memory_available_bytes > MAX_NUMBER:
+        return "memory_available_bytes"
+    return _host_fault_fault(heartbeat.fault) if heartbeat.HasField("fault") else ""
+
+
+def _host_fault_fault(fault: HostFault) -> str:
+    if len(fault.reason) > MAX_REASON or not fault.reason.isprintable():
+        return "fault.reason"
+    return "" if 0 <= fault.pause.seconds <= MAX_PAUSE and 0 <= fault.pause.nanos < _SECOND else "fault.pause"
 
 
 def _hello_fault(hello: Hello) -> str | None:
@@ -188,6 +203,10 @@ def _hello_fault(hello: Hello) -> str | None:
             return f"{_words('hello.resources', resource)}: a name has at most {MAX_WORD} printable characters"
         if units > MAX_UNITS:
             return f"agent {hello.name!r} offers {units} of {resource}, and {MAX_UNITS} are the most"
+    if hello.HasField("fault") and (field := _host_fault_fault(hello.fault)):
+        return _words(f"hello.{field}", _value(hello, field))
+    if len(hello.shortage) > MAX_REASON or not hello.shortage.isprintable():
+        return _words("hello.shortage", hello.shortage)
     for field in ("epoch", "first_unacknowledged"):
         if getattr(hello, field) >= MAX_NUMBER:
             return _words(f"hello.{field}", getattr(hello, field))

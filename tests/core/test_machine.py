@@ -25,6 +25,7 @@ from daggyr_server.core.events import (
 )
 from daggyr_server.core.graph.faults import IllegalTransition
 from daggyr_server.core.graph.graph import Addition
+from daggyr_server.core.graph.run import LONGEST_PAUSE_OF_LOST
 from daggyr_server.core.graph.segments import Policy
 from daggyr_server.core.records import AttemptRecorded, RunAdded
 from daggyr_server.core.states import MAX_LOSSES, Outcome, Phase, State
@@ -173,6 +174,8 @@ def test_lost_attempts_are_repeated_ten_times(world: World) -> None:
     run_id = world.submit({"a": task(max_retries=1)})
     for loss in range(MAX_LOSSES):
         world.end(run_id, "a", outcome=Outcome.LOST, seconds=None)
+        assert world.phase(run_id, "a") is Phase.DELAYED
+        world.wait(LONGEST_PAUSE_OF_LOST)
         assert world.phase(run_id, "a") is Phase.ASSIGNED
         assert world.attempts(run_id, "a") == loss + 2
     assert world.of(run_id).failures == {}  # no retry was used
@@ -194,9 +197,10 @@ def test_a_host_that_goes_loses_what_it_has(world: World) -> None:
     run_id = world.submit({"a": task(), "b": task()})
     world.start(run_id, "a")
     world.lose("h")
-    assert world.phases(run_id) == {"a": Phase.READY, "b": Phase.READY}
+    assert world.phases(run_id) == {"a": Phase.DELAYED, "b": Phase.DELAYED}
     assert outcomes(world, run_id, "a") == outcomes(world, run_id, "b") == [Outcome.LOST]
     world.host("other", cores=8)
+    world.wait(1)
     world.end(run_id, "a", "b")
     assert world.state(run_id) is State.COMPLETED
 

@@ -162,7 +162,7 @@ def test_a_fault_tells_the_story_of_its_task(world: World) -> None:
         "  revision of the run: 1, edits: 0, tasks: 3, of these gone: 0",
         "  of the others are 1 BLOCKED, 1 COMPLETED, 1 ERRORED",
         "  attempt 2 of 1 is in flight on host h of pool main: it was assigned at 1000.000, started at 1000.000, and is to go on",
-        "  retries used: 1, losses: 0",
+        "  retries used: 1, losses: 0, came back after it had begun: 0",
         "  the run is RUNNING; attempts in flight: 1",
         "  the machine was handling AttemptEnded(run_id=1, number=1, attempt=2, outcome=FAILED), at 1000.000",
         "  before that, in the same step, it recorded AttemptRecorded(run_id=1, number=0, attempt=1, outcome=FAILED, "

@@ -151,7 +151,7 @@ def test_the_end_of_an_attempt_that_was_asked_for_is_durable() -> None:
     world.start_again(committed=True)
     assert not world.commands
     world.end(run_id, "a", outcome=Outcome.LOST, seconds=None)
-    assert world.phase(run_id, "a") is Phase.READY
+    assert world.phase(run_id, "a") is Phase.DELAYED
 
 
 @pytest.mark.parametrize("killed", [False, True])
@@ -181,7 +181,9 @@ def test_fresh_budgets_are_durable() -> None:
     run_id = world.submit({"a": task(max_retries=1), "b": task(priority=-1, resources={"gpu": 1})})
     world.end(run_id, "a", outcome=Outcome.FAILED)
     world.end(run_id, "a", outcome=Outcome.LOST, seconds=None)
+    world.wait(1)
     world.lose("h")
+    world.wait(2)
     world.kill(run_id)
     assert world.phase(run_id, "a") is Phase.READY
     assert (world.of(run_id).failures, world.of(run_id).losses) == ({0: 1}, {0: 2})

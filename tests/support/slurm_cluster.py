@@ -10,7 +10,10 @@ It runs as root only: slurmd starts jobs as their users, and munged has to be an
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import hmac
+import json
 import os
 import pwd
 import secrets
@@ -180,6 +183,13 @@ class SlurmCluster:
         """A token for slurmrestd."""
         return self.ask("scontrol", "token", "username=root", "lifespan=86400").strip().partition("=")[2]
 
+    def expired_token(self) -> str:
+        """A token of the right key that was good for a moment of the year 2020 (RFC 7519)."""
+        claims = {"iat": 1577836800, "exp": 1577836860, "sun": "root"}
+        parts = [_encoded(json.dumps(each).encode()) for each in ({"alg": "HS256", "typ": "JWT"}, claims)]
+        signature = hmac.digest((self.folder / "jwt.key").read_bytes(), ".".join(parts).encode(), "sha256")
+        return ".".join([*parts, _encoded(signature)])
+
     def ask(self, *command: str) -> str:
         """Standard output of one of Slurm's commands, whatever it exits with; asked again if nobody answers it for now."""
         deadline = time.monotonic() + DEADLINE
@@ -299,6 +309,10 @@ def end() -> None:
     cluster, _running = _running, None
     if cluster is not None:
         cluster.close()
+
+
+def _encoded(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
 def _as(user: str) -> tuple[str, ...]:

@@ -40,8 +40,8 @@ class ReadyCount:
 class ReadyQueue:
     """First in, first out. `mean_seconds` is what its attempts took of late, `unstarted` is how many could be recalled.
 
-    An ordinary queue's tasks go to any host. Tasks that were LOST on a host stand in a queue beside it, which avoids that host until
-    `until`; then the ordinary queue absorbs them.
+    An ordinary queue's tasks go to any host. Tasks that were LOST on a host stand in a queue beside it, which avoids that host
+    until `until`; then the ordinary queue absorbs them.
     """
 
     __slots__ = (

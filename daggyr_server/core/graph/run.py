@@ -51,7 +51,7 @@ class Run(Tasks):
         self.killing = False  # a person asked for the end of the run
         self.failures: dict[int, int] = {}  # retries used
         self.losses: dict[int, int] = {}
-        # How often an attempt had begun and came back all the same. Trackers do not keep that, so that it begins anew with a restart.
+        # How often an attempt had begun and came back all the same. Trackers do not keep that: after a restart it begins anew.
         self.comebacks: dict[int, int] = {}
         self.in_flight: dict[int, InFlight] = {}  # by the task's number; of one that an edit took away, the last that it had
         self.orphans: set[int] = set()  # those of `in_flight` that an edit took away and nobody waits for

@@ -1,13 +1,13 @@
 """Hosts on which attempts come to nothing, one after another: they are paused, tried with one attempt, and paused for longer.
 
-The pool tells of each attempt that was LOST, or RETURNED without being asked back, and of the first one that ran after such a one.
-A host may notice a fault of its own and pause itself; this is for what a host does not notice (an agent that crashes with each
-task, a file system that hangs). Attempts that were LOST together count once, because a host that went away takes many along.
+The pool tells of each attempt that was LOST, or RETURNED without being asked back, and of the first one that ran after such an
+end. A host may notice a fault of its own and pause itself; this is for what a host does not notice (an agent that crashes with
+each task, a file system that hangs). Attempts that were LOST together count once, because a host that went away takes many along.
 
-After STREAK such ends in a row the host is given nothing, at first for SHORTEST_PAUSE, then for twice as long each time. For a
-while after each pause it is given one attempt at a time, so that a host which is still at fault costs one task an attempt, and
-not as many as it has room for. One attempt that ran ends all that. What is known of a host stays when the host goes, because an
-agent that crashes may come back as a new host of the same name.
+After STREAK such ends in a row the host is given nothing, at first for SHORTEST_PAUSE, then for twice as long each time. After
+each pause it is given one attempt at a time, so that a host which is still at fault costs one task an attempt, and not as many as
+it has room for. It is trusted again once an attempt there has ended otherwise, or has been there for CAREFUL_SECONDS. What is
+known of a host stays when the host goes, because an agent that crashes may come back as a new host of the same name.
 
 Only the pool calls this. Time comes in as an argument. Nothing here opens or closes a host.
 """
@@ -18,7 +18,7 @@ from daggyr_server.core.states import Outcome
 
 STREAK = 3
 SHORTEST_PAUSE, LONGEST_PAUSE = 1.0, 300.0  # seconds
-CAREFUL_SECONDS = 30.0  # after a pause
+CAREFUL_SECONDS = 30.0
 FORGOTTEN_AFTER = 3_600.0  # seconds without another end in vain
 MOST_KEPT = 1_000  # hosts a pool; of more, those that were told of first are forgotten
 
@@ -33,7 +33,7 @@ class Doubt:
         self.last = Outcome.LOST  # the outcome of the last of them
         self.time = float("-inf")  # of the last of them
         self.until = float("-inf")  # nothing is given to the host until then...
-        self.careful_until = float("-inf")  # ...and one attempt at a time until then
+        self.careful_until = float("-inf")  # ...and one attempt at a time until then; infinite until one is given to it
 
     @property
     def reason(self) -> str:
@@ -63,8 +63,14 @@ class Doubts:
             return None
         pause = min(LONGEST_PAUSE, SHORTEST_PAUSE * 2.0 ** min(doubt.in_vain - STREAK, 64))
         doubt.until = now + pause
-        doubt.careful_until = doubt.until + CAREFUL_SECONDS
+        doubt.careful_until = float("inf")
         return doubt
+
+    def tried(self, host: str, now: float) -> None:
+        """A host that was paused is given an attempt."""
+        doubt = self.by_host.get(host)
+        if doubt is not None:
+            doubt.careful_until = now + CAREFUL_SECONDS
 
     def ran(self, host: str) -> bool:
         """An attempt ran on a host. Returns whether the host was in doubt."""

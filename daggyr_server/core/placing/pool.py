@@ -191,10 +191,10 @@ class Pool:
     def place(self, now: float) -> Iterator[Placing]:
         """Decide on all that fits now. The caller carries out each Placing, so that its tasks leave READY, before it asks for the
         next."""
-        if not self.hosts:
-            return
         self._let_pauses_end(now)
         self._let_go_anywhere(now)
+        if not self.hosts:
+            return
         for queue, host in list(self.reservations.kept.items()):
             if not queue:
                 self._withdraw(self.shares.by_run[queue.run_id], queue)
@@ -244,7 +244,7 @@ class Pool:
             for name, doubt in self.doubts.by_host.items()
             if name in self.hosts
             for time in (doubt.until, doubt.careful_until)
-            if time > now
+            if now < time < float("inf")
         ]
         times += [queue.until for queue in self.shares.avoiding]
         self.due = min((time for time in times if time is not None), default=None)
@@ -330,6 +330,8 @@ class Pool:
         numbers = queue.take(count)
         host.take(queue.policy.needs, weight, len(numbers))
         self.shares.charge(queue, weight, len(numbers))
+        if host.most == 1:
+            self.doubts.tried(host.host, now)
         if host.ahead and self.look_again is None and len(self.hosts) > 1:
             self.look_again = now + 2 * AHEAD_SECONDS
         return Placing(numbers, Sent(self.name, host.host, host.name, queue, weight, now))

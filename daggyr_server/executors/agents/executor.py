@@ -21,8 +21,18 @@ import msgspec
 
 from daggyr.attempts.keys import ident_of, key_of
 from daggyr.attempts.outcome import without_process
-from daggyr.attempts.times import duration
-from daggyr.v1.agents_pb2 import AgentMessage, Cancel, CoordinatorMessage, Drain, Hello, Recall, UpdateBatch, Welcome
+from daggyr.attempts.times import duration, seconds_of
+from daggyr.v1.agents_pb2 import (
+    AgentMessage,
+    Cancel,
+    CoordinatorMessage,
+    Drain,
+    Heartbeat,
+    Hello,
+    Recall,
+    UpdateBatch,
+    Welcome,
+)
 from daggyr.v1.task_pb2 import (
     HOST_AVAILABLE,
     HOST_DRAINING,
@@ -51,6 +61,7 @@ from daggyr_server.executors.context import ExecutorContext
 log = logging.getLogger(__name__)
 
 LATE_BATCHES = 16  # durable batches of updates that a busy agent is not told of before its next heartbeat
+_ANOTHER_PAUSE = 0.5  # seconds; heartbeats tell the rest of a pause, and a pause that ends later than said before is another
 
 
 class AgentSettings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -185,7 +196,7 @@ class AgentExecutor(Executor):
         agent.end_lease()
         agent.connect(hello, session, continues=continues)
         self._reconcile(agent, hello, session, continues=continues)
-        self._offer(agent, HOST_DRAINING if agent.draining else HOST_AVAILABLE)
+        self._offer_as_it_is(agent)
         if agent.draining and not hello.draining:
             session.send(CoordinatorMessage(drain=Drain()))
         log.info("agent %s %s pool %s", agent.name, "is back in" if continues else "joined", self.pool)
@@ -223,9 +234,7 @@ class AgentExecutor(Executor):
         elif kind == "heartbeat":
             agent.heartbeat = message.heartbeat
             session.acknowledge(agent.durable)
-            if message.heartbeat.draining and not agent.draining:
-                agent.draining = True
-                self._offer(agent, HOST_DRAINING)
+            self._beat(agent, message.heartbeat)
         elif kind == "followed" and message.followed.follow_id == PROBE:
             session.answered(True)
         elif kind == "followed":
@@ -234,6 +243,23 @@ class AgentExecutor(Executor):
             agent.leaving = True
         elif kind == "hello":
             session.end(grpc.StatusCode.INVALID_ARGUMENT, "a hello in the middle of a session")
+
+    def _beat(self, agent: KnownAgent, heartbeat: Heartbeat) -> None:
+        """Pass on what a heartbeat says of whether the agent takes attempts, if that may be news."""
+        before, fault = agent.fault, heartbeat.fault if heartbeat.HasField("fault") else None
+        drains_now = heartbeat.draining and not agent.draining
+        if not drains_now and before is None and fault is None:
+            return
+        agent.draining = agent.draining or drains_now
+        agent.fault = fault
+        if fault is not None:
+            until = agent.heard + seconds_of(fault.pause)
+            if before is None or before.reason != fault.reason or until > agent.paused_until + _ANOTHER_PAUSE:
+                log.warning("agent %s takes nothing for %.3g s: %s", agent.name, seconds_of(fault.pause), fault.reason)
+            agent.paused_until = until
+        elif before is not None:
+            log.info("agent %s takes attempts again", agent.name)
+        self._offer_as_it_is(agent)
 
     def _updates(self, agent: KnownAgent, session: AgentSession, batch: UpdateBatch) -> None:
         sequence = batch.sequence
@@ -306,8 +332,16 @@ class AgentExecutor(Executor):
             else:
                 session.send(CoordinatorMessage(recall=Recall(keys=part)))
 
+    def _offer_as_it_is(self, agent: KnownAgent) -> None:
+        """Offer a connected agent."""
+        self._offer(agent, HOST_DRAINING if agent.draining else HOST_PAUSED if agent.fault is not None else HOST_AVAILABLE)
+
     def _offer(self, agent: KnownAgent, state: HostState) -> None:
-        self.reports.host(Host(host=agent.agent_id, name=agent.name, state=state, resources=agent.resources, takes_ahead=True))
+        host = Host(host=agent.agent_id, name=agent.name, state=state, resources=agent.resources, takes_ahead=True)
+        host.shortage = agent.shortage
+        if state == HOST_PAUSED and agent.session is not None and agent.fault is not None:
+            host.fault.CopyFrom(agent.fault)
+        self.reports.host(host)
 
     def _tell_end(self, host: str, keys: Iterable[AttemptKey], outcome: AttemptOutcome, *notes: str) -> None:
         """Tell the end of attempts of which no agent will tell anything."""

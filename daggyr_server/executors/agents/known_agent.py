@@ -14,7 +14,7 @@ from typing import Literal
 
 from daggyr.attempts.keys import Ident, ident_of
 from daggyr.v1.agents_pb2 import Heartbeat, Hello
-from daggyr.v1.task_pb2 import Assignment, AssignmentBatch, AttemptKey, AttemptUpdate
+from daggyr.v1.task_pb2 import Assignment, AssignmentBatch, AttemptKey, AttemptUpdate, HostFault
 from daggyr_server.executors.agents.session import AgentSession
 
 Request = Literal["stop", "recall"]
@@ -45,6 +45,9 @@ class KnownAgent:
     last_seen: float = 0.0  # seconds since the epoch
     heard: float = 0.0  # seconds, monotonic
     heartbeat: Heartbeat | None = None
+    fault: HostFault | None = None  # why it takes nothing, as it said last; None if it is not at fault
+    paused_until: float = 0.0  # seconds, monotonic; of the fault
+    shortage: str = ""  # why it offers less than it was meant to
     address: str = ""
 
     def continues(self, hello: Hello, tracker_id: str) -> bool:
@@ -64,6 +67,7 @@ class KnownAgent:
         self.name, self.resources, self.version = hello.name, dict(hello.resources), hello.version
         self.session, self.address = session, session.address
         self.draining = (self.draining and continues) or hello.draining
+        self.fault, self.shortage = hello.fault if hello.HasField("fault") else None, hello.shortage
         self.connect_time = self.last_seen = time.time()
         self.heard = time.monotonic()
 

@@ -13,6 +13,7 @@ import re
 import shutil
 from collections.abc import Mapping, Sequence
 
+from daggyr.environment import is_of_a_job
 from daggyr_server.descriptors import as_given
 from daggyr_server.executors.base import ExecutorError
 from daggyr_server.executors.slurm.client import (
@@ -34,6 +35,8 @@ _MAX_HEARD = 16 * 1024  # bytes of what a command says of errors
 _ASKS_AGAIN = b"sleeping and retrying"
 # Settings of these commands in the environment (sbatch(1), INPUT ENVIRONMENT VARIABLES, and so on) would change what they do.
 _INPUT_VARIABLES = ("SBATCH_", "SQUEUE_", "SCANCEL_", "SCONTROL_")
+# Slurm sets these for a job that has such devices, and the next job has others.
+_DEVICES = ("CUDA_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL", "ROCR_VISIBLE_DEVICES", "ZE_AFFINITY_MASK")
 
 
 class SlurmCommands:
@@ -159,8 +162,8 @@ class SlurmCommands:
 async def _talk(process: asyncio.subprocess.Process, given: bytes | None, heard: bytearray) -> bytes:
     """Give a command its standard input and return its standard output once it has ended. What it says of errors goes to `heard`.
 
-    sbatch asks again by itself, for minutes, where the controller has no room for the job. It is ended then, because the submitter
-    can ask for less.
+    sbatch asks again by itself, for minutes, where the controller has no room for the job. It is ended then, because the
+    submitter can ask for less.
     """
     assert process.stdout is not None and process.stderr is not None
 
@@ -183,5 +186,13 @@ async def _talk(process: asyncio.subprocess.Process, given: bytes | None, heard:
 
 
 def without_inputs(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment without the variables by which Slurm's commands take options."""
-    return {name: value for name, value in environment.items() if not name.startswith(_INPUT_VARIABLES)}
+    """Return an environment without the variables by which Slurm's commands take options, and without those of a job.
+
+    A server may run in a job itself. What Slurm made for that job would reach each job that is submitted from there.
+    """
+    strange = _DEVICES if "SLURM_JOB_ID" in environment else ()
+    return {
+        name: value
+        for name, value in environment.items()
+        if not (name.startswith(_INPUT_VARIABLES) or is_of_a_job(name) or name in strange)
+    }

@@ -39,7 +39,7 @@ LONGEST_PAUSE = 60.0  # seconds, of a backoff
 _GIVEN_BY_SLURM = (
     "CUDA_VISIBLE_DEVICES",
     "ROCR_VISIBLE_DEVICES",
-    "SLURM_CONF",
+    "SLURM_*",
 )  # Slurm sets these for a pilot's job, and they hold for its tasks too
 
 

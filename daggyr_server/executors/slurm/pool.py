@@ -5,10 +5,8 @@ The executor of jobs (jobs/executor.py) and that of pilots (pilots.py) are subcl
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
-import shlex
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -38,10 +36,10 @@ class SlurmPool(Executor):
         self.mark = hashlib.sha256(f"{context.tracker_id}\0{pool}".encode()).hexdigest()[:12]
         self.prefix = f"daggyr-{self.mark}-"  # of the names of its jobs
         # The environment is read now, because tasks get what the coordinator was started with.
-        self._environment = dict(os.environ)
+        self._environment = without_inputs(os.environ)
         self.pass_environment = (*settings.pass_environment, *context.pass_environment)
         also = (*self.pass_environment, *self.jobs_need)
-        self.job_environment = without_inputs({name: value for name, value in self._environment.items() if passes(name, also)})
+        self.job_environment = {name: value for name, value in self._environment.items() if passes(name, also)}
 
     @property
     def tracker_folder(self) -> Path:
@@ -54,24 +52,22 @@ class SlurmPool(Executor):
         self.client = SlurmRest(settings) if settings.base_url is not None else SlurmCommands(settings, self._environment)
         try:
             settings.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            check_directory(settings.directory)
+            if fault := _directory_fault(settings.directory):
+                raise ExecutorError(f"pool {self.pool}: {fault}")
             self.tracker_folder.mkdir(mode=0o700, exist_ok=True)
-            check_directory(self.tracker_folder)
         except OSError as error:
             raise ExecutorError(f"pool {self.pool}: cannot use the directory {settings.directory}: {error.strerror}") from error
 
 
-def check_directory(folder: Path) -> None:
-    """Check that nobody else may write into a folder of which jobs run scripts. Raises OSError, whose `strerror` says what to do.
-
-    Whoever may write there can put another script, or another coordinator's address, in the place of ours.
-    """
-    status = folder.stat()
-    if status.st_mode & 0o022:
-        said = f"others may write into it, and could have jobs run what they like: chmod go-w {shlex.quote(str(folder))}"
-        raise OSError(errno.EPERM, said)
-    if status.st_uid not in (0, os.geteuid()):
-        said = (
-            f"it belongs to the user with number {status.st_uid}, who could have jobs run what they like: name a folder of yours"
+def _directory_fault(directory: Path) -> str | None:
+    """Why a pool's directory must not be used: whoever may write there decides what jobs and pilots do as this user."""
+    found = directory.stat()
+    own = os.geteuid()
+    if found.st_uid not in (own, 0):
+        return (
+            f"its directory {directory} belongs to another user (uid {found.st_uid}), who decides what lies there: "
+            f"name another one, or chown {own} {directory}"
         )
-        raise OSError(errno.EPERM, said)
+    if found.st_mode & 0o022:
+        return f"its directory {directory} can be written by others, who could change what jobs do there: chmod go-w {directory}"
+    return None

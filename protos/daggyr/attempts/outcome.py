@@ -85,7 +85,7 @@ def judge(seen: Seen) -> tuple[AttemptOutcome, list[str]]:
 
     1.  It could not be started: REJECTED.
     2.  Its host could not keep what it had to hand over whole: RETURNED.
-    3.  Its exit code is 0: SUCCEEDED. Whoever asked for the end, what the task did is done.
+    3.  Its exit code is 0, and no scheduler had ended it: SUCCEEDED. Whoever asked for the end here, what the task did is done.
     4.  Its executor began to end it, because a person asked: KILLED.
     5.  Its executor began to end it, because its timeout had passed: TIMED_OUT.
     6.  Its executor began to end it, because the executor itself stops: LOST.
@@ -102,7 +102,7 @@ def judge(seen: Seen) -> tuple[AttemptOutcome, list[str]]:
         return REJECTED, [seen.rejected]
     if seen.unkept is not None:
         return RETURNED, [seen.unkept]
-    if seen.exit_code == 0:
+    if seen.exit_code == 0 and seen.scheduler is None:
         if seen.cause is Cause.TIMEOUT:
             return SUCCEEDED, [f"it ended with exit code 0 when its timeout of {seen.timeout:.9g} s had passed"]
         return SUCCEEDED, []

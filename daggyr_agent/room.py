@@ -1,0 +1,103 @@
+"""The room that the state folder's disk has for what tasks write, and whether a file there can be written at all.
+
+`attempts` asks when attempts have ended, now and then while some run, and before a pause ends. A process writes into its output
+files itself, and the kernel tells the process alone that it could not, so that a look at the disk is all that the agent has: a
+disk that fills and is empty again between two looks goes unnoticed. A look at the figures is one statvfs(2), of 2 us. The figures
+tell of no quota, no limit on the size of files (RLIMIT_FSIZE) and no disk that fails, so something is written where it matters.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+from daggyr.attempts import startable
+
+LEAST_BYTES = 1024 * 1024  # below that, nothing new is started: it is what is kept of one stream
+LEAST_INODES = 64
+
+_WRITTEN = bytes(4096)
+
+
+class Room:
+    """Looks at one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = os.fsencode(folder)
+        self._shown = startable.shown(self._folder)
+        self._reserved_is_ours = os.geteuid() == 0  # what a file system reserves is for root
+        self._descriptor = -1  # of a file without a name, which is made when something is written for the first time
+
+    def shortage(self) -> str | None:
+        """What the disk lacks, for a person: a part of a sentence; None if it has room. Any thread may call this."""
+        try:
+            found = os.statvfs(self._folder)
+        except OSError as error:
+            return f"{self._shown} cannot be looked at: {error.strerror}"
+        free = (found.f_bfree if self._reserved_is_ours else found.f_bavail) * found.f_frsize
+        if free < LEAST_BYTES:
+            return f"the disk of {self._shown} is full ({free // 1024:,} KiB are free)"
+        if found.f_files and found.f_favail < LEAST_INODES:
+            return f"the disk of {self._shown} has no inodes left for new files ({found.f_favail:,} are free)"
+        if found.f_flag & os.ST_RDONLY:
+            return f"the disk of {self._shown} is read-only"
+        return None
+
+    def unwritable(self) -> str | None:
+        """Why nothing can be written now, for a person: a part of a sentence; None if something was. In the event loop only."""
+        try:
+            if self._descriptor < 0:
+                self._descriptor = self._nameless(b"room")
+            _write(self._descriptor)
+            os.ftruncate(self._descriptor, 0)
+        except OSError as error:
+            return self._says(error)
+        return None
+
+    def unusable(self) -> str | None:
+        """As `unwritable`, with a new file, and with a wait until it is on the disk. In a thread, because that may take long."""
+        try:
+            descriptor = self._nameless(b"room.new")
+            try:
+                _write(descriptor)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            return self._says(error)
+        return None
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def _nameless(self, name: bytes) -> int:
+        path = os.path.join(self._folder, name)  # noqa: PTH118
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+        try:
+            os.unlink(path)  # noqa: PTH108
+        except OSError:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+    def _says(self, error: OSError) -> str:
+        return f"files in {self._shown} cannot be written: {_words(error)}"
+
+
+def _write(descriptor: int) -> None:
+    """Write to a file, from its beginning. Raises OSError unless all of it is written.
+
+    A file that may not grow takes what fits, and refuses the rest when it is asked again.
+    """
+    written = 0
+    while written < len(_WRITTEN):
+        written += os.pwrite(descriptor, _WRITTEN[written:], written)
+
+
+def _words(error: OSError) -> str:
+    if error.errno == errno.EFBIG:
+        return "the agent's limit on the size of files (ulimit -f)"
+    return error.strerror or str(error)

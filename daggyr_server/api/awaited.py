@@ -1,0 +1,60 @@
+"""What ready tasks wait for, if it is not only their turn: a host that could hold them, or the end of a host's pause.
+
+`views` puts it into a run's notes, `explanation` into what `daggyr why` says, `hosts` tells pauses of pools and agents. Pure:
+pools go in, words for people come out. Nothing here decides what a host is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from itertools import islice
+
+from daggyr_server.core.graph.run import Run
+from daggyr_server.core.placing.host import Host, Pause
+from daggyr_server.core.placing.pool import Pool
+
+_MOST_NAMED = 3  # hosts in a sentence
+
+
+def awaited(run: Run, pools: Mapping[str, Pool]) -> Iterator[str]:
+    """What the ready tasks of a run wait for, if no host could run them now whoever's turn it was."""
+    for queue in run.all_queues:
+        if not len(queue) or queue.head() is None:
+            continue
+        missing = missing_host(queue.policy.pool, queue.policy.needs, pools)
+        if missing:
+            yield f"{len(queue):,} {'task waits' if len(queue) == 1 else 'tasks wait'} for {missing}"
+
+
+def missing_host(pool: str, needs: Iterable[tuple[str, int]], pools: Mapping[str, Pool]) -> str | None:
+    """What has to change in `pool` before a task with `needs` can run there; None if one of its open hosts could hold it."""
+    needs = tuple(needs)
+    hosts = pools[pool].hosts.values()
+    if any(host.open and host.could_hold(needs) for host in hosts):
+        return None
+    paused = list(pauses(host for host in hosts if host.could_hold(needs)))
+    if paused:
+        more = f"; {len(paused) - _MOST_NAMED} more are paused" if len(paused) > _MOST_NAMED else ""
+        return f"the end of a pause: {'; '.join(paused[:_MOST_NAMED])}{more}"
+    if not any(host.open for host in hosts):
+        return f"a host to join the pool {pool!r}"
+    short = [
+        f"{host.name} {host.shortage}" for host in islice((host for host in hosts if host.open and host.shortage), _MOST_NAMED)
+    ]
+    why = f" ({'; '.join(short)})" if short else ""
+    return f"a host with {', '.join(f'{name}={units}' for name, units in needs)} to join the pool {pool!r}{why}"
+
+
+def pauses(hosts: Iterable[Host]) -> Iterator[str]:
+    """What is said of each of these hosts that is paused: a part of a sentence."""
+    for host in hosts:
+        if host.pause is not None:
+            yield f"host {host.name} is paused{until(host.pause)}, because {host.pause.reason}"
+
+
+def until(pause: Pause) -> str:
+    """When a pause ends, as part of a sentence; empty if nobody knows."""
+    if pause.until is None:
+        return ""
+    return f" until {datetime.fromtimestamp(pause.until, UTC).strftime('%Y-%m-%d %H:%M:%S UTC')}"
