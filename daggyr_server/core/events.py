@@ -145,6 +145,7 @@ class HostChanged:
     fault: str = ""  # why it takes none, if it is at fault: for people, a part of a sentence
     pause: float | None = None  # seconds from now until a host at fault looks again, if that is known
     shortage: str = ""  # why its resources are less than they were meant to be, for people
+    ends: float | None = None  # seconds from now until it goes away by itself, if it has a time limit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -259,6 +259,7 @@ class Machine(RequestHandlers):
             draining=event.draining,
             pause=pause,
             shortage=event.shortage,
+            until=None if event.ends is None else now + event.ends,
         )
         if event.draining or pause is not None:
             for run_id in pool.shares.by_run:

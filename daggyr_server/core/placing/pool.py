@@ -74,6 +74,16 @@ class Pool:
         """How many tasks only wait for capacity here."""
         return self.shares.count.ready
 
+    def wanted(self) -> list[tuple[Needs, float, int]]:
+        """What the ready tasks here need: resources, how many seconds they may take (0 if nobody knows), and how many of them."""
+        found: dict[tuple[Needs, float], int] = {}
+        for share in self.shares.by_run.values():
+            for queue in share.queues.values():
+                if queue:
+                    kind = (queue.policy.needs, queue.seconds)
+                    found[kind] = found.get(kind, 0) + len(queue)
+        return [(needs, seconds, count) for (needs, seconds), count in found.items()]
+
     # -- what the machine tells ---------------------------------------------------------------------------------------
 
     def change_host(
@@ -88,12 +98,14 @@ class Pool:
         draining: bool,
         pause: Pause | None,
         shortage: str,
+        until: float | None = None,
     ) -> None:
         """A host has come, or has other resources now, or takes attempts or does not. `pause` says that it is at fault."""
         known = self.hosts.get(host)
         if known is None:
             known = self.hosts[host] = Host(host, name, resources, ahead=ahead)
         known.name, known.resources, known.ahead, known.shortage = name, dict(resources), ahead, shortage
+        known.until = until
         known.offered, known.draining, known.expected = open and not draining, draining, False
         known.own_pause = None if open else pause
         self._weigh(known, now)
@@ -198,7 +210,7 @@ class Pool:
         for queue, host in list(self.reservations.kept.items()):
             if not queue:
                 self._withdraw(self.shares.by_run[queue.run_id], queue)
-            elif host.room(queue.policy.needs, queue, WHOLE):
+            elif host.lasts(queue, now) and host.room(queue.policy.needs, queue, WHOLE):
                 yield self._send(queue, host, 1, now)
                 self._served_or_gone(queue)
         again = True
@@ -294,7 +306,7 @@ class Pool:
             heap = [
                 (-idle, -spare, order, host)
                 for order, host in enumerate(hosts.values())
-                if host is not avoid
+                if host is not avoid and host.lasts(queue, now)
                 for idle, spare in (host.free(needs, queue),)
                 if spare
             ]

@@ -339,6 +339,8 @@ class AgentExecutor(Executor):
     def _offer(self, agent: KnownAgent, state: HostState) -> None:
         host = Host(host=agent.agent_id, name=agent.name, state=state, resources=agent.resources, takes_ahead=True)
         host.shortage = agent.shortage
+        if agent.ends is not None:
+            host.ends_in.CopyFrom(duration(max(0.0, agent.ends - time.monotonic())))
         if state == HOST_PAUSED and agent.session is not None and agent.fault is not None:
             host.fault.CopyFrom(agent.fault)
         self.reports.host(host)
