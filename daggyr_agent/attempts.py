@@ -172,7 +172,7 @@ class Attempts:
             self._without_process(attempt, RETURNED, reason)
 
     def stop(self, grace: float, cause: Cause) -> None:
-        """Hand back all that wait, and end all that run, which are LOST unless they succeed. The notes of both tell the `cause`."""
+        """Hand back all that wait, and end all that run, which are LOST unless they succeed. The notes tell the `cause`."""
         self.close(OVER_NOTE if cause is Cause.OVER else STOPPED_NOTE)
         with self._lock:
             running = list(self._running.values())

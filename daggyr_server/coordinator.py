@@ -80,6 +80,7 @@ async def coordinator(
             log_level=log_level,
             pass_environment=pass_environment,
             pins=pins,
+            parting=private or not opened.durable,
         )
         limits: dict[str, PoolLimits] = {}
         machine = Machine(configuration.pools, next_run_id=opened.next_run_id)

@@ -5,7 +5,7 @@ The call ExplainTask (reading.py) asks for it. Pure: a run, the pools and the ta
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import islice
 from shlex import quote
@@ -28,17 +28,27 @@ _QUEUED = frozenset(int(phase) for phase in Phase if STATE_OF[phase] is State.QU
 
 
 def explanation(
-    run: Run, number: int, pools: Mapping[str, Pool], last: StoredAttempt | None, where: Placement | None = None
+    run: Run,
+    number: int,
+    pools: Mapping[str, Pool],
+    last: StoredAttempt | None,
+    where: Placement | None = None,
+    notes: Callable[[str], Sequence[str]] = lambda pool: (),
 ) -> list[str]:
     """At least one sentence. `last` is the task's last attempt that has ended, `where` says where one is that has not.
 
-    Names are cut where they are very long.
+    `notes` gives what the executor of a pool tells of it. Names are cut where they are very long.
     """
-    return [cut(sentence, MAX_SENTENCE_BYTES) for sentence in _sentences(run, number, pools, last, where)]
+    return [cut(sentence, MAX_SENTENCE_BYTES) for sentence in _sentences(run, number, pools, last, where, notes)]
 
 
 def _sentences(
-    run: Run, number: int, pools: Mapping[str, Pool], last: StoredAttempt | None, where: Placement | None
+    run: Run,
+    number: int,
+    pools: Mapping[str, Pool],
+    last: StoredAttempt | None,
+    where: Placement | None,
+    notes: Callable[[str], Sequence[str]],
 ) -> list[str]:
     if number < run.graph.live:
         return ["An edit took it away: the run does not have it any more."]
@@ -56,6 +66,8 @@ def _sentences(
         found = [f"Run {run.run_id} was killed: nothing more of it is started. To go on with it: daggyr retry {run.run_id}"]
     else:
         found = list(sentences(run, number, pools)) if sentences else list(_ended(run, number, phase))
+        if phase is Phase.READY:
+            found += [f"{note[:1].upper()}{note[1:]}." for note in notes(run.graph.policy(number).pool)]
     if where is not None:
         found += _where(where, "Its job is")
     return [*found, *_last_attempt(last, run.losses.get(number, 0))]

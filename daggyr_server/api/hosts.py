@@ -31,6 +31,7 @@ from daggyr_server.api import views
 from daggyr_server.api.servicer import MAX_PAGE_BYTES, STRANGE_TOKEN, Context, Servicer, end_call
 from daggyr_server.driver.errors import Refused
 
+_MAX_NOTE_BYTES = 2_048
 _MOST_PAUSED = 100  # hosts of a pool that are named
 _MOST = 2**63 - 1  # units that an answer can hold: the sum over a pool's hosts may be more
 
@@ -62,6 +63,7 @@ class Hosts(Servicer):
         pool = self.reader.pools[name]
         entry = Pool(name=name, executor=self.limits.executors.get(name, ""), ready=pool.ready)
         entry.is_default = name == self.limits.default_pool
+        entry.notes.extend(cut(note, _MAX_NOTE_BYTES) for note in self.reader.notes(name))
         resources, used = Counter[str](), Counter[str]()
         for host in pool.hosts.values():
             if host.pause is not None and len(entry.paused) < _MOST_PAUSED:

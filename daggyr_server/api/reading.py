@@ -130,7 +130,7 @@ class Reading(Servicer):
         return ExplainTaskResponse(
             run_id=run.run_id,
             state=int(views.whole_state(run, number)),  # type: ignore[arg-type]
-            reasons=explanation(run, number, self.reader.pools, last, self.reader.placement(run, number)),
+            reasons=explanation(run, number, self.reader.pools, last, self.reader.placement(run, number), self.reader.notes),
         )
 
     async def ReadOutput(self, request: ReadOutputRequest, context: Context) -> AsyncIterator[ReadOutputResponse]:

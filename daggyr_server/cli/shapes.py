@@ -192,6 +192,7 @@ def pool(one: pb.Pool) -> Shape:
         "running": one.running,
         "ready": one.ready,
         "paused": [host_pause(pause) for pause in one.paused],
+        "notes": list(one.notes),
     }
 
 

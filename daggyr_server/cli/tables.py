@@ -209,6 +209,8 @@ def show_pools(pools: Sequence[pb.Pool]) -> None:
     for pool in pools:
         for pause in pool.paused:
             line(f"{words.printable(pool.name)}: {_paused(pause)}")
+        for note in pool.notes:
+            line(f"{words.printable(pool.name)}: {words.printable(note)}")
 
 
 def show_agents(agents: Sequence[pb.Agent]) -> None:

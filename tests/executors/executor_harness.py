@@ -35,7 +35,7 @@ from daggyr.v1.task_pb2 import (
     TaskSpec,
     TaskTemplate,
 )
-from daggyr_server.executors.base import Executor
+from daggyr_server.executors.base import Executor, Wanted
 from daggyr_server.executors.context import ExecutorContext
 
 MAX_CHUNK = 256 * 1024
@@ -139,6 +139,9 @@ class CollectedReports:
         self.hosts[host.host] = host
         self.states.append((host.host, host.state))
         self._notify()
+
+    def wanted(self) -> Sequence[Wanted]:
+        return ()
 
     def updates(self, host: str, updates: Sequence[AttemptUpdate], durable: Callable[[], None]) -> None:
         for update in updates:
