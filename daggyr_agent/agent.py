@@ -17,12 +17,13 @@ import signal
 from collections.abc import Mapping
 
 from daggyr.attempts.outcome import Cause
+from daggyr.control_group import ControlGroup
 from daggyr.daemon import Terminal
 from daggyr.environment import passes
 
 from .attempts import Attempts
 from .capture import Captures
-from .cgroup import ControlGroup, OomKills
+from .cgroup import OomKills
 from .config import Config
 from .connection import Connection
 from .descendants import Descendants, become_subreaper
