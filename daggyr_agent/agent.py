@@ -123,6 +123,7 @@ class Agent:
             tracker_id=journal.tracker_id,
             epoch=journal.epoch,
             ends=None if config.ends_in is None else loop.time() + config.ends_in,
+            life=journal.life,
         )
         self._connection = Connection(config, self._membership, self._work, self._outbox, self._news, self.drain, self.stop)
 

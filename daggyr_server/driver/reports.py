@@ -30,7 +30,7 @@ class PoolReports:
         """`mend` is for executors that do not check by themselves what they are told; sessions check what agents tell."""
         self._mend = mend
         self._pool = pool
-        self._put = inbox.put
+        self._put = inbox.report
         self._placing = placing  # read only
 
     def host(self, host: Host) -> None:
