@@ -15,6 +15,7 @@ from daggyr.v1.runs_pb2 import (
     AGENT_STATE_CONNECTED,
     AGENT_STATE_DISCONNECTED,
     AGENT_STATE_DRAINING,
+    AGENT_STATE_EXPECTED,
     AGENT_STATE_PAUSED,
     Agent,
     DrainAgentRequest,
@@ -108,6 +109,9 @@ class Hosts(Servicer):
             last_seen=views.timestamp(agent.last_seen) if agent.last_seen else None,
             address=agent.address,
         )
+        if agent.coming:
+            entry.state, entry.expected = AGENT_STATE_EXPECTED, cut(agent.coming, _MAX_NOTE_BYTES)
+            return entry
         host = self.reader.pools[pool].hosts.get(agent.agent_id)
         if host is not None:
             entry.name = host.name  # The executor knows only the id of an agent that has not come back yet.

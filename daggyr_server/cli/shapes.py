@@ -220,6 +220,7 @@ def agent(one: pb.Agent) -> Shape:
         "address": one.address,
         "pause": host_pause(one.pause) if one.HasField("pause") else None,
         "shortage": one.shortage,
+        "expected": one.expected,
     }
 
 

@@ -237,6 +237,8 @@ def show_agents(agents: Sequence[pb.Agent]) -> None:
     for agent in agents:
         if agent.HasField("pause"):
             line(f"{words.printable(agent.name)}: {_paused(agent.pause)}")
+        if agent.expected:
+            line(f"{words.printable(agent.name)}: {words.printable(agent.expected)}")
         if agent.shortage:
             line(f"{words.printable(agent.name)}: it {words.printable(agent.shortage)}")
 

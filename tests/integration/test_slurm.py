@@ -199,6 +199,8 @@ class TestPilots:
         deployment.start_server(config=pool(deployment, mode="pilot", coordinator="127.0.0.1:1", orphan_seconds=1))
         run_id = deployment.submit({"one": shell(COUNTED)})
         until(lambda: "did not reach this server at 127.0.0.1:1" in deployment.why(run_id, "one"), "the reason")
+        expected = deployment.agents()
+        assert {agent["state"] for agent in expected} <= {"EXPECTED"}
         (notes,) = (each["notes"] for each in deployment.pools())
         assert "the last that it said: " in " ".join(notes)
         assert len(cluster.jobs(_prefix(deployment))) <= 2, "the next one waits"

@@ -165,6 +165,10 @@ class AgentExecutor(Executor):
             if not followed.overrun:
                 return
 
+    def expected(self) -> Iterable[KnownAgent]:
+        """Return agents that the pool itself has started and that have not joined yet, to be shown and nothing else."""
+        return ()
+
     # -- what the API asks --------------------------------------------------------------------------------------------
 
     def drain(self, name: str) -> bool:

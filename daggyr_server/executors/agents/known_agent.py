@@ -47,6 +47,7 @@ class KnownAgent:
     draining: bool = False
     leaving: bool = False  # it said goodbye
     awaited: bool = False  # it is known from an earlier coordinator only, and has not come back yet
+    coming: str = ""  # what it is doing, if the pool has started it and it has not joined yet; for people
     lease: asyncio.TimerHandle | None = None
     connect_time: float = 0.0  # seconds since the epoch
     last_seen: float = 0.0  # seconds since the epoch

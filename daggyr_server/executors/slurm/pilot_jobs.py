@@ -35,6 +35,13 @@ class Pilot:
         """What its agent is called."""
         return f"pilot-{self.job_id}"
 
+    @property
+    def doing(self) -> str:
+        """What people are told of it before its agent has joined."""
+        if self.state == "RUNNING":
+            return f"runs on {self.node or 'its node'}, and its agent has not joined yet"
+        return f"waits in Slurm: {self.reason if self.reason not in ('', 'None') else self.state}"
+
 
 @dataclass(slots=True)
 class Place:
@@ -104,13 +111,12 @@ class PilotJobs:
         """What people are told of the pilots that do no work: sentences without a full stop."""
         waiting = [pilot for pilot in self.there.values() if pilot.state != "RUNNING"]
         for pilot in waiting[:_MOST_NAMED]:
-            why = pilot.reason if pilot.reason not in ("", "None") else pilot.state
-            yield f"{pilot.name} waits in Slurm: {why}"
+            yield f"{pilot.name} {pilot.doing}"
         if len(waiting) > _MOST_NAMED:
             yield f"{len(waiting) - _MOST_NAMED} more pilots wait in Slurm"
         starting = [pilot for pilot in self.there.values() if pilot.state == "RUNNING" and pilot.name not in connected]
         for pilot in starting[:_MOST_NAMED]:
-            yield f"{pilot.name} runs on {pilot.node or 'its node'}, and its agent has not joined yet"
+            yield f"{pilot.name} {pilot.doing}"
         yield from self._ended
         if self.trouble:
             yield self.trouble

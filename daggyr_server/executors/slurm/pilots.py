@@ -124,6 +124,12 @@ class PilotExecutor(SlurmPool, AgentExecutor):
             self._lasts = max(self._lasts or 0.0, agent.ends - time.monotonic())
         return agent
 
+    def expected(self) -> Iterator[KnownAgent]:
+        names = self._names()
+        for pilot in self._jobs.there.values():
+            if pilot.name not in names and not pilot.joined:
+                yield KnownAgent("", pilot.name, "", resources=dict(self._resources), coming=pilot.doing)
+
     @property
     def _pilots(self) -> str:
         """What the names of the pilots' jobs begin with."""
