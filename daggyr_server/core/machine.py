@@ -260,7 +260,7 @@ class Machine(RequestHandlers):
             pause=pause,
             shortage=event.shortage,
         )
-        if event.draining or pause is not None:
+        if event.draining or (pause is not None and not event.keeps):
             for run_id in pool.shares.by_run:
                 self._recall(recall.for_closed_host(pool, event.host, self.runs[run_id].unstarted()))
         self._dirty[event.pool] = None

@@ -181,7 +181,7 @@ class KnownJobs:
         host = Host(host=self.pool.pool, name=name, state=HOST_AVAILABLE, resources=resources)
         held_back = sorted({refused.reason for refused in self.refused.values() if refused.due})
         if held_back:
-            host.shortage = f"Slurm does not take some of the jobs for now: {'; '.join(held_back)}"
+            host.shortage = f"does not take some of the jobs for now: {'; '.join(held_back)}"[:1_000]
         if self.troubles:
             reason, until = max(self.troubles.values(), key=lambda trouble: trouble[1])
             host.state = HOST_PAUSED
