@@ -1,7 +1,8 @@
 """Accounting for the tests' Slurm cluster: slurmdbd on a MariaDB of its own, with limits, from Debian's packages.
 
-`SlurmCluster.account` starts it when a test needs it first, and the cluster's controller is started anew with it. From then on each
-job belongs to the account `main`. The database listens on a socket in the cluster's folder only. These qualities of service refuse:
+`SlurmCluster.account` starts it when a test needs it first, and the cluster's controller is started anew with it. From then on
+each job belongs to the account `main`. The database listens on a socket in the cluster's folder only. These qualities of service
+refuse:
 
     few       more than MAX_SUBMIT jobs of a user at once
     narrow    jobs of more than one core
@@ -62,7 +63,14 @@ def start(cluster: SlurmCluster, port: int) -> None:
     )
     cluster.run(
         "mariadbd",
-        *("mariadbd", "--no-defaults", "--user=mysql", f"--datadir={home / 'data'}", f"--socket={listening}", "--skip-networking"),
+        *(
+            "mariadbd",
+            "--no-defaults",
+            "--user=mysql",
+            f"--datadir={home / 'data'}",
+            f"--socket={listening}",
+            "--skip-networking",
+        ),
         *(f"--pid-file={home / 'pid'}", "--innodb-flush-log-at-trx-commit=0", "--innodb-buffer-pool-size=32M"),
     )
     ping = ("mariadb-admin", "--no-defaults", "--user=root", f"--socket={listening}", "ping")

@@ -1,8 +1,8 @@
 """A Slurm cluster of the tests' own on this host: munged, slurmctld, slurmd and slurmrestd, from Debian's packages.
 
 `running()` starts it at the first call of a session and gives the same to all; tests/conftest.py ends it. Its files are in a
-temporary folder, its ports are its own on loopback, it needs no systemd, and a database only for `account`. It has one node, of which the jobs
-of tests get CORES cores. Where control groups (version 1) can be made, Slurm uses them, so that it knows of memory that is used
+temporary folder, its ports are its own on loopback, it needs no systemd, and a database only for `account`. It has one node, of
+which the jobs of tests get CORES cores. Where control groups (version 1) can be made, Slurm uses them, so that it knows of memory that is used
 up, and of processes that went away; `has_cgroups` says so.
 
 It runs as root only: slurmd starts jobs as their users, and munged has to be another user than those who ask it.
@@ -35,7 +35,18 @@ GROUP = "slurm"  # the xdist_group of all tests that use the cluster: one worker
 CORES = 2
 MEMORY_MB = 1_000
 _SYSTEM_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
-_PROGRAMS = ("munge", "munged", "slurmctld", "slurmd", "slurmrestd", "sbatch", "squeue", "scancel", "scontrol", *slurm_accounting.PROGRAMS)
+_PROGRAMS = (
+    "munge",
+    "munged",
+    "slurmctld",
+    "slurmd",
+    "slurmrestd",
+    "sbatch",
+    "squeue",
+    "scancel",
+    "scontrol",
+    *slurm_accounting.PROGRAMS,
+)
 
 _CONFIGURATION = """
 ClusterName=tests
@@ -79,7 +90,7 @@ GresTypes=widget,gpu
 Epilog=/bin/true
 # Jobs start about three times a second on each core; by default, it takes a second and more.
 SchedulerParameters=batch_sched_delay=0,sched_interval=1,sched_min_interval=0,bf_interval=1,default_queue_depth=1000
-NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 CPUs={all_cores} RealMemory={memory} Gres=widget:{cores},gpu:{cores} State=UNKNOWN
+NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 CPUs={all_cores} RealMemory={memory} Gres={gres} State=UNKNOWN
 PartitionName=main Nodes={node} Default=YES MaxTime=INFINITE State=UP PriorityTier=1 MaxCPUsPerNode={cores}
 # For a job that runs beside those of other tests; see `SlurmCluster.jobs`.
 PartitionName=aside Nodes={node} MaxTime=INFINITE State=UP PriorityTier=1 PreemptMode=OFF MaxCPUsPerNode=1
@@ -135,6 +146,7 @@ class SlurmCluster:
                 task="cgroup" if self.has_cgroups else "none",
                 cores=CORES,
                 all_cores=CORES + 1,
+                gres=f"widget:{CORES},gpu:{CORES}",
                 memory=MEMORY_MB,
             )
         )
@@ -298,9 +310,8 @@ def running() -> SlurmCluster:
         missing = [program for program in _PROGRAMS if shutil.which(program, path=_SYSTEM_PATH) is None]
         reason = ""
         if missing:
-            reason = (
-                f"Slurm is not installed: apt-get install slurm-wlm slurm-wlm-jwt-plugin slurmrestd munge slurmdbd mariadb-server ({', '.join(missing)})"
-            )
+            packages = "slurm-wlm slurm-wlm-jwt-plugin slurmrestd munge slurmdbd mariadb-server"
+            reason = f"Slurm is not installed: apt-get install {packages} ({', '.join(missing)})"
         elif os.getuid() != 0:
             reason = "a Slurm cluster is only started by root"
         if reason and os.environ.get("CI"):
