@@ -2,8 +2,8 @@
 
 `running()` starts it at the first call of a session and gives the same to all; tests/conftest.py ends it. Its files are in a
 temporary folder, its ports are its own on loopback, it needs no systemd, and a database only for `account`. It has one node, of
-which the jobs of tests get CORES cores. Where control groups (version 1) can be made, Slurm uses them, so that it knows of memory that is used
-up, and of processes that went away; `has_cgroups` says so.
+which the jobs of tests get CORES cores. Where control groups (version 1) can be made, Slurm uses them, so that it knows of memory
+that is used up, and of processes that went away; `has_cgroups` says so.
 
 It runs as root only: slurmd starts jobs as their users, and munged has to be another user than those who ask it.
 """
