@@ -101,7 +101,7 @@ class Submission:
 
 
 @dataclass(slots=True, eq=False)
-class Refused:
+class HeldBack:
     """Needs of which Slurm takes no more for now, for a limit. Attempts of other needs are submitted meanwhile."""
 
     most: int  # tasks that are submitted together at most: less after each refusal, more after two submissions
@@ -126,7 +126,7 @@ class KnownJobs:
         self.to_forget: list[tuple[Submission, int]] = []  # attempts whose ends are durable
         self.in_slurm = 0  # attempts that are submitted and whose end was not told
         self.limits: SlurmLimits | None = None  # once Slurm has answered
-        self.refused: dict[Alike, Refused] = {}
+        self.refused: dict[Alike, HeldBack] = {}
         # What does not work now, by who has found that: why, and until when (monotonic).
         self.troubles: dict[str, tuple[str, float]] = {}
         self.offered: Host | None = None
