@@ -36,7 +36,7 @@ from daggyr.v1.task_pb2 import (
 from .attempt import AssignedAttempt, Template
 from .execution import Execution
 from .execution_context import ExecutionContext
-from .host_pause import HostPause
+from .host_condition import HostCondition
 from .outbox import GATHERED, Outbox
 from .resources import Ledger
 from .room import Room
@@ -44,8 +44,6 @@ from .slots import Slots
 from .start_faults import HostError, LostError
 
 MAX_WAITING = 50_000  # A hello that names them all stays well below the limit of a message.
-
-_ROOM_SECONDS = 1.0  # between two looks at the room while attempts run
 
 _log = logging.getLogger(__name__)
 
@@ -69,11 +67,8 @@ class Attempts:
         `beat` has the coordinator told at once that the host is at fault, or no longer is.
         """
         self._context = context
-        self._room = room
         self._most = most
         self._beat = beat
-        self._looked_at = float("-inf")  # when the room was looked at
-        self._unkept: str | None = None  # why what tasks write cannot be kept, as of the last look
         self._ledger = ledger
         self._outbox = outbox
         self._changed = changed
@@ -84,7 +79,7 @@ class Attempts:
         self._ended: deque[Execution] = deque()  # These were carried out, and the event loop has not heard of them.
         self._collecting = False  # The event loop is about to hear of them.
         self._closed: str | None = None  # why nothing new is taken
-        self._pause = HostPause(context.loop, self._look_at_host, self._pause_changed)
+        self._host = HostCondition(context, room, self._executions, self._host_changed)
         self._slots = Slots(self._next_after)
         context.watch.after_each_look(self._collect)
         context.watch.after_each_look(self._look_while_they_run)
@@ -118,7 +113,7 @@ class Attempts:
 
     def assign(self, batch: AssignmentBatch) -> None:
         """Take new attempts. Nothing changes for one that is held, or whose result is not acknowledged: it was sent before."""
-        self._look_at_room()
+        self._host.look()
         templates = [Template(template) for template in batch.templates]
         for assignment in batch.assignments:
             ident = ident_of(assignment.key)
@@ -128,7 +123,7 @@ class Attempts:
                 _log.error("the coordinator sent an assignment without its template")
                 continue
             attempt = AssignedAttempt.of(assignment, templates[assignment.template])
-            if why := self._closed or self._pause.reason:
+            if why := self._closed or self._host.reason:
                 self._without_process(attempt, RETURNED, why)
             elif len(self._waiting) >= MAX_WAITING:
                 self._without_process(attempt, RETURNED, f"{MAX_WAITING} attempts wait here already")
@@ -163,7 +158,7 @@ class Attempts:
         """Hand back all that wait, and all that are assigned from now on. What runs goes on."""
         self._closed = reason
         self._hand_back(reason)
-        self._pause.close()
+        self._host.close()
 
     def _hand_back(self, reason: str) -> None:
         with self._lock:
@@ -212,7 +207,7 @@ class Attempts:
 
     def _start(self) -> None:
         """Start attempts that wait, in order, as long as their resources are free."""
-        while self._pause.reason is None and self.running < self._most:
+        while self._host.reason is None and self.running < self._most:
             with self._lock:
                 ident = next(iter(self._waiting), None)
                 if ident is None or not self._ledger.take(self._waiting[ident].template.demand):
@@ -231,7 +226,7 @@ class Attempts:
         """
         following = None
         with self._lock:
-            if execution.is_over and not isinstance(execution.fault, HostError) and self._pause.reason is None:
+            if execution.is_over and not isinstance(execution.fault, HostError) and self._host.reason is None:
                 ident = next(iter(self._waiting), None)
                 if ident is not None and self._waiting[ident].template.demand == execution.attempt.template.demand:
                     following = self._running[ident] = Execution(self._context, self._waiting.pop(ident), self._runs)
@@ -251,7 +246,7 @@ class Attempts:
         if self._context.leaving:
             return  # Everything was killed, and what settling needs may be closed.
         if self._ended:
-            self._look_at_room(soon=True)
+            self._host.look(soon=True)
         with self._context.journal.together():
             while self._ended:
                 self._ended.popleft().settle(self._finish)
@@ -272,11 +267,9 @@ class Attempts:
         if not execution.succeeded:
             self._ledger.give_back(attempt.template.demand)
         if isinstance(fault, HostError):
-            self._pause.begin(str(fault))  # The coordinator is told first, or it would send back what comes back.
+            self._host.begin_pause(str(fault))  # The coordinator is told first, or it would send back what comes back.
         if fault is None:
-            if execution.failed:
-                self._look_at_writing()
-            result, outputs = execution.result(self._unkept)
+            result, outputs = execution.result(self._host.blamed(execution))
             if result is not None:
                 self._outbox.finished(attempt.ident, attempt.key, result, outputs, ahead=len(self._waiting))
                 if execution.cause is not None:
@@ -291,53 +284,23 @@ class Attempts:
     # -- the host
 
     def fault(self) -> HostFault | None:
-        """Why this host takes nothing for now, as heartbeats tell it; the room is looked at first."""
-        self._look_at_room()
-        return self._pause.fault()
+        """Why this host takes nothing for now, as heartbeats tell it."""
+        return self._host.fault()
 
     def _look_while_they_run(self) -> None:
-        if self._running and self._context.loop.time() - self._looked_at >= _ROOM_SECONDS:
-            self._look_at_room(soon=True)
+        if self._running:
+            self._host.look()
 
-    def _look_at_room(self, *, soon: bool = False) -> None:
-        """Begin a pause if the disk has no room. `soon` looks again although it was looked at within the last second."""
-        now = self._context.loop.time()
-        if not soon and now - self._looked_at < _ROOM_SECONDS:
-            return
-        self._looked_at = now
-        shortage = self._room.shortage()
-        if shortage is not None:
-            self._look_at_writing()
-            self._pause.begin(shortage)
-        elif self._pause.reason is None:
-            self._unkept = None
-            if (fault := self._context.journal.fault) is not None:
-                self._pause.begin(fault)
+    def _executions(self) -> list[Execution]:
+        with self._lock:
+            return list(self._running.values())
 
-    def _look_at_writing(self) -> None:
-        """Find out whether a file can be written. If not, what runs now may have lost what it wrote."""
-        self._unkept = self._room.unwritable()
-        if self._unkept is not None:
-            self._pause.begin(self._unkept)
-            with self._lock:
-                running = list(self._running.values())
-            for execution in running:
-                execution.unkept_while = self._unkept
-
-    def _pause_changed(self) -> None:
+    def _host_changed(self) -> None:
         self._beat()
-        if self._pause.reason is not None:
-            self._hand_back(self._pause.reason)
+        if self._host.reason is not None:
+            self._hand_back(self._host.reason)
         else:
-            self._context.journal.mend()
-            self._look_at_room(soon=True)
             self._start()
-
-    def _look_at_host(self) -> str | None:
-        """What is wrong with the host: it must have room, write a file and start a process. In a thread of the pause."""
-        if self._context.leaving:
-            return STOPPED_NOTE
-        return self._room.shortage() or self._room.unusable() or self._context.launcher.try_to_start()
 
     def _without_process(self, attempt: AssignedAttempt, outcome: AttemptOutcome, *notes: str) -> None:
         self._outbox.finished(attempt.ident, attempt.key, without_process(outcome, *notes))

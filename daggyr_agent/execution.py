@@ -63,6 +63,7 @@ class Execution:
         "pid",
         "started_ns",
         "succeeded",
+        "unkept_at",
         "unkept_while",
     )
 
@@ -76,7 +77,8 @@ class Execution:
         self.cause: Cause | None = None  # why the agent began to end it
         self.disowned = False  # it is no longer this agent's: nobody is told of it
         self.fault: NotStartable | HostError | LostError | None = None  # why it was not started, or has no end that is known
-        self.unkept_while: str | None = None  # why its host could not keep what tasks write, at some time while it ran
+        self.unkept_while: str | None = None  # why its host could not keep what tasks write, at some time while it ran...
+        self.unkept_at = float("-inf")  # ...and when that was seen last, by the event loop's clock
         self.lasts = False  # The process has lasted until the first look.
         self.succeeded = False  # `attempts` sets it: its resources went to the next attempt in its slot.
         self._context = context

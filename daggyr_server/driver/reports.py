@@ -49,6 +49,7 @@ class PoolReports:
                 draining=host.state == HOST_DRAINING,
                 fault=(host.fault.reason or _UNKNOWN_FAULT) if host.HasField("fault") else "",
                 pause=seconds_of(host.fault.pause) if host.fault.HasField("pause") else None,
+                keeps=host.fault.keeps,
                 shortage=host.shortage,
                 ends=seconds_of(host.ends_in) if host.HasField("ends_in") else None,
             )

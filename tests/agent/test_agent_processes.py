@@ -13,7 +13,7 @@ from agent_program import AgentProcess, StartAgent, eventually
 from scripted_coordinator import LIFE, Coordinator, key
 from support.task_specs import python, spec
 
-from daggyr.v1.task_pb2 import FAILED, LOST, REJECTED, STDERR, SUCCEEDED, TIMED_OUT, Assignment, AssignmentBatch, TaskTemplate
+from daggyr.v1.task_pb2 import FAILED, REJECTED, RETURNED, STDERR, SUCCEEDED, TIMED_OUT, Assignment, AssignmentBatch, TaskTemplate
 
 pytestmark = pytest.mark.usefixtures("agent")
 
@@ -361,12 +361,14 @@ async def test_agent_that_cannot_write_output_hands_attempts_to_others(agent: Ag
     output.rmdir()
     await session.assign((key(0), spec("true")))
     result = await coordinator.result(key(0))
-    assert result.outcome == LOST
-    assert "cannot make files for the output" in result.notes[0]
+    assert result.outcome == RETURNED
+    assert "files for the output cannot be made" in result.notes[0]
+    assert "nothing is started for" in agent.log
+    assert "files for the output cannot be made" in session.heartbeat.fault.reason
     output.mkdir()
+    await coordinator.until(lambda: not session.heartbeat.HasField("fault"))
     await session.assign((key(1), spec("true")))
     assert (await coordinator.result(key(1))).outcome == SUCCEEDED
-    await eventually(lambda: "nothing is started for" in agent.log, "the agent said that its host has a problem")
     assert os.getpgid(agent.pid)
 
 

@@ -135,6 +135,7 @@ class CollectedReports:
 
     def __init__(self) -> None:
         self.hosts: dict[str, Host] = {}  # as last told; hosts that are gone stay here
+        self.all_hosts: list[Host] = []  # all that was told of hosts, in order
         self.states: list[tuple[str, HostState]] = []
         self.told: dict[Ident, Told] = {}
         self.faults: list[str] = []
@@ -144,6 +145,7 @@ class CollectedReports:
 
     def host(self, host: Host) -> None:
         self.hosts[host.host] = host
+        self.all_hosts.append(host)
         self.states.append((host.host, host.state))
         self._notify()
 

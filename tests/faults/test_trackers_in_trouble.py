@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,6 +14,7 @@ from faults_tracker import new_tracker
 from support.deployment import Deployment, Task, shell, task, until
 from support.metrics_scrape import address_said, scrape
 from support.postgres_server import PostgresServer
+from support.small_disk import SmallDisk, small_disk
 from support.waiting import Gate
 from test_coordinator_ends import stop
 
@@ -26,36 +26,10 @@ SETTINGS = f"lease = 60\nheartbeat = {HEARTBEAT}\nmetrics = '127.0.0.1:0'"
 HELD = 40  # tasks that end while nothing is durable: more messages than are taken from an agent at once
 
 
-class Disk:
-    """A small file system of the test's own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._filling = folder / "filling"
-
-    def fill(self) -> None:
-        """Take all the room that is left."""
-        with self._filling.open("wb", buffering=0) as file:
-            try:
-                while True:
-                    file.write(bytes(4096))
-            except OSError:
-                return
-
-    def clear(self) -> None:
-        """Give the room back."""
-        self._filling.unlink()
-
-
 @pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Disk]:
-    if os.geteuid() != 0:
-        pytest.skip("a file system can be mounted by root only")
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(folder)], check=True)
-    yield Disk(folder)
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+def disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    with small_disk(tmp_path / "disk") as disk:
+        yield disk
 
 
 def in_trouble(deployment: Deployment, run_id: int) -> str:
@@ -83,7 +57,7 @@ def keeps_its_agents(deployment: Deployment, clock: str) -> None:
 
 
 @pytest.fixture
-def on_disk(deployment: Deployment, disk: Disk) -> Iterator[Farm]:
+def on_disk(deployment: Deployment, disk: SmallDisk) -> Iterator[Farm]:
     farm = Farm(deployment, f"sqlite:{disk.folder}/state.db", SETTINGS)
     farm.start()
     yield farm
@@ -99,7 +73,7 @@ def half_way(deployment: Deployment, script: str, count: int, width: int) -> tup
     return tasks, gate
 
 
-def test_a_disk_that_is_full_for_a_while(deployment: Deployment, disk: Disk, on_disk: Farm) -> None:
+def test_a_disk_that_is_full_for_a_while(deployment: Deployment, disk: SmallDisk, on_disk: Farm) -> None:
     farm = on_disk
     farm.agents("one", cores=HELD + 1)
     gates = {f"held{number}": deployment.gate(f"gate{number}") for number in range(HELD)}
@@ -147,7 +121,7 @@ def test_a_disk_that_is_full_for_a_while(deployment: Deployment, disk: Disk, on_
 
 @pytest.mark.parametrize("end", [stop, lambda coordinator: coordinator.end(signal.SIGKILL)], ids=["SIGTERM", "SIGKILL"])
 def test_a_coordinator_that_ends_while_its_disk_is_full(
-    deployment: Deployment, disk: Disk, on_disk: Farm, end: Callable[[object], object]
+    deployment: Deployment, disk: SmallDisk, on_disk: Farm, end: Callable[[object], object]
 ) -> None:
     """The coordinator told nobody of what it could not keep. The next one gets it from the agent."""
     farm = on_disk

@@ -101,7 +101,7 @@ class Submission:
 
 
 @dataclass(slots=True, eq=False)
-class Refused:
+class HeldBack:
     """Needs of which Slurm takes no more for now, for a limit. Attempts of other needs are submitted meanwhile."""
 
     most: int  # tasks that are submitted together at most: less after each refusal, more after two submissions
@@ -126,7 +126,7 @@ class KnownJobs:
         self.to_forget: list[tuple[Submission, int]] = []  # attempts whose ends are durable
         self.in_slurm = 0  # attempts that are submitted and whose end was not told
         self.limits: SlurmLimits | None = None  # once Slurm has answered
-        self.refused: dict[Alike, Refused] = {}
+        self.refused: dict[Alike, HeldBack] = {}
         # What does not work now, by who has found that: why, and until when (monotonic).
         self.troubles: dict[str, tuple[str, float]] = {}
         self.offered: Host | None = None
@@ -182,7 +182,7 @@ class KnownJobs:
         host = Host(host=self.pool.pool, name=name, state=HOST_AVAILABLE, resources=resources)
         held_back = sorted({refused.reason for refused in self.refused.values() if refused.due})
         if held_back:
-            host.shortage = f"Slurm does not take some of the jobs for now: {'; '.join(held_back)}"
+            host.shortage = f"does not take some of the jobs for now: {'; '.join(held_back)}"[:1_000]
         if self.troubles:
             reason, until = max(self.troubles.values(), key=lambda trouble: trouble[1])
             host.state = HOST_PAUSED

@@ -27,9 +27,9 @@ from daggyr_server.executors.slurm.jobs.known_jobs import (
     LONGEST_PAUSE,
     STRAY_SECONDS,
     Alike,
+    HeldBack,
     JobAttempt,
     KnownJobs,
-    Refused,
     Submission,
 )
 from daggyr_server.executors.slurm.jobs.script import job_script
@@ -199,7 +199,7 @@ class Submitter:
         now = time.monotonic()
         refused = self.known.refused.get(alike)
         if refused is None:
-            refused = self.known.refused[alike] = Refused(0, Backoff(self.pool.settings.poll_interval, LONGEST_PAUSE))
+            refused = self.known.refused[alike] = HeldBack(0, Backoff(self.pool.settings.poll_interval, LONGEST_PAUSE))
         refused.most, refused.taken, refused.tried = max(1, len(group) // 2), 0, now
         if len(group) == 1:
             pause = refused.backoff.next()

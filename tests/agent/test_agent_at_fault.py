@@ -1,0 +1,221 @@
+"""An agent whose host cannot start tasks, or keep what they write: it hands back, says why, and looks again.
+
+It also offers no more than it can run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from agent_program import StartAgent
+from scripted_coordinator import Coordinator, Session, key
+from support.small_disk import SmallDisk, small_disk
+from support.task_specs import spec
+
+from daggyr.v1.task_pb2 import FAILED, RETURNED, STDERR, SUCCEEDED, AttemptKey
+from daggyr_agent.cgroup import ControlGroup
+from daggyr_agent.host_pause import HostPause
+from daggyr_agent.limits import most_attempts, offered
+from daggyr_agent.room import LEAST_BYTES, Room
+
+
+@pytest.fixture
+def disk(folder: Path) -> Iterator[SmallDisk]:
+    """The disk of the state folder of the agent `small`."""
+    with small_disk(folder / "state-small", "size=8m,nr_inodes=1000") as disk:
+        yield disk
+
+
+def limited(limits: str, user: int | None = None) -> tuple[str, ...]:
+    """What stands before a command so that it has limits (`ulimit`), or another user."""
+    own = ("setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups") if user is not None else ()
+    return (*own, "sh", "-c", f'{limits}; exec "$0" "$@"')
+
+
+async def all_of(coordinator: Coordinator, session: Session, keys: list[AttemptKey], *command: str) -> None:
+    """Assign attempts of a command, and those that come back again, until each has another result than RETURNED."""
+    left = keys
+    while left:
+        await session.assign(*((one, spec(*command)) for one in left))
+        results = await coordinator.results(*left)
+        left = [
+            AttemptKey(run_id=one.run_id, task_number=one.task_number, attempt=one.attempt + 1)
+            for one, result in zip(left, results, strict=True)
+            if result.outcome == RETURNED
+        ]
+        await coordinator.until(lambda: not session.heartbeat.HasField("fault"))
+
+
+# -- what is offered ----------------------------------------------------------------------------------------------------
+
+
+async def test_few_descriptors_offer_few_cores(start_agent: StartAgent, address: str, coordinator: Coordinator) -> None:
+    start_agent(address, name="narrow", cores=50, prefix=limited("ulimit -n 64"))
+    session = await coordinator.session(name="narrow")
+    assert session.hello.resources["cores"] == 1
+    assert "offers 1 of 50 cores" in session.hello.shortage
+    assert "64 descriptors (ulimit -n)" in session.hello.shortage
+
+
+async def test_the_limit_on_descriptors_is_raised_as_far_as_it_may_be(
+    start_agent: StartAgent, address: str, coordinator: Coordinator
+) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert hard >= 2_000
+    agent = start_agent(address, name="wide", cores=400, prefix=limited("ulimit -Sn 64"))
+    session = await coordinator.session(name="wide")
+    assert (session.hello.resources["cores"], session.hello.shortage) == (400, "")
+    keys = [key(number) for number in range(200)]
+    await session.assign(*((one, spec("sh", "-c", "echo out; read line < gate; echo err >&2")) for one in keys))
+    del agent
+    await session.cancel(*keys, grace=0)
+    await coordinator.results(*keys)
+
+
+async def test_few_processes_offer_few_cores_and_more_wait(
+    start_agent: StartAgent, address: str, coordinator: Coordinator, folder: Path
+) -> None:
+    """Nothing is FAILED where a user may have no more processes."""
+    if os.geteuid() != 0 or shutil.which("setpriv") is None:
+        pytest.skip("only root can be another user")
+    user = 54_321
+    for path in (folder, folder / "home-poor", folder / "state-poor", folder / "xdg"):
+        path.mkdir(exist_ok=True)
+        os.chown(path, user, user)
+    (folder / "coordinator.sock").chmod(0o777)
+    start_agent(address, name="poor", cores=50, prefix=limited("ulimit -u 64", user))
+    session = await coordinator.session(name="poor")
+    assert 1 <= session.hello.resources["cores"] <= 20
+    assert "64 processes (ulimit -u)" in session.hello.shortage
+    keys = [key(number) for number in range(60)]
+    await all_of(coordinator, session, keys, "sh", "-c", "sleep 0.05 & sleep 0.05; wait; echo $DAGGYR_RUN_ID")
+    assert not [told for told in coordinator.told.values() if told.results and told.result.outcome == FAILED]
+
+
+def test_a_control_group_may_have_room_for_few_processes(tmp_path: Path) -> None:
+    group = tmp_path / "fs" / "our"
+    group.mkdir(parents=True)
+    (tmp_path / "fs" / "cgroup.controllers").touch()
+    (tmp_path / "membership").write_text("0::/our\n")
+    (group / "pids.max").write_text("100\n")
+    (group / "pids.current").write_text("56\n")
+    most, limit = most_attempts(50, ControlGroup(tmp_path / "membership", tmp_path / "fs"))
+    assert (most, "pids.max" in limit) == (10, True)
+    assert offered({"cores": 50, "gpus": 2}, most, limit) == ({"cores": 10, "gpus": 2}, f"offers 10 of 50 cores, because {limit}")
+    assert offered({"cores": 10}, most, limit) == ({"cores": 10}, "")
+    (group / "pids.max").write_text("max\n")
+    assert ControlGroup(tmp_path / "membership", tmp_path / "fs").processes_left() is None
+
+
+# -- what is kept -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["full", "without inodes"])
+async def test_a_full_disk(start_agent: StartAgent, address: str, coordinator: Coordinator, disk: SmallDisk, kind: str) -> None:
+    """With many slots: `echo` is RETURNED, not FAILED, and the fault is told before the results are."""
+    agent = start_agent(address, name="small", cores=64)
+    session = await coordinator.session(name="small")
+    (disk.fill if kind == "full" else disk.take_inodes)()
+    keys = [key(number) for number in range(200)]
+    await session.assign(*((one, spec("sh", "-c", 'echo "$DAGGYR_TASK_ID"; echo more >&2')) for one in keys))
+    results = await coordinator.results(*keys)
+    assert {result.outcome for result in results} == {RETURNED}
+    assert all(result.notes for result in results)
+    assert session.heartbeat.HasField("fault")
+    assert session.heartbeat.fault.pause.ToTimedelta().total_seconds() > 0
+    disk.clear()
+    await coordinator.until(lambda: not session.heartbeat.HasField("fault"))
+    again = [key(number, attempt=2) for number in range(200)]
+    await session.assign(*((one, spec("sh", "-c", "echo out; echo more >&2")) for one in again))
+    assert {result.outcome for result in await coordinator.results(*again)} == {SUCCEEDED}
+    assert {coordinator.of(one).output() for one in again} == {b"out\n"}
+    assert {coordinator.of(one).output(STDERR) for one in again} == {b"more\n"}
+    assert agent.log.count("attempts are started again") >= 1
+
+
+async def test_output_that_may_be_lost_is_marked(
+    start_agent: StartAgent, address: str, coordinator: Coordinator, disk: SmallDisk
+) -> None:
+    start_agent(address, name="small")
+    session = await coordinator.session(name="small")
+    os.mkfifo(disk.folder.parent / "home-small" / "gate")
+    held = spec("sh", "-c", "read line < gate; echo important; true")
+    document = spec("sh", "-c", "read line < gate; echo '{}'; true", whole_stdout_bytes=1_000_000)
+    await session.assign((key(0), held), (key(1), document))
+    await coordinator.start_of(key(0))
+    await coordinator.start_of(key(1))
+    disk.fill()
+    for _ in range(2):
+        descriptor = os.open(disk.folder.parent / "home-small" / "gate", os.O_WRONLY)
+        os.write(descriptor, b"\n")
+        os.close(descriptor)
+        await asyncio.sleep(0)
+    plain, whole = await coordinator.results(key(0), key(1))
+    assert (plain.outcome, plain.stdout.incomplete) == (SUCCEEDED, True)
+    assert "may not have been kept" in plain.notes[0]
+    assert (whole.outcome, whole.exit_code) == (RETURNED, 0)
+
+
+async def test_files_that_may_not_grow(start_agent: StartAgent, address: str, coordinator: Coordinator) -> None:
+    """RLIMIT_FSIZE, which no figure of the disk tells of."""
+    start_agent(address, name="short", prefix=limited("ulimit -f 0"))
+    session = await coordinator.session(name="short")
+    await session.assign((key(0), spec("sh", "-c", "echo hello")))
+    result = await coordinator.result(key(0))
+    assert result.outcome == RETURNED
+    assert "cannot be written" in result.notes[0]
+    await coordinator.until(lambda: session.heartbeat.HasField("fault"))
+
+
+def test_a_room_says_what_is_wrong(disk: SmallDisk) -> None:
+    room = Room(disk.folder)
+    try:
+        assert (room.shortage(), room.unwritable(), room.unusable()) == (None, None, None)
+        disk.fill()
+        assert "is full" in (room.shortage() or "")
+        assert "No space left" in (room.unwritable() or "")
+        assert "No space left" in (room.unusable() or "")
+        disk.clear()
+        assert (room.shortage(), room.unwritable(), room.unusable()) == (None, None, None)
+        disk.take_inodes()
+        assert "no inodes left" in (room.shortage() or "")
+        disk.clear()
+    finally:
+        room.close()
+    assert "cannot be looked at" in (Room(disk.folder / "missing").shortage() or "")
+    assert LEAST_BYTES > 0
+
+
+# -- the pause ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_pause_doubles_is_bounded_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The looks follow each other, and the lengths are those that were told."""
+    loop = asyncio.get_running_loop()
+    told: list[float] = []
+    wrong: list[str | None] = ["still"] * 12
+    ended = asyncio.Event()
+    monkeypatch.setattr("daggyr_agent.host_pause.SHORTEST", 0.001)
+    monkeypatch.setattr("daggyr_agent.host_pause.LONGEST", 0.004)
+
+    def changed() -> None:
+        told.append(pause._length)
+        if pause.reason is None:
+            ended.set()
+
+    pause = HostPause(loop, lambda: wrong.pop() if wrong else None, changed)
+    pause.begin("at first")
+    assert pause.fault() is not None
+    pause.begin("a second reason counts no more")
+    assert pause.reason == "at first"
+    await ended.wait()
+    assert told[:4] == [0.001, 0.002, 0.004, 0.004]
+    assert set(told[4:]) == {0.004}
+    assert pause.fault() is None
+    pause.close()
