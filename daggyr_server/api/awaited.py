@@ -38,7 +38,7 @@ def missing_host(pool: str, needs: Iterable[tuple[str, int]], pools: Mapping[str
     if paused:
         more = f"; {len(paused) - _MOST_NAMED} more are paused" if len(paused) > _MOST_NAMED else ""
         return f"the end of a pause: {'; '.join(paused[:_MOST_NAMED])}{more}"
-    if not any(host.open for host in hosts):
+    if not any(host.open or host.pause is not None for host in hosts):
         return f"a host to join the pool {pool!r}"
     short = [
         f"{host.name} {host.shortage}" for host in islice((host for host in hosts if host.open and host.shortage), _MOST_NAMED)
