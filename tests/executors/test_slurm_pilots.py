@@ -6,7 +6,7 @@ import pytest
 
 from daggyr_server.executors.base import Wanted
 from daggyr_server.executors.slurm.client import JobStatus
-from daggyr_server.executors.slurm.pilot_jobs import SHORTEST_PAUSE, PilotJobs, Place, missing_pilots
+from daggyr_server.executors.slurm.pilot_jobs import SHORTEST_PAUSE, PilotJobs, Place, misfits, missing_pilots
 
 FOUR = {"cores": 4, "memory_mb": 8_000}
 
@@ -41,6 +41,15 @@ def test_demand_leaves_what_it_counts_as_it_is() -> None:
     place = Place(dict(FOUR), None)
     missing_pilots([wanted(3, cores=2)], FOUR, None, [place], 10)
     assert place.free == FOUR
+
+
+def test_tasks_that_no_pilot_can_hold_are_told() -> None:
+    kinds = [wanted(1, cores=5), wanted(2, seconds=600, cores=1), wanted(3, cores=4)]
+    assert list(misfits(kinds, FOUR, 300.0)) == [
+        "no pilot is submitted for 1 task that needs cores=5: a pilot has cores=4, memory_mb=8000",
+        "no pilot is submitted for 2 tasks that may take 600 s (by timeout, or the mean of those before): "
+        "a pilot has 300 s for a task",
+    ]
 
 
 def status(job_id: str, state: str, reason: str = "None", node: str = "") -> JobStatus:

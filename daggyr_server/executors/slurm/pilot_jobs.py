@@ -145,6 +145,24 @@ def fits(kind: Wanted, size: Mapping[str, int], lasts: float | None) -> bool:
     return (lasts is None or kind.seconds < lasts) and all(units <= size.get(name, 0) for name, units in kind.needs)
 
 
+def misfits(wanted: Iterable[Wanted], size: Mapping[str, int], lasts: float | None) -> Iterator[str]:
+    """Tell of tasks for which no pilot is submitted, because none could carry them out."""
+    has = ", ".join(f"{name}={units}" for name, units in size.items())
+    for kind in wanted:
+        if fits(kind, size, lasts):
+            continue
+        count = f"{kind.count:,} {'task' if kind.count == 1 else 'tasks'}"
+        if any(units > size.get(name, 0) for name, units in kind.needs):
+            needs = ", ".join(f"{name}={units}" for name, units in kind.needs)
+            need = "needs" if kind.count == 1 else "need"
+            yield f"no pilot is submitted for {count} that {need} {needs}: a pilot has {has}"
+        else:
+            yield (
+                f"no pilot is submitted for {count} that may take {kind.seconds:,.4g} s (by timeout, or the mean of those "
+                f"before): a pilot has {lasts:,.4g} s for a task"
+            )
+
+
 def _put(kind: Wanted, count: int, place: Place) -> int:
     """Put as many tasks of a kind into a place as fit, and return how many."""
     if place.seconds is not None and kind.seconds >= place.seconds:

@@ -31,7 +31,7 @@ from daggyr_server.executors.base import Reports, SettingsError
 from daggyr_server.executors.context import ExecutorContext, PoolAccess
 from daggyr_server.executors.slurm.client import ENDED_STATES, Job, SlurmError, needs_of
 from daggyr_server.executors.slurm.pilot_files import PilotFiles
-from daggyr_server.executors.slurm.pilot_jobs import Pilot, PilotJobs, Place, fits, missing_pilots
+from daggyr_server.executors.slurm.pilot_jobs import Pilot, PilotJobs, Place, misfits, missing_pilots
 from daggyr_server.executors.slurm.pool import SlurmPool
 from daggyr_server.executors.slurm.settings import minutes
 
@@ -115,7 +115,11 @@ class PilotExecutor(SlurmPool, AgentExecutor):
             await asyncio.to_thread(self._files.remove)
 
     def notes(self) -> Sequence[str]:
-        return [*([self._trouble] if self._trouble else []), *self._misfits(), *self._jobs.notes(self._names())]
+        return [
+            *([self._trouble] if self._trouble else []),
+            *misfits(self.reports.wanted(), self._resources, self._lasts),
+            *self._jobs.notes(self._names()),
+        ]
 
     def welcome(self, hello: Hello, session: AgentSession) -> KnownAgent:
         agent = super().welcome(hello, session)
@@ -257,23 +261,6 @@ class PilotExecutor(SlurmPool, AgentExecutor):
                 for name, units in batch.templates[assignment.template].spec.resources.items():
                     free[name] = free.get(name, 0) - units
         yield Place(free, None if agent.ends is None else agent.ends - now)
-
-    def _misfits(self) -> Iterator[str]:
-        """Tasks for which no pilot is submitted, because none could carry them out."""
-        has = ", ".join(f"{name}={units}" for name, units in self._resources.items())
-        for kind in self.reports.wanted():
-            if fits(kind, self._resources, self._lasts):
-                continue
-            count = f"{kind.count:,} {'task' if kind.count == 1 else 'tasks'}"
-            if any(units > self._resources.get(name, 0) for name, units in kind.needs):
-                needs = ", ".join(f"{name}={units}" for name, units in kind.needs)
-                need = "needs" if kind.count == 1 else "need"
-                yield f"no pilot is submitted for {count} that {need} {needs}: a pilot has {has}"
-            else:
-                yield (
-                    f"no pilot is submitted for {count} that may take {kind.seconds:,.4g} s (by timeout, or the mean of those "
-                    f"before): a pilot has {self._lasts:,.4g} s for a task"
-                )
 
     def _dismiss(self, now: float) -> None:
         """Let pilots end that have had nothing to do for `idle_seconds`."""

@@ -27,9 +27,10 @@ _MAX_DIGITS = 10  # of seconds since a target's boot
 
 @cache
 def program() -> bytes:
-    """What each shell on a target is sent first: attempt.sh and remote.sh."""
-    own = files("daggyr_server.executors.ssh").joinpath("remote.sh").read_text(encoding="utf-8")
-    return (shell.text() + own).encode()
+    """What each shell on a target is sent first: attempt.sh, host.sh and remote.sh."""
+    folder = files("daggyr_server.executors.ssh")
+    own = [folder.joinpath(name).read_text(encoding="utf-8") for name in ("host.sh", "remote.sh")]
+    return "".join((shell.text(), *own)).encode()
 
 
 def call(function: str, *words: str) -> str:
