@@ -16,12 +16,14 @@ import secrets
 import signal
 from collections.abc import Mapping
 
+from daggyr.attempts.outcome import Cause
+from daggyr.control_group import ControlGroup
 from daggyr.daemon import Terminal
 from daggyr.environment import passes
 
 from .attempts import Attempts
 from .capture import Captures
-from .cgroup import ControlGroup, OomKills
+from .cgroup import OomKills
 from .config import Config
 from .connection import Connection
 from .descendants import Descendants, become_subreaper
@@ -120,9 +122,10 @@ class Agent:
             shortage=shortage,
             tracker_id=journal.tracker_id,
             epoch=journal.epoch,
+            ends=None if config.ends_in is None else loop.time() + config.ends_in,
             life=journal.life,
         )
-        self._connection = Connection(config, self._membership, self._work, self._outbox, self._news, self.drain)
+        self._connection = Connection(config, self._membership, self._work, self._outbox, self._news, self.drain, self.stop)
 
     def _beat(self) -> None:
         """Tell the coordinator at once what heartbeats tell."""
@@ -140,6 +143,8 @@ class Agent:
         if self._config.lifeline is not None:
             os.set_inheritable(self._config.lifeline, False)
             self._loop.add_reader(self._config.lifeline, self._feel_lifeline, self._config.lifeline)
+        if self._membership.ends is not None:
+            self._loop.call_at(self._membership.ends, self._time_is_over)
         connection = asyncio.create_task(self._connection.run())
         halted = asyncio.create_task(self._halted.wait())
         try:
@@ -159,7 +164,7 @@ class Agent:
             self._work.close("the agent is draining")
             self._finishing = asyncio.create_task(self._finish(None))
 
-    def stop(self) -> None:
+    def stop(self, cause: Cause = Cause.STOP) -> None:
         """End what runs, hand back what has not started, deliver the results, leave. When it is called again, halt."""
         if self._stopping:
             self.halt("asked a second time")
@@ -171,8 +176,13 @@ class Agent:
         # The coordinator is told first, or it would send back at once what is handed back to it.
         self._membership.draining = True
         self._connection.beat()
-        self._work.stop(DEFAULT_GRACE)
+        self._work.stop(DEFAULT_GRACE, cause)
         self._finishing = asyncio.create_task(self._finish(_DELIVERY_SECONDS))
+
+    def _time_is_over(self) -> None:
+        if not self._stopping:
+            _log.info("the time that this host has is over")
+            self.stop(Cause.OVER)
 
     def _hang_up(self) -> None:
         """Do nothing unless the terminal is gone, because each session reads the token and the certificates again."""

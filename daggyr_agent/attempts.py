@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from daggyr.attempts.keys import Ident, ident_of
-from daggyr.attempts.outcome import STOPPED_NOTE, Cause, Seen, judge, without_process
+from daggyr.attempts.outcome import OVER_NOTE, STOPPED_NOTE, Cause, Seen, judge, without_process
 from daggyr.attempts.startable import NotStartable
 from daggyr.attempts.times import timestamp
 from daggyr.v1.task_pb2 import (
@@ -166,13 +166,13 @@ class Attempts:
         for attempt in waiting.values():
             self._without_process(attempt, RETURNED, reason)
 
-    def stop(self, grace: float) -> None:
-        """Hand back all that wait, and end all that run, which are LOST unless they succeed."""
-        self.close(STOPPED_NOTE)
+    def stop(self, grace: float, cause: Cause) -> None:
+        """Hand back all that wait, and end all that run, which are LOST unless they succeed. The notes tell the `cause`."""
+        self.close(OVER_NOTE if cause is Cause.OVER else STOPPED_NOTE)
         with self._lock:
             running = list(self._running.values())
         for execution in running:
-            execution.end(Cause.STOP, grace)
+            execution.end(cause, grace)
 
     def end_silently(self, keys: Iterable[AttemptKey] | None) -> None:
         """End these attempts, or all if None, at once and tell nobody, because they are no longer this agent's."""

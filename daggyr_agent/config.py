@@ -8,6 +8,7 @@ Nothing here opens a connection, and tokens are never read here, only the names 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import re
 import socket
 from collections.abc import Mapping, Sequence
@@ -32,6 +33,7 @@ _ANOTHER = "name another with --config"
 _MAX_DIGITS = 100  # of a number: reading one of thousands would take long
 
 LogLevel = Literal["debug", "info", "warning", "error"]
+Seconds = Annotated[float, Meta(gt=0, le=10 * 365 * 86_400)]
 Units = Annotated[int, Meta(ge=0, le=MAX_UNITS)]
 
 
@@ -54,6 +56,9 @@ class Config:
     noop: bool
     log_level: str
     lifeline: int | None
+    coordinator_file: Path | None = None  # holds the coordinator's address, and is read for each session
+    orphan_seconds: float | None = None  # the agent ends after so long without a session
+    ends_in: float | None = None  # seconds after its start in which it ends
     pass_environment: tuple[str, ...] = ()  # what tasks get of this program's environment, beside daggyr.environment.ALWAYS
 
 
@@ -61,6 +66,9 @@ class _Settings(Struct, frozen=True, kw_only=True):
     """The settings as they are written. A file holds these, and the command line has an option for each."""
 
     coordinator: str = ""
+    coordinator_file: Path | None = None
+    orphan_seconds: Seconds | None = None
+    ends_in: Seconds | None = None
     name: str | None = None
     pool: str = "default"
     resource: Annotated[dict[str, Units], Meta(max_length=MAX_RESOURCES)] = {}
@@ -90,6 +98,15 @@ def _parser() -> _Parser:
     )
     add = parser.add_argument
     add("--coordinator", metavar="ADDRESS", help="HOST:PORT or unix:PATH of the coordinator; needed, here or in the file")
+    add(
+        "--coordinator-file", metavar="FILE", help="a file with that address, read for each session: a server that moves is found"
+    )
+    add("--orphan-seconds", metavar="S", help="end when no coordinator was reached for S seconds (default: wait for ever)")
+    add(
+        "--ends-in",
+        metavar="S",
+        help="this host is there for S seconds: take what can be done by then, and end (default: no limit)",
+    )
     add("--name", metavar="NAME", help="unique among the connected agents (default: the host's name)")
     add("--pool", metavar="POOL", help="the pool to join (default: default)")
     add(
@@ -132,6 +149,10 @@ def read_config(arguments: Sequence[str], environment: Mapping[str, str]) -> Con
     table = (
         {name.replace("-", "_"): value for name, value in read_table(_file(file), _ANOTHER).items()} if file is not None else {}
     )
+    for option in ("orphan_seconds", "ends_in"):
+        if isinstance(text := given.get(option), str):
+            with contextlib.suppress(ValueError):
+                given[option] = float(text)
     settings = _settings(table, given, faults)
 
     def place(name: str) -> str:
@@ -151,7 +172,10 @@ def read_config(arguments: Sequence[str], environment: Mapping[str, str]) -> Con
     if bool(settings.tls_cert) != bool(settings.tls_key):
         faults.append(Fault(place("tls_cert" if settings.tls_cert else "tls_key"), "tls_cert and tls_key go together"))
     config = Config(
-        coordinator=_coordinator(settings.coordinator, place("coordinator"), faults),
+        coordinator="" if settings.coordinator_file else _coordinator(settings.coordinator, place("coordinator"), faults),
+        coordinator_file=settings.coordinator_file,
+        orphan_seconds=settings.orphan_seconds,
+        ends_in=settings.ends_in,
         name=name,
         pool=settings.pool,
         resources=resources,

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import grpc
 
 from daggyr.backoff import Backoff
-from daggyr.channel import AddressError, check_exposure, open_channel, token_metadata
+from daggyr.channel import AddressError, check_address, check_exposure, open_channel, token_metadata
 from daggyr.tls_faults import tls_fault
 from daggyr.tokens import TokenError, read_token, token_file
 from daggyr.v1.agents_pb2_grpc import AgentsStub
@@ -26,6 +26,7 @@ from .session import CoordinatorSession, Membership, SessionError
 from .usage import HostUsage
 from .work import Work
 
+_MAX_ADDRESS = 4_096  # characters that are read of a file with an address
 _SHORTEST_PAUSE = 0.1  # seconds
 _SHORT_SESSION = 1.0
 _LONGEST_PAUSE = 5.0
@@ -61,8 +62,10 @@ class Connection:
         outbox: Outbox,
         news: asyncio.Event,
         drain: Callable[[], None],
+        orphaned: Callable[[], None],
     ) -> None:
-        """`news` and `drain` are the session's."""
+        """`news` and `drain` are the session's. `orphaned` is called when nobody has answered for the configured time."""
+        self._orphaned = orphaned
         self._config = config
         self._membership = membership
         self._work = work
@@ -72,6 +75,8 @@ class Connection:
         self._usage = HostUsage()
         self._session: CoordinatorSession | None = None
         self._leaving = asyncio.Event()
+        self._address = config.coordinator  # of the last session; a file may name another one for the next
+        self._alone_since = asyncio.get_running_loop().time()
         self._said = ""
         self._refusal: grpc.StatusCode | None = None  # with which the last session was refused, if it was
 
@@ -93,6 +98,11 @@ class Connection:
         while not self._leaving.is_set():
             begun = loop.time()
             welcomed = await self._one_session()
+            if welcomed:
+                self._alone_since = loop.time()
+            elif (most := self._config.orphan_seconds) is not None and loop.time() >= self._alone_since + most:
+                _log.error("no coordinator answered for %g s, so that this agent ends", most)
+                self._orphaned()
             pause = next_pause(backoff, lasted=loop.time() - begun if welcomed else None, refusal=self._refusal)
             if not self._leaving.is_set():
                 try:
@@ -106,10 +116,11 @@ class Connection:
         token = None
         self._refusal = None
         try:
+            self._address = self._named()
             token = self._token()
-            check_exposure(self._config.coordinator, token, self._config.tls, insecure=self._config.insecure)
+            check_exposure(self._address, token, self._config.tls, insecure=self._config.insecure)
             # Each session has a channel of its own, because one that has failed waits by its own clock before it tries again.
-            channel = open_channel(self._config.coordinator, tls=self._config.tls)
+            channel = open_channel(self._address, tls=self._config.tls)
         except (TokenError, AddressError) as error:
             if not self._membership.welcomed:
                 raise RefusedError(str(error)) from None
@@ -135,21 +146,33 @@ class Connection:
             self._session = None
             await channel.close()
 
+    def _named(self) -> str:
+        """The coordinator's address. Raises AddressError."""
+        path = self._config.coordinator_file
+        if path is None:
+            return self._config.coordinator
+        try:
+            with path.open(encoding="utf-8") as file:
+                return check_address(file.read(_MAX_ADDRESS).strip())
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            raise AddressError(f"{path} names no coordinator: {why}") from None
+
     def _token(self) -> str | None:
         """The token; read for each session, so that a new one is found. A unix socket needs none, unless a file is named."""
         if self._config.token_file is not None:
             return read_token(self._config.token_file)
-        if self._config.coordinator.startswith("unix:"):
+        if self._address.startswith("unix:"):
             return None
         path = token_file("agent", os.environ)
         return read_token(path) if path.exists() else None
 
     def _welcomed(self) -> None:
-        self._say(logging.INFO, f"connected to {self._config.coordinator} as {self._membership.name}")
+        self._say(logging.INFO, f"connected to {self._address} as {self._membership.name}")
 
     def _explain(self, error: SessionError, token: str | None) -> None:
         """Log why a session ended, or raise RefusedError if there is to be no other."""
-        address = self._config.coordinator
+        address = self._address
         if error.code is grpc.StatusCode.ABORTED:
             raise RefusedError(f"{address} ended this agent: {error}")
         if error.code in _REFUSALS:
@@ -164,7 +187,7 @@ class Connection:
 
     def _reason(self, error: SessionError) -> str:
         tls = self._config.tls is not None
-        return tls_fault(str(error), self._config.coordinator, tls=tls, option="--coordinator") or str(error)
+        return tls_fault(str(error), self._address, tls=tls, option="--coordinator") or str(error)
 
     def _token_is_new(self, error: SessionError, token: str | None) -> bool:
         """Whether the server made its token only after this agent had looked for it."""

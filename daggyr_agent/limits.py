@@ -13,7 +13,7 @@ import resource
 from collections.abc import Mapping
 from pathlib import Path
 
-from .cgroup import ControlGroup
+from daggyr.control_group import ControlGroup
 
 MOST_ATTEMPTS = 4096  # This holds beside resources, because a task may need none.
 _DESCRIPTORS_EACH = 3  # An attempt has two files, and one descriptor more while it starts.

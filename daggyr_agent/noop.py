@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable
 
 from daggyr.attempts.keys import Ident
-from daggyr.attempts.outcome import STOPPED_NOTE
+from daggyr.attempts.outcome import STOPPED_NOTE, Cause
 from daggyr.attempts.times import timestamp
 from daggyr.v1.task_pb2 import RETURNED, SUCCEEDED, AssignmentBatch, AttemptKey, AttemptResult, AttemptUpdate, HostFault
 
@@ -61,7 +61,7 @@ class Noop:
     def close(self, reason: str) -> None:
         self._closed = reason
 
-    def stop(self, grace: float) -> None:
+    def stop(self, grace: float, cause: Cause) -> None:
         self.close(STOPPED_NOTE)
 
     def fault(self) -> HostFault | None:

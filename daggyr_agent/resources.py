@@ -5,24 +5,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 
-from daggyr.host_memory import total_memory
-
-from .cgroup import ControlGroup
-
-_MEBIBYTE = 1024 * 1024
+from daggyr.host_resources import usable_cores, usable_memory_mb
 
 
 def host_resources() -> dict[str, int]:
-    """The host's `cores` (those that this process may run on, sched_getaffinity(2)) and `memory_mb`.
-
-    The memory is the host's or that of its control group, whichever is less, and is missing where nothing tells it.
-    """
-    known = [memory for memory in (total_memory(), ControlGroup().memory_limit()) if memory is not None]
-    cores = {"cores": len(os.sched_getaffinity(0))}
-    return {**cores, "memory_mb": min(known) // _MEBIBYTE} if known else cores
+    """The host's `cores` and `memory_mb`, by the rules of daggyr.host_resources; the memory is missing where nothing tells it."""
+    cores, memory = {"cores": usable_cores()}, usable_memory_mb()
+    return cores if memory is None else {**cores, "memory_mb": memory}
 
 
 class Ledger:

@@ -13,8 +13,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import grpc
+from google.protobuf.duration_pb2 import Duration
 
-from daggyr.attempts.times import seconds_of
+from daggyr.attempts.times import duration, seconds_of
 from daggyr.channel import HIGHEST_PROTOCOL_VERSION, PROTOCOL_VERSION
 from daggyr.v1.agents_pb2 import AgentMessage, CoordinatorMessage, Goodbye, Heartbeat, Hello, Welcome
 
@@ -52,12 +53,18 @@ class Membership:
     name: str
     pool: str
     resources: Mapping[str, int]
+    ends: float | None = None  # when this host's time is over, by the event loop's clock; None: it has no limit
     shortage: str = ""  # why these are less than they were meant to be
     tracker_id: str  # of the last welcome, and empty before the first; the journal keeps it and the next two for the next process
     epoch: int
     life: int
     welcomed: bool = False
     draining: bool = False
+
+
+def _left(ends: float | None) -> Duration | None:
+    """How much is left until a time of the event loop's clock."""
+    return None if ends is None else duration(max(0.0, ends - asyncio.get_running_loop().time()))
 
 
 class CoordinatorSession:
@@ -140,6 +147,7 @@ class CoordinatorSession:
                     draining=membership.draining,
                     fault=work.fault(),
                     shortage=membership.shortage,
+                    ends_in=_left(membership.ends),
                     # Of more, the coordinator sends the assignments again, and hears that they have ended.
                     ended=ended[: max(0, _MAX_HELLO_KEYS - len(held))],
                 )

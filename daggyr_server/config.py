@@ -7,7 +7,6 @@ reads a token.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -18,6 +17,7 @@ from msgspec import Meta
 
 from daggyr.channel import DEFAULT_ADDRESS, AddressError, check_address, is_loopback
 from daggyr.checked import ConfigurationError, Fault, check, read_table, resolve, suggest
+from daggyr.host_resources import usable_cores
 from daggyr_server.pool_tables import ConfiguredPool, Grace, default_of, pools_of, size_local_pool
 
 Seconds = Annotated[float, Meta(ge=0.1, le=86_400)]
@@ -96,7 +96,7 @@ def load(
 
 def default_workers() -> int:
     """How many cores a local pool has by default: two fewer than this process may use, if it may use more than two."""
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     return cores - 2 if cores > 2 else cores
 
 

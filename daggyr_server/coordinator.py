@@ -90,6 +90,7 @@ async def coordinator(
             log_level=log_level,
             pass_environment=pass_environment,
             pins=pins,
+            parting=private or not opened.durable,
         )
         limits: dict[str, PoolLimits] = {}
         machine = Machine(configuration.pools, next_run_id=opened.next_run_id)
@@ -180,6 +181,7 @@ def _executors(configuration: Configuration, driver: Driver, context: ExecutorCo
         settings = pool.check(kind.Settings, faults)
         if settings is not None:
             try:
+                kind = kind.chosen(settings)
                 reports = driver.reports(name, mend=not issubclass(kind, AgentExecutor))  # Sessions check what agents say.
                 executors[name] = kind(name, settings, reports, dataclasses.replace(context, grace=pool.kill_grace))
             except SettingsError as error:

@@ -14,6 +14,7 @@ from daggyr_server.core.graph.run import Run
 from daggyr_server.core.placing.host import Host, Pause
 from daggyr_server.core.placing.pool import Pool
 
+_FOUND = ("cores", "memory_mb")  # what hosts find by themselves
 _MOST_NAMED = 3  # hosts in a sentence
 
 
@@ -33,17 +34,22 @@ def missing_host(pool: str, needs: Iterable[tuple[str, int]], pools: Mapping[str
     hosts = pools[pool].hosts.values()
     if any(host.open and host.could_hold(needs) for host in hosts):
         return None
-    paused = list(pauses(host for host in hosts if host.could_hold(needs)))
+    paused = list(pauses(host for host in hosts if _might_hold(host, needs)))
     if paused:
         more = f"; {len(paused) - _MOST_NAMED} more are paused" if len(paused) > _MOST_NAMED else ""
         return f"the end of a pause: {'; '.join(paused[:_MOST_NAMED])}{more}"
-    if not any(host.open for host in hosts):
+    if not any(host.open or host.pause is not None for host in hosts):
         return f"a host to join the pool {pool!r}"
     short = [
         f"{host.name} {host.shortage}" for host in islice((host for host in hosts if host.open and host.shortage), _MOST_NAMED)
     ]
     why = f" ({'; '.join(short)})" if short else ""
     return f"a host with {', '.join(f'{name}={units}' for name, units in needs)} to join the pool {pool!r}{why}"
+
+
+def _might_hold(host: Host, needs: Iterable[tuple[str, int]]) -> bool:
+    """Whether a host that is paused may be able to hold a task: one that was never reached has not told yet what it has."""
+    return all(host.resources.get(name, units if name in _FOUND else 0) >= units for name, units in needs)
 
 
 def pauses(hosts: Iterable[Host]) -> Iterator[str]:

@@ -5,13 +5,13 @@ The call ExplainTask (reading.py) asks for it. Pure: a run, the pools and the ta
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import islice
 from shlex import quote
 
 from daggyr.bounds import bounded_notes, cut
-from daggyr.v1.task_pb2 import AttemptOutcome
+from daggyr.v1.task_pb2 import AttemptOutcome, Placement
 from daggyr_server.api.awaited import missing_host, pauses, until
 from daggyr_server.api.views import expansions, state_of
 from daggyr_server.core.graph.run import Run
@@ -27,12 +27,29 @@ _STUCK = frozenset(map(int, (Phase.ERRORED, Phase.KILLED)))
 _QUEUED = frozenset(int(phase) for phase in Phase if STATE_OF[phase] is State.QUEUED)
 
 
-def explanation(run: Run, number: int, pools: Mapping[str, Pool], last: StoredAttempt | None) -> list[str]:
-    """At least one sentence. `last` is the task's last attempt that has ended. Names are cut where they are very long."""
-    return [cut(sentence, MAX_SENTENCE_BYTES) for sentence in _sentences(run, number, pools, last)]
+def explanation(
+    run: Run,
+    number: int,
+    pools: Mapping[str, Pool],
+    last: StoredAttempt | None,
+    where: Placement | None = None,
+    notes: Callable[[str], Sequence[str]] = lambda pool: (),
+) -> list[str]:
+    """At least one sentence. `last` is the task's last attempt that has ended, `where` says where one is that has not.
+
+    `notes` gives what the executor of a pool tells of it. Names are cut where they are very long.
+    """
+    return [cut(sentence, MAX_SENTENCE_BYTES) for sentence in _sentences(run, number, pools, last, where, notes)]
 
 
-def _sentences(run: Run, number: int, pools: Mapping[str, Pool], last: StoredAttempt | None) -> list[str]:
+def _sentences(
+    run: Run,
+    number: int,
+    pools: Mapping[str, Pool],
+    last: StoredAttempt | None,
+    where: Placement | None,
+    notes: Callable[[str], Sequence[str]],
+) -> list[str]:
     if number < run.graph.live:
         return ["An edit took it away: the run does not have it any more."]
     if together := expansions(run, number):
@@ -49,6 +66,10 @@ def _sentences(run: Run, number: int, pools: Mapping[str, Pool], last: StoredAtt
         found = [f"Run {run.run_id} was killed: nothing more of it is started. To go on with it: daggyr retry {run.run_id}"]
     else:
         found = list(sentences(run, number, pools)) if sentences else list(_ended(run, number, phase))
+        if phase is Phase.READY:
+            found += [f"{note[:1].upper()}{note[1:]}." for note in notes(run.graph.policy(number).pool)]
+    if where is not None:
+        found += _where(where, "Its job is")
     return [*found, *_last_attempt(last, run.losses.get(number, 0))]
 
 
@@ -181,9 +202,21 @@ def _last_attempt(last: StoredAttempt | None, losses: int) -> Iterator[str]:
         how += f" with exit code {result.exit_code}"
     when = f" at {_time(result.stop_time.ToNanoseconds() / 1e9)}" if result.HasField("stop_time") else ""
     yield f"Attempt {last.attempt} ended as {how} on {last.host_name}{when}."
+    yield from _where(result.placement, "Its job was")
     yield from (f"{note[:1].upper()}{note[1:]}." for note in bounded_notes(result.notes))
     if losses > MAX_LOSSES:
         yield f"It was lost {losses} times, which is more than the {MAX_LOSSES} that are allowed."
+
+
+def _where(where: Placement, beginning: str) -> Iterator[str]:
+    """What the scheduler that an attempt was handed on to says of it."""
+    on = f", on {where.node}" if where.node else ""
+    if where.job:
+        state = f": {where.state}" if where.state else ""
+        because = f" ({where.reason})" if where.reason else ""
+        yield f"{beginning} {where.job}{on}{state}{because}."
+    elif where.state or where.reason:
+        yield f"It is {where.state or 'waiting'} yet: {where.reason}."
 
 
 def _names(run: Run, numbers: Sequence[int]) -> str:

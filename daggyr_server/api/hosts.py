@@ -15,6 +15,7 @@ from daggyr.v1.runs_pb2 import (
     AGENT_STATE_CONNECTED,
     AGENT_STATE_DISCONNECTED,
     AGENT_STATE_DRAINING,
+    AGENT_STATE_EXPECTED,
     AGENT_STATE_PAUSED,
     Agent,
     DrainAgentRequest,
@@ -31,6 +32,7 @@ from daggyr_server.api import views
 from daggyr_server.api.servicer import MAX_PAGE_BYTES, STRANGE_TOKEN, Context, Servicer, end_call
 from daggyr_server.driver.errors import Refused
 
+_MAX_NOTE_BYTES = 2_048
 _MOST_PAUSED = 100  # hosts of a pool that are named
 _MOST = 2**63 - 1  # units that an answer can hold: the sum over a pool's hosts may be more
 
@@ -62,6 +64,7 @@ class Hosts(Servicer):
         pool = self.reader.pools[name]
         entry = Pool(name=name, executor=self.limits.executors.get(name, ""), ready=pool.ready)
         entry.is_default = name == self.limits.default_pool
+        entry.notes.extend(cut(note, _MAX_NOTE_BYTES) for note in self.reader.notes(name))
         resources, used = Counter[str](), Counter[str]()
         for host in pool.hosts.values():
             if host.pause is not None and len(entry.paused) < _MOST_PAUSED:
@@ -106,6 +109,9 @@ class Hosts(Servicer):
             last_seen=views.timestamp(agent.last_seen) if agent.last_seen else None,
             address=agent.address,
         )
+        if agent.coming:
+            entry.state, entry.expected = AGENT_STATE_EXPECTED, cut(agent.coming, _MAX_NOTE_BYTES)
+            return entry
         host = self.reader.pools[pool].hosts.get(agent.agent_id)
         if host is not None:
             entry.name = host.name  # The executor knows only the id of an agent that has not come back yet.

@@ -117,6 +117,9 @@ class Reading(Servicer):
         await self.reader.settled(run.run_id)
         try:
             message = views.task(run, _by_now(run, number))
+            where = self.reader.placement(run, _by_now(run, number))
+            if where is not None and message.attempts:
+                message.attempts[-1].placement.CopyFrom(where)
         except TrackerError as error:
             await end_call(error, context)
         message.history.extend(views.history(history))
@@ -132,7 +135,7 @@ class Reading(Servicer):
         return ExplainTaskResponse(
             run_id=run.run_id,
             state=int(views.whole_state(run, number)),  # type: ignore[arg-type]
-            reasons=explanation(run, number, self.reader.pools, last),
+            reasons=explanation(run, number, self.reader.pools, last, self.reader.placement(run, number), self.reader.notes),
         )
 
     async def ReadOutput(self, request: ReadOutputRequest, context: Context) -> AsyncIterator[ReadOutputResponse]:

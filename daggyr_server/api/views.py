@@ -240,9 +240,14 @@ def ended_attempt(attempt: StoredAttempt) -> Attempt:
     result = attempt.result
     if not are_bounded(result.notes):
         result.notes[:] = bounded_notes(result.notes)
+    where = Placement(host=attempt.host)
+    if result.HasField("placement"):
+        where.MergeFrom(result.placement)
+        where.host = attempt.host
+        result.ClearField("placement")
     return Attempt(
         attempt=attempt.attempt,
-        placement=Placement(host=attempt.host),
+        placement=where,
         host=attempt.host_name,
         assign_time=timestamp(attempt.assign_time),
         start_time=result.start_time if result.HasField("start_time") else None,

@@ -7,11 +7,12 @@ themselves.
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 from contextlib import aclosing, suppress
 from itertools import islice
 
-from daggyr.client import Client, Unreachable
+from daggyr.client import Client, ServerError, Unreachable
 from daggyr.v1.run_pb2 import RunSummary, State
 from daggyr.v1.runs_pb2 import TaskChange
 from daggyr_server.cli import failed_tasks, names, words
@@ -23,6 +24,8 @@ from daggyr_server.cli.stdout import is_plain, notice
 _TOLD_TASKS = 50_000
 _FAILURE_LINES = 100
 _RUNNING_NAMES = 20
+WAITING_SECONDS = 4.0  # in which nothing runs, before it is said why
+_UNTIL = re.compile(r" until [^,;]*")  # when a host is looked at again, which is another time after each look
 
 
 async def follow(client: Client, run_id: int, *, accepted: bool) -> RunSummary:
@@ -62,17 +65,19 @@ class _Follower:
     def __init__(self, client: Client, view: View) -> None:
         self._client = client
         self._view = view
+        self._run: RunSummary | None = None
         self._running: dict[int, str] = {}
         self._failed: set[int] = set()
         self.told: set[int] = set()  # the numbers of failed tasks on which there was a line
 
     async def until_ended(self, run: RunSummary) -> RunSummary:
         told = words.total(run) <= _TOLD_TASKS
-        ticking = asyncio.create_task(self._tick())
+        self._run = run
+        ticking = asyncio.gather(self._tick(), self._tell_of_waiting())
         try:
             async with aclosing(self._client.watch(run.run_id, tasks=told, heard=True)) as changes:
                 async for change in changes:
-                    run = change.run
+                    run = self._run = change.run
                     if change.missed and told:
                         with suppress(Unreachable):  # the watch goes on by itself when the server is back
                             await self._read_again(run.run_id)
@@ -88,6 +93,20 @@ class _Follower:
         while True:
             self._view.tick()
             await asyncio.sleep(TICK)
+
+    async def _tell_of_waiting(self) -> None:
+        """Say what the run waits for, if nothing of it runs. A watch does not tell, because what hosts do changes no run."""
+        said: list[str] = []
+        while True:
+            await asyncio.sleep(WAITING_SECONDS)
+            if self._run is None or words.command_states(self._run).get("RUNNING"):
+                continue
+            with suppress(ServerError):
+                notes = list((await self._client.run(self._run.run_id)).notes)
+                what = [_UNTIL.sub("", note) for note in notes]
+                if notes and what != said:
+                    self._view.say(f"run {self._run.run_id}: {'; '.join(notes)}")
+                said = what
 
     async def _read_again(self, run_id: int) -> None:
         tasks = await self._client.first_tasks(run_id, _RUNNING_NAMES, states=[State.STATE_RUNNING])

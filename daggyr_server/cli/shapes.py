@@ -16,7 +16,7 @@ from google.protobuf.message import Message
 
 from daggyr.v1 import runs_pb2 as pb
 from daggyr.v1.run_pb2 import Attempt, RunSummary, StateChange, Task, TaskSummary
-from daggyr.v1.task_pb2 import OutputSummary, TaskSpec
+from daggyr.v1.task_pb2 import OutputSummary, Placement, TaskSpec
 from daggyr_server.cli import names, words
 
 Shape = dict[str, Any]
@@ -158,8 +158,19 @@ def _attempt(attempt: Attempt, stdout: bytes, stderr: bytes) -> Shape:
         "cpu_seconds": _optional(result, "cpu_seconds"),
         "max_rss_bytes": _optional(result, "max_rss_bytes"),
         "host": attempt.host,
-        "placement": {"host": attempt.placement.host},
+        "placement": _placement(attempt.placement),
         "executor": list(result.notes) if result is not None else [],
+    }
+
+
+def _placement(placement: Placement) -> Shape:
+    """The scheduler's name for the job, its node, its state and why it waits or ended; null where there is none."""
+    return {
+        "host": placement.host,
+        "job": placement.job or None,
+        "node": placement.node or None,
+        "state": placement.state or None,
+        "reason": placement.reason or None,
     }
 
 
@@ -181,6 +192,7 @@ def pool(one: pb.Pool) -> Shape:
         "running": one.running,
         "ready": one.ready,
         "paused": [host_pause(pause) for pause in one.paused],
+        "notes": list(one.notes),
     }
 
 
@@ -208,6 +220,7 @@ def agent(one: pb.Agent) -> Shape:
         "address": one.address,
         "pause": host_pause(one.pause) if one.HasField("pause") else None,
         "shortage": one.shortage,
+        "expected": one.expected,
     }
 
 

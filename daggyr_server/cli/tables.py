@@ -152,7 +152,7 @@ def _attempt_row(attempt: Attempt) -> Row:
     result = attempt.result
     if not attempt.HasField("result"):
         start = words.time(attempt.start_time) if attempt.HasField("start_time") else ""
-        return (str(attempt.attempt), "running" if start else "waiting", attempt.host, start, "", "", "", "")
+        return (str(attempt.attempt), "running" if start else "waiting", _host(attempt), start, "", "", "", "")
     took = ""
     if result.HasField("start_time") and result.HasField("stop_time"):
         took = words.span((words.moment(result.stop_time) - words.moment(result.start_time)).total_seconds())
@@ -161,13 +161,23 @@ def _attempt_row(attempt: Attempt) -> Row:
     return (
         str(attempt.attempt),
         names.ending(result.outcome, exit_code, signal),
-        attempt.host,
+        _host(attempt),
         words.time(result.start_time) if result.HasField("start_time") else "",
         took,
         words.span(result.cpu_seconds) if result.HasField("cpu_seconds") else "",
         words.size(result.max_rss_bytes) if result.HasField("max_rss_bytes") else "",
         words.sentences(result.notes),
     )
+
+
+def _host(attempt: Attempt) -> str:
+    """The host's name; of a job of a scheduler, its number, its node, and why it waits."""
+    where = attempt.placement
+    job = f", job {where.job}" if where.job else ""
+    node = f" on {where.node}" if where.node else ""
+    waits = "" if attempt.HasField("result") else where.state
+    because = f" ({where.reason})" if where.reason and waits else ""
+    return f"{attempt.host}{job}{node}{', ' if waits else ''}{waits}{because}"
 
 
 def expanded_columns() -> Columns:
@@ -199,6 +209,8 @@ def show_pools(pools: Sequence[pb.Pool]) -> None:
     for pool in pools:
         for pause in pool.paused:
             line(f"{words.printable(pool.name)}: {_paused(pause)}")
+        for note in pool.notes:
+            line(f"{words.printable(pool.name)}: {words.printable(note)}")
 
 
 def show_agents(agents: Sequence[pb.Agent]) -> None:
@@ -225,6 +237,8 @@ def show_agents(agents: Sequence[pb.Agent]) -> None:
     for agent in agents:
         if agent.HasField("pause"):
             line(f"{words.printable(agent.name)}: {_paused(agent.pause)}")
+        if agent.expected:
+            line(f"{words.printable(agent.name)}: {words.printable(agent.expected)}")
         if agent.shortage:
             line(f"{words.printable(agent.name)}: it {words.printable(agent.shortage)}")
 

@@ -144,7 +144,9 @@ class HostChanged:
     draining: bool = False
     fault: str = ""  # why it takes none, if it is at fault: for people, a part of a sentence
     pause: float | None = None  # seconds from now until a host at fault looks again, if that is known
+    keeps: bool = False  # a host at fault keeps what waits there: it has its place in a queue
     shortage: str = ""  # why its resources are less than they were meant to be, for people
+    ends: float | None = None  # seconds from now until it goes away by itself, if it has a time limit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

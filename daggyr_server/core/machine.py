@@ -249,8 +249,9 @@ class Machine(RequestHandlers):
             draining=event.draining,
             pause=pause,
             shortage=event.shortage,
+            until=None if event.ends is None else now + event.ends,
         )
-        if event.draining or pause is not None:
+        if event.draining or (pause is not None and not event.keeps):
             for run_id in pool.shares.by_run:
                 self._recall(recall.for_closed_host(pool, event.host, self.runs[run_id].unstarted()))
         self._dirty[event.pool] = None

@@ -27,12 +27,12 @@ class Agents:
         self._executors = executors
 
     def known(self) -> list[tuple[str, KnownAgent]]:
-        """Every agent that is connected or awaited, with its pool; the pools in the order of their names."""
+        """Every agent that is connected, awaited or expected, with its pool; the pools in the order of their names."""
         return [
             (pool, agent)
             for pool, executor in sorted(self._executors.items())
             if isinstance(executor, AgentExecutor)
-            for agent in executor.agents.values()
+            for agent in (*executor.agents.values(), *executor.expected())
         ]
 
     def drain(self, name: str) -> set[str]:

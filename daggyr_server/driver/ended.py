@@ -11,8 +11,9 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 
-from daggyr.v1.task_pb2 import OutputChunk
+from daggyr.v1.task_pb2 import OutputChunk, Placement
 from daggyr_server.core.commands import Key
 from daggyr_server.core.events import RunsForgotten
 from daggyr_server.core.graph.in_flight import InFlight
@@ -30,6 +31,8 @@ from daggyr_server.driver.restoring import Restoring
 from daggyr_server.executors.base import Executor
 from daggyr_server.executors.believable import mend_result
 from daggyr_server.trackers.base import MAX_ATTEMPTS, Piece, StateChange, StoredAttempt, Tracker
+
+MAX_POOL_NOTES = 20  # that an executor tells of its pool
 
 KEPT_ENDED_RUNS = 200  # ended runs in memory, where a tracker has them too
 KEPT_ENDED_TASKS = 2_000_000  # the tasks of these runs together
@@ -78,6 +81,24 @@ class Reader:
     def pools(self) -> Mapping[str, Pool]:
         """All pools by name, those of restored runs included that are not configured any more."""
         return self._machine.pools
+
+    def notes(self, pool: str) -> list[str]:
+        """What the executor of a pool tells people of it; see Executor.notes."""
+        executor = self._executors.get(pool)
+        try:
+            return [str(note) for note in islice(executor.notes(), MAX_POOL_NOTES)] if executor is not None else []
+        except Exception as error:
+            return [f"its executor has a fault: {type(error).__name__}: {error}"]
+
+    def placement(self, run: Run, number: int) -> Placement | None:
+        """Where the attempt of a task is that has not ended, as its executor knows; None if there is none."""
+        flight = run.in_flight.get(number)
+        if flight is None:
+            return None
+        executor = self._executors.get(flight.pool)
+        if executor is None:
+            return Placement(host=flight.host)
+        return executor.placement(flight.host, self._lives.key((run.run_id, flight.number, flight.attempt)))
 
     # -- runs ---------------------------------------------------------------------------------------------------------
 

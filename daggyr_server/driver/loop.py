@@ -97,7 +97,7 @@ class Driver:
 
     def reports(self, pool: str, *, mend: bool = True) -> PoolReports:
         """What the executor of `pool` reports to. `mend` is False for an executor that checks by itself what it is told."""
-        return PoolReports(pool, self._inbox, mend=mend)
+        return PoolReports(pool, self._inbox, self._machine.pools[pool], mend=mend)
 
     async def start(self, executors: Mapping[str, Executor]) -> None:
         """Open the executors, by pool, and begin to work. The runs that have not ended come back from now on: see `restored`.

@@ -13,8 +13,10 @@ from daggyr.bounds import are_bounded, bounded_notes
 from daggyr.v1.task_pb2 import HOST_AVAILABLE, HOST_DRAINING, HOST_GONE, AttemptResult, AttemptUpdate, Host
 from daggyr.v1.task_pb2 import LOST as LOST_OUTCOME
 from daggyr_server.core.events import AttemptEnded, AttemptStarted, HostChanged, HostGone
+from daggyr_server.core.placing.pool import Pool
 from daggyr_server.core.states import Outcome
 from daggyr_server.driver.inbox import Inbox, Reported
+from daggyr_server.executors.base import Wanted
 from daggyr_server.executors.believable import mended
 
 _UNKNOWN_FAULT = "it is at fault, and does not say why"
@@ -24,11 +26,12 @@ _OUTCOMES = {int(outcome): outcome for outcome in Outcome}
 class PoolReports:
     """The `Reports` (executors.base) of one pool."""
 
-    def __init__(self, pool: str, inbox: Inbox, *, mend: bool) -> None:
+    def __init__(self, pool: str, inbox: Inbox, placing: Pool, *, mend: bool) -> None:
         """`mend` is for executors that do not check by themselves what they are told; sessions check what agents tell."""
         self._mend = mend
         self._pool = pool
         self._put = inbox.report
+        self._placing = placing  # read only
 
     def host(self, host: Host) -> None:
         if host.state == HOST_GONE:
@@ -46,9 +49,14 @@ class PoolReports:
                 draining=host.state == HOST_DRAINING,
                 fault=(host.fault.reason or _UNKNOWN_FAULT) if host.HasField("fault") else "",
                 pause=seconds_of(host.fault.pause) if host.fault.HasField("pause") else None,
+                keeps=host.fault.keeps,
                 shortage=host.shortage,
+                ends=seconds_of(host.ends_in) if host.HasField("ends_in") else None,
             )
         )
+
+    def wanted(self) -> list[Wanted]:
+        return [Wanted(*kind) for kind in self._placing.wanted()]
 
     def updates(self, host: str, updates: Sequence[AttemptUpdate], durable: Callable[[], None]) -> None:
         self._put(Reported(mended(updates) if self._mend else updates, durable))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 import msgspec
@@ -34,11 +35,23 @@ class SettingsError(ValueError):
     """An executor cannot use its pool's settings; the message names the setting and what to write instead."""
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Attempts of one kind that only wait for capacity."""
+
+    needs: tuple[tuple[str, int], ...]  # units of resources by name, all above 0
+    seconds: float  # that one may take: its timeout, or else the mean of those before; 0 if nobody knows
+    count: int
+
+
 class Reports(Protocol):
     """Where the executor of one pool tells what happens. Calls return at once; nothing is durable when they do."""
 
     def host(self, host: Host) -> None:
         """Tell that a host came, changed or is gone. HOST_GONE makes LOST all attempts of it whose result was not told before."""
+
+    def wanted(self) -> Sequence[Wanted]:
+        """Ask what the attempts need that only wait for capacity now. It takes time linear in the runs that have some."""
 
     def updates(self, host: str, updates: Sequence[AttemptUpdate], durable: Callable[[], None]) -> None:
         """Tell what attempts on `host` did, in order for each attempt. Reports of attempts that are not current change nothing.
@@ -64,6 +77,11 @@ class Executor(ABC):
         self.settings = settings
         self.reports = reports
         self.context = context
+
+    @classmethod
+    def chosen(cls, settings: Any) -> type[Executor]:
+        """Return the class that serves a pool with these settings (a `Settings`): this one, unless the executor has modes."""
+        return cls
 
     @abstractmethod
     async def open(self) -> None:
@@ -99,8 +117,19 @@ class Executor(ABC):
         not kept. The caller closes the iterator when it has had enough.
         """
 
+    def placement(self, host: str, key: AttemptKey) -> Placement:
+        """Say where an attempt is whose end was not told yet. It is asked when a person wants to know.
+
+        More than `host` is said by executors that hand attempts on to a scheduler.
+        """
+        return Placement(host=host)
+
     def demand(self, ready: int) -> None:  # noqa: B027
         """Hear how many attempts of this pool only wait for capacity now. Executors that can bring more hosts use it."""
+
+    def notes(self) -> Sequence[str]:
+        """Return what `pools` and `why` tell of the pool beside its hosts: sentences without a full stop."""
+        return ()
 
     def largest(self) -> Mapping[str, int] | None:
         """Return the most that one host of this pool can ever offer, or None where hosts come by themselves."""

@@ -28,6 +28,7 @@ MAX_PAUSE = 86_400  # seconds of one pause of a host at fault
 MAX_LOAD = 1e9
 MAX_EXIT_CODE = 255  # exit(3)
 MAX_SIGNAL = 64  # SIGRTMAX, signal(7)
+MAX_PLACEMENT_WORD = 2_000  # characters of each text of a placement
 MAX_NOTES = 64
 MAX_NOTE_BYTES = 256 * 1024  # of all notes of a result; an agent tells at most half of that
 MAX_HELD = 100_000  # attempts that an agent may have: a welcome may have to name them all; an agent takes half as many
@@ -129,6 +130,10 @@ def _result_fault(result: AttemptResult) -> str:
         output = result.stderr
         if not output.cut_offset + output.cut_bytes <= output.size_bytes <= MAX_NUMBER:
             return "stderr"
+    if result.HasField("placement"):
+        where = result.placement
+        if max(map(len, (where.host, where.job, where.node, where.state, where.reason))) > MAX_PLACEMENT_WORD:
+            return "placement"
     notes = result.notes
     if notes and (len(notes) > MAX_NOTES or sum(len(note.encode()) for note in notes) > MAX_NOTE_BYTES):
         return "notes"

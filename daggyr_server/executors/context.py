@@ -48,6 +48,7 @@ class ExecutorContext:
     grace: float  # seconds from SIGTERM to SIGKILL, after a kill and after a timeout: the pool's `kill_grace`
     log_level: str = "warning"  # for child processes
     access: PoolAccess = field(default_factory=PoolAccess)
+    parting: bool = False  # once it has closed, this coordinator never comes back: what it has left elsewhere may end
     pass_environment: tuple[str, ...] = ()  # of the coordinator's variables, what all tasks get (daggyr.environment)
     pins: AgentPins = field(default_factory=AgentPins)  # of the agents that dial in where the coordinator listens
 

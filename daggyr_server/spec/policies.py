@@ -102,6 +102,7 @@ class Policies:
             max_retries=definition.max_retries or 0,
             retry_delay=definition.retry_delay or 0.0,
             is_generator=bool(definition.is_generator),
+            timeout=definition.details.timeout or 0.0,
         )
         index = self._index.get(policy)
         if index is None:

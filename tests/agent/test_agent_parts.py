@@ -17,13 +17,13 @@ from daggyr.attempts.keys import ident_of
 from daggyr.backoff import Backoff
 from daggyr.bounds import MAX_NOTE_BYTES
 from daggyr.checked import ConfigurationError
+from daggyr.control_group import ControlGroup
 from daggyr.v1.task_pb2 import (
     SUCCEEDED,
     AttemptResult,
     AttemptStarted,
 )
 from daggyr_agent.capture import Captures
-from daggyr_agent.cgroup import ControlGroup
 from daggyr_agent.config import read_config
 from daggyr_agent.connection import next_pause
 from daggyr_agent.journal import Journal

@@ -195,7 +195,7 @@ async def test_task(daggyr: Daggyr, failed: ScriptedRun) -> None:
         "cpu_seconds": 0.25,
         "max_rss_bytes": 3 * 1024 * 1024,
         "host": "h1",
-        "placement": {"host": "agent-1"},
+        "placement": {"host": "agent-1", "job": None, "node": None, "state": None, "reason": None},
         "executor": ["its patience ended"],
     }
     output = (await daggyr("--output", "json", "task", "1", "a")).json["attempts"][0]["stdout"]

@@ -35,7 +35,7 @@ from daggyr.v1.task_pb2 import (
     TaskSpec,
     TaskTemplate,
 )
-from daggyr_server.executors.base import Executor
+from daggyr_server.executors.base import Executor, Wanted
 from daggyr_server.executors.context import ExecutorContext
 
 MAX_CHUNK = 256 * 1024
@@ -135,6 +135,7 @@ class CollectedReports:
 
     def __init__(self) -> None:
         self.hosts: dict[str, Host] = {}  # as last told; hosts that are gone stay here
+        self.all_hosts: list[Host] = []  # all that was told of hosts, in order
         self.states: list[tuple[str, HostState]] = []
         self.told: dict[Ident, Told] = {}
         self.faults: list[str] = []
@@ -144,8 +145,12 @@ class CollectedReports:
 
     def host(self, host: Host) -> None:
         self.hosts[host.host] = host
+        self.all_hosts.append(host)
         self.states.append((host.host, host.state))
         self._notify()
+
+    def wanted(self) -> Sequence[Wanted]:
+        return ()
 
     def updates(self, host: str, updates: Sequence[AttemptUpdate], durable: Callable[[], None]) -> None:
         for update in updates:

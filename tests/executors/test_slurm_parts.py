@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
+import os
 import re
 import socket
 import threading
@@ -22,16 +24,18 @@ from daggyr_server.executors.slurm.client import (
     Job,
     Needs,
     SlurmError,
+    SlurmGone,
+    SlurmLimited,
     SlurmRefused,
     SlurmUnavailable,
     indexes,
     needs_of,
 )
-from daggyr_server.executors.slurm.commands import fault
 from daggyr_server.executors.slurm.jobs.outcomes import GONE, seen_of
 from daggyr_server.executors.slurm.jobs.submission_folder import JobReport
 from daggyr_server.executors.slurm.rest import SlurmRest
 from daggyr_server.executors.slurm.settings import SlurmSettings, minutes
+from daggyr_server.executors.slurm.words import Verdict, error_of, known_texts
 
 HERE = Path("/shared")
 
@@ -71,8 +75,8 @@ def test_time_limits_are_read_as_slurm_reads_them(text: str, known: int | None) 
 
 def test_resources_mean_something_in_slurm() -> None:
     settings = SlurmSettings(directory=HERE, time_limit="10")
-    resources = {"cores": 4, "memory_mb": 500, "gres/gpu:a100": 2, "gres/widget": 0, "license/matlab": 1}
-    assert needs_of(resources, 0, settings) == Needs(4, 500, (("gpu:a100", 2),), (("matlab", 1),), 10)
+    resources = {"cores": 4, "memory_mb": 500, "gpus": 3, "gres/gpu:a100": 2, "gres/widget": 0, "license/matlab": 1}
+    assert needs_of(resources, 0, settings) == Needs(4, 500, (("gpu:a100", 2),), 3, (("matlab", 1),), 10)
     assert needs_of({"cores": 0}, 100, settings).minutes == 3, "the timeout, and a minute"
     assert needs_of({}, 6_000, settings).minutes == 10, "no more than the pool's"
     assert needs_of({}, 0, SlurmSettings(directory=HERE)) == Needs()
@@ -87,15 +91,54 @@ def test_indexes_of_an_array() -> None:
     assert indexes("") == []
 
 
-def test_errors_have_kinds() -> None:
-    assert type(fault("sbatch: error: Batch job submission failed: Invalid partition name specified")) is SlurmRefused
-    assert type(fault("sbatch: error: Batch job submission failed: Socket timed out on send/recv operation")) is SlurmUnavailable
-    assert type(fault("sbatch: error: something new")) is SlurmError
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        ("Invalid partition name specified", SlurmRefused),
+        ("Requested node configuration is not available", SlurmRefused),
+        ("Socket timed out on send/recv operation", SlurmUnavailable),
+        ("Required partition not available (inactive or drain)", SlurmUnavailable),
+        ("Partition in DOWN state", SlurmUnavailable),
+        ("Requested nodes are busy", SlurmUnavailable),
+        ("Slurm backup controller in standby mode", SlurmUnavailable),
+        ("Job can not start due to maintenance reservation.", SlurmUnavailable),
+        ("Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)", SlurmLimited),
+        ("Invalid job array specification", SlurmLimited),
+        ("Invalid job id specified", SlurmGone),
+        ("something new", SlurmUnavailable),
+    ],
+)
+def test_errors_have_kinds(words: str, kind: type[SlurmError]) -> None:
+    error = error_of(f"sbatch: error: Batch job submission failed: {words}")
+    assert type(error) is kind
+    assert words in str(error)
+
+
+def test_no_text_of_the_installed_slurm_is_unknown() -> None:
+    """Slurm's library is asked for the text of each number that there may be."""
+    libraries = [*Path("/usr/lib").glob("*/slurm*/libslurmfull.so")]
+    if not libraries:
+        pytest.skip("Slurm is not installed")
+    library = ctypes.CDLL(str(libraries[0]))
+    library.slurm_strerror.restype = ctypes.c_char_p
+    # Below 1000 are the system's own errors. Slurm says of a number without a text what the system says of it.
+    texts = {number: library.slurm_strerror(number).decode() for number in (-1, *range(1_000, 20_000))}
+    own = {text for number, text in texts.items() if text != os.strerror(number)}
+    assert len(own) > 200
+    assert own - known_texts().keys() == set()
+
+
+def test_the_texts_of_other_versions_are_known_too() -> None:
+    assert known_texts()["MaxJobCount limit reached"] is Verdict.LIMIT, "of 26.05"
+    assert known_texts()["Authentication credential expired"] is Verdict.NOW, "of 24.11"
+    assert known_texts()["ConfigLess mode is disabled"] is Verdict.NOW, "of 20.11"
+    assert set(known_texts().values()) == set(Verdict)
 
 
 OK = JobReport(status=0)
 THREE = JobReport(status=3)
 KILLED = JobReport(status=137)
+OK_ALL_THE_SAME = JobReport(status=0, stopped=True)
 TERMINATED = JobReport(status=143, stopped=True)
 
 
@@ -104,6 +147,13 @@ TERMINATED = JobReport(status=143, stopped=True)
     [
         (OK, None, False, "SUCCEEDED"),
         (OK, "CANCELLED", True, "SUCCEEDED"),
+        (OK_ALL_THE_SAME, "CANCELLED", True, "SUCCEEDED"),
+        (OK_ALL_THE_SAME, "CANCELLED", False, "KILLED"),
+        (OK_ALL_THE_SAME, "TIMEOUT", False, "TIMED_OUT"),
+        (OK_ALL_THE_SAME, "OUT_OF_MEMORY", False, "OOM_KILLED"),
+        (OK_ALL_THE_SAME, "PREEMPTED", False, "LOST"),
+        (OK_ALL_THE_SAME, "NODE_FAIL", False, "LOST"),
+        (OK_ALL_THE_SAME, GONE, False, "LOST"),
         (OK, "OUT_OF_MEMORY", False, "SUCCEEDED"),
         (THREE, "FAILED", False, "FAILED"),
         (THREE, GONE, False, "FAILED"),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import psutil
 import pytest
 from executor_harness import GRACE, PATIENCE
 from support.task_specs import python, shell, spec
@@ -44,7 +46,12 @@ class Node:
 
     def run(self, index: int = 0) -> JobReport:
         self.start(index).wait(DEADLINE)
-        return self.submission.result(index)
+        return self.result(index)
+
+    def result(self, index: int = 0) -> JobReport:
+        found = self.submission.result(index)
+        assert found is not None, "the result is not whole"
+        return found
 
     def has_written(self) -> bool:
         path = self.submission.output(0, "out")
@@ -99,7 +106,7 @@ def test_a_stop_is_passed_on_and_the_grace_period_kept(words: list[str], tmp_pat
         until(node.has_written, "a task that is there")
         process.send_signal(signal.SIGTERM)
         process.wait(DEADLINE)
-        reported = node.submission.result(0)
+        reported = node.result()
         assert (reported.status, reported.stopped) == (status, True)
         assert node.out() == said
 
@@ -159,3 +166,75 @@ def test_interrupts_are_not_ignored(words: list[str], tmp_path: Path) -> None:
     node = Node(tmp_path, words, python("import signal\nprint(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"))
     node.run()
     assert node.out() == "True\n"
+
+
+@pytest.mark.parametrize("words", SHELLS)
+def test_what_is_told_to_end_and_exits_with_0_says_that_it_was_told(words: list[str], tmp_path: Path) -> None:
+    """Slurm signals all processes of a job: the task may be done before its script hears of it."""
+    node = Node(tmp_path, words, shell("echo here; sleep 600 >/dev/null; echo done"))
+    process = node.start(0)
+    until(node.has_written, "a task that is there")
+    sleeping = next(each for each in psutil.Process(process.pid).children(recursive=True) if each.cmdline() == ["sleep", "600"])
+    os.kill(process.pid, signal.SIGSTOP)  # so that the order is certain
+    sleeping.terminate()
+    until(lambda: node.out() == "here\ndone\n", "the end of the task")
+    process.send_signal(signal.SIGTERM)
+    os.kill(process.pid, signal.SIGCONT)
+    process.wait(DEADLINE)
+    reported = node.result()
+    assert (reported.status, reported.stopped) == (0, True)
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Path]:
+    """A directory with little room."""
+    if os.getuid() != 0:
+        pytest.skip("only root can mount a small file system")
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(folder)], capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"no file system can be mounted: {mounted.stderr!r}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("words", SHELLS[:1])
+class TestRoom:
+    """A directory that is full."""
+
+    def test_before_the_start_nothing_is_started(self, words: list[str], small: Path) -> None:
+        ran = small.parent / "ran"
+        node = Node(small, words, shell('touch "$1"', str(ran)))
+        fill(small)
+        assert node.start(0).wait(DEADLINE) == 1
+        seen = node.submission.look()
+        assert (seen.full, seen.claimed, ran.exists()) == ({0}, set(), False)
+
+    def test_while_it_runs_output_is_marked(self, words: list[str], small: Path) -> None:
+        node = Node(small, words, shell(f"cat /dev/zero > {small}/all 2>/dev/null; echo important; true"))
+        process = node.start(0)
+        until(lambda: (node.submission.path / "0.part").exists(), "a script that wants to say how the task ended")
+        (small / "all").unlink()
+        process.wait(DEADLINE)
+        reported = node.result()
+        assert (reported.status, reported.full, node.out()) == (0, True, "")
+
+    def test_a_result_for_which_there_is_no_room_is_none(self, words: list[str], small: Path) -> None:
+        node = Node(small, words, shell(f"cat /dev/zero > {small}/all 2>/dev/null; true"))
+        assert node.start(0).wait(DEADLINE) == 0
+        assert node.submission.result(0) is None
+        assert node.submission.result_was_lost(0)
+
+
+def fill(folder: Path) -> None:
+    with contextlib.suppress(OSError), (folder / "filled").open("wb", buffering=0) as file:
+        while file.write(bytes(4096)):
+            pass
+
+
+def test_what_is_no_array_has_the_index_0_whatever_the_environment_says(tmp_path: Path) -> None:
+    node = Node(tmp_path, ["sh"], shell("echo ran"))
+    node.script.write_text(job_script(node.submission.path, node.home, grace=GRACE, timeout=0, whole_stdout_bytes=0, size=1))
+    node.start(3).wait(DEADLINE)
+    assert node.out() == "ran\n"

@@ -38,6 +38,13 @@ async def gone(pid: int) -> None:
     await eventually(lambda: not runs(pid))
 
 
+def filled(disk: Path) -> None:
+    """Leave no room on a disk: its file `filler` takes all of it."""
+    with (disk / "filler").open("ab", buffering=0) as filler, pytest.raises(OSError, match="No space"):
+        while True:
+            filler.write(b"x" * 4096)
+
+
 class TestConnections:
     async def test_CutInTheMiddleOfATaskNothingIsLost(self, server: SshdServer, pools: Pools, tmp_path: Path) -> None:
         harness = await pools.available()
@@ -204,7 +211,7 @@ class TestRecovery:
         assert (await second.ends(key)).outcome == "LOST"
         late = await first.give_one(shell('touch "$1"', str(tmp_path / "late")))
         await eventually(lambda: "a newer start of this coordinator uses it" in caplog.text)
-        assert (await first.ends(late)).outcome == "LOST"
+        assert (await first.ends(late)).outcome == "RETURNED"
         assert not (tmp_path / "late").exists()
         assert (await second.run_one(spec("/bin/echo", "mine"))).text == "mine\n"
 
@@ -310,26 +317,62 @@ class TestTargets:
         self, pools: Pools, tmp_path: Path, small_disk: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         harness = await pools.available(directory=str(small_disk))
-        (small_disk / "filler").write_bytes(b"x" * 4096)
-        with (small_disk / "filler").open("ab", buffering=0) as filler, pytest.raises(OSError, match="No space"):
-            while True:
-                filler.write(b"x" * 4096)
+        filled(small_disk)
         told = await harness.run_one(shell('touch "$1"', str(tmp_path / "ran")))
-        assert told.outcome == "LOST"
-        assert "cannot make files" in told.notes
+        assert told.outcome == "RETURNED"
+        assert "could not keep the files" in told.notes
         assert not (tmp_path / "ran").exists()
-        await eventually(lambda: "No space left on device" in caplog.text)
+        await paused(harness)
+        assert "its disk is full" in harness.reports.hosts["target"].fault.reason
         (small_disk / "filler").unlink()
         await back(harness)
         assert (await harness.run_one(spec("/bin/echo", "again"))).text == "again\n"
 
-    async def test_OutputThatFillsTheDiskIsTheTasksOwnTrouble(self, pools: Pools, small_disk: Path) -> None:
+    async def test_AFullDiskIsToldAtTheConnectionToo(self, server: SshdServer, pools: Pools, small_disk: Path) -> None:
+        """Its results are fetched, and nothing is started there."""
         harness = await pools.available(directory=str(small_disk))
-        told = await harness.run_one(python("import os\nwhile True: os.write(1, b'x' * 4096)"))
-        assert told.outcome == "FAILED"
-        assert len(told.output()) > 4096
-        await eventually(lambda: not list(small_disk.glob("ssh/*/*/*/lock")))
+        key = await harness.give_one(shell(GATED, str(small_disk.parent)))
+        await pid_in(small_disk.parent / "pid.task-0")
+        filled(small_disk)
+        assert server.cut()
+        await paused(harness)
+        (small_disk.parent / "gate").touch()
+        told = await harness.ends(key)
+        assert (told.outcome, told.result.stdout.incomplete) == ("SUCCEEDED", True)
+        assert harness.reports.states[-1] == ("target", HOST_PAUSED)
+        await harness.reports.until(lambda: "No space left on device" in harness.reports.hosts["target"].fault.reason)
+        (small_disk / "filler").unlink()
+        await back(harness)
         assert (await harness.run_one(spec("/bin/echo", "again"))).text == "again\n"
+
+    async def test_OutputThatFillsTheDiskIsMarked(self, pools: Pools, small_disk: Path) -> None:
+        """A success stays one, and a failure may be the disk's fault. What must be whole is not taken for whole."""
+        flood = "import os\ntry:\n  while True: os.write(1, b'x' * 4096)\nexcept OSError: raise SystemExit({})"
+        harness = await pools.available(directory=str(small_disk))
+        for code, outcome, whole in ((0, "SUCCEEDED", 0), (3, "RETURNED", 0), (0, "RETURNED", 2**26)):
+            task = python(flood.format(code))
+            task.whole_stdout_bytes = whole
+            told = await harness.run_one(task)
+            assert told.outcome == outcome
+            assert told.result.stdout.incomplete
+            assert "was full when it ended" in told.notes
+            assert len(told.output()) > 4096
+            await eventually(lambda: not list(small_disk.glob("ssh/*/*/*/lock")))
+            await harness.reports.until(lambda: harness.reports.states[-1][1] == HOST_AVAILABLE)
+        assert (await harness.run_one(spec("/bin/echo", "again"))).text == "again\n"
+
+    async def test_NothingStaysOnATargetThatHasNothing(self, pools: Pools) -> None:
+        left = pools.directory / "ssh/0123456789abcdef/0123456789abcdef"
+        left.mkdir(parents=True)
+        (left / "fence").touch()
+        busy = pools.directory / "ssh/0123456789abcdef/another"
+        (busy / "1-0-1").mkdir(parents=True)
+        harness = await pools.available()
+        assert (await harness.run_one(spec("/bin/true"))).outcome == "SUCCEEDED"
+        assert not left.exists()
+        assert busy.exists()
+        await harness.executor.close()
+        assert [path.name for path in pools.directory.glob("ssh/*/*")] == ["another"]
 
     async def test_AFolderThatCannotBeIsSaid(self, pools: Pools, caplog: pytest.LogCaptureFixture) -> None:
         await pools.open(directory="/proc/nowhere")
@@ -392,10 +435,10 @@ class TestResults:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of the test's own, of 256 KiB."""
+    """A file system of the test's own, of 4 MiB."""
     path = tmp_path / "small"
     path.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=256k,mode=0777", "tmpfs", str(path)]
+    command = ["mount", "-t", "tmpfs", "-o", "size=4m,mode=0777", "tmpfs", str(path)]
     if os.getuid() != 0 or subprocess.run(command, capture_output=True).returncode != 0:
         pytest.skip("a small disk takes the right to mount one")
     yield path

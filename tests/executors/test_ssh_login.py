@@ -22,6 +22,7 @@ from support.sshd_server import SshdServer, account, sshd_server
 from support.task_specs import python, shell, spec
 from support.waiting import DEADLINE
 
+from daggyr.v1.task_pb2 import HOST_PAUSED
 from daggyr_server.executors.base import ExecutorError
 from daggyr_server.executors.ssh.executor import SshExecutor
 from daggyr_server.executors.ssh.settings import SshSettings
@@ -34,12 +35,15 @@ Refused = Callable[..., Awaitable[None]]
 
 @pytest.fixture
 def refused(pools: Pools, caplog: pytest.LogCaptureFixture) -> Refused:
-    """Open a pool whose target cannot be used, and wait for a warning that says why."""
+    """Open a pool whose target cannot be used, and wait for a warning that says why, and for the host's pause that does."""
 
     async def refused(words: str, *targets: dict[str, Any], **settings: Any) -> None:
         harness = await pools.open(*targets, **settings)
         await eventually(lambda: words in caplog.text)
-        assert harness.reports.states == []
+        (host,) = harness.reports.hosts.values()
+        assert host.state == HOST_PAUSED
+        assert words in host.fault.reason
+        assert host.fault.pause.ToNanoseconds() > 0
 
     return refused
 

@@ -181,6 +181,9 @@ def test_what_the_server_says_in_its_first_moments_is_passed_on(home: Home) -> N
     seen = next(line for line in iter(process.stderr.readline, "") if "run 1 accepted" in line or "left out" in line)
     seen += next(line for line in iter(process.stderr.readline, "") if "run 1 accepted" in line or "left out" in line)
     assert "a private key cannot be used" in seen
+    waits = next(line for line in iter(process.stderr.readline, "") if "1 task waits" in line)
+    assert "host 127.0.0.1 is paused" in waits
+    assert "a private key cannot be used" in waits
     process.send_signal(signal.SIGINT)
     assert home.ended(process).returncode == 130
 

@@ -7,6 +7,17 @@ from support.deployment import Deployment, task
 SECRETS = {"PGPASSWORD": "secret", "OTHER_A": "a", "OTHER_B": "b", "LIBRARY": "/lib", "TZ": "UTC", "LC_TIME": "C"}
 
 
+# As Slurm sets them in an array job with --mem-per-cpu that was started by srun.
+OF_A_JOB = {
+    "SLURM_JOB_ID": "7",
+    "SLURM_ARRAY_TASK_ID": "3",
+    "SLURM_MEM_PER_CPU": "100",
+    "SRUN_DEBUG": "3",
+    "PMI_RANK": "0",
+    "PMIX_RANK": "0",
+}
+
+
 def environment(text: str) -> dict[str, str]:
     return dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
 
@@ -36,11 +47,20 @@ def test_an_agent_passes_what_is_named(farm: Deployment) -> None:
     assert {name: found.get(name) for name in SECRETS} == {**SECRETS, "PGPASSWORD": None, "OTHER_A": None}
 
 
-def test_a_run_of_ones_own_passes_everything(deployment: Deployment) -> None:
+def test_a_run_of_ones_own_passes_everything_but_what_slurm_made_for_its_job(deployment: Deployment) -> None:
     spec = deployment.spec({"a": task("sh", "-c", "env > found")})
-    assert deployment.daggyr("run", spec, **SECRETS).code == 0
+    assert deployment.daggyr("run", spec, **SECRETS, **OF_A_JOB, SLURM_CONF="/etc/slurm.conf").code == 0
     found = environment(deployment.read("found"))
     assert {name: found.get(name) for name in SECRETS} == SECRETS
+    assert found.keys() & OF_A_JOB.keys() == set()
+    assert found["SLURM_CONF"] == "/etc/slurm.conf"
+
+
+def test_an_agent_in_a_job_passes_what_slurm_made_for_it_if_that_is_named(farm: Deployment) -> None:
+    farm.environment.update(OF_A_JOB)
+    farm.start_agent("one", "--pass-environment", "*", "--pass-environment=SLURM_JOB_*")
+    found = of_a_task(farm)
+    assert {name for name in found if name in OF_A_JOB} == {"SLURM_JOB_ID"}
 
 
 def test_a_pattern_that_names_nothing_is_refused(deployment: Deployment) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import stat
 import subprocess
@@ -46,6 +45,12 @@ def _toml(value: Any) -> str:
     if isinstance(value, dict):
         return "{" + ", ".join(f"{json.dumps(key)} = {_toml(each)}" for key, each in value.items()) + "}"
     return json.dumps(value)
+
+
+def _prefix(deployment: Deployment) -> str:
+    """What the names of the pool's pilots begin with."""
+    (folder,) = deployment.work.glob("*/pilots-*")
+    return f"daggyr-{folder.name.removeprefix('pilots-')}-"
 
 
 def test_a_server_that_is_killed_repeats_nothing(deployment: Deployment, cluster: SlurmCluster) -> None:
@@ -131,9 +136,9 @@ class TestPilots:
         shown += " ".join(" ".join(words(process)) for process in psutil.process_iter())
         assert deployment.token("agent") not in shown
         assert deployment.address not in " ".join(" ".join(words(process)) for process in pilots)
-        (settings,) = deployment.work.glob("*/pilots-*/agent.toml")
-        assert deployment.address in settings.read_text()
-        for path in (settings, settings.with_name("token")):
+        (address,) = deployment.work.glob("*/pilots-*/coordinator")
+        assert deployment.address in address.read_text()
+        for path in (address, address.with_name("agent.toml"), address.with_name("token")):
             assert stat.S_IMODE(path.stat().st_mode) == 0o600
         gate.open()
         assert deployment.watch(run_id)["state"] == "COMPLETED"
@@ -152,11 +157,11 @@ class TestPilots:
         until(lambda: "daggyr-agent-another-one" in told.with_name("token").read_text(), "the new token")
         assert deployment.complete({"after": shell("true")})["state"] == "COMPLETED"
 
-    def test_a_server_that_is_killed_finds_its_pilots_again(self, deployment: Deployment, cluster: SlurmCluster) -> None:
+    def test_a_server_that_moved_is_found_by_its_pilots(self, deployment: Deployment, cluster: SlurmCluster) -> None:
+        """It was killed, and comes back at another port."""
         tracker = f"sqlite:{deployment.folder / 'state.db'}"
         settings = pool(deployment, mode="pilot", max_pilots=1)
-        server = deployment.start_server("--tracker", tracker, config=settings, listen=own_address())
-        address = deployment.address
+        server = deployment.start_server("--tracker", tracker, config=settings)
         gate = deployment.gate()
         run_id = deployment.submit({"running": shell(f"{COUNTED}; {gate.hold}", children=["last"]), "last": shell(COUNTED)})
         gate.reached()
@@ -164,20 +169,50 @@ class TestPilots:
         before = cluster.unfinished()
         server.end(signal.SIGKILL)
         deployment.killed = True
-        deployment.start_server("--tracker", tracker, config=settings, listen=address)
+        deployment.start_server("--tracker", tracker, config=settings)
         gate.open()
         assert deployment.watch(run_id)["task_states"] == {"COMPLETED": 2}
         assert deployment.read("log").split() == ["running", "last"]
         assert cluster.unfinished() == before, "one pilot, and the same"
 
     def test_pilots_without_a_coordinator_end(self, deployment: Deployment, cluster: SlurmCluster) -> None:
-        server = deployment.start_server(config=pool(deployment, mode="pilot", orphan_seconds=15))
+        server = deployment.start_server(config=pool(deployment, mode="pilot", orphan_seconds=1))
         assert deployment.complete({"one": shell(COUNTED)})["state"] == "COMPLETED"
         assert len(cluster.unfinished()) == 1
-        server.end()
-        (sign_of_life,) = deployment.work.glob("*/pilots-*/alive")
-        os.utime(sign_of_life, (0, 0))  # moved rather than waited for
+        server.end(signal.SIGKILL)
+        deployment.killed = True
         until(lambda: not cluster.unfinished(), "the end of a pilot that nobody cares for")
+
+    def test_a_run_of_its_own_takes_its_pilots_with_it(self, deployment: Deployment, cluster: SlurmCluster) -> None:
+        config = deployment.folder / "run.toml"
+        config.write_text(pool(deployment, mode="pilot"))
+        spec = deployment.spec({"one": shell(COUNTED)})
+        address = own_address()
+        config.write_text(config.read_text().replace("[server]\n", f'[server]\nlisten = "{address}"\n'))
+        # Its server listens at a socket, which jobs on this host reach as well.
+        ended = deployment.daggyr("run", "--config", str(config), spec)
+        assert ended.code == 0, ended.err
+        until(lambda: not cluster.unfinished(), "the end of its pilots")
+        assert not list(deployment.work.glob("*/pilots-*"))
+
+    def test_pilots_that_cannot_join_are_no_capacity_and_why_is_told(self, deployment: Deployment, cluster: SlurmCluster) -> None:
+        deployment.start_server(config=pool(deployment, mode="pilot", coordinator="127.0.0.1:1", orphan_seconds=1))
+        run_id = deployment.submit({"one": shell(COUNTED)})
+        until(lambda: "did not reach this server at 127.0.0.1:1" in deployment.why(run_id, "one"), "the reason")
+        expected = deployment.agents()
+        assert {agent["state"] for agent in expected} <= {"EXPECTED"}
+        (notes,) = (each["notes"] for each in deployment.pools())
+        assert "the last that it said: " in " ".join(notes)
+        assert len(cluster.jobs(_prefix(deployment))) <= 2, "the next one waits"
+
+    def test_what_cannot_be_done_in_time_is_not_begun(self, deployment: Deployment, cluster: SlurmCluster) -> None:
+        deployment.start_server(config=pool(deployment, mode="pilot", time_limit="1"))
+        run_id = deployment.submit({"long": shell(COUNTED, timeout=90)})
+        until(lambda: "may take 90 s" in deployment.why(run_id, "long"), "the reason")
+        assert deployment.complete({"short": shell(COUNTED, timeout=5)})["state"] == "COMPLETED"
+        assert deployment.attempts(run_id) == {"long": 0}
+        assert len(cluster.jobs(_prefix(deployment))) == 1
+        assert deployment.daggyr("kill", str(run_id)).code == 0
 
     def test_what_no_pilot_could_run_is_refused(self, deployment: Deployment, cluster: SlurmCluster) -> None:
         deployment.start_server(config=pool(deployment, mode="pilot", pilot_resources={"cores": 2}))

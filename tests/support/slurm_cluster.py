@@ -1,16 +1,19 @@
 """A Slurm cluster of the tests' own on this host: munged, slurmctld, slurmd and slurmrestd, from Debian's packages.
 
 `running()` starts it at the first call of a session and gives the same to all; tests/conftest.py ends it. Its files are in a
-temporary folder, its ports are its own on loopback, it needs neither systemd nor a database. It has one node, of which the jobs
-of tests get CORES cores. Where control groups (version 1) can be made, Slurm uses them, so that it knows of memory that is used
-up, and of processes that went away; `has_cgroups` says so.
+temporary folder, its ports are its own on loopback, it needs no systemd, and a database only for `account`. It has one node, of
+which the jobs of tests get CORES cores. Where control groups (version 1) can be made, Slurm uses them, so that it knows of memory
+that is used up, and of processes that went away; `has_cgroups` says so.
 
 It runs as root only: slurmd starts jobs as their users, and munged has to be another user than those who ask it.
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import hmac
+import json
 import os
 import pwd
 import secrets
@@ -25,13 +28,25 @@ from pathlib import Path
 import pytest
 
 from daggyr_server.executors.slurm.client import ENDED_STATES
+from support import slurm_accounting
 from support.waiting import DEADLINE
 
 GROUP = "slurm"  # the xdist_group of all tests that use the cluster: one worker has it
 CORES = 2
 MEMORY_MB = 1_000
 _SYSTEM_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
-_PROGRAMS = ("munge", "munged", "slurmctld", "slurmd", "slurmrestd", "sbatch", "squeue", "scancel", "scontrol")
+_PROGRAMS = (
+    "munge",
+    "munged",
+    "slurmctld",
+    "slurmd",
+    "slurmrestd",
+    "sbatch",
+    "squeue",
+    "scancel",
+    "scontrol",
+    *slurm_accounting.PROGRAMS,
+)
 
 _CONFIGURATION = """
 ClusterName=tests
@@ -69,13 +84,13 @@ TCPTimeout=60
 MessageTimeout=3
 PreemptType=preempt/partition_prio
 PreemptMode=CANCEL
-GresTypes=widget
+GresTypes=widget,gpu
 # With an epilog, a node tells the controller each time that a job has left it, and the controller starts the next one at once.
 # Without one, it often learns of the end in a way after which it starts nothing before its next round, up to a second later.
 Epilog=/bin/true
 # Jobs start about three times a second on each core; by default, it takes a second and more.
 SchedulerParameters=batch_sched_delay=0,sched_interval=1,sched_min_interval=0,bf_interval=1,default_queue_depth=1000
-NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 CPUs={all_cores} RealMemory={memory} Gres=widget:{cores} State=UNKNOWN
+NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 CPUs={all_cores} RealMemory={memory} Gres={gres} State=UNKNOWN
 PartitionName=main Nodes={node} Default=YES MaxTime=INFINITE State=UP PriorityTier=1 MaxCPUsPerNode={cores}
 # For a job that runs beside those of other tests; see `SlurmCluster.jobs`.
 PartitionName=aside Nodes={node} MaxTime=INFINITE State=UP PriorityTier=1 PreemptMode=OFF MaxCPUsPerNode=1
@@ -131,12 +146,16 @@ class SlurmCluster:
                 task="cgroup" if self.has_cgroups else "none",
                 cores=CORES,
                 all_cores=CORES + 1,
+                gres=f"widget:{CORES},gpu:{CORES}",
                 memory=MEMORY_MB,
             )
         )
         (self.folder / "cgroup.conf").write_text(_CGROUPS if self.has_cgroups else "")
-        (self.folder / "gres.conf").write_text(f"NodeName={self.node} Name=widget Count={CORES}\n")
-        self._run(
+        (self.folder / "gres.conf").write_text(
+            f"NodeName={self.node} Name=widget Count={CORES}\n"
+            f"NodeName={self.node} Name=gpu File=/dev/null\nNodeName={self.node} Name=gpu File=/dev/zero\n"  # devices, as any GPU
+        )
+        self.run(
             "munged",
             *_as("munge"),
             "munged",
@@ -144,28 +163,38 @@ class SlurmCluster:
             *(f"--{name}-file={munge / name}" for name in ("key", "pid", "seed", "log")),
             f"--socket={munge / 'socket'}",
         )
-        self._until(lambda: self.ask("munge", "--no-input", f"--socket={munge / 'socket'}"), "munged")
+        self.until(lambda: self.ask("munge", "--no-input", f"--socket={munge / 'socket'}"), "munged")
         self.start_controller(clean=True)
-        self._run("slurmd", "slurmd", "-D", "-N", self.node)
-        self._until(lambda: self.ask("sinfo", "--noheader", "--format=%T").split() == ["idle"], "slurmd")
+        self.run("slurmd", "slurmd", "-D", "-N", self.node)
+        self.until(lambda: self.ask("sinfo", "--noheader", "--format=%T").split() == ["idle"], "slurmd")
         self.rest_url = f"http://127.0.0.1:{rest_port}"
         # It refuses to be root, and needs no rights: each request brings a token.
-        self._run(
+        self.run(
             "slurmrestd",
             *_as("nobody"),
             *("slurmrestd", "-a", "rest_auth/jwt", "-s", "openapi/v0.0.38", "-f", str(self.configuration)),
             f"127.0.0.1:{rest_port}",
             SLURM_JWT="daemon",
         )
-        self._until(lambda: _answers(rest_port), "slurmrestd")
+        self.until(lambda: _answers(rest_port), "slurmrestd")
 
     def start_controller(self, *, clean: bool = False) -> None:
         """`clean`: it has forgotten all jobs. Returns when it answers."""
-        self._run("slurmctld", "slurmctld", "-D", *(["-c"] if clean else []))
-        self._until(lambda: "UP" in self.ask("scontrol", "ping"), "slurmctld")
+        self.run("slurmctld", "slurmctld", "-D", *(["-c"] if clean else []))
+        self.until(lambda: "UP" in self.ask("scontrol", "ping"), "slurmctld")
         if "slurmd" in self._processes:
             # The node tells of itself at once. The controller would ask for it after some seconds, and start nothing before.
             self._processes["slurmd"].send_signal(signal.SIGHUP)
+
+    def account(self) -> None:
+        """Have accounting with limits from now on; see slurm_accounting.py."""
+        if "slurmdbd" in self._processes:
+            return
+        self._ports.append(_reserved_port())
+        slurm_accounting.start(self, int(self._ports[-1].getsockname()[1]))
+        self.stop_controller()
+        self.start_controller()
+        self.until(lambda: "main" in self.ask("scontrol", "show", "assoc_mgr", "flags=assoc"), "the account")
 
     def mend(self) -> None:
         """Start the controller if a test that failed left it stopped."""
@@ -179,6 +208,13 @@ class SlurmCluster:
     def token(self) -> str:
         """A token for slurmrestd."""
         return self.ask("scontrol", "token", "username=root", "lifespan=86400").strip().partition("=")[2]
+
+    def expired_token(self) -> str:
+        """A token of the right key that was good for a moment of the year 2020 (RFC 7519)."""
+        claims = {"iat": 1577836800, "exp": 1577836860, "sun": "root"}
+        parts = [_encoded(json.dumps(each).encode()) for each in ({"alg": "HS256", "typ": "JWT"}, claims)]
+        signature = hmac.digest((self.folder / "jwt.key").read_bytes(), ".".join(parts).encode(), "sha256")
+        return ".".join([*parts, _encoded(signature)])
 
     def ask(self, *command: str) -> str:
         """Standard output of one of Slurm's commands, whatever it exits with; asked again if nobody answers it for now."""
@@ -207,7 +243,7 @@ class SlurmCluster:
         if "slurmd" in self._processes:
             self.mend()
             self.ask("scancel", "--user=root")
-            self._until(lambda: not self.ask("squeue", "--noheader"), "the end of all jobs")
+            self.until(lambda: not self.ask("squeue", "--noheader"), "the end of all jobs")
         self.abandon()
 
     def abandon(self) -> None:
@@ -226,7 +262,7 @@ class SlurmCluster:
     def logs(self) -> str:
         return "".join(f"\n--- {path.name}\n{path.read_text(errors='replace')[-4000:]}" for path in self.folder.glob("*.log"))
 
-    def _run(self, name: str, *command: str, **variables: str) -> None:
+    def run(self, name: str, *command: str, **variables: str) -> None:
         # setpriv, so that it ends with this process, whatever becomes of that: PR_SET_PDEATHSIG in prctl(2).
         with open(self.folder / f"{name}.log", "ab") as log:
             self._processes[name] = subprocess.Popen(
@@ -249,7 +285,7 @@ class SlurmCluster:
             process.kill()
             process.wait()
 
-    def _until(self, condition: object, what: str) -> None:
+    def until(self, condition: object, what: str) -> None:
         deadline = time.monotonic() + DEADLINE
         while not condition():  # type: ignore[operator]
             ended = [name for name, process in self._processes.items() if process.poll() is not None]
@@ -274,9 +310,8 @@ def running() -> SlurmCluster:
         missing = [program for program in _PROGRAMS if shutil.which(program, path=_SYSTEM_PATH) is None]
         reason = ""
         if missing:
-            reason = (
-                f"Slurm is not installed: apt-get install slurm-wlm slurm-wlm-jwt-plugin slurmrestd munge ({', '.join(missing)})"
-            )
+            packages = "slurm-wlm slurm-wlm-jwt-plugin slurmrestd munge slurmdbd mariadb-server"
+            reason = f"Slurm is not installed: apt-get install {packages} ({', '.join(missing)})"
         elif os.getuid() != 0:
             reason = "a Slurm cluster is only started by root"
         if reason and os.environ.get("CI"):
@@ -299,6 +334,10 @@ def end() -> None:
     cluster, _running = _running, None
     if cluster is not None:
         cluster.close()
+
+
+def _encoded(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
 def _as(user: str) -> tuple[str, ...]:

@@ -100,6 +100,11 @@ class ReadyQueue:
         entries.append([first, beyond, order])
         return True
 
+    @property
+    def seconds(self) -> float:
+        """How long an attempt may take: its timeout, or else the mean of those before it; 0 if neither is known."""
+        return self.policy.timeout or self.mean_seconds or 0.0
+
     def head(self) -> int | None:
         """The order of the task that waits longest, or None if there is none."""
         return self._entries[0][2] if self._entries else None

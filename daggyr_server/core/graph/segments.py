@@ -45,6 +45,7 @@ class Policy:
     max_retries: int = 0
     retry_delay: float = 0.0  # seconds before the first retry; doubles
     is_generator: bool = False
+    timeout: float = 0.0  # seconds; 0: none
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,6 +65,7 @@ class Host:
         "reserved",
         "resources",
         "shortage",
+        "until",
         "uses",
     )
 
@@ -77,6 +78,7 @@ class Host:
         self.open = True  # takes attempts: it is offered, and is not paused
         self.own_pause: Pause | None = None  # its executor says that it is at fault
         self.pause: Pause | None = None  # this one, or what the pool itself has found out; None if it is not at fault
+        self.until: float | None = None  # when it goes away by itself, if it has a time limit
         self.shortage = ""  # why it offers less than it was meant to, for people
         self.most = MAX_IN_FLIGHT  # attempts at a time; 1 while the host is in doubt
         self.draining = False
@@ -93,6 +95,10 @@ class Host:
     def could_hold(self, needs: Needs) -> bool:
         """Whether an attempt with `needs` fits when the host is empty."""
         return all(self.resources.get(name, 0) >= units for name, units in needs)
+
+    def lasts(self, queue: ReadyQueue, now: float) -> bool:
+        """Whether the host is there for as long as an attempt of `queue` may take."""
+        return self.until is None or now + queue.seconds < self.until
 
     def weight(self, queue: ReadyQueue) -> int:
         """What an attempt of `queue` counts for here, of WHOLE."""

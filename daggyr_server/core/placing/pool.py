@@ -66,6 +66,7 @@ class Pool:
         self.outcomes = [0] * (max(Outcome) + 1)  # of attempts that ended since the start, indexed by Outcome
         self.due: float | None = None  # place again then, even if nothing happens
         self.look_again: float | None = None  # when to look for attempts that wait while a host idles
+        self._limited = False  # some host goes away by itself at a known time, or one did
         self._fresh: dict[str, Host] = {}  # where something changed since the last round
         self._full_for: set[Wants] = set()  # what no other host has room for
 
@@ -73,6 +74,16 @@ class Pool:
     def ready(self) -> int:
         """How many tasks only wait for capacity here."""
         return self.shares.count.ready
+
+    def wanted(self) -> list[tuple[Needs, float, int]]:
+        """What the ready tasks here need: resources, how many seconds they may take (0 if nobody knows), and how many of them."""
+        found: dict[tuple[Needs, float], int] = {}
+        for share in self.shares.by_run.values():
+            for queue in share.queues.values():
+                if queue:
+                    kind = (queue.policy.needs, queue.seconds)
+                    found[kind] = found.get(kind, 0) + len(queue)
+        return [(needs, seconds, count) for (needs, seconds), count in found.items()]
 
     # -- what the machine tells ---------------------------------------------------------------------------------------
 
@@ -88,12 +99,15 @@ class Pool:
         draining: bool,
         pause: Pause | None,
         shortage: str,
+        until: float | None = None,
     ) -> None:
         """A host has come, or has other resources now, or takes attempts or does not. `pause` says that it is at fault."""
         known = self.hosts.get(host)
         if known is None:
             known = self.hosts[host] = Host(host, name, resources, ahead=ahead)
         known.name, known.resources, known.ahead, known.shortage = name, dict(resources), ahead, shortage
+        known.until = until
+        self._limited = self._limited or until is not None
         known.offered, known.draining, known.expected = open and not draining, draining, False
         known.own_pause = None if open else pause
         self._weigh(known, now)
@@ -198,7 +212,7 @@ class Pool:
         for queue, host in list(self.reservations.kept.items()):
             if not queue:
                 self._withdraw(self.shares.by_run[queue.run_id], queue)
-            elif host.room(queue.policy.needs, queue, WHOLE):
+            elif host.lasts(queue, now) and host.room(queue.policy.needs, queue, WHOLE):
                 yield self._send(queue, host, 1, now)
                 self._served_or_gone(queue)
         again = True
@@ -287,19 +301,23 @@ class Pool:
         if wants in found.full:
             return
         budget = None if level is None else max(level, cores * WHOLE)
-        roomy = found.roomy.get(wants)
+        # What a queue is not given because a host goes away too soon says nothing of others with the same needs.
+        apart = self._limited and not all(host.lasts(queue, now) for host in self.hosts.values())
+        roomy = None if apart else found.roomy.get(wants)
         if roomy is None:
-            hosts = found.fresh if wants in self._full_for else self.hosts
+            hosts = found.fresh if wants in self._full_for and not apart else self.hosts
             avoid = self._avoided(queue) if queue.avoid else None
             heap = [
                 (-idle, -spare, order, host)
                 for order, host in enumerate(hosts.values())
-                if host is not avoid
+                if host is not avoid and (not apart or host.lasts(queue, now))
                 for idle, spare in (host.free(needs, queue),)
                 if spare
             ]
-            roomy = found.roomy[wants] = heap
+            roomy = heap
             heapq.heapify(roomy)
+            if not apart:
+                found.roomy[wants] = roomy
         start = share.usage
         while roomy and queue and (budget is None or share.usage - start < budget):
             *known, order, host = roomy[0]
@@ -316,7 +334,7 @@ class Pool:
                     most = min(most, max(1, (budget - share.usage + start) // (cores * weight)))
                 part = -(-most // len(roomy))
                 yield self._send(queue, host, min(part, room), now)
-        if not roomy:
+        if not roomy and not apart:
             found.full.add(wants)
 
     def _avoided(self, queue: ReadyQueue) -> Host | None:

@@ -76,7 +76,7 @@ def for_idle_hosts(pool: Pool, queues: Iterable[ReadyQueue], unstarted: Unstarte
     for queue in queues:
         if not waits(pool, queue):
             continue
-        hosts = (host for host in pool.hosts.values() if host.host != queue.avoid)
+        hosts = (host for host in pool.hosts.values() if host.host != queue.avoid and host.lasts(queue, now))
         idle = 0 if queue else sum(host.free(queue.policy.needs, queue)[0] for host in hosts)
         if idle:
             waited = (

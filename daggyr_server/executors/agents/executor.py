@@ -165,6 +165,10 @@ class AgentExecutor(Executor):
             if not followed.overrun:
                 return
 
+    def expected(self) -> Iterable[KnownAgent]:
+        """Return agents that the pool itself has started and that have not joined yet, to be shown and nothing else."""
+        return ()
+
     # -- what the API asks --------------------------------------------------------------------------------------------
 
     def drain(self, name: str) -> bool:
@@ -365,6 +369,8 @@ class AgentExecutor(Executor):
     def _offer(self, agent: KnownAgent, state: HostState) -> None:
         host = Host(host=agent.agent_id, name=agent.name, state=state, resources=agent.resources, takes_ahead=True)
         host.shortage = agent.shortage
+        if agent.ends is not None:
+            host.ends_in.CopyFrom(duration(max(0.0, agent.ends - time.monotonic())))
         if state == HOST_PAUSED and agent.session is not None and agent.fault is not None:
             host.fault.CopyFrom(agent.fault)
         self.reports.host(host)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from daggyr.attempts.keys import Ident, ident_of
+from daggyr.attempts.times import seconds_of
 from daggyr.v1.agents_pb2 import Heartbeat, Hello
 from daggyr.v1.task_pb2 import Assignment, AssignmentBatch, AttemptKey, AttemptUpdate, HostFault
 from daggyr_server.executors.agents.session import AgentSession
@@ -46,6 +47,7 @@ class KnownAgent:
     draining: bool = False
     leaving: bool = False  # it said goodbye
     awaited: bool = False  # it is known from an earlier coordinator only, and has not come back yet
+    coming: str = ""  # what it is doing, if the pool has started it and it has not joined yet; for people
     lease: asyncio.TimerHandle | None = None
     connect_time: float = 0.0  # seconds since the epoch
     last_seen: float = 0.0  # seconds since the epoch
@@ -53,6 +55,7 @@ class KnownAgent:
     heartbeat: Heartbeat | None = None
     fault: HostFault | None = None  # why it takes nothing, as it said last; None if it is not at fault
     paused_until: float = 0.0  # seconds, monotonic; of the fault
+    ends: float | None = None  # when its host goes away by itself, monotonic; None if it has no time limit
     shortage: str = ""  # why it offers less than it was meant to
     address: str = ""
     came_with: int = 0  # the life of its last welcome, when it came here first
@@ -81,6 +84,7 @@ class KnownAgent:
         self.session, self.address = session, session.address
         self.draining = (self.draining and continues) or hello.draining
         self.fault, self.shortage = hello.fault if hello.HasField("fault") else None, hello.shortage
+        self.ends = time.monotonic() + seconds_of(hello.ends_in) if hello.HasField("ends_in") else None
         self.connect_time = self.last_seen = time.time()
         self.heard = time.monotonic()
 

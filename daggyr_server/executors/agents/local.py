@@ -25,7 +25,7 @@ import msgspec
 
 from daggyr.backoff import Backoff
 from daggyr.channel import CHANNEL_OPTIONS
-from daggyr.host_memory import total_memory
+from daggyr.host_resources import usable_memory_mb
 from daggyr.private_folder import PrivateFolder, abandoned
 from daggyr.v1.agents_pb2_grpc import add_AgentsServicer_to_server
 from daggyr.v1.task_pb2 import LOST, AttemptKey, Placement
@@ -68,9 +68,9 @@ class LocalExecutor(AgentExecutor):
     def __init__(self, pool: str, settings: Any, reports: Reports, context: ExecutorContext) -> None:
         super().__init__(pool, settings, reports, context)
         self._resources = {"cores": settings.workers}
-        memory = total_memory()
+        memory = usable_memory_mb()
         if memory is not None:
-            self._resources["memory_mb"] = memory // (1024 * 1024)
+            self._resources["memory_mb"] = memory
         self._private: PrivateFolder | None = None
         self._folder: Path | None = None
         self._server: grpc.aio.Server | None = None

@@ -43,6 +43,14 @@ class SlurmRefused(SlurmError):
     """Slurm will never do this, and the request has had no effect. The message is Slurm's own, for the task's user."""
 
 
+class SlurmLimited(SlurmError):
+    """Slurm does not take this now, because it is too much: for a limit, or for what is free. It has had no effect."""
+
+
+class SlurmGone(SlurmError):
+    """The job is not there any more, or in a state in which this cannot be done to it."""
+
+
 class SlurmUnavailable(SlurmError):
     """Slurm, or the way there, does not work now; it may later. The request may have had an effect all the same."""
 
@@ -54,6 +62,7 @@ class Needs:
     cores: int = 1
     memory_mb: int = 0  # 0 means the partition's default
     gres: tuple[tuple[str, int], ...] = ()  # name, or name:type, and count
+    gpus: int = 0
     licenses: tuple[tuple[str, int], ...] = ()
     minutes: int | None = None  # of wall time; None means the partition's default
 
@@ -87,7 +96,18 @@ class JobStatus:
     index: int
     name: str
     state: str  # in the words of squeue(1), in capitals
-    held: bool
+    reason: str = ""  # why it waits, or why it ended, as squeue(1) has it; empty if there is none
+    node: str = ""  # empty while it has none
+
+    @property
+    def held(self) -> bool:
+        """Whether it waits for a release: ours, or that of whoever has held it."""
+        return self.state == "PENDING" and self.reason.startswith(("JobHeld", "held"))
+
+    @property
+    def submission(self) -> str:
+        """The name of the submission that it belongs to; what follows in its own name is for people."""
+        return self.name.partition(".")[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +115,7 @@ class SlurmLimits:
     """What the cluster says of itself."""
 
     max_array: int  # tasks in one array; with 1, there are no arrays
-    gres: tuple[str, ...] = ()  # names that are configured
+    gres: tuple[str, ...] | None = None  # names that are configured; None if that is not known
 
 
 class SlurmClient(Protocol):
@@ -126,14 +146,14 @@ def needs_of(resources: Mapping[str, int], seconds: float, settings: SlurmSettin
     Raises ValueError for a resource that Slurm does not have.
 
     `cores` are CPUs of one task on one node, `memory_mb` is memory of the node, `gres/NAME` and `gres/NAME:TYPE` are generic
-    resources, `license/NAME` are licenses.
+    resources, `license/NAME` are licenses, `gpus` are GPUs of any type.
     """
     gres: list[tuple[str, int]] = []
     licenses: list[tuple[str, int]] = []
     strange: list[str] = []
     for name, units in sorted(resources.items()):
         kind, _, rest = name.partition("/")
-        if name in ("cores", "memory_mb") or not units:
+        if name in ("cores", "memory_mb", "gpus") or not units:
             continue
         if kind in ("gres", "license") and _GRES.fullmatch(rest):
             (gres if kind == "gres" else licenses).append((rest, units))
@@ -141,7 +161,7 @@ def needs_of(resources: Mapping[str, int], seconds: float, settings: SlurmSettin
             strange.append(f"{units} of {name}")
     if strange:
         raise ValueError(
-            f"it needs {', '.join(strange)}: on a Slurm pool, resources are cores, memory_mb, gres/NAME and license/NAME"
+            f"it needs {', '.join(strange)}: on a Slurm pool, resources are cores, memory_mb, gpus, gres/NAME and license/NAME"
         )
     limits = []
     if seconds:
@@ -152,6 +172,7 @@ def needs_of(resources: Mapping[str, int], seconds: float, settings: SlurmSettin
         cores=max(1, resources.get("cores", 1)),
         memory_mb=resources.get("memory_mb", 0),
         gres=tuple(gres),
+        gpus=resources.get("gpus", 0),
         licenses=tuple(licenses),
         minutes=min(limits, default=None),
     )

@@ -7,71 +7,36 @@ that nothing of it shows in `ps`. The commands are asked for formats by name, an
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
 
+from daggyr.environment import is_of_a_job
 from daggyr_server.descriptors import as_given
 from daggyr_server.executors.base import ExecutorError
 from daggyr_server.executors.slurm.client import (
     Job,
     JobStatus,
     SlurmError,
+    SlurmGone,
     SlurmLimits,
-    SlurmRefused,
     SlurmUnavailable,
 )
 from daggyr_server.executors.slurm.settings import SlurmSettings
+from daggyr_server.executors.slurm.words import error_of
 
 COMMANDS = ("sbatch", "squeue", "scancel", "scontrol")
 COMMAND_SECONDS = 60.0  # for one command; by default they give up themselves after 10 s (MessageTimeout in slurm.conf(5))
 MAX_TARGETS = 200  # tasks in one scancel
 _MAX_WORDS = 500  # characters of an error
-_HELD = ("JobHeldUser", "JobHeldAdmin", "held")
+_MAX_HEARD = 16 * 1024  # bytes of what a command says of errors
+_ASKS_AGAIN = b"sleeping and retrying"
 # Settings of these commands in the environment (sbatch(1), INPUT ENVIRONMENT VARIABLES, and so on) would change what they do.
 _INPUT_VARIABLES = ("SBATCH_", "SQUEUE_", "SCANCEL_", "SCONTROL_")
-
-# Words of slurm_strerror(3) for requests that will never be granted.
-_REFUSALS = (
-    "Access/permission denied",
-    "can not be satisfied",
-    "Invalid account",
-    "Invalid feature specification",
-    "Invalid generic resource",
-    "Invalid job array specification",
-    "Invalid license",
-    "Invalid node name",
-    "Invalid numeric value",
-    "Invalid partition name",
-    "Invalid qos",
-    "Invalid reservation",
-    "invalid option",
-    "Memory required by task is not available",
-    "More processors requested than permitted",
-    "Requested node configuration is not available",
-    "Requested reservation is invalid",
-    "Requested time limit is invalid",
-    "Unrecognized option",
-    "unrecognized option",
-    "not permitted to use this partition",
-)
-# Words for requests that may be granted later, or of which nobody can know.
-_TROUBLES = (
-    "accounting/QOS policy",
-    "backup controller",
-    "Communication",
-    "Connection refused",
-    "Connection timed out",
-    "Invalid authentication credential",
-    "Protocol authentication error",
-    "Resource temporarily unavailable",
-    "Socket timed out",
-    "Unable to contact",
-    "Zero Bytes",
-    "not responding",
-    "temporarily",
-)
+# Slurm sets these for a job that has such devices, and the next job has others.
+_DEVICES = ("CUDA_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL", "ROCR_VISIBLE_DEVICES", "ZE_AFFINITY_MASK")
 
 
 class SlurmCommands:
@@ -107,6 +72,7 @@ class SlurmCommands:
             "array": f"0-{job.size - 1}" if job.size > 1 else None,
             "mem": f"{needs.memory_mb}M" if needs.memory_mb else None,
             "gres": needs.gres_text,
+            "gpus": str(needs.gpus) if needs.gpus else None,
             "licenses": needs.licenses_text,
             "time": str(needs.minutes) if needs.minutes is not None else None,
             "partition": settings.partition,
@@ -131,16 +97,17 @@ class SlurmCommands:
         await self._run("scontrol", "release", job_id)
 
     async def jobs(self, prefix: str) -> list[JobStatus]:
+        # The reason comes last, because a site may put any character into it. The names of others are not looked at.
         text = await self._run(
-            "squeue", "--noheader", "--array", "--states=all", f"--user={os.getuid()}", "--format=%F|%K|%T|%r|%j"
+            "squeue", "--noheader", "--array", "--states=all", f"--user={os.getuid()}", "--format=%F|%K|%T|%N|%j|%r"
         )
         found = []
         for line in text.splitlines():
-            job_id, index, state, reason, name = (line.split("|", 4) + [""] * 5)[:5]
+            job_id, index, state, node, name, reason = (line.split("|", 5) + [""] * 6)[:6]
             if name.startswith(prefix):
-                found.append(
-                    JobStatus(job_id, int(index) if index.isdecimal() else 0, name, state, held=reason.startswith(_HELD))
-                )
+                number = int(index) if index.isdecimal() else 0
+                reason = "" if reason == "None" else reason
+                found.append(JobStatus(job_id, number, name, state, reason, "" if node == "(null)" else node))
         return found
 
     async def cancel(self, tasks: Sequence[str]) -> None:
@@ -172,30 +139,60 @@ class SlurmCommands:
             )
         except OSError as error:
             raise SlurmUnavailable(f"{command} cannot be started: {error.strerror}") from None
+        heard = bytearray()
         try:
             async with asyncio.timeout(COMMAND_SECONDS):
-                out, err = await process.communicate(None if stdin is None else stdin.encode())
+                out = await _talk(process, None if stdin is None else stdin.encode(), heard)
         except TimeoutError:
-            raise SlurmUnavailable(f"{command} gave no answer within {COMMAND_SECONDS:g} s") from None
+            out = None
         finally:
             if process.returncode is None:
                 process.kill()
                 await process.wait()
+        words = " ".join(heard.decode(errors="replace").split())[:_MAX_WORDS]
+        if out is None:
+            raise error_of(f"{command} gave no answer within {COMMAND_SECONDS:g} s" + (f", but said: {words}" if words else ""))
         if process.returncode == 0:
             return out.decode(errors="replace")
-        words = " ".join(err.decode(errors="replace").split())[:_MAX_WORDS] or f"exit code {process.returncode}"
-        raise fault(words)
+        if not words and command == "scancel":
+            raise SlurmGone("the jobs are not there any more")  # `--quiet` keeps it from saying that
+        raise error_of(words or f"{command} ended with {process.returncode} and said nothing")
 
 
-def fault(words: str) -> SlurmError:
-    """Return the kind of an error, by Slurm's own words for it."""
-    if any(phrase in words for phrase in _TROUBLES):
-        return SlurmUnavailable(words)
-    if any(phrase in words for phrase in _REFUSALS):
-        return SlurmRefused(words)
-    return SlurmError(words)
+async def _talk(process: asyncio.subprocess.Process, given: bytes | None, heard: bytearray) -> bytes:
+    """Give a command its standard input and return its standard output once it has ended. What it says of errors goes to `heard`.
+
+    sbatch asks again by itself, for minutes, where the controller has no room for the job. It is ended then, because the
+    submitter can ask for less.
+    """
+    assert process.stdout is not None and process.stderr is not None
+
+    async def give() -> None:
+        if process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                process.stdin.write(given or b"")
+                await process.stdin.drain()
+            process.stdin.close()
+
+    async def hear(stream: asyncio.StreamReader) -> None:
+        while said := await stream.read(4096):
+            heard.extend(said[: _MAX_HEARD - len(heard)])
+            if _ASKS_AGAIN in heard and process.returncode is None:
+                process.kill()
+
+    _, out, _ = await asyncio.gather(give(), process.stdout.read(), hear(process.stderr))
+    await process.wait()
+    return out
 
 
 def without_inputs(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment without the variables by which Slurm's commands take options."""
-    return {name: value for name, value in environment.items() if not name.startswith(_INPUT_VARIABLES)}
+    """Return an environment without the variables by which Slurm's commands take options, and without those of a job.
+
+    A server may run in a job itself. What Slurm made for that job would reach each job that is submitted from there.
+    """
+    strange = _DEVICES if "SLURM_JOB_ID" in environment else ()
+    return {
+        name: value
+        for name, value in environment.items()
+        if not (name.startswith(_INPUT_VARIABLES) or is_of_a_job(name) or name in strange)
+    }

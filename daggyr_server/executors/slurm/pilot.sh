@@ -1,25 +1,44 @@
-# The script of a pilot: a Slurm job that runs a daggyr-agent. pilots.py puts a few lines with settings in front of it.
-# Where the coordinator is, and the token that it wants, stand in files that only the job's user can read.
+# The script of a pilot: a Slurm job that runs a daggyr-agent. pilot_files.py puts a few lines with settings in front of it.
+# Where the coordinator is, and the token that it wants, stand in files that only the job's user can read. The agent ends by itself
+# when no coordinator answers, and when the job's time is nearly over, by its own clock and never by the node's date.
 set -u
 state=$(mktemp -d "${TMPDIR:-/tmp}/daggyr-pilot.XXXXXX") || exit 71
+
+# seconds_of [DAYS-][[HOURS:]MINUTES:]SECONDS: set left, or empty it if there is no limit.
+seconds_of() {
+    left=
+    case $1 in '' | *[!0-9:-]*) return ;; esac
+    days=0 text=$1
+    case $text in *-*) days=${text%%-*} text=${text#*-} ;; esac
+    left=0
+    while [ -n "$text" ]; do
+        part=${text%%:*}
+        left=$((left * 60 + ${part#"${part%%[!0]*}"} + 0))
+        case $text in *:*) text=${text#*:} ;; *) text= ;; esac
+    done
+    left=$((left + days * 86400))
+}
+
+# How long the job is there, by the controller's clock: as the job's environment says it, or as squeue does.
+if [ -n "${SLURM_JOB_END_TIME-}" ] && [ -n "${SLURM_JOB_START_TIME-}" ]; then
+    left=$((SLURM_JOB_END_TIME - SLURM_JOB_START_TIME))
+else
+    seconds_of "$(timeout 20 squeue --noheader --format=%L --jobs="$SLURM_JOB_ID" 2>/dev/null)"
+fi
+# What runs in the end has the grace of the agent to end, and its results some seconds to be told.
+if [ -n "$left" ]; then
+    left=$((left - 15))
+    set -- "$@" --ends-in "$((left > 1 ? left : 1))"
+fi
+
 "$@" --config "$folder/agent.toml" --name "pilot-$SLURM_JOB_ID" --state-dir "$state" &
 agent=$!
 trap 'kill -s TERM "$agent" 2>/dev/null' TERM
-
-# A coordinator that is there touches a file. Without one, nobody will ever end this job.
-(
-    while sleep "$look"; do
-        touched=$(stat -c %Y "$folder/alive" 2>/dev/null) || touched=0
-        [ "$(($(date +%s) - touched))" -lt "$orphan" ] || kill -s TERM "$agent"
-    done
-) &
-watch=$!
 
 # A signal interrupts a wait.
 while kill -0 "$agent" 2>/dev/null; do
     wait "$agent"
     code=$?
 done
-kill -s KILL "$watch" 2>/dev/null
 rm -rf "$state"
 exit "${code-0}"

@@ -2,45 +2,45 @@
 
 Slurm takes a second or so to start a job, and an agent starts thousands of tasks a second. The attempts are those of an agent
 pool in every way (agents/executor.py). This file only sees to it that there are agents: as many as the attempts that could run
-now have use for, at most `max_pilots`, and none when there has been nothing to do for `idle_seconds`. Tasks that wait for
-others do not count.
+now have use for (`missing_pilots` in pilot_jobs.py), at most `max_pilots`, and none when there has been nothing to do for
+`idle_seconds`. Tasks that wait for others do not count, and neither do tasks that no pilot could hold.
 
-Address and token reach an agent by files of mode 0600 in the pool's directory; neither shows in `scontrol show job`, in `ps`,
-or in the job's script. Before any pilot is added, Slurm is asked how many there are, by the name of their jobs. So pilots are
-counted too that an earlier coordinator has submitted, and those of a request of which no answer came.
+Before any pilot is added, Slurm is asked how many there are, by the name of their jobs. So pilots are counted too that an earlier
+coordinator has submitted, and those of a request of which no answer came. A pilot whose agent does not come, or came and is given
+up, is no capacity: it is cancelled, and the next one waits for a while, because it may fare no better.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
-import shlex
 import socket
-import sys
 import time
-from collections.abc import Mapping
-from functools import cache
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from daggyr.backoff import Backoff
 from daggyr.channel import AddressError, check_address, is_loopback
-from daggyr.whole_file import write_whole
+from daggyr.v1.agents_pb2 import Hello
 from daggyr_server.executors.agents.executor import AgentExecutor
+from daggyr_server.executors.agents.known_agent import KnownAgent
+from daggyr_server.executors.agents.session import AgentSession
 from daggyr_server.executors.base import Reports, SettingsError
 from daggyr_server.executors.context import ExecutorContext, PoolAccess
 from daggyr_server.executors.slurm.client import ENDED_STATES, Job, SlurmError, needs_of
+from daggyr_server.executors.slurm.pilot_files import PilotFiles
+from daggyr_server.executors.slurm.pilot_jobs import Pilot, PilotJobs, Place, misfits, missing_pilots
 from daggyr_server.executors.slurm.pool import SlurmPool
+from daggyr_server.executors.slurm.settings import minutes
 
 log = logging.getLogger(__name__)
 
 LONGEST_PAUSE = 60.0  # seconds, of a backoff
-_GIVEN_BY_SLURM = (
-    "CUDA_VISIBLE_DEVICES",
-    "ROCR_VISIBLE_DEVICES",
-    "SLURM_CONF",
-)  # Slurm sets these for a pilot's job, and they hold for its tasks too
+JOIN_SECONDS = 120.0  # for the agent of a job that has begun to come
+END_SECONDS = 6.0  # for pilots to be cancelled when the coordinator ends for good
+_START_AND_END = 30.0  # seconds of a pilot's time limit that no task has: its agent starts, and ends in time (pilot.sh)
 
 
 class PilotExecutor(SlurmPool, AgentExecutor):
@@ -70,6 +70,15 @@ class PilotExecutor(SlurmPool, AgentExecutor):
         except ValueError as error:
             raise SettingsError(f"`pilot_resources`: {error}") from None
         self._ready = 0
+        self._jobs = PilotJobs()
+        self._files = PilotFiles(self.tracker_folder / f"pilots-{self.mark}", self.settings)
+        self._address = ""  # where pilots find this coordinator
+        self._trouble = ""  # why Slurm is not asked for now
+        self._unreleased: set[str] = set()  # jobs that this pool holds
+        self._looked = False
+        whole = minutes(self.settings.time_limit) if self.settings.time_limit is not None else None
+        # For how long a new pilot is there; None while nobody knows of a limit.
+        self._lasts = None if whole is None else max(1.0, 60.0 * whole - _START_AND_END)
         self._idle: dict[str, float] = {}  # since when each agent has nothing to do, monotonic; by its id
         self._unwanted: float | None = None  # since when no attempt waits, monotonic
         self._backoff = Backoff(self.settings.poll_interval, LONGEST_PAUSE)
@@ -98,62 +107,160 @@ class PilotExecutor(SlurmPool, AgentExecutor):
             scaling.cancel()
             await asyncio.gather(scaling, return_exceptions=True)
         await AgentExecutor.close(self)
+        if self.context.parting and scaling is not None:
+            with contextlib.suppress(SlurmError, OSError, TimeoutError):
+                async with asyncio.timeout(END_SECONDS):
+                    jobs = await self.client.jobs(self._pilots)
+                    await self.client.cancel(sorted({job.job_id for job in jobs if job.state not in ENDED_STATES}))
+            await asyncio.to_thread(self._files.remove)
+
+    def notes(self) -> Sequence[str]:
+        return [
+            *([self._trouble] if self._trouble else []),
+            *misfits(self.reports.wanted(), self._resources, self._lasts),
+            *self._jobs.notes(self._names()),
+        ]
+
+    def welcome(self, hello: Hello, session: AgentSession) -> KnownAgent:
+        agent = super().welcome(hello, session)
+        if agent.ends is not None and self.settings.time_limit is None:
+            # The partition's own limit shows when a pilot comes.
+            self._lasts = max(self._lasts or 0.0, agent.ends - time.monotonic())
+        return agent
+
+    def expected(self) -> Iterator[KnownAgent]:
+        names = self._names()
+        for pilot in self._jobs.there.values():
+            if pilot.name not in names and not pilot.joined:
+                yield KnownAgent("", pilot.name, "", resources=dict(self._resources), coming=pilot.doing)
+
+    @property
+    def _pilots(self) -> str:
+        """What the names of the pilots' jobs begin with."""
+        return f"{self.prefix}pilots-"
+
+    def _names(self) -> set[str]:
+        """The agents that the pool knows. One that is out of reach counts until its lease is over."""
+        return {agent.name for agent in self.agents.values()}
 
     # -- as many as there is work for ---------------------------------------------------------------------------------
 
     async def _scale(self) -> None:
         access = await self.context.access.opened()
-        address = self._address(access.address)
-        token = await self._tell_pilots(address, access)
+        self._address = self._reached_at(access.address)
+        token = await self._tell_pilots(access)
         pilots = True  # an earlier coordinator may have left some
         while True:
             if access.token != token:  # it was replaced; pilots read the file for each session
-                token = await self._tell_pilots(address, access)
+                token = await self._tell_pilots(access)
             pause = self.settings.poll_interval
             if pilots or self._ready or self.agents:
                 try:
                     pilots = await self._look()
                     self._backoff.reset()
+                    self._trouble = ""
                 except (SlurmError, OSError) as error:
                     pause = self._backoff.next()
-                    log.warning("pool %s: pilots are looked after again in %g s: %s", self.pool, pause, error)
-                # Pilots have to see a sign of life in time, even if Slurm does not answer.
-                await asyncio.sleep(min(pause, self.settings.orphan_seconds / 3))
+                    self._trouble = f"Slurm is asked again in {pause:.3g} s: {error}"
+                    log.warning("pool %s: %s", self.pool, self._trouble)
+                await asyncio.sleep(pause)
             else:
                 self._wake.clear()
                 await self._wake.wait()
 
-    async def _tell_pilots(self, address: str, access: PoolAccess) -> str | None:
+    async def _tell_pilots(self, access: PoolAccess) -> str | None:
         """Write down for pilots where this coordinator is, and try until that works. Returns the token that they find."""
         backoff = Backoff(1.0, LONGEST_PAUSE)
         while True:
             token = access.token
             try:
-                await asyncio.to_thread(self._write_files, address, token, access)
+                await asyncio.to_thread(
+                    self._files.write,
+                    self._address,
+                    access,
+                    joined_as=self.joined_as,
+                    resources=self._resources,
+                    pass_environment=self.pass_environment,
+                )
                 return token
             except OSError as error:
-                log.error("pool %s: cannot write into %s: %s", self.pool, self.settings.directory, error.strerror)
+                self._trouble = f"cannot write into {self.settings.directory}: {error.strerror}"
+                log.error("pool %s: %s", self.pool, self._trouble)
                 await asyncio.sleep(backoff.next())
 
     async def _look(self) -> bool:
         """Look how many pilots there are, and submit or cancel some. Returns whether there are any."""
-        await asyncio.to_thread((self._files / "alive").touch)
-        jobs = [job for job in await self.client.jobs(self.prefix) if job.state not in ENDED_STATES]
-        for held in {job.job_id for job in jobs if job.held and job.state == "PENDING"}:
-            await self.client.release(held)
+        statuses = await self.client.jobs(self._pilots)
         now = time.monotonic()
+        self._jobs.update(statuses, self._names(), now)
+        await self._release({job.job_id for job in statuses if job.held and job.state == "PENDING"})
         self._dismiss(now)
-        waiting = [job for job in jobs if job.state == "PENDING"]
+        await self._end_in_vain(now)
+        there = self._jobs.there
+        waiting = sorted(job_id for job_id, pilot in there.items() if pilot.state == "PENDING")
         self._unwanted = None if self._ready or not waiting else self._unwanted or now
         if self._unwanted is not None and now >= self._unwanted + self.settings.idle_seconds:
-            await self.client.cancel(sorted({job.job_id for job in waiting}))
-        leaving = sum(agent.draining for agent in self.agents.values())
-        given = sum(len(agent.held) for agent in self.agents.values())
-        wanted = min(self.settings.max_pilots, -(-(self._ready + given) // self._resources["cores"]))
-        missing = min(wanted - (len(jobs) - leaving), self.settings.max_pilots - len(jobs))
-        if self._ready and missing > 0:
-            await self._submit(missing)
-        return bool(jobs) or missing > 0
+            await self.client.cancel(waiting)
+        missing = 0
+        if self._ready and now >= self._jobs.not_before:
+            most = self.settings.max_pilots - len(there)
+            missing = missing_pilots(self.reports.wanted(), self._resources, self._lasts, self._places(now), most)
+            if missing > 0:
+                await self._submit(missing)
+        return bool(there) or missing > 0
+
+    async def _release(self, held: set[str]) -> None:
+        """Let those start that this pool holds. What somebody holds later, by `scontrol hold`, stays held."""
+        if not self._looked:
+            self._looked = True
+            self._unreleased |= held  # An earlier coordinator may have ended between the two requests.
+        self._unreleased &= held
+        for job_id in sorted(self._unreleased):
+            await self.client.release(job_id)
+            self._unreleased.discard(job_id)
+
+    async def _end_in_vain(self, now: float) -> None:
+        """Cancel pilots whose agents do not come, and have the next one wait if some ended without having come."""
+        vain = self._jobs.in_vain(min(JOIN_SECONDS, self.settings.orphan_seconds), self._names(), now)
+        if vain:
+            await self.client.cancel([pilot.job_id for pilot in vain])
+        failed, self._jobs.never_joined = [*self._jobs.never_joined, *(pilot for pilot in vain if not pilot.joined)], []
+        if failed:
+            why = await asyncio.to_thread(self._why_not_joined, failed[-1])
+            pause = self._jobs.failed(why, now)
+            log.warning("pool %s: %s; no other is submitted for %.3g s", self.pool, why, pause)
+
+    def _why_not_joined(self, pilot: Pilot) -> str:
+        words = self._files.last_words(pilot.job_id)
+        said = f"; the last that it said: {words}" if words else f"; see {str(self._files.log).replace('%j', pilot.job_id)}"
+        here = ""
+        if self.settings.coordinator is None and is_loopback(self._address):
+            here = ", which no other host reaches: let it listen elsewhere, or write `coordinator` into the pool"
+        return f"{pilot.name} did not reach this server at {self._address}{here}{said}"
+
+    def _places(self, now: float) -> list[Place]:
+        """What is free on pilots that are there or will be. A pilot that is leaving takes nothing new."""
+        places = []
+        agents = {agent.name: agent for agent in self.agents.values()}
+        for pilot in self._jobs.there.values():
+            agent = agents.pop(pilot.name, None)
+            if agent is None and not pilot.joined and pilot.state != "COMPLETING":
+                places.append(Place(dict(self._resources), self._lasts))
+            elif agent is not None:
+                places += self._free(agent, now)
+        for agent in agents.values():
+            places += self._free(agent, now)
+        return places
+
+    def _free(self, agent: KnownAgent, now: float) -> Iterator[Place]:
+        if agent.draining or agent.leaving or agent.session is None:
+            return
+        free = dict(agent.resources)
+        for batch, assignment in agent.held.values():
+            if batch.templates:
+                for name, units in batch.templates[assignment.template].spec.resources.items():
+                    free[name] = free.get(name, 0) - units
+        yield Place(free, None if agent.ends is None else agent.ends - now)
 
     def _dismiss(self, now: float) -> None:
         """Let pilots end that have had nothing to do for `idle_seconds`."""
@@ -166,57 +273,26 @@ class PilotExecutor(SlurmPool, AgentExecutor):
 
     async def _submit(self, count: int) -> None:
         settings = self.settings
-        name = f"{self.prefix}pilots-{secrets.token_hex(4)}"
+        name = f"{self._pilots}{secrets.token_hex(4)}"
+        await asyncio.to_thread(self._files.clear_logs, list(self._jobs.there))
         # They are submitted one at a time: they are few, and nobody needs to know how large an array may be.
         for _ in range(count):
             job = Job(
                 name=name,
-                script=self._script(),
+                script=self._files.script(),
                 size=1,
                 needs=self._needs,
                 directory=settings.directory,
-                output=self._files / "log",
+                output=self._files.log,
                 environment=self.job_environment,
             )
-            await self.client.release(await self.client.submit(job))
+            job_id = await self.client.submit(job)
+            self._unreleased.add(job_id)
+            await self.client.release(job_id)
+            self._unreleased.discard(job_id)
         log.info("pool %s: pilots submitted: %d, for %d tasks that could run", self.pool, count, self._ready)
 
-    # -- what a pilot finds -------------------------------------------------------------------------------------------
-
-    @property
-    def _files(self) -> Path:
-        return self.tracker_folder / f"pilots-{self.mark}"
-
-    def _script(self) -> str:
-        settings = self.settings
-        command = settings.agent_command or [sys.executable, "-P", "-m", "daggyr_agent"]
-        return (
-            f"#!/bin/sh\nfolder={shlex.quote(str(self._files))}\n"
-            f"orphan={max(1, int(settings.orphan_seconds))}\nlook={max(0.1, min(10.0, settings.orphan_seconds / 4)):g}\n"
-            f"set -- {shlex.join(command)}\n{_program()}"
-        )
-
-    def _write_files(self, address: str, token: str | None, access: PoolAccess) -> None:
-        files = self._files
-        files.mkdir(mode=0o700, exist_ok=True)
-        lines = {"coordinator": address, "pool": self.joined_as, "log_level": self.context.log_level}
-        if token is not None:
-            lines["token_file"] = str(files / "token")
-            write_whole(files / "token", f"{token}\n".encode())
-        if self.settings.coordinator_ca is not None:
-            lines["tls_ca"] = str(files / "ca.pem")
-            write_whole(files / "ca.pem", self.settings.coordinator_ca.read_bytes())
-        # Agents offer what the job was given and no more. Without `memory_mb`, no task that names memory comes here.
-        resources = {"memory_mb": 0, **self._resources}
-        text = "".join(f"{name} = {_toml(value)}\n" for name, value in lines.items())
-        text += "tls = true\n" if access.tls else ""
-        text += "insecure = true\n" if access.insecure else ""
-        text += f"pass_environment = [{', '.join(map(_toml, (*self.pass_environment, *_GIVEN_BY_SLURM)))}]\n"
-        text += "[resource]\n" + "".join(f"{_toml(name)} = {units}\n" for name, units in resources.items())
-        write_whole(files / "agent.toml", text.encode())
-        (files / "alive").touch()
-
-    def _address(self, listening: str) -> str:
+    def _reached_at(self, listening: str) -> str:
         """Return where pilots find this coordinator."""
         address = self.settings.coordinator
         if address is not None:
@@ -232,13 +308,3 @@ class PilotExecutor(SlurmPool, AgentExecutor):
                 listening.partition(":")[0] if listening.startswith("unix:") else listening,
             )
         return listening
-
-
-@cache
-def _program() -> str:
-    return Path(__file__).with_name("pilot.sh").read_text(encoding="utf-8")
-
-
-def _toml(text: str) -> str:
-    """A TOML basic string. https://toml.io/en/v1.0.0#string"""
-    return '"' + "".join(f"\\u{ord(c):04X}" if c in '"\\' or not c.isprintable() else c for c in text) + '"'

@@ -36,10 +36,10 @@ class SlurmPool(Executor):
         self.mark = hashlib.sha256(f"{context.tracker_id}\0{pool}".encode()).hexdigest()[:12]
         self.prefix = f"daggyr-{self.mark}-"  # of the names of its jobs
         # The environment is read now, because tasks get what the coordinator was started with.
-        self._environment = dict(os.environ)
+        self._environment = without_inputs(os.environ)
         self.pass_environment = (*settings.pass_environment, *context.pass_environment)
         also = (*self.pass_environment, *self.jobs_need)
-        self.job_environment = without_inputs({name: value for name, value in self._environment.items() if passes(name, also)})
+        self.job_environment = {name: value for name, value in self._environment.items() if passes(name, also)}
 
     @property
     def tracker_folder(self) -> Path:
@@ -52,6 +52,22 @@ class SlurmPool(Executor):
         self.client = SlurmRest(settings) if settings.base_url is not None else SlurmCommands(settings, self._environment)
         try:
             settings.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if fault := _directory_fault(settings.directory):
+                raise ExecutorError(f"pool {self.pool}: {fault}")
             self.tracker_folder.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise ExecutorError(f"pool {self.pool}: cannot use the directory {settings.directory}: {error.strerror}") from error
+
+
+def _directory_fault(directory: Path) -> str | None:
+    """Why a pool's directory must not be used: whoever may write there decides what jobs and pilots do as this user."""
+    found = directory.stat()
+    own = os.geteuid()
+    if found.st_uid not in (own, 0):
+        return (
+            f"its directory {directory} belongs to another user (uid {found.st_uid}), who decides what lies there: "
+            f"name another one, or chown {own} {directory}"
+        )
+    if found.st_mode & 0o022:
+        return f"its directory {directory} can be written by others, who could change what jobs do there: chmod go-w {directory}"
+    return None

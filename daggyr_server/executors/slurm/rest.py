@@ -11,10 +11,13 @@ https://slurm.schedmd.com/rest_api.html
 from __future__ import annotations
 
 import asyncio
+import base64
 import http.client
 import json
 import socket
+import time
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -25,18 +28,16 @@ from daggyr_server.executors.slurm.client import (
     JobStatus,
     SlurmError,
     SlurmLimits,
-    SlurmRefused,
     SlurmUnavailable,
     indexes,
 )
-from daggyr_server.executors.slurm.commands import fault
 from daggyr_server.executors.slurm.settings import SlurmSettings
+from daggyr_server.executors.slurm.words import error_of
 
 REQUEST_SECONDS = 60.0
 MAX_ANSWER_BYTES = 1 << 30  # all jobs of a cluster come in one answer
-MAX_ARRAY = 1000  # the API does not tell MaxArraySize; slurm.conf(5) has 1001 by default
+MAX_ARRAY = 1000  # the API does not tell MaxArraySize; slurm.conf(5) has 1001 by default. What is too large is halved
 _HELD_ERROR = 2042  # ESLURM_JOB_HELD: said of each job that was submitted held
-_HELD = ("JobHeldUser", "JobHeldAdmin")
 
 
 class SlurmRest:
@@ -55,6 +56,8 @@ class SlurmRest:
     async def submit(self, job: Job) -> str:
         settings, needs = self._settings, job.needs
         later = _version(settings.api_version) >= 39
+        # `gres` reaches the API of every version, and says the same as `gpus` where a job has one node.
+        gres = [*needs.gres, *([("gpu", needs.gpus)] if needs.gpus else [])]
         properties: dict[str, Any] = {
             "name": job.name,
             "hold": True,
@@ -74,9 +77,9 @@ class SlurmRest:
         }
         if later:
             properties |= {"minimum_nodes": 1, "maximum_nodes": 1}
-            properties["tres_per_node"] = ",".join(f"gres/{name}:{units}" for name, units in needs.gres) or None
+            properties["tres_per_node"] = ",".join(f"gres/{name}:{units}" for name, units in gres) or None
         else:
-            properties |= {"nodes": [1, 1], "gres": needs.gres_text or None}
+            properties |= {"nodes": [1, 1], "gres": ",".join(f"{name}:{units}" for name, units in gres) or None}
         properties = {name: value for name, value in properties.items() if value is not None} | settings.job
         answer = await self._request("POST", "/job/submit", {"script": job.script, "job": properties})
         job_id = answer.get("job_id") or answer.get("result", {}).get("job_id")
@@ -96,15 +99,16 @@ class SlurmRest:
                 continue
             state = job.get("job_state", "")
             state = str(state[0] if isinstance(state, list) and state else state).upper()
-            held = str(job.get("state_reason", "")) in _HELD
+            reason = str(job.get("state_reason") or "")
+            reason, node = "" if reason == "None" else reason, str(job.get("nodes") or "")
             array = _plain(job.get("array_job_id")) or _plain(job.get("job_id"))
             waiting = str(job.get("array_task_string") or "")
             if waiting:
-                found += [JobStatus(str(array), index, name, state, held) for index in indexes(waiting)]
+                found += [JobStatus(str(array), index, name, state, reason, node) for index in indexes(waiting)]
                 if "..." in waiting:  # Slurm cuts long lists off
-                    found.append(JobStatus(str(array), ALL_OTHERS, name, state, held))
+                    found.append(JobStatus(str(array), ALL_OTHERS, name, state, reason, node))
             else:
-                found.append(JobStatus(str(array), _plain(job.get("array_task_id")) or 0, name, state, held))
+                found.append(JobStatus(str(array), _plain(job.get("array_task_id")) or 0, name, state, reason, node))
         return found
 
     async def cancel(self, tasks: Sequence[str]) -> None:
@@ -127,9 +131,10 @@ class SlurmRest:
 
     def _exchange(self, method: str, path: str, content: Mapping[str, Any] | None) -> dict[str, Any]:
         headers = {"Accept": "application/json", "Content-Type": "application/json"}
+        token = ""
         try:
             if self._settings.token_file is not None:
-                headers["X-SLURM-USER-TOKEN"] = read_secret(self._settings.token_file)
+                token = headers["X-SLURM-USER-TOKEN"] = read_secret(self._settings.token_file)
         except TokenError as error:
             raise SlurmUnavailable(str(error)) from None
         if self._settings.user is not None:
@@ -143,7 +148,16 @@ class SlurmRest:
             raise SlurmUnavailable(f"slurmrestd at {self._base}: {error or type(error).__name__}") from None
         finally:
             connection.close()
-        return _answer(status, data, self._base)
+        try:
+            return _answer(status, data, self._base)
+        except SlurmUnavailable as error:
+            expired = _expired_at(token, time.time())
+            if expired is None:
+                raise
+            raise SlurmUnavailable(
+                f"the token in {self._settings.token_file} has expired, at {expired}: write a new one there (`scontrol token`); "
+                f"slurmrestd said: {error}"
+            ) from None
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -182,19 +196,23 @@ def _answer(status: int, data: bytes, base_url: str) -> dict[str, Any]:
     errors = [error for error in errors if _error_number(error) not in (0, _HELD_ERROR)]
     if errors:
         words = "; ".join(" ".join(str(error[key]) for key in ("error", "description") if error.get(key)) for error in errors)
-        kind = fault(words[:500])
-        if type(kind) is SlurmError and _error_number(errors[0]) in _REFUSED_NUMBERS:
-            raise SlurmRefused(words[:500])
-        raise kind
-    if status >= 500:
-        raise SlurmUnavailable(f"{where} answered {status}")
+        raise error_of(words[:500])
     if status >= 400:
-        raise SlurmError(f"{where} answered {status}: does it have the API {base_url}?")
+        raise SlurmUnavailable(f"{where} answered {status}" + ("" if status >= 500 else f": does it have the API {base_url}?"))
     return answer
 
 
-# Slurm could not parse the request: `job` of the pool is not in this API's words, or Slurm cannot read a value.
-_REFUSED_NUMBERS = (9001, 9200)
+def _expired_at(token: str, now: float) -> str | None:
+    """When a JSON Web Token expired (RFC 7519, 4.1.4), for people; None if it has not, or does not say when it does.
+
+    slurmrestd answers such a token in several ways, none of which says what is wrong with it.
+    """
+    try:
+        claims = json.loads(base64.urlsafe_b64decode(token.split(".")[1] + "=="))
+        end = claims["exp"]
+        return datetime.fromtimestamp(end, UTC).strftime("%Y-%m-%d %H:%M:%S UTC") if end <= now else None
+    except (ArithmeticError, IndexError, KeyError, OSError, TypeError, ValueError):
+        return None
 
 
 def _error_number(error: Mapping[str, Any]) -> int:

@@ -98,7 +98,7 @@ class Fetching:
             while self._undurable > _MAX_UNDURABLE:
                 await asyncio.sleep(0.01)
             self._tell(attempt, output, piece)
-        (result.stdout if output.stream == STDOUT else result.stderr).CopyFrom(output.summary())
+        (result.stdout if output.stream == STDOUT else result.stderr).MergeFrom(output.summary())
 
     def _tell(self, attempt: TargetAttempt, output: Output, piece: bytes) -> None:
         def durable() -> None:

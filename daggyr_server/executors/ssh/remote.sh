@@ -6,8 +6,11 @@
 #   lock       made once, by whoever starts the attempt, or by whoever makes sure that nobody will: "PID BIRTH" of that shell
 #   w, pid     "PID BIRTH BOOT" of the attempt's warden, a shell that waits for the task; "PID BIRTH" of the task itself
 #   about      "LIMIT NAME=UNITS...": how much of its standard output is kept whole, in bytes (kept.py), and its resources
-#   result     the line that the warden also writes to the shell's output, in the end
+#   result     the line that the warden also writes to the shell's output, in the end; zeros until then
 #   stdin, stdout, stderr, cause, said, refused, times (attempt.sh says what they are)
+#
+# All of an attempt's files are made before its task is started, `result` and `pid` with room for what they will hold. So on a disk that
+# is full nothing is started, and on one that fills meanwhile an end can be written down.
 #
 # A process is known by its number and its birth, field 22 of /proc/PID/stat (proc(5)). Times are those of /proc/uptime. Answers are
 # lines; `.` at the end of one says that it is whole. Nothing here ends a process but those of attempts in its own folder.
@@ -58,7 +61,7 @@ dg_hello() {
             *) dg_base=$4 ;;
         esac
         exec 2>&1
-        mkdir -p -- "$dg_base/$5" && CDPATH= cd -P -- "$dg_base/$5" && "$dg_env" echo "$3" >shell.$$ && rm shell.$$ && echo "+$PWD"
+        mkdir -p -- "$dg_base/$5" && CDPATH= cd -P -- "$dg_base/$5" && echo "+$PWD"
     )
     case $dg_said in
         +*) dg_root=${dg_said#+} ;;
@@ -81,17 +84,76 @@ dg_hello() {
         printf 'FAULT %s a newer start of this coordinator uses it: this one is out of date and should be ended\n' "$1"
         return
     fi
-    if [ -n "$7" ]; then echo "$dg_fence" >fence; fi
+    dg_said=
+    if [ -n "$7" ]; then
+        if dg_probe; then dg_said=; fi
+        case $dg_said in
+            '' | *'No space left'* | *'quota exceeded'*) ;;
+            *)
+                printf 'FAULT %s %s\n' "$1" "$dg_said"
+                return
+                ;;
+        esac
+        # On a full disk this empties the fence, which keeps earlier shells from starting anything as well.
+        { "$dg_env" echo "$dg_fence" >fence; } 2>/dev/null
+        dg_forget_places
+    fi
     read -r dg_boot </proc/sys/kernel/random/boot_id
     dg_birth $$
     dg_self="$$ $dg_born"
-    dg_cores=$(nproc 2>/dev/null) || dg_cores=1
-    while read -r dg_name dg_memory dg_line; do
-        case $dg_name in MemTotal:) break ;; esac
-    done </proc/meminfo
+    dg_host /proc/self/cgroup /sys/fs/cgroup /proc/meminfo 2>/dev/null
     dg_uptime
     exec 2>/dev/null
-    printf 'READY %s %s %s %s %s\n' "$1" "$dg_up" "$dg_boot" "$dg_cores" "$dg_memory"
+    printf 'READY %s %s %s %s %s %s\n' "$1" "$dg_up" "$dg_boot" "$dg_cores" "$dg_memory" "$dg_said"
+}
+
+# dg_probe: whether files can be kept here; if not, dg_said says why, in the words of the C locale.
+dg_probe() {
+    dg_said=$(
+        exec 2>&1
+        LC_ALL=C
+        export LC_ALL
+        head -c 1048576 /dev/zero >"room.$$"
+    )
+    dg_made=$?
+    rm -f "room.$$"
+    dg_said=$(echo "$dg_said" | tr '\n' ' ')
+    return "$dg_made"
+}
+
+# dg_forget_places: remove the folders of other pools, and of coordinators that are gone, which hold no attempt. A shell whose folder
+# is removed makes it anew.
+dg_forget_places() {
+    dg_tracker=${dg_root%/*}
+    for dg_place in ../../*/*; do
+        case $dg_place in "../../${dg_tracker##*/}/${dg_root##*/}") continue ;; esac
+        for dg_line in "$dg_place"/*; do
+            case $dg_line in "$dg_place/fence" | "$dg_place/*") ;; *) continue 2 ;; esac
+        done
+        rm -f -- "$dg_place/fence"
+        rmdir -- "$dg_place" "${dg_place%/*}"
+    done 2>/dev/null
+}
+
+# dg_leave: remove the pool's folder if no attempt has one in it.
+dg_leave() {
+    for dg_key in *-*-*; do
+        if [ -d "$dg_key" ]; then return; fi
+    done
+    rm -f -- fence room.*
+    cd / && rmdir -- "$dg_root" "${dg_root%/*}"
+}
+
+# dg_room: K if files can be kept here, F if not.
+dg_room() {
+    if ! dg_probe; then
+        echo "F ."
+        return
+    fi
+    dg_line=
+    { read -r dg_line <fence; } 2>/dev/null
+    if [ -z "$dg_line" ]; then echo "$dg_fence" >fence; fi
+    echo "K ."
 }
 
 # dg_here: go to the pool's folder again, because somebody may have made it anew.
@@ -109,22 +171,24 @@ dg_new() {
 # dg_in KEY FORMAT TEXT: an attempt's standard input.
 dg_in() {
     [ -d "$1" ] || dg_new "$1"
-    printf "$2" "$3" >"$1/stdin"
+    dg_cut=
+    printf "$2" "$3" >"$1/stdin" || dg_cut=$1
 }
 
 # dg_go KEY TIMEOUT GRACE ABOUT INPUT WORD...: start an attempt, once. TIMEOUT and GRACE are seconds; TIMEOUT and INPUT (stdin) may be
-# empty; the words are those of dg_carry_out. Says H if somebody has started it, N if this host cannot.
+# empty; the words are those of dg_carry_out. Says H if somebody has started it, and N if it is not started and never will be: with the
+# word `room` because this host cannot keep its files, and with `fence` because a newer connection has taken over.
 dg_go() {
     [ -d "$1" ] || dg_new "$1" # somebody has removed it
     if ! dg_once "$dg_self" "$1/lock"; then
-        if [ -s "$1/lock" ]; then echo "H $1 ."; else echo "N $1 ."; fi
+        if [ -s "$1/lock" ]; then echo "H $1 ."; else echo "N $1 room ."; fi
         return
     fi
     dg_line=
     { read -r dg_line <fence; } 2>/dev/null
-    if [ "$dg_line" != "$dg_fence" ]; then
+    if [ "$dg_line" != "$dg_fence" ] || [ "$1" = "$dg_cut" ]; then
         echo "0 0 -" >"$1/w"
-        echo "N $1 ."
+        if [ -n "$dg_line" ] && [ "$1" != "$dg_cut" ]; then echo "N $1 fence ."; else echo "N $1 room ."; fi
         return
     fi
     dg_watch "$@" &
@@ -136,10 +200,12 @@ dg_watch() {
     dg_take_stops
     dg_birth self
     dg_w=${dg_line%% *}
-    if ! { echo "$4" >"$1/about" && echo "$dg_w $dg_born $dg_boot" >"$1/w"; }; then
-        echo "N $1 ."
+    if ! { echo "$4" >"$1/about" && echo "0 0" >"$1/pid" && printf '%0600d\n' 0 >"$1/result" && printf '' >"$1/stdout" &&
+        printf '' >"$1/stderr" && printf '' >"$1/said" && echo "$dg_w $dg_born $dg_boot" >"$1/w"; }; then
+        echo "N $1 room ."
         exit
     fi
+    dg_limit=${4%% *}
     dg_key=$1 dg_timeout=$2 dg_grace=$3
     dg_own=$dg_root/$1
     dg_in=${5:+$dg_own/}${5:-/dev/null} dg_out=$dg_own/stdout dg_err=$dg_own/stderr dg_mark=SSH_DAGGYR_FOLDER=$dg_own/
@@ -151,10 +217,15 @@ dg_watch() {
     dg_uptime
     if [ -s "$dg_out" ]; then dg_flags=${dg_flags}o; fi
     if [ -s "$dg_err" ]; then dg_flags=${dg_flags}e; fi
-    [ -d "$dg_own" ] || dg_flags=${dg_flags}g
+    if [ "$dg_limit" -gt 1048576 ]; then dg_flags=${dg_flags}w; fi
+    if [ ! -d "$dg_own" ]; then
+        dg_flags=${dg_flags}g
+    elif ! { printf '%04096d' 0 >"$dg_own/room" && printf '' >"$dg_own/room"; }; then
+        dg_flags=${dg_flags}f
+    fi
     if [ "$dg_why" = timeout ]; then dg_why=$dg_why:$dg_timeout; fi
     dg_line="E $dg_key $dg_code $dg_flags ${dg_why:--} - $dg_began $dg_up ${dg_cpu:--}"
-    echo "$dg_line $dg_boot ." >"$dg_own/result"
+    echo "$dg_line $dg_boot ." 1<>"$dg_own/result"
     echo "$dg_line - ."
     exit
 }
@@ -162,7 +233,7 @@ dg_watch() {
 # The task's process tells of itself.
 dg_begun() {
     dg_birth self
-    echo "${dg_line%% *} $dg_born" >"$dg_own/pid"
+    echo "${dg_line%% *} $dg_born" 1<>"$dg_own/pid"
     { echo "S $dg_key $dg_up ."; } 2>/dev/null
 }
 
@@ -171,7 +242,7 @@ dg_begun() {
 # dg_stop KEY...: end attempts that run. Their wardens do it.
 dg_stop() {
     for dg_key; do
-        if [ -d "$dg_key" ] && [ ! -e "$dg_key/result" ]; then
+        if [ -d "$dg_key" ] && [ ! -e "$dg_key/times" ]; then
             dg_once kill "$dg_key/cause"
             dg_tell_warden "$dg_key" >/dev/null </dev/null &
         fi
@@ -225,7 +296,8 @@ dg_look() {
             echo "R $dg_key ${dg_line:-0} ."
         elif { read -r dg_line <"$dg_key/result"; } && [ "${dg_line##* }" = . ]; then
             echo "$dg_line"
-        elif [ -n "$dg_claim" ] && mkdir -p -- "$dg_key" && dg_once "$dg_self" "$dg_key/lock"; then
+        elif [ -n "$dg_claim" ] && { { mkdir -p -- "$dg_key" && dg_once "$dg_self" "$dg_key/lock"; } || [ ! -s "$dg_key/lock" ]; }; then
+            # Without room for the lock it is sure as well, because whoever makes it later finds another fence than its own.
             echo "A $dg_key ."
         elif { read -r dg_w dg_b <"$dg_key/lock"; } && dg_there "$dg_w" "$dg_b" && [ ! -e "$dg_key/w" ] &&
             [ "$dg_w $dg_b" != "$dg_self" ]; then

@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 from daggyr.attempts import outcome
-from daggyr.v1.task_pb2 import AttemptResult
+from daggyr.v1.task_pb2 import SUCCEEDED, AttemptResult
 from daggyr_server.executors.ssh.script import Ended
 
+_FULL = "the disk of its target was full when it ended, so that what it wrote may be lost"
 _CAUSES = {"kill": outcome.Cause.KILL, "timeout": outcome.Cause.TIMEOUT}  # the words of remote.sh
 
 
@@ -17,6 +18,11 @@ def result_of(ended: Ended, start_ns: int, stop_ns: int) -> AttemptResult:
     result = outcome.result_of(seen_of(ended), start_ns=start_ns, stop_ns=stop_ns, cpu_seconds=ended.cpu_seconds)
     if ended.gone:
         result.notes.insert(0, "its folder on the target was removed while it ran, and its output with it")
+    if ended.full:
+        if result.outcome == SUCCEEDED:
+            result.notes.append(_FULL)
+        # Nobody knows of which stream something was lost.
+        result.stdout.incomplete = result.stderr.incomplete = True
     return result
 
 
@@ -24,5 +30,10 @@ def seen_of(ended: Ended) -> outcome.Seen:
     """What a target's warden tells of an end, in the words of the ladder."""
     number = outcome.signal_in(ended.status) if ended.by_signal else None
     return outcome.Seen(
-        exit_code=ended.status if number is None else None, signal=number, cause=_CAUSES.get(ended.cause), timeout=ended.limit
+        exit_code=ended.status if number is None else None,
+        signal=number,
+        cause=_CAUSES.get(ended.cause),
+        timeout=ended.limit,
+        host_fault=_FULL if ended.full else None,
+        unkept=_FULL if ended.full and ended.whole else None,
     )

@@ -27,9 +27,10 @@ _MAX_DIGITS = 10  # of seconds since a target's boot
 
 @cache
 def program() -> bytes:
-    """What each shell on a target is sent first: attempt.sh and remote.sh."""
-    own = files("daggyr_server.executors.ssh").joinpath("remote.sh").read_text(encoding="utf-8")
-    return (shell.text() + own).encode()
+    """What each shell on a target is sent first: attempt.sh, host.sh and remote.sh."""
+    folder = files("daggyr_server.executors.ssh")
+    own = [folder.joinpath(name).read_text(encoding="utf-8") for name in ("host.sh", "remote.sh")]
+    return "".join((shell.text(), *own)).encode()
 
 
 def call(function: str, *words: str) -> str:
@@ -88,6 +89,8 @@ class Ended:
     streams: tuple[str, ...]  # of stdout and stderr, what was written to
     refused: bool  # it was not started; its file `refused` says why
     gone: bool  # its folder was removed meanwhile
+    full: bool  # its target could keep no files when it ended, so that what it wrote may be lost
+    whole: bool  # what it printed has to be kept whole
     cause: str  # kill, timeout or nothing: why it was ended
     limit: float  # the timeout, in seconds, if that is why
     began: int  # centiseconds since the target's boot
@@ -110,6 +113,8 @@ def parse_ended(words: list[str]) -> Ended:
         streams=tuple(name for flag, name in (("o", "stdout"), ("e", "stderr")) if flag in flags),
         refused="r" in flags,
         gone="g" in flags,
+        full="f" in flags,
+        whole="w" in flags,
         cause=cause.strip("-"),
         limit=float(limit or 0),
         began=centiseconds(began),

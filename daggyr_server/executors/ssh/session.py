@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -34,6 +34,8 @@ from daggyr_server.executors.ssh.starting import Starting
 from daggyr_server.executors.ssh.telling import Telling
 from daggyr_server.executors.ssh.watching import LookingAfter
 
+ROOM_SECONDS = 2.0  # between two looks whether a target whose disk is full has room again
+
 
 @dataclass(frozen=True, slots=True)
 class TargetPlace:
@@ -49,29 +51,54 @@ class TargetSession:
     """Life: `opened`, `take_up`, `work`; meanwhile `wake`, `stop` and `peek`."""
 
     def __init__(
-        self, place: TargetPlace, attempts: TargetAttempts, telling: Telling, shells: tuple[Shell, Shell, Shell], ready: list[str]
+        self,
+        place: TargetPlace,
+        attempts: TargetAttempts,
+        telling: Telling,
+        shells: tuple[Shell, Shell, Shell],
+        ready: list[str],
+        room_changed: Callable[[str, float], None],
     ) -> None:
-        """`ready` are the words of READY. Raises TargetFault."""
+        """`ready` are the words of READY. Raises TargetFault.
+
+        `room_changed` is told why the target can keep no files, or an empty text when it can again, and the seconds between two
+        looks.
+        """
         try:
-            uptime, boot, cores, memory_kb = ready
+            uptime, boot, cores, memory_kb, *said = ready
             clock = TargetClock(uptime, boot)
             self.cores = min(MAX_UNITS, int(cores))
             self.memory_mb = min(MAX_UNITS, int(memory_kb) // 1024)
         except ValueError:
             raise _not_understood(ready) from None
         starting, fetching, watching = shells
+        self.full = _no_room(said) if said else ""  # why the target can keep no files, if that is so
+        self._room_changed = room_changed
+        self._look_for_room = asyncio.Event()
+        if self.full:
+            self._look_for_room.set()
         self._name = place.target.known_as
         self._attempts = attempts
         self._telling = telling
         self._fetching = Fetching(Questions(fetching), attempts, telling, clock)
         self._watching = LookingAfter(Questions(watching), attempts, telling, ended=self._ended, stop=self.stop)
         self._starting = Starting(
-            starting, attempts, telling, clock, place.context.grace, ended=self._ended, look=self._watching.wake.set
+            starting,
+            attempts,
+            telling,
+            clock,
+            place.context.grace,
+            ended=self._ended,
+            look=self._watching.wake.set,
+            filled=self._filled,
         )
+        self._starting.paused = bool(self.full)
 
     @classmethod
     @asynccontextmanager
-    async def opened(cls, place: TargetPlace, attempts: TargetAttempts, telling: Telling) -> AsyncIterator[TargetSession]:
+    async def opened(
+        cls, place: TargetPlace, attempts: TargetAttempts, telling: Telling, room_changed: Callable[[str, float], None]
+    ) -> AsyncIterator[TargetSession]:
         """Connect and start the shells; they end with the connection. Raises TargetFault."""
         context, settings = place.context, place.settings
         connection = await connect(place.target, settings, context.heartbeat)
@@ -80,7 +107,7 @@ class TargetSession:
             hello.append(_without_home(settings.working_directory))
             starting, ready = await Shell.opened(connection, hello=[*hello, "take"])
             (fetching, _), (watching, _) = await asyncio.gather(*(Shell.opened(connection, hello=[*hello, ""]) for _ in range(2)))
-            yield cls(place, attempts, telling, (starting, fetching, watching), ready)
+            yield cls(place, attempts, telling, (starting, fetching, watching), ready, room_changed)
         finally:
             connection.abort()
             with contextlib.suppress(Exception):
@@ -117,6 +144,7 @@ class TargetSession:
             "hear": self._starting.hear,
             "fetch": self._fetching.work,
             "watch": self._watching.work,
+            "room": self._watch_room,
         }
         try:
             async with asyncio.TaskGroup() as group:
@@ -131,9 +159,42 @@ class TargetSession:
             ended = parse_ended(words)
         except ValueError:
             raise _not_understood(words) from None
+        if ended.full:
+            self._filled("")
         self._attempts.end(attempt, ended)
         self._fetching.wake.set()
         self._starting.wake.set()
+
+    def _filled(self, words: str) -> None:
+        """The target could not keep a file. Nothing is started there until it can."""
+        if not self.full:
+            self.full = _no_room([words])
+            self._starting.paused = True
+            self._room_changed(self.full, ROOM_SECONDS)
+            self._look_for_room.set()
+
+    async def _watch_room(self) -> None:
+        """While the target can keep no files, look whether it can again. Raises TargetFault."""
+        while True:
+            await self._look_for_room.wait()
+            self._look_for_room.clear()
+            while self.full:
+                await asyncio.sleep(ROOM_SECONDS)
+                if await self._watching.has_room():
+                    self.full = ""
+                    self._starting.paused = False
+                    self._starting.wake.set()
+                    self._room_changed("", ROOM_SECONDS)
+
+    async def leave(self) -> None:
+        """Remove the folders whose results are durable, and the pool's own if nothing is left in it. Raises TargetFault."""
+        await self._watching.leave()
+
+
+def _no_room(words: list[str]) -> str:
+    """Why a target can keep no files, in its own words, if it has some."""
+    said = " ".join(words).strip()
+    return f"it cannot keep the files of attempts{f': {said}' if said else ', because its disk is full'}"
 
 
 def _not_understood(words: list[str]) -> TargetFault:

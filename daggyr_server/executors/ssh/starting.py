@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 
 from daggyr.attempts.keys import ident_in
-from daggyr.attempts.outcome import without_process
+from daggyr.attempts.outcome import Seen, result_of, without_process
 from daggyr.attempts.startable import NotStartable
-from daggyr.v1.task_pb2 import LOST, REJECTED
+from daggyr.v1.task_pb2 import REJECTED, RETURNED
 from daggyr_server.executors.ssh.attempts import AttemptPhase, TargetAttempt, TargetAttempts
 from daggyr_server.executors.ssh.clock import TargetClock
 from daggyr_server.executors.ssh.connection import TargetFault
@@ -42,9 +42,14 @@ class Starting:
         *,
         ended: Callable[[TargetAttempt, list[str]], None],
         look: Callable[[], None],
+        filled: Callable[[str], None],
     ) -> None:
-        """`ended` takes the words of an E line; `look` asks for a look at attempts that are not this connection's."""
+        """`ended` takes the words of an E line; `look` asks for a look at attempts that are not this connection's.
+
+        `filled` is told that the target could not keep a file.
+        """
         self.wake = asyncio.Event()
+        self.paused = False  # nothing is started
         self._shell = shell
         self._attempts = attempts
         self._telling = telling
@@ -52,6 +57,7 @@ class Starting:
         self._grace = grace
         self._ended = ended
         self._look = look
+        self._filled = filled
         self._stops: list[TargetAttempt] = []
 
     def stop(self, attempts: Iterable[TargetAttempt]) -> None:
@@ -64,7 +70,7 @@ class Starting:
         while True:
             await self.wake.wait()
             self.wake.clear()
-            while batch := self._next_batch():
+            while not self.paused and (batch := self._next_batch()):
                 script = self._folders([attempt for attempt, _ in batch]) + "".join(script for _, script in batch)
                 await self._shell.send(script.encode())
             stops, self._stops = self._stops, []
@@ -89,8 +95,17 @@ class Starting:
                 attempt.attended = False
                 self._look()
             elif kind == "N":
-                self._telling.results([(attempt, without_process(LOST, "its target cannot make files for it"))])
-                raise TargetFault("it cannot make files for attempts: is its disk full?")
+                self._refused(attempt, words[1])
+
+    def _refused(self, attempt: TargetAttempt, why: str) -> None:
+        """The shell has not started an attempt, and nobody will. Raises TargetFault if that is so for all attempts."""
+        if why == "fence":
+            self._telling.results([(attempt, without_process(RETURNED))])
+            raise TargetFault("a newer connection has taken it over")
+        # The target is told to be at fault before the attempt's end is, so that the attempt does not come back here at once.
+        self._filled("")
+        seen = Seen(host_fault="its target could not keep the files that an attempt needs: is its disk full?")
+        self._telling.results([(attempt, result_of(seen))])
 
     def _attempt(self, name: str) -> TargetAttempt | None:
         ident = ident_in(name)

@@ -1,20 +1,25 @@
 """One SSH target: it is kept connected, given attempts, and offered to the driver as a host.
 
 `executor.py` makes one for each target of its pool and passes on what the driver asks; none of these calls waits. An asyncio task
-of the target's own keeps a connection. While there is none, the target is HOST_PAUSED, attempts that were not sent are RETURNED
-so that others take them, and the target is tried again, at growing intervals, for ever. What runs there goes on, and its results
-are fetched by the next connection. What is done on a connection is `session.py`'s.
+of the target's own keeps a connection. While there is none, the target is HOST_PAUSED with the reason, from the first try on.
+Attempts that were not sent are RETURNED so that others take them, and the target is tried again, at growing intervals, for ever.
+What runs there goes on, and its results are fetched by the next connection. What is done on a connection is `session.py`'s.
+
+A target whose disk is full keeps its connection, because results are fetched and folders removed there, which may be what makes
+room. It is HOST_PAUSED until the session finds that there is room.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import time
 from collections.abc import AsyncGenerator, Iterable, Mapping
 
 from daggyr.attempts.keys import Ident, ident_of
+from daggyr.attempts.times import duration
 from daggyr.backoff import Backoff
 from daggyr.substitution import Filling
 from daggyr.v1.task_pb2 import (
@@ -26,6 +31,7 @@ from daggyr.v1.task_pb2 import (
     RETURNED,
     AssignmentBatch,
     Host,
+    HostFault,
     HostState,
     OutputChunk,
 )
@@ -33,7 +39,7 @@ from daggyr_server.executors.base import Reports
 from daggyr_server.executors.context import ExecutorContext
 from daggyr_server.executors.ssh.attempts import AttemptPhase, TargetAttempts
 from daggyr_server.executors.ssh.connection import TargetFault
-from daggyr_server.executors.ssh.session import TargetPlace, TargetSession
+from daggyr_server.executors.ssh.session import ROOM_SECONDS, TargetPlace, TargetSession
 from daggyr_server.executors.ssh.settings import SshSettings, TargetSettings
 from daggyr_server.executors.ssh.telling import Telling
 
@@ -41,6 +47,7 @@ log = logging.getLogger(__name__)
 
 SHORTEST_PAUSE = 0.25  # seconds before a target that is down is tried again; doubling
 LONGEST_PAUSE = 30.0
+_LEAVE_SECONDS = 2.0  # for the pool's folder on the target to be removed, if nothing is left in it
 STABLE_SECONDS = 10.0  # after a connection that lasted this long, the pauses begin anew
 
 
@@ -67,8 +74,7 @@ class Target:
         self._session: TargetSession | None = None
         self._task: asyncio.Task[None] | None = None
         self._lost_timer: asyncio.TimerHandle | None = None
-        self._offered = False
-        self._reason = ""
+        self._reason = ""  # why it is left out, if it is
         self._closing = False
 
     # -- what the driver asks for
@@ -81,6 +87,10 @@ class Target:
         self._closing = self._telling.closed = True
         if self._lost_timer is not None:
             self._lost_timer.cancel()
+        if self._session is not None and not self._attempts.held and not self._telling.undurable:
+            with contextlib.suppress(TargetFault, TimeoutError):
+                async with asyncio.timeout(_LEAVE_SECONDS):
+                    await self._session.leave()
         if task is not None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
@@ -102,7 +112,7 @@ class Target:
                 continue
             self._attempts.add(ident, assignment.task_id, spec)
         self._settle()
-        if self._session is None:  # the connection broke when the batch was on its way
+        if self._session is None or self._session.full:  # the connection broke, or the disk filled, with the batch on its way
             self._return_waiting()
 
     def stop(self, idents: Iterable[Ident]) -> None:
@@ -152,52 +162,63 @@ class Target:
         backoff = Backoff(SHORTEST_PAUSE, LONGEST_PAUSE, jitter=0.5)
         while not self._closing:  # a fault that comes together with a cancellation hides it
             began = time.monotonic()
+            reason = ""
             try:
-                async with TargetSession.opened(self._place, self._attempts, self._telling) as session:
+                async with TargetSession.opened(self._place, self._attempts, self._telling, self._room_changed) as session:
                     self._resize(session.cores, session.memory_mb)
                     await session.take_up()
                     self._session = session
-                    self._came_back()
+                    self._came_back(session.full)
                     await session.work()
             except TargetFault as fault:
-                self._went(str(fault))
+                reason = str(fault)
             except Exception:
                 log.exception("a fault of the ssh executor, at target %s", self.name)
-                self._went("a fault of the ssh executor")
+                reason = "a fault of the ssh executor"
             finally:
                 self._session = None
             if time.monotonic() - began > STABLE_SECONDS:
                 backoff.reset()
+            pause = backoff.next()
             if not self._closing:
-                await asyncio.sleep(backoff.next())
+                self._went(reason, pause)
+                await asyncio.sleep(pause)
 
     def _resize(self, cores: int, memory_mb: int) -> None:
         """Note what the target says that it has. The settings win."""
         self._resources = {"cores": cores, "memory_mb": memory_mb, **self._place.target.resources}
         self._attempts.resize(self._resources)
 
-    def _came_back(self) -> None:
+    def _came_back(self, full: str) -> None:
+        """A connection stands. `full` says why nothing can be started on it, if that is so."""
         if self._lost_timer is not None:
             self._lost_timer.cancel()
             self._lost_timer = None
         log.info("target %s of pool %s is connected", self.name, self._pool)
-        self._reason = ""
-        self._offered = True
-        self._offer(HOST_AVAILABLE)
+        self._room_changed(full, ROOM_SECONDS)
 
-    def _went(self, reason: str) -> None:
-        self._session = None
-        if self._closing:
+    def _room_changed(self, full: str, pause: float) -> None:
+        """The target can keep no files, for the reason `full`, or it can again. `pause` is in seconds, between looks."""
+        if not full:
+            self._reason = ""
+            self._offer(HOST_AVAILABLE)
             return
-        for attempt in self._attempts.held.values():
-            attempt.attended = False
-            attempt.missed = 0
+        self._leave_out(full, pause)
+        self._return_waiting()
+
+    def _leave_out(self, reason: str, pause: float) -> None:
+        """Have nothing given to this target, which is looked at again in `pause` seconds."""
         if reason != self._reason:
             self._reason = reason
             log.warning("target %s of pool %s is left out for now: %s", self.name, self._pool, reason)
-        if self._offered:
-            self._offered = False
-            self._offer(HOST_PAUSED)
+        self._offer(HOST_PAUSED, HostFault(reason=reason, pause=duration(pause)))
+
+    def _went(self, reason: str, pause: float) -> None:
+        """There is no connection, and it is tried again in `pause` seconds."""
+        for attempt in self._attempts.held.values():
+            attempt.attended = False
+            attempt.missed = 0
+        self._leave_out(reason, pause)
         self._return_waiting()
         if self._place.settings.lost_after is not None and self._lost_timer is None:
             self._lost_timer = asyncio.get_running_loop().call_later(self._place.settings.lost_after, self._give_up)
@@ -226,5 +247,7 @@ class Target:
                 return f"it needs {units} of {name}, and the target {self.name} has {has or 'none'}"
         return ""
 
-    def _offer(self, state: HostState) -> None:
-        self._reports.host(Host(host=self.name, name=self.name, state=state, resources=self._resources, takes_ahead=True))
+    def _offer(self, state: HostState, fault: HostFault | None = None) -> None:
+        self._reports.host(
+            Host(host=self.name, name=self.name, state=state, resources=self._resources, takes_ahead=True, fault=fault)
+        )

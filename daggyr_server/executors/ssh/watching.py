@@ -96,6 +96,16 @@ class LookingAfter:
             await asyncio.sleep(PEEK_SECONDS)
         return OutputChunk(stream=stream, offset=offset, data=data[:CHUNK_BYTES])  # type: ignore[arg-type]
 
+    async def has_room(self) -> bool:
+        """Whether the target can keep files. Raises TargetFault."""
+        return ["K", "."] in await self._questions.answers("dg_room\n")
+
+    async def leave(self) -> None:
+        """Remove folders whose results are durable, and the pool's own if nothing else is in it. Raises TargetFault."""
+        for names in batches([*self._telling.droppable, *self._attempts.unused]):
+            await self._questions.answers(call("dg_drop", *names))
+        await self._questions.answers("dg_leave\n")
+
     async def _look(self, attempts: Sequence[TargetAttempt], *, claim: bool) -> None:
         """See what became of attempts. With `claim`, one that was not started yet never will be."""
         by_name = {attempt.name: attempt for attempt in attempts}

@@ -95,7 +95,12 @@ dg_carry_out() {
     if [ -s "$dg_refused" ]; then dg_flags=${dg_flags}r; fi
     dg_cpu= dg_why=
     { read -r dg_cpu && read -r dg_cpu; } <"$dg_times"
-    if [ -e "$dg_cause" ]; then read -r dg_why <"$dg_cause"; fi
+    if [ -e "$dg_cause" ]; then
+        read -r dg_why <"$dg_cause"
+        # On a full disk the file is there without its word.
+        if [ -z "$dg_why" ] && [ -n "$dg_stopping" ]; then dg_why=kill; fi
+        if [ -z "$dg_why" ]; then dg_why=timeout; fi
+    fi
 }
 
 # dg_refuse WORD TEXT...: the task cannot be started.
@@ -234,13 +239,19 @@ dg_guard() {
 # dg_rest SECONDS: as sleep(1), but a guard's. A guard ends here if its attempt is over. A shell can lose the SIGTERM that comes before
 # dg_guard has set its trap, and what has the number of the task's group by then may be somebody else's.
 dg_rest() {
+    dg_leave
     sleep "$1" &
     dg_nap=$!
     wait "$dg_nap"
+    dg_leave
+}
+
+dg_leave() {
     if [ -e "$dg_times" ]; then exit; fi
 }
 
 dg_end() {
+    dg_leave
     # What has not come to a session of its own yet has no group.
     kill -TERM "-$dg_task" || kill -TERM "$dg_task"
     dg_rest "$dg_grace"

@@ -27,6 +27,7 @@ from daggyr.v1.task_pb2 import (
 )
 
 STOPPED_NOTE = "the agent was stopped"
+OVER_NOTE = "the time that its host had was over: give the pool a longer time limit, or the task a timeout that fits into it"
 
 _SIGNALS = range(1, 65)  # Linux has these, signal(7)
 _SHELLS_BASE = 128  # a shell tells an end by signal N as exit code 128 + N (POSIX, Shell Command Language, 2.8.2)
@@ -38,6 +39,7 @@ class Cause(Enum):
     KILL = auto()  # a person asked for it
     TIMEOUT = auto()  # its timeout had passed
     STOP = auto()  # the executor itself stops
+    OVER = auto()  # the time that its host has is over
 
 
 class Scheduler(Enum):
@@ -85,10 +87,10 @@ def judge(seen: Seen) -> tuple[AttemptOutcome, list[str]]:
 
     1.  It could not be started: REJECTED.
     2.  Its host could not keep what it had to hand over whole: RETURNED.
-    3.  Its exit code is 0: SUCCEEDED. Whoever asked for the end, what the task did is done.
+    3.  Its exit code is 0, and no scheduler had ended it: SUCCEEDED. Whoever asked for the end here, what the task did is done.
     4.  Its executor began to end it, because a person asked: KILLED.
     5.  Its executor began to end it, because its timeout had passed: TIMED_OUT.
-    6.  Its executor began to end it, because the executor itself stops: LOST.
+    6.  Its executor began to end it, because the executor itself stops, or its host's time is over: LOST.
     7.  A scheduler ended it, and says why: TIMED_OUT, OOM_KILLED, LOST or KILLED; LOST if it does not say why.
     8.  Its host could not start it, or could not keep what it wrote: RETURNED.
     9.  Nobody saw how it ended: LOST.
@@ -102,7 +104,7 @@ def judge(seen: Seen) -> tuple[AttemptOutcome, list[str]]:
         return REJECTED, [seen.rejected]
     if seen.unkept is not None:
         return RETURNED, [seen.unkept]
-    if seen.exit_code == 0:
+    if seen.exit_code == 0 and seen.scheduler is None:
         if seen.cause is Cause.TIMEOUT:
             return SUCCEEDED, [f"it ended with exit code 0 when its timeout of {seen.timeout:.9g} s had passed"]
         return SUCCEEDED, []
@@ -112,6 +114,8 @@ def judge(seen: Seen) -> tuple[AttemptOutcome, list[str]]:
         return TIMED_OUT, [f"its timeout of {seen.timeout:.9g} s had passed"]
     if seen.cause is Cause.STOP:
         return LOST, [STOPPED_NOTE]
+    if seen.cause is Cause.OVER:
+        return LOST, [OVER_NOTE]
     if seen.scheduler is not None:
         return _SCHEDULED[seen.scheduler], [seen.scheduler_words]
     if seen.host_fault is not None:

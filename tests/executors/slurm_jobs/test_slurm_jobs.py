@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 from executor_harness import eventually, pid_in
 from executor_kinds import CORES, slurm
 from slurm_place import FOR_EVER, Counting, Place, outcomes
@@ -95,16 +96,18 @@ class TestTogether:
         await eventually(lambda: not home.folders)
 
 
-async def test_ATokenThatHasExpiredIsWaitedOut(cluster: SlurmCluster, tmp_path: Path) -> None:
+async def test_ATokenThatHasExpiredIsCalledThatAndWaitedOut(
+    cluster: SlurmCluster, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     token = tmp_path / "token"
     token.touch(mode=0o600)
-    token.write_text("not.a.token")
+    token.write_text(cluster.expired_token())
     (tmp_path / "home").mkdir()
     given: dict[str, Any] = {"base_url": cluster.rest_url, "user": "root", "token_file": token}
     executor = slurm(tmp_path / "home", **given)
     opening = asyncio.ensure_future(executor.__aenter__())
-    done, _ = await asyncio.wait((opening,), timeout=0.5)
-    assert not done, "no host is offered while Slurm answers nobody"
+    await eventually(lambda: "has expired, at 2020-" in caplog.text)
+    assert not opening.done(), "no host is offered while Slurm answers nobody"
     token.write_text(cluster.token())
     harness = await opening
     try:

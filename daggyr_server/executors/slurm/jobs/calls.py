@@ -15,13 +15,14 @@ from collections.abc import Iterable
 
 from daggyr.attempts.outcome import without_process
 from daggyr.backoff import Backoff
-from daggyr.v1.task_pb2 import HOST_AVAILABLE, HOST_PAUSED, LOST
+from daggyr.v1.task_pb2 import LOST
 from daggyr_server.executors.slurm.client import ALL_OTHERS, ENDED_STATES, JobStatus, SlurmError, SlurmUnavailable
 from daggyr_server.executors.slurm.jobs.known_jobs import LONGEST_PAUSE, KnownJobs, Submission
 from daggyr_server.executors.slurm.jobs.outcomes import GONE
 
 log = logging.getLogger(__name__)
 
+CALLS = "calls"  # the finder of what `KnownJobs.trouble` is told from here
 STOP_PATIENCE = 3.0  # seconds beyond the grace period before Slurm is told again to end a job
 
 
@@ -32,19 +33,18 @@ class SlurmCalls:
         self.known = known
         self.pool = known.pool
         self._next_query = 0.0  # monotonic
-        self._answers = True  # Slurm, as far as is known
         self._backoff = Backoff(self.pool.settings.poll_interval, LONGEST_PAUSE)
 
     async def run(self) -> None:
         while True:
             try:
                 await self._end_jobs()
-                awaited = self.known.submissions or self.known.away or time.monotonic() < self.known.strays_until
+                awaited = self.known.submissions or CALLS in self.known.troubles or time.monotonic() < self.known.strays_until
                 # Before it is known what an earlier coordinator has submitted, its jobs would look as if nobody waited for them.
                 if awaited and self.known.placed is None and time.monotonic() >= self._next_query:
                     await self._query()
             except OSError as error:
-                log.error("pool %s: its directory cannot be used for now: %s", self.pool.pool, error)
+                log.debug("pool %s: its directory cannot be used for now: %s", self.pool.pool, error)
             await self.known.rest(self.known.calls_wake)
 
     async def _end_jobs(self) -> None:
@@ -73,9 +73,10 @@ class SlurmCalls:
                 attempt.asked_slurm += 1
         except SlurmError as error:
             log.warning("pool %s: jobs cannot be ended for now: %s", self.pool.pool, error)
-            if isinstance(error, SlurmUnavailable):
-                self.known.offer(HOST_PAUSED)
             pause = self.pool.settings.poll_interval
+            if isinstance(error, SlurmUnavailable):
+                self._next_query = 0.0  # which finds out whether Slurm answers at all
+                self.known.strays_until = max(self.known.strays_until, now + pause)
         for attempt in terminate:
             attempt.ask_again_at = time.monotonic() + pause
 
@@ -84,30 +85,31 @@ class SlurmCalls:
         try:
             statuses = await self.pool.client.jobs(self.pool.prefix)
         except SlurmError as error:
-            self._next_query = time.monotonic() + self._backoff.next()
-            if self._answers:
-                log.warning("pool %s: Slurm does not answer, its jobs go on meanwhile: %s", self.pool.pool, error)
-            self._answers = False
-            self.known.offer(HOST_PAUSED)
+            pause = self._backoff.next()
+            self._next_query = time.monotonic() + pause
+            self.known.trouble(CALLS, f"Slurm does not answer, its jobs go on meanwhile: {error}", pause)
             return
-        self._answers = True
         self._backoff.reset()
         self._next_query = time.monotonic() + self.pool.settings.poll_interval
-        if self.known.limits is not None:
-            self.known.offer(HOST_AVAILABLE)
-        found = {(status.name, status.index): status for status in statuses}
+        self.known.fine(CALLS)
+        found = {(status.submission, status.index): status for status in statuses}
         states = {submission.name: submission for submission in self.known.submissions.values()}
         for name, submission in states.items():
             if submission.made is None or submission.made >= asked_at:
                 continue  # it was submitted after the question
-            own = [status for status in statuses if status.name == name]
+            own = [status for status in statuses if status.submission == name]
             if not submission.folder.manifest.job_id and not await self._find(submission, own):
                 continue
-            if any(status.held and status.state == "PENDING" for status in own):
-                await self.known.release(submission)
+            if submission.held and own:
+                if any(status.held for status in own):
+                    await self.known.release(submission)
+                else:
+                    submission.held = False
             for index, attempt in submission.attempts.items():
                 status = found.get((name, index)) or found.get((name, ALL_OTHERS))
                 attempt.state = status.state if status is not None else GONE
+                if status is not None:
+                    attempt.reason, attempt.node = status.reason[:500], status.node or attempt.node
                 over = attempt.state == GONE or attempt.state in ENDED_STATES
                 attempt.over_since = (attempt.over_since or asked_at) if over else None
         self.known.watch_wake.set()
@@ -136,7 +138,7 @@ class SlurmCalls:
         """
         strays: Counter[str] = Counter()
         for status in statuses:
-            submission = self.known.submissions.get(status.name)
+            submission = self.known.submissions.get(status.submission)
             if status.state in ENDED_STATES or status.state == "COMPLETING":
                 continue
             if submission is not None:
@@ -144,7 +146,7 @@ class SlurmCalls:
                 wanted = wanted or (status.state != "PENDING" and status.index not in submission.nobodys)
                 task = submission.task(status.index)
             else:
-                wanted = status.name in self.known.finished and status.state != "PENDING"
+                wanted = status.submission in self.known.finished and status.state != "PENDING"
                 task = status.job_id
             if not wanted:
                 strays[task] += 1

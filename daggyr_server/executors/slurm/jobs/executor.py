@@ -38,6 +38,7 @@ from daggyr_server.executors.slurm.jobs.calls import SlurmCalls
 from daggyr_server.executors.slurm.jobs.known_jobs import JobAttempt, KnownJobs, Request, Submission
 from daggyr_server.executors.slurm.jobs.output import written_by
 from daggyr_server.executors.slurm.jobs.script import check_task
+from daggyr_server.executors.slurm.jobs.submission_folder import remove_void
 from daggyr_server.executors.slurm.jobs.submitter import Submitter
 from daggyr_server.executors.slurm.jobs.watch import Watch
 from daggyr_server.executors.slurm.pool import SlurmPool
@@ -69,6 +70,8 @@ class JobExecutor(SlurmPool):
         await asyncio.gather(*tasks, return_exceptions=True)
         with contextlib.suppress(OSError):
             await self._watch.clean()
+            await asyncio.to_thread(remove_void, self.tracker_folder, self.prefix)
+            self.tracker_folder.rmdir()  # which succeeds if nothing is left
 
     def start(self, host: str, batch: AssignmentBatch) -> None:
         fillings = [Filling(template) for template in batch.templates]
@@ -83,6 +86,7 @@ class JobExecutor(SlurmPool):
                 check_task(assignment, spec)
                 timeout = seconds_of(spec.timeout)
                 longest = timeout + self.context.grace if timeout else 0
+                self._check_gpus(spec.resources.get("gpus", 0))
                 alike = (needs_of(spec.resources, longest, self.settings), timeout, spec.whole_stdout_bytes)
             except ValueError as error:
                 rejected.append(AttemptUpdate(key=key, finished=without_process(REJECTED, str(error))))
@@ -91,6 +95,17 @@ class JobExecutor(SlurmPool):
         if rejected:
             asyncio.get_running_loop().call_soon(self.reports.updates, self.pool, rejected, forgotten)
         self._known.submit_wake.set()
+
+    def _check_gpus(self, count: int) -> None:
+        """Raise ValueError if GPUs are wanted where the cluster is known to have none."""
+        limits = self._known.limits
+        if count and limits is not None and limits.gres is not None and "gpu" not in limits.gres:
+            has = ", ".join(limits.gres) or "nothing"
+            raise ValueError(f"it needs {count} of gpus, and the cluster has none: GresTypes of its slurm.conf names {has}")
+
+    def placement(self, host: str, key: AttemptKey) -> Placement:
+        attempt = self._known.attempts.get(ident_of(key))
+        return self._known.placement(attempt) if attempt is not None else Placement(host=host)
 
     def stop(self, host: str, keys: Sequence[AttemptKey]) -> None:
         self._request(keys, "stop")

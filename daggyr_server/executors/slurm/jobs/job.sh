@@ -7,9 +7,11 @@
 #   N.start      when the task's process was started
 #   N.out N.err  what it writes; N.in, its standard input if it has one
 #   N.rejected   why it cannot be started (dg_refused in attempt.sh); N.cause, N.said, N.times are as there
-#   N.result     how it ended: written under another name and renamed, so that it is there whole or not at all
+#   N.result     how it ended: written as N.part and renamed, so that it is there whole or not at all. N.part alone: there was no room
+#   N.full       N.run under another name: there was no room for what the task writes, so that it was not started
 set -f
-dg_index=${SLURM_ARRAY_TASK_ID:-0}
+# What is no array has an index of its own, because the variable could be another job's, out of the environment of who submitted it.
+[ -n "$dg_index" ] || dg_index=$SLURM_ARRAY_TASK_ID
 dg_own=$dg_folder/$dg_index
 # Where Slurm tracks processes by control groups, its own signals (a cancelled job, a time limit) come to this script alone too.
 dg_take_stops
@@ -20,8 +22,19 @@ dg_date=$(command -v date)
 dg_out=$dg_own.out dg_err=$dg_own.err dg_mark=SLURM_DAGGYR_OUTPUT=$dg_own.out
 dg_cause=$dg_own.cause dg_refused=$dg_own.rejected dg_said=$dg_own.said dg_times=$dg_own.times dg_in=$dg_own.in
 [ -e "$dg_in" ] || dg_in=/dev/null
-: >"$dg_out"
-: >"$dg_err"
+
+# Whether the directory takes what is written. Many file systems know that, and quotas, only by trying, and NFS only at the end.
+dg_has_room() {
+    head -c 65536 /dev/zero >"$dg_own.room"
+    dg_room=$?
+    rm -f "$dg_own.room"
+    return "$dg_room"
+} 2>/dev/null
+
+if ! { : >"$dg_out" && : >"$dg_err" && dg_has_room; } 2>/dev/null; then
+    mv "$dg_own.run" "$dg_own.full" # which needs no room
+    exit 1
+fi
 
 dg_begun() { "$dg_date" +%s.%N >"$dg_own.start"; }
 
@@ -43,17 +56,36 @@ dg_trimmer=$!
 
 . "$dg_folder/tasks"
 dg_carry_out "$@"
+# What Slurm ends can exit with 0 before this script hears of it. Until the result is written, it may still come.
+trap 'dg_stopping=1' TERM
 dg_end=$("$dg_date" +%s.%N)
 kill "$dg_trimmer"
 # Descendants that left the group.
 dg_sweep "${dg_mark#*=}" "$dg_own.err" "$dg_own.in"
+dg_full=
+dg_has_room || dg_full=1
 
-{
-    echo "status $dg_code"
-    echo "stop $dg_end"
-    echo "node $(uname -n)"
-    case $dg_flags in *s*) ;; *) echo "exited 1" ;; esac
-    case $dg_why in kill) echo "stopped 1" ;; timeout) echo "timeout 1" ;; esac
-    echo "children $dg_cpu"
-} >"$dg_own.part" && mv "$dg_own.part" "$dg_own.result"
+# It is one write: of several, the first could fail and the last one find room again.
+dg_result() {
+    dg_text="status $dg_code
+stop $dg_end
+node $(uname -n)"
+    dg_more() {
+        dg_text="$dg_text
+$1"
+    }
+    case $dg_flags in *s*) ;; *) dg_more "exited 1" ;; esac
+    if [ "$dg_why" = timeout ]; then dg_more "timeout 1"; elif [ -n "$dg_stopping" ]; then dg_more "stopped 1"; fi
+    if [ -n "$dg_full" ]; then dg_more "full 1"; fi
+    dg_more "children $dg_cpu"
+    printf '%s\n' "$dg_text" >"$dg_own.part" && mv "$dg_own.part" "$dg_own.result"
+}
+
+dg_try=0
+until dg_result 2>/dev/null; do
+    dg_full=1
+    dg_try=$((dg_try + 1))
+    [ "$dg_try" -lt 5 ] || break
+    sleep 1
+done
 exit "$dg_code"

@@ -11,17 +11,25 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Literal
 
 from daggyr.attempts.keys import Ident, key_of
+from daggyr.attempts.outcome import without_process
+from daggyr.attempts.times import duration
+from daggyr.backoff import Backoff
 from daggyr.v1.task_pb2 import (
+    HOST_AVAILABLE,
     HOST_PAUSED,
+    KILLED,
+    RETURNED,
     Assignment,
     AttemptKey,
     AttemptResult,
     AttemptUpdate,
     Host,
-    HostState,
+    HostFault,
+    Placement,
     TaskSpec,
 )
 from daggyr_server.executors.base import forgotten
@@ -38,6 +46,7 @@ MEMORY_OF_A_JOB = (
     1024 * 1024
 )  # MiB that the pool offers for each of `max_jobs`, unless its settings say another: more than any node has
 UNITS_OF_A_JOB = 64  # the same for each generic resource
+MAX_HELD_BACK = 3_000  # attempts of needs that Slurm refuses for now, beyond which they count against what the pool offers
 
 Request = Literal["stop", "recall"]
 Alike = tuple[Needs, float, int]  # what tasks of one array share: needs, timeout, whole_stdout_bytes
@@ -60,7 +69,9 @@ class JobAttempt:
     ask_again_at: float = 0.0  # when Slurm is to be told again, monotonic
     reported: JobReport | None = None
     reported_at: float = 0.0
-    state: str | None = None  # of its job, as Slurm said last
+    state: str | None = None  # of its job, as Slurm said last...
+    reason: str = ""  # ...and why it waits or ended, in Slurm's words
+    node: str = ""
     over_since: float | None = None  # since when Slurm says that it has ended, monotonic
 
     @property
@@ -77,6 +88,7 @@ class Submission:
     nobodys: set[int] = field(default_factory=set)  # of other attempts than this tracker's, without a result: they are ended
     undurable: set[int] = field(default_factory=set)  # those whose end was told and is not durable yet
     made: float | None = None  # when it was submitted, monotonic; None while it is being submitted
+    held: bool = True  # it was not released from here yet; one that is held later was held by a person
 
     @property
     def name(self) -> str:
@@ -86,6 +98,18 @@ class Submission:
         """What Slurm calls a task of it."""
         job_id = self.folder.manifest.job_id
         return f"{job_id}_{index}" if len(self.folder.manifest.keys) > 1 else job_id
+
+
+@dataclass(slots=True, eq=False)
+class HeldBack:
+    """Needs of which Slurm takes no more for now, for a limit. Attempts of other needs are submitted meanwhile."""
+
+    most: int  # tasks that are submitted together at most: less after each refusal, more after two submissions
+    backoff: Backoff
+    reason: str = ""  # in Slurm's words
+    tried: float = 0.0  # monotonic
+    due: float = 0.0  # when it is tried again, monotonic
+    taken: int = 0  # submissions since the last refusal
 
 
 class KnownJobs:
@@ -102,26 +126,23 @@ class KnownJobs:
         self.to_forget: list[tuple[Submission, int]] = []  # attempts whose ends are durable
         self.in_slurm = 0  # attempts that are submitted and whose end was not told
         self.limits: SlurmLimits | None = None  # once Slurm has answered
-        self.offered: HostState | None = None
+        self.refused: dict[Alike, HeldBack] = {}
+        # What does not work now, by who has found that: why, and until when (monotonic).
+        self.troubles: dict[str, tuple[str, float]] = {}
+        self.offered: Host | None = None
         self.strays_until = 0.0  # monotonic
         self.submit_wake = asyncio.Event()
         self.watch_wake = asyncio.Event()
         self.calls_wake = asyncio.Event()
-        self.room = asyncio.Event()
 
     @property
     def look_seconds(self) -> float:
         """The time between two looks at anything, in seconds."""
         return min(LOOK_SECONDS, float(self.pool.settings.poll_interval))
 
-    @property
-    def away(self) -> bool:
-        """Whether Slurm did not answer last time. Somebody has to ask again, because until then the driver gives nothing."""
-        return self.offered == HOST_PAUSED
-
     async def rest(self, wake: asyncio.Event) -> None:
         """Return when it is time to look again, or at once if `wake` is set."""
-        busy = self.submissions or self.attempts or self.away or time.monotonic() < self.strays_until
+        busy = self.submissions or self.attempts or self.troubles or time.monotonic() < self.strays_until
         try:
             async with asyncio.timeout(self.look_seconds if busy else None):
                 await wake.wait()
@@ -129,23 +150,98 @@ class KnownJobs:
             pass
         wake.clear()
 
-    def offer(self, state: HostState) -> None:
-        """Tell the state of the pool's one host, if it has changed."""
-        if state == self.offered:
-            return
-        self.offered = state
+    # -- whether the pool takes anything -------------------------------------------------------------------------------
+
+    def trouble(self, finder: str, reason: str, pause: float) -> None:
+        """Something does not work now, as `finder` has found, who looks again in `pause` seconds: nothing is taken until then.
+
+        The pool tells why. Attempts that were not submitted go back, since they may as well run elsewhere, or later. What waits
+        or runs in Slurm keeps its place there.
+        """
+        known = self.troubles.get(finder)
+        self.troubles[finder] = reason, time.monotonic() + pause
+        if known is None or known[0] != reason:
+            log.warning("pool %s pauses: %s; this is tried again in %g s", self.pool.pool, reason, pause)
+        self.offer()
+        waiting, self.waiting = self.waiting, {}
+        for attempt in waiting.values():
+            self.give_back(attempt, reason)
+
+    def fine(self, finder: str) -> None:
+        """What did not work works again, or is to be tried again."""
+        if self.troubles.pop(finder, None) is not None:
+            if not self.troubles:
+                log.info("pool %s goes on", self.pool.pool)
+            self.offer()
+
+    def offer(self) -> None:
+        """Tell of the pool's one host, if anything about it has changed."""
         settings = self.pool.settings
-        resources = {"cores": settings.max_jobs, "memory_mb": settings.max_jobs * MEMORY_OF_A_JOB}
-        for name in self.limits.gres if self.limits is not None else ():
-            resources[f"gres/{name}"] = settings.max_jobs * UNITS_OF_A_JOB
-        resources.update(settings.resources)
+        resources = {name: units for name, units in self.resources().items() if units}
         name = f"Slurm, partition {settings.partition}" if settings.partition else "Slurm"
-        self.pool.reports.host(Host(host=self.pool.pool, name=name, state=state, resources=resources))
+        host = Host(host=self.pool.pool, name=name, state=HOST_AVAILABLE, resources=resources)
+        held_back = sorted({refused.reason for refused in self.refused.values() if refused.due})
+        if held_back:
+            host.shortage = f"does not take some of the jobs for now: {'; '.join(held_back)}"[:1_000]
+        if self.troubles:
+            reason, until = max(self.troubles.values(), key=lambda trouble: trouble[1])
+            host.state = HOST_PAUSED
+            host.fault.CopyFrom(HostFault(reason=reason, pause=duration(max(0.0, until - time.monotonic())), keeps=True))
+        if host != self.offered:
+            self.offered = host
+            self.pool.reports.host(host)
+
+    def resources(self) -> dict[str, int]:
+        """What the pool offers: what its settings say, and what is held back on top, because that must not keep others out."""
+        settings = self.pool.settings
+        found = {"cores": settings.max_jobs, "memory_mb": settings.max_jobs * MEMORY_OF_A_JOB}
+        found["gpus"] = settings.max_jobs * UNITS_OF_A_JOB
+        for name in (self.limits.gres or ()) if self.limits is not None else ():
+            found[f"gres/{name}"] = settings.max_jobs * UNITS_OF_A_JOB
+        found.update(settings.resources)
+        due = {alike for alike, refused in self.refused.items() if refused.due}
+        held_back = (attempt for attempt in self.waiting.values() if attempt.alike in due)
+        for attempt in islice(held_back, MAX_HELD_BACK) if due else ():
+            for name, units in attempt.spec.resources.items() if attempt.spec is not None else ():
+                if name in found:
+                    found[name] += units
+        return found
+
+    def directory_words(self, error: OSError) -> str:
+        """What is wrong, for people, where the pool's directory cannot be used."""
+        return f"its directory {self.pool.settings.directory} cannot be used: {error.strerror or error}"
+
+    # -- what becomes of attempts --------------------------------------------------------------------------------------
+
+    def placement(self, attempt: JobAttempt) -> Placement:
+        """Where an attempt is by now, for people."""
+        found = Placement(host=self.pool.pool)
+        submission = attempt.submission
+        if submission is not None and submission.folder.manifest.job_id:
+            found.job, found.node = submission.task(attempt.index), attempt.node
+            found.state, found.reason = attempt.state or "", attempt.reason
+        elif attempt.alike in self.refused:
+            found.state, found.reason = "not submitted", self.refused[attempt.alike].reason
+        elif self.troubles:
+            found.state, found.reason = "not submitted", next(iter(self.troubles.values()))[0]
+        return found
+
+    def give_back(self, attempt: JobAttempt, reason: str) -> None:
+        """Tell the end of an attempt that was not submitted, and is not at fault."""
+        stopped = attempt.requested == "stop"
+        self.tell(attempt, without_process(KILLED) if stopped else without_process(RETURNED, reason))
 
     async def release(self, submission: Submission) -> None:
-        """Let a submission start. If that fails, `SlurmCalls` finds it held and tries again."""
+        """Let a submission start. If that fails, `SlurmCalls` finds it held and tries again.
+
+        It is released once. Who holds it after that is a person, and that is respected.
+        """
         try:
             await self.pool.client.release(submission.folder.manifest.job_id)
+            submission.held = False
+            await asyncio.to_thread(submission.folder.released)
+        except OSError as error:
+            log.debug("the folder of %s: %s", submission.name, error)
         except SlurmError as error:
             log.warning("pool %s: job %s is not released yet: %s", self.pool.pool, submission.folder.manifest.job_id, error)
 
@@ -155,7 +251,11 @@ class KnownJobs:
             return
         submission.undurable.add(attempt.index)
         self.in_slurm -= 1
-        self.room.set()
+        result.placement.CopyFrom(self.placement(attempt))
+        # What has ended may have made room below a limit.
+        for refused in self.refused.values():
+            refused.due = min(refused.due, refused.tried + self.pool.settings.poll_interval)
+        self.submit_wake.set()
 
         def durable() -> None:
             self.to_forget.append((submission, attempt.index))

@@ -8,6 +8,7 @@ from __future__ import annotations
 from daggyr.attempts.outcome import Cause, Scheduler, Seen, signal_in
 from daggyr_server.executors.slurm.jobs.submission_folder import JobReport
 
+FULL = "there was no room in the pool's `directory`"
 GONE = "GONE"  # beside Slurm's own states: it knows no such job, any more or at all
 
 _STATES: dict[str, tuple[Scheduler, str]] = {
@@ -27,29 +28,48 @@ _STATES: dict[str, tuple[Scheduler, str]] = {
 
 
 def is_settled(reported: JobReport, *, asked: bool) -> bool:
-    """Whether the job's own result says enough, so that nobody has to wait for what Slurm says."""
-    return reported.rejected is not None or reported.status == 0 or asked or reported.timed_out
+    """Whether the job's own result says enough, so that nobody has to wait for what Slurm says.
+
+    What was told to end, and not from here, may have exited with 0 all the same: what Slurm says decides then.
+    """
+    ended_well = reported.status == 0 and not reported.stopped
+    return reported.rejected is not None or ended_well or asked or reported.timed_out
 
 
-def seen_of(reported: JobReport | None, state: str | None, *, asked: bool, timeout: float, printed: str) -> Seen:
+def seen_of(
+    reported: JobReport | None,
+    state: str | None,
+    *,
+    asked: bool,
+    timeout: float,
+    printed: str,
+    unwritten: str | None = None,
+    whole: bool = False,
+) -> Seen:
     """What was seen of an attempt's end.
 
     `state` is the job's in squeue(1), GONE, or None if Slurm was not asked. `asked` says that a person wanted its end. `timeout`
-    is the task's, in seconds. `printed` is what the job itself printed, for the notes of an end that nobody explains.
+    is the task's, in seconds. `printed` is what the job itself printed, for the notes of an end that nobody explains. `unwritten`
+    says why the job could not write its result, if that is so; `whole` that its standard output has to be there whole.
     """
     cause = Cause.KILL if asked else None
     scheduler, words = _STATES.get(state or "", (None, ""))
     if reported is None:
-        return Seen(cause=cause, scheduler=scheduler, scheduler_words=words, vanished=_unexplained(state, printed))
+        return Seen(
+            cause=cause, scheduler=scheduler, scheduler_words=words, host_fault=unwritten, vanished=_unexplained(state, printed)
+        )
     if reported.timed_out and not (asked and reported.stopped):
         cause = Cause.TIMEOUT
     if reported.stopped and scheduler is None:
         scheduler, words = Scheduler.UNEXPLAINED, "Slurm ended its job, and does not know any more why"
+    if reported.status == 0 and (asked or not reported.stopped):
+        scheduler = None  # the task was done before Slurm ended what was left of its job
     number = signal_in(reported.status) if reported.by_signal else None
     return Seen(
         exit_code=reported.status if number is None else None,
         signal=number,
         rejected=reported.rejected,
+        unkept=FULL if reported.full and whole and reported.status == 0 else None,
         cause=cause,
         timeout=timeout,
         scheduler=scheduler,

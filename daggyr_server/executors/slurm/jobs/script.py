@@ -24,9 +24,13 @@ def _program() -> str:
     return Path(__file__).with_name("job.sh").read_text(encoding="utf-8")
 
 
-def job_script(folder: Path, home: Path, *, grace: float, timeout: float, whole_stdout_bytes: int) -> str:
-    """The script of a job whose files are in `folder` and whose tasks start in `home`. Times are seconds; no timeout is 0."""
+def job_script(folder: Path, home: Path, *, grace: float, timeout: float, whole_stdout_bytes: int, size: int = 2) -> str:
+    """The script of a job of `size` tasks whose files are in `folder` and whose tasks start in `home`.
+
+    Times are seconds; no timeout is 0.
+    """
     settings = {
+        "index": "0" if size == 1 else "",
         "folder": str(folder),
         "home": str(home),
         "grace": f"{grace:.3f}",

@@ -57,6 +57,7 @@ class Manifest(msgspec.Struct):
     timeout: float  # seconds; 0 means that there is none
     whole_stdout_bytes: int
     job_id: str = ""
+    released: bool = False  # from here: who holds it after that is a person
 
     def idents(self) -> list[Ident]:
         """The attempts, by index."""
@@ -76,6 +77,7 @@ class JobReport:
     cpu_seconds: float | None = None
     rejected: str | None = None
     by_signal: bool = True  # rather than an exit code above 128
+    full: bool = False  # there was no room in the directory, so that output may be missing
 
 
 @dataclass(slots=True)
@@ -85,6 +87,7 @@ class FolderContents:
     starts: dict[int, int] = field(default_factory=dict)  # index -> nanoseconds since the epoch
     claimed: set[int] = field(default_factory=set)
     results: set[int] = field(default_factory=set)
+    full: set[int] = field(default_factory=set)  # those that were not started, because there was no room
 
 
 class SubmissionFolder:
@@ -113,6 +116,11 @@ class SubmissionFolder:
         """Write down the job's id. When this returns, that survives power loss."""
         self.manifest.job_id = job_id
         self._write_manifest()
+
+    def released(self) -> None:
+        """Write down that it was released. Power loss may undo that."""
+        self.manifest.released = True
+        write_whole(self.path / MANIFEST, msgspec.json.encode(self.manifest))
 
     def _write_manifest(self) -> None:
         write_whole(self.path / MANIFEST, msgspec.json.encode(self.manifest), synced=True)
@@ -149,6 +157,8 @@ class SubmissionFolder:
                     continue
                 if kind == "run":
                     seen.claimed.add(int(number))
+                elif kind == "full":
+                    seen.full.add(int(number))
                 elif kind == "result":
                     seen.results.add(int(number))
                 elif kind == "start" and int(number) in starting:
@@ -157,9 +167,12 @@ class SubmissionFolder:
                         seen.starts[int(number)] = time
         return seen
 
-    def result(self, index: int) -> JobReport:
-        """Return how a task ended whose result is there."""
-        words = dict(line.partition(" ")[::2] for line in self._text(index, "result").splitlines())
+    def result(self, index: int) -> JobReport | None:
+        """Return how a task ended whose result is there, or None if the result is not whole."""
+        text = self._text(index, "result")
+        words = dict(line.partition(" ")[::2] for line in text.splitlines())
+        if "status" not in words or "children" not in words or not text.endswith("\n"):
+            return None
         told = words.get("status", "255")
         status = min(int(told), 255) if told.isascii() and told.isdecimal() and len(told) < 10 else 255
         refused = self._bytes(index, "rejected")
@@ -172,12 +185,17 @@ class SubmissionFolder:
             timed_out="timeout" in words,
             cpu_seconds=_cpu_seconds(words.get("children", "")),
             by_signal=status > 128 and "exited" not in words,
+            full="full" in words,
             rejected=refusal(refused) if refused else None,
         )
 
     def printed(self, index: int) -> str:
         """Return what the job itself printed, mostly messages of Slurm, in one line."""
         return " ".join(self._text(index, "slurm").split())
+
+    def result_was_lost(self, index: int) -> bool:
+        """Whether a job wanted to say how its task ended, and could not write that."""
+        return (self.path / f"{index}.part").exists() or (self.path / f"{index}.result").exists()
 
     def output(self, index: int, stream: str) -> Path:
         """The file of a stream, `out` or `err`."""
@@ -219,6 +237,15 @@ def kept_submissions(folder: Path, prefix: str) -> Iterator[SubmissionFolder]:
             shutil.rmtree(path, ignore_errors=True)
         else:
             yield SubmissionFolder(path, manifest)
+
+
+def probe(folder: Path) -> None:
+    """Write something into a folder, and take it away again. Raises OSError if that is impossible."""
+    path = folder / ".room"
+    try:
+        write_whole(path, bytes(65_536), synced=True)
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def remove_void(folder: Path, prefix: str) -> None:

@@ -1,28 +1,45 @@
 """Submits the attempts that wait on a Slurm pool: those of equal needs together, as one job array, up to `max_jobs` in Slurm.
 
 The executor of job mode runs one `Submitter`. `submission_folder.py` says in which order things become durable, and why no
-attempt is submitted twice. A submission that Slurm does not take for now is made void, and its attempts wait again. Nothing here
-follows a job once it is submitted.
+attempt is submitted twice. A submission that Slurm does not take is made void, and what becomes of its attempts depends on why:
+
+ - It never will be taken: they are REJECTED, in Slurm's words.
+ - It is too much for now, for a limit: half of it is submitted, then half of that. Where even one is too much, all of equal needs
+   wait here, and those of other needs are submitted meanwhile.
+ - Slurm, or the way there, does not work: they are RETURNED, and the pool pauses. The next try comes by the clock, always.
+
+Nothing here follows a job once it is submitted.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import secrets
 import time
 
 from daggyr.attempts.outcome import without_process
 from daggyr.backoff import Backoff
-from daggyr.v1.task_pb2 import HOST_AVAILABLE, HOST_PAUSED, LOST, REJECTED
-from daggyr_server.executors.slurm.client import Job, SlurmError, SlurmLimits, SlurmRefused, SlurmUnavailable
-from daggyr_server.executors.slurm.jobs.known_jobs import LONGEST_PAUSE, STRAY_SECONDS, JobAttempt, KnownJobs, Submission
+from daggyr.v1.task_pb2 import REJECTED
+from daggyr_server.executors.slurm.client import Job, SlurmError, SlurmLimited, SlurmLimits, SlurmRefused
+from daggyr_server.executors.slurm.jobs.known_jobs import (
+    LONGEST_PAUSE,
+    STRAY_SECONDS,
+    Alike,
+    HeldBack,
+    JobAttempt,
+    KnownJobs,
+    Submission,
+)
 from daggyr_server.executors.slurm.jobs.script import job_script
 from daggyr_server.executors.slurm.jobs.submission_folder import Manifest, SubmissionFolder
 
 log = logging.getLogger(__name__)
 
 MAX_SUBMISSION_BYTES = 4 * 1024 * 1024  # of the tasks of one submission
+SUBMITTER = "submitter"  # the finder of what `KnownJobs.trouble` is told from here
+_MAX_LABEL = 60  # characters of a task's id in the name of its job
 
 
 class Submitter:
@@ -31,57 +48,85 @@ class Submitter:
     def __init__(self, known: KnownJobs) -> None:
         self.known = known
         self.pool = known.pool
+        self._backoff = Backoff(self.pool.settings.poll_interval, LONGEST_PAUSE)
 
     async def run(self) -> None:
         self.known.limits = await self._limits()
-        self.known.offer(HOST_AVAILABLE)
-        backoff = Backoff(self.pool.settings.poll_interval, LONGEST_PAUSE)
+        self.known.fine(SUBMITTER)
+        self.known.offer()
         while True:
-            while not self.known.waiting:
-                self.known.submit_wake.clear()
-                await self.known.submit_wake.wait()
-            room = self.pool.settings.max_jobs - self.known.in_slurm
-            if room <= 0:
-                self.known.room.clear()
-                await self.known.room.wait()
-                continue
-            group = self._group(min(room, self.known.limits.max_array))
+            group = await self._next_group()
             try:
                 await self._submit(group)
-                backoff.reset()
-            except (SlurmUnavailable, OSError) as error:
-                pause = backoff.next()
-                log.warning("pool %s: nothing can be submitted, it is tried again in %g s: %s", self.pool.pool, pause, error)
-                self.known.offer(HOST_PAUSED)
+                self._backoff.reset()
+            except (SlurmError, OSError) as error:
+                why = str(error) if isinstance(error, SlurmError) else self.known.directory_words(error)
+                reason = f"nothing can be submitted to Slurm: {why}"
+                pause = self._backoff.next()
+                self.known.trouble(SUBMITTER, reason, pause)
+                for attempt in group:
+                    self.known.give_back(attempt, reason)
                 await asyncio.sleep(pause)
+                self.known.fine(SUBMITTER)
 
     async def _limits(self) -> SlurmLimits:
         """Return what the cluster says of itself, as soon as Slurm answers."""
-        backoff = Backoff(self.pool.settings.poll_interval, LONGEST_PAUSE)
         while True:
             try:
-                return await self.pool.client.limits()
+                found = await self.pool.client.limits()
             except SlurmError as error:
-                log.warning("pool %s waits for Slurm: %s", self.pool.pool, error)
-            await asyncio.sleep(backoff.next())
+                pause = self._backoff.next()
+                self.known.trouble(SUBMITTER, f"Slurm does not answer: {error}", pause)
+                await asyncio.sleep(pause)
+            else:
+                self._backoff.reset()
+                return found
 
-    def _group(self, most: int) -> list[JobAttempt]:
-        """Return the first attempt that waits, and others of equal needs."""
-        first = next(iter(self.known.waiting.values()))
+    async def _next_group(self) -> list[JobAttempt]:
+        """Wait until some attempts can be submitted, and return them: the first that may be, and others of equal needs."""
+        known = self.known
+        while True:
+            known.submit_wake.clear()
+            now = time.monotonic()
+            dues = [refused.due for refused in known.refused.values() if refused.due > now]
+            room = self.pool.settings.max_jobs - known.in_slurm
+            if room > 0 and (group := self._group(room, now)):
+                return group
+            try:
+                async with asyncio.timeout(min(dues) - now if room > 0 and dues else None):
+                    await known.submit_wake.wait()
+            except TimeoutError:
+                continue
+
+    def _group(self, room: int, now: float) -> list[JobAttempt]:
+        refused = self.known.refused
+        alike: Alike | None = None
         group: list[JobAttempt] = []
-        size = 0
+        most = size = 0
         for attempt in self.known.waiting.values():
-            if attempt.alike == first.alike and attempt.spec is not None:
+            if attempt.alike is None or attempt.spec is None:
+                continue
+            if alike is None:
+                limit = refused.get(attempt.alike)
+                if limit is not None and limit.due > now:
+                    continue
+                alike = attempt.alike
+                most = min(room, self._largest(), limit.most if limit is not None else room)
+            if attempt.alike == alike:
                 size += attempt.spec.ByteSize()
                 if group and (len(group) >= most or size > MAX_SUBMISSION_BYTES):
                     break
                 group.append(attempt)
         return group
 
+    def _largest(self) -> int:
+        return self.known.limits.max_array if self.known.limits is not None else 1
+
     async def _submit(self, group: list[JobAttempt]) -> None:
         """Submit these attempts.
 
-        Raises SlurmUnavailable or OSError; then all of them wait again, and nothing of this submission will ever start.
+        Raises SlurmError or OSError if Slurm, or the way there, does not work; then nothing of this submission will ever start,
+        and nothing was told of its attempts.
         """
         alike = group[0].alike
         assert alike is not None
@@ -96,9 +141,14 @@ class Submitter:
         self.known.in_slurm += len(group)
         home = self.pool.settings.directory
         job = Job(
-            name=name,
+            name=f"{name}.{_label(group)}",
             script=job_script(
-                folder.path, home, grace=self.pool.context.grace, timeout=timeout, whole_stdout_bytes=whole_stdout_bytes
+                folder.path,
+                home,
+                grace=self.pool.context.grace,
+                timeout=timeout,
+                whole_stdout_bytes=whole_stdout_bytes,
+                size=len(group),
             ),
             size=len(group),
             needs=needs,
@@ -112,17 +162,19 @@ class Submitter:
         try:
             await asyncio.to_thread(folder.write, tasks)
             job_id = await self.pool.client.submit(job)
+            # The job is held. If its id cannot be written down, nobody would know it after a restart, so that it is taken back.
+            await asyncio.to_thread(folder.submitted, job_id)
         except (SlurmError, OSError) as error:
-            await self._not_submitted(submission, error)
-            if isinstance(error, SlurmUnavailable | OSError):
+            await self._undo(submission)
+            if isinstance(error, SlurmRefused):
+                for attempt in group:
+                    self.known.tell(attempt, without_process(REJECTED, f"Slurm did not take its job: {error}"))
+            elif isinstance(error, SlurmLimited):
+                self._halve(alike, group, str(error))
+            else:
                 raise
             return
-        try:
-            await asyncio.to_thread(folder.submitted, job_id)
-        except OSError as error:
-            # The job is held, and after a restart nobody would know its id, so it is taken back.
-            await self._not_submitted(submission, error)
-            raise
+        self._taken(alike, len(group))
         for attempt in group:
             attempt.assignment = attempt.spec = None
         await self.known.release(submission)
@@ -130,21 +182,56 @@ class Submitter:
         self.known.watch_wake.set()
         self.known.calls_wake.set()
 
-    async def _not_submitted(self, submission: Submission, error: Exception) -> None:
-        """Make sure that nothing of a submission that has failed ever starts, and let its attempts wait again or end."""
+    async def _undo(self, submission: Submission) -> None:
+        """Make sure that nothing of a submission that has failed ever starts."""
         del self.known.submissions[submission.name]
         self.known.in_slurm -= len(submission.attempts)
         self.known.strays_until = time.monotonic() + STRAY_SECONDS
+        for attempt in submission.attempts.values():
+            attempt.submission = None
         try:
             await asyncio.to_thread(submission.folder.void)
         except OSError as fault:
             log.debug("the folder of %s: %s", submission.name, fault)
-        if isinstance(error, SlurmUnavailable | OSError):
-            again = {attempt.ident: attempt for attempt in submission.attempts.values()}
-            for attempt in again.values():
-                attempt.submission = None
-            self.known.waiting = {**again, **self.known.waiting}
+
+    def _halve(self, alike: Alike, group: list[JobAttempt], reason: str) -> None:
+        """A limit does not let this many in: half of them are tried next, at once; if it was one, later."""
+        now = time.monotonic()
+        refused = self.known.refused.get(alike)
+        if refused is None:
+            refused = self.known.refused[alike] = HeldBack(0, Backoff(self.pool.settings.poll_interval, LONGEST_PAUSE))
+        refused.most, refused.taken, refused.tried = max(1, len(group) // 2), 0, now
+        if len(group) == 1:
+            pause = refused.backoff.next()
+            refused.due = now + pause
+            if refused.reason != reason:
+                log.warning("pool %s: %s waits, it is tried again in %g s: %s", self.pool.pool, _label(group), pause, reason)
+            refused.reason = reason
+        self.known.waiting = {**{attempt.ident: attempt for attempt in group}, **self.known.waiting}
+        self.known.offer()
+
+    def _taken(self, alike: Alike, count: int) -> None:
+        refused = self.known.refused.get(alike)
+        if refused is None:
             return
-        outcome = REJECTED if isinstance(error, SlurmRefused) else LOST
-        for attempt in submission.attempts.values():
-            self.known.tell(attempt, without_process(outcome, f"Slurm did not take its job: {error}"))
+        refused.taken += 1
+        refused.due = 0.0
+        refused.reason = ""
+        refused.backoff.reset()
+        if refused.taken > 1:
+            refused.most = 2 * max(count, refused.most)
+        if refused.most >= self._largest() or not any(each.alike == alike for each in self.known.waiting.values()):
+            del self.known.refused[alike]
+        self.known.offer()
+
+
+def _label(group: list[JobAttempt]) -> str:
+    """What leads from a job's name back to its tasks, for people: the first task's run and id, and how many others there are.
+
+    Slurm takes any character in a name, but who reads it in a shell does not.
+    """
+    first = group[0]
+    task_id = first.assignment.task_id if first.assignment is not None else ""
+    shown = re.sub(r"[^A-Za-z0-9_.:=+-]", "_", task_id)[:_MAX_LABEL]
+    more = f"+{len(group) - 1}" if len(group) > 1 else ""
+    return f"run{first.ident[0]}.{shown}{more}"

@@ -8,12 +8,12 @@ into the attempts' `state`.
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Sequence
 
-from daggyr.attempts.outcome import result_of, without_process
+from daggyr.attempts.outcome import Cause, Seen, result_of, without_process
 from daggyr.attempts.times import timestamp
+from daggyr.backoff import Backoff
 from daggyr.v1.task_pb2 import (
     KILLED,
     LOST,
@@ -27,12 +27,14 @@ from daggyr.v1.task_pb2 import (
 )
 from daggyr_server.executors.base import forgotten
 from daggyr_server.executors.slurm.client import ENDED_STATES
-from daggyr_server.executors.slurm.jobs.known_jobs import STRAY_SECONDS, JobAttempt, KnownJobs, Submission
-from daggyr_server.executors.slurm.jobs.outcomes import GONE, is_settled, seen_of
+from daggyr_server.executors.slurm.jobs.known_jobs import LONGEST_PAUSE, STRAY_SECONDS, JobAttempt, KnownJobs, Submission
+from daggyr_server.executors.slurm.jobs.outcomes import FULL, GONE, is_settled, seen_of
 from daggyr_server.executors.slurm.jobs.output import written_by
-from daggyr_server.executors.slurm.jobs.submission_folder import JobReport, kept_submissions, remove_void
+from daggyr_server.executors.slurm.jobs.submission_folder import JobReport, kept_submissions, probe, remove_void
 
-log = logging.getLogger(__name__)
+# The finders of what `KnownJobs.trouble` is told from here.
+WATCH = "watch"
+ROOM = "room"
 
 
 class Watch:
@@ -41,6 +43,8 @@ class Watch:
     def __init__(self, known: KnownJobs) -> None:
         self.known = known
         self.pool = known.pool
+        self._backoff = Backoff(self.pool.settings.poll_interval, LONGEST_PAUSE)
+        self._room_at = 0.0  # when the directory is tried again, monotonic
 
     async def run(self) -> None:
         while True:
@@ -50,9 +54,27 @@ class Watch:
                 await self._heed()
                 await self._look()
                 await self.clean()
+                self.known.fine(WATCH)
             except OSError as error:
-                log.error("pool %s: its directory cannot be used for now: %s", self.pool.pool, error)
+                self.known.trouble(WATCH, self.known.directory_words(error), self.known.look_seconds)
+            if ROOM in self.known.troubles and time.monotonic() >= self._room_at:
+                await self._try_room()
             await self.known.rest(self.known.watch_wake)
+
+    def _no_room(self) -> None:
+        """A job found no room in the directory: nothing more is submitted until there is some."""
+        pause = self._backoff.next()
+        self._room_at = time.monotonic() + pause
+        self.known.trouble(ROOM, f"no room is left in its directory {self.pool.settings.directory}", pause)
+
+    async def _try_room(self) -> None:
+        try:
+            await asyncio.to_thread(probe, self.pool.tracker_folder)
+        except OSError:
+            self._no_room()
+        else:
+            self._backoff.reset()
+            self.known.fine(ROOM)
 
     async def _adopt(self) -> None:
         """Find the submissions of an earlier coordinator that hold attempts which were placed."""
@@ -60,7 +82,7 @@ class Watch:
         kept = await asyncio.to_thread(lambda: list(kept_submissions(self.pool.tracker_folder, self.pool.prefix)))
         self.known.strays_until = time.monotonic() + STRAY_SECONDS
         for folder in kept:
-            submission = Submission(folder, made=time.monotonic())
+            submission = Submission(folder, made=time.monotonic(), held=not folder.manifest.released)
             for index, ident in enumerate(folder.manifest.idents()):
                 attempt = placed.pop(ident, None)
                 if attempt is not None:
@@ -114,8 +136,13 @@ class Watch:
     async def _look(self) -> None:
         """See what jobs have written into their folders, and tell it."""
         made = [each for each in self.known.submissions.values() if each.made is not None and each.attempts]
-        for submission, (starts, begun, results) in zip(made, await asyncio.to_thread(_look_into, made), strict=True):
+        for submission, (starts, begun, results, full) in zip(made, await asyncio.to_thread(_look_into, made), strict=True):
             for index, attempt in list(submission.attempts.items()):
+                if index in full:
+                    self._no_room()
+                    asked = attempt.requested == "stop"
+                    self.known.end(submission, attempt, result_of(Seen(cause=Cause.KILL if asked else None, host_fault=FULL)))
+                    continue
                 attempt.runs = attempt.runs or index in begun
                 if index in results:
                     attempt.reported, attempt.reported_at = results[index], time.monotonic()
@@ -144,13 +171,21 @@ class Watch:
 
     async def _finish(self, submission: Submission, attempt: JobAttempt) -> None:
         reported, index = attempt.reported, attempt.index
-        printed = await asyncio.to_thread(submission.folder.printed, index) if reported is None else ""
+        printed = unwritten = None
+        if reported is None:
+            printed = await asyncio.to_thread(submission.folder.printed, index)
+            unwritten = FULL if await asyncio.to_thread(submission.folder.result_was_lost, index) else None
+        if unwritten is not None or (reported is not None and reported.full):
+            self._no_room()
+        manifest = submission.folder.manifest
         seen = seen_of(
             reported,
             attempt.state,
             asked=attempt.requested == "stop",
-            timeout=submission.folder.manifest.timeout,
-            printed=printed,
+            timeout=manifest.timeout,
+            printed=printed or "",
+            unwritten=unwritten,
+            whole=manifest.whole_stdout_bytes > 0,
         )
         if reported is None:
             result = result_of(seen)
@@ -169,6 +204,10 @@ class Watch:
             except OSError as error:
                 result.notes.append(f"its output cannot be read: {error.strerror}")
             summary.CopyFrom(output.summary())
+            if reported is not None and reported.full:
+                summary.incomplete = True
+        if reported is not None and reported.full:
+            result.notes.append(f"{FULL} when it ended: output may be missing")
         self.known.end(submission, attempt, result)
 
     async def clean(self) -> None:
@@ -193,17 +232,19 @@ class Watch:
             del self.known.finished[next(iter(self.known.finished))]
 
 
-def _look_into(submissions: Sequence[Submission]) -> list[tuple[dict[int, int], set[int], dict[int, JobReport]]]:
-    """Return what is new in each: starts, indexes whose script has begun, and results."""
+def _look_into(submissions: Sequence[Submission]) -> list[tuple[dict[int, int], set[int], dict[int, JobReport], set[int]]]:
+    """Return what is new in each: starts, indexes whose script has begun, results, and indexes that found no room."""
     found = []
     for submission in submissions:
         try:
             attempts = dict(submission.attempts)  # a copy, because this is a thread, and attempts may end meanwhile
             seen = submission.folder.look({index for index, attempt in attempts.items() if not attempt.started})
             new = [index for index in seen.results if index in attempts and attempts[index].reported is None]
-            found.append((seen.starts, seen.claimed, {index: submission.folder.result(index) for index in new}))
+            results = {index: submission.folder.result(index) for index in new}
+            whole = {index: result for index, result in results.items() if result is not None}
+            found.append((seen.starts, seen.claimed, whole, seen.full))
         except FileNotFoundError:  # somebody has removed the folder, so that nothing of it starts any more, and nothing is told
-            found.append(({}, set(submission.attempts), {}))
+            found.append(({}, set(submission.attempts), {}, set()))
     return found
 
 
