@@ -12,8 +12,9 @@ import dataclasses
 import logging
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from daggyr.checked import ConfigurationError, Fault
 from daggyr.tokens import make_token, token_file
@@ -27,6 +28,7 @@ from daggyr_server.api.runs import RunsService
 from daggyr_server.api.servicer import Limits
 from daggyr_server.config import Configuration, Server
 from daggyr_server.core.machine import Machine
+from daggyr_server.driver.careful import unusable
 from daggyr_server.driver.changes import Changes
 from daggyr_server.driver.errors import Closing
 from daggyr_server.driver.generators import Generators
@@ -40,8 +42,15 @@ from daggyr_server.executors.loader import find_executor
 from daggyr_server.spec import PoolLimits
 from daggyr_server.trackers.loader import make_tracker
 
+if TYPE_CHECKING:
+    from grpc_health.v1.health.aio import HealthServicer
+
 log = logging.getLogger("daggyr_server")
 
+SERVICES = (
+    runs_pb2.DESCRIPTOR.services_by_name["Runs"].full_name,
+    agents_pb2.DESCRIPTOR.services_by_name["Agents"].full_name,
+)
 STOP_SECONDS = 2.0  # for calls under way when the server ends
 
 
@@ -98,11 +107,14 @@ async def coordinator(
         if server.metrics is not None:
             listeners.append(await _serve_metrics(stack, server.metrics, configuration, tokens, driver))
         listener = Listener(server.listen, tokens=tokens, tls=server.tls)
-        _add_services(listener, _runs_service(configuration, driver, limits), executors, context)
-        if not private:
-            await _add_probes(listener)
+        _add_services(listener, _runs_service(configuration, driver, limits), executors, context, driver.restored)
+        checks = await _add_probes(listener) if not private else None
         await driver.start(executors)
         stack.push_async_callback(_stop, listener, driver)
+        if checks is None:
+            await driver.restored()  # its only client asks for the run that it goes on with
+        else:
+            await stack.enter_async_context(_checked(checks, driver))
         address = await listener.start()
 
         def open_access(tokens: Tokens | None) -> None:
@@ -160,7 +172,7 @@ async def _stop(listener: Listener, driver: Driver) -> None:
 
 
 def _executors(configuration: Configuration, driver: Driver, context: ExecutorContext) -> dict[str, Executor]:
-    """The pools' executors. Raises ConfigurationError with the faults of all their settings."""
+    """The pools' executors. Raises ConfigurationError with the faults of all their settings, and ExecutorError."""
     faults: list[Fault] = []
     executors: dict[str, Executor] = {}
     for name, pool in configuration.pools.items():
@@ -172,6 +184,8 @@ def _executors(configuration: Configuration, driver: Driver, context: ExecutorCo
                 executors[name] = kind(name, settings, reports, dataclasses.replace(context, grace=pool.kill_grace))
             except SettingsError as error:
                 faults.append(Fault(f"pools.{name}", str(error)))
+            except Exception as error:
+                raise unusable(name, "take its settings", error) from error
     if faults:
         raise ConfigurationError(faults, configuration.source)
     return executors
@@ -182,9 +196,15 @@ def _executor_names(configuration: Configuration) -> dict[str, str]:
 
 
 def _limits(pool: str, executor: Executor) -> PoolLimits:
-    """What specifications may ask of a pool."""
+    """What specifications may ask of a pool. Raises ExecutorError."""
+    try:
+        largest = executor.largest()
+        if largest is not None:
+            largest = {name: int(units) for name, units in largest.items()}
+    except Exception as error:
+        raise unusable(pool, "say what it has at most", error) from error
     return PoolLimits(
-        largest=executor.largest(),
+        largest=largest,
         setting=f"`{executor.sized_by}` of [pools.{pool}]",
         sets="cores" if executor.sized_by == "workers" else None,
     )
@@ -203,25 +223,54 @@ def _runs_service(configuration: Configuration, driver: Driver, pools: dict[str,
     return RunsService(driver.requests, driver.reader, driver.changes, limits)
 
 
-def _add_services(listener: Listener, runs: RunsService, executors: dict[str, Executor], context: ExecutorContext) -> None:
+def _add_services(
+    listener: Listener,
+    runs: RunsService,
+    executors: dict[str, Executor],
+    context: ExecutorContext,
+    ready: Callable[[], Awaitable[object]],
+) -> None:
     # A local pool has an agent too, but only its own, on a socket of its own.
     agents = [executor for executor in executors.values() if isinstance(executor, AgentExecutor) and executor.on_listener]
     server = listener.server
     add_RunsServicer_to_server(runs, server)
-    add_AgentsServicer_to_server(AgentSessions(agents, context.pins, listener.refused), server)
+    add_AgentsServicer_to_server(AgentSessions(agents, context.pins, listener.refused, ready), server)
 
 
-async def _add_probes(listener: Listener) -> None:
-    """The health check and reflection. Their libraries are loaded here, because a server of `daggyr run` starts without them."""
-    from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+async def _add_probes(listener: Listener) -> HealthServicer:
+    """The health check, which is returned, and reflection.
+
+    Their libraries are loaded here, because a server of `daggyr run` starts without them.
+    """
+    from grpc_health.v1 import health, health_pb2_grpc
     from grpc_reflection.v1alpha import reflection
 
-    names = [
-        runs_pb2.DESCRIPTOR.services_by_name["Runs"].full_name,
-        agents_pb2.DESCRIPTOR.services_by_name["Agents"].full_name,
-    ]
     checks = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(checks, listener.server)
-    for name in ("", *names):
-        await checks.set(name, health_pb2.HealthCheckResponse.SERVING)
-    reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), listener.server)
+    reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), listener.server)
+    return checks
+
+
+@contextlib.asynccontextmanager
+async def _checked(checks: HealthServicer, driver: Driver) -> AsyncIterator[None]:
+    """Have the health check tell the truth while this lasts.
+
+    The server as a whole serves from its first moment: it answers, takes runs, and says what is being restored, so that it must
+    be neither ended nor cut off. Its services are said to serve once all runs are back.
+    """
+    from grpc_health.v1.health_pb2 import HealthCheckResponse
+
+    async def tell() -> None:
+        await driver.restored()
+        for name in SERVICES:
+            await checks.set(name, HealthCheckResponse.SERVING)
+
+    await checks.set("", HealthCheckResponse.SERVING)
+    for name in SERVICES:
+        await checks.set(name, HealthCheckResponse.SERVING if driver.is_restored else HealthCheckResponse.NOT_SERVING)
+    telling = asyncio.create_task(tell(), name="health")
+    try:
+        yield
+    finally:
+        telling.cancel()
+        await asyncio.gather(telling, return_exceptions=True)
