@@ -6,7 +6,6 @@ They never change anything. Part of `RunsService` (runs.py). The call that tells
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ from itertools import islice
 
 import grpc
 
+from daggyr.bounds import MAX_NOTE_BYTES, cut
 from daggyr.v1.run_pb2 import Attempt, RunSummary
 from daggyr.v1.run_pb2 import Task as TaskMessage
 from daggyr.v1.runs_pb2 import (
@@ -76,8 +76,10 @@ class Reading(Servicer):
             summary = self.stored_summary(row)
         if summary is None:
             summary = await self.summary(await self.run(run_id, context))
-        with contextlib.suppress(TrackerError):  # The notes tell of the trouble; what is in memory is told all the same.
+        try:  # What is in memory is told all the same.
             summary.history.extend(views.history(await self.reader.history(summary.run_id, None)))
+        except TrackerError as error:
+            summary.notes.append(cut(f"its history cannot be read: {error}", MAX_NOTE_BYTES))
         return summary
 
     async def ListTasks(self, request: ListTasksRequest, context: Context) -> ListTasksResponse:

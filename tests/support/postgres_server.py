@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import psycopg
 import pytest
 
@@ -115,6 +116,14 @@ class PostgresServer:
     def kill(self) -> None:
         """End it as a crash would, so that it recovers at its next start."""
         self._end(signal.SIGQUIT)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to all processes of the server. Stopped ones take connections and data, and answer nothing."""
+        if self._process is not None:
+            main = psutil.Process(self._process.pid)
+            for process in (main, *main.children(recursive=True)):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.send_signal(number)
 
     def _end(self, how: signal.Signals) -> None:
         if self._process is not None:
