@@ -2,7 +2,13 @@
 -- tracker.py give them; those that read and delete name them, as ../postgres/statements.sql does.
 
 -- name: take_epoch
-UPDATE tracker SET epoch = epoch + 1, holder_host = ?, holder_pid = ?, holder_since = ?
+UPDATE tracker SET epoch = epoch + 1, commits = commits + 1, standing = 1, holder_host = ?, holder_pid = ?, holder_since = ?
+-- name: count_commit
+UPDATE tracker SET commits = commits + 1 WHERE tracker_id = ? AND epoch = ?
+-- name: stop
+UPDATE tracker SET commits = commits + 1, standing = 0 WHERE tracker_id = ? AND epoch = ?
+-- name: standing
+SELECT tracker_id, epoch, commits, standing FROM tracker
 -- name: add_life
 INSERT INTO life (epoch, life, start_time) SELECT epoch, ?, holder_since FROM tracker
 -- name: lives
