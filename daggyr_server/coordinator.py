@@ -85,7 +85,11 @@ async def coordinator(
         )
         limits: dict[str, PoolLimits] = {}
         machine = Machine(configuration.pools, next_run_id=opened.next_run_id)
-        driver = Driver(machine, tracker, Changes(opened.epoch), Generators(limits), time.time, durable=opened.durable)
+        driver = Driver(
+            *(machine, tracker, Changes(opened.epoch), Generators(limits), time.time),
+            durable=opened.durable,
+            life=opened.life,
+        )
         pins.open(await tracker.pins(), _keep_pin(driver))
         stack.push_async_callback(driver.close)  # If all goes well, it ends together with the listener: see _stop.
         executors = _executors(configuration, driver, context)

@@ -12,7 +12,8 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from daggyr.v1.task_pb2 import AttemptKey, OutputChunk
+from daggyr.v1.task_pb2 import OutputChunk
+from daggyr_server.core.commands import Key
 from daggyr_server.core.events import RunsForgotten
 from daggyr_server.core.graph.in_flight import InFlight
 from daggyr_server.core.graph.run import Run
@@ -23,6 +24,7 @@ from daggyr_server.core.stored import RunRow
 from daggyr_server.driver.agents import Agents
 from daggyr_server.driver.durability import Durability
 from daggyr_server.driver.inbox import Inbox
+from daggyr_server.driver.lives import Lives
 from daggyr_server.driver.recovery import restored
 from daggyr_server.executors.base import Executor
 from daggyr_server.executors.believable import mend_result
@@ -42,6 +44,7 @@ class Reader:
         executors: Mapping[str, Executor],
         inbox: Inbox,
         durability: Durability,
+        lives: Lives,
         keep: Callable[[], Keeping],
         *,
         durable: bool,
@@ -53,6 +56,7 @@ class Reader:
         self._executors = executors
         self._inbox = inbox
         self._durability = durability
+        self._lives = lives
         self._keep = keep
         self._durable = durable
         self._ended: dict[int, int] = {}  # ended runs in memory -> how many tasks; asked for longest ago first
@@ -134,10 +138,10 @@ class Reader:
         """See Tracker.output."""
         return await self._tracker.output(run_id, number, attempt, stream, offset, limit)
 
-    def live_output(self, flight: InFlight, key: AttemptKey, stream: int, offset: int) -> AsyncIterator[OutputChunk] | None:
+    def live_output(self, flight: InFlight, key: Key, stream: int, offset: int) -> AsyncIterator[OutputChunk] | None:
         """See Executor.follow; None for an attempt in a pool that is not configured any more."""
         executor = self._executors.get(flight.pool)
-        return executor.follow(flight.host, key, stream, offset) if executor is not None else None
+        return executor.follow(flight.host, self._lives.key(key), stream, offset) if executor is not None else None
 
     # -- which ended runs stay in memory ------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from functools import partial
 
 from daggyr.backoff import Backoff
 from daggyr.v1.task_pb2 import AttemptKey, AttemptUpdate
-from daggyr_server.core.commands import Key, RecallAttempts, StartAttempts, StopAttempts
+from daggyr_server.core.commands import RecallAttempts, StartAttempts, StopAttempts
 from daggyr_server.core.events import AttemptEnded, EditAsked, Event
 from daggyr_server.core.machine import Machine
 from daggyr_server.core.records import AttemptRecorded, OutputKept, Record, RunEdited, RunMoved
@@ -34,6 +34,7 @@ from daggyr_server.driver.ended import Reader
 from daggyr_server.driver.figures import FiguresReader
 from daggyr_server.driver.generators import Generators
 from daggyr_server.driver.inbox import Inbox, Reported, ToKeep
+from daggyr_server.driver.lives import Lives
 from daggyr_server.driver.reports import PoolReports, event_of
 from daggyr_server.driver.requests import Requests
 from daggyr_server.driver.spilled import SpilledTasks
@@ -60,8 +61,10 @@ class Driver:
         clock: Callable[[], float],
         *,
         durable: bool,
+        life: int,
     ) -> None:
-        """`clock` gives seconds since the epoch. `durable` says that the tracker can give ended runs back."""
+        """`clock` gives seconds since the epoch. `durable` says that the tracker can give ended runs back. `life` is this
+        start's."""
         self.changes = changes
         self._durability = Durability()
         self._machine = machine
@@ -69,6 +72,7 @@ class Driver:
         self._generators = generators
         self._clock = clock
         self._now = 0.0
+        self._lives = Lives(life)
         self._inbox = Inbox()
         self._keep = partial(SpilledTasks, tracker.folder)  # a new list for what the tasks of one specification execute
         self._executors: dict[str, Executor] = {}
@@ -76,7 +80,9 @@ class Driver:
         self._demanding: dict[str, Executor] = {}
         self._demanded: dict[str, int] = {}  # what each of these was last told
         self._task: asyncio.Task[None] | None = None
-        self.reader = Reader(machine, tracker, self._executors, self._inbox, self._durability, self._keep, durable=durable)
+        self.reader = Reader(
+            machine, tracker, self._executors, self._inbox, self._durability, self._lives, self._keep, durable=durable
+        )
         self.figures = FiguresReader(machine, self._durability)
         self._deletions = Deletions(tracker, self.reader, changes)
         editing, agents = Editing(self.reader, self._inbox, self._keep), Agents(self._executors)
@@ -114,11 +120,13 @@ class Driver:
 
     async def _restore(self) -> None:
         events = await recovery.unfinished(self._tracker, self._keep)
-        if not events:
-            return
+        for event in events:
+            self._lives.take_up(event.row.run_id, event.adopted)
         self._now = self._clock()
         step = self._handle(events)
-        gone = await recovery.go_on(self._machine.runs.values(), self._executors, self._generators, self._tracker)
+        runs = self._machine.runs.values()
+        # Executors look for what is nobody's even if nothing is in flight: this tracker may be a copy from before.
+        gone = await recovery.go_on(runs, self._executors, self._generators, self._lives, self._tracker)
         await self._finish([step], [], [])
         self._inbox.entries += gone
         self._inbox.wake.set()
@@ -213,7 +221,7 @@ class Driver:
         kept: list[Record] = []
         durables: list[Callable[[], None]] = []
         budget = MAX_UPDATES_A_STEP
-        inbox, generators = self._inbox.entries, self._generators
+        inbox, generators, lives = self._inbox.entries, self._generators, self._lives
         while inbox and budget > 0:
             entry = inbox.popleft()
             if type(entry) is EditAsked:
@@ -234,6 +242,8 @@ class Driver:
             budget -= len(entry.updates)
             durables.append(entry.durable)
             for update in entry.updates:
+                if (lives.earlier or update.key.life != lives.own) and not self._counts(update.key):
+                    continue
                 event = event_of(update)
                 if event is None:
                     self._keep_output(update, kept)
@@ -246,6 +256,15 @@ class Driver:
                 events.append(event)
         steps.append(self._handle(events))
         return steps, kept, durables
+
+    def _counts(self, key: AttemptKey) -> bool:
+        """Whether a report is of this tracker's attempt, and not of another life's with the same numbers."""
+        if self._lives.counts(key):
+            return True
+        run = self._machine.runs.get(key.run_id)
+        if run is not None and run.current(key.task_number, key.attempt) is not None:
+            self._lives.warn(key)
+        return False
 
     def _keep_output(self, update: AttemptUpdate, kept: list[Record]) -> None:
         """Keep a piece of an attempt's output as long as somebody waits for the attempt's end."""
@@ -270,16 +289,16 @@ class Driver:
                     for number, attempt in zip(command.numbers, command.attempts, strict=True):
                         if graph.policy(number).is_generator:
                             self._generators.begin((command.run_id, number, attempt))
-                for batch in assignment_batches(command, graph):
+                for batch in assignment_batches(command, graph, self._lives.own):
                     calls.start(command.pool, executor, command.host, batch)
                     given += len(batch.assignments)
                     if given >= ASSIGNED_A_TURN:
                         given = 0
                         await asyncio.sleep(0)
             elif isinstance(command, StopAttempts):
-                calls.stop(command.pool, executor, command.host, _keys(command.keys))
+                calls.stop(command.pool, executor, command.host, self._lives.keys(command.keys))
             elif isinstance(command, RecallAttempts):
-                calls.recall(command.pool, executor, command.host, _keys(command.keys))
+                calls.recall(command.pool, executor, command.host, self._lives.keys(command.keys))
 
     def _note(self, records: Sequence[Record]) -> None:
         """Tell the other parts of the driver what a step's records mean to them."""
@@ -291,8 +310,9 @@ class Driver:
                     self.reader.ended(run)
             elif type(record) is RunEdited:
                 self.changes.restart(record.run_id)
-            elif self._generators.printed and type(record) is AttemptRecorded:
+            elif type(record) is AttemptRecorded and (self._generators.printed or self._lives.earlier):
                 self._generators.forget(record[:3])  # A generator that is LOST printed in vain.
+                self._lives.forget(record[:3])
 
     def _tell_demand(self) -> None:
         for name, executor in self._demanding.items():
@@ -300,7 +320,3 @@ class Driver:
             if ready != self._demanded.get(name, 0):
                 self._demanded[name] = ready
                 self._calls.demand(name, executor, ready)
-
-
-def _keys(keys: Sequence[Key]) -> list[AttemptKey]:
-    return [AttemptKey(run_id=run_id, task_number=number, attempt=attempt) for run_id, number, attempt in keys]

@@ -21,6 +21,7 @@ from daggyr_server.core.graph.segments import Keeping
 from daggyr_server.core.stored import Growth, StoredRun
 from daggyr_server.driver.careful import unusable
 from daggyr_server.driver.generators import Generators
+from daggyr_server.driver.lives import Lives
 from daggyr_server.executors.base import Executor
 from daggyr_server.spec import Printed, SpecificationError, decode_json, expand, expand_edit, expand_generated
 from daggyr_server.trackers.base import Tracker, TrackerError
@@ -41,7 +42,7 @@ async def unfinished(tracker: Tracker, keep: Callable[[], Keeping]) -> list[RunR
 
 
 async def go_on(
-    runs: Collection[Run], executors: Mapping[str, Executor], generators: Generators, tracker: Tracker
+    runs: Collection[Run], executors: Mapping[str, Executor], generators: Generators, lives: Lives, tracker: Tracker
 ) -> list[HostGone]:
     """Give the attempts that an earlier coordinator placed to their pools' executors, which take them up again.
 
@@ -51,12 +52,13 @@ async def go_on(
     placed: dict[tuple[str, str], list[tuple[AttemptKey, Placement]]] = {}
     for run in runs:
         for number, flight in run.in_flight.items():
-            key = AttemptKey(run_id=run.run_id, task_number=flight.number, attempt=flight.attempt)
+            key = lives.key((run.run_id, flight.number, flight.attempt))
             placed.setdefault((flight.pool, flight.host), []).append((key, Placement(host=flight.host)))
             # An edit may have renumbered the task; what it was when it was assigned says whether it is a generator.
             if run.graph.policy(flight.number).is_generator and run.counts_for(number, flight):
                 await _printed_before((run.run_id, flight.number, flight.attempt), generators, tracker)
-    log.info("going on with %d runs, %d attempts of which may still run", len(runs), sum(map(len, placed.values())))
+    if runs:
+        log.info("going on with %d runs, %d attempts of which may still run", len(runs), sum(map(len, placed.values())))
     for pool, executor in executors.items():
         try:
             executor.recover([pair for (name, _), pairs in placed.items() if name == pool for pair in pairs])

@@ -16,10 +16,10 @@ from typing import Any, Protocol
 import grpc
 
 from daggyr.bounds import MAX_WORD, status_text
-from daggyr.channel import PROTOCOL_VERSION
+from daggyr.channel import HIGHEST_PROTOCOL_VERSION, PROTOCOL_VERSION
 from daggyr.v1.agents_pb2 import AgentMessage, Hello
 from daggyr.v1.agents_pb2_grpc import AgentsServicer
-from daggyr_server.executors.agents.known_agent import KnownAgent
+from daggyr_server.executors.agents.known_agent import KnownAgent, highest_version
 from daggyr_server.executors.agents.pins import AgentPins, PinsClosed
 from daggyr_server.executors.agents.session import AgentSession, SessionRefused
 from daggyr_server.executors.believable import fault_in
@@ -186,10 +186,12 @@ async def _hello(requests: AsyncIterator[AgentMessage]) -> Hello:
     if first.WhichOneof("message") != "hello":
         raise SessionRefused(invalid, "an agent says hello first")
     hello = first.hello
-    if hello.protocol_version != PROTOCOL_VERSION:
+    lowest, highest = hello.protocol_version, highest_version(hello)
+    if not 0 < lowest <= HIGHEST_PROTOCOL_VERSION or highest < PROTOCOL_VERSION:
+        spoken = f"version {lowest}" if highest == lowest else f"versions {lowest} to {highest}"
         message = (
-            f"agent {hello.name[:MAX_WORD]!r} speaks protocol version {hello.protocol_version}, this coordinator "
-            f"{PROTOCOL_VERSION}: install the same version of daggyr on both"
+            f"agent {hello.name[:MAX_WORD]!r} speaks protocol {spoken}, this coordinator {PROTOCOL_VERSION} to "
+            f"{HIGHEST_PROTOCOL_VERSION}: install the same version of daggyr on both"
         )
         raise SessionRefused(grpc.StatusCode.FAILED_PRECONDITION, message)
     fault = fault_in(first)
