@@ -7,6 +7,8 @@ makes is in batch.py, what rows tell in rows.py, which rows a deletion takes in 
 from __future__ import annotations
 
 import asyncio
+from abc import abstractmethod
+from dataclasses import replace
 
 from daggyr_server.core.records import AgentPinned
 from daggyr_server.core.stored import RunRow, StoredRun
@@ -47,6 +49,9 @@ class SqlTracker(Tracker):
         self._opened: Opened | None = None
         self._lost: str | None = None  # why nothing can be written any more
         self._writing = asyncio.Lock()  # one commit or slice of a deletion at a time
+
+    def __str__(self) -> str:
+        return self._where
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -107,6 +112,25 @@ class SqlTracker(Tracker):
                 growth(row, await _document(snapshot, run_id, row[0])) for row in await snapshot.rows("growths", run_id=run_id)
             ]
             return StoredRun(run_row(runs[0]), await _document(snapshot, run_id, 0), runs[0][-1], growths, *fold.result())
+
+    # -- another life --------------------------------------------------------------------------------------------------
+
+    async def last_sign(self) -> float | None:
+        """When a coordinator before this one last did something that can be told, in seconds since the epoch; None if nothing is.
+
+        Raises TrackerError.
+        """
+        ((time,),) = await self._readers.rows("last_sign")
+        return None if time is None else float(time)
+
+    async def begin_another_life(self, tracker_id: str, next_run_id: int) -> None:
+        """Be another tracker from now on, one that gives out other run ids. Raises TrackerError."""
+        await self._write_life(tracker_id, next_run_id)
+        self._opened = replace(self._own(), tracker_id=tracker_id, next_run_id=next_run_id)
+
+    @abstractmethod
+    async def _write_life(self, tracker_id: str, next_run_id: int) -> None:
+        """Make this durable. Raises TrackerError."""
 
     # -- closed or lost -----------------------------------------------------------------------------------------------
 

@@ -148,6 +148,27 @@ class PostgresTracker(SqlTracker):
         for run_id, excess in await above.fetchall():
             await writer.execute(SQL["drop_oldest"], {"run_id": run_id, "bytes": excess})
 
+    async def _write_life(self, tracker_id: str, next_run_id: int) -> None:
+        async with self._writing:
+            writer = await self._held()
+            with self._address.in_words():
+                await writer.execute(SQL["begin_another_life"], (tracker_id, next_run_id))
+
+    def back_up(self, destination: Path) -> int:
+        """Copy the tracker, in use or not, to a new file; returns its size in bytes. It blocks. Raises TrackerError."""
+        from daggyr_server.trackers.sql.postgres.copies import back_up
+
+        return back_up(self._address, destination)
+
+    async def exists(self) -> bool:
+        """Whether the database holds a tracker. Called before `open`. Raises TrackerError."""
+        connection = await self._address.connect()
+        try:
+            with self._address.in_words():
+                return bool((await _one(connection, "exists"))[0])
+        finally:
+            await connection.close()
+
     async def delete(self, run_id: int, limit: int) -> bool:
         return await _finished(self._delete(Slice(run_id, limit)))
 

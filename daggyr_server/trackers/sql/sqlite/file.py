@@ -149,6 +149,28 @@ class SqliteFile:
         connection.execute(f"PRAGMA secure_delete = {SECURE_DELETE}")
         return connection
 
+    def look(self) -> sqlite3.Connection:
+        """A connection that writes nothing, to a tracker that may have lost something. Raises TrackerError, sqlite3.Error."""
+        self._check_kind()
+        connection = self._connect_to_look()
+        try:
+            self._check_tables(connection, empty=False)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def look_at_whole(self) -> sqlite3.Connection:
+        """The same, to a tracker that holds all that it ever held. Raises TrackerError, sqlite3.Error."""
+        mark = self.held.look_at_mark()  # read first: a coordinator may go on meanwhile
+        connection = self.look()
+        try:
+            check_whole(self.path, connection, mark)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
     def _connect_to_look(self) -> sqlite3.Connection:
         """A connection that writes nothing. sqlite would leave an empty log behind where there is none."""
         if not has_log(self.path):
@@ -180,6 +202,19 @@ class SqliteFile:
 
     def _check(self, connection: sqlite3.Connection) -> None:
         """Refuse a file that is no tracker, or a damaged one. Nothing is written before this."""
+        if not self._check_tables(connection, empty=True):
+            return
+        check_whole(self.path, connection, self.held.mark())
+        if self.path.stat().st_size <= CHECKED_BYTES:
+            found = [row[0] for row in connection.execute("PRAGMA quick_check(1)")]
+            if found != ["ok"]:
+                raise self.damaged(" ".join(found[0].replace("*** in database main ***", "").split()))
+
+    def _check_tables(self, connection: sqlite3.Connection, *, empty: bool) -> bool:
+        """Refuse a file that is no tracker of a version that is known, or, unless it may be `empty`, an empty one.
+
+        Returns whether there are tables.
+        """
         try:
             (application,) = connection.execute("PRAGMA application_id").fetchone()
             (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
@@ -187,17 +222,15 @@ class SqliteFile:
             if error.sqlite_errorname == "SQLITE_NOTADB":
                 raise self._no_database() from None
             raise
+        if tables == 0 and empty:
+            return False
         if tables == 0:
-            return
+            raise TrackerError(f"{self.path} is empty")
         if application != APPLICATION_ID:
             raise TrackerError(f"{self.path} is a database of another program; name another file")
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         missing_migrations("sqlite", version, self.path, "file")
-        check_whole(self.path, connection, self.held.mark())
-        if self.path.stat().st_size <= CHECKED_BYTES:
-            found = [row[0] for row in connection.execute("PRAGMA quick_check(1)")]
-            if found != ["ok"]:
-                raise self.damaged(" ".join(found[0].replace("*** in database main ***", "").split()))
+        return True
 
     def _bring_up_to_date(self, connection: sqlite3.Connection) -> None:
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # takes hold in an empty file only, before its first page

@@ -92,7 +92,21 @@ class SqliteLock:
 
     def mark(self) -> Mark | None:
         """What was marked last; None if nothing was, or if it cannot be read. Call it with the locks held."""
-        text = os.pread(self._descriptors[0], _MAX_MARK_BYTES, 0)
+        return self._read(self._descriptors[0])
+
+    def look_at_mark(self) -> Mark | None:
+        """The same without the locks: it may be another one a moment later."""
+        try:
+            descriptor = os.open(self.file, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            return self._read(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _read(self, descriptor: int) -> Mark | None:
+        text = os.pread(descriptor, _MAX_MARK_BYTES, 0)
         body, _, rest = text.partition(b" crc ")
         words = body.decode("ascii", "replace").split()
         if len(words) != 5 or words[0] != "daggyr" or rest[:8] != b"%08x" % zlib.crc32(body):
@@ -140,6 +154,15 @@ def lock_database(descriptor: int, kind: int) -> bool:
             raise
         log.warning("the database cannot be locked where it lies (%s): do not give it a second name", error.strerror)
     return True
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process has the lock on this database, under whatever name. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return not lock_database(descriptor, fcntl.F_RDLCK)
+    finally:
+        os.close(descriptor)
 
 
 def _flock(descriptor: int) -> bool:

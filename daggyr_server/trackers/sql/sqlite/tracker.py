@@ -66,6 +66,11 @@ class SqliteTracker(SqlTracker):
     # -- life ---------------------------------------------------------------------------------------------------------
 
     @property
+    def path(self) -> Path:
+        """The file's path, real and absolute."""
+        return self._file.path
+
+    @property
     def folder(self) -> Path:
         return self._file.path.parent
 
@@ -126,6 +131,11 @@ class SqliteTracker(SqlTracker):
             above = connection.execute(SQL["above_limit"], (run_id, self._output_limit)).fetchone()
             if above is not None:
                 connection.execute(SQL["drop_oldest"], (run_id, above[0]))
+
+    async def _write_life(self, tracker_id: str, next_run_id: int) -> None:
+        await self._transaction(
+            lambda connection: connection.execute(SQL["begin_another_life"], (tracker_id, next_run_id)), threaded=False
+        )
 
     async def delete(self, run_id: int, limit: int) -> bool:
         if await self._transaction(lambda connection: _delete(connection, Slice(run_id, limit)), threaded=True):

@@ -107,12 +107,19 @@ def check_whole(path: Path, connection: sqlite3.Connection, mark: Mark | None) -
                 f"is not there. {_go_on(path)}"
             )
         return
-    before = _without_log(path)
-    if before is not None and (before.tracker_id != found.tracker_id or before.commits > found.commits):
+    whose = foreign_log(path, found)
+    if whose:
         raise TrackerError(
-            f"the log {log_of(path).name} beside {path} is not the one that belongs to it: it is of "
-            f"{'another tracker' if before.tracker_id != found.tracker_id else 'an earlier time'}. {_go_on(path)}"
+            f"the log {log_of(path).name} beside {path} is not the one that belongs to it: it is {whose}. {_go_on(path)}"
         )
+
+
+def foreign_log(path: Path, found: Standing) -> str:
+    """Whose the log is that was seen with a database; empty if it is the database's own. Raises nothing."""
+    before = _without_log(path)
+    if before is None or (before.tracker_id == found.tracker_id and before.commits <= found.commits):
+        return ""
+    return "of another tracker" if before.tracker_id != found.tracker_id else "of an earlier time"
 
 
 def _go_on(path: Path) -> str:
