@@ -40,6 +40,7 @@ from daggyr_server.executors.context import ExecutorContext, PoolAccess
 from daggyr_server.executors.loader import find_executor
 from daggyr_server.spec import PoolLimits
 from daggyr_server.trackers.loader import make_tracker
+from daggyr_server.trackers.seen import check_seen
 
 log = logging.getLogger("daggyr_server")
 
@@ -69,6 +70,7 @@ async def coordinator(
     opened = await tracker.open()
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(tracker.close)
+        check_seen(opened, str(tracker), os.environ)
         access, pins = PoolAccess(), AgentPins()
         context = ExecutorContext(
             access=access,

@@ -169,8 +169,8 @@ def _count(number: int, noun: str) -> str:
 def _described(life: AnotherLife) -> list[str]:
     lines = [
         f"it is another life of tracker {life.former_id}, and is tracker {life.tracker_id} from now on",
-        f"run ids go on at {life.next_run_id:,}: {IDS_A_DAY:,} are left out for each day since the last sign of the former life "
-        f"({life.days:,})",
+        f"run ids go on at {life.next_run_id:,}: {IDS_A_DAY:,} are left out for each day begun since the last sign of the "
+        f"former life ({_count(life.days, 'day')})",
         f"{_count(life.runs, 'run')} had not ended: what was in flight of them is LOST, {_count(life.lost, 'attempt')}, and is queued "
         "again",
         "agents and hosts end what they still run of the former life when they meet the server",

@@ -37,6 +37,7 @@ from daggyr_server.core.graph.run import Run
 from daggyr_server.core.states import STATE_OF, Phase, State
 from daggyr_server.trackers.base import MAX_ATTEMPTS, StateChange, StoredAttempt, TrackerError
 
+_WITH_HOSTS = frozenset({Phase.READY, Phase.ASSIGNED, Phase.RUNNING})
 MAX_RUNS_A_PAGE = 1_000
 MAX_TASKS_A_PAGE = 10_000
 MAX_ATTEMPTS_BYTES = 512 * 1024  # of one answer: a task's details may take the rest
@@ -127,8 +128,14 @@ class Reading(Servicer):
         return ExplainTaskResponse(
             run_id=run.run_id,
             state=int(views.whole_state(run, number)),  # type: ignore[arg-type]
-            reasons=explanation(run, number, self.reader.pools, last),
+            reasons=[*explanation(run, number, self.reader.pools, last), *self._refused(run, number)],
         )
+
+    def _refused(self, run: Run, number: int) -> Sequence[str]:
+        """Of a task that waits for a host or is with one: which agents of its pool are refused, and why."""
+        if Phase(run.phases[number]) not in _WITH_HOSTS:
+            return ()
+        return [f"{words[0].upper()}{words[1:]}." for words in self.refused_agents().get(run.graph.policy(number).pool, ())]
 
     async def ReadOutput(self, request: ReadOutputRequest, context: Context) -> AsyncIterator[ReadOutputResponse]:
         run = await self.run(request.run_id, context)

@@ -7,7 +7,7 @@ reach the driver through three objects, `requests`, `reader` and `changes`, and 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
@@ -31,6 +31,7 @@ from daggyr_server.trackers.base import StoredAttempt, TrackerError
 LARGE_RUN = 20_000  # tasks
 MAX_PAGE_BYTES = 1024 * 1024  # of the rows of one answer
 MAX_INTEGER = 2**63 - 1  # the largest that a tracker can hold; fields of requests reach further
+MAX_REFUSED = 10  # agents of a pool that are told of
 TURN = 250  # rows that are made before everybody else has a turn: a millisecond or two
 STRANGE_TOKEN = "this page token was not made by this server"
 _CODES = {
@@ -75,10 +76,22 @@ class Servicer:
     def summary_now(self, run: Run) -> RunSummary:
         """A run as the machine has it, which may be more than is durable."""
         summary = views.run_summary(run, self.reader.pools, self.changes.seq(run.run_id))
+        if not run.has_ended and (refused := self.refused_agents()):
+            for pool in {policy.pool: None for policy in run.graph.policies}:
+                summary.notes.extend(refused.get(pool, ()))
         if self.reader.trouble is not None:
             trouble = cut(self.reader.trouble, MAX_NOTE_BYTES)
             summary.notes.append(f"nothing new is started, because state cannot be made durable: {trouble}")
         return summary
+
+    def refused_agents(self) -> Mapping[str, Sequence[str]]:
+        """By pool, some of the agents that want to join it and are refused, each with why."""
+        found: dict[str, list[str]] = {}
+        for pool, agent in self.reader.refused_agents():
+            words = found.setdefault(pool, [])
+            if len(words) < MAX_REFUSED:
+                words.append(f"agent {agent.name} is refused: {agent.reason}")
+        return found
 
     async def answered(self, answer: Awaitable[T], context: Context) -> T:
         """What the driver answers."""

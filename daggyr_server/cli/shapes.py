@@ -178,6 +178,7 @@ def pool(one: pb.Pool) -> Shape:
         "used": dict(one.used),
         "running": one.running,
         "ready": one.ready,
+        "refused": list(one.refused),
     }
 
 
@@ -198,6 +199,7 @@ def agent(one: pb.Agent) -> Shape:
         "cpu_percent": _number(one.cpu_percent),
         "memory_available_bytes": one.memory_available_bytes,
         "address": one.address,
+        "refused": one.refused or None,
     }
 
 

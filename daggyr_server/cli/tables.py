@@ -185,6 +185,7 @@ def expanded_row(task: Task) -> Row:
 
 def show_pools(pools: Iterable[pb.Pool]) -> None:
     columns = Columns("POOL", "EXECUTOR", "HOSTS", "RUNNING", "READY", "USED", right=("HOSTS", "RUNNING", "READY"))
+    pools = list(pools)
     columns.page(
         (
             pool.name + (" (default)" if pool.is_default else ""),
@@ -196,6 +197,9 @@ def show_pools(pools: Iterable[pb.Pool]) -> None:
         )
         for pool in pools
     )
+    for pool in pools:
+        for words_of_one in pool.refused:
+            line(f"{words.printable(pool.name)}: {words.printable(words_of_one)}")
 
 
 def show_agents(agents: Iterable[pb.Agent]) -> None:
@@ -203,6 +207,7 @@ def show_agents(agents: Iterable[pb.Agent]) -> None:
         "AGENT", "POOL", "STATE", "RUNNING", "USED", "LOAD", "CPU", "FREE MEMORY", "LAST SEEN", "ADDRESS", "VERSION",
         right=("RUNNING", "LOAD", "CPU", "FREE MEMORY"),
     )  # fmt: skip
+    agents = list(agents)
     columns.page(
         (
             agent.name,
@@ -219,3 +224,6 @@ def show_agents(agents: Iterable[pb.Agent]) -> None:
         )
         for agent in agents
     )
+    for agent in agents:
+        if agent.refused:
+            line(f"{words.printable(agent.name)} is refused: {words.printable(agent.refused)}")

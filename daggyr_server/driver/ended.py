@@ -63,6 +63,7 @@ class Reader:
         self._loading = asyncio.Lock()
         self.settled = durability.settled
         self.agents = Agents(executors).known
+        self.refused_agents = Agents(executors).refused
 
     @property
     def trouble(self) -> str | None:

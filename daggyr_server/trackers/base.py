@@ -90,6 +90,10 @@ class Tracker(ABC):
         """`address` is what `--tracker` names. Raises TrackerError if it is malformed."""
         self.address = address
 
+    def __str__(self) -> str:
+        """The tracker in messages. A subclass whose address may hold a secret shows it without that."""
+        return self.address.partition(":")[0]
+
     @property
     def folder(self) -> Path | None:
         """A folder on this host's disk for the parts of large runs that need not be in memory.
