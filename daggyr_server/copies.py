@@ -169,10 +169,10 @@ def _count(number: int, noun: str) -> str:
 def _described(life: AnotherLife) -> list[str]:
     lines = [
         f"it is another life of tracker {life.former_id}, and is tracker {life.tracker_id} from now on",
-        f"run ids go on at {life.next_run_id:,}: {IDS_A_DAY:,} are left out for each day begun since the last sign of the "
-        f"former life ({_count(life.days, 'day')})",
-        f"{_count(life.runs, 'run')} had not ended: what was in flight of them is LOST, {_count(life.lost, 'attempt')}, and is queued "
-        "again",
+        f"run ids go on at {life.next_run_id:,}: {IDS_A_DAY:,} are left out for each day begun since the last sign "
+        f"of the former life ({_count(life.days, 'day')})",
+        f"{_count(life.runs, 'run')} had not ended: what was in flight of them is LOST, {_count(life.lost, 'attempt')}, and is "
+        "queued again",
         "agents and hosts end what they still run of the former life when they meet the server",
     ]
     return lines + [f"run {run_id} was left alone: {why}" for run_id, why in life.damaged.items()]

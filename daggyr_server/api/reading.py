@@ -10,6 +10,7 @@ import contextlib
 import math
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 
 import grpc
@@ -59,6 +60,8 @@ class Reading(Servicer):
                 state = run.state if run is not None else row.state
                 if not wanted.admits(row.tags, state, row.submit_time):
                     continue
+                if run is None and not row.damage and (damage := self.reader.damaged.get(row.run_id)) is not None:
+                    row = replace(row, damage=str(damage))
                 summary = self.summary_now(run) if run is not None else views.stored_summary(row)
                 size += summary.ByteSize()
                 if response.runs and (len(response.runs) == most or size > MAX_PAGE_BYTES):
@@ -70,6 +73,9 @@ class Reading(Servicer):
         return response
 
     async def GetRun(self, request: GetRunRequest, context: Context) -> RunSummary:
+        damaged = await self.damaged(request.run_id)
+        if damaged is not None:
+            return damaged
         run = await self.run(request.run_id, context)
         summary = await self.summary(run)
         with contextlib.suppress(TrackerError):  # The notes tell of the trouble; what is in memory is told all the same.

@@ -7,8 +7,9 @@ reach the driver through three objects, `requests`, `reader` and `changes`, and 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn, TypeVar
 
 import grpc
@@ -26,7 +27,7 @@ from daggyr_server.driver.ended import Reader
 from daggyr_server.driver.errors import Closing, Refused
 from daggyr_server.driver.requests import Requests
 from daggyr_server.spec import PoolLimits
-from daggyr_server.trackers.base import StoredAttempt, TrackerError
+from daggyr_server.trackers.base import DamagedRun, StoredAttempt, TrackerError
 
 LARGE_RUN = 20_000  # tasks
 MAX_PAGE_BYTES = 1024 * 1024  # of the rows of one answer
@@ -99,6 +100,21 @@ class Servicer:
             return await answer
         except (TrackerError, Closing, Refused) as error:
             await end_call(error, context)
+
+    async def damaged(self, run_id: int) -> RunSummary | None:
+        """What can be told of a run that is damaged in the tracker; None if it is not, or nothing can. Raises nothing."""
+        if not 0 < run_id <= MAX_INTEGER:
+            return None
+        try:
+            await self.reader.find(run_id)
+        except DamagedRun as damage:
+            with contextlib.suppress(TrackerError):
+                for row in await self.reader.rows(before=run_id + 1, limit=1):
+                    if row.run_id == run_id:
+                        return views.stored_summary(replace(row, damage=row.damage or str(damage)))
+        except (TrackerError, Closing, Refused):
+            pass
+        return None
 
     async def run(self, run_id: int, context: Context) -> Run:
         """The run of this id; 0 is the newest."""
@@ -197,6 +213,8 @@ class Servicer:
 
 async def end_call(error: Refused | Closing | TrackerError, context: Context) -> NoReturn:
     """End a call with the status that fits the driver's error: UNAVAILABLE unless it is a refusal."""
+    if isinstance(error, DamagedRun):
+        await context.abort(grpc.StatusCode.FAILED_PRECONDITION, fitting(str(error)))
     if not isinstance(error, Refused):
         await context.abort(grpc.StatusCode.UNAVAILABLE, fitting(str(error)))
     await context.abort(_CODES[error.refusal.reason], fitting(str(error)))

@@ -38,6 +38,7 @@ def run(summary: RunSummary) -> Shape:
         "delayed": summary.delayed,
         "blocked": summary.blocked,
         "notes": list(summary.notes),
+        "damage": summary.damage or None,
     }
 
 

@@ -50,7 +50,8 @@ async def begin(tracker: SqlTracker, opened: Opened, keep: Callable[[], Keeping]
     # The id comes first: whoever finds the tracker between the two commits already knows that nothing in flight is its own.
     await tracker.begin_another_life(life.tracker_id, life.next_run_id)
     machine = Machine((), next_run_id=life.next_run_id)
-    found = await recovery.unfinished(tracker, keep)
+    found, damaged = await recovery.unfinished(tracker, keep)
+    life.damaged = {damage.run_id: str(damage) for damage in damaged}
     records = machine.handle(now, found).records
     placed: dict[tuple[str, str], None] = {}
     for run in machine.runs.values():

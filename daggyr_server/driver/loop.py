@@ -119,7 +119,9 @@ class Driver:
         self._deletions.go_on(half_deleted)
 
     async def _restore(self) -> None:
-        events = await recovery.unfinished(self._tracker, self._keep)
+        events, damaged = await recovery.unfinished(self._tracker, self._keep)
+        for damage in damaged:
+            self.reader.is_damaged(damage)
         for event in events:
             self._lives.take_up(event.row.run_id, event.adopted)
         self._now = self._clock()

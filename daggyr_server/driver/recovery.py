@@ -17,28 +17,35 @@ from daggyr_server.core.commands import Key
 from daggyr_server.core.events import HostGone, RunRestored
 from daggyr_server.core.graph.graph import Addition, Edit, Graph
 from daggyr_server.core.graph.run import Run
-from daggyr_server.core.graph.segments import Keeping
+from daggyr_server.core.graph.segments import Keeping, Kind
+from daggyr_server.core.states import State
 from daggyr_server.core.stored import Growth, StoredRun
 from daggyr_server.driver.careful import unusable
 from daggyr_server.driver.generators import Generators
 from daggyr_server.driver.lives import Lives
 from daggyr_server.executors.base import Executor
 from daggyr_server.spec import Printed, SpecificationError, decode_json, expand, expand_edit, expand_generated
-from daggyr_server.trackers.base import Tracker, TrackerError
+from daggyr_server.trackers.base import DamagedRun, Tracker
 
 log = logging.getLogger(__name__)
 
+_STATES = frozenset(map(int, State))
+FIRST_GROWTH = 2  # the revision of what comes after the specification as it was submitted
 _PIECE_BYTES = 1024 * 1024
 
 
-async def unfinished(tracker: Tracker, keep: Callable[[], Keeping]) -> list[RunRestored]:
-    """The events that give every run that has not ended back to the machine; `keep` as in `restored`. Raises TrackerError."""
-    events = []
+async def unfinished(tracker: Tracker, keep: Callable[[], Keeping]) -> tuple[list[RunRestored], list[DamagedRun]]:
+    """The events that give every run that has not ended back to the machine, and those runs that are damaged; `keep` as in
+    `restored`. Raises TrackerError."""
+    events, damaged = [], []
     for run_id in await tracker.unfinished():
-        stored = await tracker.load(run_id)
-        if stored is not None:
-            events.append(await restored(stored, keep))
-    return events
+        try:
+            stored = await tracker.load(run_id)
+            if stored is not None:
+                events.append(await restored(stored, keep))
+        except DamagedRun as damage:
+            damaged.append(damage)
+    return events, damaged
 
 
 async def go_on(
@@ -86,16 +93,20 @@ async def restored(stored: StoredRun, keep: Callable[[], Keeping]) -> RunRestore
     """The event that gives `stored` back to the machine; expansion runs in a thread. `keep` makes the lists of
     what tasks execute.
 
-    Raises TrackerError if the documents do not expand any more, which a damaged tracker or an older program would explain.
+    Raises DamagedRun if the documents do not expand any more, or do not fit the tasks, which a damaged tracker or an older
+    program would explain.
     """
     row = stored.row
     try:
         grown = await asyncio.to_thread(_grown, stored, keep)
+        _check_fit(stored, grown.graph)
+    except DamagedRun:
+        raise
     except SpecificationError as error:
-        raise TrackerError(
-            f"run {row.run_id} cannot be restored, because its specification is refused now: {error}; "
-            "was it stored by another version of daggyr?"
-        ) from None
+        what = f"its specification is refused now: {error}; was it stored by another version of daggyr?"
+        raise DamagedRun(row.run_id, what) from None
+    except Exception as error:  # Nobody can list how a document fails that nobody wrote.
+        raise DamagedRun(row.run_id, f"its documents make no graph: {type(error).__name__}: {error}") from None
     return RunRestored(
         row=row,
         tasks=stored.tasks,
@@ -104,6 +115,23 @@ async def restored(stored: StoredRun, keep: Callable[[], Keeping]) -> RunRestore
         growths=grown.growths,
         printed=grown.printed,
     )
+
+
+def _check_fit(stored: StoredRun, graph: Graph) -> None:
+    """Raises DamagedRun if something is recorded of a task that the graph does not have, or a state that is none."""
+    run_id, tasks, size = stored.row.run_id, stored.tasks, graph.size
+    missing = next((number for number, each in enumerate(stored.growths, FIRST_GROWTH) if each.revision != number), None)
+    if missing is not None:
+        raise DamagedRun(run_id, f"its revision {missing} is missing")
+    numbers = [*tasks.numbers[-1:], *(sent.number for sent in stored.in_flight[-1:])]  # Both ascend.
+    if numbers and max(numbers) >= size:
+        raise DamagedRun(run_id, f"it has {size} tasks, and an attempt of number {max(numbers)}")
+    strange = set(tasks.states) - _STATES
+    if strange:
+        raise DamagedRun(run_id, f"a task has the state {min(strange)}, which is none")
+    for sent in stored.in_flight:
+        if graph.kind(sent.number) is not Kind.TASK:
+            raise DamagedRun(run_id, f"task number {sent.number}, which runs nothing, has an attempt in flight")
 
 
 @dataclass(slots=True)
@@ -130,7 +158,7 @@ def _grown(stored: StoredRun, keep: Callable[[], Keeping]) -> _Grown:
             continue
         generator = grown.graph.newest(growth.number)
         if generator is None:
-            raise TrackerError(f"run {stored.row.run_id} cannot be restored: a generator of it was edited away before it ended")
+            raise DamagedRun(stored.row.run_id, "a generator of it was edited away before it ended")
         addition = expand_generated(
             growth.document,
             run_parameters=grown.parameters,

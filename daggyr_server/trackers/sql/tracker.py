@@ -26,7 +26,7 @@ from daggyr_server.trackers.pieces import MAX_OFFSET, in_order, joined
 from daggyr_server.trackers.sql.batch import stored_text
 from daggyr_server.trackers.sql.lock_holder import LockHolder
 from daggyr_server.trackers.sql.readers import Readers, Row, Snapshot
-from daggyr_server.trackers.sql.rows import TasksFold, growth, history, run_row, stored_attempt
+from daggyr_server.trackers.sql.rows import TasksFold, growth, history, making_sense, run_row, shown_row, stored_attempt
 
 WAIT = 10.0  # seconds that a coordinator waits for another one to let go: one that is being replaced is about to
 MAX_OUTPUT_BYTES = 10 * 1024**3  # of a run; the oldest goes first
@@ -60,7 +60,8 @@ class SqlTracker(Tracker):
     ) -> list[StoredAttempt]:
         before = MAX_OFFSET if before is None else before
         rows = await self._readers.rows("attempts", run_id=run_id, number=number, before=before, limit=limit)
-        return [stored_attempt(row) for row in rows]
+        with making_sense(run_id):
+            return [stored_attempt(row) for row in rows]
 
     async def output(self, run_id: int, number: int, attempt: int, stream: int, offset: int, limit: int) -> list[Piece]:
         if offset > MAX_OFFSET:
@@ -83,9 +84,13 @@ class SqlTracker(Tracker):
         return int(rows[0][0]) if rows else None
 
     async def rows(self, *, before: int | None, limit: int) -> list[RunRow]:
-        return [run_row(row) for row in await self._readers.runs(MAX_OFFSET if before is None else before, limit)]
+        return [shown_row(row) for row in await self._readers.runs(MAX_OFFSET if before is None else before, limit)]
 
     async def history(self, run_id: int, number: int | None) -> list[StateChange]:
+        with making_sense(run_id):
+            return await self._history(run_id, number)
+
+    async def _history(self, run_id: int, number: int | None) -> list[StateChange]:
         if number is None:
             return history(await self._readers.rows("run_history", run_id=run_id), None)
         return history(await self._readers.rows("task_history", run_id=run_id, number=number), number)
@@ -97,6 +102,10 @@ class SqlTracker(Tracker):
         return [run_id for (run_id,) in await self._readers.rows("deleting")]
 
     async def load(self, run_id: int) -> StoredRun | None:
+        with making_sense(run_id):
+            return await self._load(run_id)
+
+    async def _load(self, run_id: int) -> StoredRun | None:
         async with self._readers.snapshot() as snapshot:
             runs = await snapshot.rows("run", run_id=run_id)
             if not runs:
