@@ -71,7 +71,7 @@ def _restored(run_id: int, records: Sequence[Record], grown: Grown) -> RunRestor
             printed = edit.printed_after(printed)
         elif isinstance(record, AttemptsAssigned):
             folding.assigned(record.numbers, record.attempts)
-            sent.append(Assigned(record.host, record.host_name, record.time, record.numbers, record.attempts))
+            sent.append(Assigned(record.host, record.host_name, record.time, record.numbers, record.attempts, 0))
         elif isinstance(record, TasksMoved):
             folding.moved(int(record.state), record.numbers, record.attempts)
         elif isinstance(record, AttemptRecorded):

@@ -229,7 +229,9 @@ class Harness:
             templates=[TaskTemplate(spec=spec) for spec in specs],
             assignments=[
                 Assignment(
-                    key=AttemptKey(run_id=run_id, task_number=number, attempt=1), task_id=f"task-{number}", template=number
+                    key=AttemptKey(run_id=run_id, task_number=number, attempt=1, life=self.executor.context.life),
+                    task_id=f"task-{number}",
+                    template=number,
                 )
                 for number in range(len(specs))
             ],
