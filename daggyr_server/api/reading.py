@@ -9,6 +9,7 @@ import asyncio
 import math
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 
 import grpc
@@ -37,6 +38,7 @@ from daggyr_server.core.graph.run import Run
 from daggyr_server.core.states import STATE_OF, Phase, State
 from daggyr_server.trackers.base import MAX_ATTEMPTS, StateChange, StoredAttempt, TrackerError
 
+_WITH_HOSTS = frozenset({Phase.READY, Phase.ASSIGNED, Phase.RUNNING})
 MAX_RUNS_A_PAGE = 1_000
 MAX_TASKS_A_PAGE = 10_000
 MAX_ATTEMPTS_BYTES = 512 * 1024  # of one answer: a task's details may take the rest
@@ -58,6 +60,8 @@ class Reading(Servicer):
                 state = run.state if run is not None else row.state
                 if not wanted.admits(row.tags, state, row.submit_time):
                     continue
+                if run is None and not row.damage and (damage := self.reader.damaged.get(row.run_id)) is not None:
+                    row = replace(row, damage=str(damage))
                 summary = self.summary_now(run) if run is not None else self.stored_summary(row)
                 size += summary.ByteSize()
                 if response.runs and (len(response.runs) == most or size > MAX_PAGE_BYTES):
@@ -74,6 +78,8 @@ class Reading(Servicer):
         summary = None
         if self.reader.being_restored(run_id) is not None and (row := await self.answered(self.reader.row(run_id), context)):
             summary = self.stored_summary(row)
+        elif (damaged := await self.damaged(run_id)) is not None:
+            return damaged
         if summary is None:
             summary = await self.summary(await self.run(run_id, context))
         try:  # What is in memory is told all the same.
@@ -134,8 +140,14 @@ class Reading(Servicer):
         return ExplainTaskResponse(
             run_id=run.run_id,
             state=int(views.whole_state(run, number)),  # type: ignore[arg-type]
-            reasons=explanation(run, number, self.reader.pools, last),
+            reasons=[*explanation(run, number, self.reader.pools, last), *self._refused(run, number)],
         )
+
+    def _refused(self, run: Run, number: int) -> Sequence[str]:
+        """Of a task that waits for a host or is with one: which agents of its pool are refused, and why."""
+        if Phase(run.phases[number]) not in _WITH_HOSTS:
+            return ()
+        return [f"{words[0].upper()}{words[1:]}." for words in self.refused_agents().get(run.graph.policy(number).pool, ())]
 
     async def ReadOutput(self, request: ReadOutputRequest, context: Context) -> AsyncIterator[ReadOutputResponse]:
         run = await self.run(request.run_id, context)

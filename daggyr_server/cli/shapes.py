@@ -38,6 +38,7 @@ def run(summary: RunSummary) -> Shape:
         "delayed": summary.delayed,
         "blocked": summary.blocked,
         "notes": list(summary.notes),
+        "damage": summary.damage or None,
     }
 
 
@@ -178,6 +179,7 @@ def pool(one: pb.Pool) -> Shape:
         "used": dict(one.used),
         "running": one.running,
         "ready": one.ready,
+        "refused": list(one.refused),
     }
 
 
@@ -198,6 +200,7 @@ def agent(one: pb.Agent) -> Shape:
         "cpu_percent": _number(one.cpu_percent),
         "memory_available_bytes": one.memory_available_bytes,
         "address": one.address,
+        "refused": one.refused or None,
     }
 
 

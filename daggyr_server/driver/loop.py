@@ -37,7 +37,7 @@ from daggyr_server.driver.inbox import Inbox, Reported, ToKeep
 from daggyr_server.driver.lives import Lives
 from daggyr_server.driver.reports import PoolReports, event_of
 from daggyr_server.driver.requests import Requests
-from daggyr_server.driver.restoring import Restoring
+from daggyr_server.driver.restoring import MissingRuns
 from daggyr_server.driver.spilled import SpilledTasks
 from daggyr_server.executors.base import Executor, ExecutorError
 from daggyr_server.trackers.base import LostTracker, Tracker, TrackerError
@@ -83,7 +83,7 @@ class Driver:
         self._task: asyncio.Task[None] | None = None
         self._restorer: asyncio.Task[None] | None = None
         self._watcher: asyncio.Task[None] | None = None
-        self._restoring = Restoring(tracker, self._inbox, generators, self._lives, self._durability, clock, self._keep)
+        self._restoring = MissingRuns(tracker, self._inbox, generators, self._lives, self._durability, clock, self._keep)
         self._held: list[Command] | None = []  # what executors are to do, until the runs of before are back
         self.reader = Reader(
             *(machine, tracker, self._executors, self._inbox, self._durability, self._lives, self._restoring, clock, self._keep),
@@ -141,7 +141,9 @@ class Driver:
     async def _restore(self, run_ids: Sequence[int]) -> None:
         begun = self._clock()
         for run_id in run_ids:
-            await self._restoring.bring_back(run_id)
+            damage = await self._restoring.bring_back(run_id)
+            if damage is not None:
+                self.reader.is_damaged(damage)
         runs = [self._machine.runs[run_id] for run_id in run_ids if run_id in self._machine.runs]
         gone = recovery.go_on(runs, self._executors, self._lives)
         if run_ids:

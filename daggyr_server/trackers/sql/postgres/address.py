@@ -7,7 +7,7 @@ it, and it is taken out of errors. psycopg may be missing; then making an addres
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from daggyr_server.trackers.base import TrackerError
@@ -72,6 +72,7 @@ class PostgresAddress:
         if rest.partition("?")[0].count("@") > 1 or "@" in str(given.get("dbname", "")) or not (ports.isdecimal() or not ports):
             raise malformed
         self._secrets = [str(given[name]) for name in _SECRET if given.get(name)]
+        self.given: Mapping[str, Any] = given  # what the address says, its secrets included
         self.session = _SESSION  # what a new connection is told
         self.conninfo = conninfo.make_conninfo(**{**_DEFAULTS, **given})
         self.host = str(given.get("host") or "")

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 
 from daggyr_server.trackers.base import MAX_ROWS_BYTES, TrackerError
 from daggyr_server.trackers.sql.postgres.address import MISSING, PostgresAddress
-from daggyr_server.trackers.sql.postgres.watch import Watch
+from daggyr_server.trackers.sql.postgres.watch import AnswerWatch
 from daggyr_server.trackers.sql.readers import Readers, Row
 from daggyr_server.trackers.sql.statements import statements
 
@@ -31,7 +31,7 @@ class PostgresReaders(Readers):
 
     rows_a_turn = 5_000
 
-    def __init__(self, where: PostgresAddress, watch: Watch) -> None:
+    def __init__(self, where: PostgresAddress, watch: AnswerWatch) -> None:
         self._where = where
         self._watch = watch
         self._is_open = False

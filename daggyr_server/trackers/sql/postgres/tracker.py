@@ -28,7 +28,7 @@ from daggyr_server.trackers.sql.deletion import Slice
 from daggyr_server.trackers.sql.lock_holder import LockHolder, in_use
 from daggyr_server.trackers.sql.postgres.address import MISSING, PostgresAddress
 from daggyr_server.trackers.sql.postgres.readers import SQL, PostgresReaders
-from daggyr_server.trackers.sql.postgres.watch import Watch, within
+from daggyr_server.trackers.sql.postgres.watch import AnswerWatch, within
 from daggyr_server.trackers.sql.statements import missing_migrations
 from daggyr_server.trackers.sql.tracker import MAX_OUTPUT_BYTES, WAIT, SqlTracker
 
@@ -56,7 +56,7 @@ class PostgresTracker(SqlTracker):
 
     def __init__(self, address: str, *, wait: float = WAIT, output_limit: int = MAX_OUTPUT_BYTES) -> None:
         self._address = PostgresAddress(address)
-        self._watch = Watch(self._address)
+        self._watch = AnswerWatch(self._address)
         self._readers: PostgresReaders = PostgresReaders(self._address, self._watch)
         where = str(self._address)
         super().__init__(where, where, self._readers, wait=wait, output_limit=output_limit)
@@ -159,6 +159,27 @@ class PostgresTracker(SqlTracker):
         above = await writer.execute(SQL["above_limit"], {"limit": self._output_limit, "runs": list(runs)})
         for run_id, excess in await above.fetchall():
             await writer.execute(SQL["drop_oldest"], {"run_id": run_id, "bytes": excess})
+
+    async def _write_life(self, tracker_id: str, next_run_id: int) -> None:
+        async with self._writing:
+            writer = await self._held()
+            with self._address.in_words():
+                await writer.execute(SQL["begin_another_life"], (tracker_id, next_run_id))
+
+    def back_up(self, destination: Path) -> int:
+        """Copy the tracker, in use or not, to a new file; returns its size in bytes. It blocks. Raises TrackerError."""
+        from daggyr_server.trackers.sql.postgres.copies import back_up
+
+        return back_up(self._address, destination)
+
+    async def exists(self) -> bool:
+        """Whether the database holds a tracker. Called before `open`. Raises TrackerError."""
+        with self._address.in_words():
+            connection = await WatchedConnection.made(None, self._address)
+            try:
+                return bool((await _one(connection, "exists"))[0])
+            finally:
+                await connection.close()
 
     async def delete(self, run_id: int, limit: int) -> bool:
         return await _finished(self._delete(Slice(run_id, limit)))

@@ -6,7 +6,7 @@ PROBE_SECONDS, the server is *silent*: the connections of all calls that wait ar
 so does every later call, until the watch has got an answer. A short limit for each statement would be wrong both ways: to load a
 large run takes long on a server that is well, and a server that is stopped does not look at limits.
 
-`PostgresTracker` has one `Watch`; all connections of the tracker are made by it. A call that is cancelled costs its connection,
+`PostgresTracker` has one `AnswerWatch`; all connections of the tracker are made by it. A call that is cancelled costs its connection,
 because to ask the server for the end of a statement takes an answer of the server's. Nothing here knows statements or tables.
 """
 
@@ -34,7 +34,7 @@ LONGEST = 600.0
 _LOOK = 0.5  # seconds between looks at the calls that wait
 
 
-class Watch:
+class AnswerWatch:
     """Makes a tracker's connections and watches over them. Methods belong to one event loop."""
 
     def __init__(self, address: PostgresAddress) -> None:
@@ -151,11 +151,11 @@ if MISSING is None:
     class WatchedConnection(psycopg.AsyncConnection[Any]):
         """A connection that its watch may cut, and that is cut if the task that waits for it is cancelled."""
 
-        watch: Watch | None = None
+        watch: AnswerWatch | None = None
         _cut: str | None = None  # why it was cut
 
         @classmethod
-        async def made(cls, watch: Watch | None, address: PostgresAddress) -> Self:
+        async def made(cls, watch: AnswerWatch | None, address: PostgresAddress) -> Self:
             """Connect. Raises psycopg.Error."""
             connection = await cls.connect(address.conninfo, autocommit=True)
             connection.watch = watch
