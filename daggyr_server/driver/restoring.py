@@ -1,9 +1,9 @@
 """Brings the runs that had not ended back after a start, one after the other, while the server answers already.
 
-The loop makes the one `MissingRuns`. Until all runs are back, executors are told nothing, and what they tell waits, so that nothing
-is placed beside attempts that are not known yet. Readers ask here whether a run is missing only because it is not back so far. A
-tracker that cannot be read for a while is asked again, for as long as that takes. Nothing here changes the machine: it asks the
-loop to.
+The loop makes the one `MissingRuns`. Until all runs are back, executors are told nothing, and what they tell waits, so that
+nothing is placed beside attempts that are not known yet. Readers ask here whether a run is missing only because it is not back so
+far. A tracker that cannot be read for a while is asked again, for as long as that takes. Nothing here changes the machine: it
+asks the loop to.
 """
 
 from __future__ import annotations

@@ -27,6 +27,7 @@ from daggyr_server.trackers.sql.batch import Batch, Row
 from daggyr_server.trackers.sql.deletion import Slice
 from daggyr_server.trackers.sql.lock_holder import LockHolder, in_use
 from daggyr_server.trackers.sql.postgres.address import MISSING, PostgresAddress
+from daggyr_server.trackers.sql.postgres.pooler import check_session
 from daggyr_server.trackers.sql.postgres.readers import SQL, PostgresReaders
 from daggyr_server.trackers.sql.postgres.watch import AnswerWatch, within
 from daggyr_server.trackers.sql.statements import missing_migrations
@@ -83,6 +84,7 @@ class PostgresTracker(SqlTracker):
     async def _open(self, writer: WatchedConnection) -> Opened:
         try:
             with self._address.in_words(opening=True):
+                await check_session(writer, self._watch, self._address)
                 await self._lock(writer)
                 await self._warn_if_not_durable(writer)
                 await _bring_up_to_date(writer, self._where)

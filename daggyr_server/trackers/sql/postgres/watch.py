@@ -6,8 +6,9 @@ PROBE_SECONDS, the server is *silent*: the connections of all calls that wait ar
 so does every later call, until the watch has got an answer. A short limit for each statement would be wrong both ways: to load a
 large run takes long on a server that is well, and a server that is stopped does not look at limits.
 
-`PostgresTracker` has one `AnswerWatch`; all connections of the tracker are made by it. A call that is cancelled costs its connection,
-because to ask the server for the end of a statement takes an answer of the server's. Nothing here knows statements or tables.
+`PostgresTracker` has one `AnswerWatch`; all connections of the tracker are made by it. A call that is cancelled costs its
+connection, because to ask the server for the end of a statement takes an answer of the server's. Nothing here knows statements or
+tables.
 """
 
 from __future__ import annotations
