@@ -98,12 +98,12 @@ def needed(growths: Iterable[Growth], replaced: Container[int]) -> set[int]:
     specification has tasks of theirs.
     """
     found: set[int] = set()
-    own = [0]  # what the tasks of the specification that the run had then were made from
+    made_from = [0]  # what the tasks of the specification that the run had then were made from
     for growth in growths:
         if growth.number is not None:
-            own.append(growth.revision)
+            made_from.append(growth.revision)
             continue
         if growth.revision not in replaced:
-            found.update(own, (growth.revision, *growth.kept))  # which tasks went over is found by making both graphs
-        own = [growth.revision, *growth.kept]
-    return found.union(own)
+            found.update(made_from, (growth.revision, *growth.kept))  # which tasks went over is found by making both graphs
+        made_from = [growth.revision, *growth.kept]
+    return found.union(made_from)
