@@ -41,6 +41,7 @@ from daggyr_server.executors.context import ExecutorContext, PoolAccess
 from daggyr_server.executors.loader import find_executor
 from daggyr_server.spec import PoolLimits
 from daggyr_server.trackers.loader import make_tracker
+from daggyr_server.trackers.seen import check_seen
 
 if TYPE_CHECKING:
     from grpc_health.v1.health.aio import HealthServicer
@@ -77,6 +78,7 @@ async def coordinator(
     opened = await tracker.open()
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(tracker.close)
+        check_seen(opened, str(tracker), os.environ)
         access, pins = PoolAccess(), AgentPins()
         context = ExecutorContext(
             access=access,

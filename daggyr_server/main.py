@@ -1,4 +1,4 @@
-"""`daggyr-server`: the coordinator as a program.
+"""`daggyr-server`: the coordinator as a program, and the commands for its tracker (copies.py).
 
 Reads the options and the configuration, opens a coordinator (coordinator.py), and lets it work until a signal, its lifeline or a
 failure of its own ends it. A fault that a person can mend is one message on stderr and exit code 2. Nothing is decided here.
@@ -47,7 +47,19 @@ GC_THRESHOLD = 50_000
 SWITCH_SECONDS = 0.0005
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+class _Commands(click.Group):
+    """The commands beside the server itself. What they need is loaded when one of them is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return ["backup", "restore"]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        from daggyr_server import copies
+
+        return {"backup": copies.backup, "restore": copies.restore}.get(cmd_name)
+
+
+@click.group(cls=_Commands, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--config", type=ChosenPath(), envvar="DAGGYR_CONFIG", help="TOML or JSON file.")
 @click.option(
     "--listen", metavar="HOST:PORT", help="Where to listen. Port 0 takes a free one; unix:PATH is a socket.  [127.0.0.1:2503]"
@@ -71,7 +83,9 @@ SWITCH_SECONDS = 0.0005
 @click.option("--private-folder", type=click.Path(path_type=Path), hidden=True, help="Remove it in the end if its owner is gone.")
 @click.option("--log-level", type=click.Choice(LEVELS), default="info", show_default=True)
 @click.version_option(__version__, message="daggyr-server %(version)s")
+@click.pass_context
 def main(
+    context: click.Context,
     config: Path | None,
     listen: str | None,
     tracker: str | None,
@@ -90,6 +104,8 @@ def main(
         daggyr-server --config server.toml --listen 0.0.0.0:2503
     """
     log_to_stderr("daggyr-server", log_level)
+    if context.invoked_subcommand is not None:
+        return
     try:
         Path.cwd()
     except FileNotFoundError:

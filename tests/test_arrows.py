@@ -39,6 +39,7 @@ PLUGINS = "daggyr_server.plugins"
 REFUSED = "daggyr_server.refused_callers"
 QUIET_GRPC = "daggyr_server.quiet_grpc"
 COORDINATOR = "daggyr_server.coordinator"
+COPIES = "daggyr_server.copies"
 MAIN = "daggyr_server.main"
 ENTRY = "daggyr_server.__main__"
 
@@ -76,7 +77,8 @@ ARROWS: dict[str, frozenset[str]] = {
     CLI: WIRE | {CHOSEN_PATH, SPEC, f"{GRAPH}.graph", f"{GRAPH}.segments", "click", "msgspec", "rich"},
     ENTRY: frozenset({"daggyr", MAIN}),
     COORDINATOR: SERVICES | BELOW_DRIVER | {"daggyr", DRIVER, API, CONFIG},
-    MAIN: frozenset({"daggyr", COORDINATOR, CHOSEN_PATH, CONFIG, DESCRIPTORS, QUIET_GRPC, "click", "msgspec"})
+    COPIES: frozenset({"daggyr", CHOSEN_PATH, CONFIG, DRIVER, TRACKERS, "click"}),
+    MAIN: frozenset({"daggyr", COORDINATOR, COPIES, CHOSEN_PATH, CONFIG, DESCRIPTORS, QUIET_GRPC, "click", "msgspec"})
     | {f"{API}.listening", f"{EXECUTORS}.base", f"{EXECUTORS}.context", f"{TRACKERS}.base"},
 }
 

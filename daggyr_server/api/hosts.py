@@ -17,6 +17,7 @@ from daggyr.v1.runs_pb2 import (
     AGENT_STATE_DRAINING,
     AGENT_STATE_EXPECTED,
     AGENT_STATE_PAUSED,
+    AGENT_STATE_REFUSED,
     Agent,
     DrainAgentRequest,
     DrainAgentResponse,
@@ -48,11 +49,13 @@ class Hosts(Servicer):
         running = Counter[str]()
         for flight in self.reader.in_flight():
             running[flight.pool] += flight.start_time is not None
+        refused = self.refused_agents()
         response = ListPoolsResponse()
         size = 0
         for place, name in enumerate(names[start:], start):
             entry = self._pool(name)
             entry.running = running[name]
+            entry.refused.extend(refused.get(name, ()))
             size += entry.ByteSize()
             if response.pools and size > MAX_PAGE_BYTES:
                 response.next_page_token = str(place)
@@ -79,7 +82,12 @@ class Hosts(Servicer):
         return entry
 
     async def ListAgents(self, request: ListAgentsRequest, context: Context) -> ListAgentsResponse:
-        known = self.reader.agents()
+        known: list[tuple[str, Any]] = self.reader.agents()
+        connected = {agent.agent_id for _, agent in known if agent.session is not None}
+        refused = {
+            agent.agent_id: (pool, agent) for pool, agent in self.reader.refused_agents() if agent.agent_id not in connected
+        }
+        known = [entry for entry in known if entry[1].agent_id not in refused] + list(refused.values())
         start = await _start(request.page_token, context)
         running, waiting = Counter[str](), Counter[str]()  # by host: attempts are gone through once, not once an agent
         for flight in self.reader.in_flight():
@@ -87,7 +95,7 @@ class Hosts(Servicer):
         response = ListAgentsResponse()
         size = 0
         for place, (pool, agent) in enumerate(known[start:], start):
-            entry = self._agent(pool, agent)
+            entry = _refused(pool, agent) if agent.agent_id in refused else self._agent(pool, agent)
             entry.running, entry.waiting = running[agent.agent_id], waiting[agent.agent_id]
             size += entry.ByteSize()
             if response.agents and (len(response.agents) == MAX_AGENTS_A_PAGE or size > MAX_PAGE_BYTES):
@@ -138,6 +146,20 @@ class Hosts(Servicer):
 
     async def ForgetAgent(self, request: ForgetAgentRequest, context: Context) -> ForgetAgentResponse:
         return ForgetAgentResponse(lost=await self.answered(self.requests.forget_agent(request.name), context))
+
+
+def _refused(pool: str, agent: Any) -> Agent:
+    return Agent(
+        name=agent.name,
+        agent_id=agent.agent_id,
+        pool=pool,
+        state=AGENT_STATE_REFUSED,
+        resources=views.shown_resources(agent.resources),
+        version=cut(agent.version, 200),
+        last_seen=views.timestamp(agent.last_seen),
+        address=agent.address,
+        refused=agent.reason,
+    )
 
 
 async def _start(token: str, context: Context) -> int:

@@ -6,14 +6,15 @@ They never change anything. Part of `RunsService` (runs.py). The call that tells
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 
 import grpc
 
+from daggyr.bounds import MAX_NOTE_BYTES, cut
 from daggyr.v1.run_pb2 import Attempt, RunSummary
 from daggyr.v1.run_pb2 import Task as TaskMessage
 from daggyr.v1.runs_pb2 import (
@@ -37,6 +38,7 @@ from daggyr_server.core.graph.run import Run
 from daggyr_server.core.states import STATE_OF, Phase, State
 from daggyr_server.trackers.base import MAX_ATTEMPTS, StateChange, StoredAttempt, TrackerError
 
+_WITH_HOSTS = frozenset({Phase.READY, Phase.ASSIGNED, Phase.RUNNING})
 MAX_RUNS_A_PAGE = 1_000
 MAX_TASKS_A_PAGE = 10_000
 MAX_ATTEMPTS_BYTES = 512 * 1024  # of one answer: a task's details may take the rest
@@ -58,6 +60,8 @@ class Reading(Servicer):
                 state = run.state if run is not None else row.state
                 if not wanted.admits(row.tags, state, row.submit_time):
                     continue
+                if run is None and not row.damage and (damage := self.reader.damaged.get(row.run_id)) is not None:
+                    row = replace(row, damage=str(damage))
                 summary = self.summary_now(run) if run is not None else self.stored_summary(row)
                 size += summary.ByteSize()
                 if response.runs and (len(response.runs) == most or size > MAX_PAGE_BYTES):
@@ -74,10 +78,14 @@ class Reading(Servicer):
         summary = None
         if self.reader.being_restored(run_id) is not None and (row := await self.answered(self.reader.row(run_id), context)):
             summary = self.stored_summary(row)
+        elif (damaged := await self.damaged(run_id)) is not None:
+            return damaged
         if summary is None:
             summary = await self.summary(await self.run(run_id, context))
-        with contextlib.suppress(TrackerError):  # The notes tell of the trouble; what is in memory is told all the same.
+        try:  # What is in memory is told all the same.
             summary.history.extend(views.history(await self.reader.history(summary.run_id, None)))
+        except TrackerError as error:
+            summary.notes.append(cut(f"its history cannot be read: {error}", MAX_NOTE_BYTES))
         return summary
 
     async def ListTasks(self, request: ListTasksRequest, context: Context) -> ListTasksResponse:
@@ -135,8 +143,17 @@ class Reading(Servicer):
         return ExplainTaskResponse(
             run_id=run.run_id,
             state=int(views.whole_state(run, number)),  # type: ignore[arg-type]
-            reasons=explanation(run, number, self.reader.pools, last, self.reader.placement(run, number), self.reader.notes),
+            reasons=[
+                *explanation(run, number, self.reader.pools, last, self.reader.placement(run, number), self.reader.notes),
+                *self._refused(run, number),
+            ],
         )
+
+    def _refused(self, run: Run, number: int) -> Sequence[str]:
+        """Of a task that waits for a host or is with one: which agents of its pool are refused, and why."""
+        if Phase(run.phases[number]) not in _WITH_HOSTS:
+            return ()
+        return [f"{words[0].upper()}{words[1:]}." for words in self.refused_agents().get(run.graph.policy(number).pool, ())]
 
     async def ReadOutput(self, request: ReadOutputRequest, context: Context) -> AsyncIterator[ReadOutputResponse]:
         run = await self.run(request.run_id, context)

@@ -7,8 +7,9 @@ reach the driver through three objects, `requests`, `reader` and `changes`, and 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn, TypeVar
 
 import grpc
@@ -27,11 +28,12 @@ from daggyr_server.driver.ended import Reader
 from daggyr_server.driver.errors import BeingRestored, Closing, Refused
 from daggyr_server.driver.requests import Requests
 from daggyr_server.spec import PoolLimits
-from daggyr_server.trackers.base import StoredAttempt, TrackerError
+from daggyr_server.trackers.base import DamagedRun, StoredAttempt, TrackerError
 
 LARGE_RUN = 20_000  # tasks
 MAX_PAGE_BYTES = 1024 * 1024  # of the rows of one answer
 MAX_INTEGER = 2**63 - 1  # the largest that a tracker can hold; fields of requests reach further
+MAX_REFUSED = 10  # agents of a pool that are told of
 TURN = 250  # rows that are made before everybody else has a turn: a millisecond or two
 STRANGE_TOKEN = "this page token was not made by this server"
 _CODES = {
@@ -76,6 +78,9 @@ class Servicer:
     def summary_now(self, run: Run) -> RunSummary:
         """A run as the machine has it, which may be more than is durable."""
         summary = views.run_summary(run, self.reader.pools, self.changes.seq(run.run_id))
+        if not run.has_ended and (refused := self.refused_agents()):
+            for pool in {policy.pool: None for policy in run.graph.policies}:
+                summary.notes.extend(refused.get(pool, ()))
         if self.reader.trouble is not None:
             trouble = cut(self.reader.trouble, MAX_NOTE_BYTES)
             summary.notes.append(f"nothing new is started, because state cannot be made durable: {trouble}")
@@ -89,12 +94,36 @@ class Servicer:
             summary.notes.append(restored)
         return summary
 
+    def refused_agents(self) -> Mapping[str, Sequence[str]]:
+        """By pool, some of the agents that want to join it and are refused, each with why."""
+        found: dict[str, list[str]] = {}
+        for pool, agent in self.reader.refused_agents():
+            words = found.setdefault(pool, [])
+            if len(words) < MAX_REFUSED:
+                words.append(f"agent {agent.name} is refused: {agent.reason}")
+        return found
+
     async def answered(self, answer: Awaitable[T], context: Context) -> T:
         """What the driver answers."""
         try:
             return await answer
         except (TrackerError, BeingRestored, Closing, Refused) as error:
             await end_call(error, context)
+
+    async def damaged(self, run_id: int) -> RunSummary | None:
+        """What can be told of a run that is damaged in the tracker; None if it is not, or nothing can. Raises nothing."""
+        if not 0 < run_id <= MAX_INTEGER:
+            return None
+        try:
+            await self.reader.find(run_id)
+        except DamagedRun as damage:
+            with contextlib.suppress(TrackerError):
+                for row in await self.reader.rows(before=run_id + 1, limit=1):
+                    if row.run_id == run_id:
+                        return views.stored_summary(replace(row, damage=row.damage or str(damage)))
+        except (TrackerError, BeingRestored, Closing, Refused):
+            pass
+        return None
 
     async def run(self, run_id: int, context: Context) -> Run:
         """The run of this id; 0 is the newest."""
@@ -193,6 +222,8 @@ class Servicer:
 
 async def end_call(error: Refused | BeingRestored | Closing | TrackerError, context: Context) -> NoReturn:
     """End a call with the status that fits the driver's error: UNAVAILABLE unless it is a refusal."""
+    if isinstance(error, DamagedRun):
+        await context.abort(grpc.StatusCode.FAILED_PRECONDITION, fitting(str(error)))
     if not isinstance(error, Refused):
         await context.abort(grpc.StatusCode.UNAVAILABLE, fitting(str(error)))
     await context.abort(_CODES[error.refusal.reason], fitting(str(error)))

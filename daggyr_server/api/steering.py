@@ -50,6 +50,9 @@ class Steering(Servicer):
     async def DeleteRun(self, request: DeleteRunRequest, context: Context) -> DeleteRunResponse:
         if not request.run_id:
             await context.abort(grpc.StatusCode.NOT_FOUND, "which run is to be taken away? Name its id")
+        if await self.damaged(request.run_id) is not None:
+            await self.answered(self.requests.delete(request.run_id), context)
+            return DeleteRunResponse()
         run = await self.run(request.run_id, context)
         if not run.has_ended:
             message = f"run {run.run_id} has not ended: it is {run.state.name}; kill it first"

@@ -10,7 +10,7 @@ from itertools import islice
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from daggyr.bounds import are_bounded, bounded_notes, cut
+from daggyr.bounds import MAX_NOTE_BYTES, are_bounded, bounded_notes, cut
 from daggyr.substitution import Filling
 from daggyr.v1.run_pb2 import (
     TASK_TYPE_COMMAND,
@@ -94,6 +94,8 @@ def stored_summary(row: RunRow) -> RunSummary:
         submit_time=timestamp(row.submit_time),
         pool=row.pool,
     )
+    if row.damage:
+        summary.damage = cut(row.damage, MAX_NOTE_BYTES)
     if row.start_time is not None:
         summary.start_time.CopyFrom(timestamp(row.start_time))
     if row.stop_time is not None:

@@ -38,6 +38,7 @@ def run(summary: RunSummary) -> Shape:
         "delayed": summary.delayed,
         "blocked": summary.blocked,
         "notes": list(summary.notes),
+        "damage": summary.damage or None,
     }
 
 
@@ -193,6 +194,7 @@ def pool(one: pb.Pool) -> Shape:
         "ready": one.ready,
         "paused": [host_pause(pause) for pause in one.paused],
         "notes": list(one.notes),
+        "refused": list(one.refused),
     }
 
 
@@ -221,6 +223,7 @@ def agent(one: pb.Agent) -> Shape:
         "pause": host_pause(one.pause) if one.HasField("pause") else None,
         "shortage": one.shortage,
         "expected": one.expected,
+        "refused": one.refused or None,
     }
 
 

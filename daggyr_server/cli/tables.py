@@ -18,6 +18,7 @@ from daggyr_server.cli.stdout import Columns, Row, fields, line, paint
 
 _CHANGES = 20  # changes of state
 _NAMES = 10  # names of parents or children
+DAMAGED = "DAMAGED"  # in the place of the state of a run that is damaged in the tracker
 _TAGS = 500  # characters of a run's tags in a list; `daggyr show` has all of them
 
 
@@ -28,7 +29,7 @@ def run_columns() -> Columns:
 def run_row(run: RunSummary) -> Row:
     return (
         str(run.run_id),
-        names.state(run.state),
+        DAMAGED if run.damage else names.state(run.state),
         f"{words.ended(run):,}/{words.total(run):,}",
         words.time(run.submit_time),
         words.took(run, datetime.now(UTC)),
@@ -43,7 +44,7 @@ def _tags(run: RunSummary) -> str:
 
 
 def show_run(run: RunSummary) -> None:
-    state = names.state(run.state)
+    state = DAMAGED if run.damage else names.state(run.state)
     waiting = [(run.ready, "for capacity"), (run.delayed, "for a retry"), (_blocked(run), "for other tasks")]
     line(f"Run {run.run_id}  {paint(state, state)}")
     fields(
@@ -57,6 +58,7 @@ def show_run(run: RunSummary) -> None:
             ("took", words.took(run, datetime.now(UTC))),
             ("tasks", f"{words.total(run):,}: {words.counts(run)}"),
             ("waiting", ", ".join(f"{count:,} {what}" for count, what in waiting if count and run.state not in ENDED)),
+            ("damage", run.damage),
             *(("note", note) for note in run.notes),
         ]
     )
@@ -211,6 +213,8 @@ def show_pools(pools: Sequence[pb.Pool]) -> None:
             line(f"{words.printable(pool.name)}: {_paused(pause)}")
         for note in pool.notes:
             line(f"{words.printable(pool.name)}: {words.printable(note)}")
+        for words_of_one in pool.refused:
+            line(f"{words.printable(pool.name)}: {words.printable(words_of_one)}")
 
 
 def show_agents(agents: Sequence[pb.Agent]) -> None:
@@ -218,6 +222,7 @@ def show_agents(agents: Sequence[pb.Agent]) -> None:
         "AGENT", "POOL", "STATE", "RUNNING", "USED", "LOAD", "CPU", "FREE MEMORY", "LAST SEEN", "ADDRESS", "VERSION",
         right=("RUNNING", "LOAD", "CPU", "FREE MEMORY"),
     )  # fmt: skip
+    agents = list(agents)
     columns.page(
         (
             agent.name,
@@ -241,6 +246,8 @@ def show_agents(agents: Sequence[pb.Agent]) -> None:
             line(f"{words.printable(agent.name)}: {words.printable(agent.expected)}")
         if agent.shortage:
             line(f"{words.printable(agent.name)}: it {words.printable(agent.shortage)}")
+        if agent.refused:
+            line(f"{words.printable(agent.name)} is refused: {words.printable(agent.refused)}")
 
 
 def _paused(pause: pb.HostPause) -> str:

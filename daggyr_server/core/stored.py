@@ -33,6 +33,7 @@ class RunRow:
     killing: bool  # a person asked for the end of the run
     task_states: Mapping[State, int]
     command_states: Mapping[State, int] = field(default_factory=dict)
+    damage: str = ""  # why the row makes no sense; then the other fields are what could be read of it
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from daggyr_server.driver.errors import Closing, Refused
 from daggyr_server.executors.agents.executor import AgentExecutor
 from daggyr_server.executors.agents.known_agent import KnownAgent
 from daggyr_server.executors.agents.pins import PinsClosed
+from daggyr_server.executors.agents.refused import RefusedAgent
 from daggyr_server.executors.base import Executor
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,15 @@ class Agents:
             for pool, executor in sorted(self._executors.items())
             if isinstance(executor, AgentExecutor)
             for agent in (*executor.agents.values(), *executor.expected())
+        ]
+
+    def refused(self) -> list[tuple[str, RefusedAgent]]:
+        """Every agent that was refused lately because it is ahead of the tracker, with its pool."""
+        return [
+            (pool, agent)
+            for pool, executor in sorted(self._executors.items())
+            if isinstance(executor, AgentExecutor)
+            for agent in executor.refused
         ]
 
     def drain(self, name: str) -> set[str]:

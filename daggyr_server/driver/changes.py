@@ -30,10 +30,9 @@ class Changes:
     """Numbered changes by run. Numbers grow from change to change, and from each start of the coordinator to the next."""
 
     def __init__(self, epoch: int) -> None:
-        self._first = epoch << 32
+        self._first = epoch << 32  # the number that runs without a log have: no number of theirs was higher
         self._logs: dict[int, _Log] = {}
         self._ended: dict[int, None] = {}  # ended runs with a log; the one that ended last comes last
-        self._newest: dict[int, int] = {}  # of ended runs without a log: the number of the last change
         self._waiters: dict[int, set[asyncio.Event]] = {}
 
     def publish(self, changed: Mapping[int, Sequence[int]]) -> None:
@@ -41,7 +40,7 @@ class Changes:
         for run_id, numbers in changed.items():
             log = self._logs.get(run_id)
             if log is None:
-                log = self._logs[run_id] = _Log(self._newest.pop(run_id, self._first))
+                log = self._logs[run_id] = _Log(self._first)
             log.seq += 1
             log.entries.append((log.seq, numbers))
             log.tasks += len(numbers) + 1
@@ -59,7 +58,11 @@ class Changes:
             log.since, log.tasks = log.seq, 0
 
     def ended(self, run_id: int) -> None:
-        """A run has ended. Once KEPT_ENDED runs have ended after it, its changes are forgotten, all but the last one's number."""
+        """A run has ended. Once KEPT_ENDED runs have ended after it, its changes are forgotten.
+
+        Nothing of it stays, not even a number. All runs without a log have one number together, which is never below one that was
+        told. A watcher of a forgotten run may so be told to read the run again, which costs it a look.
+        """
         self._ended.pop(run_id, None)
         self._ended[run_id] = None
         if len(self._ended) > KEPT_ENDED:
@@ -67,18 +70,17 @@ class Changes:
             del self._ended[oldest]
             log = self._logs.pop(oldest, None)
             if log is not None:
-                self._newest[oldest] = log.seq
+                self._first = max(self._first, log.seq)
 
     def deleted(self, run_id: int) -> None:
         """A run is taken away, and its id is never used again."""
         self._ended.pop(run_id, None)
         self._logs.pop(run_id, None)
-        self._newest.pop(run_id, None)
 
     def seq(self, run_id: int) -> int:
         """The number of the run's newest change."""
         log = self._logs.get(run_id)
-        return log.seq if log is not None else self._newest.get(run_id, self._first)
+        return log.seq if log is not None else self._first
 
     def after(self, run_id: int, seq: int) -> list[int] | None:
         """The tasks that changed after change `seq`, each once; None if changes since then are no longer kept."""

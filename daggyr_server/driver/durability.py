@@ -7,6 +7,7 @@ read the counts. Nothing here calls a tracker.
 from __future__ import annotations
 
 import asyncio
+import logging
 from bisect import bisect_left
 from collections.abc import Iterable
 
@@ -14,10 +15,17 @@ from collections.abc import Iterable
 BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
+SLOW_SECONDS = 5.0  # of a commit, before it is called trouble
+_LOOK = 1.0  # seconds
+
+log = logging.getLogger(__name__)
+
+
 class Durability:
     """What is durable of one coordinator's state. Public attributes are for reading."""
 
     def __init__(self) -> None:
+        self.committing_since: float | None = None  # by the event loop's clock; the loop writes it
         self.trouble: str | None = None  # why nothing can be made durable at the moment
         self.records = 0  # that were committed since the start
         self.commits = [0] * (len(BOUNDS) + 1)  # [i] counts those that took (BOUNDS[i-1], BOUNDS[i]]; the last, longer ones
@@ -35,6 +43,16 @@ class Durability:
         self.commit_seconds += seconds
         self.records += records
         self.trouble = None
+
+    async def watch(self) -> None:
+        """Tell of a commit that takes long as of trouble, so that nobody waits in silence; `committed` ends it. Never returns."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(_LOOK)
+            since = self.committing_since
+            if since is not None and self.trouble is None and loop.time() - since >= SLOW_SECONDS:
+                self.in_trouble(f"the tracker has not answered for {loop.time() - since:.0f} s")
+                log.error("nothing new is started until this is over: %s", self.trouble)
 
     def all_settled(self) -> None:
         """All that was decided is durable."""

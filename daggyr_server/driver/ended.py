@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -27,13 +28,15 @@ from daggyr_server.driver.durability import Durability
 from daggyr_server.driver.inbox import Inbox
 from daggyr_server.driver.lives import Lives
 from daggyr_server.driver.recovery import recovered
-from daggyr_server.driver.restoring import Restoring
+from daggyr_server.driver.restoring import MissingRuns
 from daggyr_server.executors.base import Executor
 from daggyr_server.executors.believable import mend_result
-from daggyr_server.trackers.base import MAX_ATTEMPTS, Piece, StateChange, StoredAttempt, Tracker
+from daggyr_server.trackers.base import MAX_ATTEMPTS, DamagedRun, Piece, StateChange, StoredAttempt, Tracker
+
+log = logging.getLogger(__name__)
 
 MAX_POOL_NOTES = 20  # that an executor tells of its pool
-
+MOST_DAMAGED = 1_000  # damaged runs that are remembered; others are found again when somebody asks
 KEPT_ENDED_RUNS = 200  # ended runs in memory, where a tracker has them too
 KEPT_ENDED_TASKS = 2_000_000  # the tasks of these runs together
 
@@ -49,7 +52,7 @@ class Reader:
         inbox: Inbox,
         durability: Durability,
         lives: Lives,
-        restoring: Restoring,
+        restoring: MissingRuns,
         clock: Callable[[], float],
         keep: Callable[[], Keeping],
         *,
@@ -69,8 +72,10 @@ class Reader:
         self._durable = durable
         self._ended: dict[int, int] = {}  # ended runs in memory -> how many tasks; asked for longest ago first
         self._loading = asyncio.Lock()
+        self.damaged: dict[int, DamagedRun] = {}  # those that were found, by run id
         self.settled = durability.settled
         self.agents = Agents(executors).known
+        self.refused_agents = Agents(executors).refused
 
     @property
     def trouble(self) -> str | None:
@@ -106,9 +111,25 @@ class Reader:
         """A run that has not ended, or that somebody asked about lately."""
         return self._machine.runs.get(run_id)
 
+    def is_damaged(self, damage: DamagedRun) -> None:
+        """Take note of a run that makes no sense: nothing of it runs, and it can be deleted."""
+        if damage.run_id not in self.damaged:
+            log.error("%s", damage)
+        while len(self.damaged) >= MOST_DAMAGED:
+            del self.damaged[next(iter(self.damaged))]
+        self.damaged[damage.run_id] = damage
+
     async def find(self, run_id: int) -> Run | None:
-        """A run, from the tracker if it is not in memory; None if there is none. Raises TrackerError, BeingRestored, Closing."""
+        """A run, from the tracker if it is not in memory; None if there is none. Raises TrackerError,
+        DamagedRun, BeingRestored, Closing."""
         await self._restoring.back(run_id)
+        try:
+            return await self._find(run_id)
+        except DamagedRun as damage:
+            self.is_damaged(damage)
+            raise
+
+    async def _find(self, run_id: int) -> Run | None:
         run = self._machine.runs.get(run_id)
         if run is None:
             async with self._loading:  # Runs may be large: they come back one after another.
@@ -203,3 +224,4 @@ class Reader:
             await self._inbox.ask(RunsForgotten(ticket=object(), run_ids=(run_id,)))
             self._ended.pop(run_id, None)
             yield
+            self.damaged.pop(run_id, None)

@@ -15,11 +15,7 @@ from daggyr_server.core.graph.segments import Keeping
 from daggyr_server.core.stored import Growth, StoredRun
 from daggyr_server.driver.replaced import Unreadable, decoded
 from daggyr_server.spec import Printed, RunSpec, decode_json, expand, expand_edit, expand_generated
-from daggyr_server.trackers.base import TrackerError
-
-
-class Unrestorable(TrackerError):
-    """What the tracker has of a run makes no run any more."""
+from daggyr_server.trackers.base import DamagedRun
 
 
 class _Period(NamedTuple):
@@ -34,13 +30,13 @@ class Grown:
     """Makes a graph again when it is made. `growths`, `parameters` and `printed` are then what `restored` takes."""
 
     def __init__(self, stored: StoredRun, keep: Callable[[], Keeping]) -> None:
-        """`keep` makes the lists of what tasks execute. Raises SpecificationError, Unreadable and Unrestorable."""
+        """`keep` makes the lists of what tasks execute. Raises SpecificationError, Unreadable and DamagedRun."""
         self.growths: list[Addition | Edit | Replaced] = []
         self.parameters: dict[str, tuple[str, ...]] = {}
         self.printed: dict[int, int] = {}  # revision -> the generator, by now, of the tasks that came then and are still there
         self._run_id = stored.row.run_id
         self._keep = keep
-        self._graph = Graph()
+        self.graph = Graph()
         self._documents = {0: stored.document} | {growth.revision: growth.document for growth in stored.growths}
         known = False  # whether all is known of how the tasks of the period before go over
         for period in _periods(stored):
@@ -48,7 +44,7 @@ class Grown:
             known = period.replaced is not None
 
     def _live_through(self, period: _Period, pool: str, *, known: bool) -> None:
-        graph, edit = self._graph, period.edit
+        graph, edit = self.graph, period.edit
         if edit is not None and not known:
             self._edit(edit, pool, whole=period.replaced is None)
         else:
@@ -73,7 +69,7 @@ class Grown:
 
     def _begin(self, edit: Growth | None, pool: str) -> None:
         """Make the tasks of a specification; of the one before, if there was one, all is known."""
-        graph = self._graph
+        graph = self.graph
         spec = self._spec(edit.revision if edit is not None else 0, pool)
         self._take(expand(spec, default_pool=pool, base=graph.size, policies=graph.policies, keep=self._keep, limited=False))
         for revision, generator in self.printed.items():
@@ -81,7 +77,7 @@ class Grown:
 
     def _edit(self, edit: Growth, pool: str, *, whole: bool) -> None:
         """Find out how the tasks that there are go over. If not `whole`, no more is needed of the new ones."""
-        graph = self._graph
+        graph = self.graph
         printed = [Printed(revision, self.printed[revision], self._documents[revision]) for revision in edit.kept]
         made = expand_edit(
             self._spec(edit.revision, pool),
@@ -102,14 +98,14 @@ class Grown:
 
     def _carry_printed(self, edit: Growth) -> None:
         """Give the generators whose tasks an edit kept the numbers that they have from then on."""
-        _, carry = self._graph.edits[-1]
+        _, carry = self.graph.edits[-1]
         self.printed = Edit([], carry, edit.kept).printed_after(self.printed)
 
     def _generate(self, growth: Growth, pool: str, *, whole: bool) -> None:
         assert growth.number is not None
-        generator = self._graph.newest(growth.number)
+        generator = self.graph.newest(growth.number)
         if generator is None:
-            raise Unrestorable(f"run {self._run_id} cannot be restored: a generator of it was edited away before it ended")
+            raise DamagedRun(self._run_id, "a generator of it was edited away before it ended")
         if whole:
             self._take(self._expanded(growth.revision, generator, pool))
         self.printed[growth.revision] = generator
@@ -118,7 +114,7 @@ class Grown:
         return expand_generated(
             self._documents[revision],
             run_parameters=self.parameters,
-            graph=self._graph,
+            graph=self.graph,
             generator=generator,
             pools=None,
             default_pool=pool,
@@ -127,7 +123,7 @@ class Grown:
         )
 
     def _take(self, addition: Addition) -> None:
-        self._graph.extend(addition)
+        self.graph.extend(addition)
         self.growths.append(addition)
 
 

@@ -37,7 +37,7 @@ from daggyr_server.driver.inbox import Inbox, Reported, ToKeep
 from daggyr_server.driver.lives import Lives
 from daggyr_server.driver.reports import PoolReports, event_of
 from daggyr_server.driver.requests import Requests
-from daggyr_server.driver.restoring import Restoring
+from daggyr_server.driver.restoring import MissingRuns
 from daggyr_server.driver.spilled import SpilledTasks
 from daggyr_server.executors.base import Executor, ExecutorError
 from daggyr_server.trackers.base import LostTracker, Tracker, TrackerError
@@ -82,7 +82,8 @@ class Driver:
         self._demanded: dict[str, int] = {}  # what each of these was last told
         self._task: asyncio.Task[None] | None = None
         self._restorer: asyncio.Task[None] | None = None
-        self._restoring = Restoring(tracker, self._inbox, generators, self._lives, self._durability, clock, self._keep)
+        self._watcher: asyncio.Task[None] | None = None
+        self._restoring = MissingRuns(tracker, self._inbox, generators, self._lives, self._durability, clock, self._keep)
         self._held: list[Command] | None = []  # what executors are to do, until the runs of before are back
         self.reader = Reader(
             *(machine, tracker, self._executors, self._inbox, self._durability, self._lives, self._restoring, clock, self._keep),
@@ -122,6 +123,7 @@ class Driver:
             raise
         self._task = asyncio.create_task(self._loop(), name="driver")
         self._restorer = asyncio.create_task(self._restore(unfinished), name="restoring")
+        self._watcher = asyncio.create_task(self._durability.watch(), name="slow commits")
         self._deletions.go_on(half_deleted)
         if not unfinished:
             await self._restorer
@@ -139,7 +141,9 @@ class Driver:
     async def _restore(self, run_ids: Sequence[int]) -> None:
         begun = self._clock()
         for run_id in run_ids:
-            await self._restoring.bring_back(run_id)
+            damage = await self._restoring.bring_back(run_id)
+            if damage is not None:
+                self.reader.is_damaged(damage)
         runs = [self._machine.runs[run_id] for run_id in run_ids if run_id in self._machine.runs]
         gone = recovery.go_on(runs, self._executors, self._lives)
         if run_ids:
@@ -156,8 +160,8 @@ class Driver:
         """End the loop, let go of the executors and the tracker; what waits in the inbox is dropped. Safe to call twice."""
         self._inbox.close()
         await self._deletions.close()
-        tasks = [task for task in (self._restorer, self._task) if task is not None]
-        self._restorer = self._task = None
+        tasks = [task for task in (self._watcher, self._restorer, self._task) if task is not None]
+        self._watcher = self._restorer = self._task = None
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -222,17 +226,19 @@ class Driver:
         loop = asyncio.get_running_loop()
         backoff: Backoff | None = None  # made when the first commit fails, which is seldom
         while True:
-            begun = loop.time()
+            begun = self._durability.committing_since = loop.time()
             try:
                 await self._tracker.commit(records)
                 break
             except LostTracker:
                 raise
             except TrackerError as error:
+                self._durability.committing_since = None
                 self._durability.in_trouble(str(error))
                 log.error("nothing new is started until this is mended: %s", error)
                 backoff = backoff or Backoff(_FIRST_DELAY, _LONGEST_DELAY)
                 await asyncio.sleep(backoff.next())
+        self._durability.committing_since = None
         if self._durability.trouble is not None:
             log.warning("state can be made durable again")
         self._durability.committed(len(records), loop.time() - begun)

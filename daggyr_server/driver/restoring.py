@@ -1,9 +1,9 @@
 """Brings the runs that had not ended back after a start, one after the other, while the server answers already.
 
-The loop makes the one `Restoring`. Until all runs are back, executors are told nothing, and what they tell waits, so that nothing
-is placed beside attempts that are not known yet. Readers ask here whether a run is missing only because it is not back so far. A
-tracker that cannot be read for a while is asked again, for as long as that takes. Nothing here changes the machine: it asks the
-loop to.
+The loop makes the one `MissingRuns`. Until all runs are back, executors are told nothing, and what they tell waits, so that
+nothing is placed beside attempts that are not known yet. Readers ask here whether a run is missing only because it is not back so
+far. A tracker that cannot be read for a while is asked again, for as long as that takes. Nothing here changes the machine: it
+asks the loop to.
 """
 
 from __future__ import annotations
@@ -19,11 +19,10 @@ from daggyr_server.core.graph.segments import Keeping
 from daggyr_server.driver.durability import Durability
 from daggyr_server.driver.errors import BeingRestored
 from daggyr_server.driver.generators import Generators
-from daggyr_server.driver.growing import Unrestorable
 from daggyr_server.driver.inbox import Inbox
 from daggyr_server.driver.lives import Lives
 from daggyr_server.driver.recovery import recovered, take_printed
-from daggyr_server.trackers.base import LostTracker, Tracker, TrackerError
+from daggyr_server.trackers.base import DamagedRun, LostTracker, Tracker, TrackerError
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +32,7 @@ _PAUSES = (0.1, 5.0)  # seconds before a tracker that could not be read is read 
 T = TypeVar("T")
 
 
-class Restoring:
+class MissingRuns:
     """The runs of one coordinator that are not back so far. All methods belong to one event loop."""
 
     def __init__(
@@ -88,14 +87,19 @@ class Restoring:
         self._all = len(found)
         return found
 
-    async def bring_back(self, run_id: int) -> None:
-        """Give one run to the machine. Raises LostTracker, Unrestorable, Closing."""
-        found = await self._patiently(lambda: recovered(run_id, self._tracker, self._keep, self._clock()))
+    async def bring_back(self, run_id: int) -> DamagedRun | None:
+        """Give one run to the machine. Returns why that cannot be done, if it cannot. Raises LostTracker, Closing."""
+        try:
+            found = await self._patiently(lambda: recovered(run_id, self._tracker, self._keep, self._clock()))
+        except DamagedRun as damage:
+            self._missing.pop(run_id).set()
+            return damage
         if found is not None:
             await self._patiently(lambda: take_printed(found.event.run, self._generators, self._tracker))
             self._lives.take_up(run_id, found.adopted)
             await self._inbox.ask(replace(found.event, ticket=object()))
         self._missing.pop(run_id).set()
+        return None
 
     async def _patiently(self, read: Callable[[], Awaitable[T]]) -> T:
         """What `read` gives, however often the tracker has to be asked."""
@@ -107,7 +111,7 @@ class Restoring:
                     self._durability.mended()
                     log.warning("runs can be restored again")
                 return found
-            except (LostTracker, Unrestorable):
+            except (LostTracker, DamagedRun):
                 raise
             except TrackerError as error:
                 self._durability.in_trouble(str(error))

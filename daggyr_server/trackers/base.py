@@ -37,6 +37,17 @@ class LostTracker(TrackerError):
     """
 
 
+class DamagedRun(TrackerError):
+    """What the tracker holds of one run makes no sense. The tracker can be used, and other runs go on."""
+
+    def __init__(self, run_id: int, what: str) -> None:
+        super().__init__(
+            f"run {run_id} is damaged in the tracker ({what}): nothing of it runs any more; bring back a copy from before, or "
+            f"take the run away: daggyr delete {run_id}"
+        )
+        self.run_id = run_id
+
+
 @dataclass(frozen=True, slots=True)
 class Opened:
     """What a tracker tells when it is opened."""
@@ -89,6 +100,10 @@ class Tracker(ABC):
     def __init__(self, address: str) -> None:
         """`address` is what `--tracker` names. Raises TrackerError if it is malformed."""
         self.address = address
+
+    def __str__(self) -> str:
+        """The tracker in messages. A subclass whose address may hold a secret shows it without that."""
+        return self.address.partition(":")[0]
 
     @property
     def folder(self) -> Path | None:
@@ -148,7 +163,7 @@ class Tracker(ABC):
     async def load(self, run_id: int) -> StoredRun | None:
         """A run as its records left it, after one commit and before the next; None for a run that is not known.
 
-        Other work of the event loop has its turn while a large run is read.
+        Other work of the event loop has its turn while a large run is read. Raises DamagedRun.
         """
 
     @abstractmethod

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import psycopg
 import pytest
 
@@ -56,7 +57,7 @@ class PostgresServer:
 
     def __init__(self, where: Path, folder: Path) -> None:
         self._programs = where
-        self._folder = folder
+        self.folder = folder
         self._data = folder / "data"
         self._process: subprocess.Popen[bytes] | None = None
         self._as: list[str] = []
@@ -74,7 +75,7 @@ class PostgresServer:
 
     def url(self, database: str = "postgres", user: str | None = None) -> str:
         # A server that stands still is waited for: one that is gone refuses at once.
-        return f"postgresql://{user or self.user}@/{database}?host={self._folder}&connect_timeout={DEADLINE:.0f}"
+        return f"postgresql://{user or self.user}@/{database}?host={self.folder}&connect_timeout={DEADLINE:.0f}"
 
     def execute(self, *statements: str, database: str = "postgres") -> list[Any]:
         """Run some SQL as the server's owner; the rows of the last statement."""
@@ -90,13 +91,13 @@ class PostgresServer:
         # setpriv, so that the server is told when this process dies, or rather the thread that started it: PR_SET_PDEATHSIG in
         # prctl(2).
         argv = [*self._as, "setpriv", "--pdeathsig", "QUIT", str(self._programs / "postgres"), "-D", str(self._data)]
-        with open(self._folder / "log", "ab") as log:
+        with open(self.folder / "log", "ab") as log:
             self._process = subprocess.Popen(
-                [*argv, "-c", "listen_addresses=", "-k", str(self._folder), "-c", "max_connections=50"],
+                [*argv, "-c", "listen_addresses=", "-k", str(self.folder), "-c", "max_connections=50"],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                cwd=self._folder,
+                cwd=self.folder,
             )
         deadline = time.monotonic() + DEADLINE
         while True:
@@ -105,7 +106,7 @@ class PostgresServer:
                 return
             except psycopg.OperationalError as error:
                 if self._process.poll() is not None or time.monotonic() > deadline:
-                    raise AssertionError(f"Postgres does not start: {error}\n{(self._folder / 'log').read_text()}") from None
+                    raise AssertionError(f"Postgres does not start: {error}\n{(self.folder / 'log').read_text()}") from None
             time.sleep(0.02)
 
     def stop(self) -> None:
@@ -115,6 +116,14 @@ class PostgresServer:
     def kill(self) -> None:
         """End it as a crash would, so that it recovers at its next start."""
         self._end(signal.SIGQUIT)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to all processes of the server. Stopped ones take connections and data, and answer nothing."""
+        if self._process is not None:
+            main = psutil.Process(self._process.pid)
+            for process in (main, *main.children(recursive=True)):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.send_signal(number)
 
     def _end(self, how: signal.Signals) -> None:
         if self._process is not None:
@@ -127,7 +136,7 @@ class PostgresServer:
             [*self._as, str(self._programs / program), *arguments],
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            cwd=self._folder,
+            cwd=self.folder,
             text=True,
         )
         assert done.returncode == 0, f"{program}: {done.stdout}{done.stderr}"

@@ -24,8 +24,12 @@ class Wire:
     def __init__(self, real: Path) -> None:
         self._real = real
         self.cut: str | None = None  # "before", "after"
+        self._relays: set[asyncio.Task[object]] = set()
 
     async def relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._relays.add(task)
         server_reader, server_writer = await asyncio.open_unix_connection(self._real)
         back = asyncio.create_task(self._back(server_reader, writer))
         try:
@@ -45,6 +49,10 @@ class Wire:
             for end in (server_writer, writer):
                 end.close()
 
+    async def ended(self) -> None:
+        """Return once every connection has been closed at both ends."""
+        await asyncio.gather(*self._relays)
+
     async def _back(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(65_536):
             writer.write(data)
@@ -57,8 +65,10 @@ async def over_a_wire(address: str) -> AsyncIterator[tuple[Wire, Tracker]]:
         host = PostgresAddress(address).host
         wire = Wire(Path(host) / ".s.PGSQL.5432")
         listening = await asyncio.start_unix_server(wire.relay, Path(folder) / ".s.PGSQL.5432")
-        async with listening, opened(address.replace(host, folder)) as tracker:
-            yield wire, tracker
+        async with listening:
+            async with opened(address.replace(host, folder)) as tracker:
+                yield wire, tracker
+            await wire.ended()
 
 
 @pytest.mark.parametrize("cut", ["before", "after"])

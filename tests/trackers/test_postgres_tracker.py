@@ -15,6 +15,7 @@ from tracker_records import recorded, run_added
 from daggyr_server.trackers.base import LostTracker, TrackerError
 from daggyr_server.trackers.sql import statements
 from daggyr_server.trackers.sql.postgres.address import PostgresAddress
+from daggyr_server.trackers.sql.postgres.watch import WatchedConnection
 from daggyr_server.trackers.sql.statements import migrations
 
 
@@ -175,7 +176,7 @@ async def test_an_older_copy_that_was_brought_back(postgres: Databases, address:
 async def test_commits_are_durable_whatever_the_user_s_default(postgres: Databases, address: str) -> None:
     postgres.server.execute("ALTER ROLE tester SET synchronous_commit = off")
     try:
-        connection = await PostgresAddress(address).connect()
+        connection = await WatchedConnection.made(None, PostgresAddress(address))
         assert await (await connection.execute("SHOW synchronous_commit")).fetchone() == ("on",)
         await connection.close()
     finally:

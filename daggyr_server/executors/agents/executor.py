@@ -58,7 +58,8 @@ from daggyr_server.executors.agents.following import FollowedOutputs
 from daggyr_server.executors.agents.heartbeats import watch_heartbeats
 from daggyr_server.executors.agents.known_agent import PLACED_EARLIER, KnownAgent, Request, highest_version
 from daggyr_server.executors.agents.portions import MAX_BATCH_BYTES, MAX_KEYS, portions
-from daggyr_server.executors.agents.session import PROBE, AgentSession, SessionRefused
+from daggyr_server.executors.agents.refused import RefusedAgents, behind
+from daggyr_server.executors.agents.session import PROBE, AgentIsAhead, AgentSession
 from daggyr_server.executors.base import Executor, Reports, forgotten
 from daggyr_server.executors.context import ExecutorContext
 
@@ -92,6 +93,7 @@ class AgentExecutor(Executor):
     def __init__(self, pool: str, settings: Any, reports: Reports, context: ExecutorContext) -> None:
         super().__init__(pool, settings, reports, context)
         self.agents: dict[str, KnownAgent] = {}  # by agent id
+        self.refused = RefusedAgents()
         self._follows = FollowedOutputs()
         self._heartbeats: asyncio.Task[None] | None = None  # while the pool is open
 
@@ -206,11 +208,11 @@ class AgentExecutor(Executor):
 
     def welcome(self, hello: Hello, session: AgentSession) -> KnownAgent:
         tracker_id = self.context.tracker_id
-        if hello.tracker_id == tracker_id and hello.epoch > self.context.epoch:
-            message = (
-                f"agent {hello.name!r} has seen a newer start of this coordinator: this one is out of date and should be ended"
-            )
-            raise SessionRefused(grpc.StatusCode.FAILED_PRECONDITION, message)
+        reason = behind(hello, self.context)
+        if reason is not None:
+            self.refused.note(hello, session.address, reason)
+            raise AgentIsAhead(reason)
+        self.refused.forget(hello.agent_id)
         known = self.agents.get(hello.agent_id)
         continues = known is not None and known.continues(hello, tracker_id, self.context.life)
         agent = known or KnownAgent(hello.agent_id, hello.name, hello.incarnation)

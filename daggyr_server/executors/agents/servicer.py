@@ -21,7 +21,7 @@ from daggyr.v1.agents_pb2 import AgentMessage, Hello
 from daggyr.v1.agents_pb2_grpc import AgentsServicer
 from daggyr_server.executors.agents.known_agent import KnownAgent, highest_version
 from daggyr_server.executors.agents.pins import AgentPins, PinsClosed
-from daggyr_server.executors.agents.session import AgentSession, SessionRefused
+from daggyr_server.executors.agents.session import AgentIsAhead, AgentSession, SessionRefused
 from daggyr_server.executors.believable import fault_in
 from daggyr_server.refused_callers import RefusedCallers
 
@@ -88,7 +88,7 @@ class AgentSessions(AgentsServicer):
         try:
             await self._serve(request_iterator, context)
         except SessionRefused as refused:
-            if refused.code not in _OWN_ENDS:
+            if refused.code not in _OWN_ENDS and not isinstance(refused, AgentIsAhead):
                 self._refused.note(context.peer(), f"{refused.code.name}: {refused}")
             await context.abort(refused.code, status_text(str(refused)))
 

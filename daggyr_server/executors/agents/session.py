@@ -27,6 +27,13 @@ class SessionRefused(Exception):
         self.code = code
 
 
+class AgentIsAhead(SessionRefused):
+    """The agent has seen a start that this coordinator's tracker lacks. Its pool has told that."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(grpc.StatusCode.FAILED_PRECONDITION, message)
+
+
 class AgentSession:
     """A session. What it holds is bounded by the attempts that the machine lets a host have."""
 

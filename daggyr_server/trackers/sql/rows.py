@@ -5,18 +5,43 @@ Pure: nothing here knows a database.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 
 import msgspec
+from google.protobuf.message import DecodeError
 
 from daggyr.v1.task_pb2 import AttemptResult
 from daggyr_server.core.states import State
 from daggyr_server.core.stored import Adopted, Growth, RunRow, TaskRows
-from daggyr_server.trackers.base import StateChange, StoredAttempt
+from daggyr_server.trackers.base import DamagedRun, StateChange, StoredAttempt
 from daggyr_server.trackers.sql.readers import Row
 from daggyr_server.trackers.task_rows import Assigned, Folding, adopted, unpack
 
+_STATES = frozenset(map(int, State))
+_MAX_WORDS = 300
 COMMANDS = "commands "  # in a run's counts, before the name of a state: counts only tasks that run commands
+
+
+@contextlib.contextmanager
+def making_sense(run_id: int) -> Iterator[None]:
+    """Raises DamagedRun for what goes wrong with rows of a run that nobody could have written."""
+    try:
+        yield
+    except (ArithmeticError, DecodeError, LookupError, TypeError, ValueError, msgspec.MsgspecError) as error:
+        raise DamagedRun(run_id, f"{type(error).__name__}: {error}"[:_MAX_WORDS]) from None
+
+
+def shown_row(row: Row) -> RunRow:
+    """A run for a list. One whose row is damaged is there too."""
+    try:
+        with making_sense(row[0]):
+            return run_row(row)
+    except DamagedRun as damage:
+        run_id, _, _, _, state, *times = row
+        known = State(state) if state in _STATES else State.ERRORED
+        submit, start, stop = (time if isinstance(time, int | float) else None for time in times[:3])
+        return RunRow(run_id, "", {}, "", known, submit or 0.0, start, stop, False, {}, damage=str(damage))
 
 
 def run_row(row: Row) -> RunRow:

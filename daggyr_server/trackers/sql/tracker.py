@@ -7,7 +7,8 @@ makes is in batch.py, what rows tell in rows.py, which rows a deletion takes in 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
+from abc import abstractmethod
+from dataclasses import replace
 
 from daggyr_server.core.records import AgentPinned
 from daggyr_server.core.stored import RunRow, StoredRun, needed
@@ -25,7 +26,7 @@ from daggyr_server.trackers.pieces import MAX_OFFSET, in_order, joined
 from daggyr_server.trackers.sql.batch import stored_text
 from daggyr_server.trackers.sql.lock_holder import LockHolder
 from daggyr_server.trackers.sql.readers import Readers, Row, Snapshot
-from daggyr_server.trackers.sql.rows import TasksFold, growth, history, run_row, stored_attempt
+from daggyr_server.trackers.sql.rows import TasksFold, growth, history, making_sense, run_row, shown_row, stored_attempt
 
 WAIT = 10.0  # seconds that a coordinator waits for another one to let go: one that is being replaced is about to
 MAX_OUTPUT_BYTES = 10 * 1024**3  # of a run; the oldest goes first
@@ -49,6 +50,9 @@ class SqlTracker(Tracker):
         self._lost: str | None = None  # why nothing can be written any more
         self._writing = asyncio.Lock()  # one commit or slice of a deletion at a time
 
+    def __str__(self) -> str:
+        return self._where
+
     # -- reading ------------------------------------------------------------------------------------------------------
 
     async def attempts(
@@ -56,7 +60,8 @@ class SqlTracker(Tracker):
     ) -> list[StoredAttempt]:
         before = MAX_OFFSET if before is None else before
         rows = await self._readers.rows("attempts", run_id=run_id, number=number, before=before, limit=limit)
-        return [stored_attempt(row) for row in rows]
+        with making_sense(run_id):
+            return [stored_attempt(row) for row in rows]
 
     async def output(self, run_id: int, number: int, attempt: int, stream: int, offset: int, limit: int) -> list[Piece]:
         if offset > MAX_OFFSET:
@@ -79,9 +84,13 @@ class SqlTracker(Tracker):
         return int(rows[0][0]) if rows else None
 
     async def rows(self, *, before: int | None, limit: int) -> list[RunRow]:
-        return [run_row(row) for row in await self._readers.runs(MAX_OFFSET if before is None else before, limit)]
+        return [shown_row(row) for row in await self._readers.runs(MAX_OFFSET if before is None else before, limit)]
 
     async def history(self, run_id: int, number: int | None) -> list[StateChange]:
+        with making_sense(run_id):
+            return await self._history(run_id, number)
+
+    async def _history(self, run_id: int, number: int | None) -> list[StateChange]:
         if number is None:
             return history(await self._readers.rows("run_history", run_id=run_id), None)
         return history(await self._readers.rows("task_history", run_id=run_id, number=number), number)
@@ -93,6 +102,10 @@ class SqlTracker(Tracker):
         return [run_id for (run_id,) in await self._readers.rows("deleting")]
 
     async def load(self, run_id: int) -> StoredRun | None:
+        with making_sense(run_id):
+            return await self._load(run_id)
+
+    async def _load(self, run_id: int) -> StoredRun | None:
         async with self._readers.snapshot() as snapshot:
             runs = await snapshot.rows("run", run_id=run_id)
             if not runs:
@@ -114,10 +127,29 @@ class SqlTracker(Tracker):
                 run_row(runs[0]),
                 documents.get(0, b""),
                 runs[0][-1],
-                [dataclasses.replace(one, document=documents.get(one.revision, b"")) for one in growths],
+                [replace(one, document=documents.get(one.revision, b"")) for one in growths],
                 *fold.result(),
                 replaced,
             )
+
+    # -- another life --------------------------------------------------------------------------------------------------
+
+    async def last_sign(self) -> float | None:
+        """When a coordinator before this one last did something that can be told, in seconds since the epoch; None if nothing is.
+
+        Raises TrackerError.
+        """
+        ((time,),) = await self._readers.rows("last_sign")
+        return None if time is None else float(time)
+
+    async def begin_another_life(self, tracker_id: str, next_run_id: int) -> None:
+        """Be another tracker from now on, one that gives out other run ids. Raises TrackerError."""
+        await self._write_life(tracker_id, next_run_id)
+        self._opened = replace(self._own(), tracker_id=tracker_id, next_run_id=next_run_id)
+
+    @abstractmethod
+    async def _write_life(self, tracker_id: str, next_run_id: int) -> None:
+        """Make this durable. Raises TrackerError."""
 
     # -- closed or lost -----------------------------------------------------------------------------------------------
 

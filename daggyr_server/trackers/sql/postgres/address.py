@@ -1,13 +1,13 @@
-"""The address of a postgres tracker's database: how it is read, shown and connected to, and the database's errors in words.
+"""The address of a postgres tracker's database: how it is read and shown, what connections are made with, and errors in words.
 
-`PostgresTracker` and `PostgresReaders` use it. A password leaves this file towards the database only: addresses are shown without
+The files of this folder use it. A password leaves this file towards the database only: addresses are shown without
 it, and it is taken out of errors. psycopg may be missing; then making an address says what to install.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from daggyr_server.trackers.base import TrackerError
@@ -72,7 +72,9 @@ class PostgresAddress:
         if rest.partition("?")[0].count("@") > 1 or "@" in str(given.get("dbname", "")) or not (ports.isdecimal() or not ports):
             raise malformed
         self._secrets = [str(given[name]) for name in _SECRET if given.get(name)]
-        self._conninfo = conninfo.make_conninfo(**{**_DEFAULTS, **given})
+        self.given: Mapping[str, Any] = given  # what the address says, its secrets included
+        self.session = _SESSION  # what a new connection is told
+        self.conninfo = conninfo.make_conninfo(**{**_DEFAULTS, **given})
         self.host = str(given.get("host") or "")
         self.database = str(given.get("dbname") or "")
         user = f"{given['user']}@" if given.get("user") else ""
@@ -81,17 +83,6 @@ class PostgresAddress:
 
     def __str__(self) -> str:
         return self._shown
-
-    async def connect(self) -> psycopg.AsyncConnection[Any]:
-        """A new connection in autocommit mode whose commits are durable. Raises TrackerError."""
-        with self.in_words():
-            connection = await psycopg.AsyncConnection.connect(self._conninfo, autocommit=True)
-            try:
-                await connection.execute(_SESSION)
-            except BaseException:
-                await connection.close()
-                raise
-        return connection
 
     @contextlib.contextmanager
     def in_words(self, *, opening: bool = False) -> Iterator[None]:

@@ -9,16 +9,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from typing import Any
 
 from daggyr_server.trackers.base import MAX_ROWS_BYTES, TrackerError
 from daggyr_server.trackers.sql.postgres.address import MISSING, PostgresAddress
+from daggyr_server.trackers.sql.postgres.watch import AnswerWatch
 from daggyr_server.trackers.sql.readers import Readers, Row
 from daggyr_server.trackers.sql.statements import statements
 
 if MISSING is None:
     import psycopg
     from psycopg.pq import TransactionStatus
+
+    from daggyr_server.trackers.sql.postgres.watch import WatchedConnection
 
 SQL = {name: text.encode() for name, text in statements("postgres").items()}
 _MAX_CONNECTIONS = 4
@@ -29,10 +31,11 @@ class PostgresReaders(Readers):
 
     rows_a_turn = 5_000
 
-    def __init__(self, where: PostgresAddress) -> None:
+    def __init__(self, where: PostgresAddress, watch: AnswerWatch) -> None:
         self._where = where
+        self._watch = watch
         self._is_open = False
-        self._idle: list[psycopg.AsyncConnection[Any]] = []
+        self._idle: list[WatchedConnection] = []
         self._places = asyncio.Semaphore(_MAX_CONNECTIONS)
 
     def open(self) -> None:
@@ -59,11 +62,12 @@ class PostgresReaders(Readers):
             await connection.execute("COMMIT")
 
     @contextlib.asynccontextmanager
-    async def _connection(self) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+    async def _connection(self) -> AsyncIterator[WatchedConnection]:
         if not self._is_open:
             raise TrackerError(f"the tracker {self._where} is closed")
         async with self._places:
-            connection = await self._idle_connection() or await self._where.connect()
+            self._watch.check()
+            connection = await self._idle_connection() or await self._watch.connect()
             try:
                 with self._where.in_words():
                     yield connection
@@ -73,7 +77,7 @@ class PostgresReaders(Readers):
                 else:
                     await connection.close()
 
-    async def _idle_connection(self) -> psycopg.AsyncConnection[Any] | None:
+    async def _idle_connection(self) -> WatchedConnection | None:
         """One that still works."""
         while self._idle:
             connection = self._idle.pop()
@@ -90,7 +94,7 @@ class PostgresReaders(Readers):
 class PostgresSnapshot:
     """A `Snapshot`: a connection within a transaction."""
 
-    def __init__(self, connection: psycopg.AsyncConnection[Any]) -> None:
+    def __init__(self, connection: WatchedConnection) -> None:
         self._connection = connection
 
     async def rows(self, statement: str, **parameters: object) -> list[Row]:

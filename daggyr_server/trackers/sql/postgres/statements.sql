@@ -15,6 +15,13 @@ SELECT to_regclass('daggyr.tracker') IS NOT NULL
 SELECT version FROM daggyr.tracker
 -- name: set_version
 UPDATE daggyr.tracker SET version = %s
+-- name: begin_another_life
+UPDATE daggyr.tracker SET tracker_id = %s, next_run_id = %s
+-- name: last_sign
+SELECT max(time) FROM (
+    SELECT max(start_time) AS time FROM daggyr.life WHERE epoch < (SELECT epoch FROM daggyr.tracker)
+    UNION ALL SELECT max(submit_time) FROM daggyr.run UNION ALL SELECT max(stop_time) FROM daggyr.run
+) AS signs
 -- name: add_tracker
 INSERT INTO daggyr.tracker (only_row, version, tracker_id, epoch, commits, next_run_id, holder_host, holder_pid, holder_since)
 VALUES (1, 1, %s, 0, 0, 1, '', 0, 0)

@@ -27,12 +27,16 @@ from daggyr_server.trackers.sql.batch import Batch, Row
 from daggyr_server.trackers.sql.deletion import Slice
 from daggyr_server.trackers.sql.lock_holder import LockHolder, in_use
 from daggyr_server.trackers.sql.postgres.address import MISSING, PostgresAddress
+from daggyr_server.trackers.sql.postgres.pooler import check_session
 from daggyr_server.trackers.sql.postgres.readers import SQL, PostgresReaders
+from daggyr_server.trackers.sql.postgres.watch import AnswerWatch, within
 from daggyr_server.trackers.sql.statements import missing_migrations
 from daggyr_server.trackers.sql.tracker import MAX_OUTPUT_BYTES, WAIT, SqlTracker
 
 if MISSING is None:
     import psycopg
+
+    from daggyr_server.trackers.sql.postgres.watch import WatchedConnection
 
 log = logging.getLogger(__name__)
 
@@ -53,13 +57,14 @@ class PostgresTracker(SqlTracker):
 
     def __init__(self, address: str, *, wait: float = WAIT, output_limit: int = MAX_OUTPUT_BYTES) -> None:
         self._address = PostgresAddress(address)
-        self._readers: PostgresReaders = PostgresReaders(self._address)
+        self._watch = AnswerWatch(self._address)
+        self._readers: PostgresReaders = PostgresReaders(self._address, self._watch)
         where = str(self._address)
         super().__init__(where, where, self._readers, wait=wait, output_limit=output_limit)
         self._commits = 0
         self._doubtful: tuple[int, list[Record]] | None = None  # a commit whose answer was lost, and its number
         self._kept: list[Record] = []  # the records of such a commit, once it turned out that it was kept
-        self._writer: psycopg.AsyncConnection[Any] | None = None
+        self._writer: WatchedConnection | None = None
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -69,9 +74,17 @@ class PostgresTracker(SqlTracker):
         return Path(os.environ.get("TMPDIR") or "/var/tmp")
 
     async def open(self) -> Opened:
-        writer = await self._address.connect()
+        self._watch.open()
+        try:
+            return await self._open(await self._watch.connect())
+        except BaseException:
+            await self._watch.close()
+            raise
+
+    async def _open(self, writer: WatchedConnection) -> Opened:
         try:
             with self._address.in_words(opening=True):
+                await check_session(writer, self._watch, self._address)
                 await self._lock(writer)
                 await self._warn_if_not_durable(writer)
                 await _bring_up_to_date(writer, self._where)
@@ -92,7 +105,7 @@ class PostgresTracker(SqlTracker):
         self._readers.open()
         return self._opened
 
-    async def _lock(self, writer: psycopg.AsyncConnection[Any]) -> None:
+    async def _lock(self, writer: WatchedConnection) -> None:
         await writer.execute(f"SET lock_timeout = {max(1, round(self._wait * 1000))}")
         try:
             await writer.execute(SQL["lock"])
@@ -101,7 +114,7 @@ class PostgresTracker(SqlTracker):
             raise in_use(self._where, holder, "database") from None
         await writer.execute("SET lock_timeout = '10s'")
 
-    async def _warn_if_not_durable(self, writer: psycopg.AsyncConnection[Any]) -> None:
+    async def _warn_if_not_durable(self, writer: WatchedConnection) -> None:
         for setting in ("fsync", "full_page_writes"):
             row = await (await writer.execute(f"SHOW {setting}")).fetchone()
             if row != ("on",):
@@ -112,11 +125,12 @@ class PostgresTracker(SqlTracker):
             writer, self._writer, self._opened = self._writer, None, None
             if writer is not None:
                 # The server may take its time to notice that the connection is gone; the next coordinator need not wait for that.
-                with contextlib.suppress(psycopg.Error, TimeoutError):
-                    async with asyncio.timeout(_UNLOCK_SECONDS):
-                        await writer.execute(SQL["unlock"])
+                if not self._watch.is_silent:
+                    with contextlib.suppress(psycopg.Error):
+                        await within(_UNLOCK_SECONDS, writer, writer.execute(SQL["unlock"]))
                 await writer.close()
             await self._readers.close()
+            await self._watch.close()
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
@@ -143,10 +157,31 @@ class PostgresTracker(SqlTracker):
                 if batch.runs_with_output:
                     await self._keep_limit(writer, batch.runs_with_output)
 
-    async def _keep_limit(self, writer: psycopg.AsyncConnection[Any], runs: set[int]) -> None:
+    async def _keep_limit(self, writer: WatchedConnection, runs: set[int]) -> None:
         above = await writer.execute(SQL["above_limit"], {"limit": self._output_limit, "runs": list(runs)})
         for run_id, excess in await above.fetchall():
             await writer.execute(SQL["drop_oldest"], {"run_id": run_id, "bytes": excess})
+
+    async def _write_life(self, tracker_id: str, next_run_id: int) -> None:
+        async with self._writing:
+            writer = await self._held()
+            with self._address.in_words():
+                await writer.execute(SQL["begin_another_life"], (tracker_id, next_run_id))
+
+    def back_up(self, destination: Path) -> int:
+        """Copy the tracker, in use or not, to a new file; returns its size in bytes. It blocks. Raises TrackerError."""
+        from daggyr_server.trackers.sql.postgres.copies import back_up
+
+        return back_up(self._address, destination)
+
+    async def exists(self) -> bool:
+        """Whether the database holds a tracker. Called before `open`. Raises TrackerError."""
+        with self._address.in_words():
+            connection = await WatchedConnection.made(None, self._address)
+            try:
+                return bool((await _one(connection, "exists"))[0])
+            finally:
+                await connection.close()
 
     async def delete(self, run_id: int, limit: int) -> bool:
         return await _finished(self._delete(Slice(run_id, limit)))
@@ -160,19 +195,17 @@ class PostgresTracker(SqlTracker):
                     rows.took((await writer.execute(SQL[statement], rows.parameters)).rowcount)
             return rows.more  # Postgres gives the room to what comes next by itself
 
-    async def _begin(self, writer: psycopg.AsyncConnection[Any], number: int) -> psycopg.AsyncCursor[Any]:
+    async def _begin(self, writer: WatchedConnection, number: int) -> psycopg.AsyncCursor[Any]:
         assert self._opened is not None
         await writer.execute("BEGIN")
         return await writer.execute(SQL["count_commit"], (number, self._opened.tracker_id, self._opened.epoch))
 
-    async def _check_epoch(self, writer: psycopg.AsyncConnection[Any], counted: psycopg.AsyncCursor[Any]) -> None:
+    async def _check_epoch(self, writer: WatchedConnection, counted: psycopg.AsyncCursor[Any]) -> None:
         if counted.rowcount != 1:
             raise self._taken_over(await _one(writer, "holder"))
 
     @contextlib.asynccontextmanager
-    async def _transaction(
-        self, writer: psycopg.AsyncConnection[Any], number: int, records: list[Record] | None
-    ) -> AsyncIterator[None]:
+    async def _transaction(self, writer: WatchedConnection, number: int, records: list[Record] | None) -> AsyncIterator[None]:
         """Commits the transaction that was begun within it, durably, or undoes it. Raises TrackerError."""
         committing = False
         try:
@@ -194,12 +227,12 @@ class PostgresTracker(SqlTracker):
                 self._doubtful = (number, records)
             raise
 
-    async def _held(self) -> psycopg.AsyncConnection[Any]:
+    async def _held(self) -> WatchedConnection:
         """The connection that writes and holds the lock. It is made again if it was lost. Raises TrackerError."""
         opened = self._own()
         assert self._writer is not None  # it is set while the tracker is open
         if self._writer.closed:
-            writer = await self._address.connect()
+            writer = await self._watch.connect()
             try:
                 with self._address.in_words():
                     await self._take_up_again(writer, opened)
@@ -210,7 +243,7 @@ class PostgresTracker(SqlTracker):
             self._writer = writer
         return self._writer
 
-    async def _take_up_again(self, writer: psycopg.AsyncConnection[Any], opened: Opened) -> None:
+    async def _take_up_again(self, writer: WatchedConnection, opened: Opened) -> None:
         """Take the lock, and find out whether a commit was kept whose answer was lost."""
         locked, known = (await _one(writer, "try_lock"))[0], (await _one(writer, "exists"))[0]
         if not known:
@@ -241,7 +274,7 @@ class PostgresTracker(SqlTracker):
         return records[len(kept) :]
 
 
-async def _bring_up_to_date(writer: psycopg.AsyncConnection[Any], where: str) -> None:
+async def _bring_up_to_date(writer: WatchedConnection, where: str) -> None:
     """Apply the migrations that are missing, and make the tracker's row. Raises TrackerError, psycopg.Error."""
     async with writer.transaction():
         version = (await _one(writer, "version"))[0] if (await _one(writer, "exists"))[0] else 0
@@ -252,7 +285,7 @@ async def _bring_up_to_date(writer: psycopg.AsyncConnection[Any], where: str) ->
             await writer.execute(SQL["set_version"], (number,))
 
 
-async def _one(connection: psycopg.AsyncConnection[Any], name: str) -> Any:
+async def _one(connection: WatchedConnection, name: str) -> Any:
     """The one row that a statement gives."""
     return await (await connection.execute(SQL[name])).fetchone()
 

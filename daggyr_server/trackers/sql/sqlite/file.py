@@ -2,21 +2,14 @@
 
 `SqliteTracker` opens it and `SqliteReaders` connect to it. No commit is written here.
 
-The lock is on a file of its own beside the database, PATH-lock, which stays. It is taken with flock(2), which belongs to the
-open file, so that nothing else in this process can drop it by accident; a lock by fcntl goes when any descriptor of the file is
-closed, and sqlite has descriptors of the database. The file is opened close-on-exec, so that no child holds the lock after the
-coordinator is gone.
-
-A file that is damaged, that is no tracker, or that a newer version made is refused and left as it is. So is a file of another
-user, or one that others may write, and so are the files beside it (PATH-wal, PATH-shm, PATH-lock): who writes them decides what
-is run.
+A file that is damaged, that is no tracker, or that a newer version made is refused and left as it is. So is one that lost some of
+its newest state (whole.py). So is a file of another user, or one that others may write, and so are the files beside it (PATH-wal,
+PATH-shm, PATH-lock): who writes them decides what is run.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import fcntl
 import os
 import secrets
 import sqlite3
@@ -27,6 +20,15 @@ from urllib.parse import quote
 
 from daggyr_server.trackers.base import MAX_LIVES, Opened, TrackerError, new_life
 from daggyr_server.trackers.sql.lock_holder import LockHolder, in_use
+from daggyr_server.trackers.sql.sqlite.lock import SqliteLock
+from daggyr_server.trackers.sql.sqlite.whole import (
+    begin_log,
+    check_not_missing,
+    check_whole,
+    commits_of,
+    connect_without_log,
+    has_log,
+)
 from daggyr_server.trackers.sql.statements import missing_migrations, statements
 
 APPLICATION_ID = 0x44616767  # in the header of each file; https://sqlite.org/fileformat2.html#application_id
@@ -34,7 +36,6 @@ _MAGIC = b"SQLite format 3\0"  # at the beginning of each file
 CHECKED_BYTES = 64 * 1024 * 1024  # a file up to this size is checked whole when it is opened, which takes half a second
 # Deleted rows are overwritten in pages that are written anyhow; free pages go when the file is cut (SqliteTracker.scrub).
 SECURE_DELETE = "FAST"
-_POLL = 0.05  # seconds between looks at a lock that is held
 _SQL = statements("sqlite")
 
 
@@ -43,7 +44,7 @@ class SqliteFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock: int | None = None
+        self.held = SqliteLock(path)
 
     def error(self, error: Exception, *, opening: bool = False) -> TrackerError:
         """What went wrong, in words for a person. A tracker that works goes on by itself; at its `opening` the server ends."""
@@ -79,31 +80,18 @@ class SqliteFile:
         if self.path.is_dir():
             raise TrackerError(f"{self.path} is a folder: name a file in it, such as sqlite:{self.path}/state.db")
         self._check_kind()
-        lock = self.path.with_name(f"{self.path.name}-lock")
-        for path in (self.path, lock, *(self.path.with_name(f"{self.path.name}-{end}") for end in ("wal", "shm", "journal"))):
+        for path in (
+            self.path,
+            self.held.file,
+            *(self.path.with_name(f"{self.path.name}-{end}") for end in ("wal", "shm", "journal")),
+        ):
             _check_owner(path)
         try:
-            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            await self.held.take(wait, self._make, lambda: in_use(self.path, self._holder(), "file"))
         except OSError as error:
-            raise self._no_file(lock, error) from None
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + wait
-        try:
-            while True:
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if loop.time() >= deadline:
-                        raise in_use(self.path, self._holder(), "file") from None
-                await asyncio.sleep(_POLL)
-        except OSError as error:
-            os.close(descriptor)
-            raise TrackerError(f"cannot lock {lock}: {error.strerror}") from None
-        except BaseException:
-            os.close(descriptor)
-            raise
-        self._lock = descriptor
+            if not self.path.parent.exists():
+                raise self._no_file(self.path, error) from None
+            raise TrackerError(f"cannot lock {self.path}: {error.strerror}") from None
 
     def _check_kind(self) -> None:
         """Refuse what is surely no tracker, before a lock is made beside it, or advice is given about its owner."""
@@ -124,9 +112,7 @@ class SqliteFile:
         )
 
     def unlock(self) -> None:
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        self.held.release()
 
     def _holder(self) -> str:
         """Who holds the lock, as the database tells. The database is in use, so that an error here is none."""
@@ -139,7 +125,7 @@ class SqliteFile:
 
     def open(self) -> tuple[sqlite3.Connection, Opened]:
         """The connection that writes, and the next epoch. It blocks. Call it with the lock held. Raises TrackerError."""
-        self._make()
+        check_not_missing(self.path)
         with self.in_words(opening=True):
             # The check uses a connection that writes nothing, not even a log that a crash left.
             with contextlib.closing(self._connect_to_look()) as connection:
@@ -148,7 +134,10 @@ class SqliteFile:
             try:
                 self._bring_up_to_date(connection)
                 opened = self._begin_epoch(connection)
-                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # a crash may have left what was deleted in the log
+                # The file itself says from now on that it is in use. A crash may have left what was deleted in the log, too.
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                begin_log(connection, opened.tracker_id, opened.epoch)
+                self.held.begin_mark(opened.tracker_id, opened.epoch, commits_of(connection))
                 return connection, opened
             except BaseException:
                 connection.close()
@@ -162,7 +151,32 @@ class SqliteFile:
         connection.execute(f"PRAGMA secure_delete = {SECURE_DELETE}")
         return connection
 
+    def look(self) -> sqlite3.Connection:
+        """A connection that writes nothing, to a tracker that may have lost something. Raises TrackerError, sqlite3.Error."""
+        self._check_kind()
+        connection = self._connect_to_look()
+        try:
+            self._check_tables(connection, empty=False)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def look_at_whole(self) -> sqlite3.Connection:
+        """The same, to a tracker that holds all that it ever held. Raises TrackerError, sqlite3.Error."""
+        mark = self.held.look_at_mark()  # read first: a coordinator may go on meanwhile
+        connection = self.look()
+        try:
+            check_whole(self.path, connection, mark)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
     def _connect_to_look(self) -> sqlite3.Connection:
+        """A connection that writes nothing. sqlite would leave an empty log behind where there is none."""
+        if not has_log(self.path):
+            return connect_without_log(self.path)
         return sqlite3.connect(f"file:{quote(str(self.path))}?mode=ro", uri=True, timeout=1.0)
 
     def is_in_place(self, opened: os.stat_result) -> bool:
@@ -190,6 +204,19 @@ class SqliteFile:
 
     def _check(self, connection: sqlite3.Connection) -> None:
         """Refuse a file that is no tracker, or a damaged one. Nothing is written before this."""
+        if not self._check_tables(connection, empty=True):
+            return
+        check_whole(self.path, connection, self.held.mark())
+        if self.path.stat().st_size <= CHECKED_BYTES:
+            found = [row[0] for row in connection.execute("PRAGMA quick_check(1)")]
+            if found != ["ok"]:
+                raise self.damaged(" ".join(found[0].replace("*** in database main ***", "").split()))
+
+    def _check_tables(self, connection: sqlite3.Connection, *, empty: bool) -> bool:
+        """Refuse a file that is no tracker of a version that is known, or, unless it may be `empty`, an empty one.
+
+        Returns whether there are tables.
+        """
         try:
             (application,) = connection.execute("PRAGMA application_id").fetchone()
             (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
@@ -197,16 +224,15 @@ class SqliteFile:
             if error.sqlite_errorname == "SQLITE_NOTADB":
                 raise self._no_database() from None
             raise
+        if tables == 0 and empty:
+            return False
         if tables == 0:
-            return
+            raise TrackerError(f"{self.path} is empty")
         if application != APPLICATION_ID:
             raise TrackerError(f"{self.path} is a database of another program; name another file")
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         missing_migrations("sqlite", version, self.path, "file")
-        if self.path.stat().st_size <= CHECKED_BYTES:
-            found = [row[0] for row in connection.execute("PRAGMA quick_check(1)")]
-            if found != ["ok"]:
-                raise self.damaged(" ".join(found[0].replace("*** in database main ***", "").split()))
+        return True
 
     def _bring_up_to_date(self, connection: sqlite3.Connection) -> None:
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # takes hold in an empty file only, before its first page

@@ -63,12 +63,18 @@ class SqliteReaders(Readers):
     def _connect(self) -> sqlite3.Connection:
         connection = self._file.connect()
         connection.execute("PRAGMA query_only = 1")
+        connection.text_factory = _text
         return connection
 
     def _open(self) -> sqlite3.Connection:
         if self._connection is None:
             raise TrackerError(f"the tracker {self._file.path} is closed")
         return self._connection
+
+
+def _text(data: bytes) -> str:
+    """A text; one that a flipped bit has made no UTF-8 is still read, so that it hides no other row."""
+    return data.decode("utf-8", "backslashreplace")
 
 
 class SqliteSnapshot:

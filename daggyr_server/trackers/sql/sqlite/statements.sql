@@ -2,11 +2,30 @@
 -- tracker.py give them; those that read and delete name them, as ../postgres/statements.sql does.
 
 -- name: take_epoch
-UPDATE tracker SET epoch = epoch + 1, holder_host = ?, holder_pid = ?, holder_since = ?
+UPDATE tracker SET epoch = epoch + 1, commits = commits + 1, standing = 1, holder_host = ?, holder_pid = ?, holder_since = ?
+-- name: count_commit
+UPDATE tracker SET commits = commits + 1 WHERE tracker_id = ? AND epoch = ?
+-- name: stop
+UPDATE tracker SET commits = commits + 1, standing = 0 WHERE tracker_id = ? AND epoch = ?
+-- name: make_copy
+UPDATE tracker SET standing = 2, copy_time = ?
+-- name: take_copy
+UPDATE tracker SET standing = 0
+-- name: holdings
+SELECT count(*), coalesce(sum(state IN (1, 2)), 0) FROM run WHERE NOT deleting
+-- name: standing
+SELECT tracker_id, epoch, commits, standing FROM tracker
 -- name: add_life
 INSERT INTO life (epoch, life, start_time) SELECT epoch, ?, holder_since FROM tracker
 -- name: lives
 SELECT epoch, life FROM life ORDER BY epoch DESC LIMIT ?
+-- name: begin_another_life
+UPDATE tracker SET tracker_id = ?, next_run_id = ?
+-- name: last_sign
+SELECT max(time) FROM (
+    SELECT max(start_time) AS time FROM life WHERE epoch < (SELECT epoch FROM tracker)
+    UNION ALL SELECT max(submit_time) FROM run UNION ALL SELECT max(stop_time) FROM run
+) AS signs
 -- name: add_tracker
 INSERT INTO tracker (only_row, tracker_id, epoch, next_run_id, holder_host, holder_pid, holder_since) VALUES (1, ?, 0, 1, '', 0, 0)
 -- name: tracker

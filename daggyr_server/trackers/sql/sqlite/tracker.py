@@ -26,6 +26,7 @@ from daggyr_server.trackers.sql.batch import Batch
 from daggyr_server.trackers.sql.deletion import Slice
 from daggyr_server.trackers.sql.sqlite.file import SqliteFile
 from daggyr_server.trackers.sql.sqlite.readers import SQL, SqliteReaders
+from daggyr_server.trackers.sql.sqlite.whole import begin_log, commits_of
 from daggyr_server.trackers.sql.tracker import MAX_OUTPUT_BYTES, WAIT, SqlTracker
 
 _MANY_BYTES = 1024 * 1024  # a commit with more bytes of documents and output runs in the thread
@@ -58,10 +59,16 @@ class SqliteTracker(SqlTracker):
         super().__init__(address, str(self._file.path), self._readers, wait=wait, output_limit=output_limit)
         self._identity: os.stat_result | None = None
         self._writer: sqlite3.Connection | None = None
+        self._commits = 0  # of all epochs: those that are durable
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite")
         self._scrubbing: asyncio.Task[None] | None = None
 
     # -- life ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def path(self) -> Path:
+        """The file's path, real and absolute."""
+        return self._file.path
 
     @property
     def folder(self) -> Path:
@@ -74,6 +81,7 @@ class SqliteTracker(SqlTracker):
             self._writer, self._opened = writer, opened
             with self._file.in_words(opening=True):
                 self._identity = self._file.path.stat()
+                self._commits = commits_of(writer)
                 writer.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
                 writer.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
                 writer.execute(f"PRAGMA journal_size_limit = {_MAX_LOG_BYTES}")
@@ -90,12 +98,22 @@ class SqliteTracker(SqlTracker):
             await asyncio.gather(scrubbing, return_exceptions=True)
         async with self._writing:
             writer, self._writer = self._writer, None
-            self._opened = None
+            opened, self._opened = self._opened, None
             self._readers.close()
             if writer is not None:
+                if opened is not None and self._lost is None and self._is_in_place():
+                    await self._in_thread(lambda: self._stop(writer, opened))
                 await self._in_thread(writer.close)  # which moves the log into the file
             self._thread.shutdown()
             self._file.unlock()
+
+    def _stop(self, writer: sqlite3.Connection, opened: Opened) -> None:
+        """Have the file say that it was stopped. A disk that is full keeps its log, and then the file is as after a crash."""
+        with contextlib.suppress(sqlite3.Error, OSError):
+            writer.execute(SQL["stop"], (opened.tracker_id, opened.epoch))
+            self._commits += 1
+            self._file.held.mark_commits(self._commits)
+            self._file.held.sync_mark()
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
@@ -113,6 +131,11 @@ class SqliteTracker(SqlTracker):
             above = connection.execute(SQL["above_limit"], (run_id, self._output_limit)).fetchone()
             if above is not None:
                 connection.execute(SQL["drop_oldest"], (run_id, above[0]))
+
+    async def _write_life(self, tracker_id: str, next_run_id: int) -> None:
+        await self._transaction(
+            lambda connection: connection.execute(SQL["begin_another_life"], (tracker_id, next_run_id)), threaded=False
+        )
 
     async def delete(self, run_id: int, limit: int) -> bool:
         if await self._transaction(lambda connection: _delete(connection, Slice(run_id, limit)), threaded=True):
@@ -155,7 +178,15 @@ class SqliteTracker(SqlTracker):
         async with self._writing:
             connection = self._connection()
             with self._file.in_words():
-                return await self._in_thread(lambda: _empty_log(connection))
+                return await self._in_thread(lambda: self._empty(connection))
+
+    def _empty(self, connection: sqlite3.Connection) -> bool:
+        opened = self._own()
+        (busy, *_) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if not busy:
+            begin_log(connection, opened.tracker_id, opened.epoch)
+            self._commits += 1
+        return not busy
 
     async def _transaction(self, work: Callable[[sqlite3.Connection], T], *, threaded: bool) -> T:
         """Make all that `work` does durable, or nothing of it. Raises TrackerError."""
@@ -164,11 +195,11 @@ class SqliteTracker(SqlTracker):
             try:
                 with self._file.in_words():
                     await self._begin(connection)
-                    self._check_epoch(connection)
+                    self._count(connection)
                     if threaded:
-                        return await self._in_thread(lambda: _work_and_commit(connection, work))
+                        return await self._in_thread(lambda: self._work_and_commit(connection, work))
                     result = work(connection)
-                    await self._in_thread(connection.commit)
+                    await self._in_thread(lambda: self._commit(connection))
                     return result
             finally:
                 if connection.in_transaction:
@@ -178,10 +209,13 @@ class SqliteTracker(SqlTracker):
     def _connection(self) -> sqlite3.Connection:
         """The connection that writes, as long as the file is this tracker's. Raises TrackerError."""
         self._own()
-        assert self._writer is not None and self._identity is not None  # both are set while the tracker is open
-        if not self._file.is_in_place(self._identity):
+        assert self._writer is not None  # it is set while the tracker is open
+        if not self._is_in_place():
             raise self._lose(f"{self._where} was taken away, or another file was put in its place, while it was in use")
         return self._writer
+
+    def _is_in_place(self) -> bool:
+        return self._identity is not None and self._file.is_in_place(self._identity)
 
     async def _begin(self, connection: sqlite3.Connection) -> None:
         loop = asyncio.get_running_loop()
@@ -195,11 +229,21 @@ class SqliteTracker(SqlTracker):
                     raise
             await asyncio.sleep(_BUSY_POLL)
 
-    def _check_epoch(self, connection: sqlite3.Connection) -> None:
+    def _count(self, connection: sqlite3.Connection) -> None:
+        """Count the commit that was begun, as long as the tracker is this coordinator's. Raises LostTracker."""
         opened = self._own()
-        tracker_id, epoch, _, *holder = connection.execute(SQL["tracker"]).fetchone()
-        if (tracker_id, epoch) != (opened.tracker_id, opened.epoch):
-            raise self._taken_over(holder)
+        if connection.execute(SQL["count_commit"], (opened.tracker_id, opened.epoch)).rowcount != 1:
+            raise self._taken_over(connection.execute(SQL["tracker"]).fetchone()[3:])
+
+    def _commit(self, connection: sqlite3.Connection) -> None:
+        connection.commit()
+        self._commits += 1
+        self._file.held.mark_commits(self._commits)
+
+    def _work_and_commit(self, connection: sqlite3.Connection, work: Callable[[sqlite3.Connection], T]) -> T:
+        result = work(connection)
+        self._commit(connection)
+        return result
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         """Run `work` in the thread. Even a caller that is cancelled waits for it, because it uses the connection."""
@@ -214,17 +258,6 @@ class SqliteTracker(SqlTracker):
             future.exception()
             raise cancelled
         return future.result()
-
-
-def _work_and_commit(connection: sqlite3.Connection, work: Callable[[sqlite3.Connection], T]) -> T:
-    result = work(connection)
-    connection.commit()
-    return result
-
-
-def _empty_log(connection: sqlite3.Connection) -> bool:
-    (busy, *_) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-    return not busy
 
 
 def _free_pages(connection: sqlite3.Connection) -> int:
