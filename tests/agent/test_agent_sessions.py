@@ -170,7 +170,7 @@ async def test_attempts_of_another_tracker_are_ended_and_never_told_of(agent: Ag
     await second.assign((key(1, run_id=2), spec("echo", "new")))
     await coordinator.result(key(1, run_id=2))
     await eventually(lambda: not agent.tasks(), "the other tracker's attempts were ended")
-    assert set(coordinator.told) == {(2, 1, 1)}
+    assert set(coordinator.told) == {(2, 1, 1, LIFE)}
     # The numbers go on where the hello said, so that this tracker sees no gap.
     assert second.batches[0].sequence == second.hello.first_unacknowledged
 
