@@ -10,6 +10,7 @@ from executor_harness import Harness
 from executor_kinds import opened, ssh_settings
 from support.sshd_server import SshdServer
 
+from daggyr.attempts.keys import ident_of, name_of
 from daggyr.v1.task_pb2 import AttemptKey
 from daggyr_server.executors.context import ExecutorContext
 from daggyr_server.executors.ssh.executor import SshExecutor
@@ -40,6 +41,5 @@ class Pools:
         return sorted(path.parent.name for path in self.directory.glob("ssh/*/*/*/lock"))
 
     def folder(self, key: AttemptKey) -> Path:
-        name = f"{key.run_id}-{key.task_number}-{key.attempt}"
-        (found,) = self.directory.glob(f"ssh/*/*/{name}")
+        (found,) = self.directory.glob(f"ssh/*/*/{name_of(ident_of(key))}")
         return found

@@ -118,7 +118,7 @@ def place(kind: str, deployment: Deployment, tracker: str) -> Iterator[Place]:
             cluster = stack.enter_context(_cluster(deployment))
             pool = {"executor": "slurm", "directory": str(work), "poll_interval": 0.2}
             if kind == "slurm pilots":
-                pool |= {"mode": "pilot", "max_pilots": 2, "pilot_resources": {"cores": 1}}
+                pool |= {"mode": "pilot", "max_pilots": 1, "pilot_resources": {"cores": 2}}
         table = "".join(f"{name} = {_toml(value)}\n" for name, value in pool.items())
         # An address that the next coordinator has too, on a port where pilots find it.
         farm = Farm(deployment, tracker, pools=f"[pools.farm]\nkill_grace = 1\n{table}")
@@ -128,6 +128,7 @@ def place(kind: str, deployment: Deployment, tracker: str) -> Iterator[Place]:
         try:
             yield made
         finally:
+            farm.kill()  # a coordinator would submit new pilots
             for process in made._stopped:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.resume()

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from place import KINDS, Place, copy_of, place
 from support import slurm_cluster
-from support.deployment import BIN, Deployment, shell
+from support.deployment import BIN, SHORT_LEASE, Deployment, shell
 from support.waiting import is_gone, until
 
 pytestmark = pytest.mark.xdist_group(slurm_cluster.GROUP)
@@ -64,7 +64,7 @@ class Life:
     def go_on(self) -> None:
         """After the copy: a run of which one task has ended, one runs, and one ends while nobody is there to be told."""
         deployment, work = self.deployment, self.deployment.work
-        tasks = {"a": shell(script(work, "old")), "b": shell(script(work, "old", "never.go"))}
+        tasks = {"a": shell(script(work, "old"), children=["b", "c"]), "b": shell(script(work, "old", "never.go"))}
         run = deployment.submit({**tasks, "c": shell(script(work, "old", "c.go"))})
         until(lambda: deployment.states(run)["a"] == "COMPLETED", "the end of a")
         held = ["b", "c"] if self.at.cores > 2 else ["b"]
@@ -141,6 +141,8 @@ def test_a_copy_put_back_while_what_works_there_is_away(
     if how == "ended" and kind not in ("agents", "slurm pilots"):
         pytest.skip("nothing but the coordinator ends there")
     with place(kind, deployment, sqlite_tracker) as at:
+        if how == "ended" and kind == "slurm pilots":
+            at.farm.settings = SHORT_LEASE  # a pilot that was killed never comes back
         life = Life(at, deployment)
         life.begin()
         put_back = copy_of(sqlite_tracker, request, deployment.folder)
