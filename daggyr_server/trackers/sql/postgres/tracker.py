@@ -81,13 +81,20 @@ class PostgresTracker(SqlTracker):
                     await writer.execute(SQL["take_epoch"], (holder.host, holder.pid, holder.since))
                     await writer.execute(SQL["add_life"], (life,))
                 tracker_id, epoch, next_run_id, self._commits = await _one(writer, "tracker")
+                (first_id,) = await _one(writer, "first_id")
                 lives = await (await writer.execute(SQL["lives"], (MAX_LIVES,))).fetchall()
         except BaseException:
             await writer.close()
             raise
         self._writer = writer
         self._opened = Opened(
-            tracker_id=tracker_id, epoch=epoch, next_run_id=next_run_id, durable=True, life=life, lives=dict(lives)
+            tracker_id=tracker_id,
+            epoch=epoch,
+            next_run_id=next_run_id,
+            durable=True,
+            life=life,
+            lives=dict(lives),
+            first_id=first_id,
         )
         self._readers.open()
         return self._opened
