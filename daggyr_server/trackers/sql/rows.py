@@ -69,8 +69,6 @@ def stored_attempt(row: Row) -> StoredAttempt:
 
 def growth(row: Row, document: bytes) -> Growth:
     revision, number, attempt, pool, kept = row
-    if not document:
-        raise ValueError(f"revision {revision} has no document")
     return Growth(revision, document, number, attempt, pool, tuple(unpack(kept)))
 
 
