@@ -155,11 +155,11 @@ class PostgresTracker(SqlTracker):
         for run_id, excess in await above.fetchall():
             await writer.execute(SQL["drop_oldest"], {"run_id": run_id, "bytes": excess})
 
-    async def _write_life(self, tracker_id: str, next_run_id: int) -> None:
+    async def _write_life(self, tracker_id: str, epoch: int, next_run_id: int) -> None:
         async with self._writing:
             writer = await self._held()
             with self._address.in_words():
-                await writer.execute(SQL["begin_another_life"], (tracker_id, next_run_id))
+                await writer.execute(SQL["begin_another_life"], (tracker_id, epoch, next_run_id))
 
     def back_up(self, destination: Path) -> int:
         """Copy the tracker, in use or not, to a new file; returns its size in bytes. It blocks. Raises TrackerError."""
