@@ -22,9 +22,10 @@ from daggyr_server.api.statuses import fitting
 from daggyr_server.core.graph.run import Run
 from daggyr_server.core.graph.segments import Kind
 from daggyr_server.core.step import Reason
+from daggyr_server.core.stored import RunRow
 from daggyr_server.driver.changes import Changes
 from daggyr_server.driver.ended import Reader
-from daggyr_server.driver.errors import Closing, Refused
+from daggyr_server.driver.errors import BeingRestored, Closing, Refused
 from daggyr_server.driver.requests import Requests
 from daggyr_server.spec import PoolLimits
 from daggyr_server.trackers.base import DamagedRun, StoredAttempt, TrackerError
@@ -94,11 +95,21 @@ class Servicer:
                 words.append(f"agent {agent.name} is refused: {agent.reason}")
         return found
 
+    def stored_summary(self, row: RunRow) -> RunSummary:
+        """A run that is not in memory: it has ended, or it is being restored."""
+        if not row.damage and (damage := self.reader.damaged.get(row.run_id)) is not None:
+            row = replace(row, damage=str(damage))
+        summary = views.stored_summary(row)
+        restored = self.reader.being_restored(row.run_id)
+        if restored is not None:
+            summary.notes.append(restored)
+        return summary
+
     async def answered(self, answer: Awaitable[T], context: Context) -> T:
         """What the driver answers."""
         try:
             return await answer
-        except (TrackerError, Closing, Refused) as error:
+        except (TrackerError, BeingRestored, Closing, Refused) as error:
             await end_call(error, context)
 
     async def damaged(self, run_id: int) -> RunSummary | None:
@@ -112,7 +123,7 @@ class Servicer:
                 for row in await self.reader.rows(before=run_id + 1, limit=1):
                     if row.run_id == run_id:
                         return views.stored_summary(replace(row, damage=row.damage or str(damage)))
-        except (TrackerError, Closing, Refused):
+        except (TrackerError, BeingRestored, Closing, Refused):
             pass
         return None
 
@@ -211,7 +222,7 @@ class Servicer:
         return tuple(dict.fromkeys(numbers))
 
 
-async def end_call(error: Refused | Closing | TrackerError, context: Context) -> NoReturn:
+async def end_call(error: Refused | BeingRestored | Closing | TrackerError, context: Context) -> NoReturn:
     """End a call with the status that fits the driver's error: UNAVAILABLE unless it is a refusal."""
     if isinstance(error, DamagedRun):
         await context.abort(grpc.StatusCode.FAILED_PRECONDITION, fitting(str(error)))

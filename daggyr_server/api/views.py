@@ -78,7 +78,7 @@ def run_summary(run: Run, pools: Mapping[str, Pool], change_seq: int) -> RunSumm
 
 
 def stored_summary(row: RunRow) -> RunSummary:
-    """A run that has ended and is not in memory."""
+    """A run that is not in memory, as a list shows it."""
     tags, cut_note = shown_tags(row.tags)
     summary = RunSummary(
         run_id=row.run_id,

@@ -57,6 +57,9 @@ class RunEdited:
     pool: str
     kept: tuple[int, ...]  # the revisions of the generators' tasks that are part of it
     time: float
+    replaced: bytes = (
+        b""  # what is to be kept of the specification that it replaced, so that its documents need not be read again
+    )
 
 
 @dataclass(frozen=True, slots=True)

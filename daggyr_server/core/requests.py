@@ -107,7 +107,9 @@ class RequestHandlers(Stepper):
         queued, stopped = edited(run, event.edit, event.again, now)
         run.describe(tags=event.tags, pool=event.pool, parameters=event.parameters)
         run.offers_to(self._offer)
-        self._step.records.append(RunEdited(run.run_id, run.revision, event.document, run.tags, run.pool, event.edit.kept, now))
+        self._step.records.append(
+            RunEdited(run.run_id, run.revision, event.document, run.tags, run.pool, event.edit.kept, now, event.replaced)
+        )
         attempts = [run.in_flight[number] for number in stopped]
         void = [attempt for attempt in attempts if attempt.void]
         if void:

@@ -14,11 +14,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from daggyr.v1.task_pb2 import LOST, AttemptResult
-from daggyr_server.core.events import HostGone
+from daggyr_server.core.events import HostGone, RunRestored
 from daggyr_server.core.graph.segments import Keeping
 from daggyr_server.core.machine import Machine
 from daggyr_server.driver import recovery
-from daggyr_server.trackers.base import Opened
+from daggyr_server.trackers.base import DamagedRun, Opened
 from daggyr_server.trackers.sql.tracker import SqlTracker
 
 IDS_A_DAY = 1_000_000  # runs that a life can have given out in a day: eleven a second, all day
@@ -51,8 +51,14 @@ async def begin(tracker: SqlTracker, opened: Opened, keep: Callable[[], Keeping]
     # The id comes first: whoever finds the tracker between the two commits already knows that nothing in flight is its own.
     await tracker.begin_another_life(life.tracker_id, opened.epoch + days * STARTS_A_DAY, life.next_run_id)
     machine = Machine((), next_run_id=life.next_run_id)
-    found, damaged = await recovery.unfinished(tracker, keep)
-    life.damaged = {damage.run_id: str(damage) for damage in damaged}
+    found: list[RunRestored] = []
+    for run_id in await tracker.unfinished():
+        try:
+            one = await recovery.recovered(run_id, tracker, keep, now)
+            if one is not None:
+                found.append(one.event)
+        except DamagedRun as damage:
+            life.damaged[run_id] = str(damage)
     records = machine.handle(now, found).records
     placed: dict[tuple[str, str], None] = {}
     for run in machine.runs.values():

@@ -17,6 +17,7 @@ from daggyr_server.driver.edit_plan import Plan, RunSnapshot, planned
 from daggyr_server.driver.ended import Reader
 from daggyr_server.driver.errors import Refused
 from daggyr_server.driver.inbox import Inbox
+from daggyr_server.driver.replaced import encoded
 from daggyr_server.spec import Faults, PoolLimits, Printed, RunSpec, check_tags, listed
 
 PLANS = 10  # of one edit, while the run goes on
@@ -82,7 +83,8 @@ class Editing:
             if gone:
                 raise Refused(Refusal(Reason.NOT_NOW, _would_remove(run.run_id, gone)))
             try:
-                await self._take(run, spec, document, edits, plan)
+                replaced = await asyncio.to_thread(encoded, plan.snapshot.graph, plan.edit.carry)
+                await self._take(run, spec, document, edits, plan, replaced)
             except Refused as error:
                 found = await self._reader.find(run.run_id)  # An ended run may have left memory, and is another object then.
                 if attempt == PLANS or found is None or (error.refusal.reason is not Reason.STALE and found is run):
@@ -93,7 +95,7 @@ class Editing:
         message = f"run {run.run_id} was edited meanwhile: it has revision {run.revision} now, look at it again"
         raise Refused(Refusal(Reason.CONFLICT, message))
 
-    async def _take(self, run: Run, spec: RunSpec, document: bytes, edits: int, plan: Plan) -> None:
+    async def _take(self, run: Run, spec: RunSpec, document: bytes, edits: int, plan: Plan, replaced: bytes) -> None:
         """Ask the machine to carry a plan out. Raises Refused, Closing."""
         await self._inbox.ask(
             EditAsked(
@@ -106,6 +108,7 @@ class Editing:
                 pool=spec.pool or run.pool,
                 parameters=spec.run_parameters(),
                 document=document,
+                replaced=replaced,
                 completed=plan.completed,
                 again=plan.again,
             )

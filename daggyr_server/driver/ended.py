@@ -26,7 +26,8 @@ from daggyr_server.driver.agents import Agents
 from daggyr_server.driver.durability import Durability
 from daggyr_server.driver.inbox import Inbox
 from daggyr_server.driver.lives import Lives
-from daggyr_server.driver.recovery import restored
+from daggyr_server.driver.recovery import recovered
+from daggyr_server.driver.restoring import Restoring
 from daggyr_server.executors.base import Executor
 from daggyr_server.executors.believable import mend_result
 from daggyr_server.trackers.base import MAX_ATTEMPTS, DamagedRun, Piece, StateChange, StoredAttempt, Tracker
@@ -49,18 +50,22 @@ class Reader:
         inbox: Inbox,
         durability: Durability,
         lives: Lives,
+        restoring: Restoring,
+        clock: Callable[[], float],
         keep: Callable[[], Keeping],
         *,
         durable: bool,
     ) -> None:
         """`durable` says that the tracker can give ended runs back, so that not all of them need stay in memory. `executors` may
-        be filled later; `keep` makes the lists of what tasks execute."""
+        be filled later; `clock` gives seconds since the epoch, and `keep` makes the lists of what tasks execute."""
         self._machine = machine
         self._tracker = tracker
         self._executors = executors
         self._inbox = inbox
         self._durability = durability
         self._lives = lives
+        self._restoring = restoring
+        self._clock = clock
         self._keep = keep
         self._durable = durable
         self._ended: dict[int, int] = {}  # ended runs in memory -> how many tasks; asked for longest ago first
@@ -95,7 +100,13 @@ class Reader:
         self.damaged[damage.run_id] = damage
 
     async def find(self, run_id: int) -> Run | None:
-        """A run, from the tracker if it is not in memory; None if there is none. Raises TrackerError, DamagedRun, Closing."""
+        """A run, from the tracker if it is not in memory; None if there is none.
+
+        Raises TrackerError, DamagedRun, BeingRestored, Closing.
+        """
+        await self._restoring.back(run_id)
+        if run_id in self.damaged:
+            raise self.damaged[run_id]
         try:
             return await self._find(run_id)
         except DamagedRun as damage:
@@ -107,14 +118,23 @@ class Reader:
         if run is None:
             async with self._loading:  # Runs may be large: they come back one after another.
                 if run_id not in self._machine.runs:
-                    stored = await self._tracker.load(run_id)
-                    if stored is None:
+                    found = await recovered(run_id, self._tracker, self._keep, self._clock())
+                    if found is None:
                         return None
-                    await self._inbox.ask(replace(await restored(stored, self._keep), ticket=object()))
+                    await self._inbox.ask(replace(found.event, ticket=object()))
                 run = self._machine.runs.get(run_id)
         if run is not None and run.has_ended:
             self.ended(run)
         return run
+
+    def being_restored(self, run_id: int) -> str | None:
+        """What to say of a run that is not in memory because the server has just started; None for all others."""
+        return self._restoring.words(run_id)
+
+    async def row(self, run_id: int) -> RunRow | None:
+        """A run as a list shows it; None if there is none. Raises TrackerError."""
+        rows = await self._tracker.rows(before=run_id + 1, limit=1)
+        return rows[0] if rows and rows[0].run_id == run_id else None
 
     async def newest(self) -> int | None:
         """The id of the run that was submitted last; None if there are no runs."""

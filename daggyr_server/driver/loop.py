@@ -17,7 +17,7 @@ from functools import partial
 
 from daggyr.backoff import Backoff
 from daggyr.v1.task_pb2 import AttemptKey, AttemptUpdate
-from daggyr_server.core.commands import RecallAttempts, StartAttempts, StopAttempts
+from daggyr_server.core.commands import Command, RecallAttempts, StartAttempts, StopAttempts
 from daggyr_server.core.events import AttemptEnded, EditAsked, Event
 from daggyr_server.core.machine import Machine
 from daggyr_server.core.records import AttemptRecorded, OutputKept, Record, RunEdited, RunMoved
@@ -37,6 +37,7 @@ from daggyr_server.driver.inbox import Inbox, Reported, ToKeep
 from daggyr_server.driver.lives import Lives
 from daggyr_server.driver.reports import PoolReports, event_of
 from daggyr_server.driver.requests import Requests
+from daggyr_server.driver.restoring import Restoring
 from daggyr_server.driver.spilled import SpilledTasks
 from daggyr_server.executors.base import Executor, ExecutorError
 from daggyr_server.trackers.base import LostTracker, Tracker, TrackerError
@@ -80,8 +81,15 @@ class Driver:
         self._demanding: dict[str, Executor] = {}
         self._demanded: dict[str, int] = {}  # what each of these was last told
         self._task: asyncio.Task[None] | None = None
+        self._restorer: asyncio.Task[None] | None = None
+        self._restoring = Restoring(
+            *(tracker, self._inbox, generators, self._lives, self._durability, clock, self._keep),
+            damaged=lambda damage: self.reader.is_damaged(damage),
+        )
+        self._held: list[Command] | None = []  # what executors are to do, until the runs of before are back
         self.reader = Reader(
-            machine, tracker, self._executors, self._inbox, self._durability, self._lives, self._keep, durable=durable
+            *(machine, tracker, self._executors, self._inbox, self._durability, self._lives, self._restoring, clock, self._keep),
+            durable=durable,
         )
         self.figures = FiguresReader(machine, self._durability)
         self._deletions = Deletions(tracker, self.reader, changes)
@@ -95,7 +103,7 @@ class Driver:
         return PoolReports(pool, self._inbox, mend=mend)
 
     async def start(self, executors: Mapping[str, Executor]) -> None:
-        """Open the executors, by pool, go on with the runs that have not ended, and begin to work.
+        """Open the executors, by pool, and begin to work. The runs that have not ended come back from now on: see `restored`.
 
         Raises ExecutorError and TrackerError, with all executors closed again.
         """
@@ -110,45 +118,63 @@ class Driver:
                     raise
                 except Exception as error:
                     raise unusable(pool, "open", error) from error
-            await self._restore()
+            unfinished = await self._restoring.begin()
             half_deleted = await self._tracker.deleting()
         except BaseException:
             await self._calls.close_all(self._executors)
             raise
         self._task = asyncio.create_task(self._loop(), name="driver")
+        self._restorer = asyncio.create_task(self._restore(unfinished), name="restoring")
         self._deletions.go_on(half_deleted)
+        if not unfinished:
+            await self._restorer
 
-    async def _restore(self) -> None:
-        events, damaged = await recovery.unfinished(self._tracker, self._keep)
-        for damage in damaged:
-            self.reader.is_damaged(damage)
-        for event in events:
-            self._lives.take_up(event.row.run_id, event.adopted)
-        self._now = self._clock()
-        step = self._handle(events)
-        runs = self._machine.runs.values()
-        # Executors look for what is nobody's even if nothing is in flight: this tracker may be a copy from before.
-        gone = await recovery.go_on(runs, self._executors, self._generators, self._lives, self._tracker)
-        await self._finish([step], [], [])
-        self._inbox.entries += gone
-        self._inbox.wake.set()
+    @property
+    def is_restored(self) -> bool:
+        """Whether all runs that had not ended are back."""
+        return self._restoring.done.is_set()
+
+    async def restored(self) -> None:
+        """Return once all runs that had not ended are back. Raises what keeps them from that for good: see `ended`."""
+        if self._restorer is not None:
+            await asyncio.shield(self._restorer)
+
+    async def _restore(self, run_ids: Sequence[int]) -> None:
+        begun = self._clock()
+        for run_id in run_ids:
+            await self._restoring.bring_back(run_id)
+        runs = [self._machine.runs[run_id] for run_id in run_ids if run_id in self._machine.runs]
+        gone = recovery.go_on(runs, self._executors, self._lives)
+        if run_ids:
+            flying = sum(len(run.in_flight) for run in runs)
+            log.info("going on with %d runs after %.1f s; %d attempts may still run", len(runs), self._clock() - begun, flying)
+        held, self._held = self._held, None
+        await self._command(held or [])
+        for entry in gone:
+            self._inbox.report(entry)
+        self._inbox.let_in()
+        self._restoring.done.set()
 
     async def close(self) -> None:
         """End the loop, let go of the executors and the tracker; what waits in the inbox is dropped. Safe to call twice."""
         self._inbox.close()
         await self._deletions.close()
-        task, self._task = self._task, None
-        if task is not None:
+        tasks = [task for task in (self._restorer, self._task) if task is not None]
+        self._restorer = self._task = None
+        for task in tasks:
             task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._calls.close_all(self._executors)
         self._inbox.leave_unanswered()
         await self._tracker.close()
 
     async def ended(self) -> None:
-        """Return when `close` was called, or raise what made the loop end by itself."""
-        if self._task is not None:
-            await asyncio.shield(self._task)
+        """Return when `close` was called, or raise what made the driver end by itself."""
+        tasks = [task for task in (self._task, self._restorer) if task is not None]
+        if tasks:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+            for task in done:
+                task.result()
 
     # -- the loop -----------------------------------------------------------------------------------------------------
 
@@ -183,7 +209,7 @@ class Driver:
             await self._commit(records)
         self._durability.all_settled()
         for step in steps:
-            await self._act(step)
+            await self._command(step.commands)
             self._inbox.answer(step.answers)
             self.changes.publish(step.changed)
             self._note(step.records)
@@ -278,10 +304,13 @@ class Driver:
             kept.append(OutputKept(key.run_id, key.task_number, key.attempt, chunk.stream, chunk.offset, chunk.data))
             self._generators.keep((key.run_id, key.task_number, key.attempt), chunk.stream, chunk.offset, chunk.data)
 
-    async def _act(self, step: Step) -> None:
-        """Give a step's commands to the executors. Everybody else has turns in between."""
+    async def _command(self, commands: Sequence[Command]) -> None:
+        """Give commands to the executors. Everybody else has turns in between."""
+        if self._held is not None:
+            self._held += commands
+            return
         given, calls = 0, self._calls
-        for command in step.commands:
+        for command in commands:
             executor = self._executors.get(command.pool)
             if executor is None:  # The pool is not configured any more; what it has is about to be LOST.
                 continue
@@ -317,6 +346,8 @@ class Driver:
                 self._lives.forget(record[:3])
 
     def _tell_demand(self) -> None:
+        if self._held is not None:
+            return
         for name, executor in self._demanding.items():
             ready = self._machine.pools[name].ready
             if ready != self._demanded.get(name, 0):

@@ -35,6 +35,11 @@ class Carry:
         self._counts.append(count)
         self._same.append(same)
 
+    @property
+    def columns(self) -> tuple[array[int], array[int], array[int], bytearray]:
+        """The entries as parallel columns: new, old, count, same."""
+        return self._news, self._olds, self._counts, self._same
+
     def __iter__(self) -> Iterator[tuple[int, int, int, bool]]:
         """Entries (new, old, count, same), by their new numbers: `count` tasks with numbers from `old` on have numbers from `new`
         on. `same` says that they do what they did."""

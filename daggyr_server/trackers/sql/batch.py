@@ -127,6 +127,8 @@ class Batch:
             ("note_asked", (record.time, "edit", record.run_id)),
         ]
         self._document(record.run_id, record.revision, record.document)
+        if record.replaced:
+            self._document(record.run_id, -record.revision, record.replaced)
 
     def _tasks_generated(self, record: TasksGenerated) -> None:
         self.steps.append(("add_growth", (record.run_id, record.revision, record.number, record.attempt, "", b"")))

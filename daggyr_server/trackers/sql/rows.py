@@ -67,9 +67,10 @@ def stored_attempt(row: Row) -> StoredAttempt:
     return StoredAttempt(attempt, host, host_name, assign_time, AttemptResult.FromString(result))
 
 
-def growth(row: Row, document: bytes) -> Growth:
+def growth(row: Row) -> Growth:
+    """A growth without its document."""
     revision, number, attempt, pool, kept = row
-    return Growth(revision, document, number, attempt, pool, tuple(unpack(kept)))
+    return Growth(revision, b"", number, attempt, pool, tuple(unpack(kept)))
 
 
 def history(rows: Iterable[Row], number: int | None) -> list[StateChange]:

@@ -7,11 +7,11 @@ makes is in batch.py, what rows tell in rows.py, which rows a deletion takes in 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from abc import abstractmethod
-from dataclasses import replace
 
 from daggyr_server.core.records import AgentPinned
-from daggyr_server.core.stored import RunRow, StoredRun
+from daggyr_server.core.stored import RunRow, StoredRun, needed
 from daggyr_server.trackers.base import (
     MAX_ATTEMPTS,
     LostTracker,
@@ -117,10 +117,20 @@ class SqlTracker(Tracker):
             )
             async for rows in snapshot.in_turns("ended", self._readers.rows_a_turn, run_id=run_id):
                 fold.ended(rows)
-            growths = [
-                growth(row, await _document(snapshot, run_id, row[0])) for row in await snapshot.rows("growths", run_id=run_id)
-            ]
-            return StoredRun(run_row(runs[0]), await _document(snapshot, run_id, 0), runs[0][-1], growths, *fold.result())
+            growths = [growth(row) for row in await snapshot.rows("growths", run_id=run_id)]
+            replaced: dict[int, bytes] = {}
+            for one in growths:
+                if one.number is None and (kept := await _document(snapshot, run_id, -one.revision)):
+                    replaced[one.revision] = kept
+            documents = {revision: await _document(snapshot, run_id, revision) for revision in needed(growths, replaced)}
+            return StoredRun(
+                run_row(runs[0]),
+                documents.get(0, b""),
+                runs[0][-1],
+                [dataclasses.replace(one, document=documents.get(one.revision, b"")) for one in growths],
+                *fold.result(),
+                replaced,
+            )
 
     # -- another life --------------------------------------------------------------------------------------------------
 
@@ -135,7 +145,7 @@ class SqlTracker(Tracker):
     async def begin_another_life(self, tracker_id: str, epoch: int, next_run_id: int) -> None:
         """Be another tracker from now on, with a higher epoch, that gives out other run ids. Raises TrackerError."""
         await self._write_life(tracker_id, epoch, next_run_id)
-        self._opened = replace(self._own(), tracker_id=tracker_id, epoch=epoch, next_run_id=next_run_id)
+        self._opened = dataclasses.replace(self._own(), tracker_id=tracker_id, epoch=epoch, next_run_id=next_run_id)
 
     @abstractmethod
     async def _write_life(self, tracker_id: str, epoch: int, next_run_id: int) -> None:
