@@ -114,6 +114,8 @@ class Reader:
         Raises TrackerError, DamagedRun, BeingRestored, Closing.
         """
         await self._restoring.back(run_id)
+        if run_id in self.damaged:
+            raise self.damaged[run_id]
         try:
             with self.held(run_id):  # What others look at must not push it out again before it is handed over.
                 return await self._find(run_id)
