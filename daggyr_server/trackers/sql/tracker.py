@@ -7,7 +7,6 @@ makes is in batch.py, what rows tell in rows.py, which rows a deletion takes in 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 from abc import abstractmethod
 from dataclasses import replace
 
@@ -146,7 +145,7 @@ class SqlTracker(Tracker):
     async def begin_another_life(self, tracker_id: str, epoch: int, next_run_id: int) -> None:
         """Be another tracker from now on, with a higher epoch, that gives out other run ids. Raises TrackerError."""
         await self._write_life(tracker_id, epoch, next_run_id)
-        self._opened = dataclasses.replace(self._own(), tracker_id=tracker_id, epoch=epoch, next_run_id=next_run_id)
+        self._opened = replace(self._own(), tracker_id=tracker_id, epoch=epoch, next_run_id=next_run_id)
 
     @abstractmethod
     async def _write_life(self, tracker_id: str, epoch: int, next_run_id: int) -> None:
