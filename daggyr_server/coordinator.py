@@ -86,6 +86,7 @@ async def coordinator(
             epoch=opened.epoch,
             life=opened.life,
             lives=opened.lives,
+            first_id=opened.first_id,
             lease=server.lease,
             heartbeat=server.heartbeat,
             grace=server.kill_grace,

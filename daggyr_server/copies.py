@@ -133,7 +133,7 @@ def _same(one: Path, other: Path) -> bool:
 
 
 async def _restore_sqlite(copy: Path, target: Path) -> list[str]:
-    restoring = copies.Restoring(copy, target)
+    restoring = copies.CopyOnItsWay(copy, target)
     await restoring.begin()
     try:
         life = await _another_life(SqliteTracker(f"sqlite:{restoring.draft}"))

@@ -9,7 +9,6 @@ import asyncio
 import math
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from dataclasses import replace
 from itertools import islice
 
 import grpc
@@ -60,8 +59,6 @@ class Reading(Servicer):
                 state = run.state if run is not None else row.state
                 if not wanted.admits(row.tags, state, row.submit_time):
                     continue
-                if run is None and not row.damage and (damage := self.reader.damaged.get(row.run_id)) is not None:
-                    row = replace(row, damage=str(damage))
                 summary = self.summary_now(run) if run is not None else self.stored_summary(row)
                 size += summary.ByteSize()
                 if response.runs and (len(response.runs) == most or size > MAX_PAGE_BYTES):

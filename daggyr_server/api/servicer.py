@@ -86,14 +86,6 @@ class Servicer:
             summary.notes.append(f"nothing new is started, because state cannot be made durable: {trouble}")
         return summary
 
-    def stored_summary(self, row: RunRow) -> RunSummary:
-        """A run that is not in memory: it has ended, or it is being restored."""
-        summary = views.stored_summary(row)
-        restored = self.reader.being_restored(row.run_id)
-        if restored is not None:
-            summary.notes.append(restored)
-        return summary
-
     def refused_agents(self) -> Mapping[str, Sequence[str]]:
         """By pool, some of the agents that want to join it and are refused, each with why."""
         found: dict[str, list[str]] = {}
@@ -102,6 +94,16 @@ class Servicer:
             if len(words) < MAX_REFUSED:
                 words.append(f"agent {agent.name} is refused: {agent.reason}")
         return found
+
+    def stored_summary(self, row: RunRow) -> RunSummary:
+        """A run that is not in memory: it has ended, or it is being restored."""
+        if not row.damage and (damage := self.reader.damaged.get(row.run_id)) is not None:
+            row = replace(row, damage=str(damage))
+        summary = views.stored_summary(row)
+        restored = self.reader.being_restored(row.run_id)
+        if restored is not None:
+            summary.notes.append(restored)
+        return summary
 
     async def answered(self, answer: Awaitable[T], context: Context) -> T:
         """What the driver answers."""

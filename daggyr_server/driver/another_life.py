@@ -17,11 +17,12 @@ from daggyr.v1.task_pb2 import LOST, AttemptResult
 from daggyr_server.core.events import HostGone, RunRestored
 from daggyr_server.core.graph.segments import Keeping
 from daggyr_server.core.machine import Machine
-from daggyr_server.driver.recovery import recovered
+from daggyr_server.driver import recovery
 from daggyr_server.trackers.base import DamagedRun, Opened
 from daggyr_server.trackers.sql.tracker import SqlTracker
 
 IDS_A_DAY = 1_000_000  # runs that a life can have given out in a day: eleven a second, all day
+STARTS_A_DAY = 10_000  # that a life can have had: hosts take no orders of a start below one that they have seen
 _DAY = 86_400  # seconds
 _NO_SIGN_DAYS = 1_000  # where nothing tells how old a copy is
 
@@ -48,16 +49,16 @@ async def begin(tracker: SqlTracker, opened: Opened, keep: Callable[[], Keeping]
     days = max(1, math.ceil((now - last) / _DAY)) if last is not None else _NO_SIGN_DAYS
     life = AnotherLife(opened.tracker_id, secrets.token_hex(16), _ids_after(opened.next_run_id, days), days)
     # The id comes first: whoever finds the tracker between the two commits already knows that nothing in flight is its own.
-    await tracker.begin_another_life(life.tracker_id, life.next_run_id)
+    await tracker.begin_another_life(life.tracker_id, opened.epoch + days * STARTS_A_DAY, life.next_run_id)
     machine = Machine((), next_run_id=life.next_run_id)
     found: list[RunRestored] = []
     for run_id in await tracker.unfinished():
         try:
-            one = await recovered(run_id, tracker, keep, now)
+            one = await recovery.recovered(run_id, tracker, keep, now)
+            if one is not None:
+                found.append(one.event)
         except DamagedRun as damage:
             life.damaged[run_id] = str(damage)
-        else:
-            found += [one.event] if one is not None else []
     records = machine.handle(now, found).records
     placed: dict[tuple[str, str], None] = {}
     for run in machine.runs.values():

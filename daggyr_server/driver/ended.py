@@ -38,7 +38,14 @@ log = logging.getLogger(__name__)
 MAX_POOL_NOTES = 20  # that an executor tells of its pool
 MOST_DAMAGED = 1_000  # damaged runs that are remembered; others are found again when somebody asks
 KEPT_ENDED_RUNS = 200  # ended runs in memory, where a tracker has them too
+LOADS_AT_ONCE = 4  # runs that come back at a time; each may be large
 KEPT_ENDED_TASKS = 2_000_000  # the tasks of these runs together
+
+
+class _Lock(asyncio.Lock):
+    """A lock that knows how many have it or wait for it."""
+
+    users = 0
 
 
 class Reader:
@@ -71,7 +78,9 @@ class Reader:
         self._keep = keep
         self._durable = durable
         self._ended: dict[int, int] = {}  # ended runs in memory -> how many tasks; asked for longest ago first
-        self._loading = asyncio.Lock()
+        self._locks: dict[int, _Lock] = {}  # of runs that come back, or are being taken away
+        self._loads = asyncio.Semaphore(LOADS_AT_ONCE)
+        self._held: dict[int, int] = {}  # runs of which something is being asked -> how often
         self.damaged: dict[int, DamagedRun] = {}  # those that were found, by run id
         self.settled = durability.settled
         self.agents = Agents(executors).known
@@ -120,11 +129,16 @@ class Reader:
         self.damaged[damage.run_id] = damage
 
     async def find(self, run_id: int) -> Run | None:
-        """A run, from the tracker if it is not in memory; None if there is none. Raises TrackerError,
-        DamagedRun, BeingRestored, Closing."""
+        """A run, from the tracker if it is not in memory; None if there is none.
+
+        Raises TrackerError, DamagedRun, BeingRestored, Closing.
+        """
         await self._restoring.back(run_id)
+        if run_id in self.damaged:
+            raise self.damaged[run_id]
         try:
-            return await self._find(run_id)
+            with self.held(run_id):  # What others look at must not push it out again before it is handed over.
+                return await self._find(run_id)
         except DamagedRun as damage:
             self.is_damaged(damage)
             raise
@@ -132,7 +146,7 @@ class Reader:
     async def _find(self, run_id: int) -> Run | None:
         run = self._machine.runs.get(run_id)
         if run is None:
-            async with self._loading:  # Runs may be large: they come back one after another.
+            async with self._alone(run_id), self._loads:
                 if run_id not in self._machine.runs:
                     found = await recovered(run_id, self._tracker, self._keep, self._clock())
                     if found is None:
@@ -207,20 +221,50 @@ class Reader:
         if not self._durable:
             return
         self._ended.pop(run.run_id, None)
-        self._ended[run.run_id] = run.graph.size
+        self._ended[run.run_id] = run.graph.size - run.graph.live
         tasks = sum(self._ended.values())
         forgotten = []
         while len(self._ended) > 1 and (len(self._ended) > KEPT_ENDED_RUNS or tasks > KEPT_ENDED_TASKS):
-            oldest = next(iter(self._ended))
+            oldest = next((run_id for run_id in self._ended if run_id not in self._held), None)
+            if oldest is None:
+                break
             tasks -= self._ended.pop(oldest)
             forgotten.append(oldest)
         if forgotten:
             self._inbox.put(RunsForgotten(run_ids=tuple(forgotten)))
 
+    @contextlib.contextmanager
+    def held(self, run_id: int) -> Iterator[None]:
+        """While this lasts, a run stays in memory once it is there, because something is being asked of it."""
+        self._held[run_id] = self._held.get(run_id, 0) + 1
+        try:
+            yield
+        finally:
+            self._held[run_id] -= 1
+            if not self._held[run_id]:
+                del self._held[run_id]
+
+    @contextlib.asynccontextmanager
+    async def _alone(self, run_id: int) -> AsyncIterator[None]:
+        """Bring a run back, or take it away, one at a time; other runs are not waited for."""
+        lock = self._locks.setdefault(run_id, _Lock())
+        lock.users += 1
+        try:
+            async with lock:
+                yield
+        finally:
+            lock.users -= 1
+            if not lock.users:
+                del self._locks[run_id]
+
     @contextlib.asynccontextmanager
     async def forgotten(self, run_id: int) -> AsyncIterator[None]:
-        """Take an ended run from memory; nobody brings it back while this lasts. Raises Closing, and Refused if it goes on."""
-        async with self._loading:
+        """Take an ended run from memory; nobody brings it back while this lasts.
+
+        Raises BeingRestored, Closing, and Refused if it goes on.
+        """
+        await self._restoring.back(run_id)
+        async with self._alone(run_id):
             await self._inbox.ask(RunsForgotten(ticket=object(), run_ids=(run_id,)))
             self._ended.pop(run_id, None)
             yield

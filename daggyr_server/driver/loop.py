@@ -83,7 +83,10 @@ class Driver:
         self._task: asyncio.Task[None] | None = None
         self._restorer: asyncio.Task[None] | None = None
         self._watcher: asyncio.Task[None] | None = None
-        self._restoring = MissingRuns(tracker, self._inbox, generators, self._lives, self._durability, clock, self._keep)
+        self._restoring = MissingRuns(
+            *(tracker, self._inbox, generators, self._lives, self._durability, clock, self._keep),
+            damaged=lambda damage: self.reader.is_damaged(damage),
+        )
         self._held: list[Command] | None = []  # what executors are to do, until the runs of before are back
         self.reader = Reader(
             *(machine, tracker, self._executors, self._inbox, self._durability, self._lives, self._restoring, clock, self._keep),
@@ -141,9 +144,7 @@ class Driver:
     async def _restore(self, run_ids: Sequence[int]) -> None:
         begun = self._clock()
         for run_id in run_ids:
-            damage = await self._restoring.bring_back(run_id)
-            if damage is not None:
-                self.reader.is_damaged(damage)
+            await self._restoring.bring_back(run_id)
         runs = [self._machine.runs[run_id] for run_id in run_ids if run_id in self._machine.runs]
         gone = recovery.go_on(runs, self._executors, self._lives)
         if run_ids:

@@ -14,10 +14,9 @@ from typing import NamedTuple
 
 from daggyr.v1.task_pb2 import LOST, STDOUT, AttemptKey, AttemptResult, Placement
 from daggyr_server.core.events import HostGone, RunRestored
-from daggyr_server.core.graph.graph import Graph
 from daggyr_server.core.graph.restore import Restored, restored
 from daggyr_server.core.graph.run import Run
-from daggyr_server.core.graph.segments import Keeping, Kind
+from daggyr_server.core.graph.segments import Keeping
 from daggyr_server.core.states import State
 from daggyr_server.core.stored import Adopted, StoredRun
 from daggyr_server.driver.careful import unusable
@@ -90,7 +89,7 @@ async def recovered(run_id: int, tracker: Tracker, keep: Callable[[], Keeping], 
     """What gives a run back to the machine; None for a run that the tracker does not know. It is made in a thread. `keep` makes
     the lists of what tasks execute.
 
-    Raises TrackerError; it is a DamagedRun if the documents do not expand any more, or do not fit the tasks, which a damaged
+    Raises TrackerError; it is DamagedRun if the documents do not expand any more, or do not fit the tasks, which a damaged
     tracker or an older program would explain.
     """
     stored = await tracker.load(run_id)
@@ -102,14 +101,25 @@ async def recovered(run_id: int, tracker: Tracker, keep: Callable[[], Keeping], 
         except Unreadable as error:
             log.warning("run %d is restored from all its documents: what is kept beside them is of no use: %s", run_id, error)
             run, ending = await asyncio.to_thread(_made_again, await _with_documents(stored, tracker), keep, now)
-    except TrackerError:  # a DamagedRun too
+    except TrackerError:
         raise
     except SpecificationError as error:
         what = f"its specification is refused now: {error}; was it stored by another version of daggyr?"
         raise DamagedRun(run_id, what) from None
-    except Exception as error:  # Nobody can list how a document fails that nobody wrote.
-        raise DamagedRun(run_id, f"its documents make no graph: {type(error).__name__}: {error}") from None
+    except Exception as error:  # Nobody can list how rows fail that nobody wrote.
+        raise DamagedRun(run_id, f"its rows make no run: {type(error).__name__}: {error}") from None
     return Recovered(RunRestored(request_id=stored.row.request_id, run=run, ending=ending), stored.in_flight)
+
+
+def _check_fit(stored: StoredRun) -> None:
+    """Raises DamagedRun if a revision is missing, or a task has a state that is none: neither would make another error."""
+    run_id = stored.row.run_id
+    missing = next((number for number, each in enumerate(stored.growths, FIRST_GROWTH) if each.revision != number), None)
+    if missing is not None:
+        raise DamagedRun(run_id, f"its revision {missing} is missing")
+    strange = set(stored.tasks.states) - _STATES
+    if strange:
+        raise DamagedRun(run_id, f"a task has the state {min(strange)}, which is none")
 
 
 async def _with_documents(stored: StoredRun, tracker: Tracker) -> StoredRun:
@@ -125,7 +135,7 @@ async def _with_documents(stored: StoredRun, tracker: Tracker) -> StoredRun:
 
 def _made_again(stored: StoredRun, keep: Callable[[], Keeping], now: float) -> Restored:
     grown = Grown(stored, keep)
-    _check_fit(stored, grown.graph)
+    _check_fit(stored)
     return restored(
         stored.row,
         stored.tasks,
@@ -136,20 +146,3 @@ def _made_again(stored: StoredRun, keep: Callable[[], Keeping], now: float) -> R
         printed=grown.printed,
         now=now,
     )
-
-
-def _check_fit(stored: StoredRun, graph: Graph) -> None:
-    """Raises DamagedRun if something is recorded of a task that the graph does not have, or a state that is none."""
-    run_id, tasks, size = stored.row.run_id, stored.tasks, graph.size
-    missing = next((number for number, each in enumerate(stored.growths, FIRST_GROWTH) if each.revision != number), None)
-    if missing is not None:
-        raise DamagedRun(run_id, f"its revision {missing} is missing")
-    numbers = [*tasks.numbers[-1:], *(sent.number for sent in stored.in_flight[-1:])]  # Both ascend.
-    if numbers and max(numbers) >= size:
-        raise DamagedRun(run_id, f"it has {size} tasks, and an attempt of number {max(numbers)}")
-    strange = set(tasks.states) - _STATES
-    if strange:
-        raise DamagedRun(run_id, f"a task has the state {min(strange)}, which is none")
-    for sent in stored.in_flight:
-        if graph.kind(sent.number) is not Kind.TASK:
-            raise DamagedRun(run_id, f"task number {sent.number}, which runs nothing, has an attempt in flight")

@@ -91,9 +91,10 @@ class Requests:
 
     async def _ask(self, request: KillAsked | RetryAsked | MarkAsked) -> None:
         """Ask something of a run that the caller has found. An ended run may have left memory since: then it is brought back."""
-        try:
-            await self._inbox.ask(request)
-        except Refused as refused:
-            if refused.refusal.reason is not Reason.NOT_FOUND or await self._reader.find(request.run_id) is None:
-                raise
-            await self._inbox.ask(replace(request, ticket=object()))
+        with self._reader.held(request.run_id):
+            try:
+                await self._inbox.ask(request)
+            except Refused as refused:
+                if refused.refusal.reason is not Reason.NOT_FOUND or await self._reader.find(request.run_id) is None:
+                    raise
+                await self._inbox.ask(replace(request, ticket=object()))

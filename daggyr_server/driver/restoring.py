@@ -44,8 +44,10 @@ class MissingRuns:
         durability: Durability,
         clock: Callable[[], float],
         keep: Callable[[], Keeping],
+        damaged: Callable[[DamagedRun], None],
     ) -> None:
-        """`clock` gives seconds since the epoch; `keep` makes the lists of what tasks execute."""
+        """`clock` gives seconds since the epoch; `keep` makes the lists of what tasks execute. `damaged` is told of runs that
+        make no sense, and that therefore do not come back."""
         self._tracker = tracker
         self._inbox = inbox
         self._generators = generators
@@ -53,6 +55,7 @@ class MissingRuns:
         self._durability = durability
         self._clock = clock
         self._keep = keep
+        self._damaged = damaged
         self._missing: dict[int, asyncio.Event] = {}  # by run; set once it is back
         self._all = 0  # runs that there were to restore
         self.done = asyncio.Event()  # all are back, and executors know of their attempts
@@ -87,19 +90,19 @@ class MissingRuns:
         self._all = len(found)
         return found
 
-    async def bring_back(self, run_id: int) -> DamagedRun | None:
-        """Give one run to the machine. Returns why that cannot be done, if it cannot. Raises LostTracker, Closing."""
+    async def bring_back(self, run_id: int) -> None:
+        """Give one run to the machine. Raises LostTracker, Closing."""
         try:
             found = await self._patiently(lambda: recovered(run_id, self._tracker, self._keep, self._clock()))
         except DamagedRun as damage:
-            self._missing.pop(run_id).set()
-            return damage
+            self._damaged(damage)
+            found = None
         if found is not None:
             await self._patiently(lambda: take_printed(found.event.run, self._generators, self._tracker))
             self._lives.take_up(run_id, found.adopted)
             await self._inbox.ask(replace(found.event, ticket=object()))
         self._missing.pop(run_id).set()
-        return None
+        return
 
     async def _patiently(self, read: Callable[[], Awaitable[T]]) -> T:
         """What `read` gives, however often the tracker has to be asked."""
@@ -111,7 +114,7 @@ class MissingRuns:
                     self._durability.mended()
                     log.warning("runs can be restored again")
                 return found
-            except (LostTracker, DamagedRun):
+            except (DamagedRun, LostTracker):
                 raise
             except TrackerError as error:
                 self._durability.in_trouble(str(error))

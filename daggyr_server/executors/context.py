@@ -43,6 +43,7 @@ class ExecutorContext:
     epoch: int  # higher at each start of the coordinator
     life: int  # this start's: random, not 0; part of the key of each attempt that this start assigns
     lives: Mapping[int, int] = field(default_factory=dict)  # by epoch, those of the last starts, this one included
+    first_id: str = ""  # of the tracker before it was restored for the first time; empty: it never was
     lease: float  # seconds for which an agent may be out of reach before its attempts are LOST
     heartbeat: float  # seconds between two heartbeats of an agent
     grace: float  # seconds from SIGTERM to SIGKILL, after a kill and after a timeout: the pool's `kill_grace`
@@ -51,6 +52,14 @@ class ExecutorContext:
     parting: bool = False  # once it has closed, this coordinator never comes back: what it has left elsewhere may end
     pass_environment: tuple[str, ...] = ()  # of the coordinator's variables, what all tasks get (daggyr.environment)
     pins: AgentPins = field(default_factory=AgentPins)  # of the agents that dial in where the coordinator listens
+
+    @property
+    def places_id(self) -> str:
+        """What the tracker's places on other hosts are named after: the same through all of its lives.
+
+        So a restored tracker finds what its former life left there, and ends it, because no attempt of that life is its own.
+        """
+        return self.first_id or self.tracker_id
 
 
 def pattern_faults(patterns: Iterable[str]) -> list[str]:

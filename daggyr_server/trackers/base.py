@@ -58,6 +58,7 @@ class Opened:
     durable: bool  # whether state outlives the process
     life: int  # this start's: random, 1 to 2**63 - 1 (new_life); part of the identity of all that this start assigns
     lives: Mapping[int, int]  # by epoch, the lives of the last MAX_LIVES starts, this one included
+    first_id: str = ""  # the tracker_id before the tracker was restored for the first time; empty: it never was
 
 
 def new_life() -> int:

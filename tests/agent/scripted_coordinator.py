@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import grpc
-from support.task_specs import Ident, duration
+from support.task_specs import Ident, duration, ident
 from support.waiting import DEADLINE
 
 from daggyr.channel import MAX_MESSAGE_BYTES
@@ -197,7 +197,7 @@ class Coordinator:
         await self.until(lambda: self.of(key).started)
 
     def of(self, key: AttemptKey) -> Told:
-        return self.told.setdefault((key.run_id, key.task_number, key.attempt), Told())
+        return self.told.setdefault(ident(key), Told())
 
     def followed_bytes(self, follow_id: int) -> bytes:
         """What came for a follow so far."""

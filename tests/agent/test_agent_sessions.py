@@ -101,7 +101,7 @@ async def test_agent_goes_on_while_disconnected_and_delivers_with_the_same_numbe
     await coordinator.results(key(0), key(1), key(2))
     assert [batch.SerializeToString() for batch in second.batches][: len(before)] == before
     assert [batch.sequence for batch in second.batches] == list(range(1, len(second.batches) + 1))
-    assert coordinator.of(key(0)).output() == told_before[1, 0, 1].output()
+    assert coordinator.of(key(0)).output() == told_before[1, 0, 1, LIFE].output()
     assert coordinator.of(key(2)).output() == b"done\n"
     assert list((agent.state / "output").iterdir())
     await second.acknowledge(second.batches[-1].sequence)
@@ -170,7 +170,7 @@ async def test_attempts_of_another_tracker_are_ended_and_never_told_of(agent: Ag
     await second.assign((key(1, run_id=2), spec("echo", "new")))
     await coordinator.result(key(1, run_id=2))
     await eventually(lambda: not agent.tasks(), "the other tracker's attempts were ended")
-    assert set(coordinator.told) == {(2, 1, 1)}
+    assert set(coordinator.told) == {(2, 1, 1, LIFE)}
     # The numbers go on where the hello said, so that this tracker sees no gap.
     assert second.batches[0].sequence == second.hello.first_unacknowledged
 

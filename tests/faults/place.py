@@ -161,10 +161,12 @@ def copy_of(tracker: str, request: pytest.FixtureRequest, folder: Path) -> Calla
         path, copy = Path(tracker.removeprefix("sqlite:")), folder / "copy.db"
         with contextlib.closing(sqlite3.connect(path)) as source, contextlib.closing(sqlite3.connect(copy)) as target:
             source.backup(target)
+            target.execute("UPDATE tracker SET standing = 0")  # else it says that it is a copy of one in use, and is refused
+            target.commit()
         copy.chmod(0o600)
 
         def put_back() -> None:
-            for ending in ("", "-wal", "-shm"):
+            for ending in ("", "-wal", "-shm", "-lock"):  # without the lock's file, nothing here knows what the tracker held
                 path.with_name(path.name + ending).unlink(missing_ok=True)
             copy.replace(path)
 

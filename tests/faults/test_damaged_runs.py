@@ -56,7 +56,7 @@ def test_a_damaged_run(deployment: Deployment, tracker: str, damage: str) -> Non
     farm.kill()
     execute(tracker, damage)
     farm.start()
-    until(lambda: "run 2 is damaged in the tracker" in farm.coordinator.said(), "the damage, in the log")
+    until(lambda: "run 2 is damaged in the tracker" in farm.coordinator.said(), "the damaged run, in the log")
     shown = deployment.daggyr("show", "2")
     assert shown.code == 0 and "DAMAGED" in shown.out and "run 2 is damaged in the tracker" in shown.out, shown
     listed = deployment.daggyr("runs")

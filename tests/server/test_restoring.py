@@ -178,3 +178,30 @@ async def test_a_tracker_that_cannot_be_read_is_read_again(folder: Path, monkeyp
         assert Slow.failures == 0
         assert [task.task_id for task in await server.client.first_tasks(3, 10)] == ["a", "b"]
         assert not [note for note in (await server.client.run(3)).notes if "on fire" in note]
+
+
+async def test_a_run_that_is_looked_at_keeps_nobody_else_waiting(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ended runs come back to memory beside each other, and one is taken away without coming back at all."""
+    async with served(folder) as server:
+        await server.client.kill(1)
+        await server.client.kill(3)
+    gate, loaded = asyncio.Event(), []
+
+    class One(SqliteTracker):
+        """Gives run 1 back only when the test lets it."""
+
+        async def load(self, run_id: int) -> StoredRun | None:
+            loaded.append(run_id)
+            if run_id == 1:
+                await gate.wait()
+            return await super().load(run_id)
+
+    monkeypatch.setattr(wiring, "make_tracker", One)
+    async with served(folder) as server:
+        waiting = [asyncio.create_task(server.client.first_tasks(1, 10)) for _ in range(2)]
+        assert [task.task_id for task in await server.client.first_tasks(2, 10)] == ["a", "b"]
+        await server.client.delete(3)
+        gate.set()
+        assert [[task.task_id for task in tasks] for tasks in await asyncio.gather(*waiting)] == [["a", "b"]] * 2
+        assert loaded == [1, 2] or loaded == [2, 1]
+        assert [run.run_id async for page in server.client.runs() for run in page] == [2, 1]

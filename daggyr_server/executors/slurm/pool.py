@@ -33,7 +33,7 @@ class SlurmPool(Executor):
     def __init__(self, pool: str, settings: Any, reports: Reports, context: ExecutorContext) -> None:
         super().__init__(pool, settings, reports, context)
         # Jobs and files of this pool carry this mark, by which they are told from those of others on the same cluster.
-        self.mark = hashlib.sha256(f"{context.tracker_id}\0{pool}".encode()).hexdigest()[:12]
+        self.mark = hashlib.sha256(f"{context.places_id}\0{pool}".encode()).hexdigest()[:12]
         self.prefix = f"daggyr-{self.mark}-"  # of the names of its jobs
         # The environment is read now, because tasks get what the coordinator was started with.
         self._environment = without_inputs(os.environ)
@@ -44,7 +44,7 @@ class SlurmPool(Executor):
     @property
     def tracker_folder(self) -> Path:
         """Where this tracker's files lie in the pool's directory."""
-        return self.settings.directory / self.context.tracker_id
+        return self.settings.directory / self.context.places_id
 
     async def open(self) -> None:
         """Make the client and the folder. Raises ExecutorError if there is no way to Slurm, or no use of the directory."""

@@ -65,7 +65,7 @@ class Target:
         self, target: TargetSettings, settings: SshSettings, pool: str, reports: Reports, context: ExecutorContext
     ) -> None:
         self.name = target.known_as
-        self._place = TargetPlace(target, settings, context, folder_of(pool, self.name, context.tracker_id))
+        self._place = TargetPlace(target, settings, context, folder_of(pool, self.name, context.places_id))
         self._pool = pool
         self._reports = reports
         self._attempts = TargetAttempts()

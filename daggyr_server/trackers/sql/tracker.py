@@ -142,13 +142,13 @@ class SqlTracker(Tracker):
         ((time,),) = await self._readers.rows("last_sign")
         return None if time is None else float(time)
 
-    async def begin_another_life(self, tracker_id: str, next_run_id: int) -> None:
-        """Be another tracker from now on, one that gives out other run ids. Raises TrackerError."""
-        await self._write_life(tracker_id, next_run_id)
-        self._opened = replace(self._own(), tracker_id=tracker_id, next_run_id=next_run_id)
+    async def begin_another_life(self, tracker_id: str, epoch: int, next_run_id: int) -> None:
+        """Be another tracker from now on, with a higher epoch, that gives out other run ids. Raises TrackerError."""
+        await self._write_life(tracker_id, epoch, next_run_id)
+        self._opened = replace(self._own(), tracker_id=tracker_id, epoch=epoch, next_run_id=next_run_id)
 
     @abstractmethod
-    async def _write_life(self, tracker_id: str, next_run_id: int) -> None:
+    async def _write_life(self, tracker_id: str, epoch: int, next_run_id: int) -> None:
         """Make this durable. Raises TrackerError."""
 
     # -- closed or lost -----------------------------------------------------------------------------------------------

@@ -16,7 +16,9 @@ SELECT version FROM daggyr.tracker
 -- name: set_version
 UPDATE daggyr.tracker SET version = %s
 -- name: begin_another_life
-UPDATE daggyr.tracker SET tracker_id = %s, next_run_id = %s
+UPDATE daggyr.tracker SET first_id = CASE first_id WHEN '' THEN tracker_id ELSE first_id END, tracker_id = %s, epoch = %s, next_run_id = %s
+-- name: first_id
+SELECT first_id FROM daggyr.tracker
 -- name: last_sign
 SELECT max(time) FROM (
     SELECT max(start_time) AS time FROM daggyr.life WHERE epoch < (SELECT epoch FROM daggyr.tracker)

@@ -94,13 +94,20 @@ class PostgresTracker(SqlTracker):
                     await writer.execute(SQL["take_epoch"], (holder.host, holder.pid, holder.since))
                     await writer.execute(SQL["add_life"], (life,))
                 tracker_id, epoch, next_run_id, self._commits = await _one(writer, "tracker")
+                (first_id,) = await _one(writer, "first_id")
                 lives = await (await writer.execute(SQL["lives"], (MAX_LIVES,))).fetchall()
         except BaseException:
             await writer.close()
             raise
         self._writer = writer
         self._opened = Opened(
-            tracker_id=tracker_id, epoch=epoch, next_run_id=next_run_id, durable=True, life=life, lives=dict(lives)
+            tracker_id=tracker_id,
+            epoch=epoch,
+            next_run_id=next_run_id,
+            durable=True,
+            life=life,
+            lives=dict(lives),
+            first_id=first_id,
         )
         self._readers.open()
         return self._opened
@@ -162,11 +169,11 @@ class PostgresTracker(SqlTracker):
         for run_id, excess in await above.fetchall():
             await writer.execute(SQL["drop_oldest"], {"run_id": run_id, "bytes": excess})
 
-    async def _write_life(self, tracker_id: str, next_run_id: int) -> None:
+    async def _write_life(self, tracker_id: str, epoch: int, next_run_id: int) -> None:
         async with self._writing:
             writer = await self._held()
             with self._address.in_words():
-                await writer.execute(SQL["begin_another_life"], (tracker_id, next_run_id))
+                await writer.execute(SQL["begin_another_life"], (tracker_id, epoch, next_run_id))
 
     def back_up(self, destination: Path) -> int:
         """Copy the tracker, in use or not, to a new file; returns its size in bytes. It blocks. Raises TrackerError."""

@@ -107,7 +107,7 @@ def _sync(file: Path) -> None:
         os.close(descriptor)
 
 
-class Restoring:
+class CopyOnItsWay:
     """A copy on its way to be a tracker: `draft` may be opened as one, and `put` gives it the tracker's place.
 
     `copy` and `target` are real and absolute paths, and may be the same: then a tracker is taken as it is, and what was there is

@@ -260,8 +260,17 @@ class SqliteFile:
         connection.execute(_SQL["add_life"], (life,))
         tracker_id, epoch, next_run_id, *_ = connection.execute(_SQL["tracker"]).fetchone()
         lives = dict(connection.execute(_SQL["lives"], (MAX_LIVES,)))
+        (first_id,) = connection.execute(_SQL["first_id"]).fetchone()
         connection.execute("COMMIT")
-        return Opened(tracker_id=tracker_id, epoch=epoch, next_run_id=next_run_id, durable=True, life=life, lives=lives)
+        return Opened(
+            tracker_id=tracker_id,
+            epoch=epoch,
+            next_run_id=next_run_id,
+            durable=True,
+            life=life,
+            lives=lives,
+            first_id=first_id,
+        )
 
 
 def _check_owner(path: Path) -> None:

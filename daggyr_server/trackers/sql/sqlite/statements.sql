@@ -20,7 +20,9 @@ INSERT INTO life (epoch, life, start_time) SELECT epoch, ?, holder_since FROM tr
 -- name: lives
 SELECT epoch, life FROM life ORDER BY epoch DESC LIMIT ?
 -- name: begin_another_life
-UPDATE tracker SET tracker_id = ?, next_run_id = ?
+UPDATE tracker SET first_id = CASE first_id WHEN '' THEN tracker_id ELSE first_id END, tracker_id = ?, epoch = ?, next_run_id = ?
+-- name: first_id
+SELECT first_id FROM tracker
 -- name: last_sign
 SELECT max(time) FROM (
     SELECT max(start_time) AS time FROM life WHERE epoch < (SELECT epoch FROM tracker)

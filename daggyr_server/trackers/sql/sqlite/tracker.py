@@ -132,9 +132,9 @@ class SqliteTracker(SqlTracker):
             if above is not None:
                 connection.execute(SQL["drop_oldest"], (run_id, above[0]))
 
-    async def _write_life(self, tracker_id: str, next_run_id: int) -> None:
+    async def _write_life(self, tracker_id: str, epoch: int, next_run_id: int) -> None:
         await self._transaction(
-            lambda connection: connection.execute(SQL["begin_another_life"], (tracker_id, next_run_id)), threaded=False
+            lambda connection: connection.execute(SQL["begin_another_life"], (tracker_id, epoch, next_run_id)), threaded=False
         )
 
     async def delete(self, run_id: int, limit: int) -> bool:
