@@ -364,7 +364,7 @@ async def test_agent_that_cannot_write_output_hands_attempts_to_others(agent: Ag
     assert result.outcome == RETURNED
     assert "output" in result.notes[0]  # The look at the folder, or the start that failed, was first.
     assert "nothing is started for" in agent.log
-    assert session.heartbeat.fault.reason == result.notes[0]
+    assert "output" in session.heartbeat.fault.reason
     output.mkdir()
     await coordinator.until(lambda: not session.heartbeat.HasField("fault"))
     await session.assign((key(1), spec("true")))
