@@ -53,7 +53,7 @@ class Manifest(msgspec.Struct):
     """What is durable before a submission is made."""
 
     name: str
-    keys: list[Ident | tuple[int, int, int]]  # by index; three numbers: of a version whose keys had no lives
+    keys: list[tuple[int, ...]]  # by index, idents; of a version whose keys had no lives, they are the first three numbers
     timeout: float  # seconds; 0 means that there is none
     whole_stdout_bytes: int
     job_id: str = ""
@@ -61,7 +61,7 @@ class Manifest(msgspec.Struct):
 
     def idents(self) -> list[Ident]:
         """The attempts, by index."""
-        return [(*key, 0) if len(key) == 3 else key for key in self.keys]
+        return [(key[0], key[1], key[2], key[3] if len(key) > 3 else 0) for key in self.keys]
 
 
 @dataclass(slots=True)
