@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from agent_program import StartAgent
+from agent_program import StartAgent, Turnstile
 from scripted_coordinator import Coordinator, key
 from support.small_disk import SmallDisk, small_disk
 from support.task_specs import spec
@@ -170,19 +170,16 @@ async def test_output_that_may_be_lost_is_marked(
 ) -> None:
     start_agent(address, name="small")
     session = await coordinator.session(name="small")
-    os.mkfifo(disk.folder.parent / "home-small" / "gate")
-    held = spec("sh", "-c", "read line < gate; echo important; true")
-    document = spec("sh", "-c", "read line < gate; echo '{}'; true", whole_stdout_bytes=1_000_000)
+    turnstile = Turnstile(disk.folder.parent / "home-small")
+    held = spec("sh", "-c", f"{turnstile.wait}; echo important; true")
+    document = spec("sh", "-c", f"{turnstile.wait}; echo '{{}}'; true", whole_stdout_bytes=1_000_000)
     await session.assign((key(0), held), (key(1), document))
     await coordinator.start_of(key(0))
     await coordinator.start_of(key(1))
     disk.fill()
-    for _ in range(2):
-        descriptor = os.open(disk.folder.parent / "home-small" / "gate", os.O_WRONLY)
-        os.write(descriptor, b"\n")
-        os.close(descriptor)
-        await asyncio.sleep(0)
+    turnstile.let(2)
     plain, whole = await coordinator.results(key(0), key(1))
+    turnstile.close()
     assert (plain.outcome, plain.stdout.incomplete) == (SUCCEEDED, True)
     assert "may not have been kept" in plain.notes[0]
     assert (whole.outcome, whole.exit_code) == (RETURNED, 0)
