@@ -16,6 +16,7 @@ import pytest
 
 from daggyr.attempts.outcome import (
     EXITED_0,
+    OVER_NOTE,
     STOPPED_NOTE,
     Cause,
     Scheduler,
@@ -38,6 +39,7 @@ LINES: list[tuple[dict[str, Any], str, str]] = [
     ({"cause": Cause.KILL}, "KILLED", ""),
     ({"cause": Cause.TIMEOUT, "timeout": 1.5}, "TIMED_OUT", "timeout of 1.5 s"),
     ({"cause": Cause.STOP}, "LOST", STOPPED_NOTE),
+    ({"cause": Cause.OVER}, "LOST", OVER_NOTE),
     ({"scheduler": Scheduler.CANCELLED, "scheduler_words": "by an operator"}, "KILLED", "by an operator"),
     ({"host_fault": "no processes are left"}, "RETURNED", "no processes are left"),
     ({"vanished": "its node has no clock"}, "LOST", "its node has no clock"),
@@ -59,6 +61,7 @@ MORE: list[tuple[dict[str, Any], str, str]] = [
     ({"signal": KILL, "cause": Cause.KILL, "oom_kills": 1}, "KILLED", ""),
     ({"signal": KILL, "cause": Cause.TIMEOUT}, "TIMED_OUT", "timeout"),
     ({"exit_code": 1, "cause": Cause.STOP}, "LOST", STOPPED_NOTE),
+    ({"exit_code": 1, "cause": Cause.OVER}, "LOST", OVER_NOTE),
     ({"signal": int(signal.SIGTERM), "oom_kills": 1}, "FAILED", "SIGTERM"),
     ({"signal": 40}, "FAILED", "signal 40"),
     ({"scheduler": Scheduler.TIME_LIMIT, "scheduler_words": "its limit"}, "TIMED_OUT", "its limit"),

@@ -105,7 +105,7 @@ def test_details_are_deterministic_task_specs() -> None:
     )
     assert graph.details(0).template == expected.SerializeToString(deterministic=True)
     assert graph.details(0).parameters == ()
-    assert graph.policies == [Policy("default", (("cores", 1), ("memory_mb", 100)))]
+    assert graph.policies == [Policy("default", (("cores", 1), ("memory_mb", 100)), timeout=1.5)]
 
 
 def test_values_are_not_searched_again_and_the_longest_name_wins() -> None:

@@ -90,15 +90,16 @@ def judge(seen: Seen) -> tuple[AttemptOutcome, list[str]]:
     3.  Its exit code is 0, and no scheduler had ended it: SUCCEEDED. Whoever asked for the end here, what the task did is done.
     4.  Its executor began to end it, because a person asked: KILLED.
     5.  Its executor began to end it, because its timeout had passed: TIMED_OUT.
-    6.  Its executor began to end it, because the executor itself stops, or its host's time is over: LOST.
-    7.  A scheduler ended it, and says why: TIMED_OUT, OOM_KILLED, LOST or KILLED; LOST if it does not say why.
-    8.  Its host could not start it, or could not keep what it wrote: RETURNED.
-    9.  Nobody saw how it ended: LOST.
-    10. SIGKILL ended it while an OOM killer was at work: OOM_KILLED.
-    11. SIGKILL ended it, and whether an OOM killer was at work is not known: FAILED.
-    12. SIGKILL ended it, and no OOM killer was at work: FAILED.
-    13. Another signal ended it: FAILED.
-    14. It exited with another code: FAILED.
+    6.  Its executor began to end it, because the executor itself stops: LOST.
+    7.  Its executor began to end it, because the time that its host has is over: LOST.
+    8.  A scheduler ended it, and says why: TIMED_OUT, OOM_KILLED, LOST or KILLED; LOST if it does not say why.
+    9.  Its host could not start it, or could not keep what it wrote: RETURNED.
+    10. Nobody saw how it ended: LOST.
+    11. SIGKILL ended it while an OOM killer was at work: OOM_KILLED.
+    12. SIGKILL ended it, and whether an OOM killer was at work is not known: FAILED.
+    13. SIGKILL ended it, and no OOM killer was at work: FAILED.
+    14. Another signal ended it: FAILED.
+    15. It exited with another code: FAILED.
     """
     if seen.rejected is not None:
         return REJECTED, [seen.rejected]

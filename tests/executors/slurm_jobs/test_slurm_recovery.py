@@ -197,7 +197,7 @@ class TestSubmittedOnce:
         assert home.log().count("task-0") == 1
 
     async def test_AnAnswerThatIsLostIsNoSecondStart(self, home: Place) -> None:
-        """A submission whose answer is lost is void, although Slurm took it. The attempt is submitted again in another."""
+        """A submission whose answer is lost is void, although Slurm took it. The attempt goes back, and the next one runs."""
 
         class Deaf(Counting):
             async def submit(self, job: Job) -> str:
@@ -208,8 +208,9 @@ class TestSubmittedOnce:
 
         deaf = Deaf()
         harness = await home.coordinator(deaf)
-        told = await harness.run(shell(COUNTED, str(home.home)))
-        assert outcomes(told) == ["SUCCEEDED"]
+        task = shell(COUNTED, str(home.home))
+        assert outcomes(await harness.run(task)) == ["RETURNED"]
+        assert outcomes(await harness.run(task)) == ["SUCCEEDED"]
         assert deaf.sizes == [1, 1]
         await eventually(lambda: not home.cluster.unfinished("daggyr-"))
         assert home.log() == ["task-0"]

@@ -13,12 +13,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncIterator, Sequence
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 from daggyr.attempts.keys import ident_of
 from daggyr.attempts.outcome import without_process
 from daggyr.attempts.times import seconds_of
+from daggyr.backoff import Backoff
 from daggyr.substitution import Filling
 from daggyr.v1.task_pb2 import (
     REJECTED,
@@ -35,13 +37,15 @@ from daggyr_server.executors.base import Reports, forgotten
 from daggyr_server.executors.context import ExecutorContext
 from daggyr_server.executors.slurm.client import needs_of
 from daggyr_server.executors.slurm.jobs.calls import SlurmCalls
-from daggyr_server.executors.slurm.jobs.known_jobs import JobAttempt, KnownJobs, Request, Submission
+from daggyr_server.executors.slurm.jobs.known_jobs import LONGEST_PAUSE, JobAttempt, KnownJobs, Request, Submission
 from daggyr_server.executors.slurm.jobs.output import written_by
 from daggyr_server.executors.slurm.jobs.script import check_task
 from daggyr_server.executors.slurm.jobs.submission_folder import remove_void
 from daggyr_server.executors.slurm.jobs.submitter import Submitter
 from daggyr_server.executors.slurm.jobs.watch import Watch
 from daggyr_server.executors.slurm.pool import SlurmPool
+
+log = logging.getLogger(__name__)
 
 MAX_PIECES = 4  # of an output that is followed, read at once
 
@@ -57,11 +61,19 @@ class JobExecutor(SlurmPool):
 
     async def open(self) -> None:
         await super().open()
-        self._tasks = [
-            asyncio.create_task(Submitter(self._known).run(), name=f"submitter of {self.pool}"),
-            asyncio.create_task(self._watch.run(), name=f"watch of {self.pool}"),
-            asyncio.create_task(SlurmCalls(self._known).run(), name=f"calls to Slurm of {self.pool}"),
-        ]
+        tasks = {"submitter": Submitter(self._known).run, "watch": self._watch.run, "calls to Slurm": SlurmCalls(self._known).run}
+        self._tasks = [asyncio.create_task(self._always(what, run), name=f"{what} of {self.pool}") for what, run in tasks.items()]
+
+    async def _always(self, what: str, run: Callable[[], Awaitable[None]]) -> None:
+        """Let one of the three tasks run, and run again if it fails: a pool of which one stands still never asks for anything."""
+        backoff = Backoff(self.settings.poll_interval, LONGEST_PAUSE)
+        while True:
+            try:
+                await run()
+            except Exception:
+                pause = backoff.next()
+                log.exception("pool %s: its %s failed, a fault of DaggyR's own; it goes on in %g s", self.pool, what, pause)
+                await asyncio.sleep(pause)
 
     async def close(self) -> None:
         tasks, self._tasks = self._tasks, []
