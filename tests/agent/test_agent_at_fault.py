@@ -8,17 +8,18 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
-import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from agent_program import StartAgent
-from scripted_coordinator import Coordinator, Session, key
+from agent_program import StartAgent, Turnstile
+from scripted_coordinator import Coordinator, key
 from support.small_disk import SmallDisk, small_disk
 from support.task_specs import spec
+from support.waiting import until
 
-from daggyr.v1.task_pb2 import FAILED, RETURNED, STDERR, SUCCEEDED, AttemptKey
+from daggyr.v1.task_pb2 import RETURNED, STDERR, SUCCEEDED
 from daggyr_agent.cgroup import ControlGroup
 from daggyr_agent.host_pause import HostPause
 from daggyr_agent.limits import most_attempts, offered
@@ -32,24 +33,9 @@ def disk(folder: Path) -> Iterator[SmallDisk]:
         yield disk
 
 
-def limited(limits: str, user: int | None = None) -> tuple[str, ...]:
-    """What stands before a command so that it has limits (`ulimit`), or another user."""
-    own = ("setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups") if user is not None else ()
-    return (*own, "sh", "-c", f'{limits}; exec "$0" "$@"')
-
-
-async def all_of(coordinator: Coordinator, session: Session, keys: list[AttemptKey], *command: str) -> None:
-    """Assign attempts of a command, and those that come back again, until each has another result than RETURNED."""
-    left = keys
-    while left:
-        await session.assign(*((one, spec(*command)) for one in left))
-        results = await coordinator.results(*left)
-        left = [
-            AttemptKey(run_id=one.run_id, task_number=one.task_number, attempt=one.attempt + 1)
-            for one, result in zip(left, results, strict=True)
-            if result.outcome == RETURNED
-        ]
-        await coordinator.until(lambda: not session.heartbeat.HasField("fault"))
+def limited(limits: str) -> tuple[str, ...]:
+    """What stands before a command, so that it has limits."""
+    return "sh", "-c", f'{limits}; exec "$0" "$@"'
 
 
 # -- what is offered ----------------------------------------------------------------------------------------------------
@@ -68,34 +54,74 @@ async def test_the_limit_on_descriptors_is_raised_as_far_as_it_may_be(
 ) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     assert hard >= 2_000
-    agent = start_agent(address, name="wide", cores=400, prefix=limited("ulimit -Sn 64"))
+    start_agent(address, name="wide", cores=400, prefix=limited("ulimit -Sn 64"))
     session = await coordinator.session(name="wide")
     assert (session.hello.resources["cores"], session.hello.shortage) == (400, "")
     keys = [key(number) for number in range(200)]
     await session.assign(*((one, spec("sh", "-c", "echo out; read line < gate; echo err >&2")) for one in keys))
-    del agent
     await session.cancel(*keys, grace=0)
     await coordinator.results(*keys)
 
 
-async def test_few_processes_offer_few_cores_and_more_wait(
-    start_agent: StartAgent, address: str, coordinator: Coordinator, folder: Path
-) -> None:
-    """Nothing is FAILED where a user may have no more processes."""
-    if os.geteuid() != 0 or shutil.which("setpriv") is None:
-        pytest.skip("only root can be another user")
-    user = 54_321
-    for path in (folder, folder / "home-poor", folder / "state-poor", folder / "xdg"):
-        path.mkdir(exist_ok=True)
-        os.chown(path, user, user)
-    (folder / "coordinator.sock").chmod(0o777)
-    start_agent(address, name="poor", cores=50, prefix=limited("ulimit -u 64", user))
+@pytest.fixture
+def group() -> Iterator[Path]:
+    """A control group of the test's own, for the number of processes."""
+    root = next(
+        (path for path in (Path("/sys/fs/cgroup/pids"), Path("/sys/fs/cgroup")) if (path / "cgroup.procs").exists()), None
+    )
+    if root is None or os.geteuid() != 0:
+        pytest.skip("no control group can be made here")
+    group = root / f"daggyr-test-{os.getpid()}"
+    try:
+        group.mkdir()
+    except OSError as error:
+        pytest.skip(f"no control group can be made here: {error.strerror}")
+    if not (group / "pids.max").exists():
+        group.rmdir()
+        pytest.skip("control groups do not limit processes here")
+    yield group
+    for pid in (group / "cgroup.procs").read_text().split():
+        os.kill(int(pid), signal.SIGKILL)
+    until(lambda: not (group / "cgroup.procs").read_text(), "an empty control group")
+    group.rmdir()
+
+
+async def test_few_processes(start_agent: StartAgent, address: str, coordinator: Coordinator, group: Path) -> None:
+    """Fewer cores are offered; what cannot be started all the same is RETURNED, until there are more processes."""
+    (group / "pids.max").write_text("90")
+    agent = start_agent(address, name="poor", cores=64, prefix=limited(f"echo $$ > {group}/cgroup.procs"))
     session = await coordinator.session(name="poor")
-    assert 1 <= session.hello.resources["cores"] <= 20
-    assert "64 processes (ulimit -u)" in session.hello.shortage
+    cores = session.hello.resources["cores"]
+    assert 1 <= cores < 33
+    assert f"offers {cores} of 64 cores" in session.hello.shortage and "pids.max" in session.hello.shortage
+    (group / "pids.max").write_text((group / "pids.current").read_text())  # there is none left
     keys = [key(number) for number in range(60)]
-    await all_of(coordinator, session, keys, "sh", "-c", "sleep 0.05 & sleep 0.05; wait; echo $DAGGYR_RUN_ID")
-    assert not [told for told in coordinator.told.values() if told.results and told.result.outcome == FAILED]
+    await session.assign(*((one, spec("echo", "out")) for one in keys))
+    results = await coordinator.results(*keys)
+    assert {result.outcome for result in results} == {RETURNED}
+    assert "cannot be started" in results[0].notes[0]
+    await coordinator.until(lambda: session.heartbeat.HasField("fault"))
+    (group / "pids.max").write_text("max")
+    await coordinator.until(lambda: not session.heartbeat.HasField("fault"))
+    again = [key(number, attempt=2) for number in range(60)]
+    await session.assign(*((one, spec("echo", "out")) for one in again))
+    assert {result.outcome for result in await coordinator.results(*again)} == {SUCCEEDED}
+    agent.end()
+
+
+def test_a_user_may_have_few_processes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """RLIMIT_NPROC counts the processes and threads of a user, and says nothing to root."""
+    for pid, threads in ((1, 3), (2, 5)):
+        for thread in range(threads):
+            (tmp_path / str(pid) / "task" / str(thread)).mkdir(parents=True)
+    usual = resource.getrlimit
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (52, 52) if which == resource.RLIMIT_NPROC else usual(which))
+    monkeypatch.setattr(os, "geteuid", lambda: 1_000)
+    nothing = ControlGroup(tmp_path / "missing")
+    most, limit = most_attempts(50, nothing, tmp_path)
+    assert (most, "ulimit -u" in limit) == ((52 - 8 - 24) // 2, True)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert most_attempts(50, nothing, tmp_path)[0] > most
 
 
 def test_a_control_group_may_have_room_for_few_processes(tmp_path: Path) -> None:
@@ -144,19 +170,16 @@ async def test_output_that_may_be_lost_is_marked(
 ) -> None:
     start_agent(address, name="small")
     session = await coordinator.session(name="small")
-    os.mkfifo(disk.folder.parent / "home-small" / "gate")
-    held = spec("sh", "-c", "read line < gate; echo important; true")
-    document = spec("sh", "-c", "read line < gate; echo '{}'; true", whole_stdout_bytes=1_000_000)
+    turnstile = Turnstile(disk.folder.parent / "home-small")
+    held = spec("sh", "-c", f"{turnstile.wait}; echo important; true")
+    document = spec("sh", "-c", f"{turnstile.wait}; echo '{{}}'; true", whole_stdout_bytes=1_000_000)
     await session.assign((key(0), held), (key(1), document))
     await coordinator.start_of(key(0))
     await coordinator.start_of(key(1))
     disk.fill()
-    for _ in range(2):
-        descriptor = os.open(disk.folder.parent / "home-small" / "gate", os.O_WRONLY)
-        os.write(descriptor, b"\n")
-        os.close(descriptor)
-        await asyncio.sleep(0)
+    turnstile.let(2)
     plain, whole = await coordinator.results(key(0), key(1))
+    turnstile.close()
     assert (plain.outcome, plain.stdout.incomplete) == (SUCCEEDED, True)
     assert "may not have been kept" in plain.notes[0]
     assert (whole.outcome, whole.exit_code) == (RETURNED, 0)
@@ -164,13 +187,17 @@ async def test_output_that_may_be_lost_is_marked(
 
 async def test_files_that_may_not_grow(start_agent: StartAgent, address: str, coordinator: Coordinator) -> None:
     """RLIMIT_FSIZE, which no figure of the disk tells of."""
-    start_agent(address, name="short", prefix=limited("ulimit -f 0"))
+    agent = start_agent(address, name="short")
     session = await coordinator.session(name="short")
+    _, hard = resource.prlimit(agent.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(agent.pid, resource.RLIMIT_FSIZE, (0, hard))
     await session.assign((key(0), spec("sh", "-c", "echo hello")))
     result = await coordinator.result(key(0))
     assert result.outcome == RETURNED
     assert "cannot be written" in result.notes[0]
     await coordinator.until(lambda: session.heartbeat.HasField("fault"))
+    resource.prlimit(agent.pid, resource.RLIMIT_FSIZE, (hard, hard))
+    await coordinator.until(lambda: not session.heartbeat.HasField("fault"))
 
 
 def test_a_room_says_what_is_wrong(disk: SmallDisk) -> None:
