@@ -119,7 +119,7 @@ class Reading(Servicer):
 
     async def ExplainTask(self, request: GetTaskRequest, context: Context) -> ExplainTaskResponse:
         run = await self.run(request.run_id, context)
-        number = await self.number(run, request.task_id, context)
+        number = await self.number(run, request.task_id, context, before=True)
         last = await self.last_attempt(run, number, context)
         await self.learn_parents(run)
         await self.reader.settled(run.run_id)

@@ -168,5 +168,5 @@ def _moved(run: Run, numbers: Sequence[int], state: State, reason: str, now: flo
     """
     in_flight = {number: one for number in numbers if (one := run.in_flight.get(number)) and run.counts_for(number, one)}
     known = [in_flight[number].number if number in in_flight else number for number in numbers]
-    ended = [run.attempts[number] - (number in in_flight) for number in numbers]
+    ended = [in_flight[number].attempt - 1 if number in in_flight else run.attempts[number] for number in numbers]
     return TasksMoved(run.run_id, known, ended, state, reason, now)

@@ -1,7 +1,8 @@
 """Another specification for an existing run: its tasks, and which of them the run has already.
 
 A task is the same if its template's name and its expansion's values are the same. Its displayed name does not count, because it
-changes when a parameter gets a second value, and neither does its number. What a task does is its command, environment, working
+changes when a parameter gets a second value, and neither does its number. A task that is not multiplied is also the same if its
+name is, whatever values are in it. What a task does is its command, environment, working
 directory and standard input; if one of them differs, it is changed. Templates are compared, expansions only where their templates
 differ.
 
@@ -12,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 from typing import NamedTuple
 
 from daggyr.substitution import Filling
@@ -20,6 +20,7 @@ from daggyr.v1.task_pb2 import TaskSpec, TaskTemplate
 from daggyr_server.core.graph.carry import Carry
 from daggyr_server.core.graph.graph import Edit, Graph
 from daggyr_server.core.graph.segments import Binding, Details, ExpandedSegment, Keeping, PlainSegment
+from daggyr_server.spec.counted import common, last_of_names
 from daggyr_server.spec.document import RunSpec
 from daggyr_server.spec.expand import expand
 from daggyr_server.spec.faults import Fault, SpecificationError, quoted
@@ -108,6 +109,9 @@ def expand_edit(
             comparison.add(segment)
         edit.additions.append(addition)
         edit.kept += (revision,)
+    earlier = [*graph.retired, *graph.segments]
+    for addition in edit.additions:
+        addition.after = last_of_names(earlier, addition.segments, comparison.carry, comparison.renamed)
     return Edited(edit, made, comparison.adjusted)
 
 
@@ -148,6 +152,7 @@ class _Comparison:
     def __init__(self, graph: Graph) -> None:
         self.carry = Carry()
         self.adjusted: list[Stretch] = []
+        self.renamed: list[int] = []  # tasks that go over and had another displayed name
         self._graph = graph
         self._plain = {
             name: number
@@ -181,6 +186,9 @@ class _Comparison:
                 self.carry.add(number, old, 1, same=same)
                 if same and (before.policies[old - before.base] != segment.policies[number - segment.base] or details != now):
                     self._adjust(number, old, 1)
+            else:
+                after = Details(segment.details[number - segment.base], (), ())
+                self.carry.add(number, old, 1, same=not differences(self._graph.details(old), after))
         elif name in self._expanded:
             expanded = self._expanded[name]
             index = _index(expanded, segment.binding(number), self._positions)
@@ -188,6 +196,7 @@ class _Comparison:
                 old = expanded.first + index
                 after = Details(segment.details[number - segment.base], (), ())
                 self.carry.add(number, old, 1, same=not differences(self._graph.details(old), after))
+                self.renamed.append(number)
 
     def _add_from_plain(self, segment: ExpandedSegment, old: int) -> None:
         before = self._graph.segment_of(old)
@@ -195,12 +204,13 @@ class _Comparison:
         index = _index(segment, before.binding(old), self._positions)
         if index is not None:
             after = Details(segment.details, segment.parameters, segment.values_at(index))
+            self.renamed.append(segment.first + index)
             self.carry.add(segment.first + index, old, 1, same=not differences(self._graph.details(old), after))
 
     def _add_expanded(self, segment: ExpandedSegment, before: ExpandedSegment) -> None:
         equal = self._equal(before.details, segment.details)
         fill, fill_before = _filling(segment.details, segment.parameters), _filling(before.details, before.parameters)
-        for index, old_index, count in _common(segment, before):
+        for index, old_index, count in common(segment, before):
             if equal:
                 self.carry.add(segment.first + index, before.first + old_index, count, same=True)
                 if before.policy != segment.policy or before.details != segment.details:
@@ -244,31 +254,6 @@ def _index(segment: ExpandedSegment, binding: Binding, positions: Positions) -> 
             return None
         index += position * stride
     return index
-
-
-def _common(after: ExpandedSegment, before: ExpandedSegment) -> Iterator[tuple[int, int, int]]:
-    """The expansions that both segments have, as ascending stretches of (index after, index before, how many).
-
-    The caller has made sure that both segments have the same parameters. The parameters' values may differ.
-    """
-    if after.values == before.values:
-        yield 0, 0, after.count
-        return
-    shared = []
-    for choices, choices_before in zip(after.values, before.values, strict=True):
-        positions = {value: position for position, value in enumerate(choices_before)}
-        shared.append([(position, positions[value]) for position, value in enumerate(choices) if value in positions])
-    runs: list[list[int]] = []  # stretches of the last parameter's values, because these change fastest
-    for position, position_before in shared[-1]:
-        if runs and (runs[-1][0] + runs[-1][2], runs[-1][1] + runs[-1][2]) == (position, position_before):
-            runs[-1][2] += 1
-        else:
-            runs.append([position, position_before, 1])
-    for leading in product(*shared[:-1]):
-        index = sum(pair[0] * stride for pair, stride in zip(leading, after.strides, strict=False))
-        index_before = sum(pair[1] * stride for pair, stride in zip(leading, before.strides, strict=False))
-        for position, position_before, count in runs:
-            yield index + position, index_before + position_before, count
 
 
 _FIELDS = ("command", "environment", "working_directory", "stdin")

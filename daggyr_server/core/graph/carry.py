@@ -52,6 +52,18 @@ class Carry:
             return None
         return self._olds[index] + new - self._news[index]
 
+    def gaps(self, start: int, beyond: int) -> Iterator[tuple[int, int]]:
+        """The stretches (first, beyond the last) of new numbers from `start` to below `beyond` that no number goes over to."""
+        index = max(bisect_right(self._news, start) - 1, 0)
+        while start < beyond:
+            first = min(self._news[index], beyond) if index < len(self._news) else beyond
+            if start < first:
+                yield start, first
+            if index == len(self._news):
+                return
+            start = max(start, self._news[index] + self._counts[index])
+            index += 1
+
     def forward(self, old: int) -> tuple[int, bool] | None:
         """The number that a task has from then on, and whether it does the same; None for a task that was taken away."""
         if self._by_old is None:

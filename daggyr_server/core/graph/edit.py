@@ -42,6 +42,8 @@ def edited(run: Run, edit: Edit, repeated: Iterable[int], now: float) -> tuple[l
         run.attempts[new : new + count] = run.attempts[old : old + count]
         if same:
             kept[new : new + count] = kept[old : old + count]
+    for addition in edit.additions:
+        run.count_on(addition.after)
     staying = {over[0] for number in before if (over := edit.carry.forward(number)) is not None}
     again = [number for number in repeated if kept[number] or number in staying]
     for number in again:

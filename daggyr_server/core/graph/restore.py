@@ -88,7 +88,9 @@ def _carry_rows(run: Run, tasks: TaskRows, phases: bytearray) -> None:
     own, requeued = bytearray(run.graph.size), set(tasks.requeued)
     for number in tasks.numbers:
         own[number] = 1
-    for start, carry in run.graph.edits:
+    counted = [(new, old, count) for new, old, count, _ in run.graph.counted_from]
+    starts = [start for start, _ in run.graph.edits]
+    for (start, carry), beyond in zip(run.graph.edits, [*starts[1:], run.graph.size], strict=True):
         for new, old, count, same in carry:
             if own.find(1, new, new + count) < 0:
                 run.attempts[new : new + count] = run.attempts[old : old + count]
@@ -99,6 +101,7 @@ def _carry_rows(run: Run, tasks: TaskRows, phases: bytearray) -> None:
                 run.attempts[after] = max(run.attempts[after], run.attempts[before])
                 if same and not own[after]:
                     phases[after] = phases[before]
+        run.count_on(stretch for stretch in counted if start <= stretch[0] < beyond)
         for spent in (run.failures, run.losses):
             for number in [number for number in spent if number < start]:
                 used, over = spent.pop(number), carry.forward(number)
@@ -115,6 +118,8 @@ def _adopt(run: Run, adopted: Adopted) -> None:
     attempt.void = adopted.void
     newest = run.graph.newest(number)
     if newest is not None:
+        # How an attempt ends does not count for a task that an edit has changed meanwhile.
+        attempt.void = attempt.void or not run.graph.does_the_same(number)
         number = newest
     run.attempts[number] = max(run.attempts[number], adopted.attempt)
     run.put_in_flight(number, attempt)

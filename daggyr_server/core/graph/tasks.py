@@ -79,6 +79,7 @@ class Tasks:
         self.phases += bytes(size - start)
         self.counts[_BLOCKED] += size - start
         self.attempts.frombytes(bytes(4 * (size - start)))
+        self.count_on(addition.after)
         self.waiting += addition.degrees if addition.degrees is not None else self.graph.indegrees(start)
         waiting = self.waiting
         roots: list[int] = []
@@ -99,6 +100,13 @@ class Tasks:
                 if not waiting[child]:
                     roots.append(child)
         self._release(roots)
+
+    def count_on(self, after: Iterable[tuple[int, int, int]]) -> None:
+        """Number the attempts of tasks from those on that earlier tasks of their names had; see Addition.after."""
+        attempts = self.attempts
+        for new, old, count in after:
+            known = zip(attempts[new : new + count], attempts[old : old + count], strict=True)
+            attempts[new : new + count] = array("I", map(max, known))
 
     def retire(self, carry: Carry) -> None:
         """Make room for another specification's tasks: those of before keep their phases, and count no more."""
