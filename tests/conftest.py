@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
 
 # How wide and colourful a terminal is, and where databases are (libpq's variables begin with PG): each test says so itself.
 FOREIGN = ("CLICOLOR", "COLUMNS", "FORCE_COLOR", "LINES", "NO_COLOR", "PG", "TTY_")
+
+# Tests start a thousand programs. Where this variable is set, as in many containers, each of them would compile all modules of
+# DaggyR anew, and a server would cost half as much again. Without it, Python keeps what it compiled, as it does for users.
+COMPILES_ANEW = "PYTHONDONTWRITEBYTECODE"
+sys.dont_write_bytecode = False
 
 # These services are started once for all workers together: of Slurm there is one on a host, and a database server takes seconds
 # to make. A test needs one if it uses a fixture of that name, or if it is a case for a tracker or an executor of that name.
@@ -38,7 +44,7 @@ def pytest_configure(config: pytest.Config) -> None:
         # A folder of the worker's own, as a process without workers has it: below the controller's, paths of unix sockets
         # (107 bytes at most) would be too long, and programs would put them elsewhere.
         config.option.basetemp = None
-    for name in [name for name in os.environ if name.startswith(FOREIGN)]:
+    for name in [name for name in os.environ if name.startswith((*FOREIGN, COMPILES_ANEW))]:
         del os.environ[name]
     # In the background of a shell, or under nohup, these are ignored, and would be by all programs that tests start.
     for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
@@ -55,13 +61,15 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
 
 @pytest.hookimpl(tryfirst=True)  # xdist reads the marks in its own hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that share a service, so that one worker has them all."""
+    """Mark the tests that share a service, or their module's server, so that one worker has them all."""
     for item in items:
         if item.get_closest_marker("xdist_group") is None and (service := _service(item)):
             item.add_marker(pytest.mark.xdist_group(service))
 
 
 def _service(item: pytest.Item) -> str:
+    if "shared" in getattr(item, "fixturenames", ()):
+        return item.nodeid.partition("::")[0]  # a fixture of that name is a server for its whole module
     for name, service in SERVICES_BY_FIXTURE.items():
         if name in getattr(item, "fixturenames", ()):
             return service

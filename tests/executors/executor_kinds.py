@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
+import itertools
 import os
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -35,6 +36,7 @@ from daggyr_server.executors.ssh.settings import TargetSettings
 
 CORES = 2
 EXAMPLE = ROOT / "examples/executor"
+_trackers = itertools.count(1)
 # The daemon's environment. No task gets DAEMONS or the daemon's own DAGGYR_*.
 DAEMONS = {"UNNAMED": "a secret of the daemon's"}
 ENVIRONMENT = {"INHERITED": "from the daemon", "DAGGYR_SERVER": "nobody's", "DAGGYR_TASK_ID": "nobody's"}
@@ -209,8 +211,11 @@ async def slurm(home: Path, *, context: ExecutorContext | None = None, **setting
     `settle_seconds`.
     """
     cluster = slurm_cluster.running()
+    # Jobs carry the mark of their tracker and pool, and a pool cancels those with its mark that it does not know. So no two
+    # executors that live at the same time may have one tracker and one pool, or each cancels what the other was given.
+    context = context or executor_context(tracker_id=f"tracker-{next(_trackers)}")
     offered = {"cores": slurm_cluster.CORES, "memory_mb": slurm_cluster.MEMORY_MB}
-    given = {"directory": home, "resources": offered, "poll_interval": 0.2, "settle_seconds": 2 * DEADLINE, **settings}
+    given = {"directory": home, "resources": offered, "poll_interval": 0.1, "settle_seconds": 2 * DEADLINE, **settings}
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {**DAEMONS, **ENVIRONMENT, "SLURM_CONF": str(cluster.configuration)}.items():
             patch.setenv(name, value)

@@ -1,6 +1,6 @@
 """Callers that are wrong: unknown runs and tasks, wrong tokens, messages that are none, and clients that go away.
 
-Whatever they do, the server goes on. The fixture `standing` tests that after each test.
+Whatever they do, the server goes on. The fixtures `standing` and `unharmed` test that after each test.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def test_no_server_is_reached(deployment: Deployment, address: str) -> None:
 
 
 @pytest.mark.parametrize("run", ["last", "7", str(2**63 - 1), str(2**63)])
-def test_an_unknown_run(standing: Deployment, run: str) -> None:
+def test_an_unknown_run(unharmed: Deployment, run: str) -> None:
     for arguments in (
         ["show", run],
         ["tasks", run],
@@ -61,7 +61,7 @@ def test_an_unknown_run(standing: Deployment, run: str) -> None:
         ["kill", run],
         ["retry", run],
     ):
-        ended = standing.daggyr(*arguments)
+        ended = unharmed.daggyr(*arguments)
         assert (ended.code, ended.out) == (2, ""), arguments
         assert ended.err == (
             "daggyr: there are no runs yet\n" if run == "last" else f"daggyr: there is no run {run}; `daggyr runs` lists them\n"
@@ -89,41 +89,41 @@ def test_an_unknown_task_and_what_cannot_be_asked_of_a_run(standing: Deployment)
         assert words in ended.err
 
 
-def test_tokens(standing: Deployment) -> None:
+def test_tokens(unharmed: Deployment) -> None:
     """A wrong one, none, another role's, one that others may read: exit 2, and the token is nowhere in what is said."""
-    client, agent = (standing.state / "daggyr" / f"{role}.token" for role in ("client", "agent"))
-    wrong = standing.folder / "wrong"
+    client, agent = (unharmed.state / "daggyr" / f"{role}.token" for role in ("client", "agent"))
+    wrong = unharmed.folder / "wrong"
     wrong.write_text("daggyr-client-" + "x" * 43 + "\n")
     wrong.chmod(0o600)
-    open_to_others = standing.folder / "open"
+    open_to_others = unharmed.folder / "open"
     open_to_others.write_text(client.read_text())
     open_to_others.chmod(0o644)
     for path, words in (
         (wrong, "wants a valid token"),
         (agent, "it must be a client's token"),
         (open_to_others, "may be read by others"),
-        (standing.folder / "none", "No such file"),
+        (unharmed.folder / "none", "No such file"),
     ):
-        ended = standing.daggyr("--token-file", str(path), "runs")
+        ended = unharmed.daggyr("--token-file", str(path), "runs")
         assert (ended.code, ended.out) == (2, "")
         assert words in ended.err
         assert len(ended.err.splitlines()) == 1
         assert not path.exists() or path.read_text().strip() not in ended.err
-    ended = standing.daggyr("runs", XDG_STATE_HOME=str(standing.folder / "elsewhere"))
+    ended = unharmed.daggyr("runs", XDG_STATE_HOME=str(unharmed.folder / "elsewhere"))
     assert ended.code == 2
     assert "wants a valid token" in ended.err
     assert client.stat().st_mode & 0o777 == 0o600
-    assert standing.token() not in standing.logs()
+    assert unharmed.token() not in unharmed.logs()
 
 
-async def test_each_service_wants_its_own_role(standing: Deployment) -> None:
-    async with open_channel(standing.address) as channel:
+async def test_each_service_wants_its_own_role(unharmed: Deployment) -> None:
+    async with open_channel(unharmed.address) as channel:
         runs, agents = RunsStub(channel), AgentsStub(channel)
         for role, code in (
             ("agent", grpc.StatusCode.PERMISSION_DENIED),
             ("nobody", grpc.StatusCode.UNAUTHENTICATED),
         ):
-            metadata = token_metadata(standing.token(role) if role == "agent" else None)
+            metadata = token_metadata(unharmed.token(role) if role == "agent" else None)
             with pytest.raises(grpc.aio.AioRpcError) as refused:
                 await runs.ListRuns(runs_pb2.ListRunsRequest(), metadata=metadata)
             assert refused.value.code() is code
@@ -132,7 +132,7 @@ async def test_each_service_wants_its_own_role(standing: Deployment) -> None:
             ("client", grpc.StatusCode.PERMISSION_DENIED),
             ("nobody", grpc.StatusCode.UNAUTHENTICATED),
         ):
-            metadata = token_metadata(standing.token(role) if role == "client" else None)
+            metadata = token_metadata(unharmed.token(role) if role == "client" else None)
             session = agents.Session(metadata=metadata)
             with pytest.raises(grpc.aio.AioRpcError) as refused:
                 async for _ in session:
@@ -160,27 +160,27 @@ def with_an_unknown_value(message: Any, path: tuple[str, ...]) -> None:
         getattr(message, path[-1]).append(99)
 
 
-async def test_an_enum_of_no_known_value_is_an_invalid_argument(standing: Deployment) -> None:
+async def test_an_enum_of_no_known_value_is_an_invalid_argument(unharmed: Deployment) -> None:
     """A value that is not known is refused wherever it stands in a request of any call."""
-    standing.complete({"a": task("true")})
+    unharmed.complete({"a": task("true")})
     seen = []
-    async with open_channel(standing.address) as channel:
+    async with open_channel(unharmed.address) as channel:
         for method in runs_pb2.DESCRIPTOR.services_by_name["Runs"].methods:
             for path in enums_of(method.input_type):
                 assert not method.client_streaming, "streams are not looked through: see malformed.py"
                 request = getattr(runs_pb2, method.input_type.name)()
                 with_an_unknown_value(request, path)
-                call: Any = getattr(RunsStub(channel), method.name)(request, metadata=token_metadata(standing.token()))
+                call: Any = getattr(RunsStub(channel), method.name)(request, metadata=token_metadata(unharmed.token()))
                 assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT, path
                 assert f"{'.'.join(path)}: 99 is no " in await call.details()
                 seen.append(method.name)
     assert {"ListRuns", "ListTasks", "ReadOutput", "MarkTasks"} <= set(seen)
 
 
-async def test_messages_that_are_no_protobuf(standing: Deployment) -> None:
-    metadata = token_metadata(standing.token())
+async def test_messages_that_are_no_protobuf(unharmed: Deployment) -> None:
+    metadata = token_metadata(unharmed.token())
     channel: Any
-    async with open_channel(standing.address) as channel:
+    async with open_channel(unharmed.address) as channel:
         for method in UNARY:
             with pytest.raises(grpc.aio.AioRpcError) as refused:
                 await channel.unary_unary(f"/daggyr.v1.Runs/{method}")(RUBBISH, metadata=metadata)
@@ -201,8 +201,8 @@ async def test_messages_that_are_no_protobuf(standing: Deployment) -> None:
         assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
-def test_bytes_that_are_no_http(standing: Deployment) -> None:
-    host, _, port = standing.address.rpartition(":")
+def test_bytes_that_are_no_http(unharmed: Deployment) -> None:
+    host, _, port = unharmed.address.rpartition(":")
     for data in (b"GET / HTTP/1.1\r\n\r\n", RUBBISH * 10_000, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + RUBBISH):
         with socket.create_connection((host, int(port)), timeout=DEADLINE) as connection:
             try:
@@ -214,9 +214,9 @@ def test_bytes_that_are_no_http(standing: Deployment) -> None:
                 assert error.errno in (errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN)
 
 
-async def test_requests_that_make_no_sense(standing: Deployment) -> None:
-    metadata = token_metadata(standing.token())
-    async with open_channel(standing.address) as channel:
+async def test_requests_that_make_no_sense(unharmed: Deployment) -> None:
+    metadata = token_metadata(unharmed.token())
+    async with open_channel(unharmed.address) as channel:
         runs = RunsStub(channel)
 
         async def refusal(*chunks: runs_pb2.SubmitRunChunk) -> grpc.StatusCode:
@@ -240,7 +240,7 @@ async def test_requests_that_make_no_sense(standing: Deployment) -> None:
             with pytest.raises(grpc.aio.AioRpcError) as refused:
                 await method(request, metadata=metadata)
             assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert standing.runs() == []
+    assert unharmed.runs() == []
 
 
 async def test_numbers_at_their_types_limits_break_nothing(deployment: Deployment) -> None:
@@ -300,10 +300,10 @@ def test_a_client_that_goes_away_in_the_middle(standing: Deployment, arguments: 
     assert standing.task(1, "a")["attempts"][0]["stdout"] == "first\nsecond\n"
 
 
-def test_a_reader_that_closes_its_pipe(standing: Deployment) -> None:
+def test_a_reader_that_closes_its_pipe(unharmed: Deployment) -> None:
     """`daggyr logs ... | head` ends a reader like this. It is no error, and the server keeps nothing of it."""
-    standing.complete({"a": shell("head -c 900000 /dev/zero")})
-    process = standing.command("logs", "1", "a")
+    unharmed.complete({"a": shell("head -c 900000 /dev/zero")})
+    process = unharmed.command("logs", "last", "a")
     assert process.stdout is not None
     process.stdout.read(10)
     process.stdout.close()
@@ -312,13 +312,13 @@ def test_a_reader_that_closes_its_pipe(standing: Deployment) -> None:
     assert (process.wait(DEADLINE), said) == (0, "")
 
 
-async def test_a_client_without_patience(standing: Deployment) -> None:
+async def test_a_client_without_patience(unharmed: Deployment) -> None:
     """The library says what went wrong, with gRPC's code."""
-    async with Client(standing.address, token="wrong") as client:
+    async with Client(unharmed.address, token="wrong") as client:
         with pytest.raises(ServerError) as refused:
             await client.run(0)
         assert refused.value.code is grpc.StatusCode.UNAUTHENTICATED
-    async with standing.client() as client:
+    async with unharmed.client() as client:
         with pytest.raises(ServerError) as refused:
             await client.run(3)
         assert refused.value.code is grpc.StatusCode.NOT_FOUND

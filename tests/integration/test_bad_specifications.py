@@ -1,4 +1,8 @@
-"""Specifications with faults, given to the real command line: refused whole, with place and advice, before anything runs."""
+"""Specifications with faults: the real server refuses them whole, with place and advice, before anything runs.
+
+What the server answers is asked of it from this process. That the command tells just that, and what the command finds by itself,
+is tested with the command.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from support.deployment import Deployment, shell, task
 
@@ -25,20 +30,25 @@ X = {"{{X}}": ["1", "2"]}
 ECHO = task("echo", "{{X}}")
 
 
-pytestmark = pytest.mark.xdist_group("refused specifications")  # one worker starts the server that they share
-
-
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     """One server for all that it refuses. In the end it has no run, and takes one."""
     made = Deployment(tmp_path_factory.mktemp("specifications"))
-    made.start_server(config=POOLS)
     try:
+        made.start_server(config=POOLS)
         yield made
         assert made.runs() == []
         made.goes_on()
     finally:
         made.close()
+
+
+def answered(deployment: Deployment, document: object) -> list[str]:
+    """The faults that the server answers with, which is all that a client is told of a specification that it refuses."""
+    with pytest.raises(grpc.RpcError) as refused:
+        deployment.submit_document(json.dumps(document))
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT  # type: ignore[attr-defined]
+    return str(refused.value.details()).splitlines()  # type: ignore[attr-defined]
 
 
 def refused(deployment: Deployment, document: object, suffix: str = ".json") -> list[str]:
@@ -145,9 +155,19 @@ def child(*names: str, **keys: Any) -> dict[str, Any]:
     ids=lambda value: value if isinstance(value, str) and " " not in value else "",
 )
 def test_a_fault_is_told_with_its_place_and_what_to_do(shared: Deployment, document: object, place: str, words: str) -> None:
-    (fault,) = refused(shared, document)
+    (fault,) = answered(shared, document)
     assert fault.startswith(place)
     assert words in fault
+
+
+@pytest.mark.parametrize(
+    "tasks", [{"a\tb": TRUE}, {"é" * 513: TRUE}, {"a": task("true", pool="nope", max_retires=1), "": TRUE}, {}]
+)
+def test_the_command_tells_what_the_server_answers(shared: Deployment, tasks: dict[str, object]) -> None:
+    """Line by line, with exit code 2 and nothing on standard output."""
+    faults = answered(shared, {"tasks": tasks})
+    assert len(faults) == (3 if "a" in tasks else 1)
+    assert refused(shared, {"tasks": tasks}) == faults
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,6 @@ def test_a_folder_that_does_not_exist(standing: Deployment) -> None:
     assert "nowhere" in attempt["executor"][0]
 
 
-@pytest.mark.xdist_group("refused generators")  # one worker starts the server that they share
 @pytest.mark.parametrize(
     ("printed", "reason"),
     [

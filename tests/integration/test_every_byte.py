@@ -12,7 +12,7 @@ from support.deployment import FARM, Deployment, Task, shell, task
 from daggyr.client import Client
 from daggyr.v1.task_pb2 import RETURNED, STDERR, STDOUT, OutputStream
 
-NUMBERS = 300  # tasks of each kind
+NUMBERS = 150  # tasks of each kind: several times the slots in all, and lines() from none to nearly 5,000
 PLANS = 12  # generators, with PLANNED tasks each
 PLANNED = 10
 

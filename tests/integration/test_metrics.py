@@ -11,6 +11,7 @@ import ssl
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,24 @@ metrics = "127.0.0.1:0"
 executor = "local"
 workers = 2
 """
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """One server for all that only ask it; whatever they do, it then takes a run and completes it."""
+    made = Deployment(tmp_path_factory.mktemp("metrics"))
+    try:
+        made.start_server(config=CONFIG)
+        yield made
+        made.goes_on()
+    finally:
+        made.close()
+
+
+@pytest.fixture
+def asked(shared: Deployment) -> str:
+    """The address of its metrics."""
+    return address_said(shared.programs[0].said())
 
 
 @pytest.fixture
@@ -79,11 +98,11 @@ def test_the_figures_of_a_run_that_goes_on(deployment: Deployment, address: str)
     eventually(address, deployment.token(), "daggyr_runs", 0, state="COMPLETED")
 
 
-def test_the_page_tells_of_all_metrics(deployment: Deployment, address: str) -> None:
+def test_the_page_tells_of_all_metrics(shared: Deployment, asked: str) -> None:
     page = (ROOT / "deploy" / "README.md").read_text()
     rows = re.findall(r"^\| (\w+) \| (.*?) \|", page, re.MULTILINE)
     told = {name.removesuffix("_total"): kind for kind, names in rows for name in re.findall(r"`(daggyr_\w+)`", names)}
-    found = scrape(address, deployment.token()).kinds
+    found = scrape(asked, shared.token()).kinds
     assert told == {name: kind for name, kind in found.items() if not name.startswith("process_")}
 
 
@@ -107,8 +126,8 @@ def test_agents_come_drain_and_go(deployment: Deployment) -> None:
     assert found.values("daggyr_pool_hosts", "state", pool="farm") == {}
 
 
-def test_who_has_not_the_clients_token_gets_nothing(deployment: Deployment, address: str) -> None:
-    client, agent = deployment.token(), deployment.token("agent")
+def test_who_has_not_the_clients_token_gets_nothing(shared: Deployment, asked: str) -> None:
+    client, agent = shared.token(), shared.token("agent")
     for authorization, status in (
         (None, 401),
         ("", 401),
@@ -120,27 +139,27 @@ def test_who_has_not_the_clients_token_gets_nothing(deployment: Deployment, addr
         (f"Bearer {agent}", 403),
     ):
         for path in ("/metrics", "/", "/nothing"):
-            found = scrape(address, authorization=authorization, path=path)
+            found = scrape(asked, authorization=authorization, path=path)
             assert found.status == status, authorization
             assert "credentials_file" in found.text and "daggyr_" not in found.text
             assert (found.headers.get("www-authenticate") == 'Bearer realm="daggyr"') is (status == 401)
-    assert scrape(address, authorization=f"bearer {client}").status == 200
-    assert not [token for token in (client, agent) if token in deployment.logs()]
+    assert scrape(asked, authorization=f"bearer {client}").status == 200
+    assert not [token for token in (client, agent) if token in shared.logs()]
 
 
-def test_nothing_else_is_there(deployment: Deployment, address: str) -> None:
-    token = deployment.token()
-    assert scrape(address, token, path="/").status == 404
-    assert scrape(address, token, path="/metrics?x=1").status == 200
-    found = scrape(address, token, method="POST")
+def test_nothing_else_is_there(shared: Deployment, asked: str) -> None:
+    token = shared.token()
+    assert scrape(asked, token, path="/").status == 404
+    assert scrape(asked, token, path="/metrics?x=1").status == 200
+    found = scrape(asked, token, method="POST")
     assert (found.status, found.headers["allow"]) == (405, "GET, HEAD")
-    found = scrape(address, token, method="HEAD")
+    found = scrape(asked, token, method="HEAD")
     assert (found.status, found.text) == (200, "")
     assert int(found.headers["content-length"]) > 1000
 
 
-def test_what_is_no_request_harms_nobody(deployment: Deployment, address: str) -> None:
-    host, _, port = address.rpartition(":")
+def test_what_is_no_request_harms_nobody(shared: Deployment, asked: str) -> None:
+    host, _, port = asked.rpartition(":")
     for sent, status in (
         (b"nonsense\r\n\r\n", b"400"),
         (b"\x16\x03\x01\r\n\r\n", b"400"),
@@ -154,12 +173,12 @@ def test_what_is_no_request_harms_nobody(deployment: Deployment, address: str) -
                 connection.shutdown(socket.SHUT_WR)
             head = connection.recv(100)
         assert head.split(b" ")[1:2] == ([status] if status else []), sent
-    assert scrape(address, deployment.token()).status == 200
+    assert scrape(asked, shared.token()).status == 200
 
 
-def test_many_who_say_nothing_do_not_pile_up(deployment: Deployment, address: str) -> None:
+def test_many_who_say_nothing_do_not_pile_up(shared: Deployment, asked: str) -> None:
     """The server hangs up on the oldest of them, and answers a scrape with the token beside them."""
-    host, _, port = address.rpartition(":")
+    host, _, port = asked.rpartition(":")
     with contextlib.ExitStack() as stack:
         silent: list[socket.socket] = []
 
@@ -170,29 +189,29 @@ def test_many_who_say_nothing_do_not_pile_up(deployment: Deployment, address: st
 
         until(one_more, "the end of the oldest")
         for _ in range(3):
-            eventually_answers(address, deployment.token())
+            eventually_answers(asked, shared.token())
             silent += [stack.enter_context(socket.create_connection((host, int(port)), DEADLINE)) for _ in range(300)]
-    deployment.goes_on()
+    shared.goes_on()
 
 
 def eventually_answers(address: str, token: str) -> None:
     until(lambda: scrape(address, token).status == 200, "an answer")
 
 
-def test_scrapes_side_by_side(deployment: Deployment, address: str) -> None:
+def test_scrapes_side_by_side(shared: Deployment, asked: str) -> None:
     """More scrapes than are made at a time come during a run. One that waited for long is hung up on, and asks again."""
-    token = deployment.token()
+    token = shared.token()
     found: list[int] = []
 
     def status() -> int | None:
         with contextlib.suppress(ConnectionError):
-            return scrape(address, token).status
+            return scrape(asked, token).status
         return None
 
     threads = [threading.Thread(target=lambda: found.append(until(status, "an answer"))) for _ in range(20)]
     for thread in threads:
         thread.start()
-    deployment.complete({f"t{number}": task("true") for number in range(20)})
+    shared.complete({f"t{number}": task("true") for number in range(20)})
     for thread in threads:
         thread.join(DEADLINE)
     assert found == [200] * 20

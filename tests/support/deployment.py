@@ -268,6 +268,12 @@ class Deployment:
         document = Path(self.spec(tasks, **keys))
         return self.ask(lambda server: server.submit(document))
 
+    def submit_document(self, document: str) -> int:
+        """As `submit`, of any text."""
+        path = self.folder / "document.json"
+        path.write_text(document)
+        return self.ask(lambda server: server.submit(path))
+
     def watch(self, run_id: int, code: int = 0) -> Any:
         """The run, once it has ended; `code` is 0 if it is to have completed, 1 if it is to have ended otherwise."""
         run = shown(self.ask(lambda server: server.ended(run_id)))
@@ -305,6 +311,10 @@ class Deployment:
     def agents(self) -> list[Any]:
         """The agents that the server knows."""
         return self.ask(lambda server: server.agents())
+
+    def delete(self, run_id: int) -> None:
+        """Take an ended run away."""
+        self.ask(lambda server: server.delete(run_id))
 
     def states(self, run_id: int) -> dict[str, str]:
         """The states of a run's tasks."""
@@ -422,6 +432,6 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     """Adds what the daemons said to the report of a test that failed."""
     report: pytest.TestReport = yield
     funcargs: dict[str, Any] = getattr(item, "funcargs", {})
-    if report.failed and isinstance(made := funcargs.get("deployment"), Deployment):
+    if report.failed and isinstance(made := funcargs.get("deployment", funcargs.get("shared")), Deployment):
         report.sections.append(("standard error of the daemons", made.logs()))
     return report

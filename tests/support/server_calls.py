@@ -2,7 +2,7 @@
 
 `Deployment` makes one for its server. A call costs a millisecond or two, where a program that is started for it costs a third
 of a second of a core. Each answer is a value of the shape that `daggyr --output json` prints, so that a test may take either. It
-has no event loop, and so tests with one and tests without one may use it. It never changes anything but by `submit`.
+has no event loop, and so tests with one and tests without one may use it. It never changes anything but by `submit` and `delete`.
 """
 
 from __future__ import annotations
@@ -51,6 +51,9 @@ class ServerCalls:
                     yield pb.SubmitRunChunk(data=data)
 
         return int(self._stub.SubmitRunStream(chunks(), **self._given).run_id)
+
+    def delete(self, run_id: int) -> None:
+        self._stub.DeleteRun(pb.DeleteRunRequest(run_id=run_id), **self._given)
 
     def ended(self, run_id: int) -> RunSummary:
         """The run, once it has ended. A server that goes away meanwhile is waited for, as `daggyr watch` does."""

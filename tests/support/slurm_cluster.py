@@ -1,9 +1,9 @@
 """A Slurm cluster of the tests' own on this host: munged, slurmctld, slurmd and slurmrestd, from Debian's packages.
 
 `running()` starts it at the first call of a session and gives the same to all; tests/conftest.py ends it. Its files are in a
-temporary folder, its ports are its own on loopback, it needs neither systemd nor a database. It has one node with CORES cores.
-Where control groups (version 1) can be made, Slurm uses them, so that it knows of memory that is used up, and of processes that
-went away; `has_cgroups` says so.
+temporary folder, its ports are its own on loopback, it needs neither systemd nor a database. It has one node, of which the jobs
+of tests get CORES cores. Where control groups (version 1) can be made, Slurm uses them, so that it knows of memory that is used
+up, and of processes that went away; `has_cgroups` says so.
 
 It runs as root only: slurmd starts jobs as their users, and munged has to be another user than those who ask it.
 """
@@ -59,7 +59,6 @@ MpiDefault=none
 ReturnToService=2
 # What follows never matters, whatever else stands still: who is asked to end does so, and nobody is given up before.
 KillWait=60
-# Control groups have the node's name and the job's number: another cluster on this host, of another checkout, has other numbers.
 FirstJobId={first_job}
 MinJobAge=86400
 BatchStartTimeout=600
@@ -71,11 +70,16 @@ MessageTimeout=3
 PreemptType=preempt/partition_prio
 PreemptMode=CANCEL
 GresTypes=widget
+# With an epilog, a node tells the controller each time that a job has left it, and the controller starts the next one at once.
+# Without one, it often learns of the end in a way after which it starts nothing before its next round, up to a second later.
+Epilog=/bin/true
 # Jobs start about three times a second on each core; by default, it takes a second and more.
 SchedulerParameters=batch_sched_delay=0,sched_interval=1,sched_min_interval=0,bf_interval=1,default_queue_depth=1000
-NodeName={host} NodeAddr=127.0.0.1 CPUs={cores} RealMemory={memory} Gres=widget:{cores} State=UNKNOWN
-PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP PriorityTier=1
-PartitionName=urgent Nodes={host} MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
+NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 CPUs={all_cores} RealMemory={memory} Gres=widget:{cores} State=UNKNOWN
+PartitionName=main Nodes={node} Default=YES MaxTime=INFINITE State=UP PriorityTier=1 MaxCPUsPerNode={cores}
+# For a job that runs beside those of other tests; see `SlurmCluster.jobs`.
+PartitionName=aside Nodes={node} MaxTime=INFINITE State=UP PriorityTier=1 PreemptMode=OFF MaxCPUsPerNode=1
+PartitionName=urgent Nodes={node} MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF MaxCPUsPerNode={cores}
 """
 _CGROUPS = """
 CgroupPlugin=cgroup/v1
@@ -91,7 +95,8 @@ class SlurmCluster:
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="daggyr-slurm-"))  # sockets have to have short paths
         self.folder.chmod(0o755)
-        self.host = socket.gethostname().partition(".")[0]
+        # Control groups have the node's name: another cluster on this host, of another checkout, has another, and leaves these.
+        self.node = f"node{secrets.randbelow(10**9)}"
         self.has_cgroups = all(_can_make(Path("/sys/fs/cgroup") / name) for name in ("freezer", "memory"))
         self.configuration = self.folder / "slurm.conf"
         path = f"{os.environ.get('PATH', os.defpath)}:{_SYSTEM_PATH}"
@@ -116,7 +121,8 @@ class SlurmCluster:
         controller_port, node_port, rest_port = (int(each.getsockname()[1]) for each in self._ports)
         self.configuration.write_text(
             _CONFIGURATION.format(
-                host=self.host,
+                host=socket.gethostname().partition(".")[0],
+                node=self.node,
                 folder=self.folder,
                 controller_port=controller_port,
                 node_port=node_port,
@@ -124,11 +130,12 @@ class SlurmCluster:
                 track="cgroup" if self.has_cgroups else "linuxproc",
                 task="cgroup" if self.has_cgroups else "none",
                 cores=CORES,
+                all_cores=CORES + 1,
                 memory=MEMORY_MB,
             )
         )
         (self.folder / "cgroup.conf").write_text(_CGROUPS if self.has_cgroups else "")
-        (self.folder / "gres.conf").write_text(f"NodeName={self.host} Name=widget Count={CORES}\n")
+        (self.folder / "gres.conf").write_text(f"NodeName={self.node} Name=widget Count={CORES}\n")
         self._run(
             "munged",
             *_as("munge"),
@@ -139,7 +146,7 @@ class SlurmCluster:
         )
         self._until(lambda: self.ask("munge", "--no-input", f"--socket={munge / 'socket'}"), "munged")
         self.start_controller(clean=True)
-        self._run("slurmd", "slurmd", "-D")
+        self._run("slurmd", "slurmd", "-D", "-N", self.node)
         self._until(lambda: self.ask("sinfo", "--noheader", "--format=%T").split() == ["idle"], "slurmd")
         self.rest_url = f"http://127.0.0.1:{rest_port}"
         # It refuses to be root, and needs no rights: each request brings a token.
@@ -156,6 +163,9 @@ class SlurmCluster:
         """`clean`: it has forgotten all jobs. Returns when it answers."""
         self._run("slurmctld", "slurmctld", "-D", *(["-c"] if clean else []))
         self._until(lambda: "UP" in self.ask("scontrol", "ping"), "slurmctld")
+        if "slurmd" in self._processes:
+            # The node tells of itself at once. The controller would ask for it after some seconds, and start nothing before.
+            self._processes["slurmd"].send_signal(signal.SIGHUP)
 
     def mend(self) -> None:
         """Start the controller if a test that failed left it stopped."""
@@ -180,8 +190,13 @@ class SlurmCluster:
                 return ended.stdout
 
     def jobs(self, prefix: str = "") -> list[tuple[str, str, str]]:
-        """Id, name and state of all jobs that Slurm remembers."""
-        lines = self.ask("squeue", "--noheader", "--array", "--states=all", "--format=%i %j %T").splitlines()
+        """Id, name and state of all jobs that Slurm remembers, but for those aside.
+
+        The partition `aside` has a core of its own. It is for a test that waits long, while others count jobs.
+        """
+        lines = self.ask(
+            *("squeue", "--noheader", "--array", "--states=all", "--partition=main,urgent", "--format=%i %j %T")
+        ).splitlines()
         return [(words[0], words[1], words[2]) for words in map(str.split, lines) if words[1].startswith(prefix)]
 
     def unfinished(self, prefix: str = "") -> list[tuple[str, str, str]]:
@@ -192,7 +207,7 @@ class SlurmCluster:
         if "slurmd" in self._processes:
             self.mend()
             self.ask("scancel", "--user=root")
-            self._until(lambda: not self.unfinished(), "the end of all jobs")
+            self._until(lambda: not self.ask("squeue", "--noheader"), "the end of all jobs")
         self.abandon()
 
     def abandon(self) -> None:
@@ -203,7 +218,7 @@ class SlurmCluster:
             each.close()
         shutil.rmtree(self.folder)
         if self.has_cgroups:  # slurmd leaves its own, empty
-            for own in Path("/sys/fs/cgroup").glob(f"*/slurm_{self.host}"):
+            for own in Path("/sys/fs/cgroup").glob(f"*/slurm_{self.node}"):
                 for group in [*sorted((path for path in own.rglob("*") if path.is_dir()), reverse=True), own]:
                     with contextlib.suppress(OSError):
                         group.rmdir()

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-from executor_harness import Harness, Told, eventually
+from executor_harness import Harness, Told, eventually, executor_context
 from executor_kinds import slurm
 from support.slurm_cluster import SlurmCluster
 from support.task_specs import shell
@@ -23,6 +24,8 @@ from daggyr.v1.task_pb2 import AttemptKey, Placement, TaskSpec
 from daggyr_server.executors.slurm.client import Job, SlurmClient
 from daggyr_server.executors.slurm.jobs.executor import JobExecutor
 
+# No other executor has one of these; `slurm` in executor_kinds.py says why.
+_trackers = (f"place-{number}" for number in itertools.count(1))
 FOR_EVER = "while :; do sleep 100; done"
 COUNTED = 'echo "$DAGGYR_TASK_ID" >> "$1/log"'
 GATED = 'echo "$DAGGYR_TASK_ID" >> "$1/log"; until [ -e "$1/gate" ]; do sleep 0.02; done; echo done; exit "$2"'
@@ -35,12 +38,13 @@ class Place:
         self.home = home
         self.cluster = cluster
         self._settings = settings
+        self._context = executor_context(tracker_id=next(_trackers))
         self._stack = AsyncExitStack()
 
     async def coordinator(self, *clients: Dying | Counting, **settings: Any) -> Harness:
         """Close the coordinator before, if there is one, and open another in its place; `clients` go in front of its client."""
         await self.end()
-        harness = await self._stack.enter_async_context(slurm(self.home, **{**self._settings, **settings}))
+        harness = await self._stack.enter_async_context(slurm(self.home, context=self._context, **{**self._settings, **settings}))
         executor = harness.executor
         assert isinstance(executor, JobExecutor)
         for each in clients:
@@ -72,7 +76,7 @@ class Place:
     @property
     def folders(self) -> list[Path]:
         """The folders of the submissions that are on disk."""
-        return list((self.home / "tracker-1").iterdir())
+        return list((self.home / self._context.tracker_id).iterdir())
 
 
 class Dying:

@@ -6,14 +6,42 @@ The cluster is real. The jobs of a test are ended with it.
 from __future__ import annotations
 
 import time
+from collections.abc import AsyncIterator
 
 import pytest
-from executor_harness import eventually
-from executor_kinds import CORES
+import pytest_asyncio
+from executor_harness import Harness, eventually
+from executor_kinds import CORES, slurm
 from slurm_place import FOR_EVER, Place, outcomes
+from support import slurm_cluster
 from support.task_specs import python, shell, spec
 
+from daggyr.v1.task_pb2 import AttemptKey
 
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def limited(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[Harness, AttemptKey]]:
+    """An executor and its attempt, whose job's time limit passes in a second.
+
+    The limit is moved instead of waited for. Slurm looks at time limits only twice a minute, so the job runs aside, and the tests
+    of this file pass meanwhile.
+    """
+    folder = tmp_path_factory.mktemp("limited")
+    async with slurm(folder, time_limit="50", partition="aside") as harness:
+        key = await harness.give_one(shell(FOR_EVER, resources={"cores": 1, "memory_mb": 50}))
+        await harness.started(key)
+        cluster = slurm_cluster.running()
+        (job,) = cluster.ask("squeue", "--noheader", "--partition=aside", "--states=running", "--format=%i").split()
+        assert "TimeLimit=00:50:00" in cluster.ask("scontrol", "show", "job", job)
+        cluster.ask("scontrol", "update", f"jobid={job}", "endtime=now+1")
+        yield harness, key
+        if not harness.reports.of(key).results:  # the test of it was not among those that ran
+            harness.stop(key)
+            await harness.ends(key)
+
+
+@pytest.mark.xdist_group(slurm_cluster.GROUP)
+@pytest.mark.usefixtures("limited")
 class TestEnds:
     async def test_AnOperatorCancelsWhatRuns(self, place: Place) -> None:
         harness = await place.coordinator()
@@ -61,31 +89,6 @@ class TestEnds:
         assert (told.outcome, "preempted" in told.notes) == ("LOST", True)
         await eventually(lambda: (urgent.strip(), "urgent", "COMPLETED") in home.cluster.jobs())
 
-    async def test_OneWhoseNodeFailsIsLost(self, home: Place) -> None:
-        harness = await home.coordinator(settle_seconds=0.05)
-        key = await harness.give_one(shell(FOR_EVER))
-        await harness.started(key)
-        home.silence()
-        node = f"nodename={home.cluster.host}"
-        home.cluster.ask("scontrol", "update", node, "state=down", "reason=test")
-        try:
-            told = await harness.ends(key)
-        finally:
-            home.cluster.ask("scontrol", "update", node, "state=resume")
-        assert (told.outcome, "the node" in told.notes) == ("LOST", True)
-        assert (await harness.run_one(spec("/bin/true"))).outcome == "SUCCEEDED"
-
-    async def test_TheJobsTimeLimitHasPassed(self, home: Place) -> None:
-        """The test moves the limit instead of waiting for it, because Slurm looks at time limits only twice a minute."""
-        harness = await home.coordinator(time_limit="50")
-        key = await harness.give_one(shell(FOR_EVER))
-        await harness.started(key)
-        ((job, _, _),) = home.cluster.unfinished("daggyr-")
-        assert "TimeLimit=00:50:00" in home.cluster.ask("scontrol", "show", "job", job)
-        home.cluster.ask("scontrol", "update", f"jobid={job}", "endtime=now+1")
-        told = await harness.ends(key)
-        assert (told.outcome, "time_limit" in told.notes) == ("TIMED_OUT", True)
-
     async def test_WhatSlurmWillNeverTakeIsRejectedInItsWords(self, place: Place) -> None:
         harness = await place.coordinator(partition="elsewhere")
         told = await harness.run_one(spec("/bin/true"))
@@ -108,3 +111,24 @@ class TestEnds:
         before = time.monotonic()
         told = await harness.run_one(python("import time\nwhile time.process_time() < 0.5: pass"))
         assert 0.4 <= told.result.cpu_seconds <= time.monotonic() - before, "one thread cannot have used more"
+
+    @pytest.mark.asyncio(loop_scope="module")
+    async def test_TheJobsTimeLimitHasPassed(self, limited: tuple[Harness, AttemptKey]) -> None:
+        harness, key = limited
+        told = await harness.ends(key)
+        assert (told.outcome, "time_limit" in told.notes) == ("TIMED_OUT", True)
+
+    async def test_OneWhoseNodeFailsIsLost(self, home: Place) -> None:
+        # This test is the last one, because the job that runs aside is on the same node.
+        harness = await home.coordinator(settle_seconds=0.05)
+        key = await harness.give_one(shell(FOR_EVER))
+        await harness.started(key)
+        home.silence()
+        node = f"nodename={home.cluster.node}"
+        home.cluster.ask("scontrol", "update", node, "state=down", "reason=test")
+        try:
+            told = await harness.ends(key)
+        finally:
+            home.cluster.ask("scontrol", "update", node, "state=resume")
+        assert (told.outcome, "the node" in told.notes) == ("LOST", True)
+        assert (await harness.run_one(spec("/bin/true"))).outcome == "SUCCEEDED"

@@ -54,6 +54,16 @@ class TestTogether:
         place.open_gate()
         assert (await harness.ends(others[0])).outcome == "SUCCEEDED"
 
+    async def test_ExecutorsThatTheTestsMakeLeaveEachOthersJobs(self, home: Place, tmp_path: Path) -> None:
+        """Two with one tracker and one pool would take each other's jobs for their own that nobody waits for, and cancel them."""
+        (tmp_path / "other").mkdir()
+        async with slurm(home.home) as one, slurm(tmp_path / "other") as other:
+            key = await one.give_one(home.gated())
+            await one.started(key)
+            assert (await other.run_one(shell("exit 3"))).outcome == "FAILED", "which it knows once it has asked for its jobs"
+            home.open_gate()
+            assert (await one.ends(key)).outcome == "SUCCEEDED"
+
     async def test_NothingOfATaskShowsElsewhere(self, home: Place) -> None:
         """A task's command and environment are in private files, neither in arguments nor in what Slurm shows of a job."""
         harness = await home.coordinator()
