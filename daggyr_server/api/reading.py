@@ -58,7 +58,7 @@ class Reading(Servicer):
                 state = run.state if run is not None else row.state
                 if not wanted.admits(row.tags, state, row.submit_time):
                     continue
-                summary = self.summary_now(run) if run is not None else views.stored_summary(row)
+                summary = self.summary_now(run) if run is not None else views.stored_summary(row, self.changes.seq(row.run_id))
                 size += summary.ByteSize()
                 if response.runs and (len(response.runs) == most or size > MAX_PAGE_BYTES):
                     response.next_page_token = str(response.runs[-1].run_id)
@@ -72,7 +72,7 @@ class Reading(Servicer):
         run = await self.run(request.run_id, context)
         summary = await self.summary(run)
         with contextlib.suppress(TrackerError):  # The notes tell of the trouble; what is in memory is told all the same.
-            summary.history.extend(views.history(await self.reader.history(run.run_id, None)))
+            summary.history.extend(views.history(await self.reader.history(run.run_id, None), run.graph))
         return summary
 
     async def ListTasks(self, request: ListTasksRequest, context: Context) -> ListTasksResponse:
@@ -114,7 +114,7 @@ class Reading(Servicer):
             message = views.task(run, _by_now(run, number))
         except TrackerError as error:
             await end_call(error, context)
-        message.history.extend(views.history(history))
+        message.history.extend(views.history(history, run.graph))
         return _with_attempts(message, run, stored)
 
     async def ExplainTask(self, request: GetTaskRequest, context: Context) -> ExplainTaskResponse:

@@ -35,6 +35,7 @@ TURN = 250  # rows that are made before everybody else has a turn: a millisecond
 STRANGE_TOKEN = "this page token was not made by this server"
 _CODES = {
     Reason.NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+    Reason.GROWN: grpc.StatusCode.FAILED_PRECONDITION,
     Reason.NOT_NOW: grpc.StatusCode.FAILED_PRECONDITION,
     Reason.CONFLICT: grpc.StatusCode.ABORTED,
     Reason.STALE: grpc.StatusCode.ABORTED,

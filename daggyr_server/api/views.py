@@ -32,6 +32,7 @@ from daggyr_server.core.stored import RunRow
 from daggyr_server.executors.believable import MAX_SECONDS
 from daggyr_server.trackers.base import StateChange, StoredAttempt
 
+MAX_NAME_BYTES = 256  # of a task's name in a run's history
 MAX_CHANGES = 1_000  # changes of state that are shown of a run or a task
 MAX_NEIGHBOURS = 1_000  # parents or children that are listed of one task
 MAX_NEIGHBOURS_BYTES = 128 * 1024  # of their names
@@ -61,10 +62,16 @@ def run_summary(run: Run, pools: Mapping[str, Pool], change_seq: int) -> RunSumm
         change_seq=change_seq,
         pool=run.pool,
         revision=run.revision,
-        ready=counts[Phase.READY] + counts[Phase.ASSIGNED],
-        delayed=counts[Phase.DELAYED],
-        blocked=counts[Phase.BLOCKED],
     )
+    if run.has_ended:
+        # Nothing waits for capacity or for a time in a run that has ended; a list of runs tells the same from the tracker's row.
+        summary.blocked = counts[Phase.READY] + counts[Phase.DELAYED] + counts[Phase.BLOCKED]
+    else:
+        summary.ready = counts[Phase.READY] + counts[Phase.ASSIGNED]
+        summary.delayed, summary.blocked = counts[Phase.DELAYED], counts[Phase.BLOCKED]
+        if run.stopped:
+            first = cut(run.graph.task_id(next(iter(run.stopped))), MAX_NAME_BYTES)
+            summary.notes.append(left_behind(run.run_id, len(run.stopped), first))
     if run.start_time is not None:
         summary.start_time.CopyFrom(timestamp(run.start_time))
     if run.stop_time is not None:
@@ -77,8 +84,15 @@ def run_summary(run: Run, pools: Mapping[str, Pool], change_seq: int) -> RunSumm
     return summary
 
 
-def stored_summary(row: RunRow) -> RunSummary:
-    """A run that has ended and is not in memory."""
+def left_behind(run_id: int, count: int, first: str) -> str:
+    """What a person is told of tasks that a kill of the run stopped and that nobody has asked for since."""
+    those = f"{first} stays" if count == 1 else f"{first} and {count - 1:,} more stay"
+    how = f"`daggyr retry {run_id} --task T` asks for one, and --all for all"
+    return f"{those} QUEUED, because the run was killed and nobody has asked for more since: {how}"
+
+
+def stored_summary(row: RunRow, change_seq: int) -> RunSummary:
+    """A run that has ended and is not in memory. It tells what `run_summary` would."""
     tags, cut_note = shown_tags(row.tags)
     summary = RunSummary(
         run_id=row.run_id,
@@ -89,6 +103,9 @@ def stored_summary(row: RunRow) -> RunSummary:
         command_states={state.name: count for state, count in row.command_states.items()},
         submit_time=timestamp(row.submit_time),
         pool=row.pool,
+        revision=row.revision,
+        change_seq=change_seq,
+        blocked=row.task_states.get(State.QUEUED, 0),
     )
     if row.start_time is not None:
         summary.start_time.CopyFrom(timestamp(row.start_time))
@@ -132,10 +149,16 @@ def shown_resources(resources: Mapping[str, int]) -> dict[str, int]:
     return shown
 
 
-def history(changes: Sequence[StateChange]) -> Iterator[StateChangeMessage]:
+def history(changes: Sequence[StateChange], graph: Graph) -> Iterator[StateChangeMessage]:
     """The newest changes, oldest first."""
     for change in changes[-MAX_CHANGES:]:
-        yield StateChangeMessage(time=timestamp(change.time), state=int(change.state), reason=change.reason)  # type: ignore[arg-type]
+        yield StateChangeMessage(
+            time=timestamp(change.time),
+            state=int(change.state),  # type: ignore[arg-type]
+            reason=change.reason,
+            tasks=(cut(graph.task_id(number), MAX_NAME_BYTES) for number in change.tasks),
+            task_count=change.count,
+        )
 
 
 def awaited(run: Run, pools: Mapping[str, Pool]) -> Iterator[str]:

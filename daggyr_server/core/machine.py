@@ -191,7 +191,14 @@ class Machine(RequestHandlers):
             for policy in addition.policies:  # a pool that was taken out of the configuration has no hosts; its tasks wait
                 self.pools.setdefault(policy.pool, Pool(policy.pool))
         run = restored(
-            row, tasks, event.adopted, parameters=event.parameters, growths=event.growths, printed=event.printed, now=now
+            row,
+            tasks,
+            event.adopted,
+            stopped=event.stopped,
+            parameters=event.parameters,
+            growths=event.growths,
+            printed=event.printed,
+            now=now,
         )
         self.requests[row.request_id] = run_id
         self._next_run_id = max(self._next_run_id, run_id + 1)

@@ -57,6 +57,15 @@ class RunEdited:
     pool: str
     kept: tuple[int, ...]  # the revisions of the generators' tasks that are part of it
     time: float
+    reason: str = "edit"  # or "retry"
+
+
+@dataclass(frozen=True, slots=True)
+class TasksStopped:
+    """From now on exactly these tasks of a run wait until a person asks for them, because a kill of the run left them behind."""
+
+    run_id: int
+    numbers: Sequence[int]  # ascending
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +152,7 @@ Record = (
     | RunMoved
     | RunKillAsked
     | RunEdited
+    | TasksStopped
     | TasksGenerated
     | AttemptsAssigned
     | AttemptRecorded

@@ -33,6 +33,7 @@ class RunRow:
     killing: bool  # a person asked for the end of the run
     task_states: Mapping[State, int]
     command_states: Mapping[State, int] = field(default_factory=dict)
+    revision: int = 1  # one more with each growth
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,3 +85,4 @@ class StoredRun:
     growths: Sequence[Growth]  # ascending by revision
     tasks: TaskRows
     in_flight: Sequence[Adopted]  # ascending by number
+    stopped: Sequence[int] = ()  # see TasksStopped

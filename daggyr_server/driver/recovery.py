@@ -94,6 +94,7 @@ async def restored(stored: StoredRun, keep: Callable[[], Keeping]) -> RunRestore
         row=row,
         tasks=stored.tasks,
         adopted=stored.in_flight,
+        stopped=stored.stopped,
         parameters=grown.parameters,
         growths=grown.growths,
         printed=grown.printed,
@@ -137,13 +138,16 @@ def _grown(stored: StoredRun, keep: Callable[[], Keeping]) -> _Grown:
         )
         grown.graph.extend(addition)
         grown.growths.append(addition)
-        grown.printed[growth.revision] = generator
+        if addition.segments:
+            grown.printed[growth.revision] = generator
     return grown
 
 
 def _edit_again(grown: _Grown, growth: Growth, documents: Mapping[int, bytes], keep: Callable[[], Keeping]) -> None:
     spec = decode_json(growth.document, limited=False).with_overrides(pool=growth.pool)
-    printed = [Printed(revision, grown.printed[revision], documents[revision]) for revision in growth.kept]
+    printed = [
+        Printed(revision, grown.printed[revision], documents[revision]) for revision in growth.kept if revision in grown.printed
+    ]
     edit = expand_edit(
         spec, graph=grown.graph, printed=printed, pools=None, default_pool=growth.pool, keep=keep, limited=False
     ).edit

@@ -11,7 +11,7 @@ The driver calls this for an edit, and recovery calls it to repeat one. It only 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 

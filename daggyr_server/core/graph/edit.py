@@ -6,7 +6,7 @@ with `take_edit`. Nothing here decides which tasks are unchanged: that is the ed
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from daggyr_server.core.graph.carry import Carry
@@ -22,17 +22,19 @@ _ENDED_ONLY = bytes(phase if phase < len(Phase) and Phase(phase) in ENDED else _
 T = TypeVar("T")
 
 
-def edited(run: Run, edit: Edit, repeated: Iterable[int], now: float) -> tuple[list[int], list[int]]:
+def edited(run: Run, edit: Edit, repeated: Sequence[int], now: float, *, everything: bool) -> tuple[list[int], list[int]]:
     """Give a run another specification. Unchanged tasks keep their state and budget; changed and new ones are QUEUED.
 
     An attempt in flight whose task is changed, or gone, does not count any more: it is to be ended. `repeated` are unchanged
-    tasks, with the numbers that they get, which are QUEUED as well. Returns the tasks that are QUEUED and were not, and the tasks
+    tasks, with the numbers that they get, which are QUEUED as well. Unchanged tasks that a kill of the run left behind are
+    stopped, unless `everything` is to go on. Returns the tasks that are QUEUED and were not, and the tasks
     of the attempts that are to be ended; all numbers are those from now on.
     """
     kept = run.phases.translate(_ENDED_ONLY)
     for number, attempt in run.in_flight.items():
         if attempt.killed:
             kept[number] = _KILLED  # as it will be, unless it is changed
+    stopped_before = [] if everything else [*run.stopped, *(run.ready_or_delayed() if run.has_ended else ())]
     delayed, before = run.delayed, run.in_flight
     ended_as = run.task_states() if run.has_ended else None
     take_edit(run, edit)
@@ -60,6 +62,9 @@ def edited(run: Run, edit: Edit, repeated: Iterable[int], now: float) -> tuple[l
     }
     waiting = _carried({number: due for due, number in delayed}, edit.carry)
     run.put_back(kept, in_flight, [(due, number) for number, due in waiting.items() if number not in queued])
+    staying_stopped = (edit.carry.forward(number) for number in stopped_before)
+    asked = frozenset(repeated)
+    run.stop(sorted(over[0] for over in staying_stopped if over is not None and over[1] and over[0] not in asked))
     stopped += hold_back(run)
     # A run that had ended goes on, unless all is as it was.
     same_end = (run.final_state, run.task_states()) == (run.state, ended_as)
@@ -73,6 +78,7 @@ def edited(run: Run, edit: Edit, repeated: Iterable[int], now: float) -> tuple[l
 def take_edit(run: Run, edit: Edit) -> None:
     """Put the tasks of an edit in the place of all that a run has. They are fresh; nothing goes over to them yet."""
     revision = run.revision
+    run.specified_in = revision + 1
     run.retire(edit.carry)
     for addition in edit.additions:
         run.extend(addition)

@@ -38,7 +38,8 @@ class Addition:
     policies: list[Policy] = field(default_factory=list)
     segments: list[Segment] = field(default_factory=list)
     edges: list[tuple[int, int]] = field(default_factory=list)  # (existing parent, new child)
-    # Stretches (number, earlier number, how many) of tasks whose names earlier tasks had, ascending: their attempts are counted on.
+    # Stretches (number, earlier number, how many) of tasks whose names earlier tasks had, ascending. Their attempts are numbered
+    # from those of the earlier ones on.
     after: Sequence[tuple[int, int, int]] = ()
     # How many parents each new task has, if that is known already, because counting millions of edges takes a moment.
     degrees: array[int] | None = None

@@ -27,6 +27,7 @@ def restored(
     tasks: TaskRows,
     adopted: Iterable[Adopted],
     *,
+    stopped: Iterable[int],
     parameters: Mapping[str, tuple[str, ...]],
     growths: Sequence[Addition | Edit],
     printed: Mapping[int, int],
@@ -34,7 +35,7 @@ def restored(
 ) -> Run:
     """The run that a tracker kept. It offers its queues to nobody yet, and its attempts have no weight yet.
 
-    `growths` are the run's own tasks, then what generators and edits brought, in order; for `printed` see Run.
+    `growths` are the run's own tasks, then what generators and edits brought, in order; for `stopped` and `printed` see Run.
     """
     run = Run(
         row.run_id,
@@ -79,6 +80,8 @@ def restored(
     assigned = [one.number for one in run.in_flight.values() if one.number < live]
     run.put_back_retired(phases[:live], assigned)
     run.put_back(phases, {number: _ASSIGNED for number in run.in_flight if number >= live}, delayed)
+    run.stop(stopped)
+    run.restopped = False
     hold_back(run)
     return run
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import heapq
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 
 from daggyr_server.core.graph.carry import Carry
 from daggyr_server.core.graph.faults import IllegalTaskMove, StaleAddition
@@ -48,6 +48,10 @@ class Tasks:
         self.counts = [0] * len(Phase)
         self.structural = 0  # of the tasks that count, those that run nothing...
         self.structural_completed = 0  # ...and of these, the COMPLETED ones; the others are BLOCKED
+        # Tasks that waited for nobody when their run was killed, and that a person has not asked for since. In `waiting`, that
+        # counts as one more parent, so that none of them goes on before it is let go.
+        self.stopped: set[int] = set()
+        self.restopped = False  # whether `stopped` is another since the machine last recorded it
         self.delayed: list[tuple[float, int]] = []  # a heap of (due, number): exactly what is DELAYED
         self.queues: list[ReadyQueue] = []  # by policy index
         self.ranked = False  # some tasks have a higher priority than others
@@ -114,6 +118,8 @@ class Tasks:
         self.counts = [0] * len(Phase)
         self.structural = self.structural_completed = 0
         self.delayed = []
+        self.restopped = self.restopped or bool(self.stopped)
+        self.stopped = set()
         for queue in self.queues:
             queue.clear()
 
@@ -186,10 +192,13 @@ class Tasks:
         while self.delayed and self.delayed[0][0] <= now:
             self._push(heapq.heappop(self.delayed)[1])
 
-    def end_delays(self) -> None:
-        """Make ready all that waits for a retry's delay, the first to be due first."""
-        delayed, self.delayed = self.delayed, []
-        for _, number in sorted(delayed):
+    def end_delays(self, numbers: Container[int] | None = None) -> None:
+        """Make ready what waits for a retry's delay, the first to be due first: all of it, or those of `numbers`."""
+        ended = [entry for entry in self.delayed if numbers is None or entry[1] in numbers]
+        if ended:
+            self.delayed = [entry for entry in self.delayed if numbers is not None and entry[1] not in numbers]
+            heapq.heapify(self.delayed)
+        for _, number in sorted(ended):
             self._push(number)
 
     def _push(self, number: int) -> None:
@@ -295,8 +304,38 @@ class Tasks:
 
     # -- what people ask ----------------------------------------------------------------------------------------------
 
+    def stop(self, numbers: Iterable[int]) -> None:
+        """Have those of `numbers` that wait do so until a person asks for them."""
+        for number in numbers:
+            phase = self.phases[number]
+            if phase not in (_BLOCKED, _READY, _DELAYED) or number in self.stopped:
+                continue
+            self.stopped.add(number)
+            self.waiting[number] += 1
+            if phase != _BLOCKED:
+                self.move(number, _BLOCKED)
+            self.restopped = True
+        self.forget_moved()
+
+    def let_go_on(self, numbers: Iterable[int]) -> list[int]:
+        """A person asks for those of `numbers` that were stopped. Returns these, ascending."""
+        found = self._unstopped(numbers)
+        self._release([number for number in found if not self.waiting[number]])
+        return found
+
+    def _unstopped(self, numbers: Iterable[int]) -> list[int]:
+        """Those of `numbers` that were stopped, ascending; they are so no more."""
+        found = sorted(self.stopped.intersection(numbers)) if self.stopped else []
+        for number in found:
+            self.waiting[number] -= 1
+        self.stopped.difference_update(found)
+        self.restopped = self.restopped or bool(found)
+        return found
+
     def kill_waiting(self, numbers: Iterable[int]) -> list[int]:
         """Move those of `numbers` that only wait, and are no structural tasks, to KILLED. Returns which moved."""
+        numbers = list(numbers)
+        self._unstopped(numbers)
         moved = []
         for number in numbers:
             if self.phases[number] in (_BLOCKED, _READY, _DELAYED) and not self.graph.kind(number):
@@ -309,6 +348,7 @@ class Tasks:
     def close(self, numbers: Iterable[int]) -> list[int]:
         """A person says that tasks are COMPLETED, of which none is in flight; their children go on. Returns which moved."""
         moved = [number for number in numbers if self.phases[number] != _COMPLETED]
+        self._unstopped(moved)
         freed: set[int] = set()
         for number in moved:
             self.move(number, _COMPLETED)

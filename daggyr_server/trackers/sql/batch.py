@@ -28,6 +28,7 @@ from daggyr_server.core.records import (
     RunMoved,
     TasksGenerated,
     TasksMoved,
+    TasksStopped,
 )
 from daggyr_server.core.states import State
 from daggyr_server.trackers.pieces import DOCUMENT_PIECE_BYTES, MAX_OFFSET, MAX_PIECE_BYTES, cut
@@ -57,6 +58,7 @@ class Batch:
             RunMoved: self._run_moved,
             RunKillAsked: self._run_kill_asked,
             RunEdited: self._run_edited,
+            TasksStopped: self._tasks_stopped,
             TasksGenerated: self._tasks_generated,
             AttemptsAssigned: self._attempts_assigned,
             TasksMoved: self._tasks_moved,
@@ -122,9 +124,12 @@ class Batch:
         self.steps += [
             ("edit_run", (msgspec.json.encode(dict(record.tags)).decode(), record.pool, record.run_id)),
             ("add_growth", (record.run_id, record.revision, None, None, record.pool, pack(record.kept))),
-            ("note_asked", (record.time, "edit", record.run_id)),
+            ("note_asked", (record.time, record.reason, record.run_id)),
         ]
         self._document(record.run_id, record.revision, record.document)
+
+    def _tasks_stopped(self, record: TasksStopped) -> None:
+        self.steps.append(("stop_tasks", (pack(record.numbers), record.run_id)))
 
     def _tasks_generated(self, record: TasksGenerated) -> None:
         self.steps.append(("add_growth", (record.run_id, record.revision, record.number, record.attempt, "", b"")))

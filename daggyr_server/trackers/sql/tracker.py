@@ -24,7 +24,8 @@ from daggyr_server.trackers.pieces import MAX_OFFSET, in_order, joined
 from daggyr_server.trackers.sql.batch import stored_text
 from daggyr_server.trackers.sql.lock_holder import LockHolder
 from daggyr_server.trackers.sql.readers import Readers, Row, Snapshot
-from daggyr_server.trackers.sql.rows import TasksFold, growth, history, run_row, stored_attempt
+from daggyr_server.trackers.sql.rows import TasksFold, growth, run_history, run_row, stored_attempt, task_history
+from daggyr_server.trackers.task_rows import unpack
 
 WAIT = 10.0  # seconds that a coordinator waits for another one to let go: one that is being replaced is about to
 MAX_OUTPUT_BYTES = 10 * 1024**3  # of a run; the oldest goes first
@@ -82,8 +83,8 @@ class SqlTracker(Tracker):
 
     async def history(self, run_id: int, number: int | None) -> list[StateChange]:
         if number is None:
-            return history(await self._readers.rows("run_history", run_id=run_id), None)
-        return history(await self._readers.rows("task_history", run_id=run_id, number=number), number)
+            return run_history(await self._readers.rows("run_history", run_id=run_id))
+        return task_history(await self._readers.rows("task_history", run_id=run_id, number=number), number)
 
     async def pins(self) -> list[AgentPinned]:
         return [AgentPinned(*row) for row in await self._readers.rows("pins")]
@@ -96,6 +97,7 @@ class SqlTracker(Tracker):
             runs = await snapshot.rows("run", run_id=run_id)
             if not runs:
                 return None
+            *_, pool, stopped = runs[0]
             fold = TasksFold(
                 await snapshot.rows("hosts", run_id=run_id),
                 await snapshot.rows("assignments", run_id=run_id),
@@ -106,7 +108,9 @@ class SqlTracker(Tracker):
             growths = [
                 growth(row, await _document(snapshot, run_id, row[0])) for row in await snapshot.rows("growths", run_id=run_id)
             ]
-            return StoredRun(run_row(runs[0]), await _document(snapshot, run_id, 0), runs[0][-1], growths, *fold.result())
+            return StoredRun(
+                run_row(runs[0]), await _document(snapshot, run_id, 0), pool, growths, *fold.result(), unpack(stopped)
+            )
 
     # -- closed or lost -----------------------------------------------------------------------------------------------
 
