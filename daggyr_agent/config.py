@@ -8,7 +8,6 @@ Nothing here opens a connection, and tokens are never read here, only the names 
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import socket
 from collections.abc import Mapping, Sequence
@@ -21,6 +20,7 @@ from msgspec import Meta, Struct
 from daggyr.bounds import MAX_RESOURCES, MAX_UNITS, MAX_WORD
 from daggyr.channel import AddressError, Tls, check_address
 from daggyr.checked import ConfigurationError, Fault, check, read_table, resolve
+from daggyr.daemon import lifeline_of
 from daggyr.environment import pattern_fault
 from daggyr.tokens import TokenError, state_folder
 
@@ -28,7 +28,6 @@ from . import __version__
 from .resources import host_resources
 
 _MAX_NAME_BYTES = 200  # it names a folder, where the limit is 255 (NAME_MAX)
-_FILES = ("state_dir", "token_file", "tls_ca", "tls_cert", "tls_key")  # an empty text is as good as none
 _ANOTHER = "name another with --config"
 _MAX_DIGITS = 100  # of a number: reading one of thousands would take long
 
@@ -130,7 +129,9 @@ def read_config(arguments: Sequence[str], environment: Mapping[str, str]) -> Con
     file = given.pop("config", None)
     faults: list[Fault] = []
     lifeline = _lifeline(given.pop("lifeline", None), faults)
-    table = {name.replace("-", "_"): value for name, value in read_table(_file(file), _ANOTHER).items()} if file else {}
+    table = (
+        {name.replace("-", "_"): value for name, value in read_table(_file(file), _ANOTHER).items()} if file is not None else {}
+    )
     settings = _settings(table, given, faults)
 
     def place(name: str) -> str:
@@ -172,7 +173,7 @@ def _settings(table: Mapping[str, Any], given: Mapping[str, Any], faults: list[F
     """The file's settings with the command line's over them. Those with faults have their defaults, so that the others are
     checked."""
     found: list[Fault] = []
-    merged = {name: value for name, value in {**table, **given}.items() if value != "" or name not in _FILES}
+    merged = {**table, **given}
     if isinstance(level := merged.get("log_level"), str):
         merged["log_level"] = level.lower()
     offered = _offer(table.get("resource", {}), "resource", faults)
@@ -266,13 +267,7 @@ def _lifeline(text: str | None, faults: list[Fault]) -> int | None:
     if text is None:
         return None
     try:
-        if not (text.isascii() and text.isdecimal()):
-            raise OverflowError
-        os.fstat(int(text))
-    except OSError as error:
-        faults.append(Fault("--lifeline", f"no file descriptor {text} was inherited ({error.strerror})"))
-    except (OverflowError, ValueError):
-        faults.append(Fault("--lifeline", f"{text[:40]!r} is no number of a file descriptor"))
-    else:
-        return int(text)
-    return None
+        return lifeline_of(text)
+    except ValueError as error:
+        faults.append(Fault("--lifeline", str(error)))
+        return None

@@ -27,6 +27,7 @@ from daggyr_server.api.runs import RunsService
 from daggyr_server.api.servicer import Limits
 from daggyr_server.config import Configuration, Server
 from daggyr_server.core.machine import Machine
+from daggyr_server.driver.careful import unusable
 from daggyr_server.driver.changes import Changes
 from daggyr_server.driver.errors import Closing
 from daggyr_server.driver.generators import Generators
@@ -154,7 +155,7 @@ async def _stop(listener: Listener, driver: Driver) -> None:
 
 
 def _executors(configuration: Configuration, driver: Driver, context: ExecutorContext) -> dict[str, Executor]:
-    """The pools' executors. Raises ConfigurationError with the faults of all their settings."""
+    """The pools' executors. Raises ConfigurationError with the faults of all their settings, and ExecutorError."""
     faults: list[Fault] = []
     executors: dict[str, Executor] = {}
     for name, pool in configuration.pools.items():
@@ -166,6 +167,8 @@ def _executors(configuration: Configuration, driver: Driver, context: ExecutorCo
                 executors[name] = kind(name, settings, reports, dataclasses.replace(context, grace=pool.kill_grace))
             except SettingsError as error:
                 faults.append(Fault(f"pools.{name}", str(error)))
+            except Exception as error:
+                raise unusable(name, "take its settings", error) from error
     if faults:
         raise ConfigurationError(faults, configuration.source)
     return executors
@@ -176,9 +179,15 @@ def _executor_names(configuration: Configuration) -> dict[str, str]:
 
 
 def _limits(pool: str, executor: Executor) -> PoolLimits:
-    """What specifications may ask of a pool."""
+    """What specifications may ask of a pool. Raises ExecutorError."""
+    try:
+        largest = executor.largest()
+        if largest is not None:
+            largest = {name: int(units) for name, units in largest.items()}
+    except Exception as error:
+        raise unusable(pool, "say what it has at most", error) from error
     return PoolLimits(
-        largest=executor.largest(),
+        largest=largest,
         setting=f"`{executor.sized_by}` of [pools.{pool}]",
         sets="cores" if executor.sized_by == "workers" else None,
     )

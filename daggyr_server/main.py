@@ -21,8 +21,8 @@ import click
 from msgspec.structs import replace
 
 from daggyr.channel import AddressError
-from daggyr.checked import ConfigurationError
-from daggyr.daemon import Terminal, log_to_stderr
+from daggyr.checked import ConfigurationError, Fault
+from daggyr.daemon import Terminal, lifeline_of, log_to_stderr
 from daggyr.private_folder import is_abandoned
 from daggyr.standard_streams import say
 from daggyr.tokens import TokenError
@@ -67,7 +67,7 @@ SWITCH_SECONDS = 0.0005
     multiple=True,
     help="A variable of this program that tasks of local and Slurm pools get, PREFIX_* or * for several; again for each.",
 )
-@click.option("--lifeline", type=int, metavar="FD", help="An inherited pipe: end when its other end closes.")
+@click.option("--lifeline", metavar="FD", help="An inherited pipe: end when its other end closes.")
 @click.option("--private-folder", type=click.Path(path_type=Path), hidden=True, help="Remove it in the end if its owner is gone.")
 @click.option("--log-level", type=click.Choice(LEVELS), default="info", show_default=True)
 @click.version_option(__version__, message="daggyr-server %(version)s")
@@ -79,7 +79,7 @@ def main(
     ready_file: Path | None,
     no_metrics: bool,
     pass_environment: tuple[str, ...],
-    lifeline: int | None,
+    lifeline: str | None,
     private_folder: Path | None,
     log_level: str,
 ) -> None:
@@ -101,18 +101,26 @@ def main(
         click.echo(f"daggyr-server: --pass-environment: {error}", err=True)
         sys.exit(2)
     try:
+        descriptor = None if lifeline is None else _inherited(lifeline)
         configuration = load(config, listen=listen, tracker=tracker, workers=workers)
         take_all()
         if no_metrics:
             configuration = replace(configuration, server=replace(configuration.server, metrics=None))
         private = private_folder is not None
-        asyncio.run(_serve(configuration, ready_file, lifeline, log_level, pass_environment, private=private))
+        asyncio.run(_serve(configuration, ready_file, descriptor, log_level, pass_environment, private=private))
     except (ConfigurationError, ExecutorError, ListenerError, TokenError, TrackerError, AddressError) as error:
         say(f"daggyr-server: {error}")
         sys.exit(2)
     finally:
         if private_folder is not None and is_abandoned(private_folder):
             shutil.rmtree(private_folder, ignore_errors=True)
+
+
+def _inherited(lifeline: str) -> int:
+    try:
+        return lifeline_of(lifeline)
+    except ValueError as error:
+        raise ConfigurationError([Fault("--lifeline", str(error))], "the command line") from None
 
 
 async def _serve(
@@ -169,7 +177,10 @@ async def _renew(renewal: Renewal, hang_up: asyncio.Event) -> None:
 
 
 def _write_ready(path: Path, address: str) -> None:
-    write_whole(path, f"{address}\n".encode(), mode=0o666)
+    try:
+        write_whole(path, f"{address}\n".encode(), mode=0o666)
+    except OSError as error:
+        raise ConfigurationError([Fault("--ready-file", f"cannot write {path}: {error.strerror}")], "the command line") from None
 
 
 def _greet(configuration: Configuration, address: str) -> None:

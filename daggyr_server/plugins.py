@@ -18,15 +18,22 @@ def load_class(base: type, noun: str, group: str, name: str, *, settings: type |
     """Return the subclass of `base` that the entry point `name` of `group` names; `noun` is what people call such a class.
 
     With `settings`, the class must also have an attribute `Settings` that is a subclass of it. Raises UnusableClass for an
-    unknown name, listing those that exist, and for a class that lacks something, listing all that it lacks.
+    unknown name, listing those that exist, for a name that packages give to several classes, and for a class that lacks
+    something, listing all that it lacks.
     """
-    found = {entry.name: entry for entry in entry_points(group=group)}
-    if name not in found:
-        raise UnusableClass(f"there is no {noun} {name!r}; there are: {', '.join(sorted(found))}")
-    where = f"{found[name].value}, the entry point {name!r} of {group},"
+    entries = entry_points(group=group)
+    named = [entry for entry in entries if entry.name == name]
+    if not named:
+        raise UnusableClass(f"there is no {noun} {name!r}; there are: {', '.join(sorted({entry.name for entry in entries}))}")
+    if len({entry.value for entry in named}) > 1:  # Which of them comes first depends on how they were installed.
+        several = sorted(f"{entry.value} of the package {entry.dist.name if entry.dist else '?'}" for entry in named)
+        raise UnusableClass(
+            f"there is more than one {noun} {name!r}: {', '.join(several)}; uninstall all packages but one of them"
+        )
+    where = f"{named[0].value}, the entry point {name!r} of {group},"
     try:
-        loaded = found[name].load()
-    except Exception as error:  # an import of another package's module can raise anything
+        loaded = named[0].load()
+    except (Exception, SystemExit) as error:  # an import of another package's module can raise anything
         raise UnusableClass(f"{where} cannot be loaded: {type(error).__name__}: {error}") from error
     if not (isinstance(loaded, type) and issubclass(loaded, base)):
         raise UnusableClass(f"{where} is not a subclass of {base.__module__}.{base.__qualname__}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator
 
 from daggyr.v1.runs_pb2 import ReadOutputResponse
@@ -18,6 +19,8 @@ from daggyr_server.core.states import State
 from daggyr_server.driver.changes import Changes
 from daggyr_server.driver.ended import Reader
 from daggyr_server.trackers.base import StoredAttempt
+
+log = logging.getLogger(__name__)
 
 CHUNK_BYTES = 256 * 1024
 LIVE_SECONDS = 0.5  # Without `follow`, output of an attempt that runs is waited for this long after the last piece.
@@ -101,10 +104,11 @@ async def _live(
     reader: Reader, flight: InFlight, key: AttemptKey, stream: int, offset: int, follow: bool
 ) -> AsyncIterator[ReadOutputResponse]:
     """What the attempt's host has, as it comes; without `follow`, until nothing comes for a while."""
-    chunks = reader.live_output(flight, key, stream, offset)
-    if chunks is None:
-        return
+    chunks = None
     try:
+        chunks = reader.live_output(flight, key, stream, offset)
+        if chunks is None:
+            return
         while True:
             try:
                 async with asyncio.timeout(None if follow else LIVE_SECONDS):
@@ -117,6 +121,8 @@ async def _live(
                 at = max(offset, chunk.offset)
                 yield ReadOutputResponse(data=data, offset=at, missing_bytes=missing, attempt=key.attempt)
                 offset = at + len(data)
+    except Exception as error:  # An executor's code may be anybody's.
+        log.error("the executor of pool %s has a fault and gives no output: %s: %s", flight.pool, type(error).__name__, error)
     finally:
         close = getattr(chunks, "aclose", None)
         if close is not None:

@@ -84,9 +84,11 @@ class OwnServer:
                 raise CommandError(_with_words(f"the server was not ready after {_START_TIMEOUT:.0f} s", self._said), NO_SERVER)
             await asyncio.wait({self._ended}, timeout=0.01)
         self._ready = True
+        if self._said:  # These are warnings of its first moments, such as of a host that cannot be reached.
+            notice(self._said.rstrip("\n"))
 
     async def _listen(self) -> None:
-        """Pass on what the server writes once it is ready. What it writes before is kept for the error if it does not start."""
+        """Pass on what the server writes. What it writes before it is ready waits until then, or is kept for the error."""
         pipe = self._process.popen.stderr
         assert pipe is not None
         stream = asyncio.StreamReader()

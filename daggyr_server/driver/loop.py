@@ -25,6 +25,7 @@ from daggyr_server.core.step import Step
 from daggyr_server.driver import recovery
 from daggyr_server.driver.agents import Agents
 from daggyr_server.driver.assignments import assignment_batches
+from daggyr_server.driver.careful import CarefulCalls, unusable
 from daggyr_server.driver.changes import Changes
 from daggyr_server.driver.deletions import Deletions
 from daggyr_server.driver.durability import Durability
@@ -36,7 +37,7 @@ from daggyr_server.driver.inbox import Inbox, Reported, ToKeep
 from daggyr_server.driver.reports import PoolReports, event_of
 from daggyr_server.driver.requests import Requests
 from daggyr_server.driver.spilled import SpilledTasks
-from daggyr_server.executors.base import Executor
+from daggyr_server.executors.base import Executor, ExecutorError
 from daggyr_server.trackers.base import LostTracker, Tracker, TrackerError
 
 log = logging.getLogger(__name__)
@@ -71,6 +72,7 @@ class Driver:
         self._inbox = Inbox()
         self._keep = partial(SpilledTasks, tracker.folder)  # a new list for what the tasks of one specification execute
         self._executors: dict[str, Executor] = {}
+        self._calls = CarefulCalls()
         self._demanding: dict[str, Executor] = {}
         self._demanded: dict[str, int] = {}  # what each of these was last told
         self._task: asyncio.Task[None] | None = None
@@ -95,12 +97,17 @@ class Driver:
         # Counting what is ready takes time, and most executors cannot do anything about it.
         self._demanding = {name: executor for name, executor in executors.items() if type(executor).demand is not Executor.demand}
         try:
-            for executor in executors.values():
-                await executor.open()
+            for pool, executor in executors.items():
+                try:
+                    await executor.open()
+                except ExecutorError:
+                    raise
+                except Exception as error:
+                    raise unusable(pool, "open", error) from error
             await self._restore()
             half_deleted = await self._tracker.deleting()
         except BaseException:
-            await self._close_executors()
+            await self._calls.close_all(self._executors)
             raise
         self._task = asyncio.create_task(self._loop(), name="driver")
         self._deletions.go_on(half_deleted)
@@ -124,7 +131,7 @@ class Driver:
         if task is not None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-        await self._close_executors()
+        await self._calls.close_all(self._executors)
         self._inbox.leave_unanswered()
         await self._tracker.close()
 
@@ -132,10 +139,6 @@ class Driver:
         """Return when `close` was called, or raise what made the loop end by itself."""
         if self._task is not None:
             await asyncio.shield(self._task)
-
-    async def _close_executors(self) -> None:
-        for executor in self._executors.values():
-            await executor.close()
 
     # -- the loop -----------------------------------------------------------------------------------------------------
 
@@ -174,8 +177,7 @@ class Driver:
             self._inbox.answer(step.answers)
             self.changes.publish(step.changed)
             self._note(step.records)
-        for durable in durables:
-            durable()
+        self._calls.durable(durables)
         self._tell_demand()
 
     async def _commit(self, records: list[Record]) -> None:
@@ -257,7 +259,7 @@ class Driver:
 
     async def _act(self, step: Step) -> None:
         """Give a step's commands to the executors. Everybody else has turns in between."""
-        given = 0
+        given, calls = 0, self._calls
         for command in step.commands:
             executor = self._executors.get(command.pool)
             if executor is None:  # The pool is not configured any more; what it has is about to be LOST.
@@ -269,15 +271,15 @@ class Driver:
                         if graph.policy(number).is_generator:
                             self._generators.begin((command.run_id, number, attempt))
                 for batch in assignment_batches(command, graph):
-                    executor.start(command.host, batch)
+                    calls.start(command.pool, executor, command.host, batch)
                     given += len(batch.assignments)
                     if given >= ASSIGNED_A_TURN:
                         given = 0
                         await asyncio.sleep(0)
             elif isinstance(command, StopAttempts):
-                executor.stop(command.host, _keys(command.keys))
+                calls.stop(command.pool, executor, command.host, _keys(command.keys))
             elif isinstance(command, RecallAttempts):
-                executor.recall(command.host, _keys(command.keys))
+                calls.recall(command.pool, executor, command.host, _keys(command.keys))
 
     def _note(self, records: Sequence[Record]) -> None:
         """Tell the other parts of the driver what a step's records mean to them."""
@@ -297,7 +299,7 @@ class Driver:
             ready = self._machine.pools[name].ready
             if ready != self._demanded.get(name, 0):
                 self._demanded[name] = ready
-                executor.demand(ready)
+                self._calls.demand(name, executor, ready)
 
 
 def _keys(keys: Sequence[Key]) -> list[AttemptKey]:

@@ -19,6 +19,7 @@ from daggyr_server.core.graph.graph import Addition, Edit, Graph
 from daggyr_server.core.graph.run import Run
 from daggyr_server.core.graph.segments import Keeping
 from daggyr_server.core.stored import Growth, StoredRun
+from daggyr_server.driver.careful import unusable
 from daggyr_server.driver.generators import Generators
 from daggyr_server.executors.base import Executor
 from daggyr_server.spec import Printed, SpecificationError, decode_json, expand, expand_edit, expand_generated
@@ -45,7 +46,7 @@ async def go_on(
     """Give the attempts that an earlier coordinator placed to their pools' executors, which take them up again.
 
     Called once, when the machine has the runs and before anything is started. Returns the hosts whose pools are not configured
-    any more: nobody can hear of them, so that their attempts are LOST. Raises TrackerError.
+    any more: nobody can hear of them, so that their attempts are LOST. Raises TrackerError, ExecutorError.
     """
     placed: dict[tuple[str, str], list[tuple[AttemptKey, Placement]]] = {}
     for run in runs:
@@ -57,7 +58,10 @@ async def go_on(
                 await _printed_before((run.run_id, flight.number, flight.attempt), generators, tracker)
     log.info("going on with %d runs, %d attempts of which may still run", len(runs), sum(map(len, placed.values())))
     for pool, executor in executors.items():
-        executor.recover([pair for (name, _), pairs in placed.items() if name == pool for pair in pairs])
+        try:
+            executor.recover([pair for (name, _), pairs in placed.items() if name == pool for pair in pairs])
+        except Exception as error:
+            raise unusable(pool, "take up what ran before", error) from error
     gone = []
     for pool, host in placed:
         if pool not in executors:

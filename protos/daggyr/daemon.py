@@ -1,12 +1,14 @@
-"""What the two daemons, `daggyr-server` and `daggyr-agent`, do alike: their log lines, Ctrl-C before the work, and SIGHUP.
+"""What the two daemons, `daggyr-server` and `daggyr-agent`, do alike: their log lines, Ctrl-C before the work, lifelines, SIGHUP.
 
-Their entry points call `end_without_a_word` before they import the rest, their `main` calls `log_to_stderr`, and both ask a
-`Terminal` what a SIGHUP means. Each daemon handles its signals itself; the command line `daggyr` uses nothing of this.
+Their entry points call `end_without_a_word` before they import the rest, their `main` calls `log_to_stderr`, `lifeline_of` reads
+what `--lifeline` says, and both ask a `Terminal` what a SIGHUP means. Each daemon handles its signals itself; the command line
+`daggyr` uses nothing of this.
 """
 
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
 
@@ -33,6 +35,29 @@ def log_to_stderr(program: str, level: str) -> None:
     import logging  # it takes longer to load than the rest of this file, and entry points load this file first of all
 
     logging.basicConfig(level=level.upper(), format=f"%(asctime)s {program} %(levelname)s %(message)s", stream=sys.stderr)
+
+
+def lifeline_of(text: str) -> int:
+    """The inherited descriptor that `--lifeline` names. Raises ValueError, in words, if its other end cannot be seen to close.
+
+    To be called before this process opens much, because a descriptor of its own would look like one that was inherited.
+    """
+    try:
+        number = int(text) if text.isascii() and text.isdecimal() else -1
+        if number >= 0:
+            os.fstat(number)
+    except OSError as error:
+        raise ValueError(f"no file descriptor {text} was inherited ({error.strerror})") from None
+    except (OverflowError, ValueError):
+        number = -1
+    if number < 0:
+        raise ValueError(f"{text[:40]!r} is no number of a file descriptor")
+    with select.epoll() as ready:
+        try:
+            ready.register(number, 0)
+        except PermissionError:  # A file or a folder can always be read, so that epoll(7) takes neither.
+            raise ValueError(f"file descriptor {text} has no other end that could close; give a pipe or a socket") from None
+    return number
 
 
 class Terminal:

@@ -41,9 +41,13 @@ def one_line(error: BaseException) -> str:
         ([*NOWHERE, "--pool", "two words"], "--pool: 'two words' is no word; write one word"),
         ([*NOWHERE, "--log-level", "loud"], "--log-level: expected one of debug, info, warning, error"),
         ([*NOWHERE, "--tls-cert", "cert.pem"], "tls_cert and tls_key go together"),
+        # An empty path comes from a variable that a script never set.
+        *(([*NOWHERE, f"--{name}="], f"--{name}: expected a path") for name in ("state-dir", "token-file", "tls-ca", "tls-cert")),
+        ([*NOWHERE, "--config="], "--config: expected a path"),
         ([*NOWHERE, "--lifeline", "pipe"], "'pipe' is no number of a file descriptor"),
         ([*NOWHERE, "--lifeline", "987654"], "no file descriptor 987654 was inherited"),
         ([*NOWHERE, "--lifeline", "9" * 30], "is no number of a file descriptor"),
+        ([*NOWHERE, "--lifeline", "-1"], "'-1' is no number of a file descriptor"),
         ([*NOWHERE, "--config", "/no/such/file.toml"], "/no/such/file.toml has a fault: the file: cannot be read"),
         ([*NOWHERE, "--config", "/dev/zero"], "/dev/zero has a fault: the file: is larger than 1,048,576 bytes"),
         (["--coordinator", "https://host:2503"], "write HOST:PORT, without `https://`"),
@@ -61,6 +65,7 @@ def test_fault_of_usage_is_told(arguments: list[str], words: str) -> None:
     [
         ("coordinator = ", "is no TOML"),
         ("coordinator = 3", "coordinator: expected text, found a whole number"),
+        ('token_file = ""', "token_file: expected a path"),
         ("noop = 1", "noop: expected true or false, found a whole number"),
         ("[pools.default]", "pools: unknown key; did you mean `pool`?"),
         ("resource = 3", "resource: expected a table, found a whole number"),

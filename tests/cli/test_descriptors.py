@@ -60,6 +60,33 @@ async def kept(folder: Path) -> list[tuple[int, State]]:
         await tracker.close()
 
 
+@pytest.mark.parametrize("program", ["daggyr-server --listen 127.0.0.1:0", "daggyr-agent --coordinator 127.0.0.1:1"])
+@pytest.mark.parametrize(
+    ("lifeline", "words"),
+    [
+        ("-1", b"--lifeline: '-1' is no number of a file descriptor"),
+        ("9" * 11, b"--lifeline: '99999999999' is no number of a file descriptor"),
+        ("9" * 5000, b"--lifeline: '9999999999999999999999999999999999999999' is no number of a file descriptor"),
+        ("77", b"--lifeline: no file descriptor 77 was inherited"),
+        ("pipe", b"--lifeline: 'pipe' is no number of a file descriptor"),
+        ("5 5<a.yaml", b"--lifeline: file descriptor 5 has no other end that could close; give a pipe or a socket"),
+        ("5 5</dev/null", b"--lifeline: file descriptor 5 has no other end that could close; give a pipe or a socket"),
+    ],
+)
+def test_a_lifeline_that_can_tell_nothing_is_refused_in_words(
+    program: str, lifeline: str, words: bytes, environment: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "a.yaml").write_text(SPEC)
+    ended = shell(f"{program} --lifeline {lifeline}", environment, tmp_path)
+    assert (ended.returncode, words in ended.stderr, b"Traceback" in ended.stderr) == (2, True, False), ended
+
+
+def test_a_ready_file_that_cannot_be_written_is_named(environment: dict[str, str], tmp_path: Path) -> None:
+    ended = shell("daggyr-server --listen 127.0.0.1:0 --log-level error --ready-file none/ready", environment, tmp_path)
+    words = b"daggyr-server: the command line has a fault:\n  --ready-file: cannot write none/ready: No such file or directory\n"
+    assert (ended.returncode, words in ended.stderr, b"Errno" in ended.stderr) == (2, True, False), ended
+
+
 @pytest.mark.parametrize("closed", [">&-", CLOSED[-1]])
 @pytest.mark.parametrize("command", ["daggyr-server --listen nowhere", "daggyr-agent", "daggyr nonsense"])
 def test_faults_are_2_whatever_is_closed(command: str, closed: str, environment: dict[str, str], tmp_path: Path) -> None:
@@ -177,7 +204,7 @@ def test_an_interruption_while_modules_are_loaded(program: str, code: int, envir
 
 def test_an_agent_with_closed_descriptors_gives_no_file_away(environment: dict[str, str], tmp_path: Path) -> None:
     """An agent that is started with descriptor 1 closed prints nothing into its state folder's lock, which it opens first."""
-    shell(f"daggyr-agent --coordinator unix:{tmp_path}/none --state-dir {tmp_path}/agent --lifeline 3 3</dev/null <&- >&- 2>&-",
+    shell(f": | daggyr-agent --coordinator unix:{tmp_path}/none --state-dir {tmp_path}/agent --lifeline 3 3<&0 <&- >&- 2>&-",
           environment, tmp_path)  # fmt: skip
     assert (tmp_path / "agent/lock").read_text().strip().isdecimal()
 

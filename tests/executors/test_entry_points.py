@@ -44,6 +44,8 @@ FAULTY = {
         "half": "daggyr_faulty:HalfExecutor",
         "missing": "daggyr_nowhere:Executor",
         "nameless": "daggyr_faulty:Nobody",
+        "leaving": "daggyr_leaving:Executor",
+        "noop": "daggyr_faulty:HalfExecutor",
     },
     "daggyr.trackers": {
         "number": "daggyr_faulty:NUMBER",
@@ -86,6 +88,7 @@ def outside(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "daggyr_journal.py": readme_examples.block(readme_examples.TRACKERS, "python"),
         "daggyr_faulty.py": FAULTY_MODULE,
         "daggyr_broken.py": "import no_such_module\n",
+        "daggyr_leaving.py": "import sys\n\nsys.exit('its licence has run out')\n",
     }
     target = folder / "installed"
     install(target, project_wheel(EXAMPLE, folder), make_wheel(folder, "daggyr-outside", "1.0", files, faulty))
@@ -165,6 +168,16 @@ async def test_AServerRunsOnAnExecutorAndATrackerFromOutside(environment: dict[s
         ('executor = "half"', "memory", ["daggyr_faulty:HalfExecutor", "lacks: close, follow, open,", "Settings"]),
         ('executor = "missing"', "memory", ["daggyr_nowhere:Executor", "cannot be loaded", "daggyr_nowhere"]),
         ('executor = "nameless"', "memory", ["daggyr_faulty:Nobody", "cannot be loaded", "Nobody"]),
+        (
+            'executor = "leaving"',
+            "memory",
+            ["daggyr_leaving:Executor", "cannot be loaded", "SystemExit: its licence has run out"],
+        ),
+        (
+            'executor = "noop"',
+            "memory",
+            ["more than one executor 'noop'", "HalfExecutor of the package daggyr-outside", "NoopExecutor"],
+        ),
         (PREFIX, "number:secret", ["daggyr_faulty:NUMBER", "daggyr.trackers", "not a subclass", "Tracker"]),
         (PREFIX, "executor:secret", ["daggyr_prefix.executor:PrefixExecutor", "not a subclass", "Tracker"]),
         (PREFIX, "half:secret", ["daggyr_faulty:HalfTracker", "lacks: attempts, close, commit,"]),

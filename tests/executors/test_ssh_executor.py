@@ -260,6 +260,29 @@ class TestTargets:
         assert "nothing is known of its end" in told.notes
         assert not runs(pid)
 
+    async def test_ItsWardenIsKilledWhileTheConnectionStands(
+        self, pools: Pools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # The shell that started the warden is its parent. It starts nothing else, and so does not ask for its children's ends.
+        monkeypatch.setattr(watching, "LATE_LOOK_SECONDS", 0.1)
+        harness = await pools.available()
+        key = await harness.give_one(shell(FOR_EVER, str(tmp_path / "pid")))
+        pid = await pid_in(tmp_path / "pid")
+        os.kill(psutil.Process(pid).ppid(), signal.SIGKILL)
+        told = await harness.ends(key)
+        assert told.outcome == "LOST"
+        assert "what waits for its end was killed" in told.notes
+        assert not runs(pid)
+
+    async def test_AStopReachesAWardenThatDoesNotGoOn(self, pools: Pools, tmp_path: Path) -> None:
+        harness = await pools.available()
+        key = await harness.give_one(shell(FOR_EVER, str(tmp_path / "pid")))
+        pid = await pid_in(tmp_path / "pid")
+        os.kill(psutil.Process(pid).ppid(), signal.SIGSTOP)
+        harness.stop(key)
+        assert (await harness.ends(key)).outcome == "KILLED"
+        assert not runs(pid)
+
     async def test_ItsFolderIsRemovedWhileItRuns(self, pools: Pools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(watching, "LATE_LOOK_SECONDS", 2 * DEADLINE)  # an attempt that runs for long is given up by this time
         harness = await pools.available()

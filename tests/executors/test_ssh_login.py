@@ -64,6 +64,12 @@ class TestHostKeys:
         await refused(f"ssh-keyscan -p {server.port} 127.0.0.1")
         assert "Accepted" not in server.log, "nobody logs in to a host that is not known"
 
+    async def test_UnknownByAnAlias(self, refused: Refused, server: SshdServer, tmp_path: Path) -> None:
+        """ssh-keyscan does not read ssh_config."""
+        (tmp_path / "config").write_text(f"Host far\n HostName 127.0.0.1\n Port {server.port}\n")
+        server.known_hosts.write_text("")
+        await refused(f"ssh-keyscan -p {server.port} 127.0.0.1", {"host": "far"}, ssh_config=tmp_path / "config")
+
     async def test_Another(self, refused: Refused, server: SshdServer) -> None:
         server.known_hosts.write_text(f"[127.0.0.1]:{server.port} {new_key()}\n")
         await refused("is another than the one that is known")
@@ -162,6 +168,19 @@ class TestLogins:
             assert "Accepted publickey" in jump.log
             await harness.executor.close()
             await eventually(lambda: jump.connections() == 0)
+
+    async def test_TheJumpHostOfAnAlias(self, pools: Pools, server: SshdServer, tmp_path: Path) -> None:
+        """What the pool says of known hosts holds for a jump host that stands in ssh_config, too."""
+        with sshd_server() as jump:
+            config = tmp_path / "config"
+            config.write_text(
+                f"Host far\n HostName 127.0.0.1\n Port {server.port}\n User {server.user}\n ProxyJump near\n"
+                f" IdentityFile {server.private_key}\n"
+                f"Host near\n HostName 127.0.0.1\n Port {jump.port}\n User {jump.user}\n IdentityFile {jump.private_key}\n"
+            )
+            server.known_hosts.write_text(server.known_hosts.read_text() + jump.known_hosts.read_text())
+            harness = await pools.open({"host": "far"}, ssh_config=config)
+            assert (await harness.run_one(HELLO)).text == "hello\n"
 
     async def test_AJumpHostThatIsNotKnown(self, refused: Refused, server: SshdServer) -> None:
         with sshd_server() as jump:

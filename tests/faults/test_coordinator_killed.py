@@ -7,12 +7,12 @@ from random import Random
 from farm import Farm, layers
 from support.deployment import Deployment
 
-TASKS = 2_000
+TASKS = 1_000
 KILLS = 20
 
 
 def test_a_coordinator_that_is_killed_twenty_times(deployment: Deployment, tracker: str) -> None:
-    """There are two agents and 2,000 short tasks in twenty chains. A command that watches sees the run to its end."""
+    """There are two agents and 1,000 short tasks in twenty chains. A command that watches sees the run to its end."""
     farm = Farm(deployment, tracker)
     random = Random(f"{KILLS} kills, {tracker[:6]}")
     farm.start()

@@ -169,6 +169,22 @@ def test_a_server_that_does_not_start_is_2_with_its_own_words(home: Home) -> Non
     assert list(home.temporary.iterdir()) == []
 
 
+def test_what_the_server_says_in_its_first_moments_is_passed_on(home: Home) -> None:
+    """A target whose key is none is left out at once, and the run waits for it."""
+    (home.folder / "key").write_text("no key")
+    (home.folder / "ssh.toml").write_text(
+        "[pools.default]\nexecutor = 'ssh'\nknown_hosts = '/dev/null'\nssh_config = '/dev/null'\n"
+        "targets = [{host = '127.0.0.1', port = 1, private_key_file = 'key'}]\n"
+    )
+    process = home.start("run", "--config", "ssh.toml", home.spec(a=command("true")))
+    assert process.stderr is not None
+    seen = next(line for line in iter(process.stderr.readline, "") if "run 1 accepted" in line or "left out" in line)
+    seen += next(line for line in iter(process.stderr.readline, "") if "run 1 accepted" in line or "left out" in line)
+    assert "a private key cannot be used" in seen
+    process.send_signal(signal.SIGINT)
+    assert home.ended(process).returncode == 130
+
+
 def test_a_long_temporary_folder_leaves_room_for_a_socket(home: Home) -> None:
     long = home.folder / ("x" * 120)
     long.mkdir()

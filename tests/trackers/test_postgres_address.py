@@ -19,6 +19,12 @@ PASSWORD = "hunter2/secret"
 QUOTED = "hunter2%2Fsecret"
 
 
+def test_a_full_disk_goes_on_by_itself_only_where_the_server_works() -> None:
+    address, full = PostgresAddress("postgresql://user@127.0.0.1:1/state"), psycopg.errors.DiskFull("could not extend file")
+    assert str(address.error(full)).endswith("could not extend file; make room, it goes on by itself then")
+    assert str(address.error(full, opening=True)).endswith("could not extend file; make room, and try again")
+
+
 @pytest.mark.parametrize(
     "address",
     [

@@ -54,6 +54,14 @@ async def test_a_database_of_another_program(file: Path) -> None:
     await refused(file, "database of another program; name another file")
 
 
+async def test_a_file_that_another_program_is_writing(file: Path) -> None:
+    async with opened(file):
+        pass
+    with database(file) as connection:
+        connection.execute("BEGIN EXCLUSIVE")
+        await refused(file, "another program is writing to .*: try again once that has ended$")
+
+
 async def test_a_newer_version(file: Path) -> None:
     async with opened(file):
         pass

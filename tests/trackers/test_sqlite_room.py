@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlite_files import contents, copy_as_a_crash_leaves_it, database, opened
+from sqlite_files import contents, copy_as_a_crash_leaves_it, database, opened, refused
 from support.waiting import DEADLINE
 from tracker_records import kept, recorded, run_added, whole
 
@@ -103,10 +103,24 @@ async def test_a_full_disk(tmp_path: Path) -> None:
         async with opened(disk / "state.db") as tracker:
             await tracker.commit([run_added()])
             number = await fill(tracker)
-            with pytest.raises(TrackerError, match="is full: make room"):
+            with pytest.raises(TrackerError, match="is full: make room, it goes on by itself then"):
                 await tracker.commit([kept(0, bytes(2 * MEBIBYTE), number=number)])
             assert mount("-o", "remount,size=32m", disk)
             await check_went_on(disk / "state.db", tracker, number)
+    finally:
+        unmount(disk)
+
+
+async def test_a_disk_that_is_full_at_the_start_is_told_without_a_promise(tmp_path: Path) -> None:
+    """The server ends then, so that nothing goes on by itself."""
+    (disk := tmp_path / "disk").mkdir()
+    if not mount("-t", "tmpfs", "-o", "size=2m", "tmpfs", disk):
+        pytest.skip("a small disk can only be mounted by root")
+    try:
+        with (disk / "filling").open("wb", buffering=0) as filling, contextlib.suppress(OSError):
+            while True:
+                filling.write(bytes(4096))
+        await refused(disk / "state.db", "is full: make room, and try again$")
     finally:
         unmount(disk)
 

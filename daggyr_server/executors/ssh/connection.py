@@ -54,8 +54,9 @@ async def connect(target: TargetSettings, settings: SshSettings, keepalive: floa
         if target.user is not None:
             given["username"] = target.user
         jump = None
-        if target.jump is not None:
-            jump = given["tunnel"] = await _jump(target.jump, common)
+        by = target.jump or _proxy_jump(target, common)
+        if by is not None:
+            jump = given["tunnel"] = await _jump(by, common)
         try:
             connection = await asyncssh.connect(target.host, **given)
         except BaseException:
@@ -66,7 +67,22 @@ async def connect(target: TargetSettings, settings: SshSettings, keepalive: floa
             connection.set_tunnel(jump)  # which is closed with it
         return connection
     except (asyncssh.Error, OSError, ValueError) as error:
-        raise TargetFault(_explained(error, target)) from error
+        raise TargetFault(_explained(error, target, settings)) from error
+
+
+def _as_configured(target: TargetSettings, common: dict[str, Any]) -> asyncssh.SSHClientConnectionOptions:
+    """What ssh_config(5) makes of a target's name; keys are not read for that."""
+    config = {"config": common["config"]} if "config" in common else {}
+    return asyncssh.SSHClientConnectionOptions(host=target.host, client_keys=None, known_hosts=None, **config)
+
+
+def _proxy_jump(target: TargetSettings, common: dict[str, Any]) -> str | None:
+    """The jump host that ssh_config(5) gives a target. `_jump` knows the pool's `known_hosts`; asyncssh by itself would not.
+
+    Several in a row are left to asyncssh.
+    """
+    jump = _as_configured(target, common).tunnel
+    return jump if isinstance(jump, str) and jump and "," not in jump else None
 
 
 def check_files(settings: SshSettings) -> str | None:
@@ -114,15 +130,18 @@ async def _jump(jump: str, common: dict[str, Any]) -> asyncssh.SSHClientConnecti
         raise TargetFault(f"the jump host {rest}: {_reason(error)}") from error
 
 
-def _explained(error: Exception, target: TargetSettings) -> str:
+def _explained(error: Exception, target: TargetSettings, settings: SshSettings) -> str:
     where = f"{target.host}:{target.port}" if target.port else target.host
     if isinstance(error, asyncssh.HostKeyNotVerifiable):
         if target.host_key or target.host_ca:
             return f"{where} does not have the key that `host_key` or `host_ca` of its target names: {error.reason}"
-        option = f"-p {target.port} " if target.port else ""
+        # ssh-keyscan(1) knows nothing of ssh_config(5), and known_hosts has the names that stand there.
+        known = _as_configured(target, {"config": [str(settings.ssh_config)]} if settings.ssh_config is not None else {})
+        port = target.port or known.port
+        option = f"-p {port} " if port != 22 else ""
         return (
             f"the host key of {where} is not known, or is another than the one that is known: {error.reason}; if this is the "
-            f"first time, check its fingerprint and add what `ssh-keyscan {option}{target.host}` prints to known_hosts"
+            f"first time, check its fingerprint and add what `ssh-keyscan {option}{known.host}` prints to known_hosts"
         )
     if isinstance(error, asyncssh.PermissionDenied):
         keys = f"the key {target.private_key_file}" if target.private_key_file else "any key of the SSH agent or ~/.ssh"

@@ -12,12 +12,19 @@
 # A process is known by its number and its birth, field 22 of /proc/PID/stat (proc(5)). Times are those of /proc/uptime. Answers are
 # lines; `.` at the end of one says that it is whole. Nothing here ends a process but those of attempts in its own folder.
 
-# The birth of a process in dg_born; empty if there is none.
+# The birth of a process in dg_born, and its state in dg_state; both are empty if there is none.
 dg_birth() {
-    dg_born=
+    dg_born= dg_state=
     { read -r dg_line <"/proc/$1/stat"; } 2>/dev/null || return 0
     set -- ${dg_line##*) }
-    dg_born=${20}
+    dg_state=$1 dg_born=${20}
+}
+
+# dg_there PID BIRTH: whether a process has not ended. One that has ended keeps its number, in state Z, until its parent asks how it
+# ended; a shell that waits for lines does not ask.
+dg_there() {
+    dg_birth "$1"
+    [ -n "$dg_born" ] && [ "$dg_born" = "$2" ] && [ "$dg_state" != Z ]
 }
 
 dg_uptime() { read -r dg_up dg_line </proc/uptime; }
@@ -26,9 +33,7 @@ dg_uptime() { read -r dg_up dg_line </proc/uptime; }
 dg_alive() {
     dg_w= dg_b= dg_o=
     { read -r dg_w dg_b dg_o <"$1/w"; } 2>/dev/null || return 1
-    [ "$dg_o" = "$dg_boot" ] || return 1
-    dg_birth "$dg_w"
-    [ "$dg_born" = "$dg_b" ]
+    [ "$dg_o" = "$dg_boot" ] && dg_there "$dg_w" "$dg_b"
 }
 
 # dg_hello TOKEN EPOCH FENCE DIRECTORY FOLDER HOME TAKE: go to the pool's folder, tell what this host has. With TAKE, shells that came before
@@ -179,7 +184,10 @@ dg_tell_warden() {
         sleep 0.05 || sleep 1 # where there are whole seconds only
         dg_turn=$((dg_turn + 1))
     done
-    if dg_alive "$1"; then kill -TERM "$dg_w"; fi
+    if dg_alive "$1"; then
+        kill -TERM "$dg_w"
+        kill -CONT "$dg_w" # a task can have stopped it
+    fi
     exit
 }
 
@@ -219,7 +227,7 @@ dg_look() {
             echo "$dg_line"
         elif [ -n "$dg_claim" ] && mkdir -p -- "$dg_key" && dg_once "$dg_self" "$dg_key/lock"; then
             echo "A $dg_key ."
-        elif { read -r dg_w dg_b <"$dg_key/lock"; } && dg_birth "$dg_w" && [ "$dg_born" = "$dg_b" ] && [ ! -e "$dg_key/w" ] &&
+        elif { read -r dg_w dg_b <"$dg_key/lock"; } && dg_there "$dg_w" "$dg_b" && [ ! -e "$dg_key/w" ] &&
             [ "$dg_w $dg_b" != "$dg_self" ]; then
             echo "U $dg_key ."
         elif [ -e "$dg_key/lock" ]; then

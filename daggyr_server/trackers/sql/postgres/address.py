@@ -94,15 +94,15 @@ class PostgresAddress:
         return connection
 
     @contextlib.contextmanager
-    def in_words(self) -> Iterator[None]:
+    def in_words(self, *, opening: bool = False) -> Iterator[None]:
         """Turns psycopg's errors into TrackerError."""
         try:
             yield
         except psycopg.Error as error:
-            raise self.error(error) from None
+            raise self.error(error, opening=opening) from None
 
-    def error(self, error: Exception) -> TrackerError:
-        """What went wrong, in words for a person."""
+    def error(self, error: Exception, *, opening: bool = False) -> TrackerError:
+        """What went wrong, in words for a person. A tracker that works goes on by itself; at its `opening` the server ends."""
         words = " ".join(str(error).split())
         for secret in self._secrets:
             words = words.replace(secret, "***")
@@ -110,5 +110,5 @@ class PostgresAddress:
         if isinstance(error, psycopg.errors.InsufficientPrivilege):
             advice = "; the user needs the right to create a schema there (GRANT CREATE ON DATABASE ... TO ...)"
         elif isinstance(error, psycopg.errors.DiskFull):
-            advice = "; make room, it goes on by itself then"
+            advice = f"; make room, {'and try again' if opening else 'it goes on by itself then'}"
         return TrackerError(f"the tracker {self} cannot be used: {words}{advice}")

@@ -71,7 +71,7 @@ class PostgresTracker(SqlTracker):
     async def open(self) -> Opened:
         writer = await self._address.connect()
         try:
-            with self._address.in_words():
+            with self._address.in_words(opening=True):
                 await self._lock(writer)
                 await self._warn_if_not_durable(writer)
                 await _bring_up_to_date(writer, self._where)

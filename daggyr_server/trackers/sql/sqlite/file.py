@@ -45,24 +45,26 @@ class SqliteFile:
         self.path = path
         self._lock: int | None = None
 
-    def error(self, error: Exception) -> TrackerError:
-        """What went wrong, in words for a person."""
+    def error(self, error: Exception, *, opening: bool = False) -> TrackerError:
+        """What went wrong, in words for a person. A tracker that works goes on by itself; at its `opening` the server ends."""
         name = getattr(error, "sqlite_errorname", "") or ""
         if name.startswith("SQLITE_FULL"):
-            return TrackerError(f"the disk of {self.path} is full: make room, it goes on by itself then")
+            then = "and try again" if opening else "it goes on by itself then"
+            return TrackerError(f"the disk of {self.path} is full: make room, {then}")
         if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
             return self.damaged(str(error))
         if name.startswith("SQLITE_BUSY"):
-            return TrackerError(f"another program is writing to {self.path}: it goes on by itself once that has ended")
+            then = "try again" if opening else "it goes on by itself"
+            return TrackerError(f"another program is writing to {self.path}: {then} once that has ended")
         return TrackerError(f"the tracker {self.path} cannot be used: {error}{f' ({name})' if name else ''}")
 
     @contextlib.contextmanager
-    def in_words(self) -> Iterator[None]:
+    def in_words(self, *, opening: bool = False) -> Iterator[None]:
         """Turns sqlite's errors into TrackerError."""
         try:
             yield
         except (sqlite3.Error, OSError) as error:
-            raise self.error(error) from None
+            raise self.error(error, opening=opening) from None
 
     def damaged(self, what: str) -> TrackerError:
         return TrackerError(
@@ -138,7 +140,7 @@ class SqliteFile:
     def open(self) -> tuple[sqlite3.Connection, Opened]:
         """The connection that writes, and the next epoch. It blocks. Call it with the lock held. Raises TrackerError."""
         self._make()
-        with self.in_words():
+        with self.in_words(opening=True):
             # The check uses a connection that writes nothing, not even a log that a crash left.
             with contextlib.closing(self._connect_to_look()) as connection:
                 self._check(connection)

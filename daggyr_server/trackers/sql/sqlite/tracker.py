@@ -72,7 +72,7 @@ class SqliteTracker(SqlTracker):
         try:
             writer, opened = await self._in_thread(self._file.open)
             self._writer, self._opened = writer, opened
-            with self._file.in_words():
+            with self._file.in_words(opening=True):
                 self._identity = self._file.path.stat()
                 writer.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
                 writer.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
