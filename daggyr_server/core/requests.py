@@ -76,9 +76,10 @@ class RequestHandlers(Stepper):
             self._step.answers[event.ticket] = Refusal(Reason.GROWN if event.downstream else Reason.NOT_NOW, grown)
             return
         everything = named is None or event.everything
+        told = [number for number in numbers if can_be_asked_for(run, number)] or [*run.stopped, *run.ready_or_delayed()]
         fresh = run.go_on(now, None if everything else frozenset(numbers))
         let_go = run.let_go_on(run.stopped if everything else ())
-        self._asked_moves(run, [*fresh, *run.reset([*numbers, *let_go])], State.QUEUED, "retry", now)
+        self._asked_moves(run, sorted({*told, *fresh, *run.reset([*numbers, *let_go])}), State.QUEUED, "retry", now)
 
     def _mark_asked(self, event: MarkAsked, now: float) -> None:
         """Tasks are to be COMPLETED, or QUEUED, because a person knows better."""
@@ -94,13 +95,14 @@ class RequestHandlers(Stepper):
             so_already = not any(can_be_asked_for(run, number) for number in named)
         if so_already and not event.everything:
             return
+        told = [number for number in named if can_be_asked_for(run, number)]
         fresh = run.go_on(now, None if event.everything else frozenset(named))
         let_go = run.let_go_on(run.stopped if event.everything else ())
         if event.completed:
             self._asked_moves(run, [*fresh, *run.forgive(let_go)], State.QUEUED, "mark", now)
             self._asked_moves(run, run.close(named), State.COMPLETED, "mark", now)
         else:
-            self._asked_moves(run, [*fresh, *run.reset([*named, *let_go])], State.QUEUED, "mark", now)
+            self._asked_moves(run, sorted({*told, *fresh, *run.reset([*named, *let_go])}), State.QUEUED, "mark", now)
 
     def _edit_asked(self, event: EditAsked, now: float) -> None:
         """A run is to have another specification."""

@@ -164,11 +164,14 @@ class Anything(RuleBasedStateMachine):
     def mark(self, data: st.DataObject, completed: bool, everything: bool, ended: bool) -> None:
         run_id = self.run_id(data, ended=ended)
         names = self.names(data, run_id, ended=not completed, anything=True)
-        numbers = self.world.numbers(run_id, names)
-        assert numbers is not None
-        self.world.ask(
-            lambda ticket: MarkAsked(ticket=ticket, run_id=run_id, numbers=numbers, completed=completed, everything=everything)
-        )
+        graph = self.world.of(run_id).graph
+        numbers = tuple(number for number in self.world.numbers(run_id, names) or () if not graph.kind(number))
+        if numbers:  # people cannot name heads and tails
+            self.world.ask(
+                lambda ticket: MarkAsked(
+                    ticket=ticket, run_id=run_id, numbers=numbers, completed=completed, everything=everything
+                )
+            )
 
     @rule(
         data=st.data(),

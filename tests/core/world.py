@@ -185,9 +185,7 @@ class World:
     def retry(self, run_id: int, *names: str, downstream: bool = False, everything: bool = False) -> Refusal | None:
         numbers = self.numbers(run_id, names)
         answer = self.ask(
-            lambda ticket: RetryAsked(
-                ticket=ticket, run_id=run_id, numbers=numbers, downstream=downstream, everything=everything
-            )
+            lambda ticket: RetryAsked(ticket=ticket, run_id=run_id, numbers=numbers, downstream=downstream, everything=everything)
         )
         assert answer is None or isinstance(answer, Refusal)
         return answer

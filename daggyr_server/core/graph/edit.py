@@ -47,7 +47,8 @@ def edited(run: Run, edit: Edit, repeated: Sequence[int], now: float, *, everyth
     for addition in edit.additions:
         run.count_on(addition.after)
     staying = {over[0] for number in before if (over := edit.carry.forward(number)) is not None}
-    again = [number for number in repeated if kept[number] or number in staying]
+    waiting = _carried({number: due for due, number in delayed}, edit.carry)
+    again = [number for number in repeated if kept[number] or number in staying or number in waiting]
     for number in again:
         kept[number] = _BLOCKED
     ended = [new + offset for new, old, count, same in edit.carry if not same for offset in range(count) if kept[old + offset]]
@@ -60,7 +61,6 @@ def edited(run: Run, edit: Edit, repeated: Sequence[int], now: float, *, everyth
         for number, attempt in run.in_flight.items()
         if number >= run.graph.live
     }
-    waiting = _carried({number: due for due, number in delayed}, edit.carry)
     run.put_back(kept, in_flight, [(due, number) for number, due in waiting.items() if number not in queued])
     staying_stopped = (edit.carry.forward(number) for number in stopped_before)
     asked = frozenset(repeated)
