@@ -188,14 +188,14 @@ class _Comparison:
                     self._adjust(number, old, 1)
             else:
                 after = Details(segment.details[number - segment.base], (), ())
-                self.carry.add(number, old, 1, same=not differences(self._graph.details(old), after))
+                self._carry_over(number, old, after, segment.policies[number - segment.base])
         elif name in self._expanded:
             expanded = self._expanded[name]
             index = _index(expanded, segment.binding(number), self._positions)
             if index is not None:
                 old = expanded.first + index
                 after = Details(segment.details[number - segment.base], (), ())
-                self.carry.add(number, old, 1, same=not differences(self._graph.details(old), after))
+                self._carry_over(number, old, after, segment.policies[number - segment.base])
                 self.renamed.append(number)
 
     def _add_from_plain(self, segment: ExpandedSegment, old: int) -> None:
@@ -205,11 +205,21 @@ class _Comparison:
         if index is not None:
             after = Details(segment.details, segment.parameters, segment.values_at(index))
             self.renamed.append(segment.first + index)
-            self.carry.add(segment.first + index, old, 1, same=not differences(self._graph.details(old), after))
+            self._carry_over(segment.first + index, old, after, segment.policy)
+
+    def _carry_over(self, number: int, old: int, after: Details, policy: int) -> None:
+        """Note that a task goes over whose details have to be compared one by one."""
+        before = self._graph.details(old)
+        same = not differences(before, after)
+        self.carry.add(number, old, 1, same=same)
+        if same and (self._graph.policy_index(old) != policy or _filled(before).timeout != _filled(after).timeout):
+            self._adjust(number, old, 1)
 
     def _add_expanded(self, segment: ExpandedSegment, before: ExpandedSegment) -> None:
         equal = self._equal(before.details, segment.details)
         fill, fill_before = _filling(segment.details, segment.parameters), _filling(before.details, before.parameters)
+        timeouts = [TaskSpec.FromString(one.details).timeout for one in (before, segment)]
+        adjusted = before.policy != segment.policy or timeouts[0] != timeouts[1]
         for index, old_index, count in common(segment, before):
             if equal:
                 self.carry.add(segment.first + index, before.first + old_index, count, same=True)
@@ -220,6 +230,8 @@ class _Comparison:
                 values = segment.values_at(index + offset)
                 same = _does(fill.spec(values)) == _does(fill_before.spec(values))
                 self.carry.add(segment.first + index + offset, before.first + old_index + offset, 1, same=same)
+                if same and adjusted:
+                    self._adjust(segment.first + index + offset, before.first + old_index + offset, 1)
 
     def _adjust(self, number: int, old: int, count: int) -> None:
         if self.adjusted:

@@ -61,9 +61,7 @@ def test_a_run_on_300_agents(crowded: Deployment) -> None:
 
         # There are as many tasks as agents. No task ends before all have begun: each then reads a line from a fifo.
         os.mkfifo(crowded.work / "go")
-        lines = os.open(
-            crowded.work / "go", os.O_RDWR
-        )  # Linux opens a fifo for both at once (fifo(7)), and so nobody waits for us
+        lines = os.open(crowded.work / "go", os.O_RDWR)  # so nobody waits for a writer (fifo(7))
         together = "echo >> here; read line < go; : {{N}}"
         run_id = crowded.submit({"a": shell(together)}, parameters={"{{N}}": [str(number) for number in range(AGENTS)]})
         until(lambda: crowded.read("here").count("\n") >= AGENTS, "a task on each agent")

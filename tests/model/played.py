@@ -203,11 +203,12 @@ class Case:
         """Raise Differs if the server does not come to what the model has."""
         expected = self._expected()
         deadline = time.monotonic() + PATIENCE
-        while (told := self._told()) != expected:
+        while self._flying() != expected["in flight"] and time.monotonic() < deadline:
+            time.sleep(0.001)  # the server is asked once it has started all that may run
+        while (told := self._told(run := self.world.deployment.run(self.run_id))) != expected:
             if time.monotonic() > deadline:
                 raise Differs(_difference(expected, told))
-            time.sleep(0.002)
-        run = self.world.deployment.run(self.run_id)
+            time.sleep(0.005)
         after_restart = listed is not None  # what runs is told anew a moment later
         if listed is None and len(self.steps) % 5 == 0:
             listed = next(one for one in self.world.deployment.runs() if one["run_id"] == self.run_id)
@@ -229,16 +230,18 @@ class Case:
             "in flight": {(attempt.name, attempt.number) for attempt in model.in_flight().values()},
         }
 
-    def _told(self) -> dict[str, Any]:
-        deployment = self.world.deployment
-        run, tasks = deployment.run(self.run_id), deployment.tasks(self.run_id)
+    def _flying(self) -> set[tuple[str, int]]:
+        return {name[1:] for name in self.world.hand.held() if name[0] == self.run_id}
+
+    def _told(self, run: dict[str, Any]) -> dict[str, Any]:
+        tasks = self.world.deployment.tasks(self.run_id)
         return {
             "state": run["state"],
             "revision": run["revision"],
             "tasks": {
                 task["task_id"]: (task["state"], task["attempt_count"]) for task in tasks if task["task_type"] != "STRUCTURAL"
             },
-            "in flight": {name[1:] for name in self.world.hand.held() if name[0] == self.run_id},
+            "in flight": self._flying(),
         }
 
 
