@@ -141,7 +141,7 @@ def drawn(random: Random, run: Run, past: list[dict[str, Any]]) -> Step:
         name = random.choice(flying)
         outcome = random.choice(OUTCOMES)
         made = None
-        if outcome == "SUCCEEDED" and run.layout.vertices[name].is_generator:
+        if outcome == "SUCCEEDED" and run.in_flight()[name].is_generator:
             made = printed(random, run, name)
         return Step("end", (name,), outcome, made)
     kind = random.random()

@@ -47,7 +47,8 @@ class Run(Edits):
         grown = {generator for generator, _ in self.printed if generator in asked and self.tasks[generator].state == COMPLETED}
         if grown and not downstream:
             return False
-        self.asked.append("retry")
+        if names or asked or self._is_left_behind():
+            self.asked.append("retry")
         if grown:
             kept = [one for one in self.printed if one[0] not in asked]
             self._take(self.document, layout(self.document, kept), kept, asked=asked, everything=everything)

@@ -99,6 +99,7 @@ class Case:
         spec = specification(self.random)
         self.first = spec
         self.past = [spec]
+        self.shown: dict[str, Any] = {}  # the run, as it was told last
         self.model = Run(spec)
         self.run_id = world.deployment.submit(spec["tasks"], parameters=spec["parameters"])
 
@@ -142,7 +143,7 @@ class Case:
         if step.what == "end":
             attempt = model.in_flight()[step.names[0]]
             printed = b"no document" if step.printed is None else document(step.printed)
-            is_generator = model.layout.vertices[step.names[0]].is_generator
+            is_generator = attempt.is_generator
             self.world.hand.end((self.run_id, attempt.name, attempt.number), step.outcome, printed if is_generator else b"")
             model.end(step.names[0], step.outcome, step.printed)
         elif step.what == "plan":
@@ -205,13 +206,14 @@ class Case:
         deadline = time.monotonic() + PATIENCE
         while self._flying() != expected["in flight"] and time.monotonic() < deadline:
             time.sleep(0.001)  # the server is asked once it has started all that may run
-        while (told := self._told(run := self.world.deployment.run(self.run_id))) != expected:
+        while (told := self._told()) != expected:
             if time.monotonic() > deadline:
                 raise Differs(_difference(expected, told))
             time.sleep(0.005)
         after_restart = listed is not None  # what runs is told anew a moment later
         if listed is None and len(self.steps) % 5 == 0:
             listed = next(one for one in self.world.deployment.runs() if one["run_id"] == self.run_id)
+        run = self.shown
         if listed is not None and (not after_restart or self.model.ended):
             several = {key: (listed[key], run[key]) for key in _OF_A_RUN if listed[key] != run[key]}
             if several:
@@ -233,8 +235,9 @@ class Case:
     def _flying(self) -> set[tuple[str, int]]:
         return {name[1:] for name in self.world.hand.held() if name[0] == self.run_id}
 
-    def _told(self, run: dict[str, Any]) -> dict[str, Any]:
+    def _told(self) -> dict[str, Any]:
         tasks = self.world.deployment.tasks(self.run_id)
+        run = self.shown = self.world.deployment.run(self.run_id)  # after the tasks, so that it is not older
         return {
             "state": run["state"],
             "revision": run["revision"],

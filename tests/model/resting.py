@@ -27,6 +27,7 @@ class Attempt:
     name: str
     number: int
     outcome: str | None = None
+    is_generator: bool = False  # when it began: what an edit says of that holds from the next attempt on
 
 
 @dataclass
@@ -130,7 +131,7 @@ class Resting:
             for name, task in self.tasks.items():
                 if self.is_ready(name) and not task.delayed:
                     task.last += 1
-                    task.flying = Attempt(name, task.last)
+                    task.flying = Attempt(name, task.last, is_generator=self.layout.vertices[name].is_generator)
                     task.attempts.append(task.flying)
                     task.state = RUNNING
                     self.begun = True
@@ -145,7 +146,7 @@ class Resting:
         task, vertex = self.tasks[name], self.layout.vertices[name]
         assert task.flying is not None
         task.flying.outcome = outcome
-        asked, void = name in self.cancelled, task.void
+        asked, void, is_generator = name in self.cancelled, task.void, task.flying.is_generator
         task.flying, task.void = None, False
         self.cancelled.pop(name, None)
         if void:
@@ -154,7 +155,7 @@ class Resting:
             return
         task.killed = False
         good = outcome == "SUCCEEDED"
-        if good and vertex.is_generator:
+        if good and is_generator:
             good = printed is not None and self._grow(name, printed)
         if good:
             task.state = COMPLETED
@@ -192,6 +193,7 @@ class Resting:
         for name, task in self.tasks.items():
             delay = self.layout.vertices[name].retry_delay
             task.delayed = bool(task.waits and task.failures and delay and self.is_free(name) and not task.stopped)
+        self.come_to_rest()
 
     def _queue(self) -> None:
         self.state, self.killing, self.begun = QUEUED, False, False
