@@ -69,9 +69,7 @@ def run_summary(run: Run, pools: Mapping[str, Pool], change_seq: int) -> RunSumm
     else:
         summary.ready = counts[Phase.READY] + counts[Phase.ASSIGNED]
         summary.delayed, summary.blocked = counts[Phase.DELAYED], counts[Phase.BLOCKED]
-        if run.stopped:
-            first = cut(run.graph.task_id(next(iter(run.stopped))), MAX_NAME_BYTES)
-            summary.notes.append(left_behind(run.run_id, len(run.stopped), first))
+    summary.notes.extend(left_behind(run.run_id, len(run.stopped)))
     if run.start_time is not None:
         summary.start_time.CopyFrom(timestamp(run.start_time))
     if run.stop_time is not None:
@@ -84,11 +82,12 @@ def run_summary(run: Run, pools: Mapping[str, Pool], change_seq: int) -> RunSumm
     return summary
 
 
-def left_behind(run_id: int, count: int, first: str) -> str:
+def left_behind(run_id: int, count: int) -> Iterator[str]:
     """What a person is told of tasks that a kill of the run stopped and that nobody has asked for since."""
-    those = f"{first} stays" if count == 1 else f"{first} and {count - 1:,} more stay"
-    how = f"`daggyr retry {run_id} --task T` asks for one, and --all for all"
-    return f"{those} QUEUED, because the run was killed and nobody has asked for more since: {how}"
+    if count:
+        those = "1 task stays" if count == 1 else f"{count:,} tasks stay"
+        how = f"`daggyr retry {run_id} --task T` asks for one, and --all for all"
+        yield f"{those} QUEUED, because the run was killed and nobody has asked for more since: {how}"
 
 
 def stored_summary(row: RunRow, change_seq: int) -> RunSummary:
@@ -98,7 +97,7 @@ def stored_summary(row: RunRow, change_seq: int) -> RunSummary:
         run_id=row.run_id,
         state=int(row.state),  # type: ignore[arg-type]
         tags=tags,
-        notes=cut_note,
+        notes=[*left_behind(row.run_id, row.stopped), *cut_note],
         task_states={state.name: count for state, count in row.task_states.items()},
         command_states={state.name: count for state, count in row.command_states.items()},
         submit_time=timestamp(row.submit_time),

@@ -44,8 +44,8 @@ otherwise stay QUEUED for good. Then it is KILLED if a person killed anything, e
 retry, a mark or an edit puts a run that has ended back to QUEUED. With a retry or a mark, all that did not complete gets fresh
 budgets of retries and losses.
 
-A kill of a run leaves tasks behind that wait for nobody. Where a person then asks for some of the run's tasks only, the others are
-stopped: they wait until a person asks for them, and as long as there are any, the run ends as KILLED.
+A kill of a run leaves tasks behind that wait for nobody. Where a person then asks for some of the run's tasks only, the others
+are stopped: they wait until a person asks for them, and as long as there are any, the run ends as KILLED.
 """
 
 from __future__ import annotations

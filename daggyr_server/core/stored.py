@@ -34,6 +34,7 @@ class RunRow:
     task_states: Mapping[State, int]
     command_states: Mapping[State, int] = field(default_factory=dict)
     revision: int = 1  # one more with each growth
+    stopped: int = 0  # how many tasks a kill of the run left behind; see TasksStopped
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from model.hand_agent import Hand, Name, document
 STEPS = 14  # of a case
 PATIENCE = 30.0  # seconds for a server to come to rest; only a difference takes that long
 _TIMES = ("submit_time", "start_time", "stop_time")
-_OF_A_RUN = ("state", "revision", "change_seq", "ready", "delayed", "blocked", "task_states", *_TIMES)
+_OF_A_RUN = ("state", "revision", "change_seq", "ready", "delayed", "blocked", "task_states", "notes", *_TIMES)
 
 
 def how_it_ends(name: Name) -> str:

@@ -88,6 +88,7 @@ class _Kept:
             task_states=dict(self.task_states),
             command_states=dict(self.command_states),
             revision=1 + len(self.growths),
+            stopped=len(self.stopped),
         )
 
     def move(self, record: RunMoved) -> None:

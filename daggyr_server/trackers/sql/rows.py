@@ -21,7 +21,7 @@ COMMANDS = "commands "  # in a run's counts, before the name of a state: counts 
 
 
 def run_row(row: Row) -> RunRow:
-    run_id, request_id, tags, pool, state, submit_time, start_time, stop_time, killing, task_states, growths, *_ = row
+    run_id, request_id, tags, pool, state, submit_time, start_time, stop_time, killing, task_states, growths, stopped, *_ = row
     counts = msgspec.json.decode(task_states, type=dict[str, int])
     return RunRow(
         run_id=run_id,
@@ -34,6 +34,7 @@ def run_row(row: Row) -> RunRow:
         stop_time=stop_time,
         killing=bool(killing),
         revision=1 + growths,
+        stopped=stopped,
         task_states={State[name]: count for name, count in counts.items() if not name.startswith(COMMANDS)},
         command_states={State[name.removeprefix(COMMANDS)]: count for name, count in counts.items() if name.startswith(COMMANDS)},
     )

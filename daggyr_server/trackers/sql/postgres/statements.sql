@@ -136,13 +136,13 @@ SELECT 1 FROM daggyr.run WHERE run_id = %(run_id)s AND NOT deleting
 AND (%(revision)s = 0 OR EXISTS (SELECT 1 FROM daggyr.growth WHERE run_id = %(run_id)s AND revision = %(revision)s))
 -- name: run
 SELECT run_id, request_id, tags, pool, state, submit_time, start_time, stop_time, killing, task_states,
-(SELECT count(*) FROM daggyr.growth WHERE growth.run_id = run.run_id), submit_pool, stopped_list
+(SELECT count(*) FROM daggyr.growth WHERE growth.run_id = run.run_id), length(stopped_list) / 4, submit_pool, stopped_list
 FROM daggyr.run WHERE run_id = %(run_id)s AND NOT deleting
 -- name: runs
-SELECT run_id, request_id, tags, pool, state, submit_time, start_time, stop_time, killing, task_states, growths FROM (
+SELECT run_id, request_id, tags, pool, state, submit_time, start_time, stop_time, killing, task_states, growths, stopped FROM (
     SELECT *, sum(octet_length(tags)) OVER (ORDER BY run_id DESC) - octet_length(tags) AS size_before FROM (
         SELECT run_id, request_id, tags, pool, state, submit_time, start_time, stop_time, killing, task_states,
-        (SELECT count(*) FROM daggyr.growth WHERE growth.run_id = run.run_id) AS growths
+        (SELECT count(*) FROM daggyr.growth WHERE growth.run_id = run.run_id) AS growths, length(stopped_list) / 4 AS stopped
         FROM daggyr.run WHERE run_id < %(before)s::bigint AND NOT deleting ORDER BY run_id DESC LIMIT %(limit)s
     ) AS newest
 ) AS sized WHERE size_before < %(most)s::bigint ORDER BY run_id DESC

@@ -88,11 +88,11 @@ SELECT 1 FROM run WHERE run_id = :run_id AND NOT deleting
 AND (:revision = 0 OR EXISTS (SELECT 1 FROM growth WHERE run_id = :run_id AND revision = :revision))
 -- name: run
 SELECT run_id, request_id, tags, pool, state, submit_time, start_time, stop_time, killing, task_states,
-(SELECT count(*) FROM growth WHERE growth.run_id = run.run_id), submit_pool, stopped_list
+(SELECT count(*) FROM growth WHERE growth.run_id = run.run_id), length(stopped_list) / 4, submit_pool, stopped_list
 FROM run WHERE run_id = :run_id AND NOT deleting
 -- name: runs
 SELECT run_id, request_id, tags, pool, state, submit_time, start_time, stop_time, killing, task_states,
-(SELECT count(*) FROM growth WHERE growth.run_id = run.run_id)
+(SELECT count(*) FROM growth WHERE growth.run_id = run.run_id), length(stopped_list) / 4
 FROM run WHERE run_id < :before AND NOT deleting ORDER BY run_id DESC LIMIT :limit
 -- name: unfinished
 SELECT run_id FROM run WHERE state IN (1, 2) AND NOT deleting ORDER BY run_id
