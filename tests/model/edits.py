@@ -111,6 +111,7 @@ class Edits(Resting):
             task = self.tasks[name] = old_tasks[old]
             if old != name and name in self.gone:
                 task.last = max(task.last, self.gone[name].last)
+            task.delayed = task.delayed and not self.ended
             task.stopped = same and old in left and name not in asked and not everything
             if same and name not in asked:
                 continue

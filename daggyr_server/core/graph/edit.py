@@ -61,7 +61,9 @@ def edited(run: Run, edit: Edit, repeated: Sequence[int], now: float, *, everyth
         for number, attempt in run.in_flight.items()
         if number >= run.graph.live
     }
-    run.put_back(kept, in_flight, [(due, number) for number, due in waiting.items() if number not in queued])
+    # What a kill left behind is stopped, or goes on at once: no delay is waited for then.
+    still = [] if ended_as is not None else [(due, number) for number, due in waiting.items() if number not in queued]
+    run.put_back(kept, in_flight, still)
     staying_stopped = (edit.carry.forward(number) for number in stopped_before)
     asked = frozenset(repeated)
     run.stop(sorted(over[0] for over in staying_stopped if over is not None and over[1] and over[0] not in asked))
