@@ -77,7 +77,7 @@ class Requests:
         """End a run, or some of its tasks. Raises Refused, TrackerError, Closing."""
         await self._ask(KillAsked(ticket=object(), run_id=run_id, numbers=numbers))
 
-    async def retry(self, run_id: int, numbers: tuple[int, ...] | None, *, downstream: bool, everything: bool) -> None:
+    async def retry(self, run_id: int, numbers: tuple[int, ...] | None, *, downstream: bool, everything: bool = False) -> None:
         """Queue tasks again. `everything` also lets go on what a kill of the run left behind.
 
         Raises Refused, TrackerError, Closing.
@@ -90,7 +90,7 @@ class Requests:
                 raise
             await self._repeat(run_id, numbers, everything=everything)
 
-    async def mark(self, run_id: int, numbers: tuple[int, ...], *, completed: bool, everything: bool) -> None:
+    async def mark(self, run_id: int, numbers: tuple[int, ...], *, completed: bool, everything: bool = False) -> None:
         """Say that tasks are COMPLETED, or QUEUED. Raises Refused, TrackerError, Closing."""
         await self._ask(MarkAsked(ticket=object(), run_id=run_id, numbers=numbers, completed=completed, everything=everything))
 
