@@ -115,8 +115,7 @@ class Stepper:
             ]
             run.moves.clear()
             if run.restopped:
-                step.records.append(TasksStopped(run_id, sorted(run.stopped)))
-                run.restopped = False
+                step.records.append(TasksStopped(run_id, run.told_stopped()))
             step.changed[run_id] = run.changed
             run.changed = []
         touched.clear()

@@ -81,7 +81,7 @@ def restored(
     run.put_back_retired(phases[:live], assigned)
     run.put_back(phases, {number: _ASSIGNED for number in run.in_flight if number >= live}, delayed)
     run.stop(stopped)
-    run.restopped = False
+    run.told_stopped()  # the tracker has them
     hold_back(run)
     return run
 

@@ -317,6 +317,11 @@ class Tasks:
             self.restopped = True
         self.forget_moved()
 
+    def told_stopped(self) -> list[int]:
+        """The tasks that are stopped, ascending; whoever asks records them."""
+        self.restopped = False
+        return sorted(self.stopped)
+
     def let_go_on(self, numbers: Iterable[int]) -> list[int]:
         """A person asks for those of `numbers` that were stopped. Returns these, ascending."""
         found = self._unstopped(numbers)
