@@ -103,6 +103,7 @@ class Agent:
             resources=config.resources,
             tracker_id=journal.tracker_id,
             epoch=journal.epoch,
+            life=journal.life,
         )
         self._connection = Connection(config, self._membership, self._work, self._outbox, self._news, self.drain)
 

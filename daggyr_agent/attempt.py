@@ -69,20 +69,21 @@ class AssignedAttempt:
     @property
     def key(self) -> AttemptKey:
         # This is key_of, without the call: the key of every attempt is asked for.
-        run_id, task_number, attempt = self.ident
-        return AttemptKey(run_id=run_id, task_number=task_number, attempt=attempt)
+        run_id, task_number, attempt, life = self.ident
+        return AttemptKey(run_id=run_id, task_number=task_number, attempt=attempt, life=life)
 
     def process_spec(self) -> ProcessSpec:
-        """The process, with DAGGYR_RUN_ID, DAGGYR_TASK_ID and DAGGYR_ATTEMPT below the task's own environment.
+        """The process, with DAGGYR_RUN_ID, DAGGYR_TASK_ID, DAGGYR_ATTEMPT and DAGGYR_LIFE below the task's own environment.
 
         Raises ValueError if values and parameters do not match, or NotStartable.
         """
         process = self.template.process_spec(self.values)
-        run_id, _, attempt = self.ident
+        run_id, _, attempt, life = self.ident
         environment = {
             b"DAGGYR_RUN_ID": b"%d" % run_id,
             b"DAGGYR_TASK_ID": self.task_id.encode(),
             b"DAGGYR_ATTEMPT": b"%d" % attempt,
+            b"DAGGYR_LIFE": b"%x" % life,
         }
         environment.update(process.environment)
         return ProcessSpec(process.command, environment, process.working_directory, process.stdin)

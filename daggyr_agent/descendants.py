@@ -6,8 +6,8 @@ process itself (the threads of `slots` do). So one read after each process's end
 the main thread has no children. If it has some, each is looked at, and these rules say to which attempt it belongs:
 
 - If its session is that of a process that the agent started, it belongs to that attempt.
-- Otherwise, if its environment (/proc/PID/environ) names an attempt by DAGGYR_RUN_ID, DAGGYR_TASK_ID and DAGGYR_ATTEMPT, it
-  belongs to that one.
+- Otherwise, if its environment (/proc/PID/environ) names an attempt by DAGGYR_RUN_ID, DAGGYR_TASK_ID, DAGGYR_ATTEMPT and
+  DAGGYR_LIFE, it belongs to that one.
 - Otherwise it has scrubbed its environment, and may belong to any attempt that started before it did.
 
 An orphan that may belong to an attempt that still runs is left alone, because it may be at work for it. Every other orphan gets
@@ -40,11 +40,11 @@ from .proc import ProcessEntry, clock_ticks, daggyr_variables, look
 
 _PR_SET_CHILD_SUBREAPER = 36
 _PAGE = os.sysconf("SC_PAGE_SIZE")
-_IDENTIFYING = (b"DAGGYR_RUN_ID", b"DAGGYR_TASK_ID", b"DAGGYR_ATTEMPT")
+_IDENTIFYING = (b"DAGGYR_RUN_ID", b"DAGGYR_TASK_ID", b"DAGGYR_ATTEMPT", b"DAGGYR_LIFE")
 
 _log = logging.getLogger(__name__)
 
-Identity = tuple[bytes, bytes, bytes]  # the values of _IDENTIFYING
+Identity = tuple[bytes, bytes, bytes, bytes]  # the values of _IDENTIFYING
 
 
 @dataclass(eq=False, slots=True)
@@ -238,7 +238,7 @@ def _reaped(pid: int) -> bool:
 def _identity(pid: int) -> Identity | None:
     """The attempt that a process's environment names; None if it names none, or may not be read."""
     values = daggyr_variables(pid)
-    run_id, task_id, attempt = (values.get(name) for name in _IDENTIFYING)
-    if run_id is None or task_id is None or attempt is None:
+    run_id, task_id, attempt, life = (values.get(name) for name in _IDENTIFYING)
+    if run_id is None or task_id is None or attempt is None or life is None:
         return None
-    return run_id, task_id, attempt
+    return run_id, task_id, attempt, life

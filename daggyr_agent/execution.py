@@ -140,7 +140,12 @@ class Execution:
         self._oom_kills = context.oom_kills.so_far()
         # The family is made before the start, so that it is known to whatever comes from the process.
         family = self._family = context.descendants.family(
-            (environment[b"DAGGYR_RUN_ID"], environment[b"DAGGYR_TASK_ID"], environment[b"DAGGYR_ATTEMPT"])
+            (
+                environment[b"DAGGYR_RUN_ID"],
+                environment[b"DAGGYR_TASK_ID"],
+                environment[b"DAGGYR_ATTEMPT"],
+                environment[b"DAGGYR_LIFE"],
+            )
         )
         self.started_ns = time.time_ns()
         if attempt.template.timeout > 0:

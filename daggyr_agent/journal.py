@@ -1,6 +1,6 @@
 """The agent's journal: what its next process must know if this one is killed, in a file of the state folder.
 
-    whose           the tracker that the attempts belong to, and its epoch
+    whose           the tracker that the attempts belong to, its epoch, and the life of the coordinator's start
     what runs       processes that are not short ones, by their number and the tick at which they began
     what was told   each result, with the number of its output files, from the moment that it is known until it is acknowledged
 
@@ -40,6 +40,7 @@ _FORMAT = 1
 _FRAME = struct.Struct("<II")  # the body's length and CRC-32
 _HEAD = struct.Struct("<cB")  # format; then whose process numbers are meant, as text
 _TRACKER = struct.Struct("<cQ")  # epoch; then the tracker's id, as text
+_LIFE = struct.Struct("<cQ")  # of the start of the coordinator that has welcomed the agent last; after its tracker
 _RUNS = struct.Struct("<cIQ")  # process number, and when it began, in clock ticks since boot
 _RESULT = struct.Struct("<cQ")  # number of the output files, 0 if there are none; then the update
 _ACKNOWLEDGED = struct.Struct("<cI")  # how many of the oldest results
@@ -62,6 +63,7 @@ class Journal:
         """Read what an earlier process wrote, if any did. Raises OSError."""
         self.tracker_id = ""
         self.epoch = 0
+        self.life = 0
         self._path = path
         self._descriptor = -1
         self._size = 0
@@ -99,13 +101,13 @@ class Journal:
         except OSError as error:
             self._fault(error.strerror or "")
 
-    def belongs_to(self, tracker_id: str, epoch: int) -> None:
+    def belongs_to(self, tracker_id: str, epoch: int, life: int) -> None:
         """A coordinator has welcomed the agent. Results for another tracker are forgotten."""
-        if (tracker_id, epoch) == (self.tracker_id, self.epoch):
+        if (tracker_id, epoch, life) == (self.tracker_id, self.epoch, self.life):
             return
         if tracker_id != self.tracker_id:
             self._results.clear()
-        self.tracker_id, self.epoch = tracker_id, epoch
+        self.tracker_id, self.epoch, self.life = tracker_id, epoch, life
         self._append(self._tracker())
 
     def runs(self, pid: int, born: int) -> None:
@@ -182,7 +184,9 @@ class Journal:
                 tracker_id = body[_TRACKER.size :].decode()
                 if tracker_id != self.tracker_id:
                     self._results.clear()
-                self.tracker_id = tracker_id
+                self.tracker_id, self.life = tracker_id, 0
+            case b"L":
+                _, self.life = _LIFE.unpack(body)
             case b"P":
                 _, pid, born = _RUNS.unpack(body)
                 if self._same_numbers:  # else the processes are gone, and their numbers others'
@@ -262,7 +266,8 @@ class Journal:
         yield from self._results
 
     def _tracker(self) -> bytes:
-        return _record(_TRACKER.pack(b"T", self.epoch) + self.tracker_id.encode())
+        tracker = _record(_TRACKER.pack(b"T", self.epoch) + self.tracker_id.encode())
+        return tracker + _record(_LIFE.pack(b"L", self.life)) if self.life else tracker
 
     def _runs(self, pid: int, born: int) -> bytes:
         return _record(_RUNS.pack(b"P", pid, born))

@@ -207,13 +207,13 @@ class Outbox:
         if not self._under_way:
             self._next = max(self._next, next_sequence)
 
-    def belong_to(self, tracker_id: str, epoch: int) -> None:
+    def belong_to(self, tracker_id: str, epoch: int, life: int) -> None:
         """Belong to this tracker from now on, and forget what was meant for another tracker and was not acknowledged.
 
         The numbers of the batches that were under way are used again, so that the new tracker sees none missing.
         """
         foreign = self._journal.tracker_id not in ("", tracker_id)
-        self._journal.belongs_to(tracker_id, epoch)
+        self._journal.belongs_to(tracker_id, epoch, life)
         if not foreign:
             return
         self._next = self.first_unacknowledged

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import grpc
 
 from daggyr.attempts.times import seconds_of
-from daggyr.channel import PROTOCOL_VERSION
+from daggyr.channel import HIGHEST_PROTOCOL_VERSION, PROTOCOL_VERSION
 from daggyr.v1.agents_pb2 import AgentMessage, CoordinatorMessage, Goodbye, Heartbeat, Hello, Welcome
 
 from . import __version__
@@ -29,7 +29,7 @@ _WELCOME_SECONDS = 30.0
 _DEFAULT_HEARTBEAT = 5.0  # seconds, where a welcome names none
 _SHORTEST_HEARTBEAT = 0.05
 _LEAVE_SECONDS = 1.0
-_MAX_HELLO_KEYS = 120_000  # some 25 bytes each at most: 3 MB
+_MAX_HELLO_KEYS = 120_000  # 33 bytes each at most, which is below a message's 4 MiB
 
 _log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class SessionError(Exception):
 
 @dataclass(slots=True, kw_only=True)
 class Membership:
-    """Who the agent is for the coordinator, across sessions. The last four fields change."""
+    """Who the agent is for the coordinator, across sessions. The last five fields change."""
 
     agent_id: str
     agent_key: bytes = field(repr=False)
@@ -52,8 +52,9 @@ class Membership:
     name: str
     pool: str
     resources: Mapping[str, int]
-    tracker_id: str  # of the last welcome, and empty before the first; the journal keeps it and the epoch for the next process
+    tracker_id: str  # of the last welcome, and empty before the first; the journal keeps it and the next two for the next process
     epoch: int
+    life: int
     welcomed: bool = False
     draining: bool = False
 
@@ -120,6 +121,7 @@ class CoordinatorSession:
             AgentMessage(
                 hello=Hello(
                     protocol_version=PROTOCOL_VERSION,
+                    highest_protocol_version=HIGHEST_PROTOCOL_VERSION,
                     agent_id=membership.agent_id,
                     agent_key=membership.agent_key,
                     incarnation=membership.incarnation,
@@ -128,6 +130,7 @@ class CoordinatorSession:
                     resources=membership.resources,
                     tracker_id=membership.tracker_id,
                     epoch=membership.epoch,
+                    life=membership.life,
                     held=held,
                     first_unacknowledged=self._outbox.first_unacknowledged,
                     version=__version__,
@@ -163,12 +166,13 @@ class CoordinatorSession:
             raise SessionError(
                 f"this coordinator is older (epoch {welcome.epoch}) than one that was here before (epoch {membership.epoch})"
             )
-        another = welcome.epoch != membership.epoch
-        membership.tracker_id, membership.epoch, membership.welcomed = welcome.tracker_id, welcome.epoch, True
+        another = (welcome.epoch, welcome.life) != (membership.epoch, membership.life)
+        membership.tracker_id, membership.epoch, membership.life = welcome.tracker_id, welcome.epoch, welcome.life
+        membership.welcomed = True
         self.welcomed = True
         self._on_welcome()
         self._work.welcomed(seconds_of(welcome.kill_grace) if welcome.HasField("kill_grace") else DEFAULT_GRACE)
-        self._outbox.belong_to(welcome.tracker_id, welcome.epoch)
+        self._outbox.belong_to(welcome.tracker_id, welcome.epoch, welcome.life)
         self._outbox.resume(welcome.next_sequence)
         self._work.end_silently(welcome.end)
         if another:  # A coordinator does not keep what has started, so another one learns it anew.

@@ -12,8 +12,9 @@ import dataclasses
 import logging
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from daggyr.checked import ConfigurationError, Fault
 from daggyr.tokens import make_token, token_file
@@ -41,8 +42,15 @@ from daggyr_server.executors.loader import find_executor
 from daggyr_server.spec import PoolLimits
 from daggyr_server.trackers.loader import make_tracker
 
+if TYPE_CHECKING:
+    from grpc_health.v1.health.aio import HealthServicer
+
 log = logging.getLogger("daggyr_server")
 
+SERVICES = (
+    runs_pb2.DESCRIPTOR.services_by_name["Runs"].full_name,
+    agents_pb2.DESCRIPTOR.services_by_name["Agents"].full_name,
+)
 STOP_SECONDS = 2.0  # for calls under way when the server ends
 
 
@@ -74,6 +82,8 @@ async def coordinator(
             access=access,
             tracker_id=opened.tracker_id,
             epoch=opened.epoch,
+            life=opened.life,
+            lives=opened.lives,
             lease=server.lease,
             heartbeat=server.heartbeat,
             grace=server.kill_grace,
@@ -83,7 +93,11 @@ async def coordinator(
         )
         limits: dict[str, PoolLimits] = {}
         machine = Machine(configuration.pools, next_run_id=opened.next_run_id)
-        driver = Driver(machine, tracker, Changes(opened.epoch), Generators(limits), time.time, durable=opened.durable)
+        driver = Driver(
+            *(machine, tracker, Changes(opened.epoch), Generators(limits), time.time),
+            durable=opened.durable,
+            life=opened.life,
+        )
         pins.open(await tracker.pins(), _keep_pin(driver))
         stack.push_async_callback(driver.close)  # If all goes well, it ends together with the listener: see _stop.
         executors = _executors(configuration, driver, context)
@@ -93,11 +107,14 @@ async def coordinator(
         if server.metrics is not None:
             listeners.append(await _serve_metrics(stack, server.metrics, configuration, tokens, driver))
         listener = Listener(server.listen, tokens=tokens, tls=server.tls)
-        _add_services(listener, _runs_service(configuration, driver, limits), executors, context)
-        if not private:
-            await _add_probes(listener)
+        _add_services(listener, _runs_service(configuration, driver, limits), executors, context, driver.restored)
+        checks = await _add_probes(listener) if not private else None
         await driver.start(executors)
         stack.push_async_callback(_stop, listener, driver)
+        if checks is None:
+            await driver.restored()  # its only client asks for the run that it goes on with
+        else:
+            await stack.enter_async_context(_checked(checks, driver))
         address = await listener.start()
 
         def open_access(tokens: Tokens | None) -> None:
@@ -206,25 +223,54 @@ def _runs_service(configuration: Configuration, driver: Driver, pools: dict[str,
     return RunsService(driver.requests, driver.reader, driver.changes, limits)
 
 
-def _add_services(listener: Listener, runs: RunsService, executors: dict[str, Executor], context: ExecutorContext) -> None:
+def _add_services(
+    listener: Listener,
+    runs: RunsService,
+    executors: dict[str, Executor],
+    context: ExecutorContext,
+    ready: Callable[[], Awaitable[object]],
+) -> None:
     # A local pool has an agent too, but only its own, on a socket of its own.
     agents = [executor for executor in executors.values() if isinstance(executor, AgentExecutor) and executor.on_listener]
     server = listener.server
     add_RunsServicer_to_server(runs, server)
-    add_AgentsServicer_to_server(AgentSessions(agents, context.pins, listener.refused), server)
+    add_AgentsServicer_to_server(AgentSessions(agents, context.pins, listener.refused, ready), server)
 
 
-async def _add_probes(listener: Listener) -> None:
-    """The health check and reflection. Their libraries are loaded here, because a server of `daggyr run` starts without them."""
-    from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+async def _add_probes(listener: Listener) -> HealthServicer:
+    """The health check, which is returned, and reflection.
+
+    Their libraries are loaded here, because a server of `daggyr run` starts without them.
+    """
+    from grpc_health.v1 import health, health_pb2_grpc
     from grpc_reflection.v1alpha import reflection
 
-    names = [
-        runs_pb2.DESCRIPTOR.services_by_name["Runs"].full_name,
-        agents_pb2.DESCRIPTOR.services_by_name["Agents"].full_name,
-    ]
     checks = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(checks, listener.server)
-    for name in ("", *names):
-        await checks.set(name, health_pb2.HealthCheckResponse.SERVING)
-    reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), listener.server)
+    reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), listener.server)
+    return checks
+
+
+@contextlib.asynccontextmanager
+async def _checked(checks: HealthServicer, driver: Driver) -> AsyncIterator[None]:
+    """Have the health check tell the truth while this lasts.
+
+    The server as a whole serves from its first moment: it answers, takes runs, and says what is being restored, so that it must
+    be neither ended nor cut off. Its services are said to serve once all runs are back.
+    """
+    from grpc_health.v1.health_pb2 import HealthCheckResponse
+
+    async def tell() -> None:
+        await driver.restored()
+        for name in SERVICES:
+            await checks.set(name, HealthCheckResponse.SERVING)
+
+    await checks.set("", HealthCheckResponse.SERVING)
+    for name in SERVICES:
+        await checks.set(name, HealthCheckResponse.SERVING if driver.is_restored else HealthCheckResponse.NOT_SERVING)
+    telling = asyncio.create_task(tell(), name="health")
+    try:
+        yield
+    finally:
+        telling.cancel()
+        await asyncio.gather(telling, return_exceptions=True)

@@ -69,7 +69,7 @@ ARROWS: dict[str, frozenset[str]] = {
     QUIET_GRPC: frozenset({"grpc"}),
     CONFIG: frozenset({"daggyr", POOL_TABLES, "msgspec"}),
     POOL_TABLES: frozenset({"daggyr", "msgspec"}),
-    DRIVER: frozenset({"daggyr"}) | BELOW_DRIVER,
+    DRIVER: frozenset({"daggyr", "msgspec"}) | BELOW_DRIVER,
     API: WIRE
     | DRIVER_FOR_API
     | {CORE, SPEC, f"{TRACKERS}.base", f"{EXECUTORS}.believable", CONFIG, DESCRIPTORS, REFUSED, "prometheus_client"},

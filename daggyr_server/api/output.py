@@ -12,7 +12,8 @@ import logging
 from collections.abc import AsyncIterator
 
 from daggyr.v1.runs_pb2 import ReadOutputResponse
-from daggyr.v1.task_pb2 import STDOUT, AttemptKey
+from daggyr.v1.task_pb2 import STDOUT
+from daggyr_server.core.commands import Key
 from daggyr_server.core.graph.in_flight import InFlight
 from daggyr_server.core.graph.run import Run
 from daggyr_server.core.states import State
@@ -48,7 +49,7 @@ async def read_output(
             yield answer
         if flight is None:
             return
-        key = AttemptKey(run_id=run.run_id, task_number=known, attempt=attempt)
+        key = (run.run_id, known, attempt)
         async for answer in _live(reader, flight, key, stream, offset, follow):
             offset = answer.offset + len(answer.data)
             yield answer
@@ -101,7 +102,7 @@ async def _ended(reader: Reader, run: Run, number: int, attempt: int) -> StoredA
 
 
 async def _live(
-    reader: Reader, flight: InFlight, key: AttemptKey, stream: int, offset: int, follow: bool
+    reader: Reader, flight: InFlight, key: Key, stream: int, offset: int, follow: bool
 ) -> AsyncIterator[ReadOutputResponse]:
     """What the attempt's host has, as it comes; without `follow`, until nothing comes for a while."""
     chunks = None
@@ -119,7 +120,7 @@ async def _live(
             data = chunk.data[max(0, offset - chunk.offset) :]
             if data or missing:
                 at = max(offset, chunk.offset)
-                yield ReadOutputResponse(data=data, offset=at, missing_bytes=missing, attempt=key.attempt)
+                yield ReadOutputResponse(data=data, offset=at, missing_bytes=missing, attempt=key[2])
                 offset = at + len(data)
     except Exception as error:  # An executor's code may be anybody's.
         log.error("the executor of pool %s has a fault and gives no output: %s: %s", flight.pool, type(error).__name__, error)

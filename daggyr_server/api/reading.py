@@ -58,7 +58,7 @@ class Reading(Servicer):
                 state = run.state if run is not None else row.state
                 if not wanted.admits(row.tags, state, row.submit_time):
                     continue
-                summary = self.summary_now(run) if run is not None else views.stored_summary(row, self.changes.seq(row.run_id))
+                summary = self.summary_now(run) if run is not None else self.stored_summary(row)
                 size += summary.ByteSize()
                 if response.runs and (len(response.runs) == most or size > MAX_PAGE_BYTES):
                     response.next_page_token = str(response.runs[-1].run_id)
@@ -69,10 +69,17 @@ class Reading(Servicer):
         return response
 
     async def GetRun(self, request: GetRunRequest, context: Context) -> RunSummary:
-        run = await self.run(request.run_id, context)
-        summary = await self.summary(run)
+        newest = await self.answered(self.reader.newest(), context) if not request.run_id else None
+        run_id = request.run_id or newest or 0
+        summary = None
+        if self.reader.being_restored(run_id) is not None and (row := await self.answered(self.reader.row(run_id), context)):
+            summary = self.stored_summary(row)
+        if summary is None:
+            summary = await self.summary(await self.run(run_id, context))
         with contextlib.suppress(TrackerError):  # The notes tell of the trouble; what is in memory is told all the same.
-            summary.history.extend(views.history(await self.reader.history(run.run_id, None), run.graph))
+            run = self.reader.in_memory(summary.run_id)
+            history = await self.reader.history(summary.run_id, None)
+            summary.history.extend(views.history(history, run.graph if run is not None else None))
         return summary
 
     async def ListTasks(self, request: ListTasksRequest, context: Context) -> ListTasksResponse:

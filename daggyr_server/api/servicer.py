@@ -21,9 +21,10 @@ from daggyr_server.api.statuses import fitting
 from daggyr_server.core.graph.run import Run
 from daggyr_server.core.graph.segments import Kind
 from daggyr_server.core.step import Reason
+from daggyr_server.core.stored import RunRow
 from daggyr_server.driver.changes import Changes
 from daggyr_server.driver.ended import Reader
-from daggyr_server.driver.errors import Closing, Refused
+from daggyr_server.driver.errors import BeingRestored, Closing, Refused
 from daggyr_server.driver.requests import Requests
 from daggyr_server.spec import PoolLimits
 from daggyr_server.trackers.base import StoredAttempt, TrackerError
@@ -81,11 +82,19 @@ class Servicer:
             summary.notes.append(f"nothing new is started, because state cannot be made durable: {trouble}")
         return summary
 
+    def stored_summary(self, row: RunRow) -> RunSummary:
+        """A run that is not in memory: it has ended, or it is being restored."""
+        summary = views.stored_summary(row, self.changes.seq(row.run_id))
+        restored = self.reader.being_restored(row.run_id)
+        if restored is not None:
+            summary.notes.append(restored)
+        return summary
+
     async def answered(self, answer: Awaitable[T], context: Context) -> T:
         """What the driver answers."""
         try:
             return await answer
-        except (TrackerError, Closing, Refused) as error:
+        except (TrackerError, BeingRestored, Closing, Refused) as error:
             await end_call(error, context)
 
     async def run(self, run_id: int, context: Context) -> Run:
@@ -183,7 +192,7 @@ class Servicer:
         return tuple(dict.fromkeys(numbers))
 
 
-async def end_call(error: Refused | Closing | TrackerError, context: Context) -> NoReturn:
+async def end_call(error: Refused | BeingRestored | Closing | TrackerError, context: Context) -> NoReturn:
     """End a call with the status that fits the driver's error: UNAVAILABLE unless it is a refusal."""
     if not isinstance(error, Refused):
         await context.abort(grpc.StatusCode.UNAVAILABLE, fitting(str(error)))

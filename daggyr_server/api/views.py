@@ -148,14 +148,14 @@ def shown_resources(resources: Mapping[str, int]) -> dict[str, int]:
     return shown
 
 
-def history(changes: Sequence[StateChange], graph: Graph) -> Iterator[StateChangeMessage]:
-    """The newest changes, oldest first."""
+def history(changes: Sequence[StateChange], graph: Graph | None) -> Iterator[StateChangeMessage]:
+    """The newest changes, oldest first. Without the run's `graph`, the tasks that a person moved are counted and not named."""
     for change in changes[-MAX_CHANGES:]:
         yield StateChangeMessage(
             time=timestamp(change.time),
             state=int(change.state),  # type: ignore[arg-type]
             reason=change.reason,
-            tasks=(cut(graph.task_id(number), MAX_NAME_BYTES) for number in change.tasks),
+            tasks=(cut(graph.task_id(number), MAX_NAME_BYTES) for number in change.tasks if graph is not None),
             task_count=change.count,
         )
 

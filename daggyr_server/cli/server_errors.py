@@ -11,6 +11,9 @@ from daggyr.client import ServerError, Unreachable
 from daggyr.tls_faults import tls_fault
 from daggyr_server.cli.errors import NO_SERVER, CommandError
 
+# Beginnings of what a server says that was reached, and whose tracker or runs are not there for now.
+_OWN_WORDS = ("ask for run ", "the tracker ")
+
 
 def of_server(error: ServerError, address: str, *, tls: bool, token_hint: str) -> CommandError:
     """The CommandError for `error`. `token_hint` says where the token came from, or where it was looked for."""
@@ -50,6 +53,8 @@ def _unreachable(error: Unreachable, address: str, tls: bool) -> str:
         if said.startswith("nothing of the specification came"):  # the server's own words
             return f"the server at {address} waited for the specification and gave up: {said}"
         return f"the server at {address} did not answer in time: it may be overloaded; try again"
+    if said.startswith(_OWN_WORDS):
+        return f"the server at {address} cannot do that now: {said}"
     if (fault := tls_fault(said, address, tls=tls)) is not None:
         return fault
     return (

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from daggyr_server.core.graph.graph import Addition, Edit
+from daggyr_server.core.graph.in_flight import InFlight
+from daggyr_server.core.graph.run import Run
 from daggyr_server.core.states import Outcome
-from daggyr_server.core.stored import Adopted, RunRow, TaskRows
 
 
 class AttemptStarted(NamedTuple):
@@ -54,19 +55,17 @@ class RunSubmitted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRestored:
-    """A run comes back as a tracker kept it. Nothing is recorded of that. Attempts in flight are expected on their hosts.
+    """A run comes back, made of what a tracker kept of it. Nothing is recorded of that. Attempts in flight are expected on their
+    hosts.
 
-    Trackers do not keep when a retry's delay began, so it begins again. The answer, if there is a ticket, is the run's id.
+    Trackers do not keep when a retry's delay began, so it begins again. The answer, if there is a ticket, is the run's id. `run`
+    and `ending` are those of `Restored` (graph/restore.py); nobody else has the run yet.
     """
 
     ticket: Hashable | None = None
-    row: RunRow
-    tasks: TaskRows
-    adopted: Sequence[Adopted]
-    stopped: Sequence[int] = ()  # see TasksStopped
-    parameters: Mapping[str, tuple[str, ...]]
-    growths: Sequence[Addition | Edit]  # the run's own tasks, then what generators and edits brought, in order
-    printed: Mapping[int, int]  # see Run.printed
+    request_id: str
+    run: Run
+    ending: Sequence[InFlight]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +131,7 @@ class EditAsked:
     pool: str
     parameters: Mapping[str, tuple[str, ...]]
     document: bytes  # the specification as it came, for the tracker
+    replaced: bytes = b""  # see RunEdited
     completed: Sequence[int] | None = None  # changed tasks that were COMPLETED when `again` was made, if that matters
     everything: bool = False  # also lets go on what a kill of the run left behind
     reason: str = "edit"  # or "retry", which repeats generators by an edit

@@ -38,15 +38,13 @@ from daggyr_server.core.events import (
     RunSubmitted,
 )
 from daggyr_server.core.graph.faults import IllegalTransition
-from daggyr_server.core.graph.graph import Edit
 from daggyr_server.core.graph.ready import ReadyQueue
-from daggyr_server.core.graph.restore import restored
 from daggyr_server.core.graph.run import Run
 from daggyr_server.core.placing import recall
 from daggyr_server.core.placing.pool import Pool
 from daggyr_server.core.records import AttemptRecorded, AttemptsAssigned, Record, RunAdded, TasksGenerated
 from daggyr_server.core.requests import RequestHandlers
-from daggyr_server.core.states import Outcome, State
+from daggyr_server.core.states import Outcome
 from daggyr_server.core.step import Reason, Refusal, Step
 
 _RECENT = 5  # records of a step that a fault tells
@@ -181,26 +179,14 @@ class Machine(RequestHandlers):
         self._step.answers[event.ticket] = run_id
 
     def _run_restored(self, event: RunRestored, now: float) -> None:
-        row, tasks = event.row, event.tasks
-        run_id = row.run_id
+        run, run_id = event.run, event.run.run_id
         if event.ticket is not None:
             self._step.answers[event.ticket] = run_id
         if run_id in self.runs:
             return
-        for addition in (one for grown in event.growths for one in (grown.additions if isinstance(grown, Edit) else [grown])):
-            for policy in addition.policies:  # a pool that was taken out of the configuration has no hosts; its tasks wait
-                self.pools.setdefault(policy.pool, Pool(policy.pool))
-        run = restored(
-            row,
-            tasks,
-            event.adopted,
-            stopped=event.stopped,
-            parameters=event.parameters,
-            growths=event.growths,
-            printed=event.printed,
-            now=now,
-        )
-        self.requests[row.request_id] = run_id
+        for policy in run.graph.policies:  # a pool that was taken out of the configuration has no hosts; its tasks wait
+            self.pools.setdefault(policy.pool, Pool(policy.pool))
+        self.requests[event.request_id] = run_id
         self._next_run_id = max(self._next_run_id, run_id + 1)
         if run.has_ended:
             self.runs[run_id] = run
@@ -208,12 +194,9 @@ class Machine(RequestHandlers):
             self._note_delay(run)
             self.tally.note(run)
             return
-        in_flight = run.in_flight
-        for attempt in in_flight.values():
+        for attempt in run.in_flight.values():
             self.pools[attempt.pool].adopt(attempt.sent)
-        asked = {number for number, state in zip(tasks.numbers, tasks.states, strict=True) if state == State.KILLED}
-        asked |= {attempt.number for number, attempt in in_flight.items() if not run.counts_for(number, attempt)}
-        self._stop([attempt for attempt in in_flight.values() if run.killing or attempt.number in asked])
+        self._stop(event.ending)
         self._take_in(run)
         self._note_delay(run)
         self._touched[run_id] = run

@@ -58,6 +58,8 @@ class RunEdited:
     kept: tuple[int, ...]  # the revisions of the generators' tasks that are part of it
     time: float
     reason: str = "edit"  # or "retry"
+    # What is to be kept of the specification that it replaced, so that its documents need not be read again.
+    replaced: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

@@ -129,7 +129,17 @@ class RequestHandlers(Stepper):
         run.describe(tags=event.tags, pool=event.pool, parameters=event.parameters)
         run.offers_to(self._offer)
         self._step.records.append(
-            RunEdited(run.run_id, run.revision, event.document, run.tags, run.pool, event.edit.kept, now, event.reason)
+            RunEdited(
+                run.run_id,
+                run.revision,
+                event.document,
+                run.tags,
+                run.pool,
+                event.edit.kept,
+                now,
+                reason=event.reason,
+                replaced=event.replaced,
+            )
         )
         attempts = [run.in_flight[number] for number in stopped]
         void = [attempt for attempt in attempts if attempt.void]

@@ -1,13 +1,13 @@
 """A run as its records left it: what a tracker gives back, and what the machine takes up again.
 
-Trackers make these of what they keep; the driver hands them on in a RunRestored as they are, so that nothing is copied field by
-field. Nothing here decides or changes anything. Times are seconds since the epoch.
+Trackers make these of what they keep; the driver has a run made of them (graph/restore.py). Nothing here decides or changes
+anything. Times are seconds since the epoch.
 """
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -62,6 +62,7 @@ class Adopted(NamedTuple):
     host_name: str
     assign_time: float
     void: bool = False  # its task was queued again meanwhile: how it ends does not count
+    life: int = 0  # of the start that assigned it; 0: one of a version that had no lives
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ class Growth:
     """A step in which a run's graph grew after it was submitted: what a generator printed, or an edit."""
 
     revision: int
-    document: bytes
+    document: bytes  # empty if it is not `needed`
     number: int | None  # of the generator when it was assigned; None for an edit
     attempt: int | None
     pool: str = ""  # of an edit: where tasks without one of their own go from then on
@@ -81,9 +82,30 @@ class StoredRun:
     """All that is needed to go on with a run, or to show one that has ended."""
 
     row: RunRow
-    document: bytes  # the specification as it came
+    document: bytes  # the specification as it came; empty if it is not `needed`
     pool: str  # that it was submitted with
     growths: Sequence[Growth]  # ascending by revision
     tasks: TaskRows
     in_flight: Sequence[Adopted]  # ascending by number
+    # By an edit's revision: what is to be kept of the specification that it replaced (RunEdited.replaced). Edits that an earlier
+    # version took have none.
+    replaced: Mapping[int, bytes] = field(default_factory=dict)
     stopped: Sequence[int] = ()  # see TasksStopped
+
+
+def needed(growths: Iterable[Growth], replaced: Container[int]) -> set[int]:
+    """The revisions whose documents it takes to make a run's graph again; the specification as it came has revision 0.
+
+    Those of a specification that an edit replaced are not among them, if `replaced` has the edit's revision, and no later
+    specification has tasks of theirs.
+    """
+    found: set[int] = set()
+    made_from = [0]  # what the tasks of the specification that the run had then were made from
+    for growth in growths:
+        if growth.number is not None:
+            made_from.append(growth.revision)
+            continue
+        if growth.revision not in replaced:
+            found.update(made_from, (growth.revision, *growth.kept))  # which tasks went over is found by making both graphs
+        made_from = [growth.revision, *growth.kept]
+    return found.union(made_from)

@@ -16,12 +16,12 @@ from daggyr_server.core.graph.segments import ExpandedSegment, Segment
 
 MAX_ASSIGNMENTS = 512
 MAX_BYTES = 1024 * 1024
-_KEY_BYTES = 48  # An assignment takes about that beside its texts, at most.
+_KEY_BYTES = 56  # An assignment takes about that beside its texts, at most.
 _LETTER_BYTES = 4  # A letter takes at most that in UTF-8. Counting letters is quicker than encoding them.
 
 
-def assignment_batches(command: StartAttempts, graph: Graph) -> Iterator[AssignmentBatch]:
-    """Batches that hold the command's attempts in their order.
+def assignment_batches(command: StartAttempts, graph: Graph, life: int) -> Iterator[AssignmentBatch]:
+    """Batches that hold the command's attempts in their order; their keys have this life.
 
     Each has at most MAX_ASSIGNMENTS, and at most MAX_BYTES of specifications, names and values unless it has one only.
     """
@@ -62,7 +62,7 @@ def assignment_batches(command: StartAttempts, graph: Graph) -> Iterator[Assignm
         segment = owner
         assignment = assignments.add()
         key = assignment.key
-        key.run_id, key.task_number, key.attempt = run_id, number, attempt
+        key.run_id, key.task_number, key.attempt, key.life = run_id, number, attempt, life
         assignment.task_id = name
         assignment.values.extend(values)
         assignment.template = template

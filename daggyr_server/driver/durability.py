@@ -49,6 +49,10 @@ class Durability:
         self._settled.set()
         self._settled = asyncio.Event()
 
+    def mended(self) -> None:
+        """What was told by `in_trouble` is over, though nothing was committed."""
+        self.trouble = None
+
     async def settled(self, run_id: int, *, patient: bool = False) -> None:
         """Return once all that is to be seen of a run is durable; in `trouble` at once, unless `patient`.
 

@@ -17,6 +17,7 @@ from daggyr_server.driver.edit_plan import Plan, RunSnapshot, planned, planned_a
 from daggyr_server.driver.ended import Reader
 from daggyr_server.driver.errors import Refused
 from daggyr_server.driver.inbox import Inbox
+from daggyr_server.driver.replaced import encoded
 from daggyr_server.spec import Faults, PoolLimits, Printed, RunSpec, check_tags, decode_json, listed
 
 PLANS = 10  # of one edit, while the run goes on
@@ -72,6 +73,7 @@ class Editing:
                 default_pool=pool,
                 keep=self._keep,
             )
+            replaced = await asyncio.to_thread(encoded, snapshot.graph, plan.edit.carry)
             try:
                 await self._inbox.ask(
                     EditAsked(
@@ -84,6 +86,7 @@ class Editing:
                         pool=pool,
                         parameters=spec.run_parameters(),
                         document=document,
+                        replaced=replaced,
                         again=plan.again,
                         everything=everything,
                         reason="retry",
@@ -116,7 +119,7 @@ class Editing:
         pools: Mapping[str, PoolLimits],
         downstream: bool,
         remove: bool,
-        everything: bool,
+        everything: bool = False,
         most: int,
     ) -> Plan:
         """Give a run another specification, of `most` tasks at most; returns the plan that was carried out, once it is durable.
@@ -137,7 +140,8 @@ class Editing:
             if gone:
                 raise Refused(Refusal(Reason.NOT_NOW, _would_remove(run.run_id, gone)))
             try:
-                await self._take(run, spec, document, edits, plan, everything)
+                replaced = await asyncio.to_thread(encoded, plan.snapshot.graph, plan.edit.carry)
+                await self._take(run, spec, document, edits, plan, replaced, everything)
             except Refused as error:
                 found = await self._reader.find(run.run_id)  # An ended run may have left memory, and is another object then.
                 if attempt == PLANS or found is None or (error.refusal.reason is not Reason.STALE and found is run):
@@ -148,7 +152,9 @@ class Editing:
         message = f"run {run.run_id} was edited meanwhile: it has revision {run.revision} now, look at it again"
         raise Refused(Refusal(Reason.CONFLICT, message))
 
-    async def _take(self, run: Run, spec: RunSpec, document: bytes, edits: int, plan: Plan, everything: bool) -> None:
+    async def _take(
+        self, run: Run, spec: RunSpec, document: bytes, edits: int, plan: Plan, replaced: bytes, everything: bool
+    ) -> None:
         """Ask the machine to carry a plan out. Raises Refused, Closing."""
         await self._inbox.ask(
             EditAsked(
@@ -161,6 +167,7 @@ class Editing:
                 pool=spec.pool or run.pool,
                 parameters=spec.run_parameters(),
                 document=document,
+                replaced=replaced,
                 completed=plan.completed,
                 again=plan.again,
                 everything=everything,

@@ -12,7 +12,8 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from daggyr.v1.task_pb2 import AttemptKey, OutputChunk
+from daggyr.v1.task_pb2 import OutputChunk
+from daggyr_server.core.commands import Key
 from daggyr_server.core.events import RunsForgotten
 from daggyr_server.core.graph.in_flight import InFlight
 from daggyr_server.core.graph.run import Run
@@ -23,7 +24,9 @@ from daggyr_server.core.stored import RunRow
 from daggyr_server.driver.agents import Agents
 from daggyr_server.driver.durability import Durability
 from daggyr_server.driver.inbox import Inbox
-from daggyr_server.driver.recovery import restored
+from daggyr_server.driver.lives import Lives
+from daggyr_server.driver.recovery import recovered
+from daggyr_server.driver.restoring import Restoring
 from daggyr_server.executors.base import Executor
 from daggyr_server.executors.believable import mend_result
 from daggyr_server.trackers.base import MAX_ATTEMPTS, Piece, StateChange, StoredAttempt, Tracker
@@ -42,17 +45,23 @@ class Reader:
         executors: Mapping[str, Executor],
         inbox: Inbox,
         durability: Durability,
+        lives: Lives,
+        restoring: Restoring,
+        clock: Callable[[], float],
         keep: Callable[[], Keeping],
         *,
         durable: bool,
     ) -> None:
         """`durable` says that the tracker can give ended runs back, so that not all of them need stay in memory. `executors` may
-        be filled later; `keep` makes the lists of what tasks execute."""
+        be filled later; `clock` gives seconds since the epoch, and `keep` makes the lists of what tasks execute."""
         self._machine = machine
         self._tracker = tracker
         self._executors = executors
         self._inbox = inbox
         self._durability = durability
+        self._lives = lives
+        self._restoring = restoring
+        self._clock = clock
         self._keep = keep
         self._durable = durable
         self._ended: dict[int, int] = {}  # ended runs in memory -> how many tasks; asked for longest ago first
@@ -77,19 +86,29 @@ class Reader:
         return self._machine.runs.get(run_id)
 
     async def find(self, run_id: int) -> Run | None:
-        """A run, from the tracker if it is not in memory; None if there is none. Raises TrackerError, Closing."""
+        """A run, from the tracker if it is not in memory; None if there is none. Raises TrackerError, BeingRestored, Closing."""
+        await self._restoring.back(run_id)
         run = self._machine.runs.get(run_id)
         if run is None:
             async with self._loading:  # Runs may be large: they come back one after another.
                 if run_id not in self._machine.runs:
-                    stored = await self._tracker.load(run_id)
-                    if stored is None:
+                    found = await recovered(run_id, self._tracker, self._keep, self._clock())
+                    if found is None:
                         return None
-                    await self._inbox.ask(replace(await restored(stored, self._keep), ticket=object()))
+                    await self._inbox.ask(replace(found.event, ticket=object()))
                 run = self._machine.runs.get(run_id)
         if run is not None and run.has_ended:
             self.ended(run)
         return run
+
+    def being_restored(self, run_id: int) -> str | None:
+        """What to say of a run that is not in memory because the server has just started; None for all others."""
+        return self._restoring.words(run_id)
+
+    async def row(self, run_id: int) -> RunRow | None:
+        """A run as a list shows it; None if there is none. Raises TrackerError."""
+        rows = await self._tracker.rows(before=run_id + 1, limit=1)
+        return rows[0] if rows and rows[0].run_id == run_id else None
 
     async def newest(self) -> int | None:
         """The id of the run that was submitted last; None if there are no runs."""
@@ -134,10 +153,10 @@ class Reader:
         """See Tracker.output."""
         return await self._tracker.output(run_id, number, attempt, stream, offset, limit)
 
-    def live_output(self, flight: InFlight, key: AttemptKey, stream: int, offset: int) -> AsyncIterator[OutputChunk] | None:
+    def live_output(self, flight: InFlight, key: Key, stream: int, offset: int) -> AsyncIterator[OutputChunk] | None:
         """See Executor.follow; None for an attempt in a pool that is not configured any more."""
         executor = self._executors.get(flight.pool)
-        return executor.follow(flight.host, key, stream, offset) if executor is not None else None
+        return executor.follow(flight.host, self._lives.key(key), stream, offset) if executor is not None else None
 
     # -- which ended runs stay in memory ------------------------------------------------------------------------------
 

@@ -17,5 +17,9 @@ class Refused(Exception):
         self.refusal = refusal
 
 
+class BeingRestored(Exception):
+    """The request is about a run that the server, which has just started, has not made again so far; asking later helps."""
+
+
 class Closing(Exception):
     """The server is going away; what the request asked for may or may not have been done."""

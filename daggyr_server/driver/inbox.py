@@ -1,7 +1,8 @@
 """What waits for the loop, and who waits for the loop's answer.
 
 Executors' reports and people's requests are put here; the loop takes them out in the order in which they came, and hands the
-answers back. Requests that are under way when the coordinator ends are told so. Nothing here looks into an event or decides.
+answers back. Until the runs of before are restored, reports are held back, because they may be about those. Requests that are
+under way when the coordinator ends are told so. Nothing here looks into an event or decides.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ class Inbox:
 
     def __init__(self) -> None:
         self.entries: deque[Entry] = deque()
+        self._reports: deque[Entry] = deque()  # where executors' entries go: until `let_in`, that is not `entries`
         self.wake = asyncio.Event()  # the loop has something to do
         self._waiting: dict[Hashable, asyncio.Future[int | None]] = {}  # by ticket
         self._closed = False
@@ -50,6 +52,18 @@ class Inbox:
         """Add an entry; returns at once."""
         self.entries.append(entry)
         self.wake.set()
+
+    def report(self, entry: Entry) -> None:
+        """Add an entry of an executor; returns at once. Before `let_in`, the loop does not see it."""
+        self._reports.append(entry)
+        self.wake.set()
+
+    def let_in(self) -> None:
+        """From now on the loop sees what executors tell, and what they have told so far."""
+        if self._reports is not self.entries:
+            self.entries += self._reports
+            self._reports = self.entries
+            self.wake.set()
 
     async def ask(self, request: Request | ToKeep) -> int | None:
         """Put a request that has a ticket; returns its answer once that is durable. Raises Refused, Closing."""

@@ -17,7 +17,7 @@ from functools import partial
 
 from daggyr.backoff import Backoff
 from daggyr.v1.task_pb2 import AttemptKey, AttemptUpdate
-from daggyr_server.core.commands import Key, RecallAttempts, StartAttempts, StopAttempts
+from daggyr_server.core.commands import Command, RecallAttempts, StartAttempts, StopAttempts
 from daggyr_server.core.events import AttemptEnded, EditAsked, Event
 from daggyr_server.core.machine import Machine
 from daggyr_server.core.records import AttemptRecorded, OutputKept, Record, RunEdited, RunMoved
@@ -34,8 +34,10 @@ from daggyr_server.driver.ended import Reader
 from daggyr_server.driver.figures import FiguresReader
 from daggyr_server.driver.generators import Generators
 from daggyr_server.driver.inbox import Inbox, Reported, ToKeep
+from daggyr_server.driver.lives import Lives
 from daggyr_server.driver.reports import PoolReports, event_of
 from daggyr_server.driver.requests import Requests
+from daggyr_server.driver.restoring import Restoring
 from daggyr_server.driver.spilled import SpilledTasks
 from daggyr_server.executors.base import Executor, ExecutorError
 from daggyr_server.trackers.base import LostTracker, Tracker, TrackerError
@@ -60,8 +62,10 @@ class Driver:
         clock: Callable[[], float],
         *,
         durable: bool,
+        life: int,
     ) -> None:
-        """`clock` gives seconds since the epoch. `durable` says that the tracker can give ended runs back."""
+        """`clock` gives seconds since the epoch. `durable` says that the tracker can give ended runs back. `life` is this
+        start's."""
         self.changes = changes
         self._durability = Durability()
         self._machine = machine
@@ -69,6 +73,7 @@ class Driver:
         self._generators = generators
         self._clock = clock
         self._now = 0.0
+        self._lives = Lives(life)
         self._inbox = Inbox()
         self._keep = partial(SpilledTasks, tracker.folder)  # a new list for what the tasks of one specification execute
         self._executors: dict[str, Executor] = {}
@@ -76,7 +81,13 @@ class Driver:
         self._demanding: dict[str, Executor] = {}
         self._demanded: dict[str, int] = {}  # what each of these was last told
         self._task: asyncio.Task[None] | None = None
-        self.reader = Reader(machine, tracker, self._executors, self._inbox, self._durability, self._keep, durable=durable)
+        self._restorer: asyncio.Task[None] | None = None
+        self._restoring = Restoring(tracker, self._inbox, generators, self._lives, self._durability, clock, self._keep)
+        self._held: list[Command] | None = []  # what executors are to do, until the runs of before are back
+        self.reader = Reader(
+            *(machine, tracker, self._executors, self._inbox, self._durability, self._lives, self._restoring, clock, self._keep),
+            durable=durable,
+        )
         self.figures = FiguresReader(machine, self._durability)
         self._deletions = Deletions(tracker, self.reader, changes)
         editing, agents = Editing(self.reader, self._inbox, self._keep), Agents(self._executors)
@@ -89,7 +100,7 @@ class Driver:
         return PoolReports(pool, self._inbox, mend=mend)
 
     async def start(self, executors: Mapping[str, Executor]) -> None:
-        """Open the executors, by pool, go on with the runs that have not ended, and begin to work.
+        """Open the executors, by pool, and begin to work. The runs that have not ended come back from now on: see `restored`.
 
         Raises ExecutorError and TrackerError, with all executors closed again.
         """
@@ -104,41 +115,63 @@ class Driver:
                     raise
                 except Exception as error:
                     raise unusable(pool, "open", error) from error
-            await self._restore()
+            unfinished = await self._restoring.begin()
             half_deleted = await self._tracker.deleting()
         except BaseException:
             await self._calls.close_all(self._executors)
             raise
         self._task = asyncio.create_task(self._loop(), name="driver")
+        self._restorer = asyncio.create_task(self._restore(unfinished), name="restoring")
         self._deletions.go_on(half_deleted)
+        if not unfinished:
+            await self._restorer
 
-    async def _restore(self) -> None:
-        events = await recovery.unfinished(self._tracker, self._keep)
-        if not events:
-            return
-        self._now = self._clock()
-        step = self._handle(events)
-        gone = await recovery.go_on(self._machine.runs.values(), self._executors, self._generators, self._tracker)
-        await self._finish([step], [], [])
-        self._inbox.entries += gone
-        self._inbox.wake.set()
+    @property
+    def is_restored(self) -> bool:
+        """Whether all runs that had not ended are back."""
+        return self._restoring.done.is_set()
+
+    async def restored(self) -> None:
+        """Return once all runs that had not ended are back. Raises what keeps them from that for good: see `ended`."""
+        if self._restorer is not None:
+            await asyncio.shield(self._restorer)
+
+    async def _restore(self, run_ids: Sequence[int]) -> None:
+        begun = self._clock()
+        for run_id in run_ids:
+            await self._restoring.bring_back(run_id)
+        runs = [self._machine.runs[run_id] for run_id in run_ids if run_id in self._machine.runs]
+        gone = recovery.go_on(runs, self._executors, self._lives)
+        if run_ids:
+            flying = sum(len(run.in_flight) for run in runs)
+            log.info("going on with %d runs after %.1f s; %d attempts may still run", len(runs), self._clock() - begun, flying)
+        held, self._held = self._held, None
+        await self._command(held or [])
+        for entry in gone:
+            self._inbox.report(entry)
+        self._inbox.let_in()
+        self._restoring.done.set()
 
     async def close(self) -> None:
         """End the loop, let go of the executors and the tracker; what waits in the inbox is dropped. Safe to call twice."""
         self._inbox.close()
         await self._deletions.close()
-        task, self._task = self._task, None
-        if task is not None:
+        tasks = [task for task in (self._restorer, self._task) if task is not None]
+        self._restorer = self._task = None
+        for task in tasks:
             task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._calls.close_all(self._executors)
         self._inbox.leave_unanswered()
         await self._tracker.close()
 
     async def ended(self) -> None:
-        """Return when `close` was called, or raise what made the loop end by itself."""
-        if self._task is not None:
-            await asyncio.shield(self._task)
+        """Return when `close` was called, or raise what made the driver end by itself."""
+        tasks = [task for task in (self._task, self._restorer) if task is not None]
+        if tasks:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+            for task in done:
+                task.result()
 
     # -- the loop -----------------------------------------------------------------------------------------------------
 
@@ -173,7 +206,7 @@ class Driver:
             await self._commit(records)
         self._durability.all_settled()
         for step in steps:
-            await self._act(step)
+            await self._command(step.commands)
             self._inbox.answer(step.answers)
             self.changes.publish(step.changed)
             self._note(step.records)
@@ -213,7 +246,7 @@ class Driver:
         kept: list[Record] = []
         durables: list[Callable[[], None]] = []
         budget = MAX_UPDATES_A_STEP
-        inbox, generators = self._inbox.entries, self._generators
+        inbox, generators, lives = self._inbox.entries, self._generators, self._lives
         while inbox and budget > 0:
             entry = inbox.popleft()
             if type(entry) is EditAsked:
@@ -234,6 +267,8 @@ class Driver:
             budget -= len(entry.updates)
             durables.append(entry.durable)
             for update in entry.updates:
+                if (lives.earlier or update.key.life != lives.own) and not self._counts(update.key):
+                    continue
                 event = event_of(update)
                 if event is None:
                     self._keep_output(update, kept)
@@ -247,6 +282,15 @@ class Driver:
         steps.append(self._handle(events))
         return steps, kept, durables
 
+    def _counts(self, key: AttemptKey) -> bool:
+        """Whether a report is of this tracker's attempt, and not of another life's with the same numbers."""
+        if self._lives.counts(key):
+            return True
+        run = self._machine.runs.get(key.run_id)
+        if run is not None and run.current(key.task_number, key.attempt) is not None:
+            self._lives.warn(key)
+        return False
+
     def _keep_output(self, update: AttemptUpdate, kept: list[Record]) -> None:
         """Keep a piece of an attempt's output as long as somebody waits for the attempt's end."""
         if not update.HasField("output"):
@@ -257,10 +301,13 @@ class Driver:
             kept.append(OutputKept(key.run_id, key.task_number, key.attempt, chunk.stream, chunk.offset, chunk.data))
             self._generators.keep((key.run_id, key.task_number, key.attempt), chunk.stream, chunk.offset, chunk.data)
 
-    async def _act(self, step: Step) -> None:
-        """Give a step's commands to the executors. Everybody else has turns in between."""
+    async def _command(self, commands: Sequence[Command]) -> None:
+        """Give commands to the executors. Everybody else has turns in between."""
+        if self._held is not None:
+            self._held += commands
+            return
         given, calls = 0, self._calls
-        for command in step.commands:
+        for command in commands:
             executor = self._executors.get(command.pool)
             if executor is None:  # The pool is not configured any more; what it has is about to be LOST.
                 continue
@@ -270,16 +317,16 @@ class Driver:
                     for number, attempt in zip(command.numbers, command.attempts, strict=True):
                         if graph.policy(number).is_generator:
                             self._generators.begin((command.run_id, number, attempt))
-                for batch in assignment_batches(command, graph):
+                for batch in assignment_batches(command, graph, self._lives.own):
                     calls.start(command.pool, executor, command.host, batch)
                     given += len(batch.assignments)
                     if given >= ASSIGNED_A_TURN:
                         given = 0
                         await asyncio.sleep(0)
             elif isinstance(command, StopAttempts):
-                calls.stop(command.pool, executor, command.host, _keys(command.keys))
+                calls.stop(command.pool, executor, command.host, self._lives.keys(command.keys))
             elif isinstance(command, RecallAttempts):
-                calls.recall(command.pool, executor, command.host, _keys(command.keys))
+                calls.recall(command.pool, executor, command.host, self._lives.keys(command.keys))
 
     def _note(self, records: Sequence[Record]) -> None:
         """Tell the other parts of the driver what a step's records mean to them."""
@@ -291,16 +338,15 @@ class Driver:
                     self.reader.ended(run)
             elif type(record) is RunEdited:
                 self.changes.restart(record.run_id)
-            elif self._generators.printed and type(record) is AttemptRecorded:
+            elif type(record) is AttemptRecorded and (self._generators.printed or self._lives.earlier):
                 self._generators.forget(record[:3])  # A generator that is LOST printed in vain.
+                self._lives.forget(record[:3])
 
     def _tell_demand(self) -> None:
+        if self._held is not None:
+            return
         for name, executor in self._demanding.items():
             ready = self._machine.pools[name].ready
             if ready != self._demanded.get(name, 0):
                 self._demanded[name] = ready
                 self._calls.demand(name, executor, ready)
-
-
-def _keys(keys: Sequence[Key]) -> list[AttemptKey]:
-    return [AttemptKey(run_id=run_id, task_number=number, attempt=attempt) for run_id, number, attempt in keys]

@@ -1,62 +1,49 @@
 """Runs as a tracker kept them, made ready for the machine, and the attempts that an earlier coordinator had placed.
 
-The loop calls this at its start for every run that has not ended; the read side asks for ended ones that somebody looks at. A
-run's graph is expanded again from its documents. Expansion is deterministic, so that task numbers are what they were. Nothing
-here changes the machine or the tracker.
+`Restoring` calls this at the start for every run that has not ended; the read side asks for ended ones that somebody looks at.
+How a run's graph is made again stands in growing.py. Nothing here changes the machine or the tracker.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
 from daggyr.v1.task_pb2 import LOST, STDOUT, AttemptKey, AttemptResult, Placement
-from daggyr_server.core.commands import Key
 from daggyr_server.core.events import HostGone, RunRestored
-from daggyr_server.core.graph.graph import Addition, Edit, Graph
+from daggyr_server.core.graph.restore import Restored, restored
 from daggyr_server.core.graph.run import Run
 from daggyr_server.core.graph.segments import Keeping
-from daggyr_server.core.stored import Growth, StoredRun
+from daggyr_server.core.stored import Adopted, StoredRun
 from daggyr_server.driver.careful import unusable
 from daggyr_server.driver.generators import Generators
+from daggyr_server.driver.growing import Grown, Unrestorable
+from daggyr_server.driver.lives import Lives
+from daggyr_server.driver.replaced import Unreadable
 from daggyr_server.executors.base import Executor
-from daggyr_server.spec import Printed, SpecificationError, decode_json, expand, expand_edit, expand_generated
-from daggyr_server.trackers.base import Tracker, TrackerError
+from daggyr_server.spec import SpecificationError
+from daggyr_server.trackers.base import Tracker
 
 log = logging.getLogger(__name__)
 
 _PIECE_BYTES = 1024 * 1024
 
 
-async def unfinished(tracker: Tracker, keep: Callable[[], Keeping]) -> list[RunRestored]:
-    """The events that give every run that has not ended back to the machine; `keep` as in `restored`. Raises TrackerError."""
-    events = []
-    for run_id in await tracker.unfinished():
-        stored = await tracker.load(run_id)
-        if stored is not None:
-            events.append(await restored(stored, keep))
-    return events
-
-
-async def go_on(
-    runs: Collection[Run], executors: Mapping[str, Executor], generators: Generators, tracker: Tracker
-) -> list[HostGone]:
+def go_on(runs: Iterable[Run], executors: Mapping[str, Executor], lives: Lives) -> list[HostGone]:
     """Give the attempts that an earlier coordinator placed to their pools' executors, which take them up again.
 
     Called once, when the machine has the runs and before anything is started. Returns the hosts whose pools are not configured
-    any more: nobody can hear of them, so that their attempts are LOST. Raises TrackerError, ExecutorError.
+    any more: nobody can hear of them, so that their attempts are LOST. Raises ExecutorError.
     """
     placed: dict[tuple[str, str], list[tuple[AttemptKey, Placement]]] = {}
     for run in runs:
-        for number, flight in run.in_flight.items():
-            key = AttemptKey(run_id=run.run_id, task_number=flight.number, attempt=flight.attempt)
+        for flight in run.in_flight.values():
+            key = lives.key((run.run_id, flight.number, flight.attempt))
             placed.setdefault((flight.pool, flight.host), []).append((key, Placement(host=flight.host)))
-            # An edit may have renumbered the task; what it was when it was assigned says whether it is a generator.
-            if run.graph.policy(flight.number).is_generator and run.counts_for(number, flight):
-                await _printed_before((run.run_id, flight.number, flight.attempt), generators, tracker)
-    log.info("going on with %d runs, %d attempts of which may still run", len(runs), sum(map(len, placed.values())))
+    # Executors look for what is nobody's even if nothing is in flight: this tracker may be a copy from before.
     for pool, executor in executors.items():
         try:
             executor.recover([pair for (name, _), pairs in placed.items() if name == pool for pair in pairs])
@@ -70,94 +57,77 @@ async def go_on(
     return gone
 
 
-async def _printed_before(key: Key, generators: Generators, tracker: Tracker) -> None:
-    """Begin with what of a generator's output an earlier coordinator made durable, because that does not come again."""
-    generators.begin(key)
-    offset = 0
-    while pieces := await tracker.output(*key, STDOUT, offset, _PIECE_BYTES):
-        for piece in pieces:
-            generators.keep(key, STDOUT, piece.offset, piece.data)
-            offset = piece.offset + len(piece.data)
+async def take_printed(run: Run, generators: Generators, tracker: Tracker) -> None:
+    """Begin with what of its generators' output an earlier coordinator made durable, because that does not come again.
 
-
-async def restored(stored: StoredRun, keep: Callable[[], Keeping]) -> RunRestored:
-    """The event that gives `stored` back to the machine; expansion runs in a thread. `keep` makes the lists of
-    what tasks execute.
-
-    Raises TrackerError if the documents do not expand any more, which a damaged tracker or an older program would explain.
+    Nobody changes the run meanwhile. Raises TrackerError.
     """
-    row = stored.row
+    for number, flight in run.in_flight.items():
+        # An edit may have renumbered the task; what it was when it was assigned says whether it is a generator.
+        if not run.graph.policy(flight.number).is_generator or not run.counts_for(number, flight):
+            continue
+        key = (run.run_id, flight.number, flight.attempt)
+        generators.begin(key)
+        offset = 0
+        while pieces := await tracker.output(*key, STDOUT, offset, _PIECE_BYTES):
+            for piece in pieces:
+                generators.keep(key, STDOUT, piece.offset, piece.data)
+                offset = piece.offset + len(piece.data)
+
+
+class Recovered(NamedTuple):
+    """A run that comes back."""
+
+    event: RunRestored
+    adopted: Sequence[Adopted]  # its attempts in flight
+
+
+async def recovered(run_id: int, tracker: Tracker, keep: Callable[[], Keeping], now: float) -> Recovered | None:
+    """What gives a run back to the machine; None for a run that the tracker does not know. It is made in a thread. `keep` makes
+    the lists of what tasks execute.
+
+    Raises TrackerError; it is Unrestorable if the documents do not expand any more, which a damaged tracker or an older program
+    would explain.
+    """
+    stored = await tracker.load(run_id)
+    if stored is None:
+        return None
     try:
-        grown = await asyncio.to_thread(_grown, stored, keep)
+        try:
+            run, ending = await asyncio.to_thread(_made_again, stored, keep, now)
+        except Unreadable as error:
+            log.warning("run %d is restored from all its documents: what is kept beside them is of no use: %s", run_id, error)
+            run, ending = await asyncio.to_thread(_made_again, await _with_documents(stored, tracker), keep, now)
     except SpecificationError as error:
-        raise TrackerError(
-            f"run {row.run_id} cannot be restored, because its specification is refused now: {error}; "
+        raise Unrestorable(
+            f"run {run_id} cannot be restored, because its specification is refused now: {error}; "
             "was it stored by another version of daggyr?"
         ) from None
-    return RunRestored(
-        row=row,
-        tasks=stored.tasks,
-        adopted=stored.in_flight,
-        stopped=stored.stopped,
-        parameters=grown.parameters,
-        growths=grown.growths,
-        printed=grown.printed,
+    return Recovered(RunRestored(request_id=stored.row.request_id, run=run, ending=ending), stored.in_flight)
+
+
+async def _with_documents(stored: StoredRun, tracker: Tracker) -> StoredRun:
+    """The same with all its documents, and with nothing that stands for them."""
+    run_id = stored.row.run_id
+    return replace(
+        stored,
+        document=await tracker.document(run_id) or b"",
+        growths=[replace(one, document=await tracker.document(run_id, one.revision) or b"") for one in stored.growths],
+        replaced={},
     )
 
 
-@dataclass(slots=True)
-class _Grown:
-    """A run's graph, made again step by step."""
-
-    graph: Graph
-    parameters: dict[str, tuple[str, ...]]
-    growths: list[Addition | Edit]
-    printed: dict[int, int]  # revision -> the generator, by now, of the tasks that came then and are still there
-
-
-def _grown(stored: StoredRun, keep: Callable[[], Keeping]) -> _Grown:
-    pool = stored.pool
-    spec = decode_json(stored.document, limited=False)
-    first = expand(spec.with_overrides(pool=pool), default_pool=pool, keep=keep, limited=False)
-    grown = _Grown(Graph(), spec.run_parameters(), [first], {})
-    grown.graph.extend(first)
-    documents = {growth.revision: growth.document for growth in stored.growths}
-    for growth in stored.growths:
-        if growth.number is None:
-            pool = growth.pool
-            _edit_again(grown, growth, documents, keep)
-            continue
-        generator = grown.graph.newest(growth.number)
-        if generator is None:
-            raise TrackerError(f"run {stored.row.run_id} cannot be restored: a generator of it was edited away before it ended")
-        addition = expand_generated(
-            growth.document,
-            run_parameters=grown.parameters,
-            graph=grown.graph,
-            generator=generator,
-            pools=None,
-            default_pool=pool,
-            keep=keep,
-            limited=False,
-        )
-        grown.graph.extend(addition)
-        grown.growths.append(addition)
-        if addition.segments:
-            grown.printed[growth.revision] = generator
-    return grown
-
-
-def _edit_again(grown: _Grown, growth: Growth, documents: Mapping[int, bytes], keep: Callable[[], Keeping]) -> None:
-    spec = decode_json(growth.document, limited=False).with_overrides(pool=growth.pool)
-    printed = [
-        Printed(revision, grown.printed[revision], documents[revision]) for revision in growth.kept if revision in grown.printed
-    ]
-    edit = expand_edit(
-        spec, graph=grown.graph, printed=printed, pools=None, default_pool=growth.pool, keep=keep, limited=False
-    ).edit
-    grown.graph.retire(edit.carry)
-    for addition in edit.additions:
-        grown.graph.extend(addition)
-    grown.parameters = spec.run_parameters()
-    grown.growths.append(edit)
-    grown.printed = edit.printed_after(grown.printed)
+def _made_again(stored: StoredRun, keep: Callable[[], Keeping], now: float) -> Restored:
+    grown = Grown(stored, keep)
+    return restored(
+        stored.row,
+        stored.tasks,
+        stored.in_flight,
+        parameters=grown.parameters,
+        growths=grown.growths,
+        stopped=stored.stopped,
+        revision=len(stored.growths) + 1,
+        specified_in=max((growth.revision for growth in stored.growths if growth.number is None), default=0),
+        printed=grown.printed,
+        now=now,
+    )

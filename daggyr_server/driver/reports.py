@@ -26,7 +26,7 @@ class PoolReports:
         """`mend` is for executors that do not check by themselves what they are told; sessions check what agents tell."""
         self._mend = mend
         self._pool = pool
-        self._put = inbox.put
+        self._put = inbox.report
 
     def host(self, host: Host) -> None:
         if host.state == HOST_GONE:

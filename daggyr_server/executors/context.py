@@ -7,7 +7,7 @@ changes but `PoolAccess`, which is filled in once the coordinator listens.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from daggyr.environment import pattern_fault
@@ -41,6 +41,8 @@ class ExecutorContext:
 
     tracker_id: str  # random, one for each tracker: what another tracker's coordinator has left is not this one's
     epoch: int  # higher at each start of the coordinator
+    life: int  # this start's: random, not 0; part of the key of each attempt that this start assigns
+    lives: Mapping[int, int] = field(default_factory=dict)  # by epoch, those of the last starts, this one included
     lease: float  # seconds for which an agent may be out of reach before its attempts are LOST
     heartbeat: float  # seconds between two heartbeats of an agent
     grace: float  # seconds from SIGTERM to SIGKILL, after a kill and after a timeout: the pool's `kill_grace`

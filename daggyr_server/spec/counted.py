@@ -7,6 +7,7 @@ It never changes a segment.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import product
 
@@ -17,15 +18,15 @@ from daggyr_server.spec.names import Positions
 Stretch = tuple[int, int, int]  # number, number of the last task of that name, how many
 
 
-def last_of_names(
-    earlier: Sequence[Segment], segments: Iterable[Segment], carry: Carry | None = None, renamed: Collection[int] = ()
-) -> list[Stretch]:
+def last_of_names(earlier: Sequence[Segment], segments: Sequence[Segment], carry: Carry | None = None) -> list[Stretch]:
     """The tasks of `segments` whose names tasks of `earlier` segments had, by ascending number, each with the last of these.
 
-    A task that goes over by `carry` has the attempts of that one already, so that it is left out unless it is in `renamed`.
+    `earlier` ascends by number. A task that goes over by `carry` has the attempts of that one already, so that it is left out
+    unless it had another name.
     """
     if not earlier:
         return []
+    renamed = _renamed(earlier, segments, carry) if carry is not None else ()
     wanted = _Wanted(segments, carry, renamed)
     for before in reversed(earlier):
         if not wanted.left:
@@ -120,6 +121,21 @@ class _Wanted:
             else:
                 found.append((new, old, count))
         return found
+
+
+def _renamed(earlier: Sequence[Segment], segments: Sequence[Segment], carry: Carry) -> list[int]:
+    """The tasks of `segments` that go over from a task of another name: one of both was multiplied, and the other was not."""
+    found: list[int] = []
+    for new, old, count, _ in carry:
+        after, before = _owner(segments, new), _owner(earlier, old)
+        if after is not None and before is not None and isinstance(after, PlainSegment) is not isinstance(before, PlainSegment):
+            found += range(new, new + count)
+    return found
+
+
+def _owner(segments: Sequence[Segment], number: int) -> Segment | None:
+    index = bisect_right(segments, number, key=lambda segment: segment.base) - 1
+    return segments[index] if index >= 0 and number < segments[index].base + segments[index].size else None
 
 
 def _not_carried(start: int, beyond: int, carry: Carry | None, renamed: Collection[int]) -> Iterator[tuple[int, int]]:

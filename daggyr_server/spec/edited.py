@@ -111,7 +111,7 @@ def expand_edit(
         edit.kept += (revision,)
     earlier = [*graph.retired, *graph.segments]
     for addition in edit.additions:
-        addition.after = last_of_names(earlier, addition.segments, comparison.carry, comparison.renamed)
+        addition.after = last_of_names(earlier, addition.segments, comparison.carry)
     return Edited(edit, made, comparison.adjusted)
 
 
@@ -152,7 +152,6 @@ class _Comparison:
     def __init__(self, graph: Graph) -> None:
         self.carry = Carry()
         self.adjusted: list[Stretch] = []
-        self.renamed: list[int] = []  # tasks that go over and had another displayed name
         self._graph = graph
         self._plain = {
             name: number
@@ -196,7 +195,6 @@ class _Comparison:
                 old = expanded.first + index
                 after = Details(segment.details[number - segment.base], (), ())
                 self._carry_over(number, old, after, segment.policies[number - segment.base])
-                self.renamed.append(number)
 
     def _add_from_plain(self, segment: ExpandedSegment, old: int) -> None:
         before = self._graph.segment_of(old)
@@ -204,7 +202,6 @@ class _Comparison:
         index = _index(segment, before.binding(old), self._positions)
         if index is not None:
             after = Details(segment.details, segment.parameters, segment.values_at(index))
-            self.renamed.append(segment.first + index)
             self._carry_over(segment.first + index, old, after, segment.policy)
 
     def _carry_over(self, number: int, old: int, after: Details, policy: int) -> None:

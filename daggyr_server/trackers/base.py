@@ -7,8 +7,9 @@ conformance suite (tests/trackers) runs against all trackers; README.md in this 
 
 from __future__ import annotations
 
+import secrets
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from daggyr_server.core.stored import RunRow, StoredRun
 MAX_ATTEMPTS = 1_000  # read at once
 SHOWN_TASKS = 3  # that an entry of a run's history names
 MAX_ROWS_BYTES = 4 * 1024 * 1024  # of runs' tags, read at once
+MAX_LIVES = 1_000  # starts that a tracker tells of when it is opened
 
 
 class TrackerError(Exception):
@@ -44,6 +46,13 @@ class Opened:
     epoch: int  # higher at each opening; every commit checks that it is still the highest
     next_run_id: int  # higher than the id of any run before, deleted ones included
     durable: bool  # whether state outlives the process
+    life: int  # this start's: random, 1 to 2**63 - 1 (new_life); part of the identity of all that this start assigns
+    lives: Mapping[int, int]  # by epoch, the lives of the last MAX_LIVES starts, this one included
+
+
+def new_life() -> int:
+    """The number of a start of a coordinator. A copy of the tracker draws another one at its own start."""
+    return secrets.randbelow(2**63 - 1) + 1
 
 
 @dataclass(frozen=True, slots=True)

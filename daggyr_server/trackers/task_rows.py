@@ -27,6 +27,7 @@ class Assigned(NamedTuple):
     assign_time: float
     numbers: Sequence[int]
     attempts: Sequence[int]
+    life: int  # of the start that assigned them
 
 
 class Folding:
@@ -118,12 +119,12 @@ class Folding:
 def adopted(in_flight: dict[int, int], void: Container[int], sent: Sequence[Assigned]) -> list[Adopted]:
     """The attempts of `in_flight` (number to attempt), ascending by number, with where they were sent. `sent` is in order."""
     found: dict[int, Adopted] = {}
-    for host, host_name, time, numbers, attempts in reversed(sent):
+    for host, host_name, time, numbers, attempts, life in reversed(sent):
         if len(found) == len(in_flight):
             break  # all are found; what was sent earlier has ended
         for number, attempt in zip(numbers, attempts, strict=True):
             if in_flight.get(number) == attempt:
-                found[number] = Adopted(number, attempt, host, host_name, time, number in void)
+                found[number] = Adopted(number, attempt, host, host_name, time, number in void, life)
     return [found[number] for number in sorted(found)]
 
 

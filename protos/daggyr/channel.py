@@ -14,7 +14,8 @@ from pathlib import Path
 import grpc
 
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 1  # between agents and the coordinator: the lowest that this program speaks
+HIGHEST_PROTOCOL_VERSION = 2  # from 2 on, keys of attempts have lives
 DEFAULT_ADDRESS = "127.0.0.1:2503"
 _MAX_PEM_BYTES = 4 * 1024 * 1024  # a file of all authorities that a distribution trusts has a tenth of that
 

@@ -43,6 +43,8 @@ from daggyr.v1.task_pb2 import (
     TaskTemplate,
 )
 
+LIFE = 0x5EED  # of the coordinator's start, in the keys of its attempts
+
 
 @dataclass
 class Told:
@@ -228,6 +230,8 @@ class Coordinator:
                 heartbeat_interval=duration(self.heartbeat_interval),
                 end=self.end,
                 next_sequence=self.next_sequence,
+                protocol_version=2,
+                life=LIFE,
                 kill_grace=None if self.kill_grace is None else duration(self.kill_grace),
             )
         )
@@ -283,5 +287,5 @@ def _serialized(message: CoordinatorMessage | bytes) -> bytes:
     return message if isinstance(message, bytes) else message.SerializeToString()
 
 
-def key(task_number: int = 0, *, run_id: int = 1, attempt: int = 1) -> AttemptKey:
-    return AttemptKey(run_id=run_id, task_number=task_number, attempt=attempt)
+def key(task_number: int = 0, *, run_id: int = 1, attempt: int = 1, life: int = LIFE) -> AttemptKey:
+    return AttemptKey(run_id=run_id, task_number=task_number, attempt=attempt, life=life)

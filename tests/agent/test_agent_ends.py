@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 from agent_program import MARK, AgentProcess, StartAgent, eventually
-from scripted_coordinator import Coordinator, key
+from scripted_coordinator import LIFE, Coordinator, key
 from strays import LEAVE, SCRUB, left, runs
 from support.task_specs import idents, python, spec
 
@@ -247,7 +247,7 @@ async def test_sigterm_without_a_coordinator_does_not_wait_for_ever(
     assert "took the last results" in agent.log
     await coordinator.start(address)
     start_agent(address, name="impatient")
-    assert idents((await coordinator.session(2, name="impatient")).hello.ended) == {(1, 0, 1)}
+    assert idents((await coordinator.session(2, name="impatient")).hello.ended) == {(1, 0, 1, LIFE)}
     result = await coordinator.result(key())
     assert (result.outcome, list(result.notes)) == (LOST, ["the agent was stopped"])
 

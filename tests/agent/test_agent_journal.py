@@ -41,7 +41,7 @@ def test_the_next_process_reads_what_was_written(tmp_path: Path) -> None:
     path = tmp_path / "journal"
     assert numbers(Journal(path)) == []
     with opened(path) as journal:
-        journal.belongs_to("größe", 2**40)
+        journal.belongs_to("größe", 2**40, life=7)
         journal.runs(17, 2**40)
         journal.runs(18, 5)
         journal.ended(18, 5)
@@ -80,11 +80,11 @@ def test_what_is_written_together_is_there_at_the_end_of_it(tmp_path: Path) -> N
 def test_results_for_another_tracker_are_forgotten(tmp_path: Path) -> None:
     path = tmp_path / "journal"
     with opened(path) as journal:
-        journal.belongs_to("one", 1)
+        journal.belongs_to("one", 1, life=7)
         journal.finished(update(1), 1)
-        journal.belongs_to("one", 2)
+        journal.belongs_to("one", 2, life=7)
         assert numbers(Journal(path)) == [1]
-        journal.belongs_to("two", 1)
+        journal.belongs_to("two", 1, life=7)
         journal.finished(update(2), 2)
         read = Journal(path)
         assert (read.tracker_id, read.epoch, numbers(read), read.output_numbers()) == ("two", 1, [2], {2})
@@ -94,7 +94,7 @@ def test_it_is_bounded_by_what_is_not_acknowledged(tmp_path: Path) -> None:
     path = tmp_path / "journal"
     largest = 0
     with opened(path) as journal:
-        journal.belongs_to("one", 1)
+        journal.belongs_to("one", 1, life=7)
         journal.runs(17, 4)
         for number in range(60_000):
             journal.runs(100 + number, 5)
@@ -121,7 +121,7 @@ def written(path: Path) -> tuple[bytes, list[tuple[int, list[int]]]]:
             states.append((path.stat().st_size, numbers(journal)))
 
         note()
-        journal.belongs_to("one", 1)
+        journal.belongs_to("one", 1, life=7)
         note()
         for number in range(6):
             journal.finished(update(number), number)
@@ -211,7 +211,7 @@ def test_full_disk_is_said_once_and_mended(
     path = tmp_path / "journal"
     caplog.set_level(logging.INFO)
     with opened(path) as journal:
-        journal.belongs_to("one", 1)
+        journal.belongs_to("one", 1, life=7)
         journal.finished(update(1), 1)
         with full(path, room):
             for number in range(2, 7):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from agent_program import MARK, PATIENT, AgentProcess, StartAgent, Turnstile, eventually
-from scripted_coordinator import Coordinator, Told, key
+from scripted_coordinator import LIFE, Coordinator, Told, key
 from strays import LEAVE, SCRUB, left, runs
 from support.task_specs import idents, python, spec
 
@@ -99,7 +99,7 @@ async def test_what_ran_has_ended_before_the_coordinator_hears_of_the_next_proce
     assert not second.hello.held
     await second.assign((key(0, attempt=2), spec("echo", "again")))
     assert (await coordinator.result(key(0, attempt=2))).outcome == SUCCEEDED
-    assert {ident for ident, told in coordinator.told.items() if told.results} - idents(second.hello.ended) == {(1, 0, 2)}
+    assert {ident for ident, told in coordinator.told.items() if told.results} - idents(second.hello.ended) == {(1, 0, 2, LIFE)}
 
 
 async def test_process_that_starts_others_all_the_time_is_ended_with_all_of_them(
@@ -325,7 +325,7 @@ async def test_what_ended_while_the_coordinator_was_away_is_delivered(
     await eventually(lambda: not agent.tasks(), "what ran was ended without a coordinator")
     await coordinator.start(address)
     second = await coordinator.session(2)
-    assert idents(second.hello.ended) == {(1, 0, 1)}
+    assert idents(second.hello.ended) == {(1, 0, 1, LIFE)}
     assert not second.hello.held
     assert (await coordinator.result(key(0))).outcome == SUCCEEDED
     assert coordinator.of(key(0)).output() == b"done\n"
@@ -402,7 +402,7 @@ async def test_results_of_another_tracker_are_never_delivered(
     assert third.hello.tracker_id == "tracker-2"
     await third.assign((key(2), spec("true")))
     await coordinator.result(key(2))
-    assert set(coordinator.told) == {(1, 2, 1)}
+    assert set(coordinator.told) == {(1, 2, 1, LIFE)}
     assert not agent.tasks()
 
 
@@ -436,7 +436,7 @@ async def test_damaged_journal_is_set_aside_and_what_comes_before_is_used(
     coordinator.acknowledging = True
     again = start_agent(address)
     second = await coordinator.session(2)
-    assert idents(second.hello.ended) == {(1, 0, 1)}
+    assert idents(second.hello.ended) == {(1, 0, 1, LIFE)}
     await coordinator.result(key(0))
     assert coordinator.of(key(0)).output() == b"0\n"
     (line,) = (line for line in again.log.splitlines() if " ERROR " in line)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from agent_program import StartAgent
-from scripted_coordinator import Coordinator, key
+from scripted_coordinator import LIFE, Coordinator, key
 from support.task_specs import idents, spec
 
 from daggyr.v1.task_pb2 import SUCCEEDED, Assignment, AssignmentBatch, TaskTemplate
@@ -31,6 +31,6 @@ async def test_noop_resends_what_was_not_acknowledged(start_agent: StartAgent, a
     coordinator.told.clear()
     first.drop()
     second = await coordinator.session(2)
-    assert idents(second.hello.ended) == {(1, 0, 1)}
+    assert idents(second.hello.ended) == {(1, 0, 1, LIFE)}
     await coordinator.result(key())
     assert [batch.SerializeToString() for batch in second.batches] == [batch.SerializeToString() for batch in first.batches]

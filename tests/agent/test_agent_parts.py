@@ -9,7 +9,7 @@ import grpc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scripted_coordinator import key
+from scripted_coordinator import LIFE, key
 from support.task_specs import idents
 
 from daggyr.attempts.kept import KEPT_BYTES
@@ -164,20 +164,20 @@ def test_large_output_goes_in_several_messages_from_its_files(box: Outbox, tmp_p
 
 
 def test_another_tracker_is_told_nothing_and_the_numbers_are_used_again(box: Outbox) -> None:
-    box.belong_to("one", 1)
+    box.belong_to("one", 1, life=7)
     for number in range(3):
         finish(box, number)
         box.take(0)
     finish(box, 3)
     box.acknowledge(1)
-    box.belong_to("one", 2)
+    box.belong_to("one", 2, life=7)
     assert not box.empty
-    box.belong_to("two", 1)
+    box.belong_to("two", 1, life=7)
     assert box.empty and not box.ended_keys()
     finish(box, 4)
     batch = box.take(0)
     assert batch is not None and batch.sequence == 2
-    assert idents(update.key for update in batch.message().updates.updates) == {(1, 4, 1)}
+    assert idents(update.key for update in batch.message().updates.updates) == {(1, 4, 1, LIFE)}
 
 
 def test_session_may_begin_at_a_higher_number(box: Outbox) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from agent_program import AgentProcess, StartAgent, eventually
-from scripted_coordinator import Coordinator, key
+from scripted_coordinator import LIFE, Coordinator, key
 from support.task_specs import python, spec
 
 from daggyr.v1.task_pb2 import FAILED, LOST, REJECTED, STDERR, SUCCEEDED, TIMED_OUT, Assignment, AssignmentBatch, TaskTemplate
@@ -97,7 +97,7 @@ async def test_arguments_and_environment_arrive_as_they_are(
     assert environment.keys().isdisjoint({"PGPASSWORD", "INHERITED_TOO", "DAGGYR_SECRET"})
     ours = {name.removeprefix("DAGGYR_"): value for name, value in environment.items() if name.startswith("DAGGYR_")}
     agent_id = (agent.state / "agent-id").read_text().strip()
-    assert ours == {"RUN_ID": "12", "TASK_ID": "load.{{DAY}}:é", "ATTEMPT": "3", "AGENT_ID": agent_id}
+    assert ours == {"RUN_ID": "12", "TASK_ID": "load.{{DAY}}:é", "ATTEMPT": "3", "LIFE": f"{LIFE:x}", "AGENT_ID": agent_id}
 
 
 async def test_template_is_filled_with_each_assignments_values(coordinator: Coordinator) -> None:

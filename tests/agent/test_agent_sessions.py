@@ -8,7 +8,7 @@ from pathlib import Path
 import grpc
 import pytest
 from agent_program import AgentProcess, StartAgent, eventually
-from scripted_coordinator import Coordinator, key
+from scripted_coordinator import LIFE, Coordinator, key
 from support.task_specs import idents, spec
 
 from daggyr.channel import MAX_MESSAGE_BYTES
@@ -85,7 +85,7 @@ async def test_agent_goes_on_while_disconnected_and_delivers_with_the_same_numbe
     (agent.home / "go").touch()
     # Not when it has written the file: it runs until its end is written down.
     await eventually(
-        lambda: (1, 2, 1) in idents(update.key for update, _ in Journal(agent.state / "journal").results()),
+        lambda: (1, 2, 1, LIFE) in idents(update.key for update, _ in Journal(agent.state / "journal").results()),
         "the agent worked without its coordinator",
     )
     assert (agent.home / "done").exists()
@@ -95,9 +95,9 @@ async def test_agent_goes_on_while_disconnected_and_delivers_with_the_same_numbe
     assert second.hello.first_unacknowledged == 1
     assert second.hello.incarnation == first.hello.incarnation
     assert (second.hello.tracker_id, second.hello.epoch) == ("tracker-1", 1)
-    assert idents(second.hello.held) == {(1, 3, 1)}
+    assert idents(second.hello.held) == {(1, 3, 1, LIFE)}
     await coordinator.start_of(key(3))  # told once more, to a coordinator that may not have heard of it
-    assert {(1, 0, 1), (1, 2, 1)} <= idents(second.hello.ended)
+    assert {(1, 0, 1, LIFE), (1, 2, 1, LIFE)} <= idents(second.hello.ended)
     await coordinator.results(key(0), key(1), key(2))
     assert [batch.SerializeToString() for batch in second.batches][: len(before)] == before
     assert [batch.sequence for batch in second.batches] == list(range(1, len(second.batches) + 1))
@@ -116,7 +116,7 @@ async def test_dropped_stream_is_opened_again_at_once(agent: AgentProcess, coord
     await coordinator.obeyed(first)  # it knows that its word was taken
     first.drop()
     second = await coordinator.session(2)
-    assert idents(second.hello.held) == {(1, 0, 1)}
+    assert idents(second.hello.held) == {(1, 0, 1, LIFE)}
     (agent.home / "go").touch()
     assert (await coordinator.result(key())).outcome == SUCCEEDED
     assert coordinator.of(key()).started == 1
@@ -227,7 +227,7 @@ async def test_newer_coordinator_is_told_once_of_what_runs(agent: AgentProcess, 
     coordinator.acknowledging = False
     await first.assign((key(1), spec("sleep", "600")))
     await coordinator.start_of(key(1))
-    for epoch, told in ((1, {(1, 1, 1): 1}), (2, {(1, 0, 1): 1, (1, 1, 1): 1})):
+    for epoch, told in ((1, {(1, 1, 1, LIFE): 1}), (2, {(1, 0, 1, LIFE): 1, (1, 1, 1, LIFE): 1})):
         coordinator.told, coordinator.epoch = {}, epoch
         coordinator.sessions[-1].drop()
         session = await coordinator.session(len(coordinator.sessions) + 1)

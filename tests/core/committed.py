@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from daggyr_server.core.events import RunRestored
-from daggyr_server.core.graph.graph import Addition, Edit
+from daggyr_server.core.graph.graph import Addition, Edit, Graph, Replaced
 from daggyr_server.core.graph.in_flight import InFlight
+from daggyr_server.core.graph.restore import restored as made_again
 from daggyr_server.core.graph.run import Run
 from daggyr_server.core.records import (
     AttemptRecorded,
@@ -26,20 +27,21 @@ from daggyr_server.core.records import (
 )
 from daggyr_server.core.states import ENDED, Phase, State
 from daggyr_server.core.stored import RunRow
+from daggyr_server.driver.replaced import decoded, encoded
 from daggyr_server.trackers.task_rows import Assigned, Folding, adopted
 
 Grown = Mapping[tuple[int, int], Addition | Edit]  # what a run was extended by, by its id and revision
 
 
-def restored(records: Iterable[Record], grown: Grown) -> list[RunRestored]:
+def restored(records: Iterable[Record], grown: Grown, now: float) -> list[RunRestored]:
     """All runs that the records tell of."""
     by_run: dict[int, list[Record]] = {}
     for record in records:
         by_run.setdefault(record.run_id, []).append(record)
-    return [_restored(run_id, of_run, grown) for run_id, of_run in by_run.items()]
+    return [_restored(run_id, of_run, grown, now) for run_id, of_run in by_run.items()]
 
 
-def _restored(run_id: int, records: Sequence[Record], grown: Grown) -> RunRestored:
+def _restored(run_id: int, records: Sequence[Record], grown: Grown, now: float) -> RunRestored:
     added = records[0]
     assert isinstance(added, RunAdded)
     state, killing, revision = State.QUEUED, False, 1
@@ -76,7 +78,7 @@ def _restored(run_id: int, records: Sequence[Record], grown: Grown) -> RunRestor
             printed = edit.printed_after(printed)
         elif isinstance(record, AttemptsAssigned):
             folding.assigned(record.numbers, record.attempts)
-            sent.append(Assigned(record.host, record.host_name, record.time, record.numbers, record.attempts))
+            sent.append(Assigned(record.host, record.host_name, record.time, record.numbers, record.attempts, 0))
         elif isinstance(record, TasksStopped):
             stopped = record.numbers
         elif isinstance(record, TasksMoved):
@@ -85,17 +87,36 @@ def _restored(run_id: int, records: Sequence[Record], grown: Grown) -> RunRestor
             ended.append((record.number, record.attempt, int(record.outcome), int(record.state)))
     folding.ended(sorted(ended))
     tasks, in_flight, void = folding.rows()
-    return RunRestored(
-        row=RunRow(
-            run_id, added.request_id, tags, pool, state, added.submit_time, start_time, stop_time, killing, task_states={}
-        ),
-        tasks=tasks,
-        adopted=adopted(in_flight, void, sent),
+    run, ending = made_again(
+        RunRow(run_id, added.request_id, tags, pool, state, added.submit_time, start_time, stop_time, killing, task_states={}),
+        tasks,
+        adopted(in_flight, void, sent),
         stopped=stopped,
         parameters={},
-        growths=[grown[run_id, number] for number in range(1, revision + 1)],
+        growths=_shortened([grown[run_id, number] for number in range(1, revision + 1)]),
+        revision=revision,
         printed=printed,
+        now=now,
     )
+    return RunRestored(request_id=added.request_id, run=run, ending=ending)
+
+
+def _shortened(growths: Sequence[Addition | Edit]) -> list[Addition | Edit | Replaced]:
+    """The same graph with what a tracker keeps of the specifications that edits replaced. Every other time, all is left whole."""
+    last = max((index for index, growth in enumerate(growths) if isinstance(growth, Edit)), default=0)
+    if not last or len(growths) % 2:
+        return list(growths)
+    graph, found = Graph(), list[Addition | Edit | Replaced]()
+    for index, growth in enumerate(growths):
+        additions = growth.additions if isinstance(growth, Edit) else [growth]
+        if isinstance(growth, Edit):
+            found.append(decoded(encoded(graph.frozen(), growth.carry), graph.live))
+            graph.retire(growth.carry)
+        for addition in additions:
+            graph.extend(addition)
+            if index >= last:
+                found.append(addition)
+    return found
 
 
 def _newest(number: int, edits: Sequence[Edit]) -> int:

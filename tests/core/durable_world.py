@@ -50,9 +50,9 @@ class DurableWorld(World):
         self.machine = Machine(before.pools)
         self.hosts.clear()
         self.commands.clear()
-        events = restored(self.records, self.grown)
+        events = restored(self.records, self.grown, self.now)
         # What is adopted counts whole, however much of it was sent ahead.
-        self.shrunk = {adopted.host for event in events for adopted in event.adopted}
+        self.shrunk = {attempt.host for event in events for attempt in event.run.in_flight.values()}
         step = self.tell(*events)
         assert not step.records, "nothing is recorded of a restart"
         assert all(isinstance(command, StopAttempts) for command in step.commands)

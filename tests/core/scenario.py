@@ -223,8 +223,8 @@ class Story:
         self.world.tell(RunsForgotten(run_ids=(int(words[0]),)))
 
     def find(self, words: list[str], below: dict[str, Any]) -> None:
-        events = restored(self.world.records, self.world.grown)
-        self.world.tell(*(event for event in events if event.row.run_id == int(words[0])))
+        events = restored(self.world.records, self.world.grown, self.world.now)
+        self.world.tell(*(event for event in events if event.run.run_id == int(words[0])))
 
     def show(self, words: list[str], below: dict[str, Any]) -> None:
         run_id = int(words[0])

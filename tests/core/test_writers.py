@@ -59,7 +59,8 @@ def writes(text: str, names: Collection[str], *, own: bool = True) -> Iterator[t
     for node in ast.walk(tree):
         if isinstance(node, ast.Assign):
             for target in node.targets:
-                pairs = zip(_parts(target), _parts(node.value), strict=False)
+                several = isinstance(target, ast.Tuple | ast.List)  # one name for a list is no name for what the list holds
+                pairs = zip(_parts(target), _parts(node.value), strict=False) if several else [(target, node.value)]
                 known |= {
                     name.id
                     for name, value in pairs

@@ -25,6 +25,7 @@ def hello(**changes: Any) -> Hello:
     """Return the hello of a first session, in which nothing is wrong but what `changes` makes wrong."""
     given: dict[str, Any] = {
         "protocol_version": 1,
+        "highest_protocol_version": 2,
         "agent_id": "agent-1",
         "incarnation": "incarnation-1",
         "name": "by-hand",

@@ -47,7 +47,14 @@ _PF_EXITING = 0x4
 
 def executor_context(**changes: Any) -> ExecutorContext:
     """Return a coordinator's context in which lease, heartbeat and grace are so long that a slow machine does not matter."""
-    given: dict[str, Any] = {"tracker_id": "tracker-1", "epoch": 1, "lease": 3600.0, "heartbeat": 300.0, "grace": PATIENCE}
+    given: dict[str, Any] = {
+        "tracker_id": "tracker-1",
+        "epoch": 1,
+        "life": 1,
+        "lease": 3600.0,
+        "heartbeat": 300.0,
+        "grace": PATIENCE,
+    }
     given["pass_environment"] = ("INHERITED",)
     return ExecutorContext(**{**given, **changes})
 
@@ -222,7 +229,9 @@ class Harness:
             templates=[TaskTemplate(spec=spec) for spec in specs],
             assignments=[
                 Assignment(
-                    key=AttemptKey(run_id=run_id, task_number=number, attempt=1), task_id=f"task-{number}", template=number
+                    key=AttemptKey(run_id=run_id, task_number=number, attempt=1, life=self.executor.context.life),
+                    task_id=f"task-{number}",
+                    template=number,
                 )
                 for number in range(len(specs))
             ],

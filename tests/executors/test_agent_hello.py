@@ -46,8 +46,12 @@ class TestHello:
     @pytest.mark.parametrize(
         ("changes", "code", "words"),
         [
-            ({"protocol_version": 2}, grpc.StatusCode.FAILED_PRECONDITION, "version 2, this coordinator 1: install"),
-            ({"protocol_version": 0}, grpc.StatusCode.FAILED_PRECONDITION, "version 0"),
+            (
+                {"protocol_version": 3, "highest_protocol_version": 4},
+                grpc.StatusCode.FAILED_PRECONDITION,
+                "versions 3 to 4, this coordinator 1 to 2: install",
+            ),
+            ({"protocol_version": 0, "highest_protocol_version": 0}, grpc.StatusCode.FAILED_PRECONDITION, "version 0"),
             ({"agent_id": ""}, grpc.StatusCode.INVALID_ARGUMENT, "no agent_id"),
             ({"incarnation": ""}, grpc.StatusCode.INVALID_ARGUMENT, "no incarnation"),
             ({"name": "", "pool": ""}, grpc.StatusCode.INVALID_ARGUMENT, "no name, pool"),

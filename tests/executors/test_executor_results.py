@@ -148,7 +148,7 @@ class TestEnvironment:
         assert found["INHERITED"] == ENVIRONMENT["INHERITED"]
         assert found.keys().isdisjoint(DAEMONS) and found["PATH"]
         ours = {name for name in found if name.startswith("DAGGYR_")} - {"DAGGYR_AGENT_ID"}  # where an agent runs it
-        assert ours == {"DAGGYR_RUN_ID", "DAGGYR_TASK_ID", "DAGGYR_ATTEMPT"}
+        assert ours == {"DAGGYR_RUN_ID", "DAGGYR_TASK_ID", "DAGGYR_ATTEMPT", "DAGGYR_LIFE"}
 
     async def test_TheProgramIsLookedUpInTheTasksPath(self, executor: Harness, tmp_path: Path) -> None:
         program = tmp_path / "of-the-task"

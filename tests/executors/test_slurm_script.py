@@ -32,7 +32,7 @@ class Node:
         self.words = list(words)
         self.home = folder / "home with 'quotes'"
         self.home.mkdir(exist_ok=True)
-        keys = [(1, number, 1) for number in range(len(tasks))]
+        keys = [(1, number, 1, 5) for number in range(len(tasks))]
         self.submission = SubmissionFolder(folder / "it's one", Manifest("daggyr-x", keys, timeout, 0))
         self.submission.write([(number, _assignment(number), task) for number, task in enumerate(tasks)])
         self.script = folder / "script"

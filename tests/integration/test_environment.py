@@ -25,7 +25,7 @@ def test_a_local_pool_passes_what_is_named(deployment: Deployment) -> None:
     assert {name: found.get(name) for name in SECRETS} == {**SECRETS, "PGPASSWORD": None, "LIBRARY": None}
     assert found["PATH"] == deployment.environment["PATH"]
     assert {name for name in found if name.startswith("DAGGYR_")} == {
-        *("DAGGYR_RUN_ID", "DAGGYR_TASK_ID", "DAGGYR_ATTEMPT", "DAGGYR_AGENT_ID"),
+        *("DAGGYR_RUN_ID", "DAGGYR_TASK_ID", "DAGGYR_ATTEMPT", "DAGGYR_LIFE", "DAGGYR_AGENT_ID"),
     }
 
 

@@ -96,7 +96,7 @@ def test_what_a_process_is_given(local: Deployment) -> None:
     assert seen.startswith(f"{local.work}/inner\none\ntwo\0three")
     variables = dict(each.split("=", 1) for each in seen.split("\0three")[1].split("\0") if each)
     given = {name: value for name, value in variables.items() if name.startswith("DAGGYR_") or name == "MINE"}
-    assert given.pop("DAGGYR_AGENT_ID")
+    assert given.pop("DAGGYR_AGENT_ID") and int(given.pop("DAGGYR_LIFE"), 16)
     assert given == {"MINE": "a b", "DAGGYR_ATTEMPT": "mine too", "DAGGYR_RUN_ID": "1", "DAGGYR_TASK_ID": "seen"}
     assert variables["PATH"] == local.environment["PATH"]
     assert local.task(run["run_id"], "nothing")["attempts"][0]["stdout"] == f"/dev/null\n{local.work}\n"

@@ -62,7 +62,9 @@ class Serving:
 @asynccontextmanager
 async def serving(tmp_path: Path, **limits: Any) -> AsyncIterator[Serving]:
     (tmp_path / "socket").mkdir(mode=0o700)
-    driver = Driver(Machine(["main"]), MemoryTracker("memory"), Changes(1), Generators({}), lambda: 1_000.0, durable=False)
+    driver = Driver(
+        Machine(["main"]), MemoryTracker("memory"), Changes(1), Generators({}), lambda: 1_000.0, durable=False, life=1
+    )
     async with AsyncExitStack() as stack:
         stack.push_async_callback(driver.close)
         await driver.start({})

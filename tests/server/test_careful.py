@@ -33,7 +33,7 @@ from daggyr_server.executors.context import ExecutorContext
 from daggyr_server.spec import decode_json, expand
 from daggyr_server.trackers.memory.tracker import MemoryTracker
 
-CONTEXT = ExecutorContext(tracker_id="t", epoch=1, lease=1.0, heartbeat=1.0, grace=1.0)
+CONTEXT = ExecutorContext(tracker_id="t", epoch=1, life=1, lease=1.0, heartbeat=1.0, grace=1.0)
 
 
 class Sound(Executor):
@@ -117,7 +117,7 @@ class Faulty(Sound):
 @pytest.fixture
 async def driver() -> AsyncIterator[Driver]:
     made = Driver(
-        Machine(["faulty", "sound"]), MemoryTracker("memory"), Changes(1), Generators({}), lambda: 1_000.0, durable=False
+        Machine(["faulty", "sound"]), MemoryTracker("memory"), Changes(1), Generators({}), lambda: 1_000.0, durable=False, life=1
     )
     yield made
     await made.close()

@@ -39,7 +39,7 @@ from daggyr_server.spec import decode_json, expand
 from daggyr_server.trackers.memory.tracker import MemoryTracker
 from daggyr_server.trackers.sql.sqlite.tracker import SqliteTracker
 
-SURROUNDINGS = ExecutorContext(tracker_id="t", epoch=1, lease=1.0, heartbeat=1.0, grace=1.0)
+SURROUNDINGS = ExecutorContext(tracker_id="t", epoch=1, life=1, lease=1.0, heartbeat=1.0, grace=1.0)
 
 
 class Taking(Executor):
@@ -77,7 +77,7 @@ async def generators() -> Generators:
 
 @pytest.fixture
 async def driver(generators: Generators) -> AsyncIterator[Driver]:
-    made = Driver(Machine(["main"]), MemoryTracker("memory"), Changes(1), generators, lambda: 1_000.0, durable=False)
+    made = Driver(Machine(["main"]), MemoryTracker("memory"), Changes(1), generators, lambda: 1_000.0, durable=False, life=1)
     yield made
     await made.close()
 
@@ -167,7 +167,9 @@ async def test_a_run_that_left_memory_after_it_was_found_is_brought_back(
     monkeypatch.setattr(ended, "KEPT_ENDED_RUNS", 1)
     tracker = SqliteTracker(f"sqlite:{tmp_path}/state.db")
     opened = await tracker.open()
-    driver = Driver(Machine(["main"]), tracker, Changes(1), Generators({}), lambda: 1_000.0, durable=opened.durable)
+    driver = Driver(
+        Machine(["main"]), tracker, Changes(1), Generators({}), lambda: 1_000.0, durable=opened.durable, life=opened.life
+    )
     await driver.start({})
     try:
         first, second = await submitted(driver, "first"), await submitted(driver, "second")
@@ -201,7 +203,7 @@ async def test_what_is_asked_of_a_driver_that_ends_is_answered() -> None:
             self.committing.set()
             await asyncio.Event().wait()
 
-    driver = Driver(Machine(["main"]), Stuck("memory"), Changes(1), Generators({}), lambda: 1_000.0, durable=False)
+    driver = Driver(Machine(["main"]), Stuck("memory"), Changes(1), Generators({}), lambda: 1_000.0, durable=False, life=1)
     await driver.start({})
     under_way = [asyncio.ensure_future(submitted(driver)), asyncio.ensure_future(driver.requests.keep_pin("agent", "name", None))]
     await Stuck.committing.wait()

@@ -12,14 +12,13 @@ from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
 
+from daggyr.attempts.keys import Ident, ident_of
 from daggyr.v1.task_pb2 import AttemptKey, TaskSpec
-
-Ident = tuple[int, int, int]
 
 
 def ident(key: AttemptKey) -> Ident:
     """The numbers of a key, because messages cannot be in sets."""
-    return key.run_id, key.task_number, key.attempt
+    return ident_of(key)
 
 
 def idents(keys: Iterable[AttemptKey]) -> set[Ident]:

@@ -20,8 +20,10 @@ from daggyr_server.trackers.loader import make_tracker
 from daggyr_server.trackers.sql import statements
 from daggyr_server.trackers.sql.sqlite import file as sqlite_file
 from daggyr_server.trackers.sql.sqlite import tracker as sqlite
+from daggyr_server.trackers.sql.sqlite.file import APPLICATION_ID
 from daggyr_server.trackers.sql.sqlite.tracker import SqliteTracker
 from daggyr_server.trackers.sql.statements import migrations
+from daggyr_server.trackers.task_rows import pack
 
 
 def replace_by_an_empty_one(file: Path) -> None:
@@ -83,17 +85,41 @@ async def test_an_empty_file_is_a_new_tracker(file: Path) -> None:
         assert connection.execute("PRAGMA auto_vacuum").fetchone() == (2,)
 
 
-async def test_a_tracker_of_0_1_learns_of_agents(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tracker keeps what it held, and keeps agents' keys from then on."""
-    with monkeypatch.context() as patch:
-        patch.setattr(statements, "migrations", lambda kind: migrations(kind)[:1])
-        async with opened(file) as tracker:
-            await tracker.commit([run_added()])
+@pytest.mark.parametrize("version", [1, 2])
+async def test_a_tracker_of_an_older_version_learns_of_agents_and_lives(file: Path, version: int) -> None:
+    """What it held is there, its attempts in flight are of no life, and agents' keys and lives are kept from then on."""
+    written_by(version, file)
     async with opened(file) as tracker:
-        assert await tracker.document(1) == b"{}"
+        stored = await tracker.load(1)
+        assert stored is not None and stored.document == b"{}"
+        assert [(sent.number, sent.attempt, sent.life) for sent in stored.in_flight] == [(0, 1, 0), (1, 2, 0)]
         pin = AgentPinned("id", "one", bytes(32))
         await tracker.commit([pin])
         assert await tracker.pins() == [pin]
+    again = SqliteTracker(f"sqlite:{file}")
+    lives = (await again.open()).lives
+    await again.close()
+    assert sorted(lives) == [4, 5], "the starts of the older version had none"
+
+
+def written_by(version: int, file: Path) -> None:
+    """A file as a coordinator of an older version leaves it in its third epoch, with two attempts in flight."""
+    script = "".join(migrations("sqlite")[:version])
+    with database(file) as connection:
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.executescript(f"PRAGMA application_id = {APPLICATION_ID};{script};PRAGMA user_version = {version};")
+        connection.execute("INSERT INTO tracker VALUES (1, 'old', 3, 2, 'h', 1, 1.0)")
+        connection.execute(
+            "INSERT INTO run (run_id, request_id, tags, submit_pool, pool, state, submit_time)"
+            " VALUES (1, 'r', '{}', 'p', 'p', 2, 1)"
+        )
+        connection.execute("INSERT INTO document VALUES (1, 0, 0, ?)", (b"{}",))
+        connection.execute("INSERT INTO host VALUES (1, 7, 'h1', 'one')")
+        connection.execute(
+            "INSERT INTO assignment (run_id, host_key, assign_time, number_list, attempt_list) VALUES (1, 7, 1.0, ?, ?)",
+            (pack([0, 1]), pack([1, 2])),
+        )
 
 
 async def test_a_log_that_a_crash_left_is_taken(file: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from tracker_kinds import IN_VAIN, KINDS, OpenAgain, TrackerKind
-from tracker_records import kept, recorded, run_added, whole
+from tracker_records import assigned, kept, recorded, run_added, whole
 
 from daggyr_server.core.records import AttemptsAssigned, RunMoved, TasksGenerated, TasksMoved
 from daggyr_server.core.states import State
@@ -41,6 +41,27 @@ async def test_OpenCommitCloseOpen(kind: TrackerKind, open_again: OpenAgain) -> 
         assert await second.document(before.next_run_id) is None
         assert await second.attempts(before.next_run_id, 0) == []
         assert await whole(second, run_id=before.next_run_id) == []
+
+
+async def test_each_start_has_a_life_of_its_own_and_attempts_have_their_starts(kind: TrackerKind, open_again: OpenAgain) -> None:
+    first, before = await open_again()
+    assert 0 < before.life < 2**63 and before.lives[before.epoch] == before.life
+    await first.commit([run_added(1), RunMoved(1, State.RUNNING, 1.0), assigned(0, 1)])
+    assert await lives_of(first) == [before.life] * 2
+    await first.close()
+    second, after = await open_again()
+    assert after.life != before.life and after.lives[after.epoch] == after.life
+    if not kind.durable:
+        return
+    assert after.lives[before.epoch] == before.life
+    await second.commit([assigned(2), assigned(3, host="h2")])
+    assert await lives_of(second) == [before.life] * 2 + [after.life] * 2
+
+
+async def lives_of(tracker: Tracker) -> list[int]:
+    stored = await tracker.load(1)
+    assert stored is not None
+    return [sent.life for sent in stored.in_flight]
 
 
 async def test_a_second_coordinator_fences_the_first_or_is_refused(kind: TrackerKind, open_again: OpenAgain) -> None:

@@ -8,7 +8,7 @@ here decides which tasks are the same.
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 
 
@@ -35,6 +35,11 @@ class Carry:
         self._counts.append(count)
         self._same.append(same)
 
+    @property
+    def columns(self) -> tuple[array[int], array[int], array[int], bytearray]:
+        """The entries as parallel columns: new, old, count, same."""
+        return self._news, self._olds, self._counts, self._same
+
     def __iter__(self) -> Iterator[tuple[int, int, int, bool]]:
         """Entries (new, old, count, same), by their new numbers: `count` tasks with numbers from `old` on have numbers from `new`
         on. `same` says that they do what they did."""
@@ -51,6 +56,13 @@ class Carry:
         if index < 0 or new - self._news[index] >= self._counts[index]:
             return None
         return self._olds[index] + new - self._news[index]
+
+    def since(self, start: int) -> Carry:
+        """The entries whose new numbers are `start` or above."""
+        found, index = Carry(), bisect_left(self._news, start)
+        found._news, found._olds, found._counts = self._news[index:], self._olds[index:], self._counts[index:]
+        found._same = self._same[index:]
+        return found
 
     def gaps(self, start: int, beyond: int) -> Iterator[tuple[int, int]]:
         """The stretches (first, beyond the last) of new numbers from `start` to below `beyond` that no number goes over to."""

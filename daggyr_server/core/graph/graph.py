@@ -64,6 +64,19 @@ class Edit:
 
 
 @dataclass(slots=True)
+class Replaced:
+    """What is kept of a specification that an edit replaced: its tasks' names and policies, and how they went over.
+
+    `policies` are all those that the graph had then, and `segments` are retired ones.
+    """
+
+    policies: list[Policy]
+    segments: list[Segment]
+    carry: Carry
+    after: Sequence[tuple[int, int, int]] = ()  # see Addition.after
+
+
+@dataclass(slots=True)
 class Graph:
     """Segments, the policies that they refer to, and the edges that generators added.
 
@@ -122,6 +135,29 @@ class Graph:
         self._added_targets = array("I")
         self._plain_numbers = self._expanded_names = self._reverse = None
 
+    def replaced(self, carry: Carry) -> Replaced:
+        """What is to be kept of this graph as it is, when an edit replaces all of it as `carry` says."""
+        after = [(new, old, count) for new, old, count, _ in self.counted_from.since(self.live)]
+        return Replaced(self.policies, [segment.retired() for segment in self.segments], carry, after)
+
+    def skip(self, replaced: Replaced) -> None:
+        """Take what is left of a specification that was replaced: the same as to `extend` by all of it, then to `retire` it.
+
+        Raises ValueError if its tasks do not follow those that this graph has, or if the graph has a specification.
+        """
+        if self.segments or replaced.policies[: len(self.policies)] != self.policies:
+            raise ValueError("what was replaced does not follow what the graph has")
+        for segment in replaced.segments:
+            if segment.base != self.size:
+                raise ValueError(f"segment at {segment.base} does not follow {self.size}")
+            self.size += segment.size
+        self.policies += replaced.policies[len(self.policies) :]
+        self.retired += replaced.segments
+        for new, old, count in replaced.after:
+            self.counted_from.add(new, old, count, same=False)
+        self.live = self.size
+        self.edits.append((self.live, replaced.carry))
+
     def frozen(self) -> Graph:
         """This graph as it is now, to be read in another thread while this one grows or is replaced. Segments are shared, because
         they never change once they are part of a graph."""
@@ -131,6 +167,7 @@ class Graph:
             size=self.size,
             live=self.live,
             retired=list(self.retired),
+            counted_from=self.counted_from.since(self.live),
             added_children={number: list(children) for number, children in self.added_children.items()},
             _bases=list(self._bases),
             _added_targets=self._added_targets[:],

@@ -1,25 +1,33 @@
 """How a run is made again of what a tracker kept of it.
 
-The machine calls `restored` for each run that a new coordinator takes over, and for ended runs that somebody asks for. The result
-is what the last coordinator had, but for two things that no record tells: whether an attempt has started, and how long a retry's
-delay has lasted. Nothing here reads a tracker.
+The driver calls `restored`, in a thread, for each run that a new coordinator takes over, and for ended runs that somebody asks
+for; it gives the result to the machine. The run is what the last coordinator had, but for two things that no record tells:
+whether an attempt has started, and how long a retry's delay has lasted. Nothing here reads a tracker.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from daggyr_server.core.graph.edit import take_edit
-from daggyr_server.core.graph.graph import Addition, Edit
+from daggyr_server.core.graph.graph import Addition, Edit, Replaced
 from daggyr_server.core.graph.held import hold_back
 from daggyr_server.core.graph.in_flight import InFlight, Sent
 from daggyr_server.core.graph.ready import ReadyQueue
 from daggyr_server.core.graph.run import Run, seconds_before_retry
-from daggyr_server.core.states import ENDED, STATE_OF, Phase
+from daggyr_server.core.states import ENDED, STATE_OF, Phase, State
 from daggyr_server.core.stored import Adopted, RunRow, TaskRows
 
 _BLOCKED, _ASSIGNED, _KILLED = int(Phase.BLOCKED), int(Phase.ASSIGNED), int(Phase.KILLED)
 _PHASES = {int(state): int(phase) for phase, state in STATE_OF.items() if phase in ENDED}
+
+
+class Restored(NamedTuple):
+    """A run that was made again."""
+
+    run: Run
+    ending: list[InFlight]  # those of its attempts of which a person has asked the end, or whose end does not count any more
 
 
 def restored(
@@ -27,15 +35,19 @@ def restored(
     tasks: TaskRows,
     adopted: Iterable[Adopted],
     *,
-    stopped: Iterable[int],
+    stopped: Iterable[int] = (),
     parameters: Mapping[str, tuple[str, ...]],
-    growths: Sequence[Addition | Edit],
+    growths: Sequence[Addition | Edit | Replaced],
+    revision: int,
+    specified_in: int = 0,
     printed: Mapping[int, int],
     now: float,
-) -> Run:
+) -> Restored:
     """The run that a tracker kept. It offers its queues to nobody yet, and its attempts have no weight yet.
 
-    `growths` are the run's own tasks, then what generators and edits brought, in order; for `stopped` and `printed` see Run.
+    `growths` are the run's own tasks, then what generators and edits brought, in order. A `Replaced` stands for all that came
+    before the edit that replaced it, and what that edit brought follows it. For `stopped`, `revision`, `specified_in` and
+    `printed` see Run.
     """
     run = Run(
         row.run_id,
@@ -48,9 +60,11 @@ def restored(
     for growth in growths:
         if isinstance(growth, Edit):
             take_edit(run, growth)
+        elif isinstance(growth, Replaced):
+            run.skip(growth)
         else:
             run.extend(growth)
-    run.revision = len(growths)
+    run.revision, run.specified_in = revision, specified_in
     run.printed = dict(printed)
     run.start_time, run.stop_time = row.start_time, row.stop_time
     run.state, run.killing = row.state, row.killing
@@ -83,7 +97,10 @@ def restored(
     run.stop(stopped)
     run.told_stopped()  # the tracker has them
     hold_back(run)
-    return run
+    asked = {number for number, state in zip(tasks.numbers, tasks.states, strict=True) if state == State.KILLED}
+    asked |= {one.number for number, one in run.in_flight.items() if not run.counts_for(number, one)}
+    ending = [one for one in run.in_flight.values() if run.killing or one.number in asked]
+    return Restored(run, ending)
 
 
 def _carry_rows(run: Run, tasks: TaskRows, phases: bytearray) -> None:

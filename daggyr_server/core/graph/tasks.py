@@ -18,7 +18,7 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Se
 
 from daggyr_server.core.graph.carry import Carry
 from daggyr_server.core.graph.faults import IllegalTaskMove, StaleAddition
-from daggyr_server.core.graph.graph import Addition, Graph
+from daggyr_server.core.graph.graph import Addition, Graph, Replaced
 from daggyr_server.core.graph.ready import ReadyQueue
 from daggyr_server.core.graph.segments import ExpandedSegment, PlainSegment
 from daggyr_server.core.states import ENDED, HELD_BACK, REBUILT, TRANSITIONS, Phase
@@ -111,6 +111,17 @@ class Tasks:
         for new, old, count in after:
             known = zip(attempts[new : new + count], attempts[old : old + count], strict=True)
             attempts[new : new + count] = array("I", map(max, known))
+
+    def skip(self, replaced: Replaced) -> None:
+        """Take the tasks of a specification that was replaced before: they have numbers and names, and count no more."""
+        start, first = self.graph.size, len(self.queues)
+        self.graph.skip(replaced)
+        added = self.graph.size - start
+        self.queues += [ReadyQueue(self.run_id, policy, index) for index, policy in enumerate(replaced.policies[first:], first)]
+        self.ranked = len({queue.policy.priority for queue in self.queues}) > 1
+        self.phases += bytes(added)
+        self.attempts.frombytes(bytes(4 * added))
+        self.waiting.frombytes(bytes(4 * added))
 
     def retire(self, carry: Carry) -> None:
         """Make room for another specification's tasks: those of before keep their phases, and count no more."""

@@ -55,5 +55,7 @@ def agree(agent: KnownAgent, hello: Hello, *, same_tracker: bool, continues: boo
             continue
         del ours[ident]
         agreement.ended.append((key_of(ident), *ended))
+    if agent.lifeless:
+        agent.foreign = frozenset((run_id, number, attempt) for run_id, number, attempt, _ in has - ours.keys())
     agreement.send_again = agent.again(never_got)
     return agreement

@@ -11,6 +11,7 @@ reads from or writes to a connection, and nothing but `open`, `close` and `follo
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -22,6 +23,7 @@ import msgspec
 from daggyr.attempts.keys import ident_of, key_of
 from daggyr.attempts.outcome import without_process
 from daggyr.attempts.times import duration
+from daggyr.channel import HIGHEST_PROTOCOL_VERSION
 from daggyr.v1.agents_pb2 import AgentMessage, Cancel, CoordinatorMessage, Drain, Hello, Recall, UpdateBatch, Welcome
 from daggyr.v1.task_pb2 import (
     HOST_AVAILABLE,
@@ -30,6 +32,8 @@ from daggyr.v1.task_pb2 import (
     HOST_PAUSED,
     LOST,
     REJECTED,
+    RETURNED,
+    Assignment,
     AssignmentBatch,
     AttemptKey,
     AttemptOutcome,
@@ -42,7 +46,7 @@ from daggyr.v1.task_pb2 import (
 from daggyr_server.executors.agents.agreement import agree
 from daggyr_server.executors.agents.following import FollowedOutputs
 from daggyr_server.executors.agents.heartbeats import watch_heartbeats
-from daggyr_server.executors.agents.known_agent import PLACED_EARLIER, KnownAgent, Request
+from daggyr_server.executors.agents.known_agent import PLACED_EARLIER, KnownAgent, Request, highest_version
 from daggyr_server.executors.agents.portions import MAX_BATCH_BYTES, MAX_KEYS, portions
 from daggyr_server.executors.agents.session import PROBE, AgentSession, SessionRefused
 from daggyr_server.executors.base import Executor, Reports, forgotten
@@ -102,6 +106,8 @@ class AgentExecutor(Executor):
         if agent is None:
             self._tell_end(host, [assignment.key for assignment in batch.assignments], LOST, "its agent went away")
             return
+        if agent.foreign:
+            batch = self._distinguishable(agent, batch)
         for part, size in portions(batch):
             if size > MAX_BATCH_BYTES:
                 self._tell_end(host, [part.assignments[0].key], REJECTED, _too_large(size))
@@ -109,6 +115,20 @@ class AgentExecutor(Executor):
             new = agent.give(part)
             if new is not None and agent.session is not None:
                 agent.session.send(CoordinatorMessage(assign=new))
+
+    def _distinguishable(self, agent: KnownAgent, batch: AssignmentBatch) -> AssignmentBatch:
+        """What of a batch a lifeless agent can tell from what it came with. The others are handed back, and get other numbers."""
+        given: list[Assignment] = []
+        clashing: list[Assignment] = []
+        for assignment in batch.assignments:
+            key = assignment.key
+            clashes = (key.run_id, key.task_number, key.attempt) in agent.foreign
+            (clashing if clashes else given).append(assignment)
+        if not clashing:
+            return batch
+        note = "its agent, of an older version, has an attempt with the same numbers from another copy of the tracker"
+        self._tell_end(agent.agent_id, [assignment.key for assignment in clashing], RETURNED, note)
+        return AssignmentBatch(templates=batch.templates, assignments=given)
 
     def stop(self, host: str, keys: Sequence[AttemptKey]) -> None:
         self._request(host, keys, "stop")
@@ -177,13 +197,15 @@ class AgentExecutor(Executor):
             )
             raise SessionRefused(grpc.StatusCode.FAILED_PRECONDITION, message)
         known = self.agents.get(hello.agent_id)
-        continues = known is not None and known.continues(hello, tracker_id)
+        continues = known is not None and known.continues(hello, tracker_id, self.context.life)
         agent = known or KnownAgent(hello.agent_id, hello.name, hello.incarnation)
         self.agents[hello.agent_id] = agent
         if agent.session is not None:
             agent.session.end(grpc.StatusCode.ABORTED, f"agent {hello.name!r} opened a newer session, from {session.address}")
         agent.end_lease()
         agent.connect(hello, session, continues=continues)
+        if agent.lifeless:
+            agent.complete(itertools.chain(hello.held, hello.ended))
         self._reconcile(agent, hello, session, continues=continues)
         self._offer(agent, HOST_DRAINING if agent.draining else HOST_AVAILABLE)
         if agent.draining and not hello.draining:
@@ -202,6 +224,8 @@ class AgentExecutor(Executor):
             kill_grace=duration(context.grace),
             end=agreement.end,
             next_sequence=agent.durable + 1,
+            protocol_version=min(HIGHEST_PROTOCOL_VERSION, highest_version(hello)),
+            life=context.life,
         )
         session.send(CoordinatorMessage(welcome=welcome))
         # Recalls go first, because what is stopped makes room for what waits.
@@ -245,6 +269,8 @@ class AgentExecutor(Executor):
             return
         agent.expected = sequence + 1
         session.took()
+        if agent.lifeless:
+            agent.complete(update.key for update in batch.updates)
         updates = agent.answered(batch.updates)
         incarnation = agent.incarnation
 

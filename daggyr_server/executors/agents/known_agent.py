@@ -21,6 +21,12 @@ Request = Literal["stop", "recall"]
 
 # Stands for an assignment that an earlier coordinator sent: it cannot be sent again from here.
 PLACED_EARLIER = (AssignmentBatch(), Assignment())
+FIRST_VERSION_WITH_LIVES = 2  # of the protocol
+
+
+def highest_version(hello: Hello) -> int:
+    """The highest version of the protocol that an agent speaks."""
+    return max(hello.protocol_version, hello.highest_protocol_version)
 
 
 @dataclass(slots=True, eq=False)
@@ -46,14 +52,19 @@ class KnownAgent:
     heard: float = 0.0  # seconds, monotonic
     heartbeat: Heartbeat | None = None
     address: str = ""
+    came_with: int = 0  # the life of its last welcome, when it came here first
+    lifeless: bool = False  # it speaks version 1 of the protocol, whose keys have no lives
+    # Of a lifeless agent: the numbers of attempts that it came with and that are not its own. It cannot tell them from others.
+    foreign: frozenset[tuple[int, int, int]] = frozenset()
 
-    def continues(self, hello: Hello, tracker_id: str) -> bool:
+    def continues(self, hello: Hello, tracker_id: str, life: int) -> bool:
         """Whether the agent of this hello goes on where it was: its numbers too, and it may be sent what it never got.
 
-        It does not if one of the two has begun anew: the agent by a start, or by a welcome of another tracker in between; this
-        side by its own start.
+        It does not if one of the two has begun anew: the agent by a start, or by a welcome of another tracker or of another copy
+        of this one in between; this side, whose `life` it is, by its own start.
         """
-        return not self.awaited and self.incarnation == hello.incarnation and hello.tracker_id in ("", tracker_id)
+        same = hello.tracker_id in ("", tracker_id) and hello.life in (life, self.came_with)
+        return same and not self.awaited and self.incarnation == hello.incarnation
 
     def connect(self, hello: Hello, session: AgentSession, *, continues: bool) -> None:
         """Record that the agent is connected by `session`, with what its hello says of it."""
@@ -61,6 +72,8 @@ class KnownAgent:
         if not continues:
             self.incarnation, self.expected = hello.incarnation, max(1, hello.first_unacknowledged)
             self.durable = self.expected - 1
+            self.came_with = hello.life
+        self.lifeless = highest_version(hello) < FIRST_VERSION_WITH_LIVES
         self.name, self.resources, self.version = hello.name, dict(hello.resources), hello.version
         self.session, self.address = session, session.address
         self.draining = (self.draining and continues) or hello.draining
@@ -88,6 +101,12 @@ class KnownAgent:
             return None
         return AssignmentBatch(templates=batch.templates, assignments=[assignment for _, assignment in new.values()])
 
+    def complete(self, keys: Iterable[AttemptKey]) -> None:
+        """Give the keys that a lifeless agent names the lives of those attempts of the same numbers that it was given."""
+        lives = {(run_id, number, attempt): life for run_id, number, attempt, life in self.held}
+        for key in keys:
+            key.life = lives.get((key.run_id, key.task_number, key.attempt), 0)
+
     def request(self, keys: Iterable[AttemptKey], request: Request) -> list[AttemptKey]:
         """Record the request and return the keys that this agent holds.
 
@@ -105,7 +124,7 @@ class KnownAgent:
         own = []
         for update in updates:
             key = update.key
-            ident = (key.run_id, key.task_number, key.attempt)
+            ident = (key.run_id, key.task_number, key.attempt, key.life)
             if ident in held:
                 own.append(update)
                 if update.HasField("finished"):

@@ -13,7 +13,7 @@ from daggyr.v1.task_pb2 import AssignmentBatch
 
 # The CoordinatorMessage around a batch takes a tag and a length (protobuf's wire format): five bytes at this size.
 MAX_BATCH_BYTES = MAX_MESSAGE_BYTES - 5
-MAX_KEYS = 50_000  # in one message: some 25 bytes each
+MAX_KEYS = 50_000  # in one message: 33 bytes each at most
 
 
 def portions(batch: AssignmentBatch) -> Iterator[tuple[AssignmentBatch, int]]:

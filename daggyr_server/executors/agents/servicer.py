@@ -10,16 +10,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 import grpc
 
 from daggyr.bounds import MAX_WORD, status_text
-from daggyr.channel import PROTOCOL_VERSION
+from daggyr.channel import HIGHEST_PROTOCOL_VERSION, PROTOCOL_VERSION
 from daggyr.v1.agents_pb2 import AgentMessage, Hello
 from daggyr.v1.agents_pb2_grpc import AgentsServicer
-from daggyr_server.executors.agents.known_agent import KnownAgent
+from daggyr_server.executors.agents.known_agent import KnownAgent, highest_version
 from daggyr_server.executors.agents.pins import AgentPins, PinsClosed
 from daggyr_server.executors.agents.session import AgentSession, SessionRefused
 from daggyr_server.executors.believable import fault_in
@@ -28,6 +28,7 @@ from daggyr_server.refused_callers import RefusedCallers
 log = logging.getLogger(__name__)
 
 HELLO_SECONDS = 30.0  # for an agent to say hello
+READY_SECONDS = 10.0  # for the coordinator to have restored its runs
 WRITE_SECONDS = 10.0  # for the last message of a session to be written
 PROBE_SECONDS = 10.0  # for an agent to answer, when another process says that it is this agent
 
@@ -65,14 +66,22 @@ class AgentPool(Protocol):
 class AgentSessions(AgentsServicer):
     """The servicer, for the agent pools of one listener."""
 
-    def __init__(self, pools: Iterable[AgentPool], pins: AgentPins | None = None, refused: RefusedCallers | None = None) -> None:
+    def __init__(
+        self,
+        pools: Iterable[AgentPool],
+        pins: AgentPins | None = None,
+        refused: RefusedCallers | None = None,
+        ready: Callable[[], Awaitable[object]] | None = None,
+    ) -> None:
         """`pins` says whose the agents' ids are; without it, what is known of them goes with this object.
 
-        `refused` is the listener's log of callers that it refuses; without it, these sessions have one of their own.
+        `refused` is the listener's log of callers that it refuses; without it, these sessions have one of their own. `ready`
+        returns once the pools know of all attempts that an earlier coordinator placed; agents keep what they have until then.
         """
         self._pools = {pool.joined_as: pool for pool in pools}
         self._pins = pins or AgentPins()
         self._refused = refused or RefusedCallers()
+        self._ready = ready
 
     async def Session(self, request_iterator: AsyncIterator[AgentMessage], context: grpc.aio.ServicerContext[Any, Any]) -> None:
         """See agents.proto."""
@@ -90,6 +99,13 @@ class AgentSessions(AgentsServicer):
             others = ", ".join(self._pools) or "none"
             message = f"there is no pool {hello.pool!r} that agents can join (there are: {others}): give the agent another --pool"
             raise SessionRefused(grpc.StatusCode.NOT_FOUND, message)
+        if self._ready is not None:
+            try:
+                async with asyncio.timeout(READY_SECONDS):
+                    await self._ready()
+            except TimeoutError:
+                message = "the coordinator has just started and still restores its runs: try again, and keep what there is"
+                raise SessionRefused(grpc.StatusCode.UNAVAILABLE, message) from None
         self._check_name(hello)
         await self._check_key(hello)
         await self._check_alone(hello)
@@ -186,10 +202,12 @@ async def _hello(requests: AsyncIterator[AgentMessage]) -> Hello:
     if first.WhichOneof("message") != "hello":
         raise SessionRefused(invalid, "an agent says hello first")
     hello = first.hello
-    if hello.protocol_version != PROTOCOL_VERSION:
+    lowest, highest = hello.protocol_version, highest_version(hello)
+    if not 0 < lowest <= HIGHEST_PROTOCOL_VERSION or highest < PROTOCOL_VERSION:
+        spoken = f"version {lowest}" if highest == lowest else f"versions {lowest} to {highest}"
         message = (
-            f"agent {hello.name[:MAX_WORD]!r} speaks protocol version {hello.protocol_version}, this coordinator "
-            f"{PROTOCOL_VERSION}: install the same version of daggyr on both"
+            f"agent {hello.name[:MAX_WORD]!r} speaks protocol {spoken}, this coordinator {PROTOCOL_VERSION} to "
+            f"{HIGHEST_PROTOCOL_VERSION}: install the same version of daggyr on both"
         )
         raise SessionRefused(grpc.StatusCode.FAILED_PRECONDITION, message)
     fault = fault_in(first)

@@ -45,7 +45,7 @@ def batches(names: Sequence[str]) -> Iterator[Sequence[str]]:
 
 def start_script(name: str, ident: Ident, task_id: str, spec: TaskSpec, grace: float) -> str:
     """The calls that start an attempt whose folder `name` is there. Raises NotStartable."""
-    environment = startable.task_environment(ident[0], task_id, ident[2], spec.environment)
+    environment = startable.task_environment(ident, task_id, spec.environment)
     startable.check(spec.command, environment, spec.working_directory)
     startable.check_sizes(startable.words_of(spec.command, environment))
     limit = seconds_of(spec.timeout)

@@ -119,7 +119,9 @@ class LookingAfter:
                     self._stop([attempt])
         elif kind == "A":
             outcome, notes = (
-                (LOST, ["it was never started on its target"]) if attempt.phase is AttemptPhase.PLACED else (RETURNED, [])
+                (LOST, ["nothing of it is on its target: it was never started there, or another coordinator took its result"])
+                if attempt.phase is AttemptPhase.PLACED
+                else (RETURNED, [])
             )
             if attempt.stopping:
                 outcome, notes = KILLED, []

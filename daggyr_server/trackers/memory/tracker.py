@@ -43,6 +43,7 @@ from daggyr_server.trackers.base import (
     StoredAttempt,
     Tracker,
     TrackerError,
+    new_life,
 )
 from daggyr_server.trackers.memory.attempt_log import AttemptLog
 from daggyr_server.trackers.pieces import in_order, joined
@@ -69,7 +70,8 @@ class _Kept:
         self.command_states: Mapping[State, int] = {}
         self.growths: list[Growth] = []
         self.log = AttemptLog()
-        self.in_flight: dict[int, AttemptsAssigned] = {}  # by task number: the record that assigned the attempt
+        # By task number: the record that assigned the attempt, and the life of the start whose record it is.
+        self.in_flight: dict[int, tuple[AttemptsAssigned, int]] = {}
         self.changes: list[StateChange] = []  # of the run itself
         self.moves: list[TasksMoved] = []
         self.stopped: Sequence[int] = ()
@@ -112,6 +114,7 @@ class MemoryTracker(Tracker):
         super().__init__(address)
         if address != "memory":
             raise TrackerError(f"the memory tracker takes no path: write `memory`, not {address!r}")
+        self._life = 0  # of the start whose records are committed now
         self._runs: dict[int, _Kept] = {}
         self._ids: list[int] = []  # the keys of `_runs`, ascending
         self._requests: dict[str, int] = {}
@@ -134,7 +137,8 @@ class MemoryTracker(Tracker):
         }
 
     async def open(self) -> Opened:
-        return Opened(tracker_id=secrets.token_hex(16), epoch=1, next_run_id=1, durable=False)
+        life = self._life = new_life()
+        return Opened(tracker_id=secrets.token_hex(16), epoch=1, next_run_id=1, durable=False, life=life, lives={1: life})
 
     async def close(self) -> None:
         """Do nothing: the tracker holds nothing but memory."""
@@ -181,7 +185,7 @@ class MemoryTracker(Tracker):
         self._runs[record.run_id].growths.append(Growth(record.revision, document, record.number, record.attempt))
 
     def _attempts_assigned(self, record: AttemptsAssigned) -> None:
-        self._runs[record.run_id].in_flight.update(zip(record.numbers, repeat(record)))
+        self._runs[record.run_id].in_flight.update(zip(record.numbers, repeat((record, self._life))))
 
     def _attempt_recorded(self, record: AttemptRecorded) -> None:
         run = self._runs[record.run_id]
@@ -256,19 +260,18 @@ class MemoryTracker(Tracker):
             return None
         folding = Folding()
         sent = [
-            Assigned(record.host, record.host_name, record.time, record.numbers, record.attempts)
-            for record in {id(record): record for record in run.in_flight.values()}.values()
+            Assigned(record.host, record.host_name, record.time, record.numbers, record.attempts, life)
+            for record, life in {id(entry[0]): entry for entry in run.in_flight.values()}.values()
         ]
-        for _, _, _, numbers, attempts in sent:
-            folding.assigned(numbers, attempts)
+        for of_one in sent:
+            folding.assigned(of_one.numbers, of_one.attempts)
         for move in run.moves:
             folding.moved(move.state, move.numbers, move.attempts)
         folding.ended(run.log.ended())
         tasks, in_flight, void = folding.rows()
         growths = sorted(run.growths, key=lambda growth: growth.revision)
-        return StoredRun(
-            run.row(), run.added.document, run.added.pool, growths, tasks, adopted(in_flight, void, sent), run.stopped
-        )
+        document, pool, flying = run.added.document, run.added.pool, adopted(in_flight, void, sent)
+        return StoredRun(run.row(), document, pool, growths, tasks, flying, stopped=run.stopped)
 
     async def find_request(self, request_id: str) -> int | None:
         return self._requests.get(request_id)

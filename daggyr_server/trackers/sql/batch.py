@@ -43,7 +43,9 @@ Row = tuple[Any, ...]
 class Batch:
     """The rows of a commit's records. Their columns are those of the statements in statements.sql."""
 
-    def __init__(self, records: Sequence[Record]) -> None:
+    def __init__(self, records: Sequence[Record], life: int) -> None:
+        """`life` is that of the start whose records these are."""
+        self._life = life
         self.steps: list[tuple[str, Row]] = []  # a statement's name and its parameters, in order
         self._documents: list[Row] = []
         self._assignments: list[Row] = []
@@ -127,6 +129,8 @@ class Batch:
             ("note_asked", (record.time, record.reason, record.run_id)),
         ]
         self._document(record.run_id, record.revision, record.document)
+        if record.replaced:
+            self._document(record.run_id, -record.revision, record.replaced)
 
     def _tasks_stopped(self, record: TasksStopped) -> None:
         self.steps.append(("stop_tasks", (pack(record.numbers), record.run_id)))
@@ -139,7 +143,7 @@ class Batch:
         key = self._host(record.run_id, record.host, record.host_name)
         for first in range(0, len(record.numbers), MAX_LIST):
             numbers, attempts = record.numbers[first : first + MAX_LIST], record.attempts[first : first + MAX_LIST]
-            self._assignments.append((record.run_id, key, record.time, pack(numbers), pack(attempts)))
+            self._assignments.append((record.run_id, key, record.time, pack(numbers), pack(attempts), self._life))
 
     def _tasks_moved(self, record: TasksMoved) -> None:
         state = int(record.state)

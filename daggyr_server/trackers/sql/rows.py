@@ -45,9 +45,10 @@ def stored_attempt(row: Row) -> StoredAttempt:
     return StoredAttempt(attempt, host, host_name, assign_time, AttemptResult.FromString(result))
 
 
-def growth(row: Row, document: bytes) -> Growth:
+def growth(row: Row) -> Growth:
+    """A growth without its document."""
     revision, number, attempt, pool, kept = row
-    return Growth(revision, document, number, attempt, pool, tuple(unpack(kept)))
+    return Growth(revision, b"", number, attempt, pool, tuple(unpack(kept)))
 
 
 def task_history(rows: Iterable[Row], number: int) -> list[StateChange]:
@@ -78,7 +79,8 @@ class TasksFold:
         folding = Folding()
         names = {key: (host, host_name) for key, host, host_name in hosts}
         self._sent = [
-            Assigned(*names[key], time, unpack(numbers), unpack(attempts)) for key, time, numbers, attempts in assignments
+            Assigned(*names[key], time, unpack(numbers), unpack(attempts), life)
+            for key, time, numbers, attempts, life in assignments
         ]
         for sent in self._sent:
             folding.assigned(sent.numbers, sent.attempts)

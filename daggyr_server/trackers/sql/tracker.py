@@ -7,9 +7,10 @@ makes is in batch.py, what rows tell in rows.py, which rows a deletion takes in 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 
 from daggyr_server.core.records import AgentPinned
-from daggyr_server.core.stored import RunRow, StoredRun
+from daggyr_server.core.stored import RunRow, StoredRun, needed
 from daggyr_server.trackers.base import (
     MAX_ATTEMPTS,
     LostTracker,
@@ -105,11 +106,20 @@ class SqlTracker(Tracker):
             )
             async for rows in snapshot.in_turns("ended", self._readers.rows_a_turn, run_id=run_id):
                 fold.ended(rows)
-            growths = [
-                growth(row, await _document(snapshot, run_id, row[0])) for row in await snapshot.rows("growths", run_id=run_id)
-            ]
+            growths = [growth(row) for row in await snapshot.rows("growths", run_id=run_id)]
+            replaced: dict[int, bytes] = {}
+            for one in growths:
+                if one.number is None and (kept := await _document(snapshot, run_id, -one.revision)):
+                    replaced[one.revision] = kept
+            documents = {revision: await _document(snapshot, run_id, revision) for revision in needed(growths, replaced)}
             return StoredRun(
-                run_row(runs[0]), await _document(snapshot, run_id, 0), pool, growths, *fold.result(), unpack(stopped)
+                run_row(runs[0]),
+                documents.get(0, b""),
+                pool,
+                [dataclasses.replace(one, document=documents.get(one.revision, b"")) for one in growths],
+                *fold.result(),
+                replaced,
+                unpack(stopped),
             )
 
     # -- closed or lost -----------------------------------------------------------------------------------------------

@@ -57,8 +57,7 @@ def attempt_of(
     if lacking:
         raise ValueError(f"it needs {', '.join(lacking)}, which is more than the `resources` of its pool")
     check(spec.command, spec.environment, spec.working_directory)
-    key = assignment.key
-    own = {**environment, **task_environment(key.run_id, assignment.task_id, key.attempt, spec.environment)}
+    own = {**environment, **task_environment(ident, assignment.task_id, spec.environment)}
     check_sizes(words_of([*runner["prefix"], *spec.command], own))
     order = {
         **runner,

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from daggyr.attempts.keys import Ident
+
 MAX_WORD_BYTES = 128 * 1024  # of one argument or variable with its NUL: MAX_ARG_STRLEN with pages of 4 KiB, execve(2)
 MAX_WORDS_BYTES = 2 * 1024 * 1024 - 128 * 1024  # of all of them: a quarter of the usual stack limit, less what the host adds
 _POINTER_BYTES = 8  # that the kernel counts for each argument and variable
@@ -29,9 +31,11 @@ def shown(text: str | bytes) -> str:
 # -- rules that hold anywhere
 
 
-def task_environment(run_id: int, task_id: str, attempt: int, own: Mapping[str, str]) -> dict[str, str]:
+def task_environment(ident: Ident, task_id: str, own: Mapping[str, str]) -> dict[str, str]:
     """The variables of one attempt: those that name it, and over them the task's own."""
-    return {"DAGGYR_RUN_ID": str(run_id), "DAGGYR_TASK_ID": task_id, "DAGGYR_ATTEMPT": str(attempt), **own}
+    run_id, _, attempt, life = ident
+    names = {"DAGGYR_RUN_ID": str(run_id), "DAGGYR_TASK_ID": task_id, "DAGGYR_ATTEMPT": str(attempt), "DAGGYR_LIFE": f"{life:x}"}
+    return {**names, **own}
 
 
 def check(command: Sequence[str], environment: Mapping[str, str], working_directory: str) -> None:

@@ -141,7 +141,7 @@ class SlurmCalls:
                 continue
             if submission is not None:
                 wanted = submission.made is None or status.index in submission.attempts or status.index == ALL_OTHERS
-                wanted = wanted or status.state != "PENDING"
+                wanted = wanted or (status.state != "PENDING" and status.index not in submission.nobodys)
                 task = submission.task(status.index)
             else:
                 wanted = status.name in self.known.finished and status.state != "PENDING"

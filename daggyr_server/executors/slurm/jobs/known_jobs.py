@@ -74,6 +74,7 @@ class Submission:
 
     folder: SubmissionFolder
     attempts: dict[int, JobAttempt] = field(default_factory=dict)  # by index; those whose end was not told yet
+    nobodys: set[int] = field(default_factory=set)  # of other attempts than this tracker's, without a result: they are ended
     undurable: set[int] = field(default_factory=set)  # those whose end was told and is not durable yet
     made: float | None = None  # when it was submitted, monotonic; None while it is being submitted
 

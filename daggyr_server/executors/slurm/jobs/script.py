@@ -15,6 +15,7 @@ from shlex import join, quote
 
 from daggyr.attempts import shell, startable
 from daggyr.attempts.kept import limit_of
+from daggyr.attempts.keys import ident_of
 from daggyr.v1.task_pb2 import Assignment, TaskSpec
 
 
@@ -54,5 +55,4 @@ def tasks_file(tasks: Iterable[tuple[int, Assignment, TaskSpec]]) -> str:
 
 
 def _environment(assignment: Assignment, spec: TaskSpec) -> dict[str, str]:
-    key = assignment.key
-    return startable.task_environment(key.run_id, assignment.task_id, key.attempt, spec.environment)
+    return startable.task_environment(ident_of(assignment.key), assignment.task_id, spec.environment)

@@ -53,10 +53,14 @@ class Manifest(msgspec.Struct):
     """What is durable before a submission is made."""
 
     name: str
-    keys: list[Ident]  # by index
+    keys: list[Ident | tuple[int, int, int]]  # by index; three numbers: of a version whose keys had no lives
     timeout: float  # seconds; 0 means that there is none
     whole_stdout_bytes: int
     job_id: str = ""
+
+    def idents(self) -> list[Ident]:
+        """The attempts, by index."""
+        return [(*key, 0) if len(key) == 3 else key for key in self.keys]
 
 
 @dataclass(slots=True)

@@ -61,12 +61,13 @@ class Watch:
         self.known.strays_until = time.monotonic() + STRAY_SECONDS
         for folder in kept:
             submission = Submission(folder, made=time.monotonic())
-            for index, ident in enumerate(folder.manifest.keys):
-                attempt = placed.pop(tuple(ident), None)  # type: ignore[arg-type]
+            for index, ident in enumerate(folder.manifest.idents()):
+                attempt = placed.pop(ident, None)
                 if attempt is not None:
                     attempt.submission, attempt.index = submission, index
                     submission.attempts[index] = attempt
             if submission.attempts:
+                await self._disown_others(submission)
                 self.known.submissions[folder.name] = submission
                 self.known.in_slurm += len(submission.attempts)
             else:
@@ -75,6 +76,16 @@ class Watch:
             self.known.tell(attempt, without_process(LOST, "it was not submitted to Slurm before the coordinator ended"))
         self.known.placed = None  # from now on, nobody waits for a job that belongs to no submission
         self.known.calls_wake.set()
+
+    async def _disown_others(self, submission: Submission) -> None:
+        """Have those tasks of an array ended that are not this tracker's.
+
+        A copy of the tracker knows some attempts of a submission, and not those that were assigned after it was taken.
+        """
+        others = {*range(len(submission.folder.manifest.keys))} - submission.attempts.keys()
+        if others:
+            submission.nobodys = others - (await asyncio.to_thread(submission.folder.look)).results
+            await asyncio.to_thread(lambda: [submission.folder.claim(index) for index in submission.nobodys])
 
     async def _heed(self) -> None:
         """Take back attempts that are to stop, or were recalled, and have not started. `SlurmCalls` ends those that have."""
@@ -172,7 +183,8 @@ class Watch:
                 and self.known.submissions.pop(submission.name, None) is not None
             ):
                 done.append(submission)
-                self.known.finished[submission.name] = time.monotonic()
+                if not submission.nobodys:  # otherwise a job of it that still runs is to be ended
+                    self.known.finished[submission.name] = time.monotonic()
         await asyncio.to_thread(_remove, forget, done)
         if self.known.strays_until > time.monotonic():
             await asyncio.to_thread(remove_void, self.pool.tracker_folder, self.pool.prefix)

@@ -20,6 +20,10 @@ INSERT INTO daggyr.tracker (only_row, version, tracker_id, epoch, commits, next_
 VALUES (1, 1, %s, 0, 0, 1, '', 0, 0)
 -- name: take_epoch
 UPDATE daggyr.tracker SET epoch = epoch + 1, holder_host = %s, holder_pid = %s, holder_since = %s
+-- name: add_life
+INSERT INTO daggyr.life (epoch, life, start_time) SELECT epoch, %s, holder_since FROM daggyr.tracker
+-- name: lives
+SELECT epoch, life FROM daggyr.life ORDER BY epoch DESC LIMIT %s
 -- name: tracker
 SELECT tracker_id, epoch, next_run_id, commits FROM daggyr.tracker
 -- name: holder
@@ -72,8 +76,8 @@ SELECT * FROM unnest(%b::bigint[], %b::bigint[], %b::bigint[], %b::bytea[])
 INSERT INTO daggyr.host (run_id, host_key, host, host_name)
 SELECT * FROM unnest(%b::bigint[], %b::bigint[], %b::text[], %b::text[]) ON CONFLICT DO NOTHING
 -- name: add_assignments
-INSERT INTO daggyr.assignment (run_id, host_key, assign_time, number_list, attempt_list)
-SELECT * FROM unnest(%b::bigint[], %b::bigint[], %b::double precision[], %b::bytea[], %b::bytea[])
+INSERT INTO daggyr.assignment (run_id, host_key, assign_time, number_list, attempt_list, life)
+SELECT * FROM unnest(%b::bigint[], %b::bigint[], %b::double precision[], %b::bytea[], %b::bytea[], %b::bigint[])
 -- name: add_attempts
 INSERT INTO daggyr.attempt (run_id, number, attempt, outcome, state, host_key, assign_time, result)
 SELECT * FROM unnest(
@@ -153,7 +157,7 @@ SELECT run_id FROM daggyr.run WHERE request_id = %(request_id)s AND request_id <
 -- name: growths
 SELECT revision, number, attempt, pool, kept_list FROM daggyr.growth WHERE run_id = %(run_id)s ORDER BY revision
 -- name: assignments
-SELECT host_key, assign_time, number_list, attempt_list FROM daggyr.assignment WHERE run_id = %(run_id)s ORDER BY id
+SELECT host_key, assign_time, number_list, attempt_list, life FROM daggyr.assignment WHERE run_id = %(run_id)s ORDER BY id
 -- name: hosts
 SELECT host_key, host, host_name FROM daggyr.host WHERE run_id = %(run_id)s
 -- name: task_changes

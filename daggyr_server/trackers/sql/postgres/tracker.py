@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from daggyr_server.core.records import Record
-from daggyr_server.trackers.base import Opened, TrackerError
+from daggyr_server.trackers.base import MAX_LIVES, Opened, TrackerError, new_life
 from daggyr_server.trackers.sql.batch import Batch, Row
 from daggyr_server.trackers.sql.deletion import Slice
 from daggyr_server.trackers.sql.lock_holder import LockHolder, in_use
@@ -76,13 +76,19 @@ class PostgresTracker(SqlTracker):
                 await self._warn_if_not_durable(writer)
                 await _bring_up_to_date(writer, self._where)
                 holder = LockHolder.this_process()
-                await writer.execute(SQL["take_epoch"], (holder.host, holder.pid, holder.since))
+                life = new_life()
+                async with writer.transaction():
+                    await writer.execute(SQL["take_epoch"], (holder.host, holder.pid, holder.since))
+                    await writer.execute(SQL["add_life"], (life,))
                 tracker_id, epoch, next_run_id, self._commits = await _one(writer, "tracker")
+                lives = await (await writer.execute(SQL["lives"], (MAX_LIVES,))).fetchall()
         except BaseException:
             await writer.close()
             raise
         self._writer = writer
-        self._opened = Opened(tracker_id=tracker_id, epoch=epoch, next_run_id=next_run_id, durable=True)
+        self._opened = Opened(
+            tracker_id=tracker_id, epoch=epoch, next_run_id=next_run_id, durable=True, life=life, lives=dict(lives)
+        )
         self._readers.open()
         return self._opened
 
@@ -124,7 +130,7 @@ class PostgresTracker(SqlTracker):
             records = self._not_kept(records)
             if not records:
                 return
-            batch = Batch(records)
+            batch = Batch(records, self._own().life)
             async with self._transaction(writer, self._commits + 1, list(records)):
                 async with writer.pipeline():
                     counted = await self._begin(writer, self._commits + 1)

@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
-from daggyr_server.trackers.base import Opened, TrackerError
+from daggyr_server.trackers.base import MAX_LIVES, Opened, TrackerError, new_life
 from daggyr_server.trackers.sql.lock_holder import LockHolder, in_use
 from daggyr_server.trackers.sql.statements import missing_migrations, statements
 
@@ -230,9 +230,12 @@ class SqliteFile:
         if connection.execute(_SQL["tracker"]).fetchone() is None:
             connection.execute(_SQL["add_tracker"], (secrets.token_hex(16),))
         connection.execute(_SQL["take_epoch"], (holder.host, holder.pid, holder.since))
+        life = new_life()
+        connection.execute(_SQL["add_life"], (life,))
         tracker_id, epoch, next_run_id, *_ = connection.execute(_SQL["tracker"]).fetchone()
+        lives = dict(connection.execute(_SQL["lives"], (MAX_LIVES,)))
         connection.execute("COMMIT")
-        return Opened(tracker_id=tracker_id, epoch=epoch, next_run_id=next_run_id, durable=True)
+        return Opened(tracker_id=tracker_id, epoch=epoch, next_run_id=next_run_id, durable=True, life=life, lives=lives)
 
 
 def _check_owner(path: Path) -> None:

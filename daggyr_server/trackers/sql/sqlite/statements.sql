@@ -3,6 +3,10 @@
 
 -- name: take_epoch
 UPDATE tracker SET epoch = epoch + 1, holder_host = ?, holder_pid = ?, holder_since = ?
+-- name: add_life
+INSERT INTO life (epoch, life, start_time) SELECT epoch, ?, holder_since FROM tracker
+-- name: lives
+SELECT epoch, life FROM life ORDER BY epoch DESC LIMIT ?
 -- name: add_tracker
 INSERT INTO tracker (only_row, tracker_id, epoch, next_run_id, holder_host, holder_pid, holder_since) VALUES (1, ?, 0, 1, '', 0, 0)
 -- name: tracker
@@ -50,7 +54,7 @@ INSERT INTO document (run_id, revision, start, data) VALUES (?, ?, ?, ?)
 -- name: add_hosts
 INSERT INTO host (run_id, host_key, host, host_name) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING
 -- name: add_assignments
-INSERT INTO assignment (run_id, host_key, assign_time, number_list, attempt_list) VALUES (?, ?, ?, ?, ?)
+INSERT INTO assignment (run_id, host_key, assign_time, number_list, attempt_list, life) VALUES (?, ?, ?, ?, ?, ?)
 -- name: add_attempts
 INSERT INTO attempt (run_id, number, attempt, outcome, state, host_key, assign_time, result) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 -- name: add_changes
@@ -101,7 +105,7 @@ SELECT run_id FROM run WHERE request_id = :request_id AND request_id <> ''
 -- name: growths
 SELECT revision, number, attempt, pool, kept_list FROM growth WHERE run_id = :run_id ORDER BY revision
 -- name: assignments
-SELECT host_key, assign_time, number_list, attempt_list FROM assignment WHERE run_id = :run_id ORDER BY id
+SELECT host_key, assign_time, number_list, attempt_list, life FROM assignment WHERE run_id = :run_id ORDER BY id
 -- name: hosts
 SELECT host_key, host, host_name FROM host WHERE run_id = :run_id
 -- name: task_changes

@@ -101,7 +101,7 @@ class SqliteTracker(SqlTracker):
 
     async def commit(self, records: Sequence[Record]) -> None:
         if records:
-            batch = Batch(records)
+            batch = Batch(records, self._own().life)
             await self._transaction(lambda connection: self._write(connection, batch), threaded=batch.bytes > _MANY_BYTES)
 
     def _write(self, connection: sqlite3.Connection, batch: Batch) -> None:
