@@ -32,10 +32,8 @@ from daggyr_server.core.records import (
 )
 from daggyr_server.core.states import State
 from daggyr_server.trackers.pieces import DOCUMENT_PIECE_BYTES, MAX_OFFSET, MAX_PIECE_BYTES, cut
-from daggyr_server.trackers.sql.rows import COMMANDS
+from daggyr_server.trackers.sql.rows import COMMANDS, MAX_LIST
 from daggyr_server.trackers.task_rows import pack
-
-MAX_LIST = 65_536  # numbers in one packed column
 
 Row = tuple[Any, ...]
 

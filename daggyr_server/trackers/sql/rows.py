@@ -17,6 +17,7 @@ from daggyr_server.trackers.base import SHOWN_TASKS, StateChange, StoredAttempt
 from daggyr_server.trackers.sql.readers import Row
 from daggyr_server.trackers.task_rows import Assigned, Folding, adopted, unpack
 
+MAX_LIST = 65_536  # numbers in one packed column
 COMMANDS = "commands "  # in a run's counts, before the name of a state: counts only tasks that run commands
 
 
@@ -65,7 +66,8 @@ def run_history(rows: Iterable[Row]) -> list[StateChange]:
         while count and place and found[place - 1].time == time and not found[place - 1].reason:
             place -= 1  # the run moved because of its tasks; in one commit, its own row comes first
         last = found[place - 1] if place else None
-        if last is not None and count and last.count and (last.time, last.state, last.reason) == (time, change.state, reason):
+        whole = last is not None and last.count > 0 and not last.count % MAX_LIST  # it may go on in the next row
+        if last is not None and count and whole and (last.time, last.state, last.reason) == (time, change.state, reason):
             found[place - 1] = replace(last, tasks=(*last.tasks, *change.tasks)[:SHOWN_TASKS], count=last.count + count)
         else:
             found.insert(place, change)
