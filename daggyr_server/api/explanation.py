@@ -14,6 +14,7 @@ from daggyr.bounds import bounded_notes, cut
 from daggyr.v1.task_pb2 import AttemptOutcome, Placement
 from daggyr_server.api.awaited import missing_host, pauses, until
 from daggyr_server.api.views import expansions, state_of
+from daggyr_server.core.graph.refusals import blockers
 from daggyr_server.core.graph.run import Run
 from daggyr_server.core.graph.segments import Kind
 from daggyr_server.core.placing.host import Host
@@ -23,7 +24,6 @@ from daggyr_server.trackers.base import StoredAttempt
 
 MAX_NAMED = 5  # parents named in a sentence
 MAX_SENTENCE_BYTES = 16 * 1024
-_STUCK = frozenset(map(int, (Phase.ERRORED, Phase.KILLED)))
 _QUEUED = frozenset(int(phase) for phase in Phase if STATE_OF[phase] is State.QUEUED)
 
 
@@ -88,11 +88,16 @@ def _expanded(run: Run, number: int, pools: Mapping[str, Pool], together: Mappin
 
 
 def _blocked(run: Run, number: int, pools: Mapping[str, Pool]) -> Iterator[str]:
+    if number in run.stopped:
+        command = f"daggyr retry {run.run_id} --task {_quoted(run, number)}"
+        yield f"Run {run.run_id} was killed, and nobody has asked for this task since. To run it: {command}"
+        if run.waiting[number] == 1:
+            return
     parents, phases = run.graph.parents(number), run.phases
     completed = int(Phase.COMPLETED)  # A task may have a million parents, and plain numbers are compared faster.
     missing = [parent for parent in parents if phases[parent] != completed]
     yield f"It waits for {len(missing):,} of its {len(parents):,} parent{'s' * (len(parents) != 1)}: {_names(run, missing)}."
-    stuck = [parent for parent in missing if phases[parent] in _STUCK]
+    stuck = blockers(run, number)
     if stuck:
         yield f"It will not run unless {_names(run, stuck)} is retried: daggyr retry {run.run_id} --task {_quoted(run, stuck[0])}"
     elif run.state not in (State.QUEUED, State.RUNNING):

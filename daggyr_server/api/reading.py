@@ -80,7 +80,9 @@ class Reading(Servicer):
         if summary is None:
             summary = await self.summary(await self.run(run_id, context))
         try:  # What is in memory is told all the same.
-            summary.history.extend(views.history(await self.reader.history(summary.run_id, None)))
+            run = self.reader.in_memory(summary.run_id)
+            history = await self.reader.history(summary.run_id, None)
+            summary.history.extend(views.history(history, run.graph if run is not None else None))
         except TrackerError as error:
             summary.notes.append(cut(f"its history cannot be read: {error}", MAX_NOTE_BYTES))
         return summary
@@ -127,12 +129,12 @@ class Reading(Servicer):
                 message.attempts[-1].placement.CopyFrom(where)
         except TrackerError as error:
             await end_call(error, context)
-        message.history.extend(views.history(history))
+        message.history.extend(views.history(history, run.graph))
         return _with_attempts(message, run, stored)
 
     async def ExplainTask(self, request: GetTaskRequest, context: Context) -> ExplainTaskResponse:
         run = await self.run(request.run_id, context)
-        number = await self.number(run, request.task_id, context)
+        number = await self.number(run, request.task_id, context, before=True)
         last = await self.last_attempt(run, number, context)
         await self.learn_parents(run)
         await self.reader.settled(run.run_id)

@@ -38,6 +38,7 @@ TURN = 250  # rows that are made before everybody else has a turn: a millisecond
 STRANGE_TOKEN = "this page token was not made by this server"
 _CODES = {
     Reason.NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+    Reason.GROWN: grpc.StatusCode.FAILED_PRECONDITION,
     Reason.NOT_NOW: grpc.StatusCode.FAILED_PRECONDITION,
     Reason.CONFLICT: grpc.StatusCode.ABORTED,
     Reason.STALE: grpc.StatusCode.ABORTED,
@@ -99,7 +100,7 @@ class Servicer:
         """A run that is not in memory: it has ended, or it is being restored."""
         if not row.damage and (damage := self.reader.damaged.get(row.run_id)) is not None:
             row = replace(row, damage=str(damage))
-        summary = views.stored_summary(row)
+        summary = views.stored_summary(row, self.changes.seq(row.run_id))
         restored = self.reader.being_restored(row.run_id)
         if restored is not None:
             summary.notes.append(restored)
@@ -122,7 +123,7 @@ class Servicer:
             with contextlib.suppress(TrackerError):
                 for row in await self.reader.rows(before=run_id + 1, limit=1):
                     if row.run_id == run_id:
-                        return views.stored_summary(replace(row, damage=row.damage or str(damage)))
+                        return self.stored_summary(replace(row, damage=row.damage or str(damage)))
         except (TrackerError, BeingRestored, Closing, Refused):
             pass
         return None

@@ -35,7 +35,9 @@ class Steering(Servicer):
         numbers = await self.named(run, request.tasks, context)
         if request.downstream and numbers is None:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "downstream of which task? Name one, or leave downstream out")
-        await self.answered(self.requests.retry(run.run_id, numbers, downstream=request.downstream), context)
+        await self.answered(
+            self.requests.retry(run.run_id, numbers, downstream=request.downstream, everything=request.all), context
+        )
         return await self.summary(run)
 
     async def MarkTasks(self, request: MarkTasksRequest, context: Context) -> RunSummary:
@@ -44,7 +46,9 @@ class Steering(Servicer):
         if numbers is None or request.state not in (STATE_COMPLETED, STATE_QUEUED):
             message = "name tasks, and the state to mark them with: COMPLETED or QUEUED"
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, message)
-        await self.answered(self.requests.mark(run.run_id, numbers, completed=request.state == STATE_COMPLETED), context)
+        completed = request.state == STATE_COMPLETED
+        marked = self.requests.mark(run.run_id, numbers, completed=completed, everything=request.all)
+        await self.answered(marked, context)
         return await self.summary(run)
 
     async def DeleteRun(self, request: DeleteRunRequest, context: Context) -> DeleteRunResponse:

@@ -191,6 +191,7 @@ class Submitting(Servicer):
                             pools=limits.pools,
                             downstream=header.downstream,
                             remove=header.remove,
+                            everything=header.all,
                             most=limits.max_tasks,
                         )
                         plan = await self.answered(edited, context)

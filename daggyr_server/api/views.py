@@ -35,9 +35,10 @@ from daggyr_server.core.stored import RunRow
 from daggyr_server.executors.believable import MAX_SECONDS
 from daggyr_server.trackers.base import StateChange, StoredAttempt
 
+MAX_NAME_BYTES = 256  # of a task's name in a run's history
 MAX_CHANGES = 1_000  # changes of state that are shown of a run or a task
 MAX_NEIGHBOURS = 1_000  # parents or children that are listed of one task
-MAX_NAME_BYTES, MAX_REASON_BYTES = 1_000, 4_000  # of a host that is paused, and of why
+MAX_HOST_BYTES, MAX_REASON_BYTES = 1_000, 4_000  # of a host that is paused, and of why
 MAX_NEIGHBOURS_BYTES = 128 * 1024  # of their names
 MAX_TAGS_BYTES = 64 * 1024  # of a run; earlier versions took more, which is shown cut
 MAX_DETAILS_BYTES = 3 * 1024 * 1024 + 64 * 1024  # of a task; earlier versions took more here as well
@@ -65,10 +66,14 @@ def run_summary(run: Run, pools: Mapping[str, Pool], change_seq: int) -> RunSumm
         change_seq=change_seq,
         pool=run.pool,
         revision=run.revision,
-        ready=counts[Phase.READY] + counts[Phase.ASSIGNED],
-        delayed=counts[Phase.DELAYED],
-        blocked=counts[Phase.BLOCKED],
     )
+    if run.has_ended:
+        # Nothing waits for capacity or for a time in a run that has ended; a list of runs tells the same from the tracker's row.
+        summary.blocked = counts[Phase.READY] + counts[Phase.DELAYED] + counts[Phase.BLOCKED]
+    else:
+        summary.ready = counts[Phase.READY] + counts[Phase.ASSIGNED]
+        summary.delayed, summary.blocked = counts[Phase.DELAYED], counts[Phase.BLOCKED]
+    summary.notes.extend(left_behind(run.run_id, len(run.stopped)))
     if run.start_time is not None:
         summary.start_time.CopyFrom(timestamp(run.start_time))
     if run.stop_time is not None:
@@ -81,18 +86,29 @@ def run_summary(run: Run, pools: Mapping[str, Pool], change_seq: int) -> RunSumm
     return summary
 
 
-def stored_summary(row: RunRow) -> RunSummary:
-    """A run that is not in memory, as a list shows it."""
+def left_behind(run_id: int, count: int) -> Iterator[str]:
+    """What a person is told of tasks that a kill of the run stopped and that nobody has asked for since."""
+    if count:
+        those = "1 task stays" if count == 1 else f"{count:,} tasks stay"
+        how = f"`daggyr retry {run_id} --task T` asks for one, and --all for all"
+        yield f"{those} QUEUED, because the run was killed and nobody has asked for more since: {how}"
+
+
+def stored_summary(row: RunRow, change_seq: int) -> RunSummary:
+    """A run that has ended and is not in memory. It tells what `run_summary` would."""
     tags, cut_note = shown_tags(row.tags)
     summary = RunSummary(
         run_id=row.run_id,
         state=int(row.state),  # type: ignore[arg-type]
         tags=tags,
-        notes=cut_note,
+        notes=[*left_behind(row.run_id, row.stopped), *cut_note],
         task_states={state.name: count for state, count in row.task_states.items()},
         command_states={state.name: count for state, count in row.command_states.items()},
         submit_time=timestamp(row.submit_time),
         pool=row.pool,
+        revision=row.revision,
+        change_seq=change_seq,
+        blocked=row.task_states.get(State.QUEUED, 0),
     )
     if row.damage:
         summary.damage = cut(row.damage, MAX_NOTE_BYTES)
@@ -140,16 +156,22 @@ def shown_resources(resources: Mapping[str, int]) -> dict[str, int]:
 
 def host_pause(host: Host, pause: Pause) -> HostPause:
     """A host that is given nothing for now."""
-    message = HostPause(host=cut(host.name, MAX_NAME_BYTES), reason=cut(pause.reason, MAX_REASON_BYTES))
+    message = HostPause(host=cut(host.name, MAX_HOST_BYTES), reason=cut(pause.reason, MAX_REASON_BYTES))
     if pause.until is not None:
         message.until.CopyFrom(timestamp(pause.until))
     return message
 
 
-def history(changes: Sequence[StateChange]) -> Iterator[StateChangeMessage]:
-    """The newest changes, oldest first."""
+def history(changes: Sequence[StateChange], graph: Graph | None) -> Iterator[StateChangeMessage]:
+    """The newest changes, oldest first. Without the run's `graph`, the tasks that a person moved are counted and not named."""
     for change in changes[-MAX_CHANGES:]:
-        yield StateChangeMessage(time=timestamp(change.time), state=int(change.state), reason=change.reason)  # type: ignore[arg-type]
+        yield StateChangeMessage(
+            time=timestamp(change.time),
+            state=int(change.state),  # type: ignore[arg-type]
+            reason=change.reason,
+            tasks=(cut(graph.task_id(number), MAX_NAME_BYTES) for number in change.tasks if graph is not None),
+            task_count=change.count,
+        )
 
 
 def task_summary(run: Run, number: int) -> TaskSummary:

@@ -45,6 +45,7 @@ _COMMANDS = {
     "pools": ("hosts", "List the pools: what they offer, and what is in use."),
     "agents": ("hosts", "List the agents that are connected, or were just now."),
     "agent": ("hosts", "Steer an agent."),
+    "help": ("help", "Explain the run format (`daggyr help spec`), or a command."),
     "completion": ("completion", "Print the completion script of a shell."),
 }
 

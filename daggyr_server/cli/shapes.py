@@ -62,7 +62,13 @@ def _task_change(task: pb.TaskChange) -> Shape:
 
 def history(changes: Iterable[StateChange]) -> list[Shape]:
     return [
-        {"time": _time(change, "time"), "state": names.state(change.state), "reason": change.reason or None} for change in changes
+        {
+            "time": _time(change, "time"),
+            "state": names.state(change.state),
+            "reason": change.reason or None,
+            **({"tasks": list(change.tasks), "task_count": change.task_count} if change.task_count else {}),
+        }
+        for change in changes
     ]
 
 

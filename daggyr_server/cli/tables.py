@@ -73,8 +73,11 @@ def show_history(changes: Sequence[StateChange]) -> None:
     """Show the last changes of state that are not in the table of attempts, if there are any."""
     if changes:
         line()
-        columns = Columns("TIME", "STATE", "BECAUSE OF")
-        columns.page((words.time(change.time), names.state(change.state), change.reason) for change in changes[-_CHANGES:])
+        columns = Columns("TIME", "STATE", "BECAUSE OF", "TASKS")
+        columns.page(
+            (words.time(change.time), names.state(change.state), change.reason, words.first_of(change.tasks, change.task_count))
+            for change in changes[-_CHANGES:]
+        )
 
 
 def task_columns() -> Columns:

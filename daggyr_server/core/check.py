@@ -70,11 +70,13 @@ def _check_tasks(run: Run) -> None:
         where = f"run {run.run_id} task {number} ({phase.name})"
         missing = sum(phases[parent] is not Phase.COMPLETED for parent in graph.parents(number))
         waiting = run.waiting[number]
-        _hold(waiting == missing, f"{where}: waits for {waiting}, but {missing} parents are not COMPLETED")
+        stopped = number in run.stopped
+        _hold(waiting == missing + stopped, f"{where}: waits for {waiting}, but {missing} parents are not COMPLETED")
+        _hold(phase is Phase.BLOCKED or not stopped or run.in_flight[number].held, f"{where}: it was stopped, and goes on")
         if phase in (Phase.READY, Phase.DELAYED):
             _hold(not missing, f"{where}: {missing} parents are not COMPLETED")
         if phase is Phase.BLOCKED:
-            _hold(missing > 0, f"{where}: waits for nobody")
+            _hold(waiting > 0, f"{where}: waits for nobody")
         if graph.kind(number) is not Kind.TASK:
             expected = Phase.BLOCKED if missing else Phase.COMPLETED
             _hold(phase is expected, f"{where}: it is structural and should be {expected.name}")
@@ -185,7 +187,7 @@ def _check_end(run: Run) -> None:
         _hold(run.state is State.RUNNING, f"{where}: a task of it runs")
     if run.has_ended:
         errored = State.ERRORED if counts[Phase.ERRORED] else State.COMPLETED
-        state = State.KILLED if run.killing or counts[Phase.KILLED] else errored
+        state = State.KILLED if run.killing or counts[Phase.KILLED] or run.stopped else errored
         _hold(run.state is state, f"{where}: it should be {state.name}")
     told = Counter[State]()
     for phase, count in counts.items():

@@ -90,12 +90,16 @@ class KillAsked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryAsked:
-    """A person asks to queue tasks again. The answer is None."""
+    """A person asks to queue tasks again.
+
+    The answer is None. It is a Refusal with Reason.GROWN if tasks that generators made have to go first.
+    """
 
     ticket: Hashable
     run_id: int
     numbers: tuple[int, ...] | None = None  # None means all tasks that did not complete
     downstream: bool = False
+    everything: bool = False  # also what a kill of the run left behind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +110,7 @@ class MarkAsked:
     run_id: int
     numbers: tuple[int, ...]
     completed: bool  # else QUEUED
+    everything: bool = False  # also lets go on what a kill of the run left behind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +133,8 @@ class EditAsked:
     document: bytes  # the specification as it came, for the tracker
     replaced: bytes = b""  # see RunEdited
     completed: Sequence[int] | None = None  # changed tasks that were COMPLETED when `again` was made, if that matters
+    everything: bool = False  # also lets go on what a kill of the run left behind
+    reason: str = "edit"  # or "retry", which repeats generators by an edit
     again: Sequence[int] = ()  # unchanged tasks that are to be queued too, by the numbers that they get
 
 

@@ -57,9 +57,17 @@ class RunEdited:
     pool: str
     kept: tuple[int, ...]  # the revisions of the generators' tasks that are part of it
     time: float
-    replaced: bytes = (
-        b""  # what is to be kept of the specification that it replaced, so that its documents need not be read again
-    )
+    reason: str = "edit"  # or "retry"
+    # What is to be kept of the specification that it replaced, so that its documents need not be read again.
+    replaced: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class TasksStopped:
+    """From now on exactly these tasks of a run wait until a person asks for them, because a kill of the run left them behind."""
+
+    run_id: int
+    numbers: Sequence[int]  # ascending
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +154,7 @@ Record = (
     | RunMoved
     | RunKillAsked
     | RunEdited
+    | TasksStopped
     | TasksGenerated
     | AttemptsAssigned
     | AttemptRecorded

@@ -12,7 +12,14 @@ from collections.abc import Hashable, Iterable, Sequence
 from daggyr_server.core.events import EditAsked, KillAsked, MarkAsked, RetryAsked
 from daggyr_server.core.graph.edit import changed_completed, edited
 from daggyr_server.core.graph.graph import Addition
-from daggyr_server.core.graph.refusals import edit_refused, kill_refused, mark_refused, retry_refused
+from daggyr_server.core.graph.refusals import (
+    can_be_asked_for,
+    edit_refused,
+    generators_refused,
+    kill_refused,
+    mark_refused,
+    retry_refused,
+)
 from daggyr_server.core.graph.run import Run
 from daggyr_server.core.records import RunEdited, RunKillAsked, TasksMoved
 from daggyr_server.core.states import Phase, State
@@ -62,9 +69,17 @@ class RequestHandlers(Stepper):
             numbers = [live + index for index, phase in enumerate(run.phases[live:]) if phase in (Phase.ERRORED, Phase.KILLED)]
         else:
             numbers = run.graph.descendants(named) if event.downstream else named
-        if self._refused(event.ticket, retry_refused(run, named, numbers)):
+        if self._refused(event.ticket, retry_refused(run, named, numbers, everything=event.everything)):
             return
-        self._asked_moves(run, [*run.go_on(now), *run.reset(numbers)], State.QUEUED, "retry", now)
+        grown = generators_refused(run, numbers, downstream=event.downstream)
+        if grown is not None:
+            self._step.answers[event.ticket] = Refusal(Reason.GROWN if event.downstream else Reason.NOT_NOW, grown)
+            return
+        everything = named is None or event.everything
+        told = [number for number in numbers if can_be_asked_for(run, number)] or [*run.stopped, *run.ready_or_delayed()]
+        fresh = run.go_on(now, None if everything else frozenset(numbers))
+        let_go = run.let_go_on(run.stopped if everything else ())
+        self._asked_moves(run, sorted({*told, *fresh, *run.reset([*numbers, *let_go], now)}), State.QUEUED, "retry", now)
 
     def _mark_asked(self, event: MarkAsked, now: float) -> None:
         """Tasks are to be COMPLETED, or QUEUED, because a person knows better."""
@@ -74,14 +89,20 @@ class RequestHandlers(Stepper):
         named = self._named(run, event.ticket, event.numbers)
         if named is _GONE or named is None or self._refused(event.ticket, mark_refused(run, named, completed=event.completed)):
             return
-        if event.completed and all(run.phases[number] == Phase.COMPLETED for number in named):
-            return  # it is so already
-        fresh = run.go_on(now)
         if event.completed:
-            self._asked_moves(run, fresh, State.QUEUED, "mark", now)
+            so_already = all(run.phases[number] == Phase.COMPLETED for number in named)
+        else:
+            so_already = not any(can_be_asked_for(run, number) for number in named)
+        if so_already and not event.everything:
+            return
+        told = [number for number in named if can_be_asked_for(run, number)]
+        fresh = run.go_on(now, None if event.everything else frozenset(named))
+        let_go = run.let_go_on(run.stopped if event.everything else ())
+        if event.completed:
+            self._asked_moves(run, [*fresh, *run.forgive(let_go)], State.QUEUED, "mark", now)
             self._asked_moves(run, run.close(named), State.COMPLETED, "mark", now)
         else:
-            self._asked_moves(run, [*fresh, *run.reset(named)], State.QUEUED, "mark", now)
+            self._asked_moves(run, sorted({*told, *fresh, *run.reset([*named, *let_go], now)}), State.QUEUED, "mark", now)
 
     def _edit_asked(self, event: EditAsked, now: float) -> None:
         """A run is to have another specification."""
@@ -104,18 +125,28 @@ class RequestHandlers(Stepper):
         for pool in self.pools.values():
             pool.drop(run.run_id)
         run.offers_to(lambda queue: None)
-        queued, stopped = edited(run, event.edit, event.again, now)
+        queued, stopped = edited(run, event.edit, event.again, now, everything=event.everything)
         run.describe(tags=event.tags, pool=event.pool, parameters=event.parameters)
         run.offers_to(self._offer)
         self._step.records.append(
-            RunEdited(run.run_id, run.revision, event.document, run.tags, run.pool, event.edit.kept, now, event.replaced)
+            RunEdited(
+                run.run_id,
+                run.revision,
+                event.document,
+                run.tags,
+                run.pool,
+                event.edit.kept,
+                now,
+                reason=event.reason,
+                replaced=event.replaced,
+            )
         )
         attempts = [run.in_flight[number] for number in stopped]
         void = [attempt for attempt in attempts if attempt.void]
         if void:
             numbers, last = [attempt.number for attempt in void], [attempt.attempt for attempt in void]
-            self._step.records.append(TasksMoved(run.run_id, numbers, last, State.QUEUED, "edit", now))
-        self._asked_moves(run, queued, State.QUEUED, "edit", now)
+            self._step.records.append(TasksMoved(run.run_id, numbers, last, State.QUEUED, event.reason, now))
+        self._asked_moves(run, queued, State.QUEUED, event.reason, now)
         self._stop(attempts)
         self._note_delay(run)
         self._step.answers[event.ticket] = len(run.graph.edits)
@@ -170,5 +201,5 @@ def _moved(run: Run, numbers: Sequence[int], state: State, reason: str, now: flo
     """
     in_flight = {number: one for number in numbers if (one := run.in_flight.get(number)) and run.counts_for(number, one)}
     known = [in_flight[number].number if number in in_flight else number for number in numbers]
-    ended = [run.attempts[number] - (number in in_flight) for number in numbers]
+    ended = [in_flight[number].attempt - 1 if number in in_flight else run.attempts[number] for number in numbers]
     return TasksMoved(run.run_id, known, ended, state, reason, now)

@@ -7,20 +7,22 @@ A task is a vertex. Clients see five states; the machine tells QUEUED apart by w
 what scheduling is about. Phase by phase:
 
     BLOCKED    It waits for parents. The last parent that completes makes it READY; so does being a root. A structural task
-               is COMPLETED in the same step, and its children with it, however long the chain.
+               is COMPLETED in the same step, and its children with it, however long the chain. A task that a kill of its run
+               stopped is BLOCKED too, until a person asks for it.
     READY      It waits for capacity only. The scheduler takes it from here and nowhere else.
-    DELAYED    It waits until the delay after its last attempt (a retry's, or that of a loss) has passed, then it is READY.
+    DELAYED    It waits until the delay after its last attempt (a retry's, or that of a loss) has passed, or a person asks for
+               it, then it is READY.
     ASSIGNED   It was sent to a host, where it may wait its turn; nothing has started. To clients it is still QUEUED.
     RUNNING    Its executor has said that it started.
     COMPLETED  Its last attempt SUCCEEDED, or it is structural and all its parents completed, or a person said so. This is final,
                unless a person asks for it again.
-    ERRORED    Its attempts are used up, or one was REJECTED, or what a generator printed was refused. This is final, likewise.
+    ERRORED    Its attempts are used up, or one was REJECTED. This is final, likewise.
     KILLED     A person asked for its end, and no process of it is left. This is final, likewise.
 
 An attempt is one execution. Its outcome alone decides how the task goes on (FOLLOWS below):
 
     SUCCEEDED  The task is COMPLETED. A generator's tasks are checked and added in the same commit; if they are refused, the
-               generator is ERRORED.
+               attempt counts as one that FAILED.
     FAILED, TIMED_OUT, OOM_KILLED
                It ran and did not succeed. A retry is used, with a delay that doubles; without one left, the task is ERRORED.
     REJECTED   It could not be started, and would not be the next time. The task is ERRORED at once.
@@ -45,6 +47,9 @@ A run is RUNNING from its first started attempt until nothing is left that could
 otherwise stay QUEUED for good. Then it is KILLED if a person killed anything, else ERRORED if any task is, else COMPLETED. A
 retry, a mark or an edit puts a run that has ended back to QUEUED. With a retry or a mark, all that did not complete gets fresh
 budgets of retries and losses.
+
+A kill of a run leaves tasks behind that wait for nobody. Where a person then asks for some of the run's tasks only, the others
+are stopped: they wait until a person asks for them, and as long as there are any, the run ends as KILLED.
 """
 
 from __future__ import annotations

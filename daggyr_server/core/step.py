@@ -19,13 +19,14 @@ from daggyr_server.core.graph.ready import ReadyQueue
 from daggyr_server.core.graph.run import Run
 from daggyr_server.core.graph.tally import Tally
 from daggyr_server.core.placing.pool import Pool
-from daggyr_server.core.records import Record, RunMoved
+from daggyr_server.core.records import Record, RunMoved, TasksStopped
 
 
 class Reason(Enum):
     """Why an event was not granted."""
 
     NOT_FOUND = "not found"
+    GROWN = "grown"  # tasks that generators made would have to go first
     NOT_NOW = "not now"  # the state of a run or of tasks speaks against it
     CONFLICT = "conflict"  # another person was first
     TOO_LARGE = "too large"
@@ -124,6 +125,8 @@ class Stepper:
                 for state, time in run.moves
             ]
             run.moves.clear()
+            if run.restopped:
+                step.records.append(TasksStopped(run_id, run.told_stopped()))
             step.changed[run_id] = run.changed
             run.changed = []
         touched.clear()

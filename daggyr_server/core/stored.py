@@ -33,6 +33,8 @@ class RunRow:
     killing: bool  # a person asked for the end of the run
     task_states: Mapping[State, int]
     command_states: Mapping[State, int] = field(default_factory=dict)
+    revision: int = 1  # one more with each growth
+    stopped: int = 0  # how many tasks a kill of the run left behind; see TasksStopped
     damage: str = ""  # why the row makes no sense; then the other fields are what could be read of it
 
 
@@ -89,6 +91,7 @@ class StoredRun:
     # By an edit's revision: what is to be kept of the specification that it replaced (RunEdited.replaced). Edits that an earlier
     # version took have none.
     replaced: Mapping[int, bytes] = field(default_factory=dict)
+    stopped: Sequence[int] = ()  # see TasksStopped
 
 
 def needed(growths: Iterable[Growth], replaced: Container[int]) -> set[int]:

@@ -226,3 +226,33 @@ def planned(
             matters = completed if downstream else None
             return Plan(snapshot, edited.edit, edited.graph, matters, again, edited.adjusted, warnings)
         kept = [one for one in kept if one.number not in repeated]
+
+
+def planned_again(
+    snapshot: RunSnapshot,
+    spec: RunSpec,
+    printed: Sequence[Printed],
+    named: Sequence[int],
+    *,
+    default_pool: str,
+    keep: Callable[[], Keeping] = list,
+) -> Plan:
+    """The plan that queues the tasks `named` again and all that depends on them; the run keeps its specification, `spec`.
+
+    The tasks go that generators among these had made. `named` has numbers of the snapshot. Raises SpecificationError, which the
+    specification has not done before.
+    """
+    repeated = snapshot.graph.descendants(named)
+    among = frozenset(repeated)
+    edited = expand_edit(
+        spec,
+        graph=snapshot.graph,
+        printed=[one for one in printed if one.number not in among],
+        pools=None,
+        default_pool=default_pool,
+        keep=keep,
+        limited=False,
+    )
+    over = (edited.edit.carry.forward(number) for number in repeated)
+    again = sorted(found[0] for found in over if found is not None)
+    return Plan(snapshot, edited.edit, edited.graph, None, again, edited.adjusted, [])

@@ -7,18 +7,18 @@ refuses the plan and another one is made; nothing here changes a run by itself.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from daggyr_server.core.events import EditAsked
 from daggyr_server.core.graph.run import Run
 from daggyr_server.core.graph.segments import Keeping
 from daggyr_server.core.step import Reason, Refusal
-from daggyr_server.driver.edit_plan import Plan, RunSnapshot, planned
+from daggyr_server.driver.edit_plan import Plan, RunSnapshot, planned, planned_again
 from daggyr_server.driver.ended import Reader
 from daggyr_server.driver.errors import Refused
 from daggyr_server.driver.inbox import Inbox
 from daggyr_server.driver.replaced import encoded
-from daggyr_server.spec import Faults, PoolLimits, Printed, RunSpec, check_tags, listed
+from daggyr_server.spec import Faults, PoolLimits, Printed, RunSpec, check_tags, decode_json, listed
 
 PLANS = 10  # of one edit, while the run goes on
 
@@ -35,13 +35,8 @@ class Editing:
     async def plan(self, run: Run, spec: RunSpec, *, pools: Mapping[str, PoolLimits], downstream: bool) -> Plan:
         """What giving a run another specification would do to it. Raises SpecificationError, Refused, TrackerError."""
         _check_tags(run, spec)
-        snapshot, generators = RunSnapshot.of(run), dict(run.printed)
-        printed = []
-        for revision, number in generators.items():
-            document = await self._reader.document(run.run_id, revision)
-            if document is None:
-                raise Refused(Refusal(Reason.NOT_FOUND, f"run {run.run_id} is being deleted"))
-            printed.append(Printed(revision, number, document))
+        snapshot = RunSnapshot.of(run)
+        printed = await self._printed(run)
         return await asyncio.to_thread(
             planned,
             snapshot,
@@ -53,6 +48,67 @@ class Editing:
             keep=self._keep,
         )
 
+    async def repeat(self, run_id: int, numbers: Sequence[int], *, everything: bool) -> None:
+        """Queue tasks again and all that depends on them, and take away what generators among these had made.
+
+        This is an edit that brings the specification which the run has. `everything` also lets go on what a kill of the run left
+        behind. Raises Refused, TrackerError, Closing.
+        """
+        for _ in range(PLANS):
+            run = await self._reader.find(run_id)
+            named = [run.graph.newest(number) for number in numbers] if run is not None else []
+            document = await self._reader.document(run_id, run.specified_in) if run is not None else None
+            if run is None or document is None or None in named:
+                message = f"run {run_id} was edited meanwhile, or is being deleted: look at it again"
+                raise Refused(Refusal(Reason.CONFLICT, message))
+            edits, pool, snapshot = len(run.graph.edits), run.pool, RunSnapshot.of(run)
+            printed = await self._printed(run)
+            spec = await asyncio.to_thread(decode_json, document, limited=False)
+            plan = await asyncio.to_thread(
+                planned_again,
+                snapshot,
+                spec.with_overrides(pool=pool),
+                printed,
+                [number for number in named if number is not None],
+                default_pool=pool,
+                keep=self._keep,
+            )
+            replaced = await asyncio.to_thread(encoded, snapshot.graph, plan.edit.carry)
+            try:
+                await self._inbox.ask(
+                    EditAsked(
+                        ticket=object(),
+                        run_id=run_id,
+                        edits=edits,
+                        revision=snapshot.revision,
+                        edit=plan.edit,
+                        tags=run.tags,
+                        pool=pool,
+                        parameters=spec.run_parameters(),
+                        document=document,
+                        replaced=replaced,
+                        again=plan.again,
+                        everything=everything,
+                        reason="retry",
+                    )
+                )
+            except Refused as error:
+                if error.refusal.reason not in (Reason.STALE, Reason.NOT_FOUND):
+                    raise
+            else:
+                return
+        raise Refused(Refusal(Reason.STALE, f"run {run_id} goes on too fast: ask again"))
+
+    async def _printed(self, run: Run) -> list[Printed]:
+        """What the run's generators printed whose tasks are part of it. Raises Refused, TrackerError."""
+        found = []
+        for revision, number in dict(run.printed).items():
+            document = await self._reader.document(run.run_id, revision)
+            if document is None:
+                raise Refused(Refusal(Reason.NOT_FOUND, f"run {run.run_id} is being deleted"))
+            found.append(Printed(revision, number, document))
+        return found
+
     async def edit(
         self,
         run: Run,
@@ -63,6 +119,7 @@ class Editing:
         pools: Mapping[str, PoolLimits],
         downstream: bool,
         remove: bool,
+        everything: bool = False,
         most: int,
     ) -> Plan:
         """Give a run another specification, of `most` tasks at most; returns the plan that was carried out, once it is durable.
@@ -84,7 +141,7 @@ class Editing:
                 raise Refused(Refusal(Reason.NOT_NOW, _would_remove(run.run_id, gone)))
             try:
                 replaced = await asyncio.to_thread(encoded, plan.snapshot.graph, plan.edit.carry)
-                await self._take(run, spec, document, edits, plan, replaced)
+                await self._take(run, spec, document, edits, plan, replaced, everything)
             except Refused as error:
                 found = await self._reader.find(run.run_id)  # An ended run may have left memory, and is another object then.
                 if attempt == PLANS or found is None or (error.refusal.reason is not Reason.STALE and found is run):
@@ -95,7 +152,9 @@ class Editing:
         message = f"run {run.run_id} was edited meanwhile: it has revision {run.revision} now, look at it again"
         raise Refused(Refusal(Reason.CONFLICT, message))
 
-    async def _take(self, run: Run, spec: RunSpec, document: bytes, edits: int, plan: Plan, replaced: bytes) -> None:
+    async def _take(
+        self, run: Run, spec: RunSpec, document: bytes, edits: int, plan: Plan, replaced: bytes, everything: bool
+    ) -> None:
         """Ask the machine to carry a plan out. Raises Refused, Closing."""
         await self._inbox.ask(
             EditAsked(
@@ -111,6 +170,7 @@ class Editing:
                 replaced=replaced,
                 completed=plan.completed,
                 again=plan.again,
+                everything=everything,
             )
         )
 

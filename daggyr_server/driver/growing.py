@@ -15,6 +15,7 @@ from daggyr_server.core.graph.segments import Keeping
 from daggyr_server.core.stored import Growth, StoredRun
 from daggyr_server.driver.replaced import Unreadable, decoded
 from daggyr_server.spec import Printed, RunSpec, decode_json, expand, expand_edit, expand_generated
+from daggyr_server.spec.counted import last_of_names
 from daggyr_server.trackers.base import DamagedRun
 
 
@@ -71,14 +72,21 @@ class Grown:
         """Make the tasks of a specification; of the one before, if there was one, all is known."""
         graph = self.graph
         spec = self._spec(edit.revision if edit is not None else 0, pool)
-        self._take(expand(spec, default_pool=pool, base=graph.size, policies=graph.policies, keep=self._keep, limited=False))
-        for revision, generator in self.printed.items():
-            self._take(self._expanded(revision, generator, pool))
+        made = expand(spec, default_pool=pool, base=graph.size, policies=graph.policies, keep=self._keep, limited=False)
+        if graph.edits:
+            made.after = last_of_names(graph.retired, made.segments, graph.edits[-1][1])
+        self._take(made)
+        for revision, generator in list(self.printed.items()):
+            self._take_printed(revision, generator, pool)
 
     def _edit(self, edit: Growth, pool: str, *, whole: bool) -> None:
         """Find out how the tasks that there are go over. If not `whole`, no more is needed of the new ones."""
         graph = self.graph
-        printed = [Printed(revision, self.printed[revision], self._documents[revision]) for revision in edit.kept]
+        printed = [
+            Printed(revision, self.printed[revision], self._documents[revision])
+            for revision in edit.kept
+            if revision in self.printed
+        ]
         made = expand_edit(
             self._spec(edit.revision, pool),
             graph=graph,
@@ -106,9 +114,16 @@ class Grown:
         generator = self.graph.newest(growth.number)
         if generator is None:
             raise DamagedRun(self._run_id, "a generator of it was edited away before it ended")
-        if whole:
-            self._take(self._expanded(growth.revision, generator, pool))
         self.printed[growth.revision] = generator
+        if whole:
+            self._take_printed(growth.revision, generator, pool)
+
+    def _take_printed(self, revision: int, generator: int, pool: str) -> None:
+        """Take what a generator printed. One that printed no task has none in the run."""
+        addition = self._expanded(revision, generator, pool)
+        self._take(addition)
+        if not addition.segments:
+            del self.printed[revision]
 
     def _expanded(self, revision: int, generator: int, pool: str) -> Addition:
         return expand_generated(

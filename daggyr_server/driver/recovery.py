@@ -142,7 +142,9 @@ def _made_again(stored: StoredRun, keep: Callable[[], Keeping], now: float) -> R
         stored.in_flight,
         parameters=grown.parameters,
         growths=grown.growths,
+        stopped=stored.stopped,
         revision=len(stored.growths) + 1,
+        specified_in=max((growth.revision for growth in stored.growths if growth.number is None), default=0),
         printed=grown.printed,
         now=now,
     )

@@ -33,6 +33,7 @@ class _Head(msgspec.Struct, array_like=True):
     beyond: int  # the first number behind the last task's
     policies: list[Policy]
     carry: tuple[bytes, bytes, bytes, bytes]
+    counted: tuple[bytes, bytes, bytes] = (b"", b"", b"")  # new, old, count; see Addition.after
 
 
 class _Plain(msgspec.Struct, array_like=True, tag=1):
@@ -60,12 +61,14 @@ class Unreadable(ValueError):
 def encoded(graph: Graph, carry: Carry) -> bytes:
     """What is to be kept of `graph`, all of which an edit replaces as `carry` says."""
     news, olds, counts, same = carry.columns
+    counted = graph.counted_from.since(graph.live).columns
     head = _Head(
         form=_FORM,
         base=graph.live,
         beyond=graph.size,
         policies=graph.policies,
         carry=(_packed(news), _packed(olds), _packed(counts), bytes(same)),
+        counted=(_packed(counted[0]), _packed(counted[1]), _packed(counted[2])),
     )
     found = bytearray()
     for part in (head, *_parts(graph.segments)):
@@ -93,7 +96,8 @@ def decoded(data: bytes, start: int) -> Replaced:
         if head.form != _FORM or head.base != start:
             raise Unreadable("it is of another specification, or of another version")
         policies = head.policies
-        replaced = Replaced(policies, _segments(parts), _carry(head.carry))
+        after = list(zip(*map(_unpacked, head.counted), strict=True))
+        replaced = Replaced(policies, _segments(parts), _carry(head.carry), after)
     except (msgspec.DecodeError, StopIteration, ValueError) as error:
         raise Unreadable(str(error)) from None
     beyond = start

@@ -43,6 +43,7 @@ class Requests:
         self.folder = folder
         self._inbox = inbox
         self._reader = reader
+        self._repeat = editing.repeat
         self.plan, self.edit = editing.plan, editing.edit
         self.delete, self.prune = deletions.delete, deletions.prune
         self.drain, self.forget_agent = agents.drain, agents.forget
@@ -76,13 +77,22 @@ class Requests:
         """End a run, or some of its tasks. Raises Refused, TrackerError, Closing."""
         await self._ask(KillAsked(ticket=object(), run_id=run_id, numbers=numbers))
 
-    async def retry(self, run_id: int, numbers: tuple[int, ...] | None, *, downstream: bool) -> None:
-        """Queue tasks again. Raises Refused, TrackerError, Closing."""
-        await self._ask(RetryAsked(ticket=object(), run_id=run_id, numbers=numbers, downstream=downstream))
+    async def retry(self, run_id: int, numbers: tuple[int, ...] | None, *, downstream: bool, everything: bool = False) -> None:
+        """Queue tasks again. `everything` also lets go on what a kill of the run left behind.
 
-    async def mark(self, run_id: int, numbers: tuple[int, ...], *, completed: bool) -> None:
+        Raises Refused, TrackerError, Closing.
+        """
+        request = RetryAsked(ticket=object(), run_id=run_id, numbers=numbers, downstream=downstream, everything=everything)
+        try:
+            await self._ask(request)
+        except Refused as refused:
+            if refused.refusal.reason is not Reason.GROWN or numbers is None:
+                raise
+            await self._repeat(run_id, numbers, everything=everything)
+
+    async def mark(self, run_id: int, numbers: tuple[int, ...], *, completed: bool, everything: bool = False) -> None:
         """Say that tasks are COMPLETED, or QUEUED. Raises Refused, TrackerError, Closing."""
-        await self._ask(MarkAsked(ticket=object(), run_id=run_id, numbers=numbers, completed=completed))
+        await self._ask(MarkAsked(ticket=object(), run_id=run_id, numbers=numbers, completed=completed, everything=everything))
 
     async def keep_pin(self, agent_id: str, name: str, digest: bytes | None) -> None:
         """Record the digest of the key that an agent is known by, or, without one, that it is known by none. Raises Closing."""

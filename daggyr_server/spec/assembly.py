@@ -18,7 +18,7 @@ from daggyr_server.spec.document import RunSpec
 from daggyr_server.spec.faults import Faults, at, quoted
 from daggyr_server.spec.links import Links, Match, Outside, Rows
 from daggyr_server.spec.matching import Budget, Side, relate
-from daggyr_server.spec.names import Positions, Steps, above, ambiguous_name, common_name, name_in
+from daggyr_server.spec.names import Positions, Steps, above, ambiguous_name, common_name, name_in, readings
 from daggyr_server.spec.parameters import Expansion
 from daggyr_server.spec.templates import Templates
 
@@ -188,6 +188,10 @@ class Assembly:
             common = ambiguous_name(self.expanded[task], pairs, self.steps) if pairs else None
             if common:
                 message = f"two of its expansions would be called {quoted(common)}"
+                alike = readings(common, self.expanded[task])
+                if len(alike) == 2:
+                    one, other = (", ".join(f"{name}={quoted(value)}" for name, value in each.items()) for each in alike)
+                    message += f", the one with {one} and the one with {other}"
                 self.faults.add(self.place(task), message, "choose other values", task=self.names[task])
 
     def children(self, task: int) -> Sequence[int]:

@@ -1,7 +1,8 @@
 """Another specification for an existing run: its tasks, and which of them the run has already.
 
 A task is the same if its template's name and its expansion's values are the same. Its displayed name does not count, because it
-changes when a parameter gets a second value, and neither does its number. What a task does is its command, environment, working
+changes when a parameter gets a second value, and neither does its number. A task that is not multiplied is also the same if its
+name is, whatever values are in it. What a task does is its command, environment, working
 directory and standard input; if one of them differs, it is changed. Templates are compared, expansions only where their templates
 differ.
 
@@ -10,9 +11,8 @@ The driver calls this for an edit, and recovery calls it to repeat one. It only 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 from typing import NamedTuple
 
 from daggyr.substitution import Filling
@@ -20,6 +20,7 @@ from daggyr.v1.task_pb2 import TaskSpec, TaskTemplate
 from daggyr_server.core.graph.carry import Carry
 from daggyr_server.core.graph.graph import Edit, Graph
 from daggyr_server.core.graph.segments import Binding, Details, ExpandedSegment, Keeping, PlainSegment
+from daggyr_server.spec.counted import common, last_of_names
 from daggyr_server.spec.document import RunSpec
 from daggyr_server.spec.expand import expand
 from daggyr_server.spec.faults import Fault, SpecificationError, quoted
@@ -108,6 +109,9 @@ def expand_edit(
             comparison.add(segment)
         edit.additions.append(addition)
         edit.kept += (revision,)
+    earlier = [*graph.retired, *graph.segments]
+    for addition in edit.additions:
+        addition.after = last_of_names(earlier, addition.segments, comparison.carry)
     return Edited(edit, made, comparison.adjusted)
 
 
@@ -181,13 +185,16 @@ class _Comparison:
                 self.carry.add(number, old, 1, same=same)
                 if same and (before.policies[old - before.base] != segment.policies[number - segment.base] or details != now):
                     self._adjust(number, old, 1)
+            else:
+                after = Details(segment.details[number - segment.base], (), ())
+                self._carry_over(number, old, after, segment.policies[number - segment.base])
         elif name in self._expanded:
             expanded = self._expanded[name]
             index = _index(expanded, segment.binding(number), self._positions)
             if index is not None:
                 old = expanded.first + index
                 after = Details(segment.details[number - segment.base], (), ())
-                self.carry.add(number, old, 1, same=not differences(self._graph.details(old), after))
+                self._carry_over(number, old, after, segment.policies[number - segment.base])
 
     def _add_from_plain(self, segment: ExpandedSegment, old: int) -> None:
         before = self._graph.segment_of(old)
@@ -195,12 +202,22 @@ class _Comparison:
         index = _index(segment, before.binding(old), self._positions)
         if index is not None:
             after = Details(segment.details, segment.parameters, segment.values_at(index))
-            self.carry.add(segment.first + index, old, 1, same=not differences(self._graph.details(old), after))
+            self._carry_over(segment.first + index, old, after, segment.policy)
+
+    def _carry_over(self, number: int, old: int, after: Details, policy: int) -> None:
+        """Note that a task goes over whose details have to be compared one by one."""
+        before = self._graph.details(old)
+        same = not differences(before, after)
+        self.carry.add(number, old, 1, same=same)
+        if same and (self._graph.policy_index(old) != policy or _filled(before).timeout != _filled(after).timeout):
+            self._adjust(number, old, 1)
 
     def _add_expanded(self, segment: ExpandedSegment, before: ExpandedSegment) -> None:
         equal = self._equal(before.details, segment.details)
         fill, fill_before = _filling(segment.details, segment.parameters), _filling(before.details, before.parameters)
-        for index, old_index, count in _common(segment, before):
+        timeouts = [TaskSpec.FromString(one.details).timeout for one in (before, segment)]
+        adjusted = before.policy != segment.policy or timeouts[0] != timeouts[1]
+        for index, old_index, count in common(segment, before):
             if equal:
                 self.carry.add(segment.first + index, before.first + old_index, count, same=True)
                 if before.policy != segment.policy or before.details != segment.details:
@@ -210,6 +227,8 @@ class _Comparison:
                 values = segment.values_at(index + offset)
                 same = _does(fill.spec(values)) == _does(fill_before.spec(values))
                 self.carry.add(segment.first + index + offset, before.first + old_index + offset, 1, same=same)
+                if same and adjusted:
+                    self._adjust(segment.first + index + offset, before.first + old_index + offset, 1)
 
     def _adjust(self, number: int, old: int, count: int) -> None:
         if self.adjusted:
@@ -244,31 +263,6 @@ def _index(segment: ExpandedSegment, binding: Binding, positions: Positions) -> 
             return None
         index += position * stride
     return index
-
-
-def _common(after: ExpandedSegment, before: ExpandedSegment) -> Iterator[tuple[int, int, int]]:
-    """The expansions that both segments have, as ascending stretches of (index after, index before, how many).
-
-    The caller has made sure that both segments have the same parameters. The parameters' values may differ.
-    """
-    if after.values == before.values:
-        yield 0, 0, after.count
-        return
-    shared = []
-    for choices, choices_before in zip(after.values, before.values, strict=True):
-        positions = {value: position for position, value in enumerate(choices_before)}
-        shared.append([(position, positions[value]) for position, value in enumerate(choices) if value in positions])
-    runs: list[list[int]] = []  # stretches of the last parameter's values, because these change fastest
-    for position, position_before in shared[-1]:
-        if runs and (runs[-1][0] + runs[-1][2], runs[-1][1] + runs[-1][2]) == (position, position_before):
-            runs[-1][2] += 1
-        else:
-            runs.append([position, position_before, 1])
-    for leading in product(*shared[:-1]):
-        index = sum(pair[0] * stride for pair, stride in zip(leading, after.strides, strict=False))
-        index_before = sum(pair[1] * stride for pair, stride in zip(leading, before.strides, strict=False))
-        for position, position_before, count in runs:
-            yield index + position, index_before + position_before, count
 
 
 _FIELDS = ("command", "environment", "working_directory", "stdin")

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from daggyr_server.core.graph.graph import Addition, Graph
 from daggyr_server.core.graph.segments import Keeping
 from daggyr_server.spec.assembly import Assembly
+from daggyr_server.spec.counted import last_of_names
 from daggyr_server.spec.decode import decode_tasks
 from daggyr_server.spec.document import RunSpec
 from daggyr_server.spec.existing import Existing
@@ -62,4 +63,6 @@ def expand_generated(
     if not faults.count:
         existing.check_cycles(assembly)
     faults.refuse_if_any()
-    return Addition(policies=policies.added, segments=assembly.segments(existing.children), edges=existing.edges)
+    segments = assembly.segments(existing.children)
+    after = last_of_names(graph.retired, segments)
+    return Addition(policies=policies.added, segments=segments, edges=existing.edges, after=after)

@@ -77,8 +77,30 @@ def ambiguous_name(segment: ExpandedSegment, pairs: Iterable[tuple[int, str, str
     starts = []
     for index, short, long in pairs:
         after = 2 * index + 3
-        starts.append((after, after, long[len(short) :], f"{segment.name}...{long}"))
+        before = "".join(choices[0] for choices in rule[: after - 1])  # whatever stands there, both have it
+        starts.append((after, after, long[len(short) :], f"{before}{long}"))
     return common_text(rule, rule, starts, left) if starts else None
+
+
+def readings(name: str, segment: ExpandedSegment) -> list[dict[str, str]]:
+    """The values of two of the segment's expansions that are called `name`; of fewer, if there are not two."""
+    found: list[dict[str, str]] = []
+
+    def read(start: int, values: dict[str, str]) -> None:
+        if len(values) == len(segment.parameters):
+            if start == len(name):
+                found.append(values)
+            return
+        parameter, choices = segment.parameters[len(values)], segment.values[len(values)]
+        mark = f".{parameter}:"
+        if not name.startswith(mark, start):
+            return
+        for choice in choices:
+            if name.startswith(choice, start + len(mark)) and len(found) < 2:
+                read(start + len(mark) + len(choice), {**values, parameter: choice})
+
+    read(len(segment.name), {})
+    return found[:2]
 
 
 def common_text(one: Factors, other: Factors, starts: Iterable[tuple[int, int, str, str]], left: Steps) -> str | None:

@@ -19,6 +19,7 @@ from daggyr_server.core.states import State
 from daggyr_server.core.stored import RunRow, StoredRun
 
 MAX_ATTEMPTS = 1_000  # read at once
+SHOWN_TASKS = 3  # that an entry of a run's history names
 MAX_ROWS_BYTES = 4 * 1024 * 1024  # of runs' tags, read at once
 MAX_LIVES = 1_000  # starts that a tracker tells of when it is opened
 
@@ -91,8 +92,12 @@ class StateChange:
 
     time: float  # seconds since the epoch
     number: int | None  # None for the run itself
-    state: State  # from then on; a run that is edited, or whose end is asked for, keeps its state
+    # From then on. A run that is edited, or whose end is asked for, keeps its state. In a run's history, where a person moved
+    # some of its tasks, it is the state of these.
+    state: State
     reason: str  # "kill", "retry", "mark" or "edit", if a person asked for it; else ""
+    tasks: tuple[int, ...] = ()  # in a run's history: the first SHOWN_TASKS of those that a person moved...
+    count: int = 0  # ...and how many they are
 
 
 class Tracker(ABC):
@@ -181,7 +186,10 @@ class Tracker(ABC):
 
     @abstractmethod
     async def history(self, run_id: int, number: int | None) -> list[StateChange]:
-        """The state changes of a task, or of the run itself if `number` is None, that no attempt explains, oldest first."""
+        """The state changes of a task, or of the run itself if `number` is None, that no attempt explains, oldest first.
+
+        Those of a run include what a person moved of its tasks by a kill, a retry or a mark.
+        """
 
     @abstractmethod
     async def pins(self) -> list[AgentPinned]:

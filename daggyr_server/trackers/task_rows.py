@@ -16,6 +16,7 @@ from daggyr_server.core.stored import Adopted, TaskRows
 
 _FAILURES = frozenset({int(Outcome.FAILED), int(Outcome.TIMED_OUT), int(Outcome.OOM_KILLED)})
 _SUCCEEDED, _LOST, _QUEUED = int(Outcome.SUCCEEDED), int(Outcome.LOST), int(State.QUEUED)
+_COMPLETED = int(State.COMPLETED)
 
 
 class Assigned(NamedTuple):
@@ -64,8 +65,8 @@ class Folding:
                 number, failures, losses = row_number, 0, 0
                 counted_from = requeued.get(number, 0) if requeued else 0
             attempt, state = row_attempt, row_state
-            if outcome != _SUCCEEDED and attempt > counted_from:
-                if outcome in _FAILURES:
+            if (outcome != _SUCCEEDED or row_state != _COMPLETED) and attempt > counted_from:
+                if outcome in _FAILURES or outcome == _SUCCEEDED:  # a generator whose document was refused has failed as well
                     failures += 1
                 elif outcome == _LOST:
                     losses += 1

@@ -23,6 +23,7 @@ from daggyr_server.core.records import (
     RunMoved,
     TasksGenerated,
     TasksMoved,
+    TasksStopped,
 )
 from daggyr_server.core.states import ENDED, Phase, State
 from daggyr_server.core.stored import RunRow
@@ -46,6 +47,7 @@ def _restored(run_id: int, records: Sequence[Record], grown: Grown, now: float) 
     state, killing, revision = State.QUEUED, False, 1
     tags, pool = added.tags, added.pool
     printed: dict[int, int] = {}
+    stopped: Sequence[int] = ()
     edits: list[Edit] = []
     start_time: float | None = None
     stop_time: float | None = None
@@ -63,7 +65,10 @@ def _restored(run_id: int, records: Sequence[Record], grown: Grown, now: float) 
             killing = True
         elif isinstance(record, TasksGenerated):
             revision = record.revision
-            printed[revision] = _newest(record.number, edits)
+            addition = grown[run_id, revision]
+            assert isinstance(addition, Addition)
+            if addition.segments:
+                printed[revision] = _newest(record.number, edits)
         elif isinstance(record, RunEdited):
             revision, tags, pool = record.revision, record.tags, record.pool
             edit = grown[run_id, revision]
@@ -74,6 +79,8 @@ def _restored(run_id: int, records: Sequence[Record], grown: Grown, now: float) 
         elif isinstance(record, AttemptsAssigned):
             folding.assigned(record.numbers, record.attempts)
             sent.append(Assigned(record.host, record.host_name, record.time, record.numbers, record.attempts, 0))
+        elif isinstance(record, TasksStopped):
+            stopped = record.numbers
         elif isinstance(record, TasksMoved):
             folding.moved(int(record.state), record.numbers, record.attempts)
         elif isinstance(record, AttemptRecorded):
@@ -84,6 +91,7 @@ def _restored(run_id: int, records: Sequence[Record], grown: Grown, now: float) 
         RunRow(run_id, added.request_id, tags, pool, state, added.submit_time, start_time, stop_time, killing, task_states={}),
         tasks,
         adopted(in_flight, void, sent),
+        stopped=stopped,
         parameters={},
         growths=_shortened([grown[run_id, number] for number in range(1, revision + 1)]),
         revision=revision,
@@ -127,6 +135,7 @@ def assert_as_before(run: Run, live: Run) -> None:
     first = live.graph.live
     assert run.graph.live == first
     assert [_known(phase) for phase in run.phases[first:]] == [_known(phase) for phase in live.phases[first:]]
+    assert run.stopped == live.stopped
     assert list(run.attempts[first:]) == list(live.attempts[first:])
     assert {number: _told(flight) for number, flight in run.in_flight.items()} == {
         number: _told(flight) for number, flight in live.in_flight.items()

@@ -203,8 +203,8 @@ class Story:
         self.world.kill(int(words[0]), *words[1:])
 
     def retry(self, words: list[str], below: dict[str, Any]) -> None:
-        names = [word for word in words[1:] if word != "--downstream"]
-        self.world.retry(int(words[0]), *names, downstream="--downstream" in words)
+        names = [word for word in words[1:] if not word.startswith("--")]
+        self.world.retry(int(words[0]), *names, downstream="--downstream" in words, everything="--all" in words)
 
     def mark(self, words: list[str], below: dict[str, Any]) -> None:
         run_id, *names, state = words
@@ -214,7 +214,7 @@ class Story:
         self.world.ask(lambda ticket: MarkAsked(ticket=ticket, run_id=int(run_id), numbers=numbers, completed=completed))
 
     def edit(self, words: list[str], below: dict[str, Any]) -> None:
-        self.world.edit(int(words[0]), _filled(below), downstream="--downstream" in words)
+        self.world.edit(int(words[0]), _filled(below), downstream="--downstream" in words, everything="--all" in words)
 
     def restart(self, words: list[str], below: dict[str, Any]) -> None:
         self.world.start_again(committed=True)

@@ -82,14 +82,17 @@ def test_an_addition_for_an_older_graph_raises_and_changes_nothing(world: World)
     world.tell()
 
 
-def test_a_completed_generator_is_not_repeated(world: World) -> None:
+def test_a_completed_generator_is_not_repeated_while_its_tasks_are_there(world: World) -> None:
+    """With all behind it, these are to go first, which takes an edit; the driver makes it."""
     run_id = world.submit({"a": task("g"), "g": task(is_generator=True)})
     world.end(run_id, "a")
     world.generate(run_id, "g", {"x": task()})
     world.end(run_id, "x", outcome=Outcome.FAILED)
-    refusal = Refusal(Reason.NOT_NOW, "g is a generator whose tasks are part of the run already: submit a new run instead")
+    how = f"to take them away and run it again, daggyr retry {run_id} --task g --downstream"
+    refusal = Refusal(Reason.NOT_NOW, f"g is a generator whose tasks are part of the run: {how}")
     assert world.retry(run_id, "g") == refusal
-    assert world.retry(run_id, "a", downstream=True) == refusal
+    grown = Refusal(Reason.GROWN, "g has made tasks that are to go first")
+    assert world.retry(run_id, "a", downstream=True) == grown
     assert world.retry(run_id) is None
     world.end(run_id, "x")
     assert world.state(run_id) is State.COMPLETED

@@ -15,7 +15,7 @@ from replay import assert_same, replay
 from world import World, expanded, task
 
 from daggyr_server.core.commands import Key
-from daggyr_server.core.events import AttemptEnded, AttemptStarted, Event
+from daggyr_server.core.events import AttemptEnded, AttemptStarted, Event, MarkAsked
 from daggyr_server.core.states import ENDED, Outcome, Phase, State
 from daggyr_server.core.step import Refusal
 
@@ -148,23 +148,49 @@ class Anything(RuleBasedStateMachine):
         run_id = self.run_id(data, ended=False)
         self.world.kill(run_id, *([] if whole else self.names(data, run_id, ended=False, anything=anything)))
 
-    @rule(data=st.data(), whole=st.booleans(), downstream=st.booleans(), anything=st.sampled_from([False, False, True]))
-    def retry(self, data: st.DataObject, whole: bool, downstream: bool, anything: bool) -> None:
-        run_id = self.run_id(data, ended=whole)
+    @rule(
+        data=st.data(),
+        whole=st.booleans(),
+        downstream=st.booleans(),
+        everything=st.booleans(),
+        anything=st.sampled_from([False, False, True]),
+    )
+    def retry(self, data: st.DataObject, whole: bool, downstream: bool, everything: bool, anything: bool) -> None:
+        run_id = self.run_id(data, ended=whole or everything)
         names = [] if whole else self.names(data, run_id, ended=True, anything=anything)
-        self.world.retry(run_id, *names, downstream=downstream)
+        self.world.retry(run_id, *names, downstream=downstream, everything=everything)
+
+    @rule(data=st.data(), completed=st.booleans(), everything=st.booleans(), ended=st.booleans())
+    def mark(self, data: st.DataObject, completed: bool, everything: bool, ended: bool) -> None:
+        run_id = self.run_id(data, ended=ended)
+        names = self.names(data, run_id, ended=not completed, anything=True)
+        graph = self.world.of(run_id).graph
+        numbers = tuple(number for number in self.world.numbers(run_id, names) or () if not graph.kind(number))
+        if numbers:  # people cannot name heads and tails
+            self.world.ask(
+                lambda ticket: MarkAsked(
+                    ticket=ticket, run_id=run_id, numbers=numbers, completed=completed, everything=everything
+                )
+            )
 
     @rule(
-        data=st.data(), spec=specifications(), downstream=st.booleans(), ended=st.booleans(), late=st.sampled_from([0, 0, 0, 1])
+        data=st.data(),
+        spec=specifications(),
+        downstream=st.booleans(),
+        everything=st.booleans(),
+        ended=st.booleans(),
+        late=st.sampled_from([0, 0, 0, 1]),
     )
-    def edit(self, data: st.DataObject, spec: dict[str, dict[str, Any]], downstream: bool, ended: bool, late: int) -> None:
+    def edit(
+        self, data: st.DataObject, spec: dict[str, dict[str, Any]], downstream: bool, everything: bool, ended: bool, late: int
+    ) -> None:
         """What is unchanged keeps its state, whatever it is. A person who looked at an older specification is refused."""
         run_id = self.run_id(data, ended=ended)
         run = self.world.of(run_id)
         before = run.graph
         phases = {number: run.phases[number] for number in range(before.live, before.size)}
         edits = len(before.edits)
-        answer = self.world.edit(run_id, spec, downstream=downstream, edits=edits - late)
+        answer = self.world.edit(run_id, spec, downstream=downstream, everything=everything, edits=edits - late)
         assert answer == edits + 1 or (isinstance(answer, Refusal) and (late or run.killing))
         if answer == edits + 1 and not downstream:
             for new, old, count, same in before.edits[-1][1]:

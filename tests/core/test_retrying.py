@@ -161,7 +161,7 @@ def test_retries_that_are_refused(world: World) -> None:
     world.start(run_id, "b")
     assert world.retry(run_id, "a") == not_now(f"run {run_id} is being killed: wait until it has ended")
     world.end(run_id, "b", outcome=Outcome.REJECTED, seconds=None)
-    assert world.retry(run_id, "c") == not_now("c waits for tasks that did not complete: retry those")
+    assert world.retry(run_id, "c") == not_now("c waits for b, which is ERRORED: retry that")
     assert world.state(run_id) is State.KILLED
     world.retry(run_id)
     world.end(run_id, "b")

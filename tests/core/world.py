@@ -182,13 +182,24 @@ class World:
         assert answer is None or isinstance(answer, Refusal)
         return answer
 
-    def retry(self, run_id: int, *names: str, downstream: bool = False) -> Refusal | None:
+    def retry(self, run_id: int, *names: str, downstream: bool = False, everything: bool = False) -> Refusal | None:
         numbers = self.numbers(run_id, names)
-        answer = self.ask(lambda ticket: RetryAsked(ticket=ticket, run_id=run_id, numbers=numbers, downstream=downstream))
+        answer = self.ask(
+            lambda ticket: RetryAsked(ticket=ticket, run_id=run_id, numbers=numbers, downstream=downstream, everything=everything)
+        )
         assert answer is None or isinstance(answer, Refusal)
         return answer
 
-    def edit(self, run_id: int, tasks: Tasks, *, downstream: bool = False, edits: int | None = None, **fields: Any) -> object:
+    def edit(
+        self,
+        run_id: int,
+        tasks: Tasks,
+        *,
+        downstream: bool = False,
+        everything: bool = False,
+        edits: int | None = None,
+        **fields: Any,
+    ) -> object:
         """Give a run another specification. Returns the answer."""
         run = self.machine.runs[run_id]
         spec = decode_json(json.dumps({"tasks": tasks, **fields}).encode())
@@ -210,6 +221,7 @@ class World:
                 document=b"",
                 completed=plan.completed,
                 again=plan.again,
+                everything=everything,
             )
         )
         for record in self.records[before:]:

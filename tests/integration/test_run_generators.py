@@ -106,14 +106,21 @@ def test_more_tasks_than_a_message_holds(local: Deployment) -> None:
     assert (run["state"], run["task_states"]) == ("COMPLETED", {"COMPLETED": 3001})
 
 
-def test_a_generator_whose_tasks_are_there_is_not_done_again(local: Deployment) -> None:
+def test_a_generator_whose_tasks_are_there_is_done_again_with_what_it_had_made(local: Deployment) -> None:
     local.complete({"plan": prints(local, {"new": shell(LEDGER)}), "other": task("true")})
     ended = local.daggyr("retry", "1", "--task", "plan")
-    assert (ended.code, "submit a new run instead" in ended.err) == (2, True)
+    assert (ended.code, "daggyr retry 1 --task plan --downstream" in ended.err) == (2, True)
+    ended = local.daggyr("mark", "1", "plan", "queued")
+    assert (ended.code, "daggyr retry 1 --task plan --downstream" in ended.err) == (2, True)
     assert local.run(1)["state"] == "COMPLETED"
     assert local.daggyr("retry", "1", "--task", "new").code == 0
     assert local.watch(1)["task_states"] == {"COMPLETED": 3}
     assert local.read("ledger") == "new\nnew\n"
+    assert local.daggyr("retry", "1", "--task", "plan", "--downstream").code == 0
+    assert local.watch(1)["task_states"] == {"COMPLETED": 3}
+    assert local.read("ledger") == "new\nnew\nnew\n"
+    assert [attempt["attempt"] for attempt in local.task(1, "new")["attempts"]] == [1, 2, 3]
+    assert {change["reason"] for change in local.run(1)["history"] if change["reason"]} == {"retry"}
 
 
 def test_what_is_wrong_with_generated_tasks_is_told_one_fault_a_line(local: Deployment) -> None:

@@ -47,7 +47,19 @@ def test_alike_names_that_differ_are_fine() -> None:
 def test_two_expansions_of_one_task_with_one_name_are_refused() -> None:
     found = spec({"A": ["1", "1.B:2"], "B": ["2.B:3", "3"]}, t="AB")
     found["tasks"]["t"]["details"]["command"] = ["A", "B"]
-    assert refused(found) == ["tasks.t: two of its expansions would be called `t...1.B:2.B:3`; choose other values"]
+    assert refused(found) == [
+        "tasks.t: two of its expansions would be called `t.A:1.B:2.B:3`, the one with A=`1`, B=`2.B:3` and the one with "
+        "A=`1.B:2`, B=`3`; choose other values"
+    ]
+    # What stands before the values that are alike is that of both.
+    found = spec({"A": ["0", "1"], "B": ["1", "1.C:2"], "C": ["3", "2.C:3"]}, t="ABC")
+    found["tasks"]["t"]["details"]["command"] = ["A", "B", "C"]
+    assert refused(found) == [
+        "tasks.t: two of its expansions would be called `t.A:0.B:1.C:2.C:3`, the one with A=`0`, B=`1`, C=`2.C:3` and "
+        "the one with A=`0`, B=`1.C:2`, C=`3`; choose other values"
+    ]
+    found = spec({"A": ["1", "1.B:2"], "B": ["2.B:3", "3"]}, t="AB")
+    found["tasks"]["t"]["details"]["command"] = ["A", "B"]
     found["parameters"]["B"] = ["2", "3"]
     assert graph_of(found).size == 6
 

@@ -2,7 +2,8 @@
 
 `Deployment` makes one for its server. A call costs a millisecond or two, where a program that is started for it costs a third
 of a second of a core. Each answer is a value of the shape that `daggyr --output json` prints, so that a test may take either. It
-has no event loop, and so tests with one and tests without one may use it. It never changes anything but by `submit` and `delete`.
+has no event loop, and so tests with one and tests without one may use it. What changes
+a run is in its own calls, from `submit` to `edit`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import grpc
 
 from daggyr.channel import CHANNEL_OPTIONS, token_metadata
 from daggyr.v1 import runs_pb2 as pb
-from daggyr.v1.run_pb2 import RunSummary
+from daggyr.v1.run_pb2 import RunSummary, State
 from daggyr.v1.runs_pb2_grpc import RunsStub
 from daggyr.v1.task_pb2 import STDERR, STDOUT, OutputStream
 from daggyr_server.cli import shapes
@@ -54,6 +55,26 @@ class ServerCalls:
 
     def delete(self, run_id: int) -> None:
         self._stub.DeleteRun(pb.DeleteRunRequest(run_id=run_id), **self._given)
+
+    def kill(self, run_id: int, tasks: Iterable[str] = ()) -> None:
+        """This and the calls that follow raise grpc.RpcError if they are refused."""
+        self._stub.KillRun(pb.KillRunRequest(run_id=run_id, tasks=tasks), **self._given)
+
+    def retry(self, run_id: int, tasks: Iterable[str] = (), *, downstream: bool = False, all: bool = False) -> None:
+        self._stub.RetryRun(pb.RetryRunRequest(run_id=run_id, tasks=tasks, downstream=downstream, all=all), **self._given)
+
+    def mark(self, run_id: int, tasks: Iterable[str], state: str, *, all: bool = False) -> None:
+        request = pb.MarkTasksRequest(run_id=run_id, tasks=tasks, state=State.Value(f"STATE_{state}"), all=all)
+        self._stub.MarkTasks(request, **self._given)
+
+    def edit(self, run_id: int, document: bytes, **options: bool) -> tuple[dict[str, int], list[dict[str, Any]]]:
+        """The totals of an edit and, with `plan`, each task that would be changed. `options` are those of EditRunHeader."""
+        chunks = [pb.EditRunChunk(header=pb.EditRunHeader(run_id=run_id, **options)), pb.EditRunChunk(data=document)]
+        totals, tasks = pb.EditTotals(), list[dict[str, Any]]()
+        for answer in self._stub.EditRun(iter(chunks), **self._given):
+            totals.MergeFrom(answer.totals)
+            tasks += map(shapes.task_edit, answer.tasks)
+        return shapes.edit_totals(totals), tasks
 
     def ended(self, run_id: int) -> RunSummary:
         """The run, once it has ended. A server that goes away meanwhile is waited for, as `daggyr watch` does."""

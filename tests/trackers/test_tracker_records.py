@@ -81,10 +81,13 @@ class Model:
             state = moves[-1][2]
         fresh = ([0] + [had for _, had, to, _ in moves if to is State.QUEUED])[-1]
         counted = [outcome for _, attempt, outcome, _ in attempts if attempt > fresh]
+        refused = sum(
+            outcome is Outcome.SUCCEEDED and to is not State.COMPLETED for _, attempt, outcome, to in attempts if attempt > fresh
+        )
         return (
             state,
             self.attempts.get(number, 0),
-            sum(outcome in FAILURES for outcome in counted),
+            sum(outcome in FAILURES for outcome in counted) + refused,
             counted.count(Outcome.LOST),
         )
 
@@ -97,7 +100,11 @@ class Model:
         assert [(growth.revision, growth.document) for growth in stored.growths] == [
             (revision, b"%d" % revision) for revision in range(2, self.revision + 1)
         ]
-        assert [(change.state, change.reason) for change in await tracker.history(self.run_id, None)] == self.run_history
+        history = await tracker.history(self.run_id, None)
+        assert [(change.state, change.reason) for change in history if not change.count] == self.run_history
+        assert [(change.tasks, change.state, change.reason) for change in history if change.count] == [
+            ((number,), state, reason) for number, _, state, reason in self.moves if reason != "edit"
+        ]
         for number in TASKS:
             attempts = await tracker.attempts(self.run_id, number)
             assert [(entry.attempt, entry.result.outcome) for entry in attempts] == [

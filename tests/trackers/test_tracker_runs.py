@@ -9,7 +9,7 @@ from tracker_kinds import OpenAgain, TrackerKind
 from tracker_records import DAY, assigned, ended, kept, moved, recorded, run_added, run_moved
 
 from daggyr.v1.task_pb2 import STDERR
-from daggyr_server.core.records import RunAdded, RunEdited, RunKillAsked, TasksGenerated
+from daggyr_server.core.records import RunAdded, RunEdited, RunKillAsked, TasksGenerated, TasksStopped
 from daggyr_server.core.states import Outcome, State
 from daggyr_server.core.stored import Growth, RunRow
 from daggyr_server.trackers.base import MAX_ROWS_BYTES, StateChange, Tracker
@@ -208,7 +208,37 @@ async def test_a_task_s_history_is_its_moves(kind: TrackerKind, open_again: Open
     assert [change.reason for change in await tracker.history(1, 2)] == ["edit"]
     assert [change.reason for change in await tracker.history(1, 69_999)] == ["edit"]
     assert await tracker.history(1, 70_000) == []
-    assert [change.state for change in await tracker.history(1, None)] == [State.RUNNING]
+    # A run's history tells what people moved of its tasks. An edit is one entry of the run's own, which is not made here.
+    assert [(change.state, change.reason, change.tasks, change.count) for change in await tracker.history(1, None)] == [
+        (State.KILLED, "kill", (5, 1, 3), 3),
+        (State.QUEUED, "retry", (3, 1), 2),
+        (State.COMPLETED, "mark", (3,), 1),
+        (State.RUNNING, "", (), 0),
+    ]
+
+
+async def test_a_move_of_many_tasks_is_one_entry_of_its_run_s_history(tracker: Tracker) -> None:
+    await tracker.commit([run_added(), moved(State.KILLED, *range(70_000), reason="kill"), run_moved(State.KILLED)])
+    assert [(change.reason, change.tasks, change.count) for change in await tracker.history(1, None)] == [
+        ("kill", (0, 1, 2), 70_000),
+        ("", (), 0),
+    ]
+
+
+async def test_tasks_that_a_kill_left_behind_are_those_of_the_last_record(kind: TrackerKind, open_again: OpenAgain) -> None:
+    tracker, _ = await open_again()
+    await tracker.commit([run_added(), TasksStopped(1, [1, 5, 7])])
+    stored = await tracker.load(1)
+    assert stored is not None and list(stored.stopped) == [1, 5, 7]
+    await tracker.commit([TasksStopped(1, [5]), run_moved(State.QUEUED)])
+    if kind.durable:
+        await tracker.close()
+        tracker, _ = await open_again()
+    stored = await tracker.load(1)
+    assert stored is not None and list(stored.stopped) == [5]
+    await tracker.commit([TasksStopped(1, [])])
+    stored = await tracker.load(1)
+    assert stored is not None and not list(stored.stopped)
 
 
 async def test_runs_with_large_tags_come_few_at_a_time(tracker: Tracker) -> None:

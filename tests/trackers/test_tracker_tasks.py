@@ -62,7 +62,7 @@ async def test_one_commit_may_hold_a_task_s_whole_life(kind: TrackerKind, open_a
 @pytest.mark.parametrize(
     ("outcome", "failures", "losses"),
     [
-        (Outcome.SUCCEEDED, 0, 0),
+        (Outcome.SUCCEEDED, 1, 0),  # a generator whose document was refused
         (Outcome.FAILED, 1, 0),
         (Outcome.TIMED_OUT, 1, 0),
         (Outcome.OOM_KILLED, 1, 0),
@@ -80,7 +80,7 @@ async def test_what_counts_as_failure_and_as_loss(tracker: Tracker, outcome: Out
 async def test_the_state_is_the_record_s_not_the_outcome_s(tracker: Tracker) -> None:
     """A generator that printed no tasks has SUCCEEDED, but is ERRORED."""
     await tracker.commit([run_added(), assigned(0), ended(Outcome.SUCCEEDED, State.ERRORED)])
-    assert tasks(await load(tracker)) == [(0, State.ERRORED, 1, 0, 0)]
+    assert tasks(await load(tracker)) == [(0, State.ERRORED, 1, 1, 0)]
 
 
 async def test_a_move_counts_until_a_later_attempt_has_ended(tracker: Tracker) -> None:

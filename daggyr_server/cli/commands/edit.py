@@ -5,6 +5,7 @@ The server makes the plan; nothing here compares specifications.
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import BinaryIO
 
@@ -12,7 +13,7 @@ import click
 import grpc
 
 from daggyr.client import Client, ServerError
-from daggyr.v1.runs_pb2 import EditTotals
+from daggyr.v1.runs_pb2 import EditRunResponse, EditTotals
 from daggyr_server.cli import document, shapes, stdout, tables, words
 from daggyr_server.cli.connection import with_client
 from daggyr_server.cli.errors import SpecRefused
@@ -23,20 +24,30 @@ from daggyr_server.cli.options import Settings, command, run_argument, settings_
 @run_argument
 @document.spec_argument
 @click.option("--plan", is_flag=True, help="Only print each task that would change, and why.")
-@click.option("--downstream", is_flag=True, help="Also queue what depends on completed tasks that are changed.")
+@click.option(
+    "--downstream", is_flag=True, help="Also queue what depends on completed tasks that are changed, ending what of it runs."
+)
 @click.option("--remove", is_flag=True, help="Also where tasks that ran or run are not in SPEC and would be taken away.")
+@click.option("--all", "everything", is_flag=True, help="Also what a kill of RUN left behind, which stays QUEUED otherwise.")
 @click.option(
     "--revision", metavar="N", type=click.IntRange(1, 2**63 - 1), help="Only if the run has this revision; `show` tells it."
 )
 @settings_object
-def edit(settings: Settings, run_id: int, spec: str, plan: bool, downstream: bool, remove: bool, revision: int | None) -> int:
+def edit(
+    settings: Settings, run_id: int, spec: str, plan: bool, downstream: bool, remove: bool, everything: bool, revision: int | None
+) -> int:
     """Give RUN, running or ended, the specification SPEC, under the same id.
 
-    A task is changed if its command, environment, working directory or standard input is. Unchanged tasks keep their state.
-    Changed and new tasks are queued; an attempt that still runs is ended first. Tasks that SPEC does not have are ended and taken
-    away, which needs --remove if they ran or run. Other fields, such as retries and resources, hold from the next attempt on
-    (--plan calls such tasks adjusted). Which task waits for which changes at once, and --plan does not list it. SPEC's tags are
-    added to the run's. All of this happens together, and nothing of it if SPEC is wrong.
+    A task is the same as before if its name is, an expansion if its values are as well. It is changed if its command,
+    environment, working directory or standard input is. Unchanged tasks keep their state. Changed and new tasks are queued; an
+    attempt that still runs is ended first. Tasks that SPEC does not have are ended and taken away, which needs --remove if they
+    ran or run. Other fields, such as retries and resources, hold from the next attempt on (--plan calls such tasks adjusted).
+    Which task waits for which changes at once, and --plan does not list it. SPEC's tags are added to the run's. All of this
+    happens together, and nothing of it if SPEC is wrong.
+
+    What a generator made stays while the generator is unchanged, and is expanded again with the parameters of SPEC. A generator
+    that is changed runs again, without what it had made. If RUN was killed, unchanged tasks that the kill left QUEUED stay so,
+    and are told; --all lets them go on. A task that was taken away and comes again goes on with the numbers of its attempts.
     """
     with document.json_document(spec) as source:
 
@@ -45,7 +56,10 @@ def edit(settings: Settings, run_id: int, spec: str, plan: bool, downstream: boo
                 if plan:
                     await _show_plan(settings, client, run_id, source, downstream, revision or 0)
                 else:
-                    await _edit(settings, client, run_id, source, downstream, remove, revision or 0)
+                    edited = client.edit(
+                        run_id, source, downstream=downstream, revision=revision or 0, remove=remove, all=everything
+                    )
+                    await _edit(settings, edited)
             except ServerError as error:
                 if error.code is grpc.StatusCode.INVALID_ARGUMENT:
                     raise SpecRefused(document.name_of(spec), str(error)) from None
@@ -55,10 +69,7 @@ def edit(settings: Settings, run_id: int, spec: str, plan: bool, downstream: boo
         return with_client(settings, work)
 
 
-async def _edit(
-    settings: Settings, client: Client, run_id: int, source: BinaryIO, downstream: bool, remove: bool, revision: int
-) -> None:
-    edited = client.edit(run_id, source, downstream=downstream, revision=revision, remove=remove)
+async def _edit(settings: Settings, edited: AsyncGenerator[EditRunResponse, None]) -> None:
     async with aclosing(edited) as answers:
         async for answer in answers:
             if settings.json:

@@ -8,7 +8,7 @@ here decides which tasks are the same.
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 
 
@@ -56,6 +56,25 @@ class Carry:
         if index < 0 or new - self._news[index] >= self._counts[index]:
             return None
         return self._olds[index] + new - self._news[index]
+
+    def since(self, start: int) -> Carry:
+        """The entries whose new numbers are `start` or above."""
+        found, index = Carry(), bisect_left(self._news, start)
+        found._news, found._olds, found._counts = self._news[index:], self._olds[index:], self._counts[index:]
+        found._same = self._same[index:]
+        return found
+
+    def gaps(self, start: int, beyond: int) -> Iterator[tuple[int, int]]:
+        """The stretches (first, beyond the last) of new numbers from `start` to below `beyond` that no number goes over to."""
+        index = max(bisect_right(self._news, start) - 1, 0)
+        while start < beyond:
+            first = min(self._news[index], beyond) if index < len(self._news) else beyond
+            if start < first:
+                yield start, first
+            if index == len(self._news):
+                return
+            start = max(start, self._news[index] + self._counts[index])
+            index += 1
 
     def forward(self, old: int) -> tuple[int, bool] | None:
         """The number that a task has from then on, and whether it does the same; None for a task that was taken away."""

@@ -6,7 +6,7 @@ with `take_edit`. Nothing here decides which tasks are unchanged: that is the ed
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from daggyr_server.core.graph.carry import Carry
@@ -22,17 +22,19 @@ _ENDED_ONLY = bytes(phase if phase < len(Phase) and Phase(phase) in ENDED else _
 T = TypeVar("T")
 
 
-def edited(run: Run, edit: Edit, repeated: Iterable[int], now: float) -> tuple[list[int], list[int]]:
+def edited(run: Run, edit: Edit, repeated: Sequence[int], now: float, *, everything: bool) -> tuple[list[int], list[int]]:
     """Give a run another specification. Unchanged tasks keep their state and budget; changed and new ones are QUEUED.
 
     An attempt in flight whose task is changed, or gone, does not count any more: it is to be ended. `repeated` are unchanged
-    tasks, with the numbers that they get, which are QUEUED as well. Returns the tasks that are QUEUED and were not, and the tasks
+    tasks, with the numbers that they get, which are QUEUED as well. Unchanged tasks that a kill of the run left behind are
+    stopped, unless `everything` is to go on. Returns the tasks that are QUEUED and were not, and the tasks
     of the attempts that are to be ended; all numbers are those from now on.
     """
     kept = run.phases.translate(_ENDED_ONLY)
     for number, attempt in run.in_flight.items():
         if attempt.killed:
             kept[number] = _KILLED  # as it will be, unless it is changed
+    stopped_before = [] if everything else [*run.stopped, *(run.ready_or_delayed() if run.has_ended else ())]
     delayed, before, lost_on = run.delayed, run.in_flight, run.lost_on
     ended_as = run.task_states() if run.has_ended else None
     take_edit(run, edit)
@@ -42,8 +44,11 @@ def edited(run: Run, edit: Edit, repeated: Iterable[int], now: float) -> tuple[l
         run.attempts[new : new + count] = run.attempts[old : old + count]
         if same:
             kept[new : new + count] = kept[old : old + count]
+    for addition in edit.additions:
+        run.count_on(addition.after)
     staying = {over[0] for number in before if (over := edit.carry.forward(number)) is not None}
-    again = [number for number in repeated if kept[number] or number in staying]
+    waiting = _carried({number: due for due, number in delayed}, edit.carry)
+    again = [number for number in repeated if kept[number] or number in staying or number in waiting]
     for number in again:
         kept[number] = _BLOCKED
     ended = [new + offset for new, old, count, same in edit.carry if not same for offset in range(count) if kept[old + offset]]
@@ -57,9 +62,13 @@ def edited(run: Run, edit: Edit, repeated: Iterable[int], now: float) -> tuple[l
         for number, attempt in run.in_flight.items()
         if number >= run.graph.live
     }
-    waiting = _carried({number: due for due, number in delayed}, edit.carry)
-    run.lost_on = _carried(lost_on, edit.carry)
-    run.put_back(kept, in_flight, [(due, number) for number, due in waiting.items() if number not in queued])
+    # What a kill left behind is stopped, or goes on at once: no delay is waited for then.
+    still = [] if ended_as is not None else [(due, number) for number, due in waiting.items() if number not in queued]
+    run.lost_on = {number: host for number, host in _carried(lost_on, edit.carry).items() if number not in queued and still}
+    run.put_back(kept, in_flight, still)
+    staying_stopped = (edit.carry.forward(number) for number in stopped_before)
+    asked = frozenset(repeated)
+    run.stop(sorted(over[0] for over in staying_stopped if over is not None and over[1] and over[0] not in asked))
     stopped += hold_back(run)
     # A run that had ended goes on, unless all is as it was.
     same_end = (run.final_state, run.task_states()) == (run.state, ended_as)
@@ -73,6 +82,7 @@ def edited(run: Run, edit: Edit, repeated: Iterable[int], now: float) -> tuple[l
 def take_edit(run: Run, edit: Edit) -> None:
     """Put the tasks of an edit in the place of all that a run has. They are fresh; nothing goes over to them yet."""
     revision = run.revision
+    run.specified_in = revision + 1
     run.retire(edit.carry)
     for addition in edit.additions:
         run.extend(addition)

@@ -38,6 +38,9 @@ class Addition:
     policies: list[Policy] = field(default_factory=list)
     segments: list[Segment] = field(default_factory=list)
     edges: list[tuple[int, int]] = field(default_factory=list)  # (existing parent, new child)
+    # Stretches (number, earlier number, how many) of tasks whose names earlier tasks had, ascending. Their attempts are numbered
+    # from those of the earlier ones on.
+    after: Sequence[tuple[int, int, int]] = ()
     # How many parents each new task has, if that is known already, because counting millions of edges takes a moment.
     degrees: array[int] | None = None
 
@@ -70,6 +73,7 @@ class Replaced:
     policies: list[Policy]
     segments: list[Segment]
     carry: Carry
+    after: Sequence[tuple[int, int, int]] = ()  # see Addition.after
 
 
 @dataclass(slots=True)
@@ -86,6 +90,8 @@ class Graph:
     live: int = 0
     retired: list[Segment] = field(default_factory=list)
     edits: list[tuple[int, Carry]] = field(default_factory=list)  # (the first number behind it, how tasks went over)
+    # The last earlier task of the same name, of those tasks that an edit or a generator brought again.
+    counted_from: Carry = field(default_factory=Carry)
     added_children: dict[int, list[int]] = field(default_factory=dict)
     _bases: list[int] = field(default_factory=list)
     _added_targets: array[int] = field(default_factory=lambda: array("I"))
@@ -116,6 +122,8 @@ class Graph:
         for parent, child in addition.edges:
             self.added_children.setdefault(parent, []).append(child)
             self._added_targets.append(child)
+        for new, old, count in addition.after:
+            self.counted_from.add(new, old, count, same=False)
 
     def retire(self, carry: Carry) -> None:
         """Keep only names and policies of all tasks that are there. What comes next takes their place, as `carry` says."""
@@ -129,7 +137,8 @@ class Graph:
 
     def replaced(self, carry: Carry) -> Replaced:
         """What is to be kept of this graph as it is, when an edit replaces all of it as `carry` says."""
-        return Replaced(self.policies, [segment.retired() for segment in self.segments], carry)
+        after = [(new, old, count) for new, old, count, _ in self.counted_from.since(self.live)]
+        return Replaced(self.policies, [segment.retired() for segment in self.segments], carry, after)
 
     def skip(self, replaced: Replaced) -> None:
         """Take what is left of a specification that was replaced: the same as to `extend` by all of it, then to `retire` it.
@@ -144,6 +153,8 @@ class Graph:
             self.size += segment.size
         self.policies += replaced.policies[len(self.policies) :]
         self.retired += replaced.segments
+        for new, old, count in replaced.after:
+            self.counted_from.add(new, old, count, same=False)
         self.live = self.size
         self.edits.append((self.live, replaced.carry))
 
@@ -155,6 +166,8 @@ class Graph:
             segments=list(self.segments),
             size=self.size,
             live=self.live,
+            retired=list(self.retired),
+            counted_from=self.counted_from.since(self.live),
             added_children={number: list(children) for number, children in self.added_children.items()},
             _bases=list(self._bases),
             _added_targets=self._added_targets[:],
@@ -170,16 +183,32 @@ class Graph:
                 number = over[0]
         return number
 
+    def does_the_same(self, number: int) -> bool:
+        """Whether no edit has changed the task that had this number, or taken it away."""
+        for start, carry in self.edits:
+            if number < start:
+                over = carry.forward(number)
+                if over is None or not over[1]:
+                    return False
+                number = over[0]
+        return True
+
     def lineage(self, number: int) -> list[int]:
-        """The numbers that a task has had, newest first; `number` is the newest."""
+        """The numbers that a task has had, newest first; `number` is the newest.
+
+        Where an edit took the task away and it came again, those of the last task of its name follow.
+        """
         found = [number]
-        for start, carry in reversed(self.edits):
-            if found[-1] >= start:
-                before = carry.back(found[-1])
-                if before is None:
-                    break
-                found.append(before)
-        return found
+        position = len(self.edits)
+        while True:
+            while position and self.edits[position - 1][0] > found[-1]:
+                position -= 1
+            before = self.edits[position - 1][1].back(found[-1]) if position else None
+            if before is None:
+                before = self.counted_from.back(found[-1])
+            if before is None:
+                return found
+            found.append(before)
 
     def segment_of(self, number: int) -> Segment:
         """The segment that owns `number`. Raises IndexError for a number that this graph does not have."""

@@ -35,16 +35,19 @@ def restored(
     tasks: TaskRows,
     adopted: Iterable[Adopted],
     *,
+    stopped: Iterable[int] = (),
     parameters: Mapping[str, tuple[str, ...]],
     growths: Sequence[Addition | Edit | Replaced],
     revision: int,
+    specified_in: int = 0,
     printed: Mapping[int, int],
     now: float,
 ) -> Restored:
     """The run that a tracker kept. It offers its queues to nobody yet, and its attempts have no weight yet.
 
     `growths` are the run's own tasks, then what generators and edits brought, in order. A `Replaced` stands for all that came
-    before the edit that replaced it, and what that edit brought follows it. For `revision` and `printed` see Run.
+    before the edit that replaced it, and what that edit brought follows it. For `stopped`, `revision`, `specified_in` and
+    `printed` see Run.
     """
     run = Run(
         row.run_id,
@@ -61,7 +64,7 @@ def restored(
             run.skip(growth)
         else:
             run.extend(growth)
-    run.revision = revision
+    run.revision, run.specified_in = revision, specified_in
     run.printed = dict(printed)
     run.start_time, run.stop_time = row.start_time, row.stop_time
     run.state, run.killing = row.state, row.killing
@@ -93,6 +96,8 @@ def restored(
     assigned = [one.number for one in run.in_flight.values() if one.number < live]
     run.put_back_retired(phases[:live], assigned)
     run.put_back(phases, {number: _ASSIGNED for number in run.in_flight if number >= live}, delayed)
+    run.stop(stopped)
+    run.told_stopped()  # the tracker has them
     hold_back(run)
     asked = {number for number, state in zip(tasks.numbers, tasks.states, strict=True) if state == State.KILLED}
     asked |= {one.number for number, one in run.in_flight.items() if not run.counts_for(number, one)}
@@ -105,7 +110,9 @@ def _carry_rows(run: Run, tasks: TaskRows, phases: bytearray) -> None:
     own, requeued = bytearray(run.graph.size), set(tasks.requeued)
     for number in tasks.numbers:
         own[number] = 1
-    for start, carry in run.graph.edits:
+    counted = [(new, old, count) for new, old, count, _ in run.graph.counted_from]
+    starts = [start for start, _ in run.graph.edits]
+    for (start, carry), beyond in zip(run.graph.edits, [*starts[1:], run.graph.size], strict=True):
         for new, old, count, same in carry:
             if own.find(1, new, new + count) < 0:
                 run.attempts[new : new + count] = run.attempts[old : old + count]
@@ -116,6 +123,7 @@ def _carry_rows(run: Run, tasks: TaskRows, phases: bytearray) -> None:
                 run.attempts[after] = max(run.attempts[after], run.attempts[before])
                 if same and not own[after]:
                     phases[after] = phases[before]
+        run.count_on(stretch for stretch in counted if start <= stretch[0] < beyond)
         for spent in (run.failures, run.losses):
             for number in [number for number in spent if number < start]:
                 used, over = spent.pop(number), carry.forward(number)
@@ -132,6 +140,8 @@ def _adopt(run: Run, adopted: Adopted) -> None:
     attempt.void = adopted.void
     newest = run.graph.newest(number)
     if newest is not None:
+        # How an attempt ends does not count for a task that an edit has changed meanwhile.
+        attempt.void = attempt.void or not run.graph.does_the_same(number)
         number = newest
     run.attempts[number] = max(run.attempts[number], adopted.attempt)
     run.put_in_flight(number, attempt)

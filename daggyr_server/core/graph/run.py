@@ -8,7 +8,7 @@ only for an attempt in flight. A run never decides where a task runs and never l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 
 from daggyr_server.core.graph.faults import IllegalRunMove
 from daggyr_server.core.graph.graph import Addition
@@ -47,6 +47,7 @@ class Run(Tasks):
         self.stop_time: float | None = None
         self.state = State.QUEUED
         self.printed: dict[int, int] = {}  # revision -> the generator whose tasks came then and are still there
+        self.specified_in = 0  # the revision whose document is the run's specification; 0 is the one that it was submitted with
         self.moves: list[tuple[State, float]] = []  # since the machine last took them
         self.killing = False  # a person asked for the end of the run
         self.failures: dict[int, int] = {}  # retries used
@@ -128,12 +129,13 @@ class Run(Tasks):
         """
         follows = FOLLOWS[outcome]
         if follows is Follows.COMPLETE and refusal is not None:
-            follows = Follows.ERROR
+            follows = Follows.RETRY
         counts = self.counts_for(number, attempt)
         grows = follows is Follows.COMPLETE and addition is not None and counts
         if grows and addition is not None:
             self.extend(addition)
-            self.printed[self.revision] = number
+            if addition.segments:
+                self.printed[self.revision] = number
         # The move comes first, because what is not in the table changes nothing else.
         if not counts:
             self._end_in_vain(number, attempt, follows)
@@ -220,22 +222,36 @@ class Run(Tasks):
             one.killed = one.void
         return moved, list(attempts.values())
 
-    def go_on(self, now: float) -> list[int]:
-        """The run, if it has ended, is QUEUED again, with fresh budgets. Returns the QUEUED tasks whose budget was not fresh."""
+    def go_on(self, now: float, asked: Container[int] | None) -> list[int]:
+        """The run, if it has ended, is QUEUED again, with fresh budgets. Returns the QUEUED tasks whose budget was not fresh.
+
+        Where a kill of the run left tasks that wait for nobody, only those of `asked` go on (None: all), and the others are
+        stopped: a person asked for the end of all of them, and for these again.
+        """
         if not self.has_ended:
             return []
+        if asked is not None:
+            self.stop([number for number in self.ready_or_delayed() if number not in asked])
         self.queue(now)
         fresh = self.forgive(self.failures.keys() | self.losses.keys() | self.comebacks.keys())
         self.end_delays(now)
         return fresh
 
-    def reset(self, numbers: Iterable[int]) -> list[int]:
+    def ready_or_delayed(self) -> list[int]:
+        """The tasks that wait for capacity, or for a retry's delay, ascending. Of an ended run, a kill left them."""
+        return sorted([*(number for queue in self.all_queues for number in queue), *(number for _, number in self.delayed)])
+
+    def reset(self, numbers: Iterable[int], now: float) -> list[int]:
         """Queue ended tasks again; those and the others that are named get fresh budgets. None of them is in flight.
 
-        Returns the numbers that moved, and the QUEUED ones whose budget was not fresh.
+        Those that were stopped, or wait for a retry's delay, go on. Returns the numbers that moved, and the QUEUED ones whose
+        budget was not fresh.
         """
         numbers = list(numbers)
         fresh = self.forgive(numbers)
+        self.let_go_on(numbers)
+        if self.delayed:
+            self.end_delays(now, frozenset(numbers))
         moved = self.reopen(numbers)
         hold_back(self)
         return sorted({*fresh, *moved})
@@ -293,7 +309,7 @@ class Run(Tasks):
     @property
     def final_state(self) -> State:
         """The state in which the run ends if nothing more happens."""
-        if self.killing or self.counts[_KILLED]:
+        if self.killing or self.counts[_KILLED] or self.stopped:
             return State.KILLED
         return State.ERRORED if self.counts[_ERRORED] else State.COMPLETED
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import heapq
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 
 from daggyr_server.core.graph.carry import Carry
 from daggyr_server.core.graph.faults import IllegalTaskMove, StaleAddition
@@ -48,6 +48,10 @@ class Tasks:
         self.counts = [0] * len(Phase)
         self.structural = 0  # of the tasks that count, those that run nothing...
         self.structural_completed = 0  # ...and of these, the COMPLETED ones; the others are BLOCKED
+        # Tasks that waited for nobody when their run was killed, and that a person has not asked for since. In `waiting`, that
+        # counts as one more parent, so that none of them goes on before it is let go.
+        self.stopped: set[int] = set()
+        self.restopped = False  # whether `stopped` is another since the machine last recorded it
         self.delayed: list[tuple[float, int]] = []  # a heap of (due, number): exactly what is DELAYED
         self.lost_on: dict[int, str] = {}  # of what is DELAYED, what was LOST: the host that it was on, empty if nobody knows
         self.queues: list[ReadyQueue] = []  # by policy index
@@ -86,6 +90,7 @@ class Tasks:
         self.phases += bytes(size - start)
         self.counts[_BLOCKED] += size - start
         self.attempts.frombytes(bytes(4 * (size - start)))
+        self.count_on(addition.after)
         self.waiting += addition.degrees if addition.degrees is not None else self.graph.indegrees(start)
         waiting = self.waiting
         roots: list[int] = []
@@ -107,6 +112,13 @@ class Tasks:
                     roots.append(child)
         self._release(roots)
 
+    def count_on(self, after: Iterable[tuple[int, int, int]]) -> None:
+        """Number the attempts of tasks from those on that earlier tasks of their names had; see Addition.after."""
+        attempts = self.attempts
+        for new, old, count in after:
+            known = zip(attempts[new : new + count], attempts[old : old + count], strict=True)
+            attempts[new : new + count] = array("I", map(max, known))
+
     def skip(self, replaced: Replaced) -> None:
         """Take the tasks of a specification that was replaced before: they have numbers and names, and count no more."""
         start, first = self.graph.size, len(self.queues)
@@ -124,6 +136,8 @@ class Tasks:
         self.counts = [0] * len(Phase)
         self.structural = self.structural_completed = 0
         self.delayed, self.lost_on = [], {}
+        self.restopped = self.restopped or bool(self.stopped)
+        self.stopped = set()
         for queue in self.all_queues:
             queue.clear()
 
@@ -201,10 +215,13 @@ class Tasks:
         while self.delayed and self.delayed[0][0] <= now:
             self._end_delay(heapq.heappop(self.delayed)[1], now)
 
-    def end_delays(self, now: float) -> None:
-        """Make ready all that is DELAYED, the first to be due first."""
-        delayed, self.delayed = self.delayed, []
-        for _, number in sorted(delayed):
+    def end_delays(self, now: float, numbers: Container[int] | None = None) -> None:
+        """Make ready what is DELAYED, the first to be due first: all of it, or those of `numbers`."""
+        ended = [entry for entry in self.delayed if numbers is None or entry[1] in numbers]
+        if ended:
+            self.delayed = [entry for entry in self.delayed if numbers is not None and entry[1] not in numbers]
+            heapq.heapify(self.delayed)
+        for _, number in sorted(ended):
             self._end_delay(number, now)
 
     def _end_delay(self, number: int, now: float) -> None:
@@ -327,8 +344,43 @@ class Tasks:
 
     # -- what people ask ----------------------------------------------------------------------------------------------
 
+    def stop(self, numbers: Iterable[int]) -> None:
+        """Have those of `numbers` that wait do so until a person asks for them."""
+        for number in numbers:
+            phase = self.phases[number]
+            if phase not in (_BLOCKED, _READY, _DELAYED) or number in self.stopped:
+                continue
+            self.stopped.add(number)
+            self.waiting[number] += 1
+            if phase != _BLOCKED:
+                self.move(number, _BLOCKED)
+            self.restopped = True
+        self.forget_moved()
+
+    def told_stopped(self) -> list[int]:
+        """The tasks that are stopped, ascending; whoever asks records them."""
+        self.restopped = False
+        return sorted(self.stopped)
+
+    def let_go_on(self, numbers: Iterable[int]) -> list[int]:
+        """A person asks for those of `numbers` that were stopped. Returns these, ascending."""
+        found = self._unstopped(numbers)
+        self._release([number for number in found if not self.waiting[number]])
+        return found
+
+    def _unstopped(self, numbers: Iterable[int]) -> list[int]:
+        """Those of `numbers` that were stopped, ascending; they are so no more."""
+        found = sorted(self.stopped.intersection(numbers)) if self.stopped else []
+        for number in found:
+            self.waiting[number] -= 1
+        self.stopped.difference_update(found)
+        self.restopped = self.restopped or bool(found)
+        return found
+
     def kill_waiting(self, numbers: Iterable[int]) -> list[int]:
         """Move those of `numbers` that only wait, and are no structural tasks, to KILLED. Returns which moved."""
+        numbers = list(numbers)
+        self._unstopped(numbers)
         moved = []
         for number in numbers:
             if self.phases[number] in (_BLOCKED, _READY, _DELAYED) and not self.graph.kind(number):
@@ -341,6 +393,7 @@ class Tasks:
     def close(self, numbers: Iterable[int]) -> list[int]:
         """A person says that tasks are COMPLETED, of which none is in flight; their children go on. Returns which moved."""
         moved = [number for number in numbers if self.phases[number] != _COMPLETED]
+        self._unstopped(moved)
         freed: set[int] = set()
         for number in moved:
             self.move(number, _COMPLETED)

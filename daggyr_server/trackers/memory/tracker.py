@@ -29,12 +29,14 @@ from daggyr_server.core.records import (
     RunMoved,
     TasksGenerated,
     TasksMoved,
+    TasksStopped,
 )
 from daggyr_server.core.states import State
 from daggyr_server.core.stored import Growth, RunRow, StoredRun
 from daggyr_server.trackers.base import (
     MAX_ATTEMPTS,
     MAX_ROWS_BYTES,
+    SHOWN_TASKS,
     Opened,
     Piece,
     StateChange,
@@ -72,6 +74,7 @@ class _Kept:
         self.in_flight: dict[int, tuple[AttemptsAssigned, int]] = {}
         self.changes: list[StateChange] = []  # of the run itself
         self.moves: list[TasksMoved] = []
+        self.stopped: Sequence[int] = ()
 
     def row(self) -> RunRow:
         return RunRow(
@@ -86,6 +89,8 @@ class _Kept:
             killing=self.killing,
             task_states=dict(self.task_states),
             command_states=dict(self.command_states),
+            revision=1 + len(self.growths),
+            stopped=len(self.stopped),
         )
 
     def move(self, record: RunMoved) -> None:
@@ -121,6 +126,7 @@ class MemoryTracker(Tracker):
             RunMoved: self._run_moved,
             RunKillAsked: self._run_kill_asked,
             RunEdited: self._run_edited,
+            TasksStopped: self._tasks_stopped,
             TasksGenerated: self._tasks_generated,
             AttemptsAssigned: self._attempts_assigned,
             AttemptRecorded: self._attempt_recorded,
@@ -168,7 +174,10 @@ class MemoryTracker(Tracker):
         run = self._runs[record.run_id]
         run.tags, run.pool = record.tags, record.pool
         run.growths.append(Growth(record.revision, record.document, None, None, record.pool, record.kept))
-        run.note(record.time, "edit")
+        run.note(record.time, record.reason)
+
+    def _tasks_stopped(self, record: TasksStopped) -> None:
+        self._runs[record.run_id].stopped = array("I", record.numbers)
 
     def _tasks_generated(self, record: TasksGenerated) -> None:
         printed = self._output.get((record.run_id, record.number, record.attempt, int(STDOUT)), {})
@@ -185,7 +194,11 @@ class MemoryTracker(Tracker):
 
     def _tasks_moved(self, record: TasksMoved) -> None:
         packed = replace(record, numbers=array("I", record.numbers), attempts=array("I", record.attempts))
-        self._runs[record.run_id].moves.append(packed)
+        run = self._runs[record.run_id]
+        run.moves.append(packed)
+        if record.reason != "edit":
+            first = tuple(record.numbers[:SHOWN_TASKS])
+            run.changes.append(StateChange(record.time, None, record.state, record.reason, first, len(record.numbers)))
 
     def _output_kept(self, record: OutputKept) -> None:
         stream = record[:4]
@@ -257,7 +270,8 @@ class MemoryTracker(Tracker):
         folding.ended(run.log.ended())
         tasks, in_flight, void = folding.rows()
         growths = sorted(run.growths, key=lambda growth: growth.revision)
-        return StoredRun(run.row(), run.added.document, run.added.pool, growths, tasks, adopted(in_flight, void, sent))
+        document, pool, flying = run.added.document, run.added.pool, adopted(in_flight, void, sent)
+        return StoredRun(run.row(), document, pool, growths, tasks, flying, stopped=run.stopped)
 
     async def find_request(self, request_id: str) -> int | None:
         return self._requests.get(request_id)

@@ -28,13 +28,12 @@ from daggyr_server.core.records import (
     RunMoved,
     TasksGenerated,
     TasksMoved,
+    TasksStopped,
 )
 from daggyr_server.core.states import State
 from daggyr_server.trackers.pieces import DOCUMENT_PIECE_BYTES, MAX_OFFSET, MAX_PIECE_BYTES, cut
-from daggyr_server.trackers.sql.rows import COMMANDS
+from daggyr_server.trackers.sql.rows import COMMANDS, MAX_LIST
 from daggyr_server.trackers.task_rows import pack
-
-MAX_LIST = 65_536  # numbers in one packed column
 
 Row = tuple[Any, ...]
 
@@ -59,6 +58,7 @@ class Batch:
             RunMoved: self._run_moved,
             RunKillAsked: self._run_kill_asked,
             RunEdited: self._run_edited,
+            TasksStopped: self._tasks_stopped,
             TasksGenerated: self._tasks_generated,
             AttemptsAssigned: self._attempts_assigned,
             TasksMoved: self._tasks_moved,
@@ -124,11 +124,14 @@ class Batch:
         self.steps += [
             ("edit_run", (msgspec.json.encode(dict(record.tags)).decode(), record.pool, record.run_id)),
             ("add_growth", (record.run_id, record.revision, None, None, record.pool, pack(record.kept))),
-            ("note_asked", (record.time, "edit", record.run_id)),
+            ("note_asked", (record.time, record.reason, record.run_id)),
         ]
         self._document(record.run_id, record.revision, record.document)
         if record.replaced:
             self._document(record.run_id, -record.revision, record.replaced)
+
+    def _tasks_stopped(self, record: TasksStopped) -> None:
+        self.steps.append(("stop_tasks", (pack(record.numbers), record.run_id)))
 
     def _tasks_generated(self, record: TasksGenerated) -> None:
         self.steps.append(("add_growth", (record.run_id, record.revision, record.number, record.attempt, "", b"")))

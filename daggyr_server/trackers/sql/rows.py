@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 import msgspec
 from google.protobuf.message import DecodeError
@@ -14,12 +15,13 @@ from google.protobuf.message import DecodeError
 from daggyr.v1.task_pb2 import AttemptResult
 from daggyr_server.core.states import State
 from daggyr_server.core.stored import Adopted, Growth, RunRow, TaskRows
-from daggyr_server.trackers.base import DamagedRun, StateChange, StoredAttempt
+from daggyr_server.trackers.base import SHOWN_TASKS, DamagedRun, StateChange, StoredAttempt
 from daggyr_server.trackers.sql.readers import Row
 from daggyr_server.trackers.task_rows import Assigned, Folding, adopted, unpack
 
 _STATES = frozenset(map(int, State))
 _MAX_WORDS = 300
+MAX_LIST = 65_536  # numbers in one packed column
 COMMANDS = "commands "  # in a run's counts, before the name of a state: counts only tasks that run commands
 
 
@@ -45,7 +47,7 @@ def shown_row(row: Row) -> RunRow:
 
 
 def run_row(row: Row) -> RunRow:
-    run_id, request_id, tags, pool, state, submit_time, start_time, stop_time, killing, task_states, *_ = row
+    run_id, request_id, tags, pool, state, submit_time, start_time, stop_time, killing, task_states, growths, stopped, *_ = row
     counts = msgspec.json.decode(task_states, type=dict[str, int])
     return RunRow(
         run_id=run_id,
@@ -57,6 +59,8 @@ def run_row(row: Row) -> RunRow:
         start_time=start_time,
         stop_time=stop_time,
         killing=bool(killing),
+        revision=1 + growths,
+        stopped=stopped,
         task_states={State[name]: count for name, count in counts.items() if not name.startswith(COMMANDS)},
         command_states={State[name.removeprefix(COMMANDS)]: count for name, count in counts.items() if name.startswith(COMMANDS)},
     )
@@ -73,13 +77,26 @@ def growth(row: Row) -> Growth:
     return Growth(revision, b"", number, attempt, pool, tuple(unpack(kept)))
 
 
-def history(rows: Iterable[Row], number: int | None) -> list[StateChange]:
-    """The changes of a run; with a `number`, those of `rows` that are about this task."""
-    return [
-        StateChange(time, number, State(state), reason)
-        for time, state, reason, packed in rows
-        if number is None or number in unpack(packed)
-    ]
+def task_history(rows: Iterable[Row], number: int) -> list[StateChange]:
+    """Those changes of `rows` that are about a task."""
+    return [StateChange(time, number, State(state), reason) for time, state, reason, packed in rows if number in unpack(packed)]
+
+
+def run_history(rows: Iterable[Row]) -> list[StateChange]:
+    """The changes of a run, and what a person moved of its tasks. One move of many tasks may be several rows."""
+    found: list[StateChange] = []
+    for time, state, reason, packed, count in rows:
+        change = StateChange(time, None, State(state), reason, tuple(unpack(packed or b"")), count)
+        place = len(found)
+        while count and place and found[place - 1].time == time and not found[place - 1].reason:
+            place -= 1  # the run moved because of its tasks; in one commit, its own row comes first
+        last = found[place - 1] if place else None
+        whole = last is not None and last.count > 0 and not last.count % MAX_LIST  # it may go on in the next row
+        if last is not None and count and whole and (last.time, last.state, last.reason) == (time, change.state, reason):
+            found[place - 1] = replace(last, tasks=(*last.tasks, *change.tasks)[:SHOWN_TASKS], count=last.count + count)
+        else:
+            found.insert(place, change)
+    return found
 
 
 class TasksFold:

@@ -26,7 +26,17 @@ from daggyr_server.trackers.pieces import MAX_OFFSET, in_order, joined
 from daggyr_server.trackers.sql.batch import stored_text
 from daggyr_server.trackers.sql.lock_holder import LockHolder
 from daggyr_server.trackers.sql.readers import Readers, Row, Snapshot
-from daggyr_server.trackers.sql.rows import TasksFold, growth, history, making_sense, run_row, shown_row, stored_attempt
+from daggyr_server.trackers.sql.rows import (
+    TasksFold,
+    growth,
+    making_sense,
+    run_history,
+    run_row,
+    shown_row,
+    stored_attempt,
+    task_history,
+)
+from daggyr_server.trackers.task_rows import unpack
 
 WAIT = 10.0  # seconds that a coordinator waits for another one to let go: one that is being replaced is about to
 MAX_OUTPUT_BYTES = 10 * 1024**3  # of a run; the oldest goes first
@@ -92,8 +102,8 @@ class SqlTracker(Tracker):
 
     async def _history(self, run_id: int, number: int | None) -> list[StateChange]:
         if number is None:
-            return history(await self._readers.rows("run_history", run_id=run_id), None)
-        return history(await self._readers.rows("task_history", run_id=run_id, number=number), number)
+            return run_history(await self._readers.rows("run_history", run_id=run_id))
+        return task_history(await self._readers.rows("task_history", run_id=run_id, number=number), number)
 
     async def pins(self) -> list[AgentPinned]:
         return [AgentPinned(*row) for row in await self._readers.rows("pins")]
@@ -110,6 +120,7 @@ class SqlTracker(Tracker):
             runs = await snapshot.rows("run", run_id=run_id)
             if not runs:
                 return None
+            *_, pool, stopped = runs[0]
             fold = TasksFold(
                 await snapshot.rows("hosts", run_id=run_id),
                 await snapshot.rows("assignments", run_id=run_id),
@@ -126,10 +137,11 @@ class SqlTracker(Tracker):
             return StoredRun(
                 run_row(runs[0]),
                 documents.get(0, b""),
-                runs[0][-1],
+                pool,
                 [replace(one, document=documents.get(one.revision, b"")) for one in growths],
                 *fold.result(),
                 replaced,
+                unpack(stopped),
             )
 
     # -- another life --------------------------------------------------------------------------------------------------

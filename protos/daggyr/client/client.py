@@ -197,23 +197,26 @@ class Client:
         summary: RunSummary = await self._calls.repeatable(self._calls.stub.KillRun, request)
         return summary
 
-    async def retry(self, run_id: int, tasks: Iterable[str] = (), *, downstream: bool = False) -> RunSummary:
+    async def retry(self, run_id: int, tasks: Iterable[str] = (), *, downstream: bool = False, all: bool = False) -> RunSummary:
         """Queue what did not complete again; or `tasks`, with all that depends on them if `downstream`.
 
+        Of a run that was killed, other tasks that the kill left behind stay so, unless `all` is given.
         NOT_FOUND: there is no such run or task. FAILED_PRECONDITION: the run, or a task that was named, has not ended. After
         Unreachable, read the run before a second try: the first one may have worked.
         """
-        request = pb.RetryRunRequest(run_id=run_id, tasks=tasks, downstream=downstream)
+        request = pb.RetryRunRequest(run_id=run_id, tasks=tasks, downstream=downstream, all=all)
         summary: RunSummary = await self._calls.once(self._calls.stub.RetryRun, request)
         return summary
 
-    async def mark(self, run_id: int, tasks: Iterable[str], state: State) -> RunSummary:
+    async def mark(self, run_id: int, tasks: Iterable[str], state: State, *, all: bool = False) -> RunSummary:
         """Say that `tasks` are COMPLETED or QUEUED. It is durable when this returns, and a run that had ended goes on.
+
+        What a kill of the run left behind stays so, unless `all` is given.
 
         NOT_FOUND: there is no such run or task. FAILED_PRECONDITION: an attempt of a task has not ended, or a generator whose
         tasks are part of the run was to be QUEUED. INVALID_ARGUMENT: it is another state, or there is no task.
         """
-        request = pb.MarkTasksRequest(run_id=run_id, tasks=tasks, state=state)
+        request = pb.MarkTasksRequest(run_id=run_id, tasks=tasks, state=state, all=all)
         summary: RunSummary = await self._calls.repeatable(self._calls.stub.MarkTasks, request)
         return summary
 
@@ -226,16 +229,18 @@ class Client:
         plan: bool = False,
         revision: int = 0,
         remove: bool = False,
+        all: bool = False,
     ) -> AsyncGenerator[pb.EditRunResponse, None]:
         """Give a run the specification in `document`, JSON of any size. It is durable when the last message has come.
 
-        With `plan` nothing is changed, and the messages tell each task that would be. With `revision`, the run is changed only if
-        it has that one. `remove` allows to take tasks away that ran or run. `downstream` also queues what depends on COMPLETED
-        tasks that are changed. NOT_FOUND: there is no such run. INVALID_ARGUMENT: the document is refused, with one fault a line.
-        ABORTED: another edit was first, or the run has another revision. FAILED_PRECONDITION: the run is being killed, or tasks
-        would be taken away without `remove`.
+        With `plan` nothing is changed, and the messages tell each task that would be. With `revision`, the run is changed only
+        if it has that one. `remove` allows to take tasks away that ran or run. What a kill of the run left behind and is
+        unchanged stays so, unless `all` is given. `downstream` also queues what depends on COMPLETED tasks that are changed.
+        NOT_FOUND: there is no such run. INVALID_ARGUMENT: the document is refused, with one fault a line. ABORTED: another edit
+        was first, or the run has another revision. FAILED_PRECONDITION: the run is being killed, or tasks would be taken away
+        without `remove`.
         """
-        header = pb.EditRunHeader(run_id=run_id, revision=revision, downstream=downstream, plan=plan, remove=remove)
+        header = pb.EditRunHeader(run_id=run_id, revision=revision, downstream=downstream, plan=plan, remove=remove, all=all)
         return send_edit(self._calls, document, header, self._warn)
 
     async def delete(self, run_id: int) -> None:

@@ -57,6 +57,8 @@ UPDATE daggyr.run SET state = %s, stop_time = %s, task_states = %s WHERE run_id 
 UPDATE daggyr.run SET killing = true WHERE run_id = %s
 -- name: edit_run
 UPDATE daggyr.run SET tags = %s, pool = %s WHERE run_id = %s
+-- name: stop_tasks
+UPDATE daggyr.run SET stopped_list = %s WHERE run_id = %s
 -- name: add_growth
 INSERT INTO daggyr.growth (run_id, revision, number, attempt, pool, kept_list) VALUES (%s, %s, %s, %s, %s, %s)
 -- name: note_move
@@ -146,12 +148,14 @@ SELECT start, data FROM daggyr.document WHERE run_id = %(run_id)s AND revision =
 SELECT 1 FROM daggyr.run WHERE run_id = %(run_id)s AND NOT deleting
 AND (%(revision)s = 0 OR EXISTS (SELECT 1 FROM daggyr.growth WHERE run_id = %(run_id)s AND revision = %(revision)s))
 -- name: run
-SELECT run_id, request_id, tags, pool, state, submit_time, start_time, stop_time, killing, task_states, submit_pool
+SELECT run_id, request_id, tags, pool, state, submit_time, start_time, stop_time, killing, task_states,
+(SELECT count(*) FROM daggyr.growth WHERE growth.run_id = run.run_id), length(stopped_list) / 4, submit_pool, stopped_list
 FROM daggyr.run WHERE run_id = %(run_id)s AND NOT deleting
 -- name: runs
-SELECT run_id, request_id, tags, pool, state, submit_time, start_time, stop_time, killing, task_states FROM (
+SELECT run_id, request_id, tags, pool, state, submit_time, start_time, stop_time, killing, task_states, growths, stopped FROM (
     SELECT *, sum(octet_length(tags)) OVER (ORDER BY run_id DESC) - octet_length(tags) AS size_before FROM (
-        SELECT run_id, request_id, tags, pool, state, submit_time, start_time, stop_time, killing, task_states
+        SELECT run_id, request_id, tags, pool, state, submit_time, start_time, stop_time, killing, task_states,
+        (SELECT count(*) FROM daggyr.growth WHERE growth.run_id = run.run_id) AS growths, length(stopped_list) / 4 AS stopped
         FROM daggyr.run WHERE run_id < %(before)s::bigint AND NOT deleting ORDER BY run_id DESC LIMIT %(limit)s
     ) AS newest
 ) AS sized WHERE size_before < %(most)s::bigint ORDER BY run_id DESC
@@ -187,7 +191,9 @@ SELECT start, data FROM (
     ) AS found
 ) AS summed WHERE before < %(limit)s ORDER BY start
 -- name: run_history
-SELECT time, state, reason, number_list FROM daggyr.change WHERE run_id = %(run_id)s AND number_list IS NULL
+-- Of tasks that a person moved, the first three and how many they are; an edit is told by the run's own change.
+SELECT time, state, reason, substr(number_list, 1, 12), coalesce(length(number_list), 0) / 4 FROM daggyr.change
+WHERE run_id = %(run_id)s AND (number_list IS NULL OR reason IN ('kill', 'retry', 'mark'))
 AND EXISTS (SELECT 1 FROM daggyr.run WHERE run_id = %(run_id)s AND NOT deleting) ORDER BY id
 -- name: task_history
 SELECT time, state, reason, number_list FROM daggyr.change

@@ -49,6 +49,8 @@ UPDATE run SET state = ?, stop_time = ?, task_states = ? WHERE run_id = ?
 UPDATE run SET killing = 1 WHERE run_id = ?
 -- name: edit_run
 UPDATE run SET tags = ?, pool = ? WHERE run_id = ?
+-- name: stop_tasks
+UPDATE run SET stopped_list = ? WHERE run_id = ?
 -- name: add_growth
 INSERT INTO growth (run_id, revision, number, attempt, pool, kept_list) VALUES (?, ?, ?, ?, ?, ?)
 -- name: note_move
@@ -110,10 +112,12 @@ SELECT start, data FROM document WHERE run_id = :run_id AND revision = :revision
 SELECT 1 FROM run WHERE run_id = :run_id AND NOT deleting
 AND (:revision = 0 OR EXISTS (SELECT 1 FROM growth WHERE run_id = :run_id AND revision = :revision))
 -- name: run
-SELECT run_id, request_id, tags, pool, state, submit_time, start_time, stop_time, killing, task_states, submit_pool
+SELECT run_id, request_id, tags, pool, state, submit_time, start_time, stop_time, killing, task_states,
+(SELECT count(*) FROM growth WHERE growth.run_id = run.run_id), length(stopped_list) / 4, submit_pool, stopped_list
 FROM run WHERE run_id = :run_id AND NOT deleting
 -- name: runs
-SELECT run_id, request_id, tags, pool, state, submit_time, start_time, stop_time, killing, task_states
+SELECT run_id, request_id, tags, pool, state, submit_time, start_time, stop_time, killing, task_states,
+(SELECT count(*) FROM growth WHERE growth.run_id = run.run_id), length(stopped_list) / 4
 FROM run WHERE run_id < :before AND NOT deleting ORDER BY run_id DESC LIMIT :limit
 -- name: unfinished
 SELECT run_id FROM run WHERE state IN (1, 2) AND NOT deleting ORDER BY run_id
@@ -146,7 +150,9 @@ SELECT start, data FROM (
     )
 ) WHERE before < :limit ORDER BY start
 -- name: run_history
-SELECT time, state, reason, number_list FROM change WHERE run_id = :run_id AND number_list IS NULL
+-- Of tasks that a person moved, the first three and how many they are; an edit is told by the run's own change.
+SELECT time, state, reason, substr(number_list, 1, 12), coalesce(length(number_list), 0) / 4 FROM change
+WHERE run_id = :run_id AND (number_list IS NULL OR reason IN ('kill', 'retry', 'mark'))
 AND EXISTS (SELECT 1 FROM run WHERE run_id = :run_id AND NOT deleting) ORDER BY id
 -- name: task_history
 SELECT time, state, reason, number_list FROM change
