@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from world import World, task
 
@@ -283,6 +285,16 @@ def test_a_host_at_fault_gets_nothing_and_is_asked_for_what_waits(world: World) 
     assert the_host(world).pause is None
     assert world.phase(run_id, "b") is Phase.ASSIGNED
     assert not world.of(run_id).losses
+
+
+def test_a_host_at_fault_that_keeps_places_in_a_queue_is_not_asked_for_what_waits(world: World) -> None:
+    world.host(cores=2, ahead=True)
+    run_id = world.submit({"a": task(), "b": task()})
+    world.commands.clear()
+    world.tell(replace(at_fault(), keeps=True))
+    assert not world.commands
+    assert world.phase(run_id, "b") is Phase.ASSIGNED
+    assert the_host(world).pause == ("its disk is full", world.now + 2)
 
 
 def test_a_pause_of_which_nobody_knows_the_end(world: World) -> None:
