@@ -10,7 +10,6 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import psutil
 import pytest
 from executor_harness import GRACE, PATIENCE
 from support.task_specs import python, shell, spec
@@ -166,23 +165,6 @@ def test_interrupts_are_not_ignored(words: list[str], tmp_path: Path) -> None:
     node = Node(tmp_path, words, python("import signal\nprint(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"))
     node.run()
     assert node.out() == "True\n"
-
-
-@pytest.mark.parametrize("words", SHELLS)
-def test_what_is_told_to_end_and_exits_with_0_says_that_it_was_told(words: list[str], tmp_path: Path) -> None:
-    """Slurm signals all processes of a job: the task may be done before its script hears of it."""
-    node = Node(tmp_path, words, shell("echo here; sleep 600 >/dev/null; echo done"))
-    process = node.start(0)
-    until(node.has_written, "a task that is there")
-    sleeping = next(each for each in psutil.Process(process.pid).children(recursive=True) if each.cmdline() == ["sleep", "600"])
-    os.kill(process.pid, signal.SIGSTOP)  # so that the order is certain
-    sleeping.terminate()
-    until(lambda: node.out() == "here\ndone\n", "the end of the task")
-    process.send_signal(signal.SIGTERM)
-    os.kill(process.pid, signal.SIGCONT)
-    process.wait(DEADLINE)
-    reported = node.result()
-    assert (reported.status, reported.stopped) == (0, True)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ refuse:
 
 from __future__ import annotations
 
+import pwd
 import shutil
 from socket import gethostname
 from typing import TYPE_CHECKING
@@ -61,12 +62,13 @@ def start(cluster: SlurmCluster, port: int) -> None:
         *("mariadb-install-db", "--no-defaults", "--user=mysql", f"--datadir={home / 'data'}", "--skip-test-db"),
         "--auth-root-authentication-method=normal",
     )
+    user = pwd.getpwnam("mysql")  # from its start on: who becomes another user later no longer ends with this process
     cluster.run(
         "mariadbd",
+        *("--reuid", str(user.pw_uid), "--regid", str(user.pw_gid), "--clear-groups"),
         *(
             "mariadbd",
             "--no-defaults",
-            "--user=mysql",
             f"--datadir={home / 'data'}",
             f"--socket={listening}",
             "--skip-networking",
