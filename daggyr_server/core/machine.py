@@ -273,9 +273,10 @@ class Machine(RequestHandlers):
     def _in_vain(self, pool: Pool, sent: Sent, outcome: Outcome, now: float) -> None:
         """An attempt came to nothing, and nobody had asked it back: its host may be at fault.
 
-        A host that drains, or has said before that it is at fault, hands back in good order.
+        A host that drains, or has said before that it is at fault, hands back in good order; so does one that has left.
         """
-        if outcome is Outcome.RETURNED and not pool.hosts[sent.host].offered:
+        host = pool.hosts.get(sent.host)
+        if outcome is Outcome.RETURNED and (host is None or not host.offered):
             return
         doubt = pool.in_vain(sent, outcome, now)
         if doubt is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -77,7 +78,8 @@ async def generators() -> Generators:
 
 @pytest.fixture
 async def driver(generators: Generators) -> AsyncIterator[Driver]:
-    made = Driver(Machine(["main"]), MemoryTracker("memory"), Changes(1), generators, lambda: 1_000.0, durable=False, life=1)
+    clock = itertools.count(1_000.0).__next__  # a second passes whenever it is looked at, so that delays end
+    made = Driver(Machine(["main"]), MemoryTracker("memory"), Changes(1), generators, clock, durable=False, life=1)
     yield made
     await made.close()
 

@@ -139,7 +139,7 @@ class Pool:
         host = self.hosts.get(sent.host)
         if host is None:
             host = self.hosts[sent.host] = Host(sent.host, sent.host_name, {}, ahead=False)
-            host.open, host.expected = False, True
+            host.offered, host.open, host.expected = False, False, True
         host.take(sent.queue.policy.needs, sent.weight, 1)
         self.shares.expect(sent.queue)
         self.shares.charge(sent.queue, sent.weight, 1)
