@@ -390,7 +390,7 @@ async def test_results_of_another_tracker_are_never_delivered(
     assert second.hello.tracker_id == "tracker-1", "so that this coordinator knows whose results these are"
     await second.assign((key(7, run_id=7), spec("echo", "the second's")))
     await coordinator.result(key(7, run_id=7))
-    assert set(coordinator.told) == {(7, 7, 1)}
+    assert set(coordinator.told) == {(7, 7, 1, LIFE)}
     assert second.batches[0].sequence == 1
     assert "1 results of the other one are dropped" in second_agent.log
     second_agent.kill()

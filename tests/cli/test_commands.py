@@ -117,6 +117,7 @@ async def test_show(daggyr: Daggyr, failed: ScriptedRun) -> None:
         "ready": 0,
         "delayed": 0,
         "blocked": 2,
+        "damage": None,
         "notes": ["waits for 64 cores, which no agent has"],
         "history": [],
     }

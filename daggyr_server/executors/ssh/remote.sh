@@ -135,8 +135,8 @@ dg_forget_places() {
     done 2>/dev/null
 }
 
-# dg_leave: remove the pool's folder if no attempt has one in it.
-dg_leave() {
+# dg_leave_pool: remove the pool's folder if no attempt has one in it.
+dg_leave_pool() {
     for dg_key in *-*-*; do
         if [ -d "$dg_key" ]; then return; fi
     done

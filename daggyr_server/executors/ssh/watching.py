@@ -104,7 +104,7 @@ class LookingAfter:
         """Remove folders whose results are durable, and the pool's own if nothing else is in it. Raises TargetFault."""
         for names in batches([*self._telling.droppable, *self._attempts.unused]):
             await self._questions.answers(call("dg_drop", *names))
-        await self._questions.answers("dg_leave\n")
+        await self._questions.answers("dg_leave_pool\n")
 
     async def _look(self, attempts: Sequence[TargetAttempt], *, claim: bool) -> None:
         """See what became of attempts. With `claim`, one that was not started yet never will be."""
