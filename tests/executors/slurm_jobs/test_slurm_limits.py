@@ -76,10 +76,7 @@ class TestTrouble:
         home.cluster.ask("scontrol", "update", "partition=main", "state=down")
         try:
             key = await harness.give_one(spec("/bin/true"))
-            await eventually(
-                lambda: print(where(harness, key), home.cluster.jobs("daggyr")) or where(harness, key).reason == "PartitionDown",
-                5,
-            )
+            await eventually(lambda: where(harness, key).reason == "PartitionDown")
             found = where(harness, key)
             assert (found.state, found.node) == ("PENDING", "")
             ((job, name, _),) = home.cluster.unfinished("daggyr-")
@@ -97,7 +94,8 @@ class TestTrouble:
         home.cluster.ask("scontrol", "release", job)
         told = await again.ends(key)
         assert told.outcome == "SUCCEEDED"
-        assert (told.result.placement.job, told.result.placement.node) == (job, home.cluster.node)
+        # A job that was over before anybody looked has no node.
+        assert told.result.placement.job == job and told.result.placement.node in ("", home.cluster.node)
 
 
 class TestEndedBySlurm:
