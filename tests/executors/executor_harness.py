@@ -56,7 +56,9 @@ def executor_context(**changes: Any) -> ExecutorContext:
         "grace": PATIENCE,
     }
     given["pass_environment"] = ("INHERITED",)
-    return ExecutorContext(**{**given, **changes})
+    given |= changes
+    given.setdefault("lives", dict.fromkeys(range(1, given["epoch"] + 1), given["life"]))  # earlier starts are the same tracker's
+    return ExecutorContext(**given)
 
 
 async def eventually(condition: Callable[[], object], seconds: float = DEADLINE) -> None:

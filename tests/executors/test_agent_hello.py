@@ -62,7 +62,7 @@ class TestHello:
             ({"name": "two\nlines"}, grpc.StatusCode.INVALID_ARGUMENT, "printable"),
             ({"agent_id": "x" * (MAX_WORD + 1)}, grpc.StatusCode.INVALID_ARGUMENT, f"at most {MAX_WORD}"),
             ({"pool": "nowhere"}, grpc.StatusCode.NOT_FOUND, "no pool 'nowhere'.*there are: pool, other.*--pool"),
-            ({"tracker_id": "tracker-1", "epoch": 2}, grpc.StatusCode.FAILED_PRECONDITION, "newer start"),
+            ({"tracker_id": "tracker-1", "epoch": 2}, grpc.StatusCode.FAILED_PRECONDITION, "older copy"),
         ],
         ids=str,
     )

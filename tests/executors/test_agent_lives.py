@@ -1,6 +1,6 @@
 """Agents and the lives of attempts: of two copies of a tracker, and of programs that know no lives.
 
-The agents are played by hand. `LATER` is the context of the next start of a coordinator, which has the same tracker.
+The agents are played by hand. AFTER_THE_COPY is the context of a coordinator whose tracker had the start of OF_THE_COPY.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from daggyr.v1.task_pb2 import AttemptKey, Placement
 
 OLD = {"highest_protocol_version": 0}  # of an agent of version 1, which tells no lives
 OF_THE_COPY = {"tracker_id": "tracker-1", "epoch": 1, "life": 77}
+AFTER_THE_COPY = {"epoch": 2, "lives": {1: 77, 2: 1}}
 
 
 def lifeless(key: AttemptKey) -> AttemptKey:
@@ -38,7 +39,9 @@ async def test_a_result_of_another_life_is_nobodys(wire: Wire) -> None:
     await wire.pool.ended([key])
 
 
-async def test_what_runs_of_another_life_is_ended_and_what_both_know_goes_on(wire: Wire) -> None:
+async def test_what_runs_of_another_life_is_ended_and_what_both_know_goes_on(bare_wire: Wire) -> None:
+    wire = bare_wire
+    await wire.open(**AFTER_THE_COPY)
     known = AttemptKey(run_id=7, task_number=0, attempt=1, life=5)
     wire.pool.executor.recover([(known, Placement(host="agent-1"))])
     wire.pool.reports.of(known).host = "agent-1"
@@ -58,8 +61,10 @@ async def test_the_welcome_tells_the_life_and_the_version(wire: Wire) -> None:
     assert (welcome.life, welcome.protocol_version) == (1, 1)
 
 
-async def test_an_agent_that_was_elsewhere_meanwhile_is_not_sent_what_it_lacks(wire: Wire) -> None:
+async def test_an_agent_that_was_elsewhere_meanwhile_is_not_sent_what_it_lacks(bare_wire: Wire) -> None:
     """Another copy's coordinator has ended what the agent ran, so that it would run twice without being LOST."""
+    wire = bare_wire
+    await wire.open(**AFTER_THE_COPY)
     agent = await wire.joined()
     (key,) = await wire.pool.give(TASK)
     await agent.hears("assign")
