@@ -247,7 +247,7 @@ class TestCoordinator:
         pid = await place.pid(key)
         older = await place.coordinator(epoch=1)
         said: list[str] = []
-        await eventually(lambda: said.append(capfd.readouterr().err) or "this one is out of date" in "".join(said))  # type: ignore[func-returns-value]
+        await eventually(lambda: said.append(capfd.readouterr().err) or "an older copy of itself" in "".join(said))  # type: ignore[func-returns-value]
         assert older.reports.hosts == {}
         assert runs(pid)
         await place.cut()
