@@ -13,6 +13,7 @@ import subprocess
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -76,7 +77,7 @@ class Farm:
 
     def watching(self, run_id: int) -> subprocess.Popen[str]:
         """Start `daggyr watch`, and return once it has seen the run. It then waits for coordinators that go away to come back."""
-        process = self.deployment.command("watch", str(run_id))
+        process = self.deployment.command("watch", str(run_id), program=Path(__file__).with_name("patient_command.py"))
         follows(process)
         return process
 

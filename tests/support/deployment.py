@@ -197,11 +197,13 @@ class Deployment:
 
     # -- commands -----------------------------------------------------------------------------------------------------
 
-    def command(self, *arguments: str, input: str | None = None, **variables: str) -> subprocess.Popen[str]:
-        """Start `daggyr` and return at once."""
+    def command(
+        self, *arguments: str, input: str | None = None, program: Path | None = None, **variables: str
+    ) -> subprocess.Popen[str]:
+        """Start `daggyr`, or a Python program in its place, and return at once."""
         server = {"DAGGYR_SERVER": self.address} if self.address else {}
         process = subprocess.Popen(
-            [BIN / "daggyr", *arguments],
+            [*([BIN / "daggyr"] if program is None else [sys.executable, "-P", program]), *arguments],
             cwd=self.work,
             env={**self.environment, **server, **variables},
             stdin=subprocess.DEVNULL if input is None else subprocess.PIPE,
