@@ -1,6 +1,6 @@
 """Specifications with faults: the real server refuses them whole, with place and advice, before anything runs.
 
-What the server answers is asked of it from this process. That the command tells just that, and what the command finds by itself,
+What the server answers is asked of it from this process, and the command has to tell just that. What the command finds by itself
 is tested with the command.
 """
 
@@ -158,6 +158,7 @@ def test_a_fault_is_told_with_its_place_and_what_to_do(shared: Deployment, docum
     (fault,) = answered(shared, document)
     assert fault.startswith(place)
     assert words in fault
+    assert refused(shared, document) == [fault]
 
 
 @pytest.mark.parametrize(
