@@ -20,7 +20,6 @@ _DESCRIPTORS_EACH = 3  # An attempt has two files, and one descriptor more while
 _DESCRIPTORS_SPARE = 64
 _TASKS_EACH = 2  # The kernel counts the process, and the agent's thread that waits for it.
 _TASKS_SPARE = 24  # threads of gRPC and of the agent
-_USUAL_ATTEMPTS = 320  # what the usual limit of 1,024 descriptors is enough for
 
 _log = logging.getLogger(__name__)
 
@@ -28,11 +27,11 @@ _log = logging.getLogger(__name__)
 def most_attempts(cores: int, group: ControlGroup, proc: Path = Path("/proc")) -> tuple[int, str]:
     """How many attempts may run at once, and which limit says so, as a part of a sentence.
 
-    Descriptors are raised up to the hard limit, as far as `cores` attempts need them: tasks inherit the limit, and many programs
-    do not bear a high one.
+    The limit on descriptors is raised only where it is too low for `cores` attempts, and no further than they need: tasks inherit
+    it, and many programs do not bear a high one. The usual limit of 1,024 is enough for 320 attempts.
     """
     found = [(MOST_ATTEMPTS, "no more run at once")]
-    descriptors = _descriptors(min(MOST_ATTEMPTS, max(cores, _USUAL_ATTEMPTS)))
+    descriptors = _descriptors(min(MOST_ATTEMPTS, cores))
     if descriptors is not None:
         most = max(1, (descriptors - _DESCRIPTORS_SPARE) // _DESCRIPTORS_EACH)
         found.append((most, f"it may open no more than {descriptors:,} descriptors (ulimit -n)"))

@@ -207,6 +207,8 @@ def _hello_fault(hello: Hello) -> str | None:
         return _words(f"hello.{field}", _value(hello, field))
     if len(hello.shortage) > MAX_REASON or not hello.shortage.isprintable():
         return _words("hello.shortage", hello.shortage)
+    if not (0 <= hello.ends_in.seconds < MAX_SECONDS and 0 <= hello.ends_in.nanos < _SECOND):
+        return _words("hello.ends_in", hello.ends_in)
     for field in ("epoch", "first_unacknowledged"):
         if getattr(hello, field) >= MAX_NUMBER:
             return _words(f"hello.{field}", getattr(hello, field))

@@ -25,6 +25,7 @@ from outside_packages import install, project_wheel
 from support.task_specs import shell, spec
 from support.waiting import DEADLINE
 
+from daggyr.attempts.keys import ident_of, name_of
 from daggyr.v1.task_pb2 import HOST_AVAILABLE, HOST_PAUSED, AttemptKey, Placement
 
 PROGRAMS = Path(sys.executable).parent
@@ -63,7 +64,7 @@ class Place:
 
     def folders(self, keys: Sequence[AttemptKey] = ()) -> list[Path]:
         """The folders of these attempts, or of all attempts that are on disk."""
-        names = [f"{key.run_id}-{key.task_number}-{key.attempt}" for key in keys] or ["*"]
+        names = [name_of(ident_of(key)) for key in keys] or ["*"]
         return [path for name in names for path in self.attempts.glob(f"*/*/{name}")]
 
 

@@ -311,7 +311,7 @@ def test_images_and_secrets_of_kustomization_are_those_that_are_used() -> None:
 
 def test_readme_blocks_are_shell() -> None:
     blocks = re.findall(r"^```sh\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 8
+    assert len(blocks) == 12
     for block in blocks:
         ended = subprocess.run(["sh", "-n"], input=block, capture_output=True, text=True)
         assert ended.returncode == 0, ended.stderr + block
