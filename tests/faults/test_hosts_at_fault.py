@@ -154,7 +154,11 @@ def test_an_agent_that_crashes_with_each_task_beside_one_that_works(farm: Farm) 
     deployment.passed.append("HOST_KIND")
     agent = f'"{BIN}/daggyr-agent" --coordinator "{deployment.address}" --name bad --pool farm --resource cores={SLOTS}'
     again = deployment.work / "again"
-    again.write_text(f'#!/bin/sh\nwhile [ ! -e over ]; do {agent} "$@"; done\n')
+    again.write_text(f"""#!/bin/sh
+trap 'touch over; kill "$agent"' TERM
+while [ ! -e over ]; do {agent} "$@" & agent=$!; wait "$agent"; done
+wait
+""")
     again.chmod(0o755)
     deployment.start(str(again), name="bad", HOST_KIND="bad")
     farm.agents("good", cores=1)

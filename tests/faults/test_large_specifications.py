@@ -7,6 +7,7 @@ from pathlib import Path
 from farm import Farm
 from support.deployment import Deployment, Task, task
 from support.open_files import nameless
+from support.waiting import until
 
 TASKS = 3_000
 BULK = "x" * 600  # bytes of each task; together they are more than stays in memory
@@ -24,7 +25,7 @@ def test_they_are_on_disk_through_restarts_and_edits(deployment: Deployment, sql
     run_id = deployment.submit(tasks("old"))
     assert len(nameless(farm.coordinator.pid, folder)) == 1
     farm.kill_and_start()
-    assert len(nameless(farm.coordinator.pid, folder)) == 1
+    until(lambda: len(nameless(farm.coordinator.pid, folder)) == 1, "the specifications on disk again")
     edited = deployment.daggyr("edit", str(run_id), deployment.spec(tasks("new")))
     assert edited.code == 0, edited.err
     assert deployment.task(run_id, "t1234")["details"]["command"] == ["echo", "new-1234", BULK]

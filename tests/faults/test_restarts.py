@@ -247,7 +247,7 @@ def test_a_pool_that_is_not_configured_any_more(deployment: Deployment, sqlite_t
     farm.start()
     assert deployment.watch(killed, code=1)["state"] == "KILLED"
     until(lambda: outcomes(deployment, run_id, "a") == ["LOST"], "the loss")
-    assert "a host to join the pool 'old'" in deployment.why(run_id, "a")
+    until(lambda: "a host to join the pool 'old'" in deployment.why(run_id, "a"), "the end of its delay")
     assert [pool["name"] for pool in deployment.pools()] == ["farm", "old"]
     deployment.goes_on()
     farm.kill()

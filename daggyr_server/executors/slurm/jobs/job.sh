@@ -69,7 +69,7 @@ dg_has_room || dg_full=1
 dg_result() {
     dg_text="status $dg_code
 stop $dg_end
-node $(uname -n)"
+node ${SLURMD_NODENAME:-$(uname -n)}"
     dg_more() {
         dg_text="$dg_text
 $1"

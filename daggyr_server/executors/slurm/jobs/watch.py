@@ -146,6 +146,7 @@ class Watch:
                 attempt.runs = attempt.runs or index in begun
                 if index in results:
                     attempt.reported, attempt.reported_at = results[index], time.monotonic()
+                    attempt.node = attempt.node or results[index].node  # a short job is over before Slurm is asked
                 if attempt.reported is None and index in starts and not attempt.started:
                     attempt.started = True
                     started = AttemptStarted(start_time=timestamp(starts[index]))
