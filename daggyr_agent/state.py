@@ -3,7 +3,7 @@
     lock        held with flock(2) for as long as the agent lives: a folder belongs to one agent at a time
     agent-id    the agent's random id, kept for ever; every task knows it
     agent-key   what proves that the id is this agent's: random, mode 0600, known to nobody but the coordinator
-    journal     what runs, and what was not acknowledged (see `journal`)
+    journal     what runs, and what was not acknowledged (see `journal`); without agent-id, it is another agent's and is removed
     output/     the captured output of attempts that run or whose result is not acknowledged, named by numbers
 
 `main` opens the folder once, and everything else is given what is inside. Of an earlier process's output, what belongs to
@@ -17,6 +17,7 @@ import fcntl
 import logging
 import os
 import secrets
+import socket
 import stat
 import time
 from collections.abc import Set
@@ -25,6 +26,7 @@ from pathlib import Path
 from daggyr.whole_file import write_whole
 
 from .journal import Journal
+from .presence import PresentError, show
 
 _MAX_ID_BYTES = 128
 _KEY_BYTES = 32
@@ -48,6 +50,7 @@ class StateFolder:
         """Make the folder (mode 0700) if needed and take it. Raises StateError if another agent has it, or it fails."""
         self.path = path
         self.output = path / "output"
+        self._sign: socket.socket | None = None
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.output.mkdir(mode=0o700, exist_ok=True)
@@ -58,15 +61,18 @@ class StateFolder:
             self._take_lock()
             os.ftruncate(self._lock, 0)
             os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+            if not (path / "agent-id").exists():  # A journal without its id is another agent's, and what runs is that one's.
+                (path / "journal").unlink(missing_ok=True)
             self.agent_id, self.is_new = _identity(path / "agent-id")
+            self._sign = self._show()
             self.agent_key = _key(path / "agent-key", is_new=self.is_new)
             self.journal = Journal(path / "journal")
             _clear(self.output, self.journal.output_numbers())
         except OSError as error:
-            os.close(self._lock)
+            self._let_go()
             raise StateError(f"cannot use the state folder {path}: {error.strerror}") from None
         except StateError:
-            os.close(self._lock)
+            self._let_go()
             raise
 
     def _take_lock(self) -> None:
@@ -90,11 +96,25 @@ class StateFolder:
             else:
                 return
 
+    def _show(self) -> socket.socket | None:
+        try:
+            return show(self.agent_id)
+        except PresentError as error:
+            raise StateError(
+                f"the state folder {self.path} is a copy of another one, whose agent runs on this host as process "
+                f"{error.process or '?'}: remove agent-id and agent-key from the copy, and this agent is one of its own"
+            ) from None
+
     def close(self) -> None:
         """Remove output that belongs to no result, and release the folder."""
         self.journal.close()
         with contextlib.suppress(OSError):
             _clear(self.output, self.journal.output_numbers())
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if self._sign is not None:
+            self._sign.close()
         os.close(self._lock)
 
 

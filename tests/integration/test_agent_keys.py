@@ -14,6 +14,8 @@ from support.deployment import Deployment, Program, shell, task, until
 from support.waiting import Gate
 from test_bad_agents import hello, refusal, session
 
+from daggyr_agent.journal import Journal
+
 
 def state_of(farm: Deployment, name: str = "one") -> Path:
     return farm.state / "daggyr" / "agents" / name
@@ -111,37 +113,62 @@ def test_an_agent_that_is_gone_for_long_is_still_known_by_its_key(deployment: De
     deployment.goes_on()
 
 
-def test_two_agents_on_copies_of_one_state_folder(farm: Deployment) -> None:
-    """The second agent is refused, with what to do, as long as the first one answers, and the first one goes on."""
-    agent = farm.start_agent("one")
-    copy = farm.folder / "copy"
-    copy.mkdir(mode=0o700)
-    for name in ("agent-id", "agent-key"):
-        shutil.copy2(state_of(farm) / name, copy)
-    clone = farm.start_agent("one", "--state-dir", str(copy), wait=False)
+def a_copy(farm: Deployment) -> Path:
+    """A copy of the state folder of agent `one`, with all that is in it."""
+    return shutil.copytree(state_of(farm), farm.folder / "copy")
+
+
+@pytest.mark.parametrize("name", ["one", "two"])
+def test_a_copy_of_the_state_folder_of_an_agent_that_lives(farm: Deployment, name: str) -> None:
+    """On the same host it does not begin, and ends nothing of what the first one runs; without the id, it is an agent of its own.
+
+    The copy is made while a task runs, so that its journal has that task's process.
+    """
+    run_id, gate, agent = holding(farm)
+    until(lambda: Journal(state_of(farm) / "journal").running, "the task's process in the journal")
+    copy = a_copy(farm)
+    clone = farm.start_agent(name, "--state-dir", str(copy), wait=False)
     assert clone.wait() == 2
-    assert "another process of agent 'one'" in clone.said()
+    assert f"is a copy of another one, whose agent runs on this host as process {agent.process.pid}" in clone.said()
     assert "remove agent-id and agent-key from the copy" in clone.said()
-    assert agent.process.poll() is None
     assert [(seen["name"], seen["state"]) for seen in farm.agents()] == [("one", "CONNECTED")]
-    farm.goes_on()
-    for name in ("agent-id", "agent-key"):
-        (copy / name).unlink()
+    for file in ("agent-id", "agent-key"):
+        (copy / file).unlink()
     farm.start_agent("two", "--state-dir", str(copy))
     assert len(farm.agents()) == 2
+    gate.open()
+    assert farm.watch(run_id)["state"] == "COMPLETED"
+    assert farm.attempts(run_id) == {"a": 1}
 
 
-def test_a_copy_of_a_state_folder_takes_no_name_away(farm: Deployment) -> None:
-    """An agent with another name is refused and is told of the agent that is there, which stays known by its own name."""
-    agent = farm.start_agent("one")
-    copy = farm.folder / "copy"
-    copy.mkdir(mode=0o700)
-    for name in ("agent-id", "agent-key"):
-        shutil.copy2(state_of(farm) / name, copy)
-    clone = farm.start_agent("two", "--state-dir", str(copy), wait=False)
+def test_a_copy_that_was_made_of_an_agent_that_was_stopped(farm: Deployment) -> None:
+    """Its journal has nothing of what the first one runs now, but the tasks' environment has the id."""
+    farm.start_agent("one").end()
+    copy = a_copy(farm)
+    run_id, gate, agent = holding(farm)
+    clone = farm.start_agent("one", "--state-dir", str(copy), wait=False)
     assert clone.wait() == 2
-    assert "another process of agent 'one'" in clone.said()
+    gate.open()
+    assert farm.watch(run_id)["state"] == "COMPLETED"
+    assert farm.attempts(run_id) == {"a": 1}
     agent.end()
+    farm.start_agent("one", "--state-dir", str(copy))  # The first one is gone, and the copy is as good.
+    farm.goes_on()
+
+
+@pytest.mark.parametrize("name", ["one", "two"])
+async def test_a_copy_of_a_state_folder_on_another_host(farm: Deployment, name: str) -> None:
+    """The coordinator refuses it, with what to do, as long as the first one answers; and it takes no name away."""
+    agent = await asyncio.to_thread(farm.start_agent, "one")
+    agent_id, key = ((state_of(farm) / file).read_text().strip() for file in ("agent-id", "agent-key"))
+    async with session(farm, hello(agent_id=agent_id, name=name, agent_key=bytes.fromhex(key))) as call:
+        code, words = await refusal(call)
+    assert code is grpc.StatusCode.ALREADY_EXISTS
+    assert "another process of agent 'one'" in words and "remove agent-id and agent-key from the copy" in words
+    assert agent.process.poll() is None
+    assert [(seen["name"], seen["state"]) for seen in farm.agents()] == [("one", "CONNECTED")]
+    await asyncio.to_thread(farm.goes_on)
+    await asyncio.to_thread(agent.end)
     nobody = farm.daggyr("agent", "forget", "two")
     assert (nobody.code, "no agent 'two' is known" in nobody.err) == (2, True), nobody.err
     assert farm.json("agent", "forget", "one") == {"name": "one", "lost": 0}
