@@ -44,14 +44,16 @@ def show(agent_id: str) -> socket.socket | None:
         try:
             sign = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         except OSError as error:
-            return _unseen(error)
+            _unseen(error)
+            return None
         try:
             sign.bind(name)
             sign.listen(1)
         except OSError as error:
             sign.close()
             if error.errno != errno.EADDRINUSE:
-                return _unseen(error)
+                _unseen(error)
+                return None
         else:
             return sign
         holder = _holder(name)
