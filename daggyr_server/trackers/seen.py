@@ -54,7 +54,7 @@ def check_seen(opened: Opened, where: str, environment: Mapping[str, str]) -> No
     if last is not None and last.where != where and last.process != os.getpid() and _serves(last):
         raise TrackerError(
             f"the tracker {where} is a copy of {last.where}, which process {last.process} serves on this host: both would run "
-            "the same. A copy to be served is made with `daggyr-server backup` and `restore`; or stop that process and start again"
+            "the same. To serve a copy, make it with `daggyr-server backup` and `restore`; or stop that process and start again"
         )
     if last is not None and not has_seen(opened.lives, last.epoch, last.life):
         raise TrackerError(

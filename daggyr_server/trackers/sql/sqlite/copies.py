@@ -43,7 +43,12 @@ def back_up(path: Path, destination: Path) -> Copied:
     if not path.exists():
         raise TrackerError(f"there is no tracker {path}: name the one that is to be copied with --tracker or --config")
     _check_free(destination)
-    with file.in_words(), contextlib.closing(file.look_at_whole()) as source, _draft(destination) as draft:
+    with (
+        file.in_words(),
+        contextlib.closing(file.look_at_whole()) as source,
+        _written(destination),
+        _draft(destination) as draft,
+    ):
         copied = _copy(source, draft, copy_time=time.time())
         _put(draft, destination)
         return copied
@@ -75,6 +80,19 @@ def _copy(source: sqlite3.Connection, draft: Path, *, copy_time: float | None) -
         (tracker_id, *_) = connection.execute(_SQL["tracker"]).fetchone()
         runs, unfinished = connection.execute(_SQL["holdings"]).fetchone()
     return Copied(draft.stat().st_size, runs, unfinished, tracker_id)
+
+
+@contextlib.contextmanager
+def _written(place: Path) -> Iterator[None]:
+    """Turns what the disk of a new file refuses into TrackerError. What is copied may lie on another disk, which is well."""
+    try:
+        yield
+    except OSError as error:
+        raise TrackerError(f"cannot write {place}: {error.strerror}") from None
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_FULL:
+            raise
+        raise TrackerError(f"cannot write {place}: its disk is full; make room, and try again") from None
 
 
 @contextlib.contextmanager
@@ -131,8 +149,8 @@ class CopyOnItsWay:
             self._made = not self.target.exists()
             await self._file.lock(0.0)
             try:
-                self.draft = self._exit.enter_context(_draft(self.target))
-                with contextlib.closing(self._source()) as source:
+                with contextlib.closing(self._source()) as source, _written(self.target):
+                    self.draft = self._exit.enter_context(_draft(self.target))
                     return _copy(source, self.draft, copy_time=None)
             except BaseException:
                 self.end()
@@ -140,6 +158,10 @@ class CopyOnItsWay:
 
     def _check(self) -> None:
         if not self.copy.is_file():
+            if self.copy == self.target:
+                raise TrackerError(
+                    f"there is no tracker {self.target}: bring its files back, or name the copy it is to be made of"
+                )
             raise TrackerError(f"there is no copy {self.copy}")
         if self.copy != self.target:
             if self.target.exists() and self.target.stat().st_size:
@@ -165,7 +187,7 @@ class CopyOnItsWay:
 
     def put(self) -> None:
         """Give the draft, closed, the tracker's place. Raises TrackerError."""
-        with self._file.in_words():
+        with self._file.in_words(), _written(self.target):
             _sync(self.draft)
             if not self._made:
                 self._set_aside()
