@@ -37,9 +37,9 @@ from daggyr_server.core.states import Phase, State
 from daggyr_server.driver import ended
 from daggyr_server.driver.assignments import MAX_BYTES
 from daggyr_server.driver.changes import Changes
+from daggyr_server.driver.driver import Driver
 from daggyr_server.driver.errors import Closing, Refused
 from daggyr_server.driver.generators import Generators
-from daggyr_server.driver.loop import Driver
 from daggyr_server.executors.base import Executor
 from daggyr_server.executors.context import ExecutorContext
 from daggyr_server.spec import decode_json, expand
