@@ -18,7 +18,7 @@ from support import slurm_cluster
 from support.deployment import BIN, SHORT_LEASE, Deployment, shell
 from support.waiting import is_gone, until
 
-SLURM = pytest.mark.xdist_group(slurm_cluster.GROUP)
+SLURM = pytest.mark.xdist_group(slurm_cluster.COPIES_GROUP)
 KINDS = [
     "agents",
     "local",
