@@ -4,10 +4,10 @@
 
 Round after round: a coordinator, three agents, a local pool and a few runs of some hundred tasks. While they work, whatever can
 break does, and people ask for whatever they may (soaking/ has both). Then everything is mended, and the verdict compares what the
-tracker says with what tasks wrote into a ledger. A round's seed is printed before it begins: `--seed` with it begins there. A round
-that fails leaves its logs in `--keep`, and the next one begins. The exit code is 1 if anything was lost or false.
+tracker says with what tasks wrote into a ledger. A round's seed is printed before it begins: `--seed` with it begins there. The logs
+of a round that fails are kept in `--keep`, and the next one begins. The exit code is 1 if anything was lost or false.
 
-It needs root (small disks are mounted) and the Debian packages `faketime` and, for --tracker postgresql, `postgresql`.
+It needs root (small disks are mounted) and the Debian packages `gcc` and `libc6-dev` and, for --tracker postgresql, `postgresql`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from soaking.broken_clocks import PACKAGE, ClockedDeployment, library
+from soaking.broken_clocks import PACKAGE, ClockedDeployment, compiler
 from soaking.faults import CORES, Memory
 from soaking.judged import Verdict
 from soaking.round import Round
@@ -46,6 +46,7 @@ class Soak:
 
     def round(self, seed: int) -> None:
         began = time.monotonic()
+        print(f"seed {seed} begins", flush=True)
         with tempfile.TemporaryDirectory(prefix="daggyr-soak-") as folder, ExitStack() as stack:
             made = ClockedDeployment(Path(folder))
             made.clocked = "clocks" not in self.without
@@ -115,8 +116,8 @@ def main() -> int:
     parser.add_argument("--without", action="append", default=[], help="clocks, disks, or any name of what is broken or asked")
     parser.add_argument("--keep", type=Path, default=Path(tempfile.gettempdir()) / "daggyr-soak", help="logs of failed rounds")
     options = parser.parse_args()
-    if "clocks" not in options.without and library() is None:
-        sys.exit(f"clocks cannot be turned without libfaketime: apt-get install {PACKAGE}, or --without clocks")
+    if "clocks" not in options.without and compiler() is None:
+        sys.exit(f"clocks cannot be turned without a C compiler: apt-get install {PACKAGE}, or --without clocks")
     until, seed = time.monotonic() + 60 * options.minutes, options.seed
     with _server(options.tracker) as postgres:
         soak = Soak(postgres, frozenset(options.without), options.keep)

@@ -13,11 +13,12 @@ from collections.abc import Callable
 from random import Random
 
 import grpc
+from support.deployment import Deployment
+from support.server_calls import ServerCalls
+
 from soaking.copies_kept import Copies
 from soaking.faults import Faults
 from soaking.work import Planned, PlannedRun, random_run, random_task
-from support.deployment import Deployment
-from support.server_calls import ServerCalls
 
 MOST_RUNS = 8
 REFUSED = (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.ABORTED)
@@ -119,7 +120,7 @@ class Asked:
             run.asked_again(task.name, downstream=downstream)
 
     def retry_run(self) -> None:
-        run_id, run = self._any_run()
+        run_id, _ = self._any_run()
         all_of_it = self.random.random() < 0.5
         self._done(lambda server: server.retry(run_id, all=all_of_it))
 

@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from soaking.work import PlannedRun
 from support.deployment import BIN, Deployment
 from support.postgres_server import PostgresServer, programs
+
+from soaking.work import PlannedRun
 
 Assigned = dict[tuple[int, int], dict[int, int]]  # by run and attempt, then by the task's number: the life that assigned it
 

@@ -15,10 +15,11 @@ from random import Random
 
 import psutil
 from farm import Farm
-from soaking.broken_clocks import ClockedDeployment
 from support.deployment import Program
 from support.postgres_server import PostgresServer
 from support.small_disk import SmallDisk
+
+from soaking.broken_clocks import ClockedDeployment
 
 CORES = {"one": 64, "two": 8, "three": 4}  # of the agents, by name
 HOUR = 3600
@@ -43,7 +44,12 @@ class Faults:
     """See above. `disks` are those of the agents' state folders, by name, and of the tracker, if it has one."""
 
     def __init__(
-        self, farm: Farm, random: Random, disks: dict[str, SmallDisk], tracker_disk: SmallDisk | None, postgres: PostgresServer | None
+        self,
+        farm: Farm,
+        random: Random,
+        disks: dict[str, SmallDisk],
+        tracker_disk: SmallDisk | None,
+        postgres: PostgresServer | None,
     ) -> None:
         self.farm, self.random, self.disks, self.tracker_disk, self.postgres = farm, random, disks, tracker_disk, postgres
         self.agents: dict[str, Program] = {}

@@ -1,9 +1,9 @@
 """The verdict of a round: what the ledger says is compared with what the tracker says of each task that there is in the end.
 
-What is asserted, and what may be: an attempt is named by run, task, number and life, and the tracker's rows say which life assigned
-which attempt. After a copy was brought back, all that happened between the copy and then was in a life that was given up. Its lines
-in the ledger name attempts that the tracker does not know. They count for nothing: what they did may be done again, and does not
-make a task COMPLETED. Everything else holds with copies as without:
+What is asserted, and what may be: an attempt is named by run, task, number and life, and the tracker's rows say which life
+assigned which attempt. After a copy was brought back, all that happened between the copy and then was in a life that was given up.
+Its lines in the ledger name attempts that the tracker does not know. They count for nothing: what they did may be done again, and
+does not make a task COMPLETED. Everything else holds with copies as without:
 
 * No attempt ran twice.
 * Each attempt that SUCCEEDED did its work, and each that FAILED was told to fail, in the life that assigned it.
@@ -46,8 +46,8 @@ class Verdict:
             return ", ".join(f"{count:,} {name}" for name, count in sorted(counts.items())) or "none"
 
         return (
-            f"{self.tasks.total():,} tasks ({counted(self.tasks)}); {self.attempts.total():,} attempts ({counted(self.attempts)}); "
-            f"lost {len(self.lost)}, false {len(self.false)}; repeated {self.repeated.total():,} ({counted(self.repeated)})"
+            f"{self.tasks.total():,} tasks ({counted(self.tasks)}); "
+            f"{self.attempts.total():,} attempts ({counted(self.attempts)}); lost {len(self.lost)}, false {len(self.false)}; repeated {self.repeated.total():,} ({counted(self.repeated)})"
         )
 
 
@@ -124,7 +124,7 @@ class Judge:
                 verdict.false.append(f"{where}: attempt {number} FAILED and was not told to: {attempt['executor']}")
             if outcome == "KILLED" and not (run.killed_all or name in run.killed or name in run.again):
                 verdict.false.append(f"{where}: attempt {number} was KILLED by nobody")
-            if outcome in ("REJECTED", "OOM_KILLED") or outcome == "TIMED_OUT" and planned.kind != "slow":
+            if outcome in ("REJECTED", "OOM_KILLED") or (outcome == "TIMED_OUT" and planned.kind != "slow"):
                 verdict.false.append(f"{where}: attempt {number} is {outcome}: {attempt['executor']}")
             if outcome == "SUCCEEDED":
                 self._output(where, attempt, planned, run)
@@ -149,11 +149,10 @@ class Judge:
         """The words of an attempt are its own: its task's name, a word that it was given, and its number."""
         if planned.kind == "generator":
             return
-        is_last = attempt is attempt  # older words may stand in older attempts
         base = planned.name
         words = run.words.get(base) or {planned.word}
         value = where.rpartition(":")[2] if len(planned.values) > 1 else planned.values[0] if planned.values else ""
-        allowed = {f"{word}-{value}" if planned.values else word for word in words} if is_last else set()
+        allowed = {f"{word}-{value}" if planned.values else word for word in words}
         for stream, short in (("stdout", "out"), ("stderr", "err")):
             size, text = attempt[f"{stream}_size"] or {}, attempt[stream]
             if size.get("incomplete"):

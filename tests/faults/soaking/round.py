@@ -7,15 +7,16 @@ from collections.abc import Callable
 from random import Random
 
 from farm import Farm
+from support.deployment import SHORT_LEASE
+from support.postgres_server import PostgresServer
+from support.small_disk import SmallDisk
+
 from soaking.asked import ASKED, Asked
 from soaking.broken_clocks import ClockedDeployment
 from soaking.copies_kept import Copies
 from soaking.faults import Faults, Memory
 from soaking.judged import Judge, Verdict
 from soaking.work import lines
-from support.deployment import SHORT_LEASE
-from support.postgres_server import PostgresServer
-from support.small_disk import SmallDisk
 
 PATIENCE = 600.0  # seconds for all runs to end once nothing is broken any more
 STEPS = 50  # faults and requests of a round
@@ -113,7 +114,10 @@ class Round:
             self.faults.runs_still()
             if time.monotonic() > deadline:
                 waiting = [name for name, state in self.deployment.states(run_id).items() if state in ("QUEUED", "RUNNING")]
-                why = {name: (self.deployment.why(run_id, name), self.deployment.task(run_id, name)["attempts"][-2:]) for name in waiting[:8]}
+                why = {
+                    name: (self.deployment.why(run_id, name), self.deployment.task(run_id, name)["attempts"][-2:])
+                    for name in waiting[:8]
+                }
                 raise AssertionError(f"run {run_id} hangs: {run}\n{len(waiting)} wait or run: {why}\n{self.deployment.agents()}")
             time.sleep(0.1)
 
@@ -139,9 +143,7 @@ class Round:
         listed = {run["run_id"] for run in deployment.runs()}
         assert listed == set(asked.runs), f"the runs are {listed}, and not {set(asked.runs)}"
         self.faults.end_coordinator_for_good()
-        judge = Judge(
-            list(lines(deployment.read("ledger"))), restored=asked.restored > 0, were_full=self.faults.were_full
-        )
+        judge = Judge(list(lines(deployment.read("ledger"))), restored=asked.restored > 0, were_full=self.faults.were_full)
         assigned = self.copies.assigned()
         for run_id, run in asked.runs.items():
             judge.judge(run_id, run, seen[run_id], assigned)

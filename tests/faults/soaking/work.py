@@ -47,7 +47,7 @@ class Planned:
         more: dict[str, Any] = {"children": self.children, "pool": self.pool}
         match self.kind:
             case "flaky":
-                script = f'[ $((DAGGYR_ATTEMPT % 3)) -eq 0 ] || {{ {FAILS}; exit 3; }}; {says} && {DONE}'
+                script = f"[ $((DAGGYR_ATTEMPT % 3)) -eq 0 ] || {{ {FAILS}; exit 3; }}; {says} && {DONE}"
                 more |= {"max_retries": 40, "retry_delay": 1 if self.amount % 4 == 0 else 0}
             case "doomed":
                 script, more["max_retries"] = f"{FAILS}; exit 3", 1
@@ -171,11 +171,11 @@ def random_task(random: Random, run: PlannedRun, children: list[str]) -> Planned
 
 
 def random_run(random: Random) -> PlannedRun:
-    """Return a run of up to 400 tasks, in layers."""
+    """Return a run of up to a thousand tasks, in layers."""
     run = PlannedRun({})
     below: list[str] = []
     for _ in range(random.choice([1, 3, 8])):
-        layer = [random_task(random, run, _some(random, below)) for _ in range(random.randrange(5, 60))]
+        layer = [random_task(random, run, _some(random, below)) for _ in range(random.randrange(5, 130))]
         for task in layer:
             run.given(task)
         below = [task.name for task in layer]
