@@ -4,8 +4,8 @@
 
 Round after round: a coordinator, three agents, a local pool and a few runs of some hundred tasks. While they work, whatever can
 break does, and people ask for whatever they may (soaking/ has both). Then everything is mended, and the verdict compares what the
-tracker says with what tasks wrote into a ledger. A round's seed is printed before it begins: `--seed` with it begins there. The logs
-of a round that fails are kept in `--keep`, and the next one begins. The exit code is 1 if anything was lost or false.
+tracker says with what tasks wrote into a ledger. A round's seed is printed before it begins: `--seed` with it begins there. The
+logs of a round that fails are kept in `--keep`, and the next one begins. The exit code is 1 if anything was lost or false.
 
 It needs root (small disks are mounted) and the Debian packages `gcc` and `libc6-dev` and, for --tracker postgresql, `postgresql`.
 """
@@ -122,9 +122,10 @@ def main() -> int:
     with _server(options.tracker) as postgres:
         soak = Soak(postgres, frozenset(options.without), options.keep)
         try:
+            soak.round(seed)
             while time.monotonic() < until:
-                soak.round(seed)
                 seed += 1
+                soak.round(seed)
         except KeyboardInterrupt:
             print("interrupted")
         print(", ".join(f"{count:,} {name}" for name, count in sorted(soak.total.done.items())))

@@ -1,8 +1,8 @@
 """A deployment each of whose daemons has a wall clock of its own, which can be set an hour back or ahead while it runs.
 
 The soak makes one for each round. A small library (turned_clock.c) is compiled and loaded into the daemons. It is not loaded
-into tasks, because a daemon passes its tasks only the variables that the README names. Monotonic clocks are never changed, as on a
-real host. libfaketime is not used, because its clock_nanosleep refuses each sleep of Python's (EINVAL, with 0.9.10).
+into tasks, because a daemon passes its tasks only the variables that the README names. Monotonic clocks are never changed, as on
+a real host. libfaketime is not used, because its clock_nanosleep refuses each sleep of Python's (EINVAL, with 0.9.10).
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The verdict of a round: what the ledger says is compared with what the tracker says of each task that there is in the end.
 
 What is asserted, and what may be: an attempt is named by run, task, number and life, and the tracker's rows say which life
-assigned which attempt. After a copy was brought back, all that happened between the copy and then was in a life that was given up.
-Its lines in the ledger name attempts that the tracker does not know. They count for nothing: what they did may be done again, and
-does not make a task COMPLETED. Everything else holds with copies as without:
+assigned which attempt. After a copy was brought back, all that happened between the copy and then was in a life that was given
+up. Its lines in the ledger name attempts that the tracker does not know. They count for nothing: what they did may be done again,
+and does not make a task COMPLETED. Everything else holds with copies as without:
 
 * No attempt ran twice.
 * Each attempt that SUCCEEDED did its work, and each that FAILED was told to fail, in the life that assigned it.
@@ -47,12 +47,13 @@ class Verdict:
 
         return (
             f"{self.tasks.total():,} tasks ({counted(self.tasks)}); "
-            f"{self.attempts.total():,} attempts ({counted(self.attempts)}); lost {len(self.lost)}, false {len(self.false)}; repeated {self.repeated.total():,} ({counted(self.repeated)})"
+            f"{self.attempts.total():,} attempts ({counted(self.attempts)}); "
+            f"lost {len(self.lost)}, false {len(self.false)}; repeated {self.repeated.total():,} ({counted(self.repeated)})"
         )
 
 
 class Judge:
-    """Life: `see` for each task of each run, while a coordinator answers; `judge` when it has ended."""
+    """Life: made with the lines of the ledger; `judge` for each run; then `verdict`."""
 
     def __init__(self, ledger: list[tuple[str, int, str, int, int]], *, restored: bool, were_full: bool) -> None:
         self.verdict = Verdict()
