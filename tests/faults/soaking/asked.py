@@ -1,7 +1,8 @@
 """What people ask of runs while everything breaks: more runs, edits, kills, retries, marks, copies and copies brought back.
 
 A round (soaking/round.py) calls the methods in a random order. Each changes the plan of a run as it changes the run, once the
-coordinator has said that it did. What it refuses, because the run or the task is not in the state for it, is counted.
+coordinator has said that it did. What it refuses, because the run or the task is not in the state for it, is counted. A method
+answers False if there was nothing to ask for.
 """
 
 from __future__ import annotations
@@ -9,12 +10,16 @@ from __future__ import annotations
 import copy
 import json
 import signal
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from random import Random
 
 import grpc
 from support.deployment import Deployment
 from support.server_calls import ServerCalls
+from support.waiting import DEADLINE
 
 from soaking.copies_kept import Copies
 from soaking.faults import Faults
@@ -22,9 +27,13 @@ from soaking.work import Planned, PlannedRun, random_run, random_task
 
 MOST_RUNS = 8
 REFUSED = (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.ABORTED)
+AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 
+# How often each is to be asked, beside the faults.
 ASKED = {"submit": 2, "change": 3, "change_values": 2, "add": 3, "remove": 2, "kill_task": 3, "kill_run": 1, "retry_task": 3}
-ASKED |= {"retry_run": 3, "mark_completed": 2, "mark_queued": 2, "take_copy": 3, "restore": 2}
+ASKED |= {"retry_run": 3, "mark_completed": 2, "mark_queued": 2, "take_copy": 4, "restore": 4}
+# The same, while the coordinator is killed.
+ASKED |= {"submit_meanwhile": 2, "kill_task_meanwhile": 1, "mark_completed_meanwhile": 1}
 
 
 class Asked:
@@ -35,17 +44,22 @@ class Asked:
         self.deployment: Deployment = faults.farm.deployment
         self.runs: dict[int, PlannedRun] = {}
         self.refused = 0
+        self.killing = False  # the coordinator is to be killed while it is asked
         self.restored = 0
         self.highest = 0  # of all run ids that were ever given out
 
-    def submit(self) -> None:
+    def submit(self) -> bool:
         if len(self.runs) >= MOST_RUNS:
-            return
+            return False
         run = random_run(self.random)
-        run_id = self.deployment.submit(run.document())
+        document, request_id = Path(self.deployment.spec(run.document())), f"request {self.random.random()}"
+        answers: list[int] = []
+        self._done(lambda server: answers.append(server.submit(document, request_id=request_id)))
+        (run_id,) = answers
         assert run_id > self.highest, f"run {run_id} was given out again: there was {self.highest}"
         self.highest = run_id
         self.runs[run_id] = run
+        return True
 
     # -- edits --------------------------------------------------------------------------------------------------------
 
@@ -61,18 +75,19 @@ class Asked:
             edited.asked_again(name, downstream=downstream)
         self._edit(run_id, edited, downstream=downstream)
 
-    def change_values(self) -> None:
+    def change_values(self) -> bool:
         """Give a task with a parameter more values, and take one away."""
         run_id, run = self._any_run()
         several = sorted(task.name for task in run.tasks.values() if len(task.values) > 1)
         if not several:
-            return
+            return False
         edited = copy.deepcopy(run)
         task = edited.tasks[self.random.choice(several)]
         gone = self.random.choice(task.values)
         task.values = [*(value for value in task.values if value != gone), edited.new_word(), edited.new_word()]
         edited.asked_again(task.name)
         self._edit(run_id, edited)
+        return True
 
     def add(self) -> None:
         run_id, run = self._any_run()
@@ -103,7 +118,7 @@ class Asked:
     def kill_task(self) -> None:
         run_id, run = self._any_run()
         task = self._any_task(run)
-        if self._done(lambda server: server.kill(run_id, [task.name])):
+        if self._done(lambda server: server.kill(run_id, [task.name])) or self.killing:  # a repetition may be refused
             run.killed |= set(task.names())
 
     def kill_run(self) -> None:
@@ -127,7 +142,9 @@ class Asked:
     def mark_completed(self) -> None:
         run_id, run = self._any_run()
         task = self._any_task(run)
-        if task.kind != "generator" and self._done(lambda server: server.mark(run_id, [task.name], "COMPLETED")):
+        if task.kind == "generator":
+            return
+        if self._done(lambda server: server.mark(run_id, [task.name], "COMPLETED")) or self.killing:
             run.marked |= set(task.names())
 
     def mark_queued(self) -> None:
@@ -136,16 +153,60 @@ class Asked:
         if self._done(lambda server: server.mark(run_id, [task.name], "QUEUED")):
             run.asked_again(task.name)
 
+    # -- the same while the coordinator is killed: what may be repeated is repeated until there is an answer -------------------
+
+    def submit_meanwhile(self) -> bool:
+        return self._meanwhile(self.submit)
+
+    def kill_task_meanwhile(self) -> bool:
+        return self._meanwhile(self.kill_task)
+
+    def mark_completed_meanwhile(self) -> bool:
+        return self._meanwhile(self.mark_completed)
+
+    def _meanwhile(self, request: Callable[[], bool | None]) -> bool:
+        self.killing = True
+        try:
+            return request() is not False
+        finally:
+            self.killing = False
+
     def _done(self, question: Callable[[ServerCalls], object]) -> bool:
         """Ask, and return whether it was done; False if it is not possible now."""
         try:
-            self.deployment.ask(question)
+            if self.killing:
+                self._ask_meanwhile(question)
+            else:
+                self.deployment.ask(question)
         except grpc.RpcError as error:
             if error.code() not in REFUSED:  # type: ignore[attr-defined]
                 raise
             self.refused += 1
             return False
         return True
+
+    def _ask_meanwhile(self, question: Callable[[ServerCalls], object]) -> None:
+        """Ask from a thread, and kill the coordinator a moment later. Raises what the last coordinator answers."""
+        with ThreadPoolExecutor(1) as thread:
+            answer = thread.submit(self._repeated, question)
+            time.sleep(self.random.choice([0.0, 0.005, 0.02, 0.1]))
+            self.faults.kill_coordinator()
+            answer.result()
+
+    def _repeated(self, question: Callable[[ServerCalls], object]) -> None:
+        deadline = time.monotonic() + DEADLINE
+        while True:
+            server = ServerCalls(self.deployment.address, None)
+            try:
+                question(server)
+            except grpc.RpcError as error:
+                if error.code() not in AWAY or time.monotonic() > deadline:  # type: ignore[attr-defined]
+                    raise
+                time.sleep(0.02)
+            else:
+                return
+            finally:
+                server.close()
 
     def _any_run(self) -> tuple[int, PlannedRun]:
         return self.random.choice(sorted(self.runs.items(), key=lambda item: item[0]))
@@ -158,10 +219,10 @@ class Asked:
     def take_copy(self) -> None:
         self.copies.make(self.runs)
 
-    def restore(self) -> None:
+    def restore(self) -> bool:
         """Bring a copy back while agents go on, stand still, or were killed."""
         if not self.copies.made:
-            return
+            return False
         faults = self.faults
         how = self.random.choice(["go on", "freeze", "kill"])
         if how == "freeze":
@@ -172,3 +233,4 @@ class Asked:
         self.runs = self.copies.bring_back(self.random.choice(self.copies.made[-2:]))
         faults.start_coordinator()
         self.restored += 1
+        return True

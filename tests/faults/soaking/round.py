@@ -58,7 +58,7 @@ class Round:
         faults.start_agents()
         for _ in range(self.random.choice([1, 2, 4])):
             asked.submit()
-        actions: dict[str, tuple[Callable[[], None], int]] = {
+        actions: dict[str, tuple[Callable[[], bool | None], int]] = {
             name: (getattr(faults, name), often) for name, often in faults.all(self.without)
         }
         actions |= {name: (getattr(asked, name), often) for name, often in ASKED.items() if name not in self.without}
@@ -67,7 +67,8 @@ class Round:
             self._go_on()
             name = self.random.choices(names, [actions[each][1] for each in names])[0]
             self.did.append(name)
-            actions[name][0]()
+            if actions[name][0]() is False:
+                self.did.pop()
             faults.runs_still()
         faults.heal()
         self._settle()
