@@ -5,7 +5,8 @@
 Round after round: a coordinator, three agents, a local pool and a few runs of some hundred tasks. While they work, whatever can
 break does, and people ask for whatever they may (soaking/ has both). Then everything is mended, and the verdict compares what the
 tracker says with what tasks wrote into a ledger. A round's seed is printed before it begins: `--seed` with it begins there. The
-logs of a round that fails are kept in `--keep`, and the next one begins. The exit code is 1 if anything was lost or false.
+logs of a round that fails are kept in `--keep`, and the next one begins. SIGTERM ends the soak after its round, SIGINT at once;
+both tell the totals. The exit code is 1 if anything was lost or false.
 
 It needs root (small disks are mounted) and the Debian packages `gcc` and `libc6-dev` and, for --tracker postgresql, `postgresql`.
 """
@@ -13,9 +14,12 @@ It needs root (small disks are mounted) and the Debian packages `gcc` and `libc6
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import statistics
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Iterator
@@ -62,10 +66,11 @@ class Soak:
                 print("    " + ", ".join(f"{count} {name}" for name, count in sorted(verdict.done.items())), flush=True)
             except Exception:
                 faults = [traceback.format_exc()]
-            try:
-                made.close()
-            except BaseException as error:
-                faults.append(f"{error}")
+            finally:  # an interrupted round, too, leaves nothing behind
+                try:
+                    made.close()
+                except Exception as error:
+                    faults.append(f"{error}")
             self.rounds += 1
             if faults:
                 self._failed(seed, faults, one)
@@ -119,11 +124,15 @@ def main() -> int:
     if "clocks" not in options.without and compiler() is None:
         sys.exit(f"clocks cannot be turned without a C compiler: apt-get install {PACKAGE}, or --without clocks")
     until, seed = time.monotonic() + 60 * options.minutes, options.seed
+    enough = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: enough.set())
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background of a shell, it is ignored
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # programs that are started compile all modules anew otherwise
     with _server(options.tracker) as postgres:
         soak = Soak(postgres, frozenset(options.without), options.keep)
         try:
             soak.round(seed)
-            while time.monotonic() < until:
+            while time.monotonic() < until and not enough.is_set():
                 seed += 1
                 soak.round(seed)
         except KeyboardInterrupt:
