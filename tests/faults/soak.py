@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import pickle
+import shutil
 import signal
 import statistics
 import sys
@@ -94,6 +96,9 @@ class Soak:
         (where / "did").write_text("\n".join(one.did))
         (where / "logs").write_text(one.deployment.logs())
         (where / "ledger").write_text(one.deployment.read("ledger"))
+        (where / "plans").write_bytes(pickle.dumps(one.asked.runs))
+        if (one.deployment.folder / "read").exists():  # the tracker as the verdict has read it
+            shutil.copytree(one.deployment.folder / "read", where / "tracker", dirs_exist_ok=True)
         print(f"seed {seed} FAILED, see {where}:\n{text[:4000]}", flush=True)
 
     def told(self) -> str:

@@ -48,6 +48,7 @@ class Told:
     def verdict(self) -> Verdict:
         judge = Judge(self.ledger, restored=self.restored, were_full=self.were_full)
         task = {"state": self.state, "task_number": 0, "attempts": self.attempts}
+        self.run.numbered([{"task_id": "t1", "task_number": 0}])
         assigned = {(1, attempt["attempt"]): {0: self.life} for attempt in self.attempts}
         judge.judge(1, self.run, {"t1": task}, assigned)
         return judge.verdict

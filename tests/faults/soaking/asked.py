@@ -109,6 +109,7 @@ class Asked:
         self._edit(run_id, edited)
 
     def _edit(self, run_id: int, edited: PlannedRun, *, downstream: bool = False) -> None:
+        edited.numbered(self.deployment.tasks(run_id))
         document = json.dumps({"tasks": edited.document()}).encode()
         if self._done(lambda server: server.edit(run_id, document, remove=True, downstream=downstream)):
             self.runs[run_id] = edited

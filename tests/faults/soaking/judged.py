@@ -22,6 +22,7 @@ from typing import Any
 from soaking.copies_kept import Assigned
 from soaking.work import DOOMED, Planned, PlannedRun
 
+GIVEN_UP = "of a life given up"
 MOST_LOST = 10  # attempts of a task, before it is ERRORED
 Key = tuple[int, str, int, int]  # run, task, attempt, life
 
@@ -113,8 +114,8 @@ class Judge:
             number, outcome = attempt["attempt"], attempt["outcome"]
             by_number = assigned.get((run_id, number), {})
             # A task that was edited or made again has another number, and keeps the attempts that it had under the other one.
-            own = by_number.get(task["task_number"])
-            lives = {own} if own is not None else {life for each, life in by_number.items() if each not in numbers}
+            own = {by_number[each] for each in run.numbers.get(name, ()) if each in by_number}
+            lives = own or {life for each, life in by_number.items() if each not in numbers}
             known |= {(number, life): outcome for life in lives}
             was_done, was_failed = ({(number, life) for life in lives} & set(lines) for lines in (done, failed))
             if outcome == "SUCCEEDED" and not was_done:
@@ -129,13 +130,21 @@ class Judge:
                 verdict.false.append(f"{where}: attempt {number} is {outcome}: {attempt['executor']}")
             if outcome == "SUCCEEDED":
                 self._output(where, attempt, planned, run)
-        self._repeated(where, [known.get(key, "of a life given up") for key in done], name, run)
+        did: dict[int, list[str]] = {}
+        for key in sorted(done):
+            did.setdefault(key[0], []).append(known.get(key, GIVEN_UP))
+        for outcomes in did.values():
+            # Where it is not known which life assigned it, one line is that attempt's. The others are of lives that were given up.
+            several = [outcome for outcome in outcomes if outcome != GIVEN_UP][1:]
+            for outcome in several:
+                outcomes[outcomes.index(outcome)] = GIVEN_UP
+        self._repeated(where, [outcome for outcomes in did.values() for outcome in outcomes], name, run)
 
     def _repeated(self, where: str, did: list[str], name: str, run: PlannedRun) -> None:
         """Each time that the work was done again has something to show for it. `did` has the outcomes of those who did it."""
         verdict = self.verdict
         for outcome in did:
-            if outcome == "of a life given up" and not self.restored:
+            if outcome == GIVEN_UP and not self.restored:
                 verdict.false.append(f"{where} was done by an attempt that nobody knows: {did}")
             if outcome == "RETURNED" and not self.were_full:
                 verdict.false.append(f"{where} was done by an attempt that is RETURNED, and no disk was full")

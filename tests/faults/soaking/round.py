@@ -139,7 +139,9 @@ class Round:
         deployment, asked = self.deployment, self.asked
         seen = {}
         for run_id in asked.runs:
-            commands = [task["task_id"] for task in deployment.tasks(run_id) if task["task_type"] != "STRUCTURAL"]
+            tasks = deployment.tasks(run_id)
+            asked.runs[run_id].numbered(tasks)
+            commands = [task["task_id"] for task in tasks if task["task_type"] != "STRUCTURAL"]
             seen[run_id] = {name: deployment.task(run_id, name) for name in commands}
         listed = {run["run_id"] for run in deployment.runs()}
         assert listed == set(asked.runs), f"the runs are {listed}, and not {set(asked.runs)}"

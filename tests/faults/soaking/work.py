@@ -91,11 +91,17 @@ class PlannedRun:
     marked: set[str] = field(default_factory=set)  # tasks that a person ever called COMPLETED, by name
     killed: set[str] = field(default_factory=set)  # tasks that a person ever killed
     killed_all: bool = False  # a person ever killed the run
+    numbers: dict[str, set[int]] = field(default_factory=dict)  # all that a task had, because an edit may give it another
     words: dict[str, set[str]] = field(default_factory=dict)  # all that a task was given
 
     def __post_init__(self) -> None:
         for task in self.tasks.values():
             self.words.setdefault(task.name, set()).add(task.word)
+
+    def numbered(self, tasks: list[Any]) -> None:
+        """Note the numbers that the run's tasks have now."""
+        for task in tasks:
+            self.numbers.setdefault(task["task_id"], set()).add(task["task_number"])
 
     def document(self) -> dict[str, Task]:
         return {task.name: task.definition() for task in self.tasks.values()}
