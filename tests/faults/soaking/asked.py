@@ -46,7 +46,9 @@ class Asked:
         self.refused = 0
         self.killing = False  # the coordinator is to be killed while it is asked
         self.restored = 0
-        self.highest = 0  # of all run ids that were ever given out
+        # The highest run id that each life of the tracker has given out. Two lives that were made of copies of the same life may give
+        # out the same ones; one that was made of a copy begins beyond all of the life that was copied.
+        self.highest = [0]
 
     def submit(self) -> bool:
         if len(self.runs) >= MOST_RUNS:
@@ -56,8 +58,8 @@ class Asked:
         answers: list[int] = []
         self._done(lambda server: answers.append(server.submit(document, request_id=request_id)))
         (run_id,) = answers
-        assert run_id > self.highest, f"run {run_id} was given out again: there was {self.highest}"
-        self.highest = run_id
+        assert run_id > self.highest[-1], f"run {run_id} was given out again: there was {self.highest}"
+        self.highest[-1] = run_id
         self.runs[run_id] = run
         return True
 
@@ -218,7 +220,7 @@ class Asked:
     # -- copies -------------------------------------------------------------------------------------------------------
 
     def take_copy(self) -> None:
-        self.copies.make(self.runs)
+        self.copies.make(self.runs, len(self.highest) - 1)
 
     def restore(self) -> bool:
         """Bring a copy back while agents go on, stand still, or were killed."""
@@ -231,7 +233,9 @@ class Asked:
         elif how == "kill":
             faults.kill_agent()
         faults.end_coordinator(self.random.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM]))
-        self.runs = self.copies.bring_back(self.random.choice(self.copies.made[-2:]))
+        made = self.random.choice(self.copies.made[-2:])
+        self.runs = self.copies.bring_back(made)
+        self.highest.append(self.highest[made.life])
         faults.start_coordinator()
         self.restored += 1
         return True

@@ -32,6 +32,7 @@ class Copy:
 
     path: Path
     runs: dict[int, PlannedRun]
+    life: int  # of the tracker that was copied, as the soak counts them
 
 
 @dataclass
@@ -44,12 +45,12 @@ class Copies:
     made: list[Copy] = field(default_factory=list)
     count: int = 0
 
-    def make(self, runs: dict[int, PlannedRun]) -> None:
+    def make(self, runs: dict[int, PlannedRun], life: int) -> None:
         """Copy the tracker, whether a coordinator uses it or not."""
         self.count += 1
         path = self.deployment.folder / f"copy-{self.count}"
         self._server("backup", str(path))
-        self.made.append(Copy(path, copy.deepcopy(runs)))
+        self.made.append(Copy(path, copy.deepcopy(runs), life))
 
     def bring_back(self, made: Copy) -> dict[int, PlannedRun]:
         """Put a copy in the tracker's place, as another life. No coordinator runs. Returns the runs that are in it."""

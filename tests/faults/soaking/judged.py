@@ -134,7 +134,7 @@ class Judge:
         for key in sorted(done):
             did.setdefault(key[0], []).append(known.get(key, GIVEN_UP))
         for outcomes in did.values():
-            # Where it is not known which life assigned it, one line is that attempt's. The others are of lives that were given up.
+            # Where several lives may have assigned it, one line is that attempt's. The others are of lives that were given up.
             several = [outcome for outcome in outcomes if outcome != GIVEN_UP][1:]
             for outcome in several:
                 outcomes[outcomes.index(outcome)] = GIVEN_UP
