@@ -46,8 +46,8 @@ class Asked:
         self.refused = 0
         self.killing = False  # the coordinator is to be killed while it is asked
         self.restored = 0
-        # The highest run id that each life of the tracker has given out. Two lives that were made of copies of the same life may give
-        # out the same ones; one that was made of a copy begins beyond all of the life that was copied.
+        # The highest run id that each life of the tracker has given out. Two lives that were made of copies of the same life may
+        # give out the same ones; one that was made of a copy begins beyond all of the life that was copied.
         self.highest = [0]
 
     def submit(self) -> bool:
