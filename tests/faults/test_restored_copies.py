@@ -273,7 +273,7 @@ def test_what_cannot_be_copied_or_restored(deployment: Deployment, tmp_path: Pat
         (("backup", "x.db"), "the tracker 'memory' keeps nothing on disk"),
         (("backup", "x.db", "--tracker", "sqlite:none.db"), "there is no tracker"),
         (("restore", "none.db", "--tracker", "sqlite:state.db"), "there is no copy"),
-        (("restore", "--tracker", "sqlite:state.db"), "there is no copy"),
+        (("restore", "--tracker", "sqlite:state.db"), "there is no tracker"),
         (("backup",), "Missing argument 'DEST'"),
         (("restore", "spec.yaml", "--tracker", "sqlite:state.db"), "is no sqlite database"),
     ):
