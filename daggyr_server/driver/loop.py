@@ -92,7 +92,7 @@ class Driver:
             *(machine, tracker, self._executors, self._inbox, self._durability, self._lives, self._restoring, clock, self._keep),
             durable=durable,
         )
-        self.figures = FiguresReader(machine, self._durability)
+        self.figures = FiguresReader(machine, self._durability, self.reader.damaged)
         self._deletions = Deletions(tracker, self.reader, changes)
         editing, agents = Editing(self.reader, self._inbox, self._keep), Agents(self._executors)
         self.requests = Requests(self._inbox, self.reader, editing, self._deletions, agents, self._keep, tracker.folder)
