@@ -15,13 +15,18 @@ from typing import Any
 
 import pytest
 from faults_tracker import new_tracker
-from place import KINDS, Place, copy_of, place
+from place import Place, copy_of, place
 from support import slurm_cluster
 from support.deployment import BIN, SHORT_LEASE, Deployment, shell
 from support.waiting import is_gone, until
 
-pytestmark = pytest.mark.xdist_group(slurm_cluster.GROUP)
-
+SLURM = pytest.mark.xdist_group(slurm_cluster.COPIES_GROUP)
+KINDS = [
+    "agents",
+    "local",
+    "ssh",
+    *(pytest.param(kind, marks=SLURM) for kind in ("slurm jobs", "slurm pilots")),
+]  # of places
 EFFECT = 'echo "{who} $DAGGYR_RUN_ID $DAGGYR_TASK_ID $DAGGYR_ATTEMPT $DAGGYR_LIFE" >> effects'
 OUTCOMES = {"SUCCEEDED", "LOST", "RETURNED"}
 
@@ -204,7 +209,7 @@ def what_is_away(kind: str) -> str:
     return {"ssh": "sshd", "slurm jobs": "slurmctld"}.get(kind, "agent")
 
 
-@pytest.mark.parametrize("kind", ["ssh", "slurm jobs", "slurm pilots"])  # agents: test_restored_copies.py
+@pytest.mark.parametrize("kind", KINDS[2:])  # agents: test_restored_copies.py
 def test_a_copy_that_is_restored_while_what_works_there_is_away(
     deployment: Deployment, kind: str, request: pytest.FixtureRequest
 ) -> None:

@@ -4,7 +4,7 @@
 # In the submission's folder, by the task's index N:
 #   N.run/       made by whoever comes first: this script, which then starts the task, or the coordinator, which then never
 #                wants it started. mkdir(2) is atomic, on NFS too: no attempt is started twice or after it was taken back
-#   N.start      when the task's process was started
+#   N.start      when the task's process was started, by the node's date, and by /proc/uptime, which nobody sets
 #   N.out N.err  what it writes; N.in, its standard input if it has one
 #   N.rejected   why it cannot be started (dg_refused in attempt.sh); N.cause, N.said, N.times are as there
 #   N.result     how it ended: written as N.part and renamed, so that it is there whole or not at all. N.part alone: there was no room
@@ -39,7 +39,8 @@ if ! { : >"$dg_out" && : >"$dg_err" && dg_has_room; } 2>/dev/null; then
     exit 1
 fi
 
-dg_begun() { "$dg_date" +%s.%N >"$dg_own.start"; }
+dg_uptime() { read -r dg_up dg_line </proc/uptime; } 2>/dev/null
+dg_begun() { { "$dg_date" +%s.%N && dg_uptime && echo "$dg_up"; } >"$dg_own.start"; }
 
 # A guard that gives the middle of long output, which is not kept, back to the disk where the file system can.
 dg_trim() {
@@ -62,6 +63,7 @@ dg_carry_out "$@"
 # What Slurm ends can exit with 0 before this script hears of it. Until the result is written, it may still come.
 trap 'dg_stopping=1' TERM
 dg_surely eval 'dg_end=$("$dg_date" +%s.%N)'
+dg_uptime || dg_up=
 kill -USR1 "$dg_trimmer"
 # Descendants that left the group.
 dg_sweep "${dg_mark#*=}" "$dg_own.err" "$dg_own.in"
@@ -72,6 +74,7 @@ dg_has_room || dg_full=1
 dg_result() {
     dg_text="status $dg_code
 stop $dg_end
+up $dg_up
 node ${SLURMD_NODENAME:-$(uname -n)}"
     dg_more() {
         dg_text="$dg_text
