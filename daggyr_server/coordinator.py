@@ -52,6 +52,7 @@ SERVICES = (
     runs_pb2.DESCRIPTOR.services_by_name["Runs"].full_name,
     agents_pb2.DESCRIPTOR.services_by_name["Agents"].full_name,
 )
+UNDAMAGED = "daggyr.v1.Runs/undamaged"  # what the health check calls the tracker's runs
 STOP_SECONDS = 2.0  # for calls under way when the server ends
 
 
@@ -261,7 +262,8 @@ async def _checked(checks: HealthServicer, driver: Driver) -> AsyncIterator[None
     """Have the health check tell the truth while this lasts.
 
     The server as a whole serves from its first moment: it answers, takes runs, and says what is being restored, so that it must
-    be neither ended nor cut off. Its services are said to serve once all runs are back.
+    be neither ended nor cut off. Its services are said to serve once all runs are back. What is called UNDAMAGED serves while no
+    run is known to be damaged in the tracker.
     """
     from grpc_health.v1.health_pb2 import HealthCheckResponse
 
@@ -270,12 +272,20 @@ async def _checked(checks: HealthServicer, driver: Driver) -> AsyncIterator[None
         for name in SERVICES:
             await checks.set(name, HealthCheckResponse.SERVING)
 
+    async def tell_damage() -> None:
+        reader = driver.reader
+        while True:
+            reader.damage_changed.clear()
+            await checks.set(UNDAMAGED, HealthCheckResponse.NOT_SERVING if reader.damaged else HealthCheckResponse.SERVING)
+            await reader.damage_changed.wait()
+
     await checks.set("", HealthCheckResponse.SERVING)
     for name in SERVICES:
         await checks.set(name, HealthCheckResponse.SERVING if driver.is_restored else HealthCheckResponse.NOT_SERVING)
-    telling = asyncio.create_task(tell(), name="health")
+    telling = [asyncio.create_task(each, name="health") for each in (tell(), tell_damage())]
     try:
         yield
     finally:
-        telling.cancel()
-        await asyncio.gather(telling, return_exceptions=True)
+        for each in telling:
+            each.cancel()
+        await asyncio.gather(*telling, return_exceptions=True)

@@ -82,6 +82,9 @@ class Servicer:
         if not run.has_ended and (refused := self.refused_agents()):
             for pool in {policy.pool: None for policy in run.graph.policies}:
                 summary.notes.extend(refused.get(pool, ()))
+        if summary.ready:
+            for pool in {policy.pool: None for policy in run.graph.policies}:
+                summary.notes.extend(f"pool {pool}: {cut(note, MAX_NOTE_BYTES)}" for note in self.reader.lately_noted(pool))
         if self.reader.trouble is not None:
             trouble = cut(self.reader.trouble, MAX_NOTE_BYTES)
             summary.notes.append(f"nothing new is started, because state cannot be made durable: {trouble}")

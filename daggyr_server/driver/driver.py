@@ -76,7 +76,7 @@ class Driver:
             *(machine, tracker, self._inbox, self._executors, changes, generators, self._lives, durability, clock, keep),
             ended=self.reader.ended,
         )
-        self.figures = FiguresReader(machine, durability)
+        self.figures = FiguresReader(machine, durability, self.reader.damaged)
         self._deletions = Deletions(tracker, self.reader, changes)
         editing, agents = Editing(self.reader, self._inbox, keep), Agents(self._executors)
         self.requests = Requests(self._inbox, self.reader, editing, self._deletions, agents, keep, tracker.folder)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -37,6 +38,7 @@ from daggyr_server.trackers.base import MAX_ATTEMPTS, DamagedRun, Piece, StateCh
 log = logging.getLogger(__name__)
 
 MAX_POOL_NOTES = 20  # that an executor tells of its pool
+NOTED_SECONDS = 1.0  # for which what a pool says of itself is told again
 MOST_DAMAGED = 1_000  # damaged runs that are remembered; others are found again when somebody asks
 KEPT_ENDED_RUNS = 200  # ended runs in memory, where a tracker has them too
 LOADS_AT_ONCE = 4  # runs that come back at a time; each may be large
@@ -83,6 +85,8 @@ class Reader:
         self._loads = asyncio.Semaphore(LOADS_AT_ONCE)
         self._held: dict[int, int] = {}  # runs of which something is being asked -> how often
         self.damaged: dict[int, DamagedRun] = {}  # those that were found, by run id
+        self.damage_changed = asyncio.Event()  # set when one was found or deleted; the health check clears it
+        self._noted: dict[str, tuple[float, list[str]]] = {}  # by pool, when it was asked (monotonic), and what it said
         self.settled = durability.settled
         self.agents = Agents(executors).known
         self.refused_agents = Agents(executors).refused
@@ -104,6 +108,15 @@ class Reader:
             return [str(note) for note in islice(executor.notes(), MAX_POOL_NOTES)] if executor is not None else []
         except Exception as error:
             return [f"its executor has a fault: {type(error).__name__}: {error}"]
+
+    def lately_noted(self, pool: str) -> list[str]:
+        """What `notes` has told within the last second: whoever lists runs asks once for each of them."""
+        now = time.monotonic()
+        at, found = self._noted.get(pool, (-NOTED_SECONDS, []))
+        if now >= at + NOTED_SECONDS:
+            found = self.notes(pool)
+            self._noted[pool] = now, found
+        return found
 
     def placement(self, run: Run, number: int) -> Placement | None:
         """Where the attempt of a task is that has not ended, as its executor knows; None if there is none."""
@@ -128,6 +141,7 @@ class Reader:
         while len(self.damaged) >= MOST_DAMAGED:
             del self.damaged[next(iter(self.damaged))]
         self.damaged[damage.run_id] = damage
+        self.damage_changed.set()
 
     async def find(self, run_id: int) -> Run | None:
         """A run, from the tracker if it is not in memory; None if there is none.
@@ -270,3 +284,4 @@ class Reader:
             self._ended.pop(run_id, None)
             yield
             self.damaged.pop(run_id, None)
+            self.damage_changed.set()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 
 from daggyr_server.core.machine import Machine
@@ -47,14 +47,16 @@ class Figures:
     commits: Sequence[int]  # [i] counts those that took longer than bound i-1, but not than bound i; the last, longer ones
     commit_seconds: float  # of all commits together
     trouble: bool
+    damaged: int  # runs that were found to make no sense in the tracker
 
 
 class FiguresReader:
     """Reads the figures of one coordinator."""
 
-    def __init__(self, machine: Machine, durability: Durability) -> None:
+    def __init__(self, machine: Machine, durability: Durability, damaged: Sized) -> None:
         self._machine = machine
         self._durability = durability
+        self._damaged = damaged
 
     async def read(self) -> Figures:
         """The figures as they are now."""
@@ -69,6 +71,7 @@ class FiguresReader:
             commits=tuple(durability.commits),
             commit_seconds=durability.commit_seconds,
             trouble=durability.trouble is not None,
+            damaged=len(self._damaged),
         )
 
 

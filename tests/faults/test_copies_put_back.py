@@ -7,12 +7,14 @@ writes a line of its own into `effects`, so that a task that is COMPLETED and di
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+from faults_tracker import new_tracker
 from place import Place, copy_of, place
 from support import slurm_cluster
 from support.deployment import BIN, SHORT_LEASE, Deployment, shell
@@ -88,10 +90,14 @@ class Life:
             until(lambda: any(line[0] == "old" and line[2] == "c" for line in effects(self.deployment)), "the end of c")
 
 
-def assert_right(deployment: Deployment, run_id: int, who: str) -> None:
-    """Each task is COMPLETED, in the attempt that says it is, and had its effect again only where an attempt was LOST."""
+def assert_right(deployment: Deployment, run_id: int, who: str) -> int:
+    """Each task is COMPLETED, in the attempt that says it is, and had its effect again only where an attempt was LOST.
+
+    Returns how often a task had its effect again, each time with a LOST attempt to show for it.
+    """
     lines = [line for line in effects(deployment) if line[0] == who and line[1] == str(run_id)]
     done = Counter((line[2], int(line[3])) for line in lines)
+    again = 0
     for name, state in deployment.states(run_id).items():
         attempts: list[Any] = deployment.task(run_id, name)["attempts"]
         outcomes = [each["outcome"] for each in attempts]
@@ -100,6 +106,8 @@ def assert_right(deployment: Deployment, run_id: int, who: str) -> None:
         assert done[name, attempts[-1]["attempt"]] == 1, "it is COMPLETED and did not run, or ran twice"
         times = sum(count for (task, _), count in done.items() if task == name)
         assert times <= 1 + outcomes.count("LOST"), f"{name} ran {times} times: {outcomes}"
+        again += times - 1
+    return again
 
 
 def new_run(deployment: Deployment) -> int:
@@ -107,16 +115,43 @@ def new_run(deployment: Deployment) -> int:
     return deployment.submit({name: shell(script(work, "new")) for name in ("a", "b", "c")})
 
 
-def settled(deployment: Deployment, life: Life, run: int) -> None:
-    """Both runs come to their ends, and what the lost life ran has ended."""
+def settled(deployment: Deployment, life: Life, run: int, how: str) -> None:
+    """Both runs come to their ends, and what the lost life ran has ended. `how` names the case in the row that is printed."""
     assert deployment.watch(run)["task_states"] == {"COMPLETED": 3}
     (deployment.work / "held.go").touch()
     assert deployment.watch(life.first)["task_states"] == {"COMPLETED": 3}
-    assert_right(deployment, run, "new")
-    assert_right(deployment, life.first, "first")
+    again = assert_right(deployment, run, "new") + assert_right(deployment, life.first, "first")
     for pid in life.lost:
         until(lambda pid=pid: is_gone(pid), "the end of what the lost life ran")  # type: ignore[misc]
     assert not any(line[2] == "b" for line in effects(deployment) if line[0] == "old"), "what was to be ended went on"
+    row(life, how, f"6 tasks COMPLETED, 0 of them falsely, 0 hung, 0 repeated without a LOST attempt ({again} with one)")
+
+
+def row(life: Life, how: str, what: str) -> None:
+    """Print a row of the table of all cases, for `pytest -s`."""
+    kind = "Postgres" if life.at.farm.tracker.startswith("postgresql") else "sqlite"
+    print(f"\n| {life.at.kind} | {kind} | {how} | {what} |")
+
+
+def put_back_is_refused(deployment: Deployment, life: Life) -> None:
+    """The copy is used as it is. This host refuses it; where this host knows nothing, what carries tasks out does."""
+    at = life.at
+    way = "daggyr-server restore"
+    config = ("--config", str(deployment.folder / "server.toml"), "--listen", "127.0.0.1:0")
+    refused = server_command(deployment, *config)
+    assert refused.returncode == 2 and "is an older copy of itself" in refused.stderr and way in refused.stderr, refused.stderr
+    row(life, "older by three starts, as it is", "refused by the host, saying `restore`")
+    if at.kind == "local":
+        return  # it has the host alone
+    shutil.rmtree(deployment.state / "daggyr" / "trackers")  # as another host
+    if at.kind.startswith("slurm"):
+        refused = server_command(deployment, *config)
+        assert refused.returncode == 2 and "the directory" in refused.stderr and way in refused.stderr, refused.stderr
+    else:
+        at.start()
+        until(lambda: way in str(deployment.pools()), "the refusal")
+        at.farm.kill()
+    row(life, "the same, on another host", f"refused by what is there for {at.kind}, saying `restore`")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -132,7 +167,7 @@ def test_a_copy_taken_at_the_same_start(deployment: Deployment, tracker: str, ki
         at.start()
         run = new_run(deployment)
         assert run == 2, "the new life has given out the same numbers"
-        settled(deployment, life, run)
+        settled(deployment, life, run, "same start, as it is")
         (held,) = (entry for entry in [deployment.task(life.first, "held")["attempts"]])
         assert [each["outcome"] for each in held] == (["LOST", "SUCCEEDED"] if kind == "local" else ["SUCCEEDED"])
 
@@ -166,12 +201,39 @@ def test_a_copy_put_back_while_what_works_there_is_away(
             at.start_again()
         else:
             at.go_on()
-        settled(deployment, life, run)
+        settled(deployment, life, run, f"same start, as it is, {what_is_away(kind)} {how}")
+
+
+def what_is_away(kind: str) -> str:
+    """What `Place.stop` stops."""
+    return {"ssh": "sshd", "slurm jobs": "slurmctld"}.get(kind, "agent")
+
+
+@pytest.mark.parametrize("kind", KINDS[2:])  # agents: test_restored_copies.py
+def test_a_copy_that_is_restored_while_what_works_there_is_away(
+    deployment: Deployment, kind: str, request: pytest.FixtureRequest
+) -> None:
+    """What comes back is of a former life, and is ended."""
+    tracker = new_tracker("postgresql", request)
+    with place(kind, deployment, tracker) as at:
+        life = Life(at, deployment)
+        life.begin()
+        put_back = copy_of(tracker, request, deployment.folder)
+        life.go_on()
+        life.end()
+        at.stop()
+        put_back()
+        restored = server_command(deployment, "restore", "--tracker", tracker)
+        assert restored.returncode == 0, restored.stderr
+        at.start()
+        run = new_run(deployment)
+        at.go_on()
+        settled(deployment, life, run, f"same start, restored, {what_is_away(kind)} stopped")
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_copy_older_by_three_starts(deployment: Deployment, tracker: str, kind: str, request: pytest.FixtureRequest) -> None:
-    """It goes on as another life, by `daggyr-server restore`."""
+    """As it is, it is refused; by `daggyr-server restore`, it goes on as another life."""
     with place(kind, deployment, tracker) as at:
         life = Life(at, deployment)
         life.begin()
@@ -181,10 +243,11 @@ def test_a_copy_older_by_three_starts(deployment: Deployment, tracker: str, kind
         life.go_on()
         life.end()
         put_back()
+        put_back_is_refused(deployment, life)
         restored = server_command(deployment, "restore", "--tracker", tracker)
         assert restored.returncode == 0, restored.stderr
         at.start()
-        settled(deployment, life, new_run(deployment))
+        settled(deployment, life, new_run(deployment), "older by three starts, restored")
 
 
 def server_command(deployment: Deployment, *arguments: str) -> subprocess.CompletedProcess[str]:

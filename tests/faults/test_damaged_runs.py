@@ -6,10 +6,13 @@ import contextlib
 import sqlite3
 from pathlib import Path
 
+import grpc
 import psycopg
 import pytest
 from farm import LEDGER, Farm
-from support.deployment import Deployment, shell, until
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from support.deployment import PATIENT, Deployment, shell, until
+from support.metrics_scrape import address_said, scrape
 
 # What a flipped bit or a lost page leaves of run 2, which is in flight, as SQL that both databases take.
 DAMAGE = {
@@ -36,10 +39,19 @@ def execute(tracker: str, statement: str) -> None:
         database.execute(statement.format(**words).encode())
 
 
+def is_undamaged(deployment: Deployment) -> bool:
+    """What the health check says of the runs in the tracker."""
+    with grpc.insecure_channel(deployment.address) as channel:
+        asked = health_pb2.HealthCheckRequest(service="daggyr.v1.Runs/undamaged")
+        answer = health_pb2_grpc.HealthStub(channel).Check(asked)
+    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
 def test_a_damaged_run(deployment: Deployment, tracker: str, damage: str) -> None:
-    farm = Farm(deployment, tracker)
+    farm = Farm(deployment, tracker, settings=f'{PATIENT}\nmetrics = "127.0.0.1:0"')
     farm.start()
+    assert is_undamaged(deployment)
     farm.agents("one", cores=8)
     gates = {name: deployment.gate(name) for name in ("first", "second", "third")}
     for name, gate in gates.items():
@@ -62,6 +74,8 @@ def test_a_damaged_run(deployment: Deployment, tracker: str, damage: str) -> Non
     listed = deployment.daggyr("runs")
     assert listed.code == 0 and listed.out.count("DAMAGED") == 1, listed
     assert "is damaged" in deployment.run(2)["damage"]
+    until(lambda: not is_undamaged(deployment), "the health check to tell")
+    assert scrape(address_said(farm.coordinator.said()), deployment.token()).value("daggyr_damaged_runs") == 1
     for command in ("tasks 2", "why 2 second", "retry 2", "watch 2"):
         ended = deployment.daggyr(*command.split())
         assert ended.code == 2 and "daggyr delete 2" in ended.err, (command, ended)
@@ -73,6 +87,7 @@ def test_a_damaged_run(deployment: Deployment, tracker: str, damage: str) -> Non
     farm.kill_and_start()
     until(lambda: "DAMAGED" in deployment.daggyr("runs").out, "the damage, in the list")
     assert deployment.daggyr("delete", "2").code == 0
+    until(lambda: is_undamaged(deployment), "the health check to tell")
     assert [run["run_id"] for run in deployment.runs()] == [4, 3, 1]
     farm.kill_and_start()
     assert "is damaged" not in farm.coordinator.said()

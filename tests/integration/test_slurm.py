@@ -135,6 +135,24 @@ def test_a_partition_that_is_drained_is_waited_for_and_told(deployment: Deployme
     assert all(each["outcome"] == "RETURNED" and refused in " ".join(each["executor"]) for each in given_back)
 
 
+def test_what_waits_and_why_is_told_where_people_look(deployment: Deployment, cluster: SlurmCluster) -> None:
+    """A resource that Slurm cannot have, and a partition that is down, were told nowhere but in Slurm."""
+    cluster.ask("scontrol", "update", "partition=aside", "state=down")
+    try:
+        deployment.start_server(config=pool(deployment, partition="aside"))
+        run_id = deployment.submit({"odd": task("true", resources={"tpus": 2}), "plain": task("true")})
+        never = "1 task needs tpus, which Slurm does not have: on a Slurm pool, resources are cores, memory_mb, gpus"
+        down = "1 job waits in Slurm, which says PartitionDown"
+        for words in (never, down):
+            until(lambda words=words: words in " ".join(deployment.run(run_id)["notes"]), "the note, in show")  # type: ignore[misc]
+            assert words in deployment.daggyr("pools").out
+            assert words in deployment.why(run_id, "odd")
+    finally:
+        cluster.ask("scontrol", "update", "partition=aside", "state=up")
+    until(lambda: deployment.states(run_id) == {"odd": "QUEUED", "plain": "COMPLETED"}, "the end of the job")
+    assert deployment.daggyr("kill", str(run_id)).code == 0
+
+
 class TestPilots:
     def test_as_many_as_there_is_work_for(self, deployment: Deployment, cluster: SlurmCluster) -> None:
         """Tasks that wait for others start no pilots. Pilots that have nothing to do leave."""

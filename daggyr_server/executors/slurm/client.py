@@ -55,6 +55,9 @@ class SlurmUnavailable(SlurmError):
     """Slurm, or the way there, does not work now; it may later. The request may have had an effect all the same."""
 
 
+RESOURCES = "on a Slurm pool, resources are cores, memory_mb, gpus, gres/NAME and license/NAME"
+
+
 @dataclass(frozen=True, slots=True)
 class Needs:
     """What a job asks Slurm for. Tasks of equal needs can share a job array."""
@@ -160,9 +163,7 @@ def needs_of(resources: Mapping[str, int], seconds: float, settings: SlurmSettin
         else:
             strange.append(f"{units} of {name}")
     if strange:
-        raise ValueError(
-            f"it needs {', '.join(strange)}: on a Slurm pool, resources are cores, memory_mb, gpus, gres/NAME and license/NAME"
-        )
+        raise ValueError(f"it needs {', '.join(strange)}: {RESOURCES}")
     limits = []
     if seconds:
         limits.append(-(-int(seconds + LIMIT_MARGIN + 1) // 60))

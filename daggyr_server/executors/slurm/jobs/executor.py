@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from daggyr.attempts.keys import ident_of
@@ -33,9 +33,9 @@ from daggyr.v1.task_pb2 import (
     OutputStream,
     Placement,
 )
-from daggyr_server.executors.base import Reports, forgotten
+from daggyr_server.executors.base import Reports, Wanted, forgotten
 from daggyr_server.executors.context import ExecutorContext
-from daggyr_server.executors.slurm.client import needs_of
+from daggyr_server.executors.slurm.client import RESOURCES, needs_of
 from daggyr_server.executors.slurm.jobs.calls import SlurmCalls
 from daggyr_server.executors.slurm.jobs.known_jobs import LONGEST_PAUSE, JobAttempt, KnownJobs, Request, Submission
 from daggyr_server.executors.slurm.jobs.output import written_by
@@ -115,6 +115,11 @@ class JobExecutor(SlurmPool):
             has = ", ".join(limits.gres) or "nothing"
             raise ValueError(f"it needs {count} of gpus, and the cluster has none: GresTypes of its slurm.conf names {has}")
 
+    def notes(self) -> Sequence[str]:
+        offered = self._known.resources() if self._known.limits is not None else None
+        never = never_offered(self.reports.wanted(), offered) if offered is not None else ()
+        return [*never, *self._known.waits()]
+
     def placement(self, host: str, key: AttemptKey) -> Placement:
         attempt = self._known.attempts.get(ident_of(key))
         return self._known.placement(attempt) if attempt is not None else Placement(host=host)
@@ -155,6 +160,19 @@ class JobExecutor(SlurmPool):
                 except OSError:
                     return
             await asyncio.sleep(self._known.look_seconds)
+
+
+def never_offered(wanted: Iterable[Wanted], offered: Mapping[str, int]) -> Iterator[str]:
+    """Tell of tasks that need a resource that the pool does not offer, and what to do."""
+    for kind in wanted:
+        for name, _ in kind.needs:
+            if name in offered:
+                continue
+            tasks = f"{kind.count:,} task needs" if kind.count == 1 else f"{kind.count:,} tasks need"
+            if name.startswith(("gres/", "license/")):
+                yield f"{tasks} {name}, which the pool does not offer: set how much there is in its `resources`, or edit the run"
+            else:
+                yield f"{tasks} {name}, which Slurm does not have: {RESOURCES}; edit the run"
 
 
 def _read(submission: Submission, index: int, stream: OutputStream, offset: int) -> list[tuple[int, bytes]]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Literal
@@ -47,6 +48,9 @@ MEMORY_OF_A_JOB = (
 )  # MiB that the pool offers for each of `max_jobs`, unless its settings say another: more than any node has
 UNITS_OF_A_JOB = 64  # the same for each generic resource
 MAX_HELD_BACK = 3_000  # attempts of needs that Slurm refuses for now, beyond which they count against what the pool offers
+
+_OWN_TURN = frozenset(("", "None", "Resources", "Priority", "Cleaning", "BeginTime"))  # reasons that pass by themselves
+_MOST_REASONS = 5  # that are told
 
 Request = Literal["stop", "recall"]
 Alike = tuple[Needs, float, int]  # what tasks of one array share: needs, timeout, whole_stdout_bytes
@@ -206,6 +210,17 @@ class KnownJobs:
                 if name in found:
                     found[name] += units
         return found
+
+    def waits(self) -> Iterator[str]:
+        """Why jobs wait in Slurm, and others before it, where it is not only their turn."""
+        for refused in self.refused.values():
+            if refused.due and refused.reason:
+                yield f"Slurm does not take some of the jobs for now: {refused.reason}"
+        reasons = Counter(
+            attempt.reason for attempt in self.attempts.values() if attempt.state == "PENDING" and attempt.reason not in _OWN_TURN
+        )
+        for reason, count in reasons.most_common(_MOST_REASONS):
+            yield f"{count:,} {'job waits' if count == 1 else 'jobs wait'} in Slurm, which says {reason}"
 
     def directory_words(self, error: OSError) -> str:
         """What is wrong, for people, where the pool's directory cannot be used."""
