@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-from daggyr.lives import has_seen
 from daggyr.v1.agents_pb2 import Hello
+from daggyr_server.executors import seen_starts
 from daggyr_server.executors.context import ExecutorContext
+from daggyr_server.executors.seen_starts import SeenStart
 
 log = logging.getLogger(__name__)
 
@@ -78,16 +79,7 @@ class RefusedAgents:
 
 def behind(hello: Hello, context: ExecutorContext) -> str | None:
     """Why this coordinator's tracker is an older copy than the agent has seen; None if it is not."""
-    epoch = hello.epoch
-    if hello.tracker_id != context.tracker_id or not epoch:
+    if hello.tracker_id != context.tracker_id or not hello.epoch:
         return None
-    if epoch > context.epoch:
-        how = f"which this copy has not reached: it is at start {context.epoch}"
-    elif hello.life and not has_seen(context.lives, epoch, hello.life):  # an agent of version 1 of the protocol tells no life
-        how = "which was another one than this copy's: both went on by themselves since"
-    else:
-        return None
-    return (
-        f"this server's tracker is an older copy of itself: agent {hello.name!r} has seen start {epoch} of it, {how}. Stop the "
-        "server; then bring the newest tracker back, or make this one another life: daggyr-server restore --tracker TRACKER"
-    )
+    # An agent of version 1 of the protocol tells no life.
+    return seen_starts.behind(SeenStart(hello.tracker_id, hello.epoch, hello.life), context, f"agent {hello.name!r}")
