@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 # How wide and colourful a terminal is, and where databases are (libpq's variables begin with PG): each test says so itself.
 FOREIGN = ("CLICOLOR", "COLUMNS", "FORCE_COLOR", "LINES", "NO_COLOR", "PG", "TTY_")
 
-# These services are started once for all workers together: of Slurm there is one on a host, and a database server takes seconds
-# to make. A test needs one if it uses a fixture of that name, or if it is a case for a tracker or an executor of that name.
+# One worker has the tests that need one of these services, because each takes seconds to start. (Tests that wait for Slurm for
+# long have a group of their own: slurm_cluster.COPIES_GROUP.) A test needs one if it uses a fixture of that name, or if it is a
+# case for a tracker or an executor of that name.
 SERVICES_BY_FIXTURE = {"cluster": slurm_cluster.GROUP, "postgres": "postgres"}
 SERVICES_BY_CASE = {"slurm": slurm_cluster.GROUP, "postgresql": "postgres"}
 
