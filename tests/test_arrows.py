@@ -23,6 +23,7 @@ PACKAGES = {"daggyr": Path("protos/daggyr"), "daggyr_server": Path("daggyr_serve
 CORE = "daggyr_server.core"
 STATES = "daggyr_server.core.states"
 STORED = "daggyr_server.core.stored"
+MOMENT = "daggyr_server.core.moment"
 GRAPH = "daggyr_server.core.graph"
 PLACING = "daggyr_server.core.placing"
 SPEC = "daggyr_server.spec"
@@ -57,9 +58,10 @@ ARROWS: dict[str, frozenset[str]] = {
     "daggyr_server": frozenset(),
     STATES: frozenset(),
     STORED: frozenset({STATES}),
-    GRAPH: frozenset({STATES, STORED}),
-    PLACING: frozenset({STATES, f"{GRAPH}.ready", f"{GRAPH}.in_flight"}),
-    CORE: frozenset({STATES, STORED, GRAPH, PLACING}),
+    MOMENT: frozenset(),
+    GRAPH: frozenset({STATES, STORED, MOMENT}),
+    PLACING: frozenset({STATES, MOMENT, f"{GRAPH}.ready", f"{GRAPH}.in_flight"}),
+    CORE: frozenset({STATES, STORED, MOMENT, GRAPH, PLACING}),
     SPEC: frozenset({"daggyr", CORE, "google.protobuf", "msgspec", "yaml"}),
     TRACKERS: frozenset({"daggyr", PLUGINS, STATES, STORED, f"{CORE}.records", "google.protobuf", "msgspec", "psycopg"}),
     EXECUTORS: WIRE | {DESCRIPTORS, PLUGINS, REFUSED, "asyncssh", "msgspec", "psutil"},
@@ -220,7 +222,7 @@ def test_every_part_is_there() -> None:
         ("daggyr_server/core/graph/run.py", "from time import monotonic"),
         ("daggyr_server/core/graph/run.py", "import msgspec"),
         ("daggyr_server/core/graph/run.py", "from daggyr.v1 import task_pb2"),
-        ("daggyr_server/core/graph/run.py", "from daggyr_server.driver.loop import Driver"),
+        ("daggyr_server/core/graph/run.py", "from daggyr_server.driver.driver import Driver"),
         ("daggyr_server/core/graph/run.py", "from ... import driver"),
         ("daggyr_server/core/graph/run.py", "from ...driver import Driver"),
         ("daggyr_server/core/graph/run.py", "def f():\n    if True:\n        import random"),
@@ -244,15 +246,15 @@ def test_every_part_is_there() -> None:
         ("daggyr_server/spec/check.py", "from daggyr_server import driver"),
         ("daggyr_server/executors/agents/local.py", "from daggyr_server.core import states"),
         ("daggyr_server/executors/agents/local.py", "import daggyr_agent.main"),
-        ("daggyr_server/trackers/memory/tracker.py", "from daggyr_server.driver.loop import Driver"),
+        ("daggyr_server/trackers/memory/tracker.py", "from daggyr_server.driver.driver import Driver"),
         ("daggyr_server/driver/loop.py", "from daggyr_server.api.listening import listener"),
         ("daggyr_server/api/runs.py", "from daggyr_server.cli import tables"),
-        ("daggyr_server/api/runs.py", "from daggyr_server.driver.loop import Driver"),
+        ("daggyr_server/api/runs.py", "from daggyr_server.driver.driver import Driver"),
         ("daggyr_server/api/hosts.py", "from daggyr_server.executors.agents.executor import AgentExecutor"),
         ("daggyr_server/api/output.py", "from daggyr_server.trackers.memory.tracker import MemoryTracker"),
-        ("daggyr_server/main.py", "from daggyr_server.driver.loop import Driver"),
+        ("daggyr_server/main.py", "from daggyr_server.driver.driver import Driver"),
         ("daggyr_server/cli/main.py", "from daggyr_server.core.graph.run import Run"),
-        ("daggyr_server/cli/main.py", "from daggyr_server.driver.loop import Driver"),
+        ("daggyr_server/cli/main.py", "from daggyr_server.driver.driver import Driver"),
         ("daggyr_server/new_part.py", "import json"),
         ("daggyr_agent/main.py", "from daggyr_server import spec"),
         ("daggyr_agent/main.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import daggyr_server"),

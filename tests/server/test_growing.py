@@ -7,6 +7,7 @@ generator prints what the test says.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -30,11 +31,12 @@ from daggyr.v1.task_pb2 import (
 )
 from daggyr_server.core.graph.run import Run
 from daggyr_server.core.machine import Machine
+from daggyr_server.core.moment import Moment
 from daggyr_server.core.stored import needed
 from daggyr_server.driver import growing
 from daggyr_server.driver.changes import Changes
+from daggyr_server.driver.driver import Driver
 from daggyr_server.driver.generators import Generators
-from daggyr_server.driver.loop import Driver
 from daggyr_server.driver.recovery import recovered
 from daggyr_server.executors.base import Executor
 from daggyr_server.executors.context import ExecutorContext
@@ -145,7 +147,7 @@ class Edited:
 
     async def made_again(self) -> Run:
         """The run as the next coordinator would have it."""
-        found = await recovered(1, self.tracker, list, 1_000.0)
+        found = await recovered(1, self.tracker, list, Moment(1_000.0, 1_000.0))
         assert found is not None
         return found.event.run
 
@@ -155,7 +157,15 @@ async def edited(tmp_path: Path) -> AsyncIterator[Edited]:
     tracker = SqliteTracker(f"sqlite:{tmp_path}/state.db")
     opened = await tracker.open()
     generators = Generators(LIMITS)
-    driver = Driver(Machine(["main", "other"]), tracker, Changes(1), generators, lambda: 1_000.0, durable=True, life=opened.life)
+    driver = Driver(
+        Machine(["main", "other"]),
+        tracker,
+        Changes(1),
+        generators,
+        lambda: Moment(1_000.0, 1_000.0),
+        durable=True,
+        life=opened.life,
+    )
     made = Edited(driver, tracker)
     await made.begin()
     yield made
@@ -192,6 +202,12 @@ async def grow(edited: Edited) -> None:
     await edited.edit(SPECS[4])
 
 
+def change(folder: Path, statement: str) -> None:
+    """Change the tracker behind its back."""
+    with contextlib.closing(sqlite3.connect(folder / "state.db")) as connection, connection:
+        assert connection.execute(statement).rowcount > 0
+
+
 async def test_it_is_the_same_as_of_all_documents(edited: Edited, tmp_path: Path) -> None:
     await grow(edited)
     live = told(await edited.run())
@@ -201,8 +217,7 @@ async def test_it_is_the_same_as_of_all_documents(edited: Edited, tmp_path: Path
     assert needed(stored.growths, stored.replaced) == {2, 7, 6}
     assert [bool(growth.document) for growth in stored.growths] == [True, False, False, False, True, True]
     kept = told(await edited.made_again())
-    with sqlite3.connect(tmp_path / "state.db") as connection:
-        connection.execute("DELETE FROM document WHERE revision < 0")
+    change(tmp_path, "DELETE FROM document WHERE revision < 0")
     whole = told(await edited.made_again())
     for each in live:
         if each not in ("phases", "in flight"):
@@ -215,8 +230,8 @@ async def test_edits_of_earlier_versions_are_made_again(edited: Edited, tmp_path
     """They have left nothing beside their documents; later ones may have."""
     await grow(edited)
     kept = told(await edited.made_again())
-    with sqlite3.connect(tmp_path / "state.db") as connection:
-        connection.executemany("DELETE FROM document WHERE revision = ?", [(-revision,) for revision in missing])
+    for revision in missing:
+        change(tmp_path, f"DELETE FROM document WHERE revision = -{revision}")
     assert told(await edited.made_again()) == kept
 
 
@@ -228,8 +243,7 @@ async def test_what_was_kept_and_is_damaged_only_costs_time(
 ) -> None:
     await grow(edited)
     kept = told(await edited.made_again())
-    with sqlite3.connect(tmp_path / "state.db") as connection:
-        connection.execute(f"UPDATE document SET data = {damage} WHERE revision = -4")
+    change(tmp_path, f"UPDATE document SET data = {damage} WHERE revision = -4")
     assert told(await edited.made_again()) == kept
     assert "run 1 is restored from all its documents" in caplog.text
 
