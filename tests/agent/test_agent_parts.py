@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scripted_coordinator import LIFE, key
 from support.task_specs import idents
+from support.waiting import until
 
 from daggyr.attempts.kept import KEPT_BYTES
 from daggyr.attempts.keys import ident_of
@@ -34,6 +35,7 @@ from daggyr_agent.connection import next_pause
 from daggyr_agent.journal import Journal
 from daggyr_agent.leftovers import end_leftovers
 from daggyr_agent.outbox import MAX_BYTES, MAX_UNDER_WAY, MAX_UPDATES, Batch, Outbox
+from daggyr_agent.proc import daggyr_variables
 from daggyr_agent.resources import Ledger
 from daggyr_agent.usage import PeakMemory, resident_peak
 
@@ -292,6 +294,7 @@ def test_a_leftover_that_ends_while_it_is_looked_at(call: int, answer: int, monk
     """Linux 6.1 answers EINVAL where the leader of a session has ended whose other processes are still ending."""
     agent_id = secrets.token_hex(8)
     left = subprocess.Popen(["sleep", "600"], env={"DAGGYR_AGENT_ID": agent_id}, start_new_session=True)
+    until(lambda: daggyr_variables(left.pid), "its environment, which comes a moment after its program")
     calls = 0
     real = os.pidfd_open
 

@@ -19,6 +19,7 @@ class Told:
 
     task: Planned = field(default_factory=lambda: Planned("t1", "plain", "w1", [], "farm"))
     state: str = "COMPLETED"
+    ended: str = "COMPLETED"  # the run's state
     attempts: list[Any] = field(default_factory=list)
     ledger: list[tuple[str, int, str, int, int]] = field(default_factory=list)
     life: int = LIFE  # that assigned the attempts
@@ -50,7 +51,7 @@ class Told:
         task = {"state": self.state, "task_number": 0, "attempts": self.attempts}
         self.run.numbered([{"task_id": "t1", "task_number": 0}])
         assigned = {(1, attempt["attempt"]): {0: self.life} for attempt in self.attempts}
-        judge.judge(1, self.run, {"t1": task}, assigned)
+        judge.judge(1, self.ended, self.run, {"t1": task}, assigned)
         return judge.verdict
 
 
@@ -63,6 +64,12 @@ def told(**changes: Any) -> Told:
     for name, value in changes.items():
         setattr(made, name, value)
     return made
+
+
+def chatty(last: str) -> Told:
+    """A task that wrote its words often, with a mark where some were not kept, and `last` among them."""
+    words = f"out t1 w1 1\nt1 w1\nt1 w\n[... 700 bytes not kept ...]\n w1\n{last}\nt1"
+    return Told(Planned("t1", "chatty", "w1", [], "farm")).first(stdout=words)
 
 
 def asked_again() -> Told:
@@ -79,6 +86,7 @@ RIGHT: dict[str, Callable[[], Told]] = {
     "it was returned by a host without room": lambda: (
         told(were_full=True).first(outcome="RETURNED").attempt("SUCCEEDED").line("d", 2)
     ),
+    "it wrote much": lambda: chatty("t1 w1"),
     "a person has said so": lambda: told(attempts=[], ledger=[], run=PlannedRun({"t1": Told().task}, marked={"t1"})),
 }
 
@@ -100,10 +108,12 @@ WRONG: dict[str, Callable[[], Told]] = {
     "a number was used again": lambda: lost_and_again().first(attempt=2),
     "another task's output": lambda: Told().first(stdout="out t2 w1 1\n"),
     "another attempt's output": lambda: Told().first(stdout="out t1 w1 2\n"),
+    "another task's output in the middle of its own": lambda: chatty("t2 w1"),
     "a word that it never had": lambda: Told().first(stderr="err t1 w9 1\n"),
     "output was not kept, and there was room": lambda: Told().first(stdout_size={"incomplete": True}),
     "it was left behind": lambda: told(state="QUEUED", attempts=[], ledger=[]),
-    "it is ERRORED": lambda: told(state="ERRORED").first(outcome="FAILED").line("f", 1),
+    "it is ERRORED": lambda: told(state="ERRORED", ended="ERRORED").first(outcome="FAILED").line("f", 1),
+    "the run is ERRORED, and no task is": lambda: told(ended="ERRORED"),
     "it is not there": lambda: told(run=PlannedRun({"t1": Told().task, "t2": Planned("t2", "plain", "w1", [], "farm")})),
     "nobody asked for it": lambda: told(run=PlannedRun({})),
 }

@@ -65,8 +65,8 @@ class Judge:
             by_task = self.done if what == "d" else self.failed
             by_task.setdefault((run_id, task), Counter())[attempt, life] += 1
 
-    def judge(self, run_id: int, run: PlannedRun, tasks: dict[str, Any], assigned: Assigned) -> None:
-        """Compare one run with its plan and the ledger. `tasks` are as `task` tells them, by name, those with a command."""
+    def judge(self, run_id: int, state: str, run: PlannedRun, tasks: dict[str, Any], assigned: Assigned) -> None:
+        """Compare a run in this state with its plan and the ledger. `tasks` are as `task` tells them, those with a command."""
         expected, hopeless = run.expected(), run.hopeless()
         numbers = {task["task_number"] for task in tasks.values()}
         for name, task in tasks.items():
@@ -78,6 +78,9 @@ class Judge:
             self._state(where, task, planned, run, hopeless)
             self._work(where, run_id, task, planned, run, assigned, numbers)
         waiting = {name for name, task in tasks.items() if task["state"] != "COMPLETED"}
+        states = {task["state"] for task in tasks.values()}
+        if state != ("ERRORED" if "ERRORED" in states else "COMPLETED"):
+            self.verdict.false.append(f"run {run_id} is {state}, and its tasks are {states}")
         for name, planned in expected.items():
             maker = name.rpartition("_")[0]  # of a task that a generator makes
             if name not in tasks and maker not in waiting:

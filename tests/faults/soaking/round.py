@@ -143,13 +143,13 @@ class Round:
             asked.runs[run_id].numbered(tasks)
             commands = [task["task_id"] for task in tasks if task["task_type"] != "STRUCTURAL"]
             seen[run_id] = {name: deployment.task(run_id, name) for name in commands}
-        listed = {run["run_id"] for run in deployment.runs()}
-        assert listed == set(asked.runs), f"the runs are {listed}, and not {set(asked.runs)}"
+        listed = {run["run_id"]: run["state"] for run in deployment.runs()}
+        assert listed.keys() == asked.runs.keys(), f"the runs are {listed}, and not {set(asked.runs)}"
         self.faults.end_coordinator_for_good()
         judge = Judge(list(lines(deployment.read("ledger"))), restored=asked.restored > 0, were_full=self.faults.were_full)
         assigned = self.copies.assigned()
         for run_id, run in asked.runs.items():
-            judge.judge(run_id, run, seen[run_id], assigned)
+            judge.judge(run_id, listed[run_id], run, seen[run_id], assigned)
         judge.verdict.done.update(self.did)
         judge.verdict.done["refused"] += asked.refused
         return judge.verdict
