@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import logging
 import os
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -30,6 +29,7 @@ from daggyr_server.config import Configuration, Server
 from daggyr_server.core.machine import Machine
 from daggyr_server.driver.careful import unusable
 from daggyr_server.driver.changes import Changes
+from daggyr_server.driver.clocks import host_clocks
 from daggyr_server.driver.errors import Closing
 from daggyr_server.driver.generators import Generators
 from daggyr_server.driver.loop import Driver
@@ -98,7 +98,7 @@ async def coordinator(
         limits: dict[str, PoolLimits] = {}
         machine = Machine(configuration.pools, next_run_id=opened.next_run_id)
         driver = Driver(
-            *(machine, tracker, Changes(opened.epoch), Generators(limits), time.time),
+            *(machine, tracker, Changes(opened.epoch), Generators(limits), host_clocks),
             durable=opened.durable,
             life=opened.life,
         )

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -21,6 +20,7 @@ from daggyr.standard_streams import say
 from daggyr_server.chosen_path import ChosenPath
 from daggyr_server.config import load
 from daggyr_server.driver.another_life import IDS_A_DAY, AnotherLife, begin
+from daggyr_server.driver.clocks import host_clocks
 from daggyr_server.driver.spilled import SpilledTasks
 from daggyr_server.trackers.base import TrackerError
 from daggyr_server.trackers.loader import make_tracker
@@ -157,7 +157,7 @@ async def _restore_database(tracker: PostgresTracker) -> list[str]:
 async def _another_life(tracker: SqlTracker) -> AnotherLife:
     opened = await tracker.open()
     try:
-        return await begin(tracker, opened, partial(SpilledTasks, tracker.folder), time.time())
+        return await begin(tracker, opened, partial(SpilledTasks, tracker.folder), host_clocks())
     finally:
         await tracker.close()
 

@@ -23,6 +23,7 @@ PACKAGES = {"daggyr": Path("protos/daggyr"), "daggyr_server": Path("daggyr_serve
 CORE = "daggyr_server.core"
 STATES = "daggyr_server.core.states"
 STORED = "daggyr_server.core.stored"
+MOMENT = "daggyr_server.core.moment"
 GRAPH = "daggyr_server.core.graph"
 PLACING = "daggyr_server.core.placing"
 SPEC = "daggyr_server.spec"
@@ -57,9 +58,10 @@ ARROWS: dict[str, frozenset[str]] = {
     "daggyr_server": frozenset(),
     STATES: frozenset(),
     STORED: frozenset({STATES}),
-    GRAPH: frozenset({STATES, STORED}),
-    PLACING: frozenset({STATES, f"{GRAPH}.ready", f"{GRAPH}.in_flight"}),
-    CORE: frozenset({STATES, STORED, GRAPH, PLACING}),
+    MOMENT: frozenset(),
+    GRAPH: frozenset({STATES, STORED, MOMENT}),
+    PLACING: frozenset({STATES, MOMENT, f"{GRAPH}.ready", f"{GRAPH}.in_flight"}),
+    CORE: frozenset({STATES, STORED, MOMENT, GRAPH, PLACING}),
     SPEC: frozenset({"daggyr", CORE, "google.protobuf", "msgspec", "yaml"}),
     TRACKERS: frozenset({"daggyr", PLUGINS, STATES, STORED, f"{CORE}.records", "google.protobuf", "msgspec", "psycopg"}),
     EXECUTORS: WIRE | {DESCRIPTORS, PLUGINS, REFUSED, "asyncssh", "msgspec", "psutil"},

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from itertools import islice
 
 from daggyr_server.core.graph.run import Run
+from daggyr_server.core.moment import Moment
 from daggyr_server.core.placing.host import Host, Pause
 from daggyr_server.core.placing.pool import Pool
 
@@ -18,23 +19,23 @@ _FOUND = ("cores", "memory_mb")  # what hosts find by themselves
 _MOST_NAMED = 3  # hosts in a sentence
 
 
-def awaited(run: Run, pools: Mapping[str, Pool]) -> Iterator[str]:
+def awaited(run: Run, pools: Mapping[str, Pool], now: Moment) -> Iterator[str]:
     """What the ready tasks of a run wait for, if no host could run them now whoever's turn it was."""
     for queue in run.all_queues:
         if not len(queue) or queue.head() is None:
             continue
-        missing = missing_host(queue.policy.pool, queue.policy.needs, pools)
+        missing = missing_host(queue.policy.pool, queue.policy.needs, pools, now)
         if missing:
             yield f"{len(queue):,} {'task waits' if len(queue) == 1 else 'tasks wait'} for {missing}"
 
 
-def missing_host(pool: str, needs: Iterable[tuple[str, int]], pools: Mapping[str, Pool]) -> str | None:
+def missing_host(pool: str, needs: Iterable[tuple[str, int]], pools: Mapping[str, Pool], now: Moment) -> str | None:
     """What has to change in `pool` before a task with `needs` can run there; None if one of its open hosts could hold it."""
     needs = tuple(needs)
     hosts = pools[pool].hosts.values()
     if any(host.open and host.could_hold(needs) for host in hosts):
         return None
-    paused = list(pauses(host for host in hosts if _might_hold(host, needs)))
+    paused = list(pauses((host for host in hosts if _might_hold(host, needs)), now))
     if paused:
         more = f"; {len(paused) - _MOST_NAMED} more are paused" if len(paused) > _MOST_NAMED else ""
         return f"the end of a pause: {'; '.join(paused[:_MOST_NAMED])}{more}"
@@ -52,15 +53,20 @@ def _might_hold(host: Host, needs: Iterable[tuple[str, int]]) -> bool:
     return all(host.resources.get(name, units if name in _FOUND else 0) >= units for name, units in needs)
 
 
-def pauses(hosts: Iterable[Host]) -> Iterator[str]:
+def pauses(hosts: Iterable[Host], now: Moment) -> Iterator[str]:
     """What is said of each of these hosts that is paused: a part of a sentence."""
     for host in hosts:
         if host.pause is not None:
-            yield f"host {host.name} is paused{until(host.pause)}, because {host.pause.reason}"
+            yield f"host {host.name} is paused{until(host.pause, now)}, because {host.pause.reason}"
 
 
-def until(pause: Pause) -> str:
+def until(pause: Pause, now: Moment) -> str:
     """When a pause ends, as part of a sentence; empty if nobody knows."""
     if pause.until is None:
         return ""
-    return f" until {datetime.fromtimestamp(pause.until, UTC).strftime('%Y-%m-%d %H:%M:%S UTC')}"
+    return f" until {utc(now.wall_at(pause.until))}"
+
+
+def utc(seconds: float) -> str:
+    """A time, given in seconds since the epoch, in a sentence. The command line shows it as local time, as it does all times."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

@@ -6,17 +6,17 @@ The call ExplainTask (reading.py) asks for it. Pure: a run, the pools and the ta
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from itertools import islice
 from shlex import quote
 
 from daggyr.bounds import bounded_notes, cut
 from daggyr.v1.task_pb2 import AttemptOutcome, Placement
-from daggyr_server.api.awaited import missing_host, pauses, until
+from daggyr_server.api.awaited import missing_host, pauses, until, utc
 from daggyr_server.api.views import expansions, state_of
 from daggyr_server.core.graph.refusals import blockers
 from daggyr_server.core.graph.run import Run
 from daggyr_server.core.graph.segments import Kind
+from daggyr_server.core.moment import Moment
 from daggyr_server.core.placing.host import Host
 from daggyr_server.core.placing.pool import Pool
 from daggyr_server.core.states import MAX_LOSSES, STATE_OF, Phase, State
@@ -31,6 +31,7 @@ def explanation(
     run: Run,
     number: int,
     pools: Mapping[str, Pool],
+    now: Moment,
     last: StoredAttempt | None,
     where: Placement | None = None,
     notes: Callable[[str], Sequence[str]] = lambda pool: (),
@@ -39,13 +40,14 @@ def explanation(
 
     `notes` gives what the executor of a pool tells of it. Names are cut where they are very long.
     """
-    return [cut(sentence, MAX_SENTENCE_BYTES) for sentence in _sentences(run, number, pools, last, where, notes)]
+    return [cut(sentence, MAX_SENTENCE_BYTES) for sentence in _sentences(run, number, pools, now, last, where, notes)]
 
 
 def _sentences(
     run: Run,
     number: int,
     pools: Mapping[str, Pool],
+    now: Moment,
     last: StoredAttempt | None,
     where: Placement | None,
     notes: Callable[[str], Sequence[str]],
@@ -53,7 +55,7 @@ def _sentences(
     if number < run.graph.live:
         return ["An edit took it away: the run does not have it any more."]
     if together := expansions(run, number):
-        return list(_expanded(run, number, pools, together))
+        return list(_expanded(run, number, pools, now, together))
     phase = Phase(run.phases[number])
     sentences = {
         Phase.BLOCKED: _blocked,
@@ -65,7 +67,7 @@ def _sentences(
     if run.killing and phase in (Phase.BLOCKED, Phase.READY, Phase.DELAYED):
         found = [f"Run {run.run_id} was killed: nothing more of it is started. To go on with it: daggyr retry {run.run_id}"]
     else:
-        found = list(sentences(run, number, pools)) if sentences else list(_ended(run, number, phase))
+        found = list(sentences(run, number, pools, now)) if sentences else list(_ended(run, number, phase))
         if phase is Phase.READY:
             found += [f"{note[:1].upper()}{note[1:]}." for note in notes(run.graph.policy(number).pool)]
     if where is not None:
@@ -73,13 +75,13 @@ def _sentences(
     return [*found, *_last_attempt(last, run.losses.get(number, 0))]
 
 
-def _expanded(run: Run, number: int, pools: Mapping[str, Pool], together: Mapping[State, int]) -> Iterator[str]:
+def _expanded(run: Run, number: int, pools: Mapping[str, Pool], now: Moment, together: Mapping[State, int]) -> Iterator[str]:
     """The head of an expanded task runs nothing: whoever asks wants to know what the expansions do."""
     count = sum(together.values())
     states = ", ".join(f"{together[state]:,} {state.name}" for state in State if state in together)
     yield f"It is expanded into {count:,} tasks: {states}."
     if run.phases[number] == Phase.BLOCKED:
-        yield from _blocked(run, number, pools)
+        yield from _blocked(run, number, pools, now)
     for state in (State.ERRORED, State.KILLED, State.RUNNING, State.QUEUED):
         if state in together:
             found = islice((each for each in range(number + 1, number + 1 + count) if state_of(run, each) is state), 1)
@@ -87,7 +89,7 @@ def _expanded(run: Run, number: int, pools: Mapping[str, Pool], together: Mappin
             return
 
 
-def _blocked(run: Run, number: int, pools: Mapping[str, Pool]) -> Iterator[str]:
+def _blocked(run: Run, number: int, pools: Mapping[str, Pool], now: Moment) -> Iterator[str]:
     if number in run.stopped:
         command = f"daggyr retry {run.run_id} --task {_quoted(run, number)}"
         yield f"Run {run.run_id} was killed, and nobody has asked for this task since. To run it: {command}"
@@ -104,10 +106,10 @@ def _blocked(run: Run, number: int, pools: Mapping[str, Pool]) -> Iterator[str]:
         yield f"Run {run.run_id} has ended ({run.state.name}): a task further up did not complete."
 
 
-def _ready(run: Run, number: int, pools: Mapping[str, Pool]) -> Iterator[str]:
+def _ready(run: Run, number: int, pools: Mapping[str, Pool], now: Moment) -> Iterator[str]:
     policy = run.graph.policy(number)
     needs = ", ".join(f"{name}={units}" for name, units in policy.needs) or "nothing"
-    missing = missing_host(policy.pool, policy.needs, pools)
+    missing = missing_host(policy.pool, policy.needs, pools, now)
     it = "All its parents are COMPLETED; it" if run.graph.parents(number) else "It"
     if missing:
         yield f"{it} waits for {missing}."
@@ -120,7 +122,7 @@ def _ready(run: Run, number: int, pools: Mapping[str, Pool]) -> Iterator[str]:
             if name in dict(policy.needs)
         )
         yield f"In use there: {used}."
-        yield from (f"{words[:1].upper()}{words[1:]}." for words in islice(pauses(pool.hosts.values()), MAX_NAMED))
+        yield from (f"{words[:1].upper()}{words[1:]}." for words in islice(pauses(pool.hosts.values(), now), MAX_NAMED))
         if any(number in queue for queue in run.elsewhere.values() if queue.policy is policy and queue.avoid in pool.hosts):
             yield "Its last attempt was LOST, so that it goes to another host, if there is room on one within half a minute."
 
@@ -133,16 +135,16 @@ def _totals(hosts: Iterable[Host]) -> dict[str, int]:
     return totals
 
 
-def _delayed(run: Run, number: int, pools: Mapping[str, Pool]) -> Iterator[str]:
+def _delayed(run: Run, number: int, pools: Mapping[str, Pool], now: Moment) -> Iterator[str]:
     due = next(due for due, waiting in run.delayed if waiting == number)
     if number in run.lost_on:
-        yield f"It waits until {_time(due)}, because {_ends_in_vain(run, number)}; {MAX_LOSSES} are the most."
+        yield f"It waits until {utc(now.wall_at(due))}, because {_ends_in_vain(run, number)}; {MAX_LOSSES} are the most."
         host = pools[run.graph.policy(number).pool].hosts.get(run.lost_on[number])
         if host is not None:
             yield f"Then it goes to another host than {host.name}, if one has room for it."
         return
     retries = run.graph.policy(number).max_retries
-    yield f"It waits until {_time(due)} before retry {run.failures.get(number, 0)} of {retries}."
+    yield f"It waits until {utc(now.wall_at(due))} before retry {run.failures.get(number, 0)} of {retries}."
 
 
 def _ends_in_vain(run: Run, number: int) -> str:
@@ -154,26 +156,26 @@ def _ends_in_vain(run: Run, number: int) -> str:
     return " and ".join(told)
 
 
-def _assigned(run: Run, number: int, pools: Mapping[str, Pool]) -> Iterator[str]:
+def _assigned(run: Run, number: int, pools: Mapping[str, Pool], now: Moment) -> Iterator[str]:
     flight = run.in_flight[number]
-    yield f"Attempt {flight.attempt} was sent to {flight.host_name} at {_time(flight.assign_time)} and waits there for its turn."
-    yield from _out_of_reach(run, number, pools)
+    yield f"Attempt {flight.attempt} was sent to {flight.host_name} at {utc(flight.assign_time)} and waits there for its turn."
+    yield from _out_of_reach(run, number, pools, now)
 
 
-def _running(run: Run, number: int, pools: Mapping[str, Pool]) -> Iterator[str]:
+def _running(run: Run, number: int, pools: Mapping[str, Pool], now: Moment) -> Iterator[str]:
     flight = run.in_flight[number]
-    since = _time(flight.start_time if flight.start_time is not None else flight.assign_time)
+    since = utc(flight.start_time if flight.start_time is not None else flight.assign_time)
     yield f"Attempt {flight.attempt} runs on {flight.host_name} since {since}."
     if flight.stopping:
         yield "It was asked to end."
-    yield from _out_of_reach(run, number, pools)
+    yield from _out_of_reach(run, number, pools, now)
 
 
-def _out_of_reach(run: Run, number: int, pools: Mapping[str, Pool]) -> Iterator[str]:
+def _out_of_reach(run: Run, number: int, pools: Mapping[str, Pool], now: Moment) -> Iterator[str]:
     flight = run.in_flight[number]
     host = pools[flight.pool].hosts.get(flight.host)
     if host is not None and host.pause is not None:
-        yield f"{host.name} is given nothing more{until(host.pause)}, because {host.pause.reason}."
+        yield f"{host.name} is given nothing more{until(host.pause, now)}, because {host.pause.reason}."
     elif host is not None and not host.open and not host.draining:
         yield f"{flight.host_name} is out of reach; if it does not come back within its lease, the attempt runs elsewhere."
 
@@ -205,7 +207,7 @@ def _last_attempt(last: StoredAttempt | None, losses: int) -> Iterator[str]:
         how += f" by signal {result.signal}"
     elif result.HasField("exit_code"):
         how += f" with exit code {result.exit_code}"
-    when = f" at {_time(result.stop_time.ToNanoseconds() / 1e9)}" if result.HasField("stop_time") else ""
+    when = f" at {utc(result.stop_time.ToNanoseconds() / 1e9)}" if result.HasField("stop_time") else ""
     yield f"Attempt {last.attempt} ended as {how} on {last.host_name}{when}."
     yield from _where(result.placement, "Its job was")
     yield from (f"{note[:1].upper()}{note[1:]}." for note in bounded_notes(result.notes))
@@ -231,7 +233,3 @@ def _names(run: Run, numbers: Sequence[int]) -> str:
 
 def _quoted(run: Run, number: int) -> str:
     return quote(run.graph.task_id(number))
-
-
-def _time(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

@@ -71,7 +71,7 @@ class Hosts(Servicer):
         resources, used = Counter[str](), Counter[str]()
         for host in pool.hosts.values():
             if host.pause is not None and len(entry.paused) < _MOST_PAUSED:
-                entry.paused.append(views.host_pause(host, host.pause))
+                entry.paused.append(views.host_pause(host, host.pause, self.reader.now()))
             if host.open:
                 entry.hosts += 1
                 for resource, units in host.resources.items():
@@ -125,7 +125,7 @@ class Hosts(Servicer):
             entry.name = host.name  # The executor knows only the id of an agent that has not come back yet.
             entry.shortage = host.shortage
             if host.pause is not None and agent.session is not None:
-                entry.pause.CopyFrom(views.host_pause(host, host.pause))
+                entry.pause.CopyFrom(views.host_pause(host, host.pause, self.reader.now()))
                 if entry.state == AGENT_STATE_CONNECTED:
                     entry.state = AGENT_STATE_PAUSED
             for resource, units in views.shown_resources(host.load).items():

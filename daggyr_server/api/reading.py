@@ -143,7 +143,9 @@ class Reading(Servicer):
             run_id=run.run_id,
             state=int(views.whole_state(run, number)),  # type: ignore[arg-type]
             reasons=[
-                *explanation(run, number, self.reader.pools, last, self.reader.placement(run, number), self.reader.notes),
+                *explanation(
+                    run, number, self.reader.pools, self.reader.now(), last, self.reader.placement(run, number), self.reader.notes
+                ),
                 *self._refused(run, number),
             ],
         )

@@ -78,7 +78,7 @@ class Servicer:
 
     def summary_now(self, run: Run) -> RunSummary:
         """A run as the machine has it, which may be more than is durable."""
-        summary = views.run_summary(run, self.reader.pools, self.changes.seq(run.run_id))
+        summary = views.run_summary(run, self.reader.pools, self.changes.seq(run.run_id), self.reader.now())
         if not run.has_ended and (refused := self.refused_agents()):
             for pool in {policy.pool: None for policy in run.graph.policies}:
                 summary.notes.extend(refused.get(pool, ()))
@@ -100,7 +100,7 @@ class Servicer:
         """A run that is not in memory: it has ended, or it is being restored."""
         if not row.damage and (damage := self.reader.damaged.get(row.run_id)) is not None:
             row = replace(row, damage=str(damage))
-        summary = views.stored_summary(row, self.changes.seq(row.run_id))
+        summary = views.stored_summary(row, self.changes.seq(row.run_id), self.reader.now())
         restored = self.reader.being_restored(row.run_id)
         if restored is not None:
             summary.notes.append(restored)

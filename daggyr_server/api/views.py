@@ -28,6 +28,7 @@ from daggyr_server.api.awaited import awaited
 from daggyr_server.core.graph.graph import Graph
 from daggyr_server.core.graph.run import Run
 from daggyr_server.core.graph.segments import Kind
+from daggyr_server.core.moment import Moment
 from daggyr_server.core.placing.host import Host, Pause
 from daggyr_server.core.placing.pool import Pool
 from daggyr_server.core.states import STATE_OF, Phase, State
@@ -52,7 +53,7 @@ def timestamp(seconds: float) -> Timestamp:
     return message
 
 
-def run_summary(run: Run, pools: Mapping[str, Pool], change_seq: int) -> RunSummary:
+def run_summary(run: Run, pools: Mapping[str, Pool], change_seq: int, now: Moment) -> RunSummary:
     """A run. It takes the same time for a run of any size, because it is made of counters."""
     counts = run.counts
     tags, cut_note = shown_tags(run.tags)
@@ -66,6 +67,7 @@ def run_summary(run: Run, pools: Mapping[str, Pool], change_seq: int) -> RunSumm
         change_seq=change_seq,
         pool=run.pool,
         revision=run.revision,
+        ran_seconds=run.ran_until(now.steady),
     )
     if run.has_ended:
         # Nothing waits for capacity or for a time in a run that has ended; a list of runs tells the same from the tracker's row.
@@ -81,7 +83,7 @@ def run_summary(run: Run, pools: Mapping[str, Pool], change_seq: int) -> RunSumm
     elif run.killing:
         summary.notes.append("being killed: waiting for its processes to end")
     else:
-        summary.notes.extend(bounded_notes(awaited(run, pools)))
+        summary.notes.extend(bounded_notes(awaited(run, pools, now)))
     summary.notes.extend(cut_note)
     return summary
 
@@ -94,8 +96,9 @@ def left_behind(run_id: int, count: int) -> Iterator[str]:
         yield f"{those} QUEUED, because the run was killed and nobody has asked for more since: {how}"
 
 
-def stored_summary(row: RunRow, change_seq: int) -> RunSummary:
-    """A run that has ended and is not in memory. It tells what `run_summary` would."""
+def stored_summary(row: RunRow, change_seq: int, now: Moment) -> RunSummary:
+    """A run that is not in memory: it has ended, and this tells what `run_summary` would, or it is being restored."""
+    present = 0.0 if row.running_time is None else max(0.0, now.wall - row.running_time)
     tags, cut_note = shown_tags(row.tags)
     summary = RunSummary(
         run_id=row.run_id,
@@ -109,6 +112,7 @@ def stored_summary(row: RunRow, change_seq: int) -> RunSummary:
         revision=row.revision,
         change_seq=change_seq,
         blocked=row.task_states.get(State.QUEUED, 0),
+        ran_seconds=row.ran_seconds + present,
     )
     if row.damage:
         summary.damage = cut(row.damage, MAX_NOTE_BYTES)
@@ -154,11 +158,11 @@ def shown_resources(resources: Mapping[str, int]) -> dict[str, int]:
     return shown
 
 
-def host_pause(host: Host, pause: Pause) -> HostPause:
+def host_pause(host: Host, pause: Pause, now: Moment) -> HostPause:
     """A host that is given nothing for now."""
     message = HostPause(host=cut(host.name, MAX_HOST_BYTES), reason=cut(pause.reason, MAX_REASON_BYTES))
     if pause.until is not None:
-        message.until.CopyFrom(timestamp(pause.until))
+        message.until.CopyFrom(timestamp(now.wall_at(pause.until)))
     return message
 
 

@@ -105,7 +105,7 @@ class _Follower:
                 notes = list((await self._client.run(self._run.run_id)).notes)
                 what = [_UNTIL.sub("", note) for note in notes]
                 if notes and what != said:
-                    self._view.say(f"run {self._run.run_id}: {'; '.join(notes)}")
+                    self._view.say(f"run {self._run.run_id}: {'; '.join(map(words.said, notes))}")
                 said = what
 
     async def _read_again(self, run_id: int) -> None:

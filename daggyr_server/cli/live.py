@@ -12,7 +12,6 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 from types import TracebackType
 from typing import IO, Self, cast
 
@@ -40,6 +39,7 @@ class LiveView(View):
         self._task = self._bar.add_task("", total=None, rate="", elapsed="")
         self._ended: deque[tuple[float, int]] = deque(maxlen=256)
         self._run: RunSummary | None = None
+        self._came = 0.0  # when it came, by a clock that nobody sets
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -57,7 +57,7 @@ class LiveView(View):
         self._run = run
         self._bar.run = run
         self._bar.running = running
-        now = time.monotonic()
+        now = self._came = time.monotonic()
         self._ended.append((now, words.ended(run)))
         while len(self._ended) > 2 and now - self._ended[0][0] > _RATE_SECONDS:
             self._ended.popleft()
@@ -73,7 +73,7 @@ class LiveView(View):
                 total=words.total(self._run),
                 completed=words.ended(self._run),
                 rate=self._rate(),
-                elapsed=words.took(self._run, datetime.now(UTC)),
+                elapsed=words.took(self._run, time.monotonic() - self._came),
             )
         self._bar.refresh()
 

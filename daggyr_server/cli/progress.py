@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self
 
@@ -72,4 +71,4 @@ class PlainView(View):
 def closing(run: RunSummary) -> str:
     """The last line on a run, such as `run 1 COMPLETED in 1.2 s: 7 COMPLETED`."""
     state = names.state(run.state)
-    return f"run {run.run_id} {state} in {words.took(run, datetime.now(UTC))}: {words.counts(run)}"
+    return f"run {run.run_id} {state} in {words.took(run)}: {words.counts(run)}"

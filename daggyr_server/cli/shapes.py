@@ -31,6 +31,7 @@ def run(summary: RunSummary) -> Shape:
         "submit_time": _time(summary, "submit_time"),
         "start_time": _time(summary, "start_time"),
         "stop_time": _time(summary, "stop_time"),
+        "ran_seconds": _optional(summary, "ran_seconds"),
         "pool": summary.pool,
         "revision": summary.revision,
         "change_seq": summary.change_seq,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 
 from daggyr.client import ENDED
 from daggyr.v1 import runs_pb2 as pb
@@ -32,7 +31,7 @@ def run_row(run: RunSummary) -> Row:
         DAMAGED if run.damage else names.state(run.state),
         f"{words.ended(run):,}/{words.total(run):,}",
         words.time(run.submit_time),
-        words.took(run, datetime.now(UTC)),
+        words.took(run),
         _tags(run),
     )
 
@@ -55,11 +54,11 @@ def show_run(run: RunSummary) -> None:
             ("submitted", words.time(run.submit_time)),
             ("started", words.time(run.start_time) if run.HasField("start_time") else ""),
             ("ended", words.time(run.stop_time) if run.HasField("stop_time") else ""),
-            ("took", words.took(run, datetime.now(UTC))),
+            ("took", words.took(run)),
             ("tasks", f"{words.total(run):,}: {words.counts(run)}"),
             ("waiting", ", ".join(f"{count:,} {what}" for count, what in waiting if count and run.state not in ENDED)),
             ("damage", run.damage),
-            *(("note", note) for note in run.notes),
+            *(("note", words.said(note)) for note in run.notes),
         ]
     )
 
@@ -215,9 +214,9 @@ def show_pools(pools: Sequence[pb.Pool]) -> None:
         for pause in pool.paused:
             line(f"{words.printable(pool.name)}: {_paused(pause)}")
         for note in pool.notes:
-            line(f"{words.printable(pool.name)}: {words.printable(note)}")
+            line(f"{words.printable(pool.name)}: {words.said(note)}")
         for words_of_one in pool.refused:
-            line(f"{words.printable(pool.name)}: {words.printable(words_of_one)}")
+            line(f"{words.printable(pool.name)}: {words.said(words_of_one)}")
 
 
 def show_agents(agents: Sequence[pb.Agent]) -> None:
@@ -246,13 +245,13 @@ def show_agents(agents: Sequence[pb.Agent]) -> None:
         if agent.HasField("pause"):
             line(f"{words.printable(agent.name)}: {_paused(agent.pause)}")
         if agent.expected:
-            line(f"{words.printable(agent.name)}: {words.printable(agent.expected)}")
+            line(f"{words.printable(agent.name)}: {words.said(agent.expected)}")
         if agent.shortage:
-            line(f"{words.printable(agent.name)}: it {words.printable(agent.shortage)}")
+            line(f"{words.printable(agent.name)}: it {words.said(agent.shortage)}")
         if agent.refused:
-            line(f"{words.printable(agent.name)} is refused: {words.printable(agent.refused)}")
+            line(f"{words.printable(agent.name)} is refused: {words.said(agent.refused)}")
 
 
 def _paused(pause: pb.HostPause) -> str:
     until = f" until {words.time(pause.until)}" if pause.HasField("until") else ""
-    return f"host {words.printable(pause.host)} is paused{until}: {words.printable(pause.reason)}"
+    return f"host {words.printable(pause.host)} is paused{until}: {words.said(pause.reason)}"

@@ -19,10 +19,13 @@ if TYPE_CHECKING:
     from daggyr.v1.runs_pb2 import EditTotals
 
 STATES = ("QUEUED", "RUNNING", "COMPLETED", "ERRORED", "KILLED")
+_QUEUED, _RUNNING = 1, 2  # the contract's numbers
 
 # C0, DEL and C1 are here because a tag or a note must not move the cursor; line separators and marks of direction (UAX 9),
 # because a name must not look like another one. Surrogates are bytes of a path that is not UTF-8 (PEP 383).
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+_UTC = re.compile(r"\b(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) UTC(?![\w+-])", re.ASCII)  # a time in a sentence of the server's
 
 
 def total(run: RunSummary) -> int:
@@ -87,6 +90,18 @@ def moment(stamp: Timestamp) -> datetime:
     return instant
 
 
+def said(text: str) -> str:
+    """What a server says, in one line, with its times as local times: a table beside it has no others."""
+    return printable(_UTC.sub(_local, text))
+
+
+def _local(told: re.Match[str]) -> str:
+    try:
+        return datetime.fromisoformat(f"{told[1]}+00:00").astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    except (OverflowError, ValueError):  # there is no such time
+        return told[0]
+
+
 def span(seconds: float) -> str:
     """A duration in two units at most: `12 ms`, `1.2 s`, `4 min 5 s`, `3 h 5 min`, `2 d 3 h`."""
     if not math.isfinite(seconds):
@@ -105,11 +120,17 @@ def span(seconds: float) -> str:
     return f"{days} d {hours} h"
 
 
-def took(run: RunSummary, now: datetime) -> str:
-    """How long the run took, from its first start (or its submission, if it never started) to its end, or to `now`."""
-    start = run.start_time if run.HasField("start_time") else run.submit_time
-    stop = moment(run.stop_time) if run.HasField("stop_time") else now
-    return span((stop - moment(start)).total_seconds())
+def took(run: RunSummary, passed: float = 0.0) -> str:
+    """For how long the run was RUNNING, or `-` if it has not been so far. `passed` are the seconds since its summary came.
+
+    The server measures it. This host's clock may show another time than the server's, and is not asked.
+    """
+    if not run.HasField("ran_seconds"):  # A server before 0.2 tells only when a run began first, and when it ended.
+        ended = run.HasField("start_time") and run.HasField("stop_time")
+        return span((moment(run.stop_time) - moment(run.start_time)).total_seconds()) if ended else "-"
+    if not run.ran_seconds and run.state == _QUEUED:
+        return "-"
+    return span(run.ran_seconds + (passed if run.state == _RUNNING else 0.0))
 
 
 def size(count: int) -> str:
@@ -132,7 +153,7 @@ def quantities(used: Mapping[str, int], offered: Mapping[str, int]) -> str:
 
 
 def sentences(texts: Iterable[str]) -> str:
-    return "; ".join(text.strip() for text in texts if text.strip())
+    return "; ".join(said(text.strip()) for text in texts if text.strip())
 
 
 def printable(text: str) -> str:

@@ -41,6 +41,7 @@ from daggyr_server.core.graph.faults import IllegalTransition
 from daggyr_server.core.graph.in_flight import Sent
 from daggyr_server.core.graph.ready import ReadyQueue
 from daggyr_server.core.graph.run import Run
+from daggyr_server.core.moment import Moment
 from daggyr_server.core.placing import recall
 from daggyr_server.core.placing.host import Pause
 from daggyr_server.core.placing.pool import Pool
@@ -61,7 +62,7 @@ class Machine(RequestHandlers):
         super().__init__(pools)
         self.requests: dict[str, int] = {}  # request id -> run id
         self._next_run_id = next_run_id
-        self._handlers: dict[type, Callable[[Any, float], None]] = {
+        self._handlers: dict[type, Callable[[Any, Moment], None]] = {
             AttemptStarted: self._attempt_started,
             AttemptEnded: self._attempt_ended,
             RunSubmitted: self._run_submitted,
@@ -75,8 +76,8 @@ class Machine(RequestHandlers):
             HostGone: self._host_gone,
         }
 
-    def handle(self, now: float, events: Iterable[Event]) -> Step:
-        """Take a batch of events; returns what follows. `now` is in seconds since the epoch and never goes back between calls.
+    def handle(self, now: Moment, events: Iterable[Event]) -> Step:
+        """Take a batch of events; returns what follows. `now.steady` never goes back from call to call; `now.wall` may.
 
         Raises IllegalTransition and StaleAddition, which are faults of ours.
         """
@@ -84,7 +85,7 @@ class Machine(RequestHandlers):
         handlers = self._handlers
         event: Event | None = None
         try:
-            self._ring(now)
+            self._ring(now.steady)
             for event in events:
                 handlers[type(event)](event, now)
             event = None
@@ -118,7 +119,7 @@ class Machine(RequestHandlers):
 
     # -- attempts -----------------------------------------------------------------------------------------------------
 
-    def _attempt_started(self, event: AttemptStarted, now: float) -> None:
+    def _attempt_started(self, event: AttemptStarted, now: Moment) -> None:
         run = self.runs.get(event.run_id)
         current = run.current(event.number, event.attempt) if run is not None else None
         if run is None or current is None:
@@ -128,7 +129,7 @@ class Machine(RequestHandlers):
             self._stop([current])
         self._touched[run.run_id] = run
 
-    def _attempt_ended(self, event: AttemptEnded, now: float) -> None:
+    def _attempt_ended(self, event: AttemptEnded, now: Moment) -> None:
         run_id, number, attempt, outcome, seconds, result, addition, refusal = event
         run = self.runs.get(run_id)
         if run is None:
@@ -148,7 +149,7 @@ class Machine(RequestHandlers):
             if not current.recalled:
                 self._in_vain(pool, sent, outcome, now)
         elif pool.doubts.by_host and outcome in RAN:
-            pool.ran(sent, now)
+            pool.ran(sent, now.steady)
         self._dirty[sent.pool] = None
         self._touched[run_id] = run
         if run.delayed:
@@ -160,7 +161,7 @@ class Machine(RequestHandlers):
 
     # -- runs ---------------------------------------------------------------------------------------------------------
 
-    def _run_submitted(self, event: RunSubmitted, now: float) -> None:
+    def _run_submitted(self, event: RunSubmitted, now: Moment) -> None:
         known = self.requests.get(event.request_id)
         if known is not None:
             self._step.answers[event.ticket] = known
@@ -175,18 +176,18 @@ class Machine(RequestHandlers):
             tags=event.tags,
             pool=event.pool,
             parameters=event.parameters,
-            submit_time=now,
+            made=now,
             offer=_nobody,
         )
         run.extend(event.addition)
         self._next_run_id += 1
         self._take_in(run)
         self.requests[event.request_id] = run_id
-        self._step.records.append(RunAdded(run_id, event.request_id, run.tags, event.pool, now, event.document))
+        self._step.records.append(RunAdded(run_id, event.request_id, run.tags, event.pool, now.wall, event.document))
         self._touched[run_id] = run
         self._step.answers[event.ticket] = run_id
 
-    def _run_restored(self, event: RunRestored, now: float) -> None:
+    def _run_restored(self, event: RunRestored, now: Moment) -> None:
         run, run_id = event.run, event.run.run_id
         if event.ticket is not None:
             self._step.answers[event.ticket] = run_id
@@ -215,7 +216,7 @@ class Machine(RequestHandlers):
         run.offers_to(self._offer)
         self._offer_all(run)
 
-    def _runs_forgotten(self, event: RunsForgotten, now: float) -> None:
+    def _runs_forgotten(self, event: RunsForgotten, now: Moment) -> None:
         if event.ticket is not None:
             going = [run_id for run_id in event.run_ids if (run := self.runs.get(run_id)) is not None and not run.has_ended]
             self._refused(event.ticket, f"run {going[0]} has not ended: kill it first" if going else None)
@@ -234,29 +235,29 @@ class Machine(RequestHandlers):
 
     # -- hosts --------------------------------------------------------------------------------------------------------
 
-    def _host_changed(self, event: HostChanged, now: float) -> None:
+    def _host_changed(self, event: HostChanged, now: Moment) -> None:
         pool = self.pools[event.pool]
         pause = None
         if event.fault:
-            pause = Pause(event.fault, None if event.pause is None else now + event.pause)
+            pause = Pause(event.fault, None if event.pause is None else now.steady + event.pause)
         pool.change_host(
             event.host,
             event.name,
             event.resources,
-            now,
+            now.steady,
             open=event.open,
             ahead=event.ahead,
             draining=event.draining,
             pause=pause,
             shortage=event.shortage,
-            until=None if event.ends is None else now + event.ends,
+            until=None if event.ends is None else now.steady + event.ends,
         )
         if event.draining or (pause is not None and not event.keeps):
             for run_id in pool.shares.by_run:
                 self._recall(recall.for_closed_host(pool, event.host, self.runs[run_id].unstarted()))
         self._dirty[event.pool] = None
 
-    def _host_gone(self, event: HostGone, now: float) -> None:
+    def _host_gone(self, event: HostGone, now: Moment) -> None:
         pool = self.pools[event.pool]
         lost = [
             AttemptEnded(run_id, attempt.number, attempt.attempt, Outcome.LOST, None, event.result)
@@ -270,7 +271,7 @@ class Machine(RequestHandlers):
         pool.remove_host(event.host)
         self._dirty[event.pool] = None
 
-    def _in_vain(self, pool: Pool, sent: Sent, outcome: Outcome, now: float) -> None:
+    def _in_vain(self, pool: Pool, sent: Sent, outcome: Outcome, now: Moment) -> None:
         """An attempt came to nothing, and nobody had asked it back: its host may be at fault.
 
         A host that drains, or has said before that it is at fault, hands back in good order; so does one that has left.
@@ -278,38 +279,38 @@ class Machine(RequestHandlers):
         host = pool.hosts.get(sent.host)
         if outcome is Outcome.RETURNED and (host is None or not host.offered):
             return
-        doubt = pool.in_vain(sent, outcome, now)
+        doubt = pool.in_vain(sent, outcome, now.steady)
         if doubt is not None:
-            self._step.paused.append(HostPaused(pool.name, sent.host_name, doubt.reason, doubt.until - now))
+            self._step.paused.append(HostPaused(pool.name, sent.host_name, doubt.reason, doubt.until - now.steady))
 
     # -- what follows -------------------------------------------------------------------------------------------------
 
-    def _place(self, pool: Pool, now: float) -> None:
+    def _place(self, pool: Pool, now: Moment) -> None:
         step, runs = self._step, self.runs
         for numbers, sent in pool.place(now):
             run_id = sent.queue.run_id
             attempts = runs[run_id].assign(numbers, sent)
-            step.records.append(AttemptsAssigned(run_id, sent.host, sent.host_name, numbers, attempts, now))
+            step.records.append(AttemptsAssigned(run_id, sent.host, sent.host_name, numbers, attempts, now.wall))
             step.commands.append(StartAttempts(pool.name, sent.host, run_id, numbers, attempts))
         for run_id, share in pool.shares.ranked.items():
             run = runs[run_id]
             self._recall(recall.for_priority(pool, share, run.all_queues, run.unstarted))
-        if pool.look_again is not None and pool.look_again <= now:
+        if pool.look_again is not None and pool.look_again <= now.steady:
             waiting = [runs[run_id] for run_id in pool.shares.by_run]
-            pool.looked(now, some_wait=any(recall.waits(pool, queue) for run in waiting for queue in run.all_queues))
+            pool.looked(now.steady, some_wait=any(recall.waits(pool, queue) for run in waiting for queue in run.all_queues))
             for run in waiting:
-                self._recall(recall.for_idle_hosts(pool, run.all_queues, run.unstarted, now))
-        pool.note_due(now)
+                self._recall(recall.for_idle_hosts(pool, run.all_queues, run.unstarted, now.steady))
+        pool.note_due(now.steady)
 
 
 def _nobody(queue: ReadyQueue) -> None:
     """Offer a queue to nobody: its run is only being made."""
 
 
-def _circumstances(step: Step, event: Event | None, now: float) -> Iterator[str]:
+def _circumstances(step: Step, event: Event | None, now: Moment) -> Iterator[str]:
     """What the machine was doing, a fact a line. Of events and records only names and numbers are told: documents and results
     are other people's."""
-    yield f"the machine was {'placing tasks or ending runs' if event is None else f'handling {_brief(event)}'}, at {now:.3f}"
+    yield f"the machine was {'placing tasks or ending runs' if event is None else f'handling {_brief(event)}'}, at {now.wall:.3f}"
     for record in step.records[-_RECENT:]:
         yield f"before that, in the same step, it recorded {_brief(record)}"
 

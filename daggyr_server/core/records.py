@@ -36,6 +36,7 @@ class RunMoved:
     time: float
     task_states: Mapping[State, int] = field(default_factory=dict)  # how many tasks are in each, if the run has ended
     command_states: Mapping[State, int] = field(default_factory=dict)  # of these, those that run commands
+    ran_seconds: float = 0.0  # for how long it was RUNNING before this move, all times together
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from daggyr_server.core.graph.refusals import (
     retry_refused,
 )
 from daggyr_server.core.graph.run import Run
+from daggyr_server.core.moment import Moment
 from daggyr_server.core.records import RunEdited, RunKillAsked, TasksMoved
 from daggyr_server.core.states import Phase, State
 from daggyr_server.core.step import Reason, Refusal, Stepper
@@ -31,7 +32,7 @@ _GONE: Sequence[int] = ()  # compared by identity
 class RequestHandlers(Stepper):
     """The machine's part for what people ask: submit, kill, retry, mark, edit."""
 
-    def _kill_asked(self, event: KillAsked, now: float) -> None:
+    def _kill_asked(self, event: KillAsked, now: Moment) -> None:
         """A run or tasks are to end."""
         run = self._asked_run(event.ticket, event.run_id, now)
         if run is None:
@@ -41,7 +42,7 @@ class RequestHandlers(Stepper):
             return
         if named is None:
             started = run.kill()
-            self._step.records.append(RunKillAsked(run.run_id, now))
+            self._step.records.append(RunKillAsked(run.run_id, now.wall))
             for pool in self.pools.values():
                 pool.drop(run.run_id)
             self._stop(started)
@@ -55,7 +56,7 @@ class RequestHandlers(Stepper):
         # What was kept for the killed is free for others.
         self._dirty.update(dict.fromkeys(self.pools))
 
-    def _retry_asked(self, event: RetryAsked, now: float) -> None:
+    def _retry_asked(self, event: RetryAsked, now: Moment) -> None:
         """Tasks are to be queued again."""
         run = self._asked_run(event.ticket, event.run_id, now)
         if run is None:
@@ -79,9 +80,9 @@ class RequestHandlers(Stepper):
         told = [number for number in numbers if can_be_asked_for(run, number)] or [*run.stopped, *run.ready_or_delayed()]
         fresh = run.go_on(now, None if everything else frozenset(numbers))
         let_go = run.let_go_on(run.stopped if everything else ())
-        self._asked_moves(run, sorted({*told, *fresh, *run.reset([*numbers, *let_go], now)}), State.QUEUED, "retry", now)
+        self._asked_moves(run, sorted({*told, *fresh, *run.reset([*numbers, *let_go], now.steady)}), State.QUEUED, "retry", now)
 
-    def _mark_asked(self, event: MarkAsked, now: float) -> None:
+    def _mark_asked(self, event: MarkAsked, now: Moment) -> None:
         """Tasks are to be COMPLETED, or QUEUED, because a person knows better."""
         run = self._asked_run(event.ticket, event.run_id, now)
         if run is None:
@@ -102,9 +103,9 @@ class RequestHandlers(Stepper):
             self._asked_moves(run, [*fresh, *run.forgive(let_go)], State.QUEUED, "mark", now)
             self._asked_moves(run, run.close(named), State.COMPLETED, "mark", now)
         else:
-            self._asked_moves(run, sorted({*told, *fresh, *run.reset([*named, *let_go], now)}), State.QUEUED, "mark", now)
+            self._asked_moves(run, sorted({*told, *fresh, *run.reset([*named, *let_go], now.steady)}), State.QUEUED, "mark", now)
 
-    def _edit_asked(self, event: EditAsked, now: float) -> None:
+    def _edit_asked(self, event: EditAsked, now: Moment) -> None:
         """A run is to have another specification."""
         run = self._asked_run(event.ticket, event.run_id, now)
         if run is None:
@@ -136,7 +137,7 @@ class RequestHandlers(Stepper):
                 run.tags,
                 run.pool,
                 event.edit.kept,
-                now,
+                now.wall,
                 reason=event.reason,
                 replaced=event.replaced,
             )
@@ -145,13 +146,13 @@ class RequestHandlers(Stepper):
         void = [attempt for attempt in attempts if attempt.void]
         if void:
             numbers, last = [attempt.number for attempt in void], [attempt.attempt for attempt in void]
-            self._step.records.append(TasksMoved(run.run_id, numbers, last, State.QUEUED, event.reason, now))
+            self._step.records.append(TasksMoved(run.run_id, numbers, last, State.QUEUED, event.reason, now.wall))
         self._asked_moves(run, queued, State.QUEUED, event.reason, now)
         self._stop(attempts)
         self._note_delay(run)
         self._step.answers[event.ticket] = len(run.graph.edits)
 
-    def _asked_moves(self, run: Run, moved: Iterable[int], state: State, reason: str, now: float) -> None:
+    def _asked_moves(self, run: Run, moved: Iterable[int], state: State, reason: str, now: Moment) -> None:
         """Record what a person moved, and offer what is ready because of it."""
         told = [number for number in moved if not run.graph.kind(number)]
         if told:
@@ -160,7 +161,7 @@ class RequestHandlers(Stepper):
         self._touched[run.run_id] = run
         self._dirty.update(dict.fromkeys(self.pools))
 
-    def _asked_run(self, ticket: Hashable, run_id: int, now: float) -> Run | None:
+    def _asked_run(self, ticket: Hashable, run_id: int, now: Moment) -> Run | None:
         """The run that a person asks about, ended if nothing is left that could go on. Refused if it is not there."""
         run = self.runs.get(run_id)
         if run is None:
@@ -194,7 +195,7 @@ class RequestHandlers(Stepper):
         return f"there is no pool {', '.join(unknown)}; there are {', '.join(self.pools)}" if unknown else None
 
 
-def _moved(run: Run, numbers: Sequence[int], state: State, reason: str, now: float) -> TasksMoved:
+def _moved(run: Run, numbers: Sequence[int], state: State, reason: str, now: Moment) -> TasksMoved:
     """The record of what a person moved.
 
     A task with an attempt in flight that counts is recorded under the number that the attempt has.
@@ -202,4 +203,4 @@ def _moved(run: Run, numbers: Sequence[int], state: State, reason: str, now: flo
     in_flight = {number: one for number in numbers if (one := run.in_flight.get(number)) and run.counts_for(number, one)}
     known = [in_flight[number].number if number in in_flight else number for number in numbers]
     ended = [in_flight[number].attempt - 1 if number in in_flight else run.attempts[number] for number in numbers]
-    return TasksMoved(run.run_id, known, ended, state, reason, now)
+    return TasksMoved(run.run_id, known, ended, state, reason, now.wall)

@@ -18,6 +18,7 @@ from daggyr_server.core.graph.in_flight import InFlight
 from daggyr_server.core.graph.ready import ReadyQueue
 from daggyr_server.core.graph.run import Run
 from daggyr_server.core.graph.tally import Tally
+from daggyr_server.core.moment import Moment
 from daggyr_server.core.placing.pool import Pool
 from daggyr_server.core.records import Record, RunMoved, TasksStopped
 
@@ -60,7 +61,7 @@ class Step:
     answers: dict[Hashable, int | Refusal | None] = field(default_factory=dict)
     changed: dict[int, list[int]] = field(default_factory=dict)  # run id -> tasks whose state clients see changed
     paused: list[HostPaused] = field(default_factory=list)
-    due: float | None = None  # call again then, even if nothing happens
+    due: float | None = None  # the steady time to call again, even if nothing happens
 
 
 class Stepper:
@@ -70,7 +71,7 @@ class Stepper:
         self.runs: dict[int, Run] = {}
         self.pools = {name: Pool(name) for name in pools}
         self.tally = Tally()
-        self.delays: list[tuple[float, int]] = []  # a heap of (due, run id)
+        self.delays: list[tuple[float, int]] = []  # a heap of (due, run id); dues are steady
         self.alarms: dict[int, float] = {}  # the earliest of each run in there
         self._step = Step()
         self._touched: dict[int, Run] = {}
@@ -112,17 +113,17 @@ class Stepper:
                 self.alarms[run.run_id] = due
                 heapq.heappush(self.delays, (due, run.run_id))
 
-    def _settle(self, touched: dict[int, Run], now: float) -> None:
+    def _settle(self, touched: dict[int, Run], now: Moment) -> None:
         """End those of the touched runs that have nothing left to do, and collect what clients should hear of all of them."""
         step = self._step
         for run_id, run in touched.items():
             run.settle(now)
             self.tally.note(run)
             step.records += [
-                RunMoved(run_id, state, time, run.task_states(), run.command_states())
+                RunMoved(run_id, state, time, run.task_states(), run.command_states(), ran)
                 if state.has_ended
-                else RunMoved(run_id, state, time)
-                for state, time in run.moves
+                else RunMoved(run_id, state, time, ran_seconds=ran)
+                for state, time, ran in run.moves
             ]
             run.moves.clear()
             if run.restopped:

@@ -35,6 +35,8 @@ class RunRow:
     command_states: Mapping[State, int] = field(default_factory=dict)
     revision: int = 1  # one more with each growth
     stopped: int = 0  # how many tasks a kill of the run left behind; see TasksStopped
+    ran_seconds: float = 0.0  # for how long it was RUNNING, but for the time since `running_time`
+    running_time: float | None = None  # when it became RUNNING, if it is
     damage: str = ""  # why the row makes no sense; then the other fields are what could be read of it
 
 

@@ -17,6 +17,7 @@ from daggyr.v1.task_pb2 import LOST, AttemptResult
 from daggyr_server.core.events import HostGone, RunRestored
 from daggyr_server.core.graph.segments import Keeping
 from daggyr_server.core.machine import Machine
+from daggyr_server.core.moment import Moment
 from daggyr_server.driver import recovery
 from daggyr_server.trackers.base import DamagedRun, Opened
 from daggyr_server.trackers.sql.tracker import SqlTracker
@@ -40,13 +41,13 @@ class AnotherLife:
     damaged: dict[int, str] = field(default_factory=dict)  # by run id, why it was left alone
 
 
-async def begin(tracker: SqlTracker, opened: Opened, keep: Callable[[], Keeping], now: float) -> AnotherLife:
-    """Make an opened tracker another one, as of `now`, in seconds since the epoch. Raises TrackerError.
+async def begin(tracker: SqlTracker, opened: Opened, keep: Callable[[], Keeping], now: Moment) -> AnotherLife:
+    """Make an opened tracker another one, as of `now`. Raises TrackerError.
 
     If it is interrupted, it may be called again: that makes yet another tracker.
     """
     last = await tracker.last_sign()
-    days = max(1, math.ceil((now - last) / _DAY)) if last is not None else _NO_SIGN_DAYS
+    days = max(1, math.ceil((now.wall - last) / _DAY)) if last is not None else _NO_SIGN_DAYS
     life = AnotherLife(opened.tracker_id, secrets.token_hex(16), _ids_after(opened.next_run_id, days), days)
     # The id comes first: whoever finds the tracker between the two commits already knows that nothing in flight is its own.
     await tracker.begin_another_life(life.tracker_id, opened.epoch + days * STARTS_A_DAY, life.next_run_id)

@@ -24,6 +24,7 @@ from daggyr_server.core.machine import Machine
 from daggyr_server.core.placing.pool import Pool
 from daggyr_server.core.stored import RunRow
 from daggyr_server.driver.agents import Agents
+from daggyr_server.driver.clocks import Clock
 from daggyr_server.driver.durability import Durability
 from daggyr_server.driver.inbox import Inbox
 from daggyr_server.driver.lives import Lives
@@ -60,13 +61,13 @@ class Reader:
         durability: Durability,
         lives: Lives,
         restoring: MissingRuns,
-        clock: Callable[[], float],
+        clock: Clock,
         keep: Callable[[], Keeping],
         *,
         durable: bool,
     ) -> None:
         """`durable` says that the tracker can give ended runs back, so that not all of them need stay in memory. `executors` may
-        be filled later; `clock` gives seconds since the epoch, and `keep` makes the lists of what tasks execute."""
+        be filled later; `keep` makes the lists of what tasks execute."""
         self._machine = machine
         self._tracker = tracker
         self._executors = executors
@@ -74,7 +75,7 @@ class Reader:
         self._durability = durability
         self._lives = lives
         self._restoring = restoring
-        self._clock = clock
+        self.now = clock  # what is told of waiting is told by it
         self._keep = keep
         self._durable = durable
         self._ended: dict[int, int] = {}  # ended runs in memory -> how many tasks; asked for longest ago first
@@ -148,7 +149,7 @@ class Reader:
         if run is None:
             async with self._alone(run_id), self._loads:
                 if run_id not in self._machine.runs:
-                    found = await recovered(run_id, self._tracker, self._keep, self._clock())
+                    found = await recovered(run_id, self._tracker, self._keep, self.now())
                     if found is None:
                         return None
                     await self._inbox.ask(replace(found.event, ticket=object()))

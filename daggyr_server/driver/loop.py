@@ -27,6 +27,7 @@ from daggyr_server.driver.agents import Agents
 from daggyr_server.driver.assignments import assignment_batches
 from daggyr_server.driver.careful import CarefulCalls, unusable
 from daggyr_server.driver.changes import Changes
+from daggyr_server.driver.clocks import Clock
 from daggyr_server.driver.deletions import Deletions
 from daggyr_server.driver.durability import Durability
 from daggyr_server.driver.editing import Editing
@@ -59,20 +60,19 @@ class Driver:
         tracker: Tracker,
         changes: Changes,
         generators: Generators,
-        clock: Callable[[], float],
+        clock: Clock,
         *,
         durable: bool,
         life: int,
     ) -> None:
-        """`clock` gives seconds since the epoch. `durable` says that the tracker can give ended runs back. `life` is this
-        start's."""
+        """`durable` says that the tracker can give ended runs back. `life` is this start's."""
         self.changes = changes
         self._durability = Durability()
         self._machine = machine
         self._tracker = tracker
         self._generators = generators
         self._clock = clock
-        self._now = 0.0
+        self._now = clock()  # of the steps that are being made
         self._lives = Lives(life)
         self._inbox = Inbox()
         self._keep = partial(SpilledTasks, tracker.folder)  # a new list for what the tasks of one specification execute
@@ -142,14 +142,16 @@ class Driver:
             await asyncio.shield(self._restorer)
 
     async def _restore(self, run_ids: Sequence[int]) -> None:
-        begun = self._clock()
+        begun = self._clock().steady
         for run_id in run_ids:
             await self._restoring.bring_back(run_id)
         runs = [self._machine.runs[run_id] for run_id in run_ids if run_id in self._machine.runs]
         gone = recovery.go_on(runs, self._executors, self._lives)
         if run_ids:
             flying = sum(len(run.in_flight) for run in runs)
-            log.info("going on with %d runs after %.1f s; %d attempts may still run", len(runs), self._clock() - begun, flying)
+            log.info(
+                "going on with %d runs after %.1f s; %d attempts may still run", len(runs), self._clock().steady - begun, flying
+            )
         held, self._held = self._held, None
         await self._command(held or [])
         for entry in gone:
@@ -189,14 +191,13 @@ class Driver:
                 wake.clear()
                 if timer is not None:
                     timer.cancel()
-                # Wall clocks may be set back; the machine's time never goes back.
-                self._now = max(self._now, self._clock())
+                self._now = self._clock()
                 steps, kept, durables = await self._take()
                 await self._finish(steps, kept, durables)
                 if self._inbox.entries:
                     wake.set()
                 due = steps[-1].due
-                timer = loop.call_later(max(0.0, due - self._clock()), wake.set) if due is not None else None
+                timer = loop.call_later(max(0.0, due - self._clock().steady), wake.set) if due is not None else None
                 # Between steps everybody else has a turn; taking a call and answering it needs several.
                 for _ in range(TURNS):
                     await asyncio.sleep(0)

@@ -17,6 +17,7 @@ from daggyr_server.core.events import HostGone, RunRestored
 from daggyr_server.core.graph.restore import Restored, restored
 from daggyr_server.core.graph.run import Run
 from daggyr_server.core.graph.segments import Keeping
+from daggyr_server.core.moment import Moment
 from daggyr_server.core.states import State
 from daggyr_server.core.stored import Adopted, StoredRun
 from daggyr_server.driver.careful import unusable
@@ -85,7 +86,7 @@ class Recovered(NamedTuple):
     adopted: Sequence[Adopted]  # its attempts in flight
 
 
-async def recovered(run_id: int, tracker: Tracker, keep: Callable[[], Keeping], now: float) -> Recovered | None:
+async def recovered(run_id: int, tracker: Tracker, keep: Callable[[], Keeping], now: Moment) -> Recovered | None:
     """What gives a run back to the machine; None for a run that the tracker does not know. It is made in a thread. `keep` makes
     the lists of what tasks execute.
 
@@ -133,7 +134,7 @@ async def _with_documents(stored: StoredRun, tracker: Tracker) -> StoredRun:
     )
 
 
-def _made_again(stored: StoredRun, keep: Callable[[], Keeping], now: float) -> Restored:
+def _made_again(stored: StoredRun, keep: Callable[[], Keeping], now: Moment) -> Restored:
     grown = Grown(stored, keep)
     _check_fit(stored)
     return restored(

@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from daggyr.backoff import Backoff
 from daggyr_server.core.graph.segments import Keeping
+from daggyr_server.driver.clocks import Clock
 from daggyr_server.driver.durability import Durability
 from daggyr_server.driver.errors import BeingRestored
 from daggyr_server.driver.generators import Generators
@@ -42,11 +43,11 @@ class MissingRuns:
         generators: Generators,
         lives: Lives,
         durability: Durability,
-        clock: Callable[[], float],
+        clock: Clock,
         keep: Callable[[], Keeping],
         damaged: Callable[[DamagedRun], None],
     ) -> None:
-        """`clock` gives seconds since the epoch; `keep` makes the lists of what tasks execute. `damaged` is told of runs that
+        """`keep` makes the lists of what tasks execute. `damaged` is told of runs that
         make no sense, and that therefore do not come back."""
         self._tracker = tracker
         self._inbox = inbox

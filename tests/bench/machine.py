@@ -21,11 +21,13 @@ from measured import Spec, expanded, layered
 from daggyr_server.core.commands import StartAttempts
 from daggyr_server.core.events import AttemptEnded, AttemptStarted, Event, HostChanged, RunSubmitted
 from daggyr_server.core.machine import Machine
+from daggyr_server.core.moment import Moment
 from daggyr_server.core.states import Outcome
 from daggyr_server.core.step import Step
 from daggyr_server.spec import decode_json, expand
 
 HOSTS, CORES = 4, 64
+EPOCH = 1e9  # the wall clock when the steady clock was at 0, in seconds
 
 
 def seconds(spec: Spec, batch: int, *, ahead: bool) -> float:
@@ -34,7 +36,7 @@ def seconds(spec: Spec, batch: int, *, ahead: bool) -> float:
     machine = Machine(["main"])
     has = {"cores": CORES}
     machine.handle(
-        0.0,
+        Moment(0.0, EPOCH),
         [HostChanged(pool="main", host=f"h{index}", name="h", resources=has, open=True, ahead=ahead) for index in range(HOSTS)],
     )
     submitted = RunSubmitted(ticket=1, request_id="", tags={}, pool="main", parameters={}, addition=addition, document=b"")
@@ -48,14 +50,14 @@ def seconds(spec: Spec, batch: int, *, ahead: bool) -> float:
     gc.collect()
     gc.disable()
     started, now = time.process_time(), 1.0
-    obey(machine.handle(now, [submitted]))
+    obey(machine.handle(Moment(now, EPOCH + now), [submitted]))
     while flying:
         now += 0.001
         told: list[Event] = []
         for _ in range(min(batch, len(flying))):
             key = flying.popleft()
-            told += [AttemptStarted(*key, now), AttemptEnded(*key, Outcome.SUCCEEDED, 0.001, None)]
-        obey(machine.handle(now, told))
+            told += [AttemptStarted(*key, EPOCH + now), AttemptEnded(*key, Outcome.SUCCEEDED, 0.001, None)]
+        obey(machine.handle(Moment(now, EPOCH + now), told))
     taken = time.process_time() - started
     gc.enable()
     assert all(run.has_ended for run in machine.runs.values())

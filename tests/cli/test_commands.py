@@ -111,6 +111,7 @@ async def test_show(daggyr: Daggyr, failed: ScriptedRun) -> None:
         "submit_time": "2023-11-14T22:13:21Z",
         "start_time": "2023-11-14T22:15:00Z",
         "stop_time": "2023-11-14T22:16:00Z",
+        "ran_seconds": None,
         "pool": "farm",
         "revision": 1,
         "change_seq": failed.summary.change_seq,
@@ -124,6 +125,10 @@ async def test_show(daggyr: Daggyr, failed: ScriptedRun) -> None:
     ended = await daggyr("show", "1")
     assert ended.code == 0
     assert "Run 1  ERRORED" in ended.out
+    assert "took       1 min 0 s" in ended.out, "a server that is older tells no more than start and end"
+    failed.summary.ran_seconds = 12.5
+    assert "took       12.5 s" in (await daggyr("show", "1")).out
+    assert (await daggyr("--output", "json", "show", "1")).json["ran_seconds"] == 12.5
     assert "5: 3 QUEUED, 1 COMPLETED, 1 ERRORED" in ended.out
     assert "for other tasks" not in ended.out, "an ended run waits for nothing"
     assert "waits for 64 cores, which no agent has" in ended.out

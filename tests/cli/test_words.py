@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime, timedelta
 
 import click
@@ -48,6 +49,53 @@ def test_counts_hold_only_states_that_occur_and_leave_the_run_alone() -> None:
     assert words.ended(run) == 1235
     assert words.total(run) == 1235
     assert dict(run.task_states) == {"ERRORED": 1, "COMPLETED": 1234, "RUNNING": 0}
+
+
+@pytest.mark.parametrize(
+    ("state", "ran", "passed", "text"),
+    [
+        (State.STATE_QUEUED, 0.0, 9.0, "-"),
+        (State.STATE_QUEUED, 3.0, 9.0, "3.0 s"),
+        (State.STATE_RUNNING, 3.0, 9.0, "12.0 s"),
+        (State.STATE_COMPLETED, 3.0, 9.0, "3.0 s"),
+        (State.STATE_KILLED, 0.0, 9.0, "0 ms"),
+    ],
+)
+def test_a_run_took_what_the_server_says(state: State, ran: float, passed: float, text: str) -> None:
+    """And goes on from there while it is RUNNING, whatever this host's clock or the times of the run say."""
+    run = RunSummary(state=state, ran_seconds=ran)
+    run.start_time.FromJsonString("2099-01-01T00:00:00Z")
+    run.stop_time.FromJsonString("2001-01-01T00:00:00Z")
+    assert words.took(run, passed) == text
+
+
+def test_a_server_that_is_older_tells_only_of_runs_that_have_ended() -> None:
+    run = RunSummary(state=State.STATE_RUNNING)
+    run.start_time.FromJsonString("2026-01-01T00:00:00Z")
+    assert words.took(run) == "-"
+    run.stop_time.FromJsonString("2026-01-01T00:00:07Z")
+    assert words.took(run) == "7.0 s"
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        ("It waits until 2026-11-27 11:25:04 UTC.", "It waits until 2026-11-27 06:25:04."),
+        ("2026-11-27 11:25:04 UTC and 2026-07-01 00:00:00 UTC", "2026-11-27 06:25:04 and 2026-06-30 20:00:00"),
+        ("2026-13-01 00:00:00 UTC, 2026-11-27 11:25:04 UTC+1 and x2026-11-27 11:25:04 UTC", None),
+        ("a\x1bb", "a\\x1bb"),
+    ],
+)
+def test_what_a_server_says_has_local_times(monkeypatch: pytest.MonkeyPatch, told: str, said: str | None) -> None:
+    """As the tables have; so two times on one screen can be compared."""
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "America/New_York")
+        time.tzset()
+        try:
+            assert words.said(told) == (told if said is None else said)
+        finally:
+            patch.undo()
+            time.tzset()
 
 
 def test_names_have_no_prefix_and_new_numbers_stay_numbers() -> None:

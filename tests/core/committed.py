@@ -13,6 +13,7 @@ from daggyr_server.core.graph.graph import Addition, Edit, Graph, Replaced
 from daggyr_server.core.graph.in_flight import InFlight
 from daggyr_server.core.graph.restore import restored as made_again
 from daggyr_server.core.graph.run import Run
+from daggyr_server.core.moment import Moment
 from daggyr_server.core.records import (
     AttemptRecorded,
     AttemptsAssigned,
@@ -33,7 +34,7 @@ from daggyr_server.trackers.task_rows import Assigned, Folding, adopted
 Grown = Mapping[tuple[int, int], Addition | Edit]  # what a run was extended by, by its id and revision
 
 
-def restored(records: Iterable[Record], grown: Grown, now: float) -> list[RunRestored]:
+def restored(records: Iterable[Record], grown: Grown, now: Moment) -> list[RunRestored]:
     """All runs that the records tell of."""
     by_run: dict[int, list[Record]] = {}
     for record in records:
@@ -41,7 +42,7 @@ def restored(records: Iterable[Record], grown: Grown, now: float) -> list[RunRes
     return [_restored(run_id, of_run, grown, now) for run_id, of_run in by_run.items()]
 
 
-def _restored(run_id: int, records: Sequence[Record], grown: Grown, now: float) -> RunRestored:
+def _restored(run_id: int, records: Sequence[Record], grown: Grown, now: Moment) -> RunRestored:
     added = records[0]
     assert isinstance(added, RunAdded)
     state, killing, revision = State.QUEUED, False, 1
@@ -51,10 +52,13 @@ def _restored(run_id: int, records: Sequence[Record], grown: Grown, now: float) 
     edits: list[Edit] = []
     start_time: float | None = None
     stop_time: float | None = None
+    running_time: float | None = None
+    ran_seconds = 0.0
     folding, sent, ended = Folding(), [], []
     for record in records:
         if isinstance(record, RunMoved):
-            state = record.state
+            state, ran_seconds = record.state, record.ran_seconds
+            running_time = record.time if state is State.RUNNING else None
             if state is State.QUEUED:
                 stop_time, killing = None, False
             elif state is State.RUNNING:
@@ -88,7 +92,11 @@ def _restored(run_id: int, records: Sequence[Record], grown: Grown, now: float) 
     folding.ended(sorted(ended))
     tasks, in_flight, void = folding.rows()
     run, ending = made_again(
-        RunRow(run_id, added.request_id, tags, pool, state, added.submit_time, start_time, stop_time, killing, task_states={}),
+        RunRow(
+            *(run_id, added.request_id, tags, pool, state, added.submit_time, start_time, stop_time, killing, {}),
+            ran_seconds=ran_seconds,
+            running_time=running_time,
+        ),
         tasks,
         adopted(in_flight, void, sent),
         stopped=stopped,

@@ -50,7 +50,7 @@ class DurableWorld(World):
         self.machine = Machine(before.pools)
         self.hosts.clear()
         self.commands.clear()
-        events = restored(self.records, self.grown, self.now)
+        events = restored(self.records, self.grown, self.moment)
         # What is adopted counts whole, however much of it was sent ahead.
         self.shrunk = {attempt.host for event in events for attempt in event.run.in_flight.values()}
         step = self.tell(*events)

@@ -80,7 +80,9 @@ class Teller(DurableWorld):
                 return f"RunAdded          run {record.run_id} in pool {record.pool}{_tags(record.tags)}"
             case RunMoved():
                 counts = ", ".join(f"{count} {state.name}" for state, count in record.task_states.items())
-                return f"RunMoved          run {record.run_id} is {record.state.name} at {_time(record.time)}" + _in(counts)
+                return f"RunMoved          run {record.run_id} is {record.state.name} at {_time(record.time - self.ahead)}" + _in(
+                    counts
+                )
             case RunKillAsked():
                 return f"RunKillAsked      run {record.run_id}"
             case RunEdited():
@@ -177,7 +179,7 @@ class Story:
         self.world.submit(_filled(below), pool=words[0] if words else "main")
 
     def start(self, words: list[str], below: dict[str, Any]) -> None:
-        self.world.tell(*(AttemptStarted(*key, self.world.now) for key in self.keys(words)))
+        self.world.tell(*(AttemptStarted(*key, self.world.wall) for key in self.keys(words)))
 
     def end(self, words: list[str], below: dict[str, Any]) -> None:
         seconds = float(words.pop()) if words[-1].replace(".", "").isdigit() else None
@@ -223,7 +225,7 @@ class Story:
         self.world.tell(RunsForgotten(run_ids=(int(words[0]),)))
 
     def find(self, words: list[str], below: dict[str, Any]) -> None:
-        events = restored(self.world.records, self.world.grown, self.world.now)
+        events = restored(self.world.records, self.world.grown, self.world.moment)
         self.world.tell(*(event for event in events if event.run.run_id == int(words[0])))
 
     def show(self, words: list[str], below: dict[str, Any]) -> None:

@@ -77,7 +77,7 @@ def test_an_addition_for_an_older_graph_raises_and_changes_nothing(world: World)
     world.generate(run_id, "h", {"x": task()})
     before = (world.phases(run_id), world.of(run_id).graph.size, len(world.of(run_id).queues))
     with pytest.raises(StaleAddition):
-        world.machine.handle(world.now, [AttemptEnded(*world.key(run_id, "g"), Outcome.SUCCEEDED, 1.0, None, stale)])
+        world.machine.handle(world.moment, [AttemptEnded(*world.key(run_id, "g"), Outcome.SUCCEEDED, 1.0, None, stale)])
     assert before == (world.phases(run_id), world.of(run_id).graph.size, len(world.of(run_id).queues))
     world.tell()
 

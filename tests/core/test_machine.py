@@ -61,7 +61,7 @@ def test_a_result_implies_that_the_attempt_started(world: World) -> None:
     world.now += 5
     world.end(run_id, "a", seconds=2)
     assert world.state(run_id) is State.RUNNING
-    assert world.of(run_id).start_time == world.now - 2
+    assert world.of(run_id).start_time == world.wall - 2
 
 
 def test_a_step_tells_what_changed_for_clients(world: World) -> None:
@@ -215,13 +215,13 @@ def test_late_double_and_foreign_reports_change_nothing(world: World) -> None:
     world.end(run_id, "b")
     before = (world.phases(run_id), list(world.records), world.attempts(run_id, "a"))
     reports = [
-        AttemptStarted(*late, world.now),
+        AttemptStarted(*late, world.wall),
         AttemptEnded(*late, Outcome.SUCCEEDED, 1.0, None),
         AttemptEnded(*world.key(run_id, "b"), Outcome.FAILED, 1.0, None),
         AttemptEnded(run_id, 0, 7, Outcome.FAILED, 1.0, None),
         AttemptEnded(run_id, 99, 1, Outcome.FAILED, 1.0, None),
         AttemptEnded(run_id + 1, 0, 1, Outcome.SUCCEEDED, 1.0, None),
-        AttemptStarted(run_id + 1, 0, 1, world.now),
+        AttemptStarted(run_id + 1, 0, 1, world.wall),
     ]
     step = world.tell(*reports)
     assert not step.records and not step.commands and not step.changed
@@ -316,4 +316,4 @@ def test_how_a_run_ends(world: World, ends: list[Outcome], killed: bool, expecte
         assert world.state(run_id) in (State.QUEUED, State.RUNNING)
         world.end(run_id, name, outcome=outcome)
     assert world.state(run_id) is expected
-    assert world.of(run_id).stop_time == world.now
+    assert world.of(run_id).stop_time == world.wall

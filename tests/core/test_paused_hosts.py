@@ -31,7 +31,7 @@ def the_host(world: World, name: str = "h") -> Host:
 def in_flight(world: World, run_id: int, host: str = "", since: float = float("inf")) -> list[str]:
     """The names of the tasks that have attempts in flight (on `host`; assigned before `since`)."""
     run = world.of(run_id)
-    attempts = (one for one in run.in_flight.values() if one.host == (host or one.host) and one.assign_time <= since)
+    attempts = (one for one in run.in_flight.values() if one.host == (host or one.host) and one.sent.since <= since)
     return [run.graph.task_id(one.number) for one in attempts]
 
 

@@ -126,11 +126,11 @@ def test_a_run_moves_by_its_table(world: World, before: State, after: State) -> 
     run = world.of(world.submit({"a": task()}))
     run.state = before
     if after in RUN_TRANSITIONS[before]:
-        run._become(after, world.now)
+        run._become(after, world.wall)
         assert run.state is after
         return
     with pytest.raises(IllegalRunMove, match=f"run 1: it cannot go from {before.name} to {after.name}"):
-        run._become(after, world.now)
+        run._become(after, world.wall)
     assert run.state is before
 
 
@@ -161,10 +161,11 @@ def test_a_fault_tells_the_story_of_its_task(world: World) -> None:
         "  parents that it waits for: 0",
         "  revision of the run: 1, edits: 0, tasks: 3, of these gone: 0",
         "  of the others are 1 BLOCKED, 1 COMPLETED, 1 ERRORED",
-        "  attempt 2 of 1 is in flight on host h of pool main: it was assigned at 1000.000, started at 1000.000, and is to go on",
+        "  attempt 2 of 1 is in flight on host h of pool main: it was assigned at 1000001000.000, "
+        "started at 1000001000.000, and is to go on",
         "  retries used: 1, losses: 0, came back after it had begun: 0",
         "  the run is RUNNING; attempts in flight: 1",
-        "  the machine was handling AttemptEnded(run_id=1, number=1, attempt=2, outcome=FAILED), at 1000.000",
+        "  the machine was handling AttemptEnded(run_id=1, number=1, attempt=2, outcome=FAILED), at 1000001000.000",
         "  before that, in the same step, it recorded AttemptRecorded(run_id=1, number=0, attempt=1, outcome=FAILED, "
         "state=ERRORED, host=h)",
         "This is a fault of DaggyR and not of the run. Nothing of this step is stored or told to anybody: a coordinator that is "
@@ -180,7 +181,7 @@ def test_a_fault_tells_of_the_attempt_that_is_in_flight(world: World) -> None:
     with pytest.raises(IllegalTransition) as caught:
         world.start(run_id, "a")
     assert (
-        "attempt 1 of 0 is in flight on host h of pool main: it was assigned at 1000.000, has not started, and is stopping"
+        "attempt 1 of 0 is in flight on host h of pool main: it was assigned at 1000001000.000, has not started, and is stopping"
         in str(caught.value)
     )
     assert run.in_flight[0].start_time is None

@@ -124,7 +124,7 @@ class Anything(RuleBasedStateMachine):
             outcome = data.draw(st.sampled_from([None, *Outcome]))
             seconds = data.draw(st.sampled_from([None, 0.0, 0.01, 0.5, 60.0]))
             if outcome is None:
-                events.append(AttemptStarted(*key, self.world.now))
+                events.append(AttemptStarted(*key, self.world.wall))
             elif outcome is Outcome.SUCCEEDED:
                 self.world.tell(*events)
                 events = []
@@ -140,7 +140,7 @@ class Anything(RuleBasedStateMachine):
         keys = sorted(set(self.world.sent) - set(self.flights()))
         foreign = st.tuples(st.integers(0, 4), st.integers(0, 9), st.integers(0, 9)).filter(lambda key: key not in self.flights())
         key = data.draw(st.one_of(foreign, st.sampled_from(keys)) if keys else foreign)
-        step = self.world.tell(AttemptStarted(*key, self.world.now), AttemptEnded(*key, outcome, 1.0, None))
+        step = self.world.tell(AttemptStarted(*key, self.world.wall), AttemptEnded(*key, outcome, 1.0, None))
         assert not step.records and not step.commands and not step.changed
 
     @rule(data=st.data(), whole=st.sampled_from([False, False, False, True]), anything=st.sampled_from([False, False, True]))

@@ -57,7 +57,7 @@ class AnythingAndCrashes(Anything):
         self.world.tell(RunsForgotten(run_ids=(run_id,)))
         assert run_id not in self.world.machine.runs
         (event,) = [
-            event for event in restored(self.world.records, self.world.grown, self.world.now) if event.run.run_id == run_id
+            event for event in restored(self.world.records, self.world.grown, self.world.moment) if event.run.run_id == run_id
         ]
         self.world.tell(event)
         assert_as_before(self.world.of(run_id), run)
@@ -89,7 +89,7 @@ def test_forgetting_a_run_takes_it_off_its_pools() -> None:
     world.kill(run_id, "a", "b")
     world.tell(RunsForgotten(run_ids=(run_id,)))
     assert not world.machine.pools["main"].shares.by_run
-    world.tell(*restored(world.records, world.grown, world.now))
+    world.tell(*restored(world.records, world.grown, world.moment))
     world.host(cores=2)
     assert world.retry(run_id) is None
     world.end(run_id, "a", "b")

@@ -15,6 +15,7 @@ import pytest
 from daggyr_server.core.graph.in_flight import InFlight
 from daggyr_server.core.graph.run import Run
 from daggyr_server.core.graph.tasks import Tasks
+from daggyr_server.core.moment import Moment
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CORE = ROOT / "daggyr_server/core"
@@ -32,7 +33,7 @@ TAKEN = frozenset({"moves", "changed"})  # the machine takes these notes
 def attributes(of: type[Tasks]) -> frozenset[str]:
     """What objects of a class have."""
     made = (
-        Run(1, tags={}, pool="", parameters={}, submit_time=0.0, offer=lambda queue: None)
+        Run(1, tags={}, pool="", parameters={}, made=Moment(0.0, 0.0), offer=lambda queue: None)
         if of is Run
         else of(1, lambda queue: None)
     )

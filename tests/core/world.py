@@ -29,6 +29,7 @@ from daggyr_server.core.events import (
 from daggyr_server.core.graph.graph import Addition, Edit
 from daggyr_server.core.graph.run import Run
 from daggyr_server.core.machine import Machine
+from daggyr_server.core.moment import Moment
 from daggyr_server.core.placing.host import Needs
 from daggyr_server.core.records import Record, RunEdited, RunMoved, TasksGenerated
 from daggyr_server.core.states import Outcome, Phase, State
@@ -80,7 +81,8 @@ class SimulatedHost:
 class World:
     def __init__(self, *pools: str, checked: bool = True) -> None:
         self.machine = Machine(pools or ("main",))
-        self.now = 1_000.0
+        self.now = 1_000.0  # by the steady clock
+        self.ahead = 1_000_000_000.0  # seconds that the wall clock is ahead of it; tests let that jump
         self.due: float | None = None
         self.records: list[Record] = []
         self.commands: list[StartAttempts | StopAttempts | RecallAttempts] = []
@@ -94,11 +96,20 @@ class World:
         self.edits: dict[tuple[int, int], Edit] = {}  # by run and revision
         self._tickets = 0
 
+    @property
+    def moment(self) -> Moment:
+        """Now, by both clocks."""
+        return Moment(self.now, self.wall)
+
+    @property
+    def wall(self) -> float:
+        return self.now + self.ahead
+
     # -- events in, commands out --------------------------------------------------------------------------------------
 
     def tell(self, *events: Event) -> Step:
         """Let the machine make a step. All invariants are checked, and that no attempt is ever sent twice."""
-        step = self.machine.handle(self.now, events)
+        step = self.machine.handle(self.moment, events)
         if self.checked:
             check(self.machine, self.shrunk)
         self.records += step.records
@@ -253,7 +264,7 @@ class World:
 
     def start(self, run_id: int, *names: str) -> Step:
         """The current attempts of these tasks have a process."""
-        return self.tell(*(AttemptStarted(*self.key(run_id, name), self.now) for name in names))
+        return self.tell(*(AttemptStarted(*self.key(run_id, name), self.wall) for name in names))
 
     def end(self, run_id: int, *names: str, outcome: Outcome = Outcome.SUCCEEDED, seconds: float | None = 1.0) -> Step:
         """The current attempts of these tasks end."""
@@ -317,7 +328,7 @@ class World:
             key = host.waiting.popleft()
             host.begin(key, self.needs(key))
             heapq.heappush(self.ends, (self.now + self.lasts(key), len(self.sent) + len(host.running), key))
-            told.append(AttemptStarted(*key, self.now))
+            told.append(AttemptStarted(*key, self.wall))
 
     def needs(self, key: Key) -> Needs:
         return self.machine.runs[key[0]].graph.policy(key[1]).needs

@@ -23,6 +23,7 @@ from daggyr_server.api.listening.listener import Listener
 from daggyr_server.api.runs import RunsService
 from daggyr_server.api.servicer import Limits
 from daggyr_server.core.machine import Machine
+from daggyr_server.core.moment import Moment
 from daggyr_server.driver.changes import Changes
 from daggyr_server.driver.generators import Generators
 from daggyr_server.driver.loop import Driver
@@ -63,7 +64,13 @@ class Serving:
 async def serving(tmp_path: Path, **limits: Any) -> AsyncIterator[Serving]:
     (tmp_path / "socket").mkdir(mode=0o700)
     driver = Driver(
-        Machine(["main"]), MemoryTracker("memory"), Changes(1), Generators({}), lambda: 1_000.0, durable=False, life=1
+        Machine(["main"]),
+        MemoryTracker("memory"),
+        Changes(1),
+        Generators({}),
+        lambda: Moment(1_000.0, 1_000.0),
+        durable=False,
+        life=1,
     )
     async with AsyncExitStack() as stack:
         stack.push_async_callback(driver.close)

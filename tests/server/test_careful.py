@@ -23,6 +23,7 @@ from daggyr.v1.task_pb2 import (
     Placement,
 )
 from daggyr_server.core.machine import Machine
+from daggyr_server.core.moment import Moment
 from daggyr_server.core.states import State
 from daggyr_server.driver import careful
 from daggyr_server.driver.changes import Changes
@@ -117,7 +118,13 @@ class Faulty(Sound):
 @pytest.fixture
 async def driver() -> AsyncIterator[Driver]:
     made = Driver(
-        Machine(["faulty", "sound"]), MemoryTracker("memory"), Changes(1), Generators({}), lambda: 1_000.0, durable=False, life=1
+        Machine(["faulty", "sound"]),
+        MemoryTracker("memory"),
+        Changes(1),
+        Generators({}),
+        lambda: Moment(1_000.0, 1_000.0),
+        durable=False,
+        life=1,
     )
     yield made
     await made.close()

@@ -26,6 +26,7 @@ from daggyr.v1.task_pb2 import (
     Placement,
 )
 from daggyr_server.core.machine import Machine
+from daggyr_server.core.moment import Moment
 from daggyr_server.core.records import Record
 from daggyr_server.core.states import State
 from daggyr_server.driver import ended
@@ -78,7 +79,8 @@ async def generators() -> Generators:
 
 @pytest.fixture
 async def driver(generators: Generators) -> AsyncIterator[Driver]:
-    clock = itertools.count(1_000.0).__next__  # a second passes whenever it is looked at, so that delays end
+    passed = itertools.count(1_000.0)  # a second passes whenever the clock is looked at, so that delays end
+    clock = lambda: Moment(next(passed), 0.0)  # noqa: E731
     made = Driver(Machine(["main"]), MemoryTracker("memory"), Changes(1), generators, clock, durable=False, life=1)
     yield made
     await made.close()
@@ -170,7 +172,13 @@ async def test_a_run_that_left_memory_after_it_was_found_is_brought_back(
     tracker = SqliteTracker(f"sqlite:{tmp_path}/state.db")
     opened = await tracker.open()
     driver = Driver(
-        Machine(["main"]), tracker, Changes(1), Generators({}), lambda: 1_000.0, durable=opened.durable, life=opened.life
+        Machine(["main"]),
+        tracker,
+        Changes(1),
+        Generators({}),
+        lambda: Moment(1_000.0, 1_000.0),
+        durable=opened.durable,
+        life=opened.life,
     )
     await driver.start({})
     try:
@@ -205,7 +213,9 @@ async def test_what_is_asked_of_a_driver_that_ends_is_answered() -> None:
             self.committing.set()
             await asyncio.Event().wait()
 
-    driver = Driver(Machine(["main"]), Stuck("memory"), Changes(1), Generators({}), lambda: 1_000.0, durable=False, life=1)
+    driver = Driver(
+        Machine(["main"]), Stuck("memory"), Changes(1), Generators({}), lambda: Moment(1_000.0, 1_000.0), durable=False, life=1
+    )
     await driver.start({})
     under_way = [asyncio.ensure_future(submitted(driver)), asyncio.ensure_future(driver.requests.keep_pin("agent", "name", None))]
     await Stuck.committing.wait()

@@ -31,6 +31,7 @@ from daggyr.v1.task_pb2 import (
 )
 from daggyr_server.core.graph.run import Run
 from daggyr_server.core.machine import Machine
+from daggyr_server.core.moment import Moment
 from daggyr_server.core.stored import needed
 from daggyr_server.driver import growing
 from daggyr_server.driver.changes import Changes
@@ -146,7 +147,7 @@ class Edited:
 
     async def made_again(self) -> Run:
         """The run as the next coordinator would have it."""
-        found = await recovered(1, self.tracker, list, 1_000.0)
+        found = await recovered(1, self.tracker, list, Moment(1_000.0, 1_000.0))
         assert found is not None
         return found.event.run
 
@@ -156,7 +157,15 @@ async def edited(tmp_path: Path) -> AsyncIterator[Edited]:
     tracker = SqliteTracker(f"sqlite:{tmp_path}/state.db")
     opened = await tracker.open()
     generators = Generators(LIMITS)
-    driver = Driver(Machine(["main", "other"]), tracker, Changes(1), generators, lambda: 1_000.0, durable=True, life=opened.life)
+    driver = Driver(
+        Machine(["main", "other"]),
+        tracker,
+        Changes(1),
+        generators,
+        lambda: Moment(1_000.0, 1_000.0),
+        durable=True,
+        life=opened.life,
+    )
     made = Edited(driver, tracker)
     await made.begin()
     yield made

@@ -166,7 +166,7 @@ def why(settings: Settings, run_id: int, task_id: str) -> int:
             return 0
         stdout.line(f"Task {words.printable(task_id)} of run {answer.run_id} ({stdout.paint(state, state)}):")
         for reason in answer.reasons:
-            stdout.line(words.printable(reason))
+            stdout.line(words.said(reason))
         return 0
 
     return with_client(settings, work)

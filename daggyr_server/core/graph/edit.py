@@ -14,6 +14,7 @@ from daggyr_server.core.graph.graph import Edit
 from daggyr_server.core.graph.held import hold_back
 from daggyr_server.core.graph.in_flight import InFlight
 from daggyr_server.core.graph.run import Run
+from daggyr_server.core.moment import Moment
 from daggyr_server.core.states import ENDED, Phase
 
 _BLOCKED, _COMPLETED, _KILLED = int(Phase.BLOCKED), int(Phase.COMPLETED), int(Phase.KILLED)
@@ -22,7 +23,7 @@ _ENDED_ONLY = bytes(phase if phase < len(Phase) and Phase(phase) in ENDED else _
 T = TypeVar("T")
 
 
-def edited(run: Run, edit: Edit, repeated: Sequence[int], now: float, *, everything: bool) -> tuple[list[int], list[int]]:
+def edited(run: Run, edit: Edit, repeated: Sequence[int], now: Moment, *, everything: bool) -> tuple[list[int], list[int]]:
     """Give a run another specification. Unchanged tasks keep their state and budget; changed and new ones are QUEUED.
 
     An attempt in flight whose task is changed, or gone, does not count any more: it is to be ended. `repeated` are unchanged

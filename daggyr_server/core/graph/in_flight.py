@@ -7,20 +7,21 @@ folder change one; the machine asks for a change by calling `ask_end` and `ask_b
 from __future__ import annotations
 
 from daggyr_server.core.graph.ready import ReadyQueue
+from daggyr_server.core.moment import Moment
 
 
 class Sent:
     """What attempts that were assigned to one host together have in common."""
 
-    __slots__ = ("host", "host_name", "pool", "queue", "time", "weight")
+    __slots__ = ("host", "host_name", "pool", "queue", "since", "time", "weight")
 
-    def __init__(self, pool: str, host: str, host_name: str, queue: ReadyQueue, weight: int, time: float) -> None:
+    def __init__(self, pool: str, host: str, host_name: str, queue: ReadyQueue, weight: int, now: Moment) -> None:
         self.pool = pool
         self.host = host
         self.host_name = host_name
         self.queue = queue
         self.weight = weight  # what each counts for on its host (see placing/host.py); 0 until its pool has adopted it
-        self.time = time  # seconds since the epoch
+        self.since, self.time = now  # when they were assigned, by the steady and by the wall clock
 
 
 class InFlight:
@@ -35,7 +36,7 @@ class InFlight:
         self.number = number
         self.attempt = attempt
         self.sent = sent
-        self.start_time: float | None = None
+        self.start_time: float | None = None  # by the wall clock of its host
         self.stopping = False  # its end was asked for
         self.recalled = False  # it was asked back
         self.void = False  # an edit changed its task: however the attempt ends, the task is queued again...

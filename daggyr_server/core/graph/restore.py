@@ -7,6 +7,7 @@ whether an attempt has started, and how long a retry's delay has lasted. Nothing
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from daggyr_server.core.graph.held import hold_back
 from daggyr_server.core.graph.in_flight import InFlight, Sent
 from daggyr_server.core.graph.ready import ReadyQueue
 from daggyr_server.core.graph.run import Run, seconds_before_lost, seconds_before_retry
+from daggyr_server.core.moment import Moment
 from daggyr_server.core.states import ENDED, STATE_OF, Phase, State
 from daggyr_server.core.stored import Adopted, RunRow, TaskRows
 
@@ -41,7 +43,7 @@ def restored(
     revision: int,
     specified_in: int = 0,
     printed: Mapping[int, int],
-    now: float,
+    now: Moment,
 ) -> Restored:
     """The run that a tracker kept. It offers its queues to nobody yet, and its attempts have no weight yet.
 
@@ -54,7 +56,7 @@ def restored(
         tags=row.tags,
         pool=row.pool,
         parameters=parameters,
-        submit_time=row.submit_time,
+        made=Moment(now.steady_at(row.submit_time), row.submit_time),
         offer=_nobody,
     )
     for growth in growths:
@@ -68,6 +70,10 @@ def restored(
     run.printed = dict(printed)
     run.start_time, run.stop_time = row.start_time, row.stop_time
     run.state, run.killing = row.state, row.killing
+    run.ran_seconds = row.ran_seconds
+    if row.state is State.RUNNING:
+        # What ran before goes on to run while no coordinator is there, so that this time counts.
+        run.running_since = now.steady_at(row.running_time if row.running_time is not None else row.submit_time)
     phases = bytearray(run.graph.size)
     for number, state, attempt, failures, losses in zip(
         tasks.numbers, tasks.states, tasks.attempts, tasks.failures, tasks.losses, strict=True
@@ -86,11 +92,11 @@ def restored(
     for number, one in run.in_flight.items():
         one.killed = one.void and number >= live and phases[number] == _KILLED
     # The last end is what a task waits for, and nobody knows which of the two it was: it waits for the longer time.
-    due = {number: now + seconds_before_lost(lost) for number, lost in run.losses.items()}
+    due = {number: now.steady + seconds_before_lost(lost) for number, lost in run.losses.items()}
     run.lost_on = dict.fromkeys(due, "")
     for number, used in run.failures.items():
         if (policy := run.graph.policy(number)).retry_delay > 0:
-            due[number] = max(due.get(number, now), now + seconds_before_retry(policy, used))
+            due[number] = max(due.get(number, now.steady), now.steady + seconds_before_retry(policy, used))
     delayed = [(time, number) for number, time in due.items()]
     # An attempt goes back to the number that it was assigned with, if a later edit takes its task away.
     assigned = [one.number for one in run.in_flight.values() if one.number < live]
@@ -135,7 +141,9 @@ def _adopt(run: Run, adopted: Adopted) -> None:
     """Take an attempt that an earlier coordinator sent, under the number that its task has by now."""
     number = adopted.number
     queue = run.queues[run.graph.policy_index(number)]
-    sent = Sent(queue.policy.pool, adopted.host, adopted.host_name, queue, 0, adopted.assign_time)
+    # It was assigned before everything that this machine knows of; for how long it has waited, no clock tells that may be set.
+    assigned = Moment(-math.inf, adopted.assign_time)
+    sent = Sent(queue.policy.pool, adopted.host, adopted.host_name, queue, 0, assigned)
     attempt = InFlight(number, adopted.attempt, sent)
     attempt.void = adopted.void
     newest = run.graph.newest(number)

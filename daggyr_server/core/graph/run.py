@@ -8,6 +8,7 @@ only for an attempt in flight. A run never decides where a task runs and never l
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 
 from daggyr_server.core.graph.faults import IllegalRunMove
@@ -17,6 +18,7 @@ from daggyr_server.core.graph.in_flight import InFlight, Sent
 from daggyr_server.core.graph.ready import ReadyQueue
 from daggyr_server.core.graph.segments import Policy
 from daggyr_server.core.graph.tasks import Tasks
+from daggyr_server.core.moment import Moment
 from daggyr_server.core.states import ENDED, FOLLOWS, MAX_LOSSES, RUN_TRANSITIONS, STATE_OF, Follows, Outcome, Phase, State
 
 _RUNNING, _COMPLETED, _ERRORED, _KILLED = int(Phase.RUNNING), int(Phase.COMPLETED), int(Phase.ERRORED), int(Phase.KILLED)
@@ -35,20 +37,23 @@ class Run(Tasks):
         tags: Mapping[str, str],
         pool: str,
         parameters: Mapping[str, tuple[str, ...]],
-        submit_time: float,
+        made: Moment,
         offer: Callable[[ReadyQueue], None],
     ) -> None:
         super().__init__(run_id, offer)
         self.tags = dict(tags)
         self.pool = pool
         self.parameters = parameters
-        self.submit_time = submit_time
+        self.submit_time = made.wall
         self.start_time: float | None = None  # of its first attempt that ran
         self.stop_time: float | None = None
         self.state = State.QUEUED
+        self.ran_seconds = 0.0  # for how long it was RUNNING, but for the time since `running_since`
+        self.queued_since = made.steady  # when it was submitted, or queued again
+        self.running_since = math.inf  # the steady time from which on it is RUNNING; infinite if it is not
         self.printed: dict[int, int] = {}  # revision -> the generator whose tasks came then and are still there
         self.specified_in = 0  # the revision whose document is the run's specification; 0 is the one that it was submitted with
-        self.moves: list[tuple[State, float]] = []  # since the machine last took them
+        self.moves: list[tuple[State, float, float]] = []  # (state, wall time, `ran_seconds`), since the machine last took them
         self.killing = False  # a person asked for the end of the run
         self.failures: dict[int, int] = {}  # retries used
         self.losses: dict[int, int] = {}
@@ -100,7 +105,7 @@ class Run(Tasks):
             return []
         return [attempt for attempt in self.in_flight.values() if attempt.start_time is None and not attempt.recalled]
 
-    def started(self, number: int, attempt: InFlight, start_time: float, now: float) -> None:
+    def started(self, number: int, attempt: InFlight, start_time: float, now: Moment) -> None:
         """A current attempt has a process; saying so again changes nothing."""
         if attempt.start_time is not None:
             return
@@ -110,14 +115,15 @@ class Run(Tasks):
         attempt.start_time = start_time
         if not attempt.recalled:
             attempt.sent.queue.unstarted -= 1
-        self._begin(min(start_time, now))
+        if self.state is State.QUEUED:
+            self._begin(min(start_time, now.wall), now.steady)
 
     def ended(
         self,
         number: int,
         attempt: InFlight,
         outcome: Outcome,
-        now: float,
+        now: Moment,
         seconds: float | None,
         addition: Addition | None,
         refusal: str | None,
@@ -147,22 +153,21 @@ class Run(Tasks):
             # It was asked to end, and did: how does not matter.
             self.move(number, _KILLED)
         elif follows is Follows.RETRY:
-            self._retry(number, now)
+            self._retry(number, now.steady)
         elif follows is Follows.REQUEUE:
-            self._lost(number, attempt.host, self.losses, now)
+            self._lost(number, attempt.host, self.losses, now.steady)
         elif attempt.start_time is not None or seconds is not None:
             # It ran on a host that could not keep what it wrote. What fills its host's disk by itself must not run for ever.
-            self._lost(number, attempt.host, self.comebacks, now)
+            self._lost(number, attempt.host, self.comebacks, now.steady)
         else:
             self.queue_again(number)
         del self.in_flight[number]
         self.orphans.discard(number)
         self.renumbered.pop(attempt.number, None)
-        if attempt.start_time is None:
-            if not attempt.recalled:
-                attempt.sent.queue.unstarted -= 1
-            if seconds is not None and self.state is State.QUEUED:
-                self._begin(now - seconds)
+        if attempt.start_time is None and not attempt.recalled:
+            attempt.sent.queue.unstarted -= 1
+        if seconds is not None and now.steady - seconds < self.running_since:
+            self._begin(now.wall - seconds, now.steady - seconds)
         if counts:
             if outcome is not Outcome.RETURNED or attempt.start_time is not None or attempt.stopping:
                 self.changed.append(number)
@@ -222,7 +227,7 @@ class Run(Tasks):
             one.killed = one.void
         return moved, list(attempts.values())
 
-    def go_on(self, now: float, asked: Container[int] | None) -> list[int]:
+    def go_on(self, now: Moment, asked: Container[int] | None) -> list[int]:
         """The run, if it has ended, is QUEUED again, with fresh budgets. Returns the QUEUED tasks whose budget was not fresh.
 
         Where a kill of the run left tasks that wait for nobody, only those of `asked` go on (None: all), and the others are
@@ -234,7 +239,7 @@ class Run(Tasks):
             self.stop([number for number in self.ready_or_delayed() if number not in asked])
         self.queue(now)
         fresh = self.forgive(self.failures.keys() | self.losses.keys() | self.comebacks.keys())
-        self.end_delays(now)
+        self.end_delays(now.steady)
         return fresh
 
     def ready_or_delayed(self) -> list[int]:
@@ -275,26 +280,35 @@ class Run(Tasks):
         if state not in RUN_TRANSITIONS[self.state]:
             raise IllegalRunMove(self.run_id, self.state, state, self._story_of_run())
         self.state = state
-        self.moves.append((state, time))
+        self.moves.append((state, time, self.ran_seconds))
 
-    def _begin(self, time: float) -> None:
+    def _begin(self, time: float, since: float) -> None:
+        """The attempt that began first, as far as is known, did so at a wall time, and has run since a steady time: the run is
+        RUNNING since then, but not since before it was queued. (Hosts have clocks of their own.)"""
+        self.running_since = max(since, self.queued_since)
         if self.state is State.QUEUED:
-            time = max(time, self.submit_time)  # hosts have clocks of their own
+            time = max(time, self.submit_time)
             self._become(State.RUNNING, time)
             if self.start_time is None:
                 self.start_time = time
 
-    def queue(self, now: float) -> None:
-        """A run that has ended is QUEUED again, because a person asks for something that it has to do."""
-        self._become(State.QUEUED, now)
-        self.stop_time, self.killing = None, False
+    def ran_until(self, steady: float) -> float:
+        """For how many seconds the run was RUNNING until then, all times together. A time in which it had ended is left out."""
+        return self.ran_seconds + max(0.0, steady - self.running_since)
 
-    def settle(self, now: float) -> None:
+    def queue(self, now: Moment) -> None:
+        """A run that has ended is QUEUED again, because a person asks for something that it has to do."""
+        self._become(State.QUEUED, now.wall)
+        self.stop_time, self.killing = None, False
+        self.queued_since = now.steady
+
+    def settle(self, now: Moment) -> None:
         """End the run if nothing is left that could go on."""
         if self.has_ended or self.in_flight or (not self.killing and self.can_go_on):
             return
-        self._become(self.final_state, now)
-        self.stop_time = now
+        self.ran_seconds, self.running_since = self.ran_until(now.steady), math.inf
+        self._become(self.final_state, now.wall)
+        self.stop_time = now.wall
 
     @property
     def has_ended(self) -> bool:
@@ -353,7 +367,7 @@ class Run(Tasks):
     def _story_of_run(self) -> Iterator[str]:
         killing = ", and a person has asked for its end" if self.killing else ""
         yield f"the run is {self.state.name}{killing}; attempts in flight: {len(self.in_flight)}"
-        for state, time in self.moves:
+        for state, time, _ in self.moves:
             yield f"it became {state.name} at {time:.3f}, in this step"
 
 

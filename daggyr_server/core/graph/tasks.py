@@ -52,7 +52,7 @@ class Tasks:
         # counts as one more parent, so that none of them goes on before it is let go.
         self.stopped: set[int] = set()
         self.restopped = False  # whether `stopped` is another since the machine last recorded it
-        self.delayed: list[tuple[float, int]] = []  # a heap of (due, number): exactly what is DELAYED
+        self.delayed: list[tuple[float, int]] = []  # a heap of (due, number): exactly what is DELAYED; dues are steady
         self.lost_on: dict[int, str] = {}  # of what is DELAYED, what was LOST: the host that it was on, empty if nobody knows
         self.queues: list[ReadyQueue] = []  # by policy index
         self.elsewhere: dict[QueueKey, ReadyQueue] = {}  # beside these: what was LOST on a host, and avoids that host for a while

@@ -44,7 +44,7 @@ class Pause(NamedTuple):
     """Why a host that is there is given nothing for now, as a part of a sentence, and until when, if that is known."""
 
     reason: str
-    until: float | None
+    until: float | None  # a steady time
 
 
 class Host:
@@ -78,7 +78,7 @@ class Host:
         self.open = True  # takes attempts: it is offered, and is not paused
         self.own_pause: Pause | None = None  # its executor says that it is at fault
         self.pause: Pause | None = None  # this one, or what the pool itself has found out; None if it is not at fault
-        self.until: float | None = None  # when it goes away by itself, if it has a time limit
+        self.until: float | None = None  # the steady time when it goes away by itself, if it has a time limit
         self.shortage = ""  # why it offers less than it was meant to, for people
         self.most = MAX_IN_FLIGHT  # attempts at a time; 1 while the host is in doubt
         self.draining = False

@@ -17,17 +17,19 @@ Doubt          A host on which nothing runs is paused, as `doubts.py` says.
 Cost: a pool of five hundred full hosts is not searched for every task. Once a need found no room, only hosts where something
 changed since then are looked at again (`_fresh`, `_full_for`).
 
-Nothing here changes a task's state, and time comes in as an argument.
+Nothing here changes a task's state, and time comes in as an argument. It waits by the steady clock, and tells times of that.
 """
 
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from daggyr_server.core.graph.in_flight import Sent
 from daggyr_server.core.graph.ready import ReadyQueue, Wants
+from daggyr_server.core.moment import Moment
 from daggyr_server.core.placing.doubts import Doubt, Doubts
 from daggyr_server.core.placing.host import AHEAD_SECONDS, MAX_IN_FLIGHT, WHOLE, Host, Needs, Pause
 from daggyr_server.core.placing.reservations import Reservations
@@ -124,7 +126,7 @@ class Pool:
         self._fresh[host.host] = host
         self._look_everywhere()
         if len(self.hosts) > 1:
-            self.look_again = 0.0
+            self.look_again = -math.inf  # at once
 
     def _look_everywhere(self) -> None:
         """Forget what found no room for tasks that avoid a host: whether they may go there depends on the other hosts."""
@@ -170,7 +172,7 @@ class Pool:
 
     def in_vain(self, sent: Sent, outcome: Outcome, now: float) -> Doubt | None:
         """An attempt was LOST, or RETURNED without being asked back. Returns what is known of its host if that is paused now."""
-        doubt = self.doubts.in_vain(sent.host, outcome, sent.time, now)
+        doubt = self.doubts.in_vain(sent.host, outcome, sent.since, now)
         host = self.hosts.get(sent.host)
         if doubt is not None and host is not None:
             self._weigh(host, now)
@@ -202,17 +204,18 @@ class Pool:
 
     # -- placing ------------------------------------------------------------------------------------------------------
 
-    def place(self, now: float) -> Iterator[Placing]:
+    def place(self, now: Moment) -> Iterator[Placing]:
         """Decide on all that fits now. The caller carries out each Placing, so that its tasks leave READY, before it asks for the
         next."""
-        self._let_pauses_end(now)
-        self._let_go_anywhere(now)
+        steady = now.steady
+        self._let_pauses_end(steady)
+        self._let_go_anywhere(steady)
         if not self.hosts:
             return
         for queue, host in list(self.reservations.kept.items()):
             if not queue:
                 self._withdraw(self.shares.by_run[queue.run_id], queue)
-            elif host.lasts(queue, now) and host.room(queue.policy.needs, queue, WHOLE):
+            elif host.lasts(queue, steady) and host.room(queue.policy.needs, queue, WHOLE):
                 yield self._send(queue, host, 1, now)
                 self._served_or_gone(queue)
         again = True
@@ -223,8 +226,8 @@ class Pool:
         for queue, turn in found.stuck.items():
             passed = self._passed_by(queue, turn, found.placed)
             if passed:
-                self.reservations.passed_over(queue, passed, now)
-        self.reservations.make(self.hosts.values(), now)
+                self.reservations.passed_over(queue, passed, steady)
+        self.reservations.make(self.hosts.values(), steady)
 
     def _let_pauses_end(self, now: float) -> None:
         """Open hosts whose pause is over, and trust those that were tried for long enough."""
@@ -263,7 +266,7 @@ class Pool:
         times += [queue.until for queue in self.shares.avoiding]
         self.due = min((time for time in times if time is not None), default=None)
 
-    def _round(self, found: Round, now: float) -> Generator[Placing, None, bool]:
+    def _round(self, found: Round, now: Moment) -> Generator[Placing, None, bool]:
         """Serve the runs in turn until nothing fits. Returns whether room was made meanwhile for those that found none."""
         shares, again = self.shares, False
         shares.line_up()
@@ -295,14 +298,14 @@ class Pool:
                 found.append((-queue.policy.priority, order, index))
         return [share.queues[index] for _, _, index in sorted(found)]
 
-    def _serve(self, share: Share, queue: ReadyQueue, level: int | None, found: Round, now: float) -> Iterator[Placing]:
+    def _serve(self, share: Share, queue: ReadyQueue, level: int | None, found: Round, now: Moment) -> Iterator[Placing]:
         """Place the queue's tasks, until the run is `level` higher than it was or nothing fits."""
         needs, cores, wants = queue.policy.needs, queue.cores, queue.wants
         if wants in found.full:
             return
         budget = None if level is None else max(level, cores * WHOLE)
         # What a queue is not given because a host goes away too soon says nothing of others with the same needs.
-        apart = self._limited and not all(host.lasts(queue, now) for host in self.hosts.values())
+        apart = self._limited and not all(host.lasts(queue, now.steady) for host in self.hosts.values())
         roomy = None if apart else found.roomy.get(wants)
         if roomy is None:
             hosts = found.fresh if wants in self._full_for and not apart else self.hosts
@@ -310,7 +313,7 @@ class Pool:
             heap = [
                 (-idle, -spare, order, host)
                 for order, host in enumerate(hosts.values())
-                if host is not avoid and (not apart or host.lasts(queue, now))
+                if host is not avoid and (not apart or host.lasts(queue, now.steady))
                 for idle, spare in (host.free(needs, queue),)
                 if spare
             ]
@@ -343,15 +346,15 @@ class Pool:
         others = (host for name, host in self.hosts.items() if name != queue.avoid and host.open and host.could_hold(needs))
         return self.hosts.get(queue.avoid) if any(others) else None
 
-    def _send(self, queue: ReadyQueue, host: Host, count: int, now: float) -> Placing:
+    def _send(self, queue: ReadyQueue, host: Host, count: int, now: Moment) -> Placing:
         weight = host.weight(queue)
         numbers = queue.take(count)
         host.take(queue.policy.needs, weight, len(numbers))
         self.shares.charge(queue, weight, len(numbers))
         if host.most == 1:
-            self.doubts.tried(host.host, now)
+            self.doubts.tried(host.host, now.steady)
         if host.ahead and self.look_again is None and len(self.hosts) > 1:
-            self.look_again = now + 2 * AHEAD_SECONDS
+            self.look_again = now.steady + 2 * AHEAD_SECONDS
         return Placing(numbers, Sent(self.name, host.host, host.name, queue, weight, now))
 
     def _passed_by(self, queue: ReadyQueue, turn: int, placed: Mapping[Needs, int]) -> Iterable[str]:

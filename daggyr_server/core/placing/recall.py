@@ -83,7 +83,7 @@ def for_idle_hosts(pool: Pool, queues: Iterable[ReadyQueue], unstarted: Unstarte
                 attempt
                 for attempt in unstarted()
                 if attempt.sent.queue is queue
-                and attempt.assign_time + 2 * AHEAD_SECONDS <= now
+                and attempt.sent.since + 2 * AHEAD_SECONDS <= now
                 and pool.hosts[attempt.host].ahead
                 and not pool.hosts[attempt.host].free(queue.policy.needs, queue)[0]
             )

@@ -65,6 +65,8 @@ class _Kept:
         self.state = State.QUEUED
         self.start_time: float | None = None
         self.stop_time: float | None = None
+        self.ran_seconds = 0.0
+        self.running_time: float | None = None
         self.killing = False
         self.task_states: Mapping[State, int] = {}
         self.command_states: Mapping[State, int] = {}
@@ -91,10 +93,13 @@ class _Kept:
             command_states=dict(self.command_states),
             revision=1 + len(self.growths),
             stopped=len(self.stopped),
+            ran_seconds=self.ran_seconds,
+            running_time=self.running_time,
         )
 
     def move(self, record: RunMoved) -> None:
-        self.state = record.state
+        self.state, self.ran_seconds = record.state, record.ran_seconds
+        self.running_time = record.time if record.state is State.RUNNING else None
         if record.state is State.QUEUED:
             self.stop_time, self.task_states, self.command_states, self.killing = None, {}, {}, False
         elif record.state is State.RUNNING:

@@ -108,13 +108,14 @@ class Batch:
     def _run_moved(self, record: RunMoved) -> None:
         state = int(record.state)
         if record.state is State.QUEUED:
-            self.steps.append(("queue_run", (state, record.run_id)))
+            self.steps.append(("queue_run", (state, record.ran_seconds, record.run_id)))
         elif record.state is State.RUNNING:
-            self.steps.append(("start_run", (state, record.time, record.run_id)))
+            self.steps.append(("start_run", (state, record.ran_seconds, record.time, record.time, record.run_id)))
         else:
             counts = {of.name: count for of, count in record.task_states.items()}
             counts |= {COMMANDS + of.name: count for of, count in record.command_states.items()}
-            self.steps.append(("end_run", (state, record.time, msgspec.json.encode(counts).decode(), record.run_id)))
+            told = msgspec.json.encode(counts).decode()
+            self.steps.append(("end_run", (state, record.ran_seconds, record.time, told, record.run_id)))
         self.steps.append(("note_move", (record.run_id, record.time, state)))
 
     def _run_kill_asked(self, record: RunKillAsked) -> None:

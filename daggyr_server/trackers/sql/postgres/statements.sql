@@ -48,11 +48,12 @@ INSERT INTO daggyr.run (run_id, request_id, tags, submit_pool, pool, state, subm
 -- name: take_run_id
 UPDATE daggyr.tracker SET next_run_id = greatest(next_run_id, 1 + %s)
 -- name: queue_run
-UPDATE daggyr.run SET state = %s, stop_time = NULL, task_states = '{}', killing = false WHERE run_id = %s
+UPDATE daggyr.run SET state = %s, ran_seconds = %s, running_time = NULL, stop_time = NULL, task_states = '{}', killing = false
+WHERE run_id = %s
 -- name: start_run
-UPDATE daggyr.run SET state = %s, start_time = coalesce(start_time, %s) WHERE run_id = %s
+UPDATE daggyr.run SET state = %s, ran_seconds = %s, running_time = %s, start_time = coalesce(start_time, %s) WHERE run_id = %s
 -- name: end_run
-UPDATE daggyr.run SET state = %s, stop_time = %s, task_states = %s WHERE run_id = %s
+UPDATE daggyr.run SET state = %s, ran_seconds = %s, running_time = NULL, stop_time = %s, task_states = %s WHERE run_id = %s
 -- name: kill_run
 UPDATE daggyr.run SET killing = true WHERE run_id = %s
 -- name: edit_run
@@ -149,13 +150,16 @@ SELECT 1 FROM daggyr.run WHERE run_id = %(run_id)s AND NOT deleting
 AND (%(revision)s = 0 OR EXISTS (SELECT 1 FROM daggyr.growth WHERE run_id = %(run_id)s AND revision = %(revision)s))
 -- name: run
 SELECT run_id, request_id, tags, pool, state, submit_time, start_time, stop_time, killing, task_states,
-(SELECT count(*) FROM daggyr.growth WHERE growth.run_id = run.run_id), length(stopped_list) / 4, submit_pool, stopped_list
+(SELECT count(*) FROM daggyr.growth WHERE growth.run_id = run.run_id), length(stopped_list) / 4, ran_seconds, running_time,
+submit_pool, stopped_list
 FROM daggyr.run WHERE run_id = %(run_id)s AND NOT deleting
 -- name: runs
-SELECT run_id, request_id, tags, pool, state, submit_time, start_time, stop_time, killing, task_states, growths, stopped FROM (
+SELECT run_id, request_id, tags, pool, state, submit_time, start_time, stop_time, killing, task_states, growths, stopped,
+ran_seconds, running_time FROM (
     SELECT *, sum(octet_length(tags)) OVER (ORDER BY run_id DESC) - octet_length(tags) AS size_before FROM (
         SELECT run_id, request_id, tags, pool, state, submit_time, start_time, stop_time, killing, task_states,
-        (SELECT count(*) FROM daggyr.growth WHERE growth.run_id = run.run_id) AS growths, length(stopped_list) / 4 AS stopped
+        (SELECT count(*) FROM daggyr.growth WHERE growth.run_id = run.run_id) AS growths, length(stopped_list) / 4 AS stopped,
+        ran_seconds, running_time
         FROM daggyr.run WHERE run_id < %(before)s::bigint AND NOT deleting ORDER BY run_id DESC LIMIT %(limit)s
     ) AS newest
 ) AS sized WHERE size_before < %(most)s::bigint ORDER BY run_id DESC

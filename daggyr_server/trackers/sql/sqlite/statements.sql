@@ -40,11 +40,12 @@ INSERT INTO run (run_id, request_id, tags, submit_pool, pool, state, submit_time
 -- name: take_run_id
 UPDATE tracker SET next_run_id = max(next_run_id, 1 + ?)
 -- name: queue_run
-UPDATE run SET state = ?, stop_time = NULL, task_states = '{}', killing = 0 WHERE run_id = ?
+UPDATE run SET state = ?, ran_seconds = ?, running_time = NULL, stop_time = NULL, task_states = '{}', killing = 0
+WHERE run_id = ?
 -- name: start_run
-UPDATE run SET state = ?, start_time = coalesce(start_time, ?) WHERE run_id = ?
+UPDATE run SET state = ?, ran_seconds = ?, running_time = ?, start_time = coalesce(start_time, ?) WHERE run_id = ?
 -- name: end_run
-UPDATE run SET state = ?, stop_time = ?, task_states = ? WHERE run_id = ?
+UPDATE run SET state = ?, ran_seconds = ?, running_time = NULL, stop_time = ?, task_states = ? WHERE run_id = ?
 -- name: kill_run
 UPDATE run SET killing = 1 WHERE run_id = ?
 -- name: edit_run
@@ -113,11 +114,12 @@ SELECT 1 FROM run WHERE run_id = :run_id AND NOT deleting
 AND (:revision = 0 OR EXISTS (SELECT 1 FROM growth WHERE run_id = :run_id AND revision = :revision))
 -- name: run
 SELECT run_id, request_id, tags, pool, state, submit_time, start_time, stop_time, killing, task_states,
-(SELECT count(*) FROM growth WHERE growth.run_id = run.run_id), length(stopped_list) / 4, submit_pool, stopped_list
+(SELECT count(*) FROM growth WHERE growth.run_id = run.run_id), length(stopped_list) / 4, ran_seconds, running_time,
+submit_pool, stopped_list
 FROM run WHERE run_id = :run_id AND NOT deleting
 -- name: runs
 SELECT run_id, request_id, tags, pool, state, submit_time, start_time, stop_time, killing, task_states,
-(SELECT count(*) FROM growth WHERE growth.run_id = run.run_id), length(stopped_list) / 4
+(SELECT count(*) FROM growth WHERE growth.run_id = run.run_id), length(stopped_list) / 4, ran_seconds, running_time
 FROM run WHERE run_id < :before AND NOT deleting ORDER BY run_id DESC LIMIT :limit
 -- name: unfinished
 SELECT run_id FROM run WHERE state IN (1, 2) AND NOT deleting ORDER BY run_id
