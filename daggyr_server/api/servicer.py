@@ -205,8 +205,8 @@ class Servicer:
             await context.abort(grpc.StatusCode.NOT_FOUND, fitting(message))
         return number
 
-    async def named(self, run: Run, names: Any, context: Context) -> tuple[int, ...] | None:
-        """The numbers that plain names mean; None for no names."""
+    async def named(self, run: Run, names: Any, context: Context) -> Sequence[int] | None:
+        """The numbers that plain names mean, each once; None for no names."""
         if not names:
             return None
         await self.learn_names(run)
@@ -218,6 +218,8 @@ class Servicer:
             elif run.graph.kind(found[0]) is not Kind.TASK:
                 message = f"task {name!r} runs nothing: name the task that it belongs to, or one of its expansions"
                 await context.abort(grpc.StatusCode.FAILED_PRECONDITION, fitting(message))
+            elif len(names) == 1:
+                return found  # which costs nothing, however many they are
             else:
                 numbers += found
         return tuple(dict.fromkeys(numbers))

@@ -32,6 +32,7 @@ from daggyr_server.core.events import (
     HostGone,
     KillAsked,
     MarkAsked,
+    Rehearsed,
     RetryAsked,
     RunRestored,
     RunsForgotten,
@@ -72,6 +73,7 @@ class Machine(RequestHandlers):
             RetryAsked: self._retry_asked,
             MarkAsked: self._mark_asked,
             EditAsked: self._edit_asked,
+            Rehearsed: self._rehearsed,
             HostChanged: self._host_changed,
             HostGone: self._host_gone,
         }
@@ -112,6 +114,7 @@ class Machine(RequestHandlers):
                 if run is None:
                     continue
                 run.due(now)
+                run.steps += 1
                 self._note_delay(run)
         for pool in self.pools.values():
             if pool.due is not None and pool.due <= now:

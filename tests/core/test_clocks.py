@@ -18,7 +18,7 @@ from hypothesis.stateful import rule
 from test_recovery import AnythingAndCrashes
 from world import World, task
 
-from daggyr_server.core.events import AttemptStarted, Event, RunRestored
+from daggyr_server.core.events import AttemptStarted, Event, Rehearsed, RunRestored
 from daggyr_server.core.machine import Machine
 from daggyr_server.core.moment import Moment
 from daggyr_server.core.records import AttemptRecorded, Record, RunMoved
@@ -42,7 +42,10 @@ class Twins(DurableWorld):
 
     def tell(self, *events: Event) -> Step:
         moment = Moment(self.now, self.now + self.ahead_of_twin)
-        told: list[Event] = [event for event in events if not isinstance(event, RunRestored)]
+        # What one machine does to a copy of a run, the other does by itself: that must come to the same as well.
+        told: list[Event] = [
+            event.asked if isinstance(event, Rehearsed) else event for event in events if not isinstance(event, RunRestored)
+        ]
         wanted = {event.run.run_id: event for event in events if isinstance(event, RunRestored)}
         if self.machine is not self.known:  # A coordinator has started again, from what was committed.
             self.known, self.twin, self.restarted = self.machine, Machine(self.machine.pools), True

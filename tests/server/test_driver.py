@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import threading
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -28,8 +29,10 @@ from daggyr.v1.task_pb2 import (
 from daggyr_server.core.machine import Machine
 from daggyr_server.core.moment import Moment
 from daggyr_server.core.records import Record
+from daggyr_server.core.rehearsal import Rehearsal
 from daggyr_server.core.states import State
 from daggyr_server.driver import ended
+from daggyr_server.driver.asking import REHEARSED_TASKS
 from daggyr_server.driver.assignments import MAX_BYTES
 from daggyr_server.driver.changes import Changes
 from daggyr_server.driver.errors import Closing, Refused
@@ -201,6 +204,40 @@ async def test_a_run_that_left_memory_after_it_was_found_is_brought_back(
                 assert run is not None and run.state is State.COMPLETED
     finally:
         await driver.close()
+
+
+async def test_others_are_answered_while_a_large_run_is_changed(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is asked of a large run is carried out in a thread; until that is done, the loop goes on and the run is as it was."""
+    begun, gate = threading.Event(), threading.Event()
+    carried_out = Rehearsal.carried_out
+
+    def slowly(self: Rehearsal, *given: Any) -> Any:
+        begun.set()
+        assert gate.wait(60)
+        return carried_out(self, *given)
+
+    monkeypatch.setattr(Rehearsal, "carried_out", slowly)
+    await driver.start({"main": Taking(driver)})
+    resources = {"cores": 2}  # more than the host has, so that nothing begins
+    spec = {
+        "parameters": {"N": [str(number) for number in range(REHEARSED_TASKS)]},
+        "tasks": {"a": {"details": {"command": ["x", "N"], "resources": resources}}},
+    }
+    document = msgspec.json.encode(spec)
+    addition = expand(decode_json(document), default_pool="main")
+    large = await driver.requests.submit(
+        request_id="large", tags={}, pool="main", parameters={}, addition=addition, document=document
+    )
+    small = await submitted(driver, "small")
+    run = driver.reader.in_memory(large)
+    assert run is not None
+    marking = asyncio.create_task(driver.requests.mark(large, range(1, REHEARSED_TASKS + 1), completed=True))
+    await asyncio.to_thread(begun.wait, 60)
+    await driver.requests.kill(small, None)
+    assert not marking.done() and run.state is State.QUEUED
+    gate.set()
+    await marking
+    assert run.state is State.COMPLETED
 
 
 async def test_what_is_asked_of_a_driver_that_ends_is_answered() -> None:
