@@ -232,3 +232,12 @@ async def end_call(error: Refused | BeingRestored | Closing | TrackerError, cont
     if not isinstance(error, Refused):
         await context.abort(grpc.StatusCode.UNAVAILABLE, fitting(str(error)))
     await context.abort(_CODES[error.refusal.reason], fitting(str(error)))
+
+
+async def page_start(token: str, context: Context) -> int | None:
+    """Where a page goes on whose token is an id or a number; None for the first page."""
+    if not token:
+        return None
+    if not token.isdecimal() or len(token) > 18:
+        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, STRANGE_TOKEN)
+    return int(token)

@@ -180,7 +180,7 @@ class Machine(RequestHandlers):
             pool=event.pool,
             parameters=event.parameters,
             made=now,
-            offer=_nobody,
+            offer=nobody,
         )
         run.extend(event.addition)
         self._next_run_id += 1
@@ -306,7 +306,7 @@ class Machine(RequestHandlers):
         pool.note_due(now.steady)
 
 
-def _nobody(queue: ReadyQueue) -> None:
+def nobody(queue: ReadyQueue) -> None:
     """Offer a queue to nobody: its run is only being made."""
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 from daggyr_server.core.events import EditAsked, KillAsked, MarkAsked, Rehearsed, RetryAsked, RunRestored
 from daggyr_server.core.graph.run import Run
-from daggyr_server.core.machine import Machine
+from daggyr_server.core.machine import Machine, nobody
 from daggyr_server.core.moment import Moment
 
 Asked = KillAsked | RetryAsked | MarkAsked | EditAsked
@@ -35,4 +35,8 @@ class Rehearsal:
         step = machine.handle(now, [RunRestored(request_id="", run=copy, ending=()), asked])
         for pool in machine.pools.values():
             pool.drop(copy.run_id)
+        # The machine forgets the run and the step, because it is a circle of references that nobody collects for long.
+        copy.offers_to(nobody)
+        machine.runs.clear()
+        machine.handle(now, ())
         return Rehearsed(asked=asked, run=self._run, steps=self._steps, done=copy, step=step)

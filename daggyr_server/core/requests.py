@@ -158,10 +158,10 @@ class RequestHandlers(Stepper):
         answer = step.answers[asked.ticket]
         if run is not self.runs.get(asked.run_id) or run.steps != event.steps or run.in_flight:
             answer = Refusal(Reason.STALE, f"run {asked.run_id} goes on too fast: ask again")
-        elif not isinstance(answer, Refusal):
+        elif step.records:  # Else it was refused, or everything is as it was asked for.
             for pool in self.pools.values():
                 pool.drop(run.run_id)
-            changed = run.changed + step.changed.get(run.run_id, [])
+            changed = run.changed + step.changed[run.run_id]
             run.become(event.done)
             run.offers_to(self._offer)
             run.changed = changed

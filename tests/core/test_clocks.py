@@ -21,7 +21,7 @@ from world import World, task
 from daggyr_server.core.events import AttemptStarted, Event, Rehearsed, RunRestored
 from daggyr_server.core.machine import Machine
 from daggyr_server.core.moment import Moment
-from daggyr_server.core.records import AttemptRecorded, Record, RunMoved
+from daggyr_server.core.records import AttemptRecorded, Record, RunMoved, TasksStopped
 from daggyr_server.core.states import Outcome, Phase, State
 from daggyr_server.core.step import Step
 
@@ -60,9 +60,10 @@ class Twins(DurableWorld):
         return step
 
     def timeless(self, step: Step) -> dict[str, Any]:
-        """All that a step says, without wall times."""
+        """All that a step says, without wall times. What a run itself becomes is told last, or before its tasks are placed."""
         said = {name: getattr(step, name) for name in Step.__slots__}
-        return said | {"records": [self.scrubbed(record) for record in step.records]}
+        records = sorted(step.records, key=lambda record: isinstance(record, RunMoved | TasksStopped))
+        return said | {"records": [self.scrubbed(record) for record in records]}
 
     def scrubbed(self, record: Record) -> Record:
         if isinstance(record, AttemptRecorded):

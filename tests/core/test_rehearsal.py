@@ -5,6 +5,9 @@ That a copy comes to the same as the machine itself, the other tests of this fol
 
 from __future__ import annotations
 
+import gc
+import sys
+import weakref
 from typing import Any
 
 from many_tasks import many
@@ -65,12 +68,27 @@ def test_a_delay_that_ends_makes_a_copy_stale() -> None:
     assert isinstance(answer, Refusal)
 
 
+def test_nothing_is_left_of_the_copy_once_it_was_taken() -> None:
+    """No circle of references keeps it, and what it has in common with the run, until the garbage collector runs."""
+    world = World()
+    run_id = world.submit({"a": task(), "b": task()})
+    world.kill(run_id)
+    gc.collect()
+    gc.disable()
+    try:
+        event = rehearsal(world, run_id, "t")
+        copy = weakref.ref(event.done)
+        world.tell(event)
+        del event
+        assert copy() is None
+    finally:
+        gc.enable()
+
+
 def test_what_the_machine_does_to_take_a_copy_does_not_grow_with_the_run() -> None:
     """The machine moves no task of a run that was changed beside it: each move of a task is a line that is run."""
 
     def lines(count: int) -> int:
-        import sys
-
         world = World(checked=False)
         run_id = world.submit(many(count))
         world.kill(run_id)

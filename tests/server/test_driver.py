@@ -240,6 +240,19 @@ async def test_others_are_answered_while_a_large_run_is_changed(driver: Driver, 
     assert run.state is State.COMPLETED
 
 
+async def test_runs_are_pruned_so_many_a_call(driver: Driver) -> None:
+    await driver.start({})
+    runs = [await submitted(driver, f"r{number}") for number in range(5)]
+    for run_id in runs[:4]:
+        await driver.requests.kill(run_id, None)
+    left, pruned = None, []
+    for _ in range(3):
+        deleted, left = await driver.requests.prune(1.0, limit=2, newest=left)
+        pruned.append((deleted, left))
+    assert pruned == [(2, runs[2]), (2, runs[0]), (0, None)]
+    assert [row.run_id for row in await driver.reader.rows(before=None, limit=10)] == runs[4:]
+
+
 async def test_what_is_asked_of_a_driver_that_ends_is_answered() -> None:
     """Requests under way and later ones all get the same error, so that no caller waits for ever."""
 
