@@ -42,6 +42,7 @@ class Execution:
     """An attempt that has a process, will have one in a moment, or had one."""
 
     __slots__ = (
+        "_began",
         "_capture",
         "_context",
         "_end",
@@ -71,7 +72,7 @@ class Execution:
         """`runs` is called in the event loop once the process has lasted until the first look of `watch`."""
         self.attempt = attempt
         self.pid = 0  # of the process; 0 unless it can be signalled
-        self.started_ns = 0
+        self.started_ns = 0  # since the epoch
         self.deadline = float("inf")  # of the timeout, by the event loop's clock
         self.looked_peak = 0  # bytes
         self.cause: Cause | None = None  # why the agent began to end it
@@ -89,6 +90,7 @@ class Execution:
         self._capture: Capture | None = None
         self._family: Family | None = None
         self._end: End | None = None
+        self._began = 0  # the same, by the clock that nobody sets, which says how long it took
         self._ended_ns = 0
         self._oom_kills: int | None = None
         self._written_down: tuple[int, int] | None = None  # the process's number, and when it began
@@ -110,7 +112,7 @@ class Execution:
         context, pid = self._context, self.pid
         try:
             os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-            self._ended_ns = time.time_ns()
+            self._ended_ns = self.started_ns + time.monotonic_ns() - self._began
             alone = context.descendants.alone()
             capture = self._capture
             again = alone and capture is not None and capture.is_as_made()
@@ -151,7 +153,7 @@ class Execution:
                 environment[b"DAGGYR_LIFE"],
             )
         )
-        self.started_ns = time.time_ns()
+        self.started_ns, self._began = time.time_ns(), time.monotonic_ns()
         if attempt.template.timeout > 0:
             self.deadline = time.monotonic() + attempt.template.timeout
         with context.lock:

@@ -19,6 +19,7 @@ left its session, less than a second before).
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import select
@@ -30,6 +31,10 @@ from .proc import ProcessEntry, daggyr_variables, everybody, look
 from .process import AGENT_VARIABLE
 
 _ROUNDS = 100  # Each round finds what was started while the one before looked. Two are usual.
+
+# What pidfd_open(2) answers where a number is no process's any more. It is EINVAL, or with newer versions of Linux ENOENT, while
+# the number is still in use: a process group or a session has it whose leader has ended, or a thread.
+_NO_PROCESS = (errno.ESRCH, errno.EINVAL, errno.ENOENT)
 
 _log = logging.getLogger(__name__)
 
@@ -124,8 +129,10 @@ def _open(seen: ProcessEntry) -> int | None:
     """A pidfd of that very process, for the caller to close; None if it has ended (a zombie has)."""
     try:
         descriptor = os.pidfd_open(seen.pid)
-    except ProcessLookupError:
-        return None
+    except OSError as error:
+        if error.errno in _NO_PROCESS:
+            return None
+        raise
     ended = select.poll()
     ended.register(descriptor, select.POLLIN)
     now = look(seen.pid)

@@ -30,9 +30,9 @@ from daggyr_server.core.machine import Machine
 from daggyr_server.driver.careful import unusable
 from daggyr_server.driver.changes import Changes
 from daggyr_server.driver.clocks import host_clocks
+from daggyr_server.driver.driver import Driver
 from daggyr_server.driver.errors import Closing
 from daggyr_server.driver.generators import Generators
-from daggyr_server.driver.loop import Driver
 from daggyr_server.executors.agents.executor import AgentExecutor
 from daggyr_server.executors.agents.pins import AgentPins, Keep, PinsClosed
 from daggyr_server.executors.agents.servicer import AgentSessions

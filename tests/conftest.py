@@ -13,19 +13,21 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import HealthCheck, settings
 from support import left_behind, slurm_cluster
+
+# Tests start a thousand programs. Where this variable is set, as in many containers, each of them would compile all modules of
+# DaggyR anew, and a server would cost half as much again. Without it, Python keeps what it compiled, as it does for users. Each
+# worker would also rewrite the asserts of Hypothesis anew, which takes five seconds: so this comes before its import.
+COMPILES_ANEW = "PYTHONDONTWRITEBYTECODE"
+sys.dont_write_bytecode = False
+
+from hypothesis import HealthCheck, settings  # noqa: E402
 
 if TYPE_CHECKING:
     from support.postgres_server import PostgresServer
 
 # How wide and colourful a terminal is, and where databases are (libpq's variables begin with PG): each test says so itself.
 FOREIGN = ("CLICOLOR", "COLUMNS", "FORCE_COLOR", "LINES", "NO_COLOR", "PG", "TTY_")
-
-# Tests start a thousand programs. Where this variable is set, as in many containers, each of them would compile all modules of
-# DaggyR anew, and a server would cost half as much again. Without it, Python keeps what it compiled, as it does for users.
-COMPILES_ANEW = "PYTHONDONTWRITEBYTECODE"
-sys.dont_write_bytecode = False
 
 # These services are started once for all workers together: of Slurm there is one on a host, and a database server takes seconds
 # to make. A test needs one if it uses a fixture of that name, or if it is a case for a tracker or an executor of that name.

@@ -1,11 +1,9 @@
 """The loop round the core: events in, `Machine.handle`, commit, and only then act and answer.
 
-`daggyr-server` makes the one `Driver` and gives four of its parts to the API: `requests` takes what people ask, `reader` shows
-what is, `changes` tells watchers what changed, and `figures` has the metrics' numbers. Executors tell through `reports` what
-happens. All of it waits in the inbox; the loop takes what has come, commits the step's records in one call of the tracker, gives
-the commands to the executors, and answers. What comes during a commit joins the next step: batches form by themselves, never by a
-timer. This is the only file that calls `Machine.handle` and `Tracker.commit`. It knows no executor and no tracker by name, and no
-gRPC.
+The driver (driver.py) makes the one `Loop` and runs it. What people ask and what executors tell waits in the inbox. The loop
+takes what has come, commits the step's records in one call of the tracker, gives the commands to the executors, and answers. What
+comes during a commit joins the next step: batches form by themselves, never by a timer. Nobody else calls `Machine.handle` and
+`Tracker.commit` while a coordinator runs. Nothing here knows an executor or a tracker by name, or gRPC.
 """
 
 from __future__ import annotations
@@ -19,29 +17,21 @@ from daggyr.backoff import Backoff
 from daggyr.v1.task_pb2 import AttemptKey, AttemptUpdate
 from daggyr_server.core.commands import Command, RecallAttempts, StartAttempts, StopAttempts
 from daggyr_server.core.events import AttemptEnded, EditAsked, Event, Rehearsed
+from daggyr_server.core.graph.run import Run
+from daggyr_server.core.graph.segments import Keeping
 from daggyr_server.core.machine import Machine
 from daggyr_server.core.records import AttemptRecorded, OutputKept, Record, RunEdited, RunMoved
 from daggyr_server.core.step import Step
-from daggyr_server.driver import recovery
-from daggyr_server.driver.agents import Agents
-from daggyr_server.driver.asking import Asking
 from daggyr_server.driver.assignments import assignment_batches
-from daggyr_server.driver.careful import CarefulCalls, unusable
+from daggyr_server.driver.careful import CarefulCalls
 from daggyr_server.driver.changes import Changes
 from daggyr_server.driver.clocks import Clock
-from daggyr_server.driver.deletions import Deletions
 from daggyr_server.driver.durability import Durability
-from daggyr_server.driver.editing import Editing
-from daggyr_server.driver.ended import Reader
-from daggyr_server.driver.figures import FiguresReader
 from daggyr_server.driver.generators import Generators
 from daggyr_server.driver.inbox import Inbox, Reported, ToKeep
 from daggyr_server.driver.lives import Lives
-from daggyr_server.driver.reports import PoolReports, event_of
-from daggyr_server.driver.requests import Requests
-from daggyr_server.driver.restoring import MissingRuns
-from daggyr_server.driver.spilled import SpilledTasks
-from daggyr_server.executors.base import Executor, ExecutorError
+from daggyr_server.driver.reports import event_of
+from daggyr_server.executors.base import Executor
 from daggyr_server.trackers.base import LostTracker, Tracker, TrackerError
 
 log = logging.getLogger(__name__)
@@ -53,139 +43,54 @@ _ALONE = frozenset({EditAsked, Rehearsed})  # they may replace a run's graph
 _FIRST_DELAY, _LONGEST_DELAY = 0.1, 5.0  # seconds, before a commit that did not succeed is tried again
 
 
-class Driver:
-    """Owns the machine and the tracker. All methods belong to one event loop."""
+class Loop:
+    """Owns what goes on between the inbox, the machine, the tracker and the executors. All methods belong to one event loop."""
 
     def __init__(
         self,
         machine: Machine,
         tracker: Tracker,
+        inbox: Inbox,
+        executors: Mapping[str, Executor],
         changes: Changes,
         generators: Generators,
+        lives: Lives,
+        durability: Durability,
         clock: Clock,
+        keep: Callable[[], Keeping],
         *,
-        durable: bool,
-        life: int,
+        ended: Callable[[Run], None],
     ) -> None:
-        """`durable` says that the tracker can give ended runs back. `life` is this start's."""
-        self.changes = changes
-        self._durability = Durability()
+        """`executors` may be filled until the loop runs; `keep` makes the lists of what tasks execute; `ended` is told of runs
+        that have ended."""
         self._machine = machine
         self._tracker = tracker
+        self._inbox = inbox
+        self._executors = executors
+        self._changes = changes
         self._generators = generators
+        self._lives = lives
+        self._durability = durability
         self._clock = clock
+        self._keep = keep
+        self._ended = ended
         self._now = clock()  # of the steps that are being made
-        self._lives = Lives(life)
-        self._inbox = Inbox()
-        self._keep = partial(SpilledTasks, tracker.folder)  # a new list for what the tasks of one specification execute
-        self._executors: dict[str, Executor] = {}
-        self._calls = CarefulCalls()
+        self._held: list[Command] | None = []  # what executors are to do, until they are told of the runs of before
         self._demanding: dict[str, Executor] = {}
         self._demanded: dict[str, int] = {}  # what each of these was last told
-        self._task: asyncio.Task[None] | None = None
-        self._restorer: asyncio.Task[None] | None = None
-        self._watcher: asyncio.Task[None] | None = None
-        self._restoring = MissingRuns(
-            *(tracker, self._inbox, generators, self._lives, self._durability, clock, self._keep),
-            damaged=lambda damage: self.reader.is_damaged(damage),
-        )
-        self._held: list[Command] | None = []  # what executors are to do, until the runs of before are back
-        self.reader = Reader(
-            *(machine, tracker, self._executors, self._inbox, self._durability, self._lives, self._restoring, clock, self._keep),
-            durable=durable,
-        )
-        self.figures = FiguresReader(machine, self._durability)
-        self._deletions = Deletions(tracker, self.reader, changes)
-        asking, agents = Asking(self.reader, self._inbox), Agents(self._executors)
-        editing = Editing(self.reader, asking, self._keep)
-        self.requests = Requests(self._inbox, self.reader, asking, editing, self._deletions, agents, self._keep, tracker.folder)
+        self.calls = CarefulCalls()
 
-    # -- life ---------------------------------------------------------------------------------------------------------
-
-    def reports(self, pool: str, *, mend: bool = True) -> PoolReports:
-        """What the executor of `pool` reports to. `mend` is False for an executor that checks by itself what it is told."""
-        return PoolReports(pool, self._inbox, self._machine.pools[pool], mend=mend)
-
-    async def start(self, executors: Mapping[str, Executor]) -> None:
-        """Open the executors, by pool, and begin to work. The runs that have not ended come back from now on: see `restored`.
-
-        Raises ExecutorError and TrackerError, with all executors closed again.
-        """
-        self._executors.update(executors)
-        # Counting what is ready takes time, and most executors cannot do anything about it.
-        self._demanding = {name: executor for name, executor in executors.items() if type(executor).demand is not Executor.demand}
-        try:
-            for pool, executor in executors.items():
-                try:
-                    await executor.open()
-                except ExecutorError:
-                    raise
-                except Exception as error:
-                    raise unusable(pool, "open", error) from error
-            unfinished = await self._restoring.begin()
-            half_deleted = await self._tracker.deleting()
-        except BaseException:
-            await self._calls.close_all(self._executors)
-            raise
-        self._task = asyncio.create_task(self._loop(), name="driver")
-        self._restorer = asyncio.create_task(self._restore(unfinished), name="restoring")
-        self._watcher = asyncio.create_task(self._durability.watch(), name="slow commits")
-        self._deletions.go_on(half_deleted)
-        if not unfinished:
-            await self._restorer
-
-    @property
-    def is_restored(self) -> bool:
-        """Whether all runs that had not ended are back."""
-        return self._restoring.done.is_set()
-
-    async def restored(self) -> None:
-        """Return once all runs that had not ended are back. Raises what keeps them from that for good: see `ended`."""
-        if self._restorer is not None:
-            await asyncio.shield(self._restorer)
-
-    async def _restore(self, run_ids: Sequence[int]) -> None:
-        begun = self._clock().steady
-        for run_id in run_ids:
-            await self._restoring.bring_back(run_id)
-        runs = [self._machine.runs[run_id] for run_id in run_ids if run_id in self._machine.runs]
-        gone = recovery.go_on(runs, self._executors, self._lives)
-        if run_ids:
-            flying = sum(len(run.in_flight) for run in runs)
-            log.info(
-                "going on with %d runs after %.1f s; %d attempts may still run", len(runs), self._clock().steady - begun, flying
-            )
+    async def release(self) -> None:
+        """Executors are told what they are to do from now on, and first what has waited for that."""
         held, self._held = self._held, None
         await self._command(held or [])
-        for entry in gone:
-            self._inbox.report(entry)
-        self._inbox.let_in()
-        self._restoring.done.set()
 
-    async def close(self) -> None:
-        """End the loop, let go of the executors and the tracker; what waits in the inbox is dropped. Safe to call twice."""
-        self._inbox.close()
-        await self._deletions.close()
-        tasks = [task for task in (self._watcher, self._restorer, self._task) if task is not None]
-        self._watcher = self._restorer = self._task = None
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await self._calls.close_all(self._executors)
-        self._inbox.leave_unanswered()
-        await self._tracker.close()
-
-    async def ended(self) -> None:
-        """Return when `close` was called, or raise what made the driver end by itself."""
-        tasks = [task for task in (self._task, self._restorer) if task is not None]
-        if tasks:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
-            for task in done:
-                task.result()
-
-    # -- the loop -----------------------------------------------------------------------------------------------------
-
-    async def _loop(self) -> None:
+    async def run(self) -> None:
+        """Do all that has come and all that is due, until it is cancelled. Raises what keeps it from that for good."""
+        # Counting what is ready takes time, and most executors cannot do anything about it.
+        self._demanding = {
+            name: executor for name, executor in self._executors.items() if type(executor).demand is not Executor.demand
+        }
         loop, wake = asyncio.get_running_loop(), self._inbox.wake
         timer: asyncio.TimerHandle | None = None
         try:
@@ -217,13 +122,13 @@ class Driver:
         for step in steps:
             await self._command(step.commands)
             self._inbox.answer(step.answers)
-            self.changes.publish(step.changed)
+            self._changes.publish(step.changed)
             self._note(step.records)
             for paused in step.paused:
                 log.warning(
                     "host %s of pool %s is given nothing for %g s: %s", paused.host, paused.pool, paused.seconds, paused.reason
                 )
-        self._calls.durable(durables)
+        self.calls.durable(durables)
         self._tell_demand()
 
     async def _commit(self, records: list[Record]) -> None:
@@ -321,7 +226,7 @@ class Driver:
         if self._held is not None:
             self._held += commands
             return
-        given, calls = 0, self._calls
+        given, calls = 0, self.calls
         for command in commands:
             executor = self._executors.get(command.pool)
             if executor is None:  # The pool is not configured any more; what it has is about to be LOST.
@@ -347,12 +252,12 @@ class Driver:
         """Tell the other parts of the driver what a step's records mean to them."""
         for record in records:
             if type(record) is RunMoved and record.state.has_ended:
-                self.changes.ended(record.run_id)
+                self._changes.ended(record.run_id)
                 run = self._machine.runs.get(record.run_id)
                 if run is not None:
-                    self.reader.ended(run)
+                    self._ended(run)
             elif type(record) is RunEdited:
-                self.changes.restart(record.run_id)
+                self._changes.restart(record.run_id)
             elif type(record) is AttemptRecorded and (self._generators.printed or self._lives.earlier):
                 self._generators.forget(record[:3])  # A generator that is LOST printed in vain.
                 self._lives.forget(record[:3])
@@ -364,4 +269,4 @@ class Driver:
             ready = self._machine.pools[name].ready
             if ready != self._demanded.get(name, 0):
                 self._demanded[name] = ready
-                self._calls.demand(name, executor, ready)
+                self.calls.demand(name, executor, ready)

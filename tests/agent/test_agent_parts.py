@@ -1,7 +1,12 @@
-"""The agent's pure parts by themselves: batches, resources, control groups."""
+"""The agent's parts by themselves: batches, resources, control groups, and what a killed one left."""
 
 from __future__ import annotations
 
+import errno
+import os
+import secrets
+import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +32,7 @@ from daggyr_agent.capture import Captures
 from daggyr_agent.config import read_config
 from daggyr_agent.connection import next_pause
 from daggyr_agent.journal import Journal
+from daggyr_agent.leftovers import end_leftovers
 from daggyr_agent.outbox import MAX_BYTES, MAX_UNDER_WAY, MAX_UPDATES, Batch, Outbox
 from daggyr_agent.resources import Ledger
 from daggyr_agent.usage import PeakMemory, resident_peak
@@ -278,3 +284,26 @@ def test_a_resource_without_sense_is_refused(units: str) -> None:
     with pytest.raises(ConfigurationError, match=r"--resource\.licences: expected a whole number"):
         read_config(["--coordinator", "127.0.0.1:1", "--resource", f"licences={units}"], {})
     assert read_config(["--coordinator", "127.0.0.1:1", "--resource", f"licences={10**15}"], {}).resources["licences"] == 10**15
+
+
+@pytest.mark.parametrize("answer", [errno.ESRCH, errno.EINVAL, errno.ENOENT])
+@pytest.mark.parametrize("call", [1, 2, 3])
+def test_a_leftover_that_ends_while_it_is_looked_at(call: int, answer: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Linux 6.1 answers EINVAL where the leader of a session has ended whose other processes are still ending."""
+    agent_id = secrets.token_hex(8)
+    left = subprocess.Popen(["sleep", "600"], env={"DAGGYR_AGENT_ID": agent_id}, start_new_session=True)
+    calls = 0
+    real = os.pidfd_open
+
+    def pidfd_open(pid: int, flags: int = 0) -> int:
+        nonlocal calls
+        calls += pid == left.pid
+        if pid == left.pid and calls >= call:
+            left.kill()
+            left.wait()
+            raise OSError(answer, os.strerror(answer))
+        return real(pid, flags)
+
+    monkeypatch.setattr(os, "pidfd_open", pidfd_open)
+    end_leftovers(agent_id, {}, 60)
+    assert left.wait() == -signal.SIGKILL

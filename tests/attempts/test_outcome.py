@@ -9,6 +9,7 @@ import re
 import signal
 import sys
 import textwrap
+import time
 from types import FrameType
 from typing import Any
 
@@ -131,6 +132,15 @@ def test_a_result_has_what_was_seen() -> None:
     assert (result.start_time.ToNanoseconds(), result.stop_time.ToNanoseconds()) == (1_500_000_000, 2_000_000_001)
     assert result_of(EXITED_0).exit_code == 0
     assert not result_of(EXITED_0).HasField("start_time")
+
+
+def test_an_attempt_does_not_stop_before_it_started() -> None:
+    """Its host's clock may have been set back since."""
+    tomorrow = time.time_ns() + 86_400 * 10**9
+    result = result_of(Seen(vanished="nobody knows"), start_ns=tomorrow)
+    assert result.start_time == result.stop_time
+    now = result_of(Seen(vanished="nobody knows"), start_ns=1)
+    assert time.time_ns() - 60 * 10**9 < now.stop_time.ToNanoseconds() < tomorrow
 
 
 def test_what_never_ran_has_no_process() -> None:

@@ -16,6 +16,7 @@ from support.waiting import DEADLINE
 
 from daggyr import attempts
 
+TRIALS = 100  # of what happens by chance
 SHELLS = {"dash": ["dash"], "bash": ["bash", "--posix"], "busybox": ["busybox", "sh"]}
 
 # The shell comes to `wait` only after the task has ended, because the script calls `dg_stop_task` just before that.
@@ -96,3 +97,33 @@ def test_a_timeout_is_kept_where_the_script_was_executed_before(tmp_path: Path, 
     (tmp_path / "times").write_text("of an execution before")
     subprocess.run([*SHELLS[shell], str(program), "sleep", "1000"], cwd=tmp_path, check=True, timeout=DEADLINE)
     assert (tmp_path / "cause").read_text() == "timeout\n"
+
+
+# Each task stops the shell that waits for it, and ends at the same moment. So a signal interrupts the `wait` that ends.
+STOPS = """
+dg_find_tools
+dg_home=$PWD dg_in=/dev/null dg_out=$PWD/out dg_err=$PWD/err dg_mark=MARK=1 dg_timeout= dg_grace=1000
+dg_begun() { :; }
+count=0
+while [ "$count" -lt "$1" ]; do
+    own=$PWD/$count
+    dg_cause=$own.cause dg_refused=$own.refused dg_said=$own.said dg_times=$own.times
+    dg_take_stops
+    dg_carry_out '' 0 0 sh -c 'kill -s CONT "$0"; kill -s TERM "$0"' $$
+    echo "$dg_code" >>codes
+    count=$((count + 1))
+done
+"""
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_stop_that_comes_as_the_task_ends(tmp_path: Path, shell: str) -> None:
+    """In bash, the script sometimes waited for a task that had ended, until Slurm killed it."""
+    if shutil.which(SHELLS[shell][0]) is None:
+        pytest.skip(f"{shell} is not installed")
+    program = tmp_path / "program"
+    program.write_text((resources.files(attempts) / "attempt.sh").read_text() + STOPS)
+    subprocess.run([*SHELLS[shell], str(program), str(TRIALS)], cwd=tmp_path, check=True, timeout=DEADLINE)
+    codes = (tmp_path / "codes").read_text().split()
+    assert len(codes) == TRIALS
+    assert set(codes) <= {"0", "143"}

@@ -80,6 +80,24 @@ def test_a_task_gets_what_it_was_given(words: list[str], tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("words", SHELLS)
+@pytest.mark.parametrize(
+    ("first", "then"), [(1_700_003_600, 1_700_000_000), (1_700_000_000, 1_700_003_600)], ids=["back", "ahead"]
+)
+def test_a_task_takes_what_it_takes_while_the_nodes_date_is_set(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: int, then: int
+) -> None:
+    asked = tmp_path / "asked"
+    program = tmp_path / "programs/date"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\nif mkdir {asked} 2>/dev/null; then echo {first}.000000001; else echo {then}.000000002; fi\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    reported = Node(tmp_path, words, shell("sleep 0.1")).run()
+    assert reported.start == first * 10**9 + 1
+    assert reported.stop is not None and 90_000_000 <= reported.stop - reported.start < 3_600 * 10**9
+
+
+@pytest.mark.parametrize("words", SHELLS)
 def test_ends_are_told(words: list[str], tmp_path: Path) -> None:
     tasks = [shell("exit 7"), shell("kill -KILL $$"), spec("no-such-program"), spec("/bin/true", working_directory="nowhere")]
     script = tmp_path / "script-without-interpreter"

@@ -210,10 +210,35 @@ class TestRecovery:
         second = await self.replaced(pools, first, [key])
         assert (await second.ends(key)).outcome == "LOST"
         late = await first.give_one(shell('touch "$1"', str(tmp_path / "late")))
-        await eventually(lambda: "a newer start of this coordinator uses it" in caplog.text)
+        await eventually(lambda: "which this copy has not reached" in caplog.text)
         assert (await first.ends(late)).outcome == "RETURNED"
         assert not (tmp_path / "late").exists()
         assert (await second.run_one(spec("/bin/echo", "mine"))).text == "mine\n"
+
+    async def test_ATargetThatHasSeenAStartRefusesACopyWithoutIt(self, pools: Pools) -> None:
+        """It says how to go on, and goes on with the tracker itself, and with one that was restored."""
+        lives = {1: 10, 2: 20, 3: 30}
+        first = await pools.available(context=executor_context(epoch=3, life=30, lives=lives))
+        await first.give(shell("sleep 1000"))
+        await first.reports.until(lambda: any(told.starts for told in first.reports.told.values()))
+        await first.executor.close()
+        copy = {1: 10, 2: 21}
+        for epoch, how in ((2, "has not reached: it is at start 2"), (4, "was another one")):
+            copy[epoch] = 10 * epoch + 1
+            refused = await pools.open(context=executor_context(epoch=epoch, life=copy[epoch], lives=dict(copy)))
+            await paused(refused)
+            reason = refused.reports.hosts["target"].fault.reason
+            assert how in reason, reason
+            assert "target 'target' has seen start 3" in reason
+            assert "daggyr-server restore --tracker" in reason
+            await refused.executor.close()
+        fourth = executor_context(epoch=4, life=40, lives={**lives, 4: 40})
+        await (await pools.available(context=fourth)).executor.close()
+        restored = {"tracker_id": "restored", "first_id": "tracker-1", "epoch": 10_003, "life": 7}
+        await (await pools.available(context=executor_context(**restored, lives={1: 10, 10_003: 7}))).executor.close()
+        refused = await pools.open(context=fourth)
+        await paused(refused)
+        assert "was restored since as another life of itself" in refused.reports.hosts["target"].fault.reason
 
     async def test_TargetsThatAreNotConfiguredAnyMoreAreLost(self, pools: Pools) -> None:
         harness = await pools.open()

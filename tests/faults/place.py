@@ -24,12 +24,10 @@ from support.postgres_server import PostgresServer, programs
 from support.sshd_server import SshdServer, sshd_server
 from support.waiting import is_gone, until
 
-KINDS = ("agents", "local", "ssh", "slurm jobs", "slurm pilots")
-
 
 @dataclass
 class Place:
-    """See above. `cores` is how many tasks can run at once."""
+    """See above. `kind` is agents, local, ssh, slurm jobs or slurm pilots; `cores` is how many tasks can run at once."""
 
     kind: str
     farm: Farm

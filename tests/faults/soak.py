@@ -1,135 +1,151 @@
 """Breaks everything at random, for as long as it is told to.
 
-    python tests/faults/soak.py --minutes 60 [--seed 1] [--tracker sqlite|postgresql]
+    python tests/faults/soak.py --minutes 60 [--seed 1] [--tracker sqlite|postgresql] [--without clocks] [--keep FOLDER]
 
-Round after round: a coordinator, three agents and a run of a few thousand tasks, while coordinators and agents are killed and
-stopped and Postgres goes away, each time when a random number of tasks is done. Then the run must be COMPLETED, with each task
-done once, or again only where an agent died with it. A round's seed is printed before it begins: `--seed` with it begins there.
+Round after round: a coordinator, three agents, a local pool and a few runs of some hundred tasks. While they work, whatever can
+break does, and people ask for whatever they may (soaking/ has both). Then everything is mended, and the verdict compares what the
+tracker says with what tasks wrote into a ledger. A round's seed is printed before it begins: `--seed` with it begins there. The
+logs of a round that fails are kept in `--keep`, and the next one begins. SIGTERM ends the soak after its round, SIGINT at once;
+both tell the totals. The exit code is 1 if anything was lost or false.
+
+It needs root (small disks are mounted) and the Debian packages `gcc` and `libc6-dev` and, for --tracker postgresql, `postgresql`.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import pickle
+import shutil
 import signal
+import statistics
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterator
+import traceback
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from random import Random
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from farm import LEDGER, Farm, layers
-from support.deployment import SHORT_LEASE, Deployment, Program
+from soaking.broken_clocks import PACKAGE, ClockedDeployment, compiler
+from soaking.faults import CORES, Memory
+from soaking.judged import Verdict
+from soaking.round import Round
 from support.postgres_server import PostgresServer, postgres_server
+from support.small_disk import SmallDisk, small_disk
 
-NAMES = ("one", "two", "three")
-FAULTS = 15  # a round
+AGENTS_DISK = "size=96m,nr_inodes=20000"
+TRACKERS_DISK = "size=400m"
 
 
-class Round:
-    """One run with its faults. All that is random comes from the round's seed."""
+class Soak:
+    """Many rounds, and their totals."""
 
-    def __init__(self, farm: Farm, seed: int, postgres: PostgresServer | None) -> None:
-        self.farm = farm
-        self.random = Random(seed)
-        self.postgres = postgres
-        self.agents: dict[str, Program] = {}
-        self.killed: set[str] = set()
+    def __init__(self, postgres: PostgresServer | None, without: frozenset[str], keep: Path) -> None:
+        self.postgres, self.without, self.keep = postgres, without, keep
+        self.total, self.failed, self.rounds = Verdict(), list[int](), 0
+        self.memory = Memory()
+        self.ends: list[float] = []  # what coordinators had in memory at the ends of their lives, the median of each round
 
-    def run(self) -> str:
-        """Let the run pass through its faults; returns what was done. Raises AssertionError at a fault of DaggyR."""
-        farm, random = self.farm, self.random
-        script = random.choice([LEDGER, f"{LEDGER}; sleep 0.02", f"head -c 20000 /dev/zero; {LEDGER}"])
-        tasks = layers(random.randrange(500, 3000), random.choice([5, 50, 500]), script)
-        farm.start()
-        self.start_agents()
-        run_id = farm.deployment.submit(tasks)
-        faults: list[Callable[[], None]] = [self.kill_coordinator] * 4 + [self.stop_coordinator, self.kill_agent, self.stop_agent]
-        if self.postgres is not None:
-            faults += [self.lose_postgres]
-        done = []
-        for moment in farm.moments(random, FAULTS, of=len(tasks)):
-            farm.wait_for(moment)
-            fault = random.choice(faults)
-            fault()
-            done.append(fault.__name__)
-        self.start_agents()
-        run = farm.deployment.watch(run_id)
-        assert run["task_states"] == {"COMPLETED": len(tasks)}, run
-        if self.killed:
-            farm.assert_lost_with(self.killed, run_id, tasks)
-        else:
-            farm.assert_each_once(run_id, tasks)
-        return f"{len(tasks):,} tasks; " + ", ".join(f"{done.count(name)} {name}" for name in sorted(set(done)))
+    def round(self, seed: int) -> None:
+        began = time.monotonic()
+        print(f"seed {seed} begins", flush=True)
+        with tempfile.TemporaryDirectory(prefix="daggyr-soak-") as folder, ExitStack() as stack:
+            made = ClockedDeployment(Path(folder))
+            made.clocked = "clocks" not in self.without
+            disks = {name: stack.enter_context(small_disk(made.folder / "disks" / name, AGENTS_DISK)) for name in CORES}
+            tracker, tracker_disk = self._tracker(made, seed, stack)
+            one = Round(made, tracker, seed, disks, tracker_disk, self.postgres, self.without)
+            faults: list[str] = []
+            try:
+                verdict = one.run()
+                self.total.add(verdict)
+                faults = verdict.lost + verdict.false
+                print(f"seed {seed}: {verdict.told()}; {time.monotonic() - began:.0f} s", flush=True)
+                print("    " + ", ".join(f"{count} {name}" for name, count in sorted(verdict.done.items())), flush=True)
+            except Exception:
+                faults = [traceback.format_exc()]
+            finally:  # an interrupted round, too, leaves nothing behind
+                try:
+                    made.close()
+                except Exception as error:
+                    faults.append(f"{error}")
+            self.rounds += 1
+            if faults:
+                self._failed(seed, faults, one)
+            self.memory.starts += one.memory.starts
+            self.memory.ends += one.memory.ends
+            self.ends.append(statistics.median(one.memory.ends or [0]))
 
-    def start_agents(self) -> None:
-        missing = [name for name in NAMES if name not in self.agents]
-        self.agents |= dict(zip(missing, self.farm.agents(*missing), strict=True))
+    def _tracker(self, made: ClockedDeployment, seed: int, stack: ExitStack) -> tuple[str, SmallDisk | None]:
+        if self.postgres is None:
+            disk = stack.enter_context(small_disk(made.folder / "disks" / "tracker", TRACKERS_DISK))
+            return f"sqlite:{disk.folder}/state.db", disk
+        self.postgres.execute(f"DROP DATABASE IF EXISTS soak_{seed} WITH (FORCE)", f"CREATE DATABASE soak_{seed}")
+        return self.postgres.url(f"soak_{seed}"), None
 
-    def kill_coordinator(self) -> None:
-        self.farm.kill_and_start()
+    def _failed(self, seed: int, faults: list[str], one: Round) -> None:
+        self.failed.append(seed)
+        where = self.keep / f"seed-{seed}"
+        where.mkdir(parents=True, exist_ok=True)
+        text = "\n".join(faults)
+        (where / "faults").write_text(text)
+        (where / "did").write_text("\n".join(one.did))
+        (where / "logs").write_text(one.deployment.logs())
+        (where / "ledger").write_text(one.deployment.read("ledger"))
+        (where / "plans").write_bytes(pickle.dumps(one.asked.runs))
+        if (one.deployment.folder / "read").exists():  # the tracker as the verdict has read it
+            shutil.copytree(one.deployment.folder / "read", where / "tracker", dirs_exist_ok=True)
+        print(f"seed {seed} FAILED, see {where}:\n{text[:4000]}", flush=True)
 
-    def stop_coordinator(self) -> None:
-        assert self.farm.coordinator.end() == 0
-        self.farm.start()
-
-    def kill_agent(self) -> None:
-        self._end_agent(signal.SIGKILL)
-
-    def stop_agent(self) -> None:
-        self._end_agent(signal.SIGTERM)
-
-    def _end_agent(self, how: signal.Signals) -> None:
-        name = self.random.choice(sorted(self.agents))
-        self.agents.pop(name).end(how)
-        self.killed.add(name)  # its attempts are LOST in either case
-        if len(self.agents) == 1 or self.random.random() < 0.5:
-            self.start_agents()
-
-    def lose_postgres(self) -> None:
-        assert self.postgres is not None
-        self.random.choice([self.postgres.stop, self.postgres.kill])()
-        self.postgres.start()
+    def told(self) -> str:
+        first, last = (f"{each / 1e6:.0f}" for each in (self.ends[0], self.ends[-1]))
+        return (
+            f"total of {self.rounds} rounds: {self.total.told()}; coordinators: {self.memory.told()}, "
+            f"{first} MB at the ends of the first round and {last} MB of the last; rounds that failed: {self.failed or 'none'}"
+        )
 
 
 @contextmanager
-def deployment() -> Iterator[Deployment]:
-    with tempfile.TemporaryDirectory(prefix="daggyr-soak-") as folder:
-        made = Deployment(Path(folder))
-        try:
-            yield made
-        except BaseException:
-            print(made.logs(), file=sys.stderr)
-            raise
-        finally:
-            made.close()
+def _server(kind: str) -> Iterator[PostgresServer | None]:
+    if kind == "sqlite":
+        yield None
+    else:
+        with postgres_server() as server:
+            yield server
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description="Breaks everything at random.")
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--tracker", choices=("sqlite", "postgresql"), default="sqlite")
+    parser.add_argument("--without", action="append", default=[], help="clocks, disks, or any name of what is broken or asked")
+    parser.add_argument("--keep", type=Path, default=Path(tempfile.gettempdir()) / "daggyr-soak", help="logs of failed rounds")
     options = parser.parse_args()
+    if "clocks" not in options.without and compiler() is None:
+        sys.exit(f"clocks cannot be turned without a C compiler: apt-get install {PACKAGE}, or --without clocks")
     until, seed = time.monotonic() + 60 * options.minutes, options.seed
-    with ExitStack() as stack:
-        postgres = stack.enter_context(postgres_server()) if options.tracker == "postgresql" else None
-        while time.monotonic() < until:
-            print(f"seed {seed}: ", end="", flush=True)
-            tracker = "sqlite:"
-            if postgres is not None:
-                postgres.execute(f"DROP DATABASE IF EXISTS soak_{seed} WITH (FORCE)", f"CREATE DATABASE soak_{seed}")
-                tracker = postgres.url(f"soak_{seed}")
-            with deployment() as made:
-                if postgres is None:
-                    tracker = f"sqlite:{made.folder}/state.db"
-                print(Round(Farm(made, tracker, SHORT_LEASE), seed, postgres).run())
-            seed += 1
-    print("nothing was lost")
+    enough = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: enough.set())
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background of a shell, it is ignored
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # programs that are started compile all modules anew otherwise
+    with _server(options.tracker) as postgres:
+        soak = Soak(postgres, frozenset(options.without), options.keep)
+        try:
+            soak.round(seed)
+            while time.monotonic() < until and not enough.is_set():
+                seed += 1
+                soak.round(seed)
+        except KeyboardInterrupt:
+            print("interrupted")
+        print(", ".join(f"{count:,} {name}" for name, count in sorted(soak.total.done.items())))
+        print(soak.told())
+    return 1 if soak.failed else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

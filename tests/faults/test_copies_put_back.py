@@ -13,13 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from place import KINDS, Place, copy_of, place
+from place import Place, copy_of, place
 from support import slurm_cluster
 from support.deployment import BIN, SHORT_LEASE, Deployment, shell
 from support.waiting import is_gone, until
 
-pytestmark = pytest.mark.xdist_group(slurm_cluster.GROUP)
-
+SLURM = pytest.mark.xdist_group(slurm_cluster.COPIES_GROUP)
+KINDS = [
+    "agents",
+    "local",
+    "ssh",
+    *(pytest.param(kind, marks=SLURM) for kind in ("slurm jobs", "slurm pilots")),
+]  # of places
 EFFECT = 'echo "{who} $DAGGYR_RUN_ID $DAGGYR_TASK_ID $DAGGYR_ATTEMPT $DAGGYR_LIFE" >> effects'
 OUTCOMES = {"SUCCEEDED", "LOST", "RETURNED"}
 
@@ -166,7 +171,7 @@ def test_a_copy_put_back_while_what_works_there_is_away(
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_copy_older_by_three_starts(deployment: Deployment, tracker: str, kind: str, request: pytest.FixtureRequest) -> None:
-    """It goes on as another life, by `daggyr-server restore`; as it is, it is refused, or nothing false comes of it."""
+    """It goes on as another life, by `daggyr-server restore`."""
     with place(kind, deployment, tracker) as at:
         life = Life(at, deployment)
         life.begin()
@@ -176,18 +181,10 @@ def test_a_copy_older_by_three_starts(deployment: Deployment, tracker: str, kind
         life.go_on()
         life.end()
         put_back()
-        if restores(deployment):
-            restored = server_command(deployment, "restore", "--tracker", tracker)
-            assert restored.returncode == 0, restored.stderr
-        elif kind in ("agents", "ssh", "slurm pilots"):
-            return  # they refuse the older coordinator
+        restored = server_command(deployment, "restore", "--tracker", tracker)
+        assert restored.returncode == 0, restored.stderr
         at.start()
         settled(deployment, life, new_run(deployment))
-
-
-def restores(deployment: Deployment) -> bool:
-    """Whether this server has the command."""
-    return "COPY" in server_command(deployment, "restore", "--help").stdout
 
 
 def server_command(deployment: Deployment, *arguments: str) -> subprocess.CompletedProcess[str]:

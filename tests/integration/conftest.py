@@ -5,6 +5,7 @@ A module may have a fixture `shared` of its own, with another server. Its tests 
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 
 import pytest
@@ -51,9 +52,11 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
 
 @pytest.fixture
 def unharmed(shared: Deployment) -> Iterator[Deployment]:
-    """As `standing`, with the module's server: it has no run before the test and none after it."""
+    """As `standing`, with the module's server: it has no run and no file where tasks start, before the test and after it."""
     assert shared.runs() == []
     yield shared
     shared.goes_on()
     for run in shared.runs():
         shared.delete(run["run_id"])
+    for path in shared.work.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()

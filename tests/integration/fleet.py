@@ -8,6 +8,7 @@ of them did not end with 0. Forking is safe because nothing of gRPC has been sta
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -18,6 +19,8 @@ from daggyr_agent.main import main as agent
 
 
 def main(count: int, folder: str, arguments: Sequence[str]) -> int:
+    gc.collect()
+    gc.freeze()
     pids: list[int] = []
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     for number in range(count):

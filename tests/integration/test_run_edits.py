@@ -1,13 +1,14 @@
 """`daggyr edit`: another specification for a run, whatever state it is in, with the real programs.
 
-Each run is on a server with a sqlite tracker; where it matters, the server is then killed and started again, and has to know the
-same.
+Each run is on a server with a sqlite tracker. Where it matters, that is the test's own, is then killed and started again, and has
+to know the same; the other tests share one.
 """
 
 from __future__ import annotations
 
 import json
 import signal
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,22 +19,45 @@ LEDGER = 'echo "$DAGGYR_TASK_ID $DAGGYR_ATTEMPT" >> ledger'
 
 
 @pytest.fixture
-def kept(deployment: Deployment) -> Deployment:
+def alone(deployment: Deployment) -> Deployment:
     """A server with a local pool of two workers, which keeps state."""
-    deployment.start_server("--workers", "2", "--tracker", "sqlite:state.db")
+    deployment.start_server("--workers", "2", "--tracker", f"sqlite:{deployment.folder}/state.db")
     return deployment
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """The same, for all tests that do nothing to it."""
+    made = Deployment(tmp_path_factory.mktemp("shared"))
+    try:
+        made.start_server("--workers", "2", "--tracker", f"sqlite:{made.folder}/state.db")
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture
+def kept(unharmed: Deployment) -> Deployment:
+    """The module's server, without a run."""
+    return unharmed
 
 
 def start_again(deployment: Deployment) -> None:
     """Kill the server and start the next one in its place."""
     deployment.killed = True
     deployment.programs[-1].end(signal.SIGKILL)
-    deployment.start_server("--workers", "2", "--tracker", "sqlite:state.db")
+    deployment.start_server("--workers", "2", "--tracker", f"sqlite:{deployment.folder}/state.db")
 
 
-def edit(deployment: Deployment, run_id: int, tasks: dict[str, Task], *options: str, code: int = 0, **keys: Any) -> Any:
-    """Return the run after an edit, or what `--plan` tells."""
-    return deployment.json("edit", str(run_id), deployment.spec(tasks, **keys), *options, code=code)
+def command(deployment: Deployment, run_id: int, tasks: dict[str, Task], *options: str) -> Any:
+    """Return what `daggyr edit` prints: the run after an edit, or what `--plan` tells."""
+    return deployment.json("edit", str(run_id), deployment.spec(tasks), *options)
+
+
+def edit(deployment: Deployment, run_id: int, tasks: dict[str, Task], *options: str, **keys: Any) -> list[dict[str, Any]]:
+    """The same without the command; returns the tasks that a `plan` names. `options` are those of EditRunHeader."""
+    document = json.dumps({"tasks": tasks, **keys}).encode()
+    return deployment.ask(lambda server: server.edit(run_id, document, **dict.fromkeys(options, True)))[1]
 
 
 def ledger(deployment: Deployment) -> list[str]:
@@ -46,7 +70,7 @@ def outputs(deployment: Deployment, run_id: int, task_id: str) -> list[tuple[int
     return [(attempt["attempt"], attempt["outcome"], attempt["stdout"]) for attempt in attempts]
 
 
-def test_a_failed_run_is_mended(kept: Deployment) -> None:
+def test_a_failed_run_is_mended(alone: Deployment) -> None:
     """What completed stays, what is changed runs again under the same id, what is new comes, what is gone leaves its history."""
     first = {
         "a": shell(f"echo a; {LEDGER}", children=["b"]),
@@ -54,48 +78,48 @@ def test_a_failed_run_is_mended(kept: Deployment) -> None:
         "c": shell(LEDGER),
         "gone": shell("echo gone"),
     }
-    run_id = kept.submit(first)
-    assert kept.watch(run_id, code=1)["state"] == "ERRORED"
+    run_id = alone.submit(first)
+    assert alone.watch(run_id, code=1)["state"] == "ERRORED"
     second = {
         "new": shell(LEDGER, parents=["c"]),
         "b": shell(f"echo mended; {LEDGER}", children=["c"]),
         "a": shell(f"echo a; {LEDGER}", children=["b"], max_retries=5),
         "c": shell(LEDGER),
     }
-    assert edit(kept, run_id, second, "--plan") == [
+    assert command(alone, run_id, second, "--plan") == [
         {"task_id": "new", "change": "ADDED", "state": None, "fields": []},
         {"task_id": "b", "change": "CHANGED", "state": "ERRORED", "fields": ["command"]},
         {"task_id": "a", "change": "ADJUSTED", "state": "COMPLETED", "fields": ["max_retries"]},
         {"task_id": "gone", "change": "REMOVED", "state": "COMPLETED", "fields": []},
     ]
-    assert kept.run(run_id)["revision"] == 1, "a plan changes nothing"
-    refused = kept.daggyr("edit", str(run_id), kept.spec(second))
+    assert alone.run(run_id)["revision"] == 1, "a plan changes nothing"
+    refused = alone.daggyr("edit", str(run_id), alone.spec(second))
     assert (refused.code, refused.out) == (2, "")
     assert "the specification does not have a task that ran or runs: `gone`" in refused.err
     assert "--remove" in refused.err
-    assert kept.run(run_id)["revision"] == 1
-    edited = edit(kept, run_id, second, "--remove")
+    assert alone.run(run_id)["revision"] == 1
+    edited = command(alone, run_id, second, "--remove")
     assert edited["revision"] == 2
     assert edited["edited"] == {"unchanged": 1, "adjusted": 1, "changed": 1, "added": 1, "removed": 1}
-    assert kept.watch(run_id)["task_states"] == {"COMPLETED": 4}
+    assert alone.watch(run_id)["task_states"] == {"COMPLETED": 4}
     for again in (False, True):
         if again:
-            start_again(kept)
-        assert list(kept.states(run_id)) == ["new", "b", "a", "c"]
-        assert ledger(kept) == ["a 1", "b 2", "c 1", "new 1"]
-        assert outputs(kept, run_id, "a") == [(1, "SUCCEEDED", "a\n")]
-        assert outputs(kept, run_id, "b") == [(1, "FAILED", "broken\n"), (2, "SUCCEEDED", "mended\n")]
-        assert outputs(kept, run_id, "gone") == [(1, "SUCCEEDED", "gone\n")]
-        assert kept.task(run_id, "gone")["removed"]
-        assert kept.task(run_id, "a")["max_retries"] == 5
-        history = [(change["state"], change["reason"]) for change in kept.run(run_id)["history"]]
+            start_again(alone)
+        assert list(alone.states(run_id)) == ["new", "b", "a", "c"]
+        assert ledger(alone) == ["a 1", "b 2", "c 1", "new 1"]
+        assert outputs(alone, run_id, "a") == [(1, "SUCCEEDED", "a\n")]
+        assert outputs(alone, run_id, "b") == [(1, "FAILED", "broken\n"), (2, "SUCCEEDED", "mended\n")]
+        assert outputs(alone, run_id, "gone") == [(1, "SUCCEEDED", "gone\n")]
+        assert alone.task(run_id, "gone")["removed"]
+        assert alone.task(run_id, "a")["max_retries"] == 5
+        history = [(change["state"], change["reason"]) for change in alone.run(run_id)["history"]]
         assert history == [
             *[(state, None) for state in ("RUNNING", "ERRORED")],
             ("ERRORED", "edit"),
             *[(state, None) for state in ("QUEUED", "RUNNING", "COMPLETED")],
         ]
-        assert kept.daggyr("logs", str(run_id), "b").out == "mended\n"
-    assert kept.daggyr("kill", str(run_id), "gone").code == 2
+        assert alone.daggyr("logs", str(run_id), "b").out == "mended\n"
+    assert alone.daggyr("kill", str(run_id), "gone").code == 2
 
 
 def test_a_table_says_what_would_change(kept: Deployment) -> None:
@@ -151,7 +175,7 @@ def test_what_runs_goes_on_or_is_replaced_after_its_end(deployment: Deployment) 
             "stays": shell(f"{stays.hold}; {LEDGER}", children=["after"], priority=5),
             "after": shell(LEDGER),
         },
-        "--remove",
+        "remove",
     )
     until(lambda: is_gone(pids[2]), "the end of what is gone")
     assert deployment.states(run_id)["ends"] == "RUNNING", "what was changed has not ended yet"
@@ -179,9 +203,9 @@ def test_a_task_is_known_by_its_values_not_by_its_name(kept: Deployment) -> None
     assert kept.watch(run_id)["task_states"] == {"COMPLETED": 4}
     assert ledger(kept) == ["a 1", "a.{{D}}:2 1"]
     assert outputs(kept, run_id, "a.{{D}}:1") == [(1, "SUCCEEDED", "1\n")]
-    plan = edit(kept, run_id, {"a": shell("echo {{D}}; " + LEDGER)}, "--plan", parameters={"{{D}}": ["1", "3", "2"]})
+    plan = edit(kept, run_id, {"a": shell("echo {{D}}; " + LEDGER)}, "plan", parameters={"{{D}}": ["1", "3", "2"]})
     assert plan == [{"task_id": "a.{{D}}:3", "change": "ADDED", "state": None, "fields": []}]
-    plan = edit(kept, run_id, {"a": shell("echo {{D}}; " + LEDGER)}, "--plan", parameters={"{{D}}": ["2"]})
+    plan = edit(kept, run_id, {"a": shell("echo {{D}}; " + LEDGER)}, "plan", parameters={"{{D}}": ["2"]})
     assert plan == [{"task_id": "a.{{D}}:1", "change": "REMOVED", "state": "COMPLETED", "fields": []}]
 
 
@@ -199,16 +223,16 @@ def test_downstream_is_queued_as_well(kept: Deployment) -> None:
     edit(kept, run_id, tasks(":"))
     kept.watch(run_id)
     assert ledger(kept) == ["a 1", "a 2", "b 1", "beside 1", "c 1"]
-    plan = edit(kept, run_id, tasks("echo"), "--plan", "--downstream")
+    plan = edit(kept, run_id, tasks("echo"), "plan", "downstream")
     assert {change["task_id"]: change["change"] for change in plan} == {"a": "CHANGED", "b": "QUEUED_AGAIN", "c": "QUEUED_AGAIN"}
-    edit(kept, run_id, tasks("echo"), "--downstream")
+    edit(kept, run_id, tasks("echo"), "downstream")
     kept.watch(run_id)
     assert [(change["state"], change["reason"]) for change in kept.task(run_id, "b")["history"]] == [("QUEUED", "edit")]
     assert "edit" in kept.daggyr("task", "last", "b").out
     assert ledger(kept) == ["a 1", "a 2", "a 3", "b 1", "b 2", "beside 1", "c 1", "c 2"]
 
 
-def test_generated_tasks_stay_with_their_generator(kept: Deployment) -> None:
+def test_generated_tasks_stay_with_their_generator(alone: Deployment) -> None:
     """The tasks stay unless the generator is changed. Then it generates again."""
 
     def tasks(extra: str, **more: Task) -> dict[str, Task]:
@@ -219,21 +243,21 @@ def test_generated_tasks_stay_with_their_generator(kept: Deployment) -> None:
             **more,
         }
 
-    run_id = kept.submit(tasks(""))
-    kept.watch(run_id)
-    refused = kept.daggyr("edit", str(run_id), kept.spec(tasks("", **{"made-1": shell(LEDGER)})))
+    run_id = alone.submit(tasks(""))
+    alone.watch(run_id)
+    refused = alone.daggyr("edit", str(run_id), alone.spec(tasks("", **{"made-1": shell(LEDGER)})))
     assert refused.code == 2
     assert "printed is kept, and does not fit: the run has a task `made-1` already" in refused.err
-    edit(kept, run_id, tasks("", more=shell(LEDGER, parents=["g"])))
-    assert kept.watch(run_id)["task_states"] == {"COMPLETED": 5}
+    edit(alone, run_id, tasks("", more=shell(LEDGER, parents=["g"])))
+    assert alone.watch(run_id)["task_states"] == {"COMPLETED": 5}
     before = ["end 1", "g 1", "made-1 1", "made-2 1", "more 1"]
-    assert ledger(kept) == before
-    start_again(kept)
-    edit(kept, run_id, tasks(":;"), "--downstream", "--remove")
-    assert kept.watch(run_id)["task_states"] == {"COMPLETED": 4}
-    assert ledger(kept) == sorted([*before, "end 2", "g 2", "made-1 2", "made-2 2"])
-    start_again(kept)
-    assert kept.run(run_id)["task_states"] == {"COMPLETED": 4}
+    assert ledger(alone) == before
+    start_again(alone)
+    edit(alone, run_id, tasks(":;"), "downstream", "remove")
+    assert alone.watch(run_id)["task_states"] == {"COMPLETED": 4}
+    assert ledger(alone) == sorted([*before, "end 2", "g 2", "made-1 2", "made-2 2"])
+    start_again(alone)
+    assert alone.run(run_id)["task_states"] == {"COMPLETED": 4}
 
 
 def test_what_is_wrong_leaves_the_run_as_it_was(kept: Deployment) -> None:
@@ -252,7 +276,7 @@ def test_what_is_wrong_leaves_the_run_as_it_was(kept: Deployment) -> None:
 def test_the_second_of_two_editors_is_told(kept: Deployment) -> None:
     run_id = kept.submit({"a": shell("true")})
     kept.watch(run_id)
-    assert edit(kept, run_id, {"a": shell(":")}, "--revision", "1")["revision"] == 2
+    assert command(kept, run_id, {"a": shell(":")}, "--revision", "1")["revision"] == 2
     ended = kept.daggyr("edit", str(run_id), kept.spec({"a": shell("false")}), "--revision", "1")
     assert ended.code == 2
     assert "has revision 2, not 1" in ended.err
@@ -262,7 +286,7 @@ def test_the_second_of_two_editors_is_told(kept: Deployment) -> None:
 def test_an_edit_that_changes_nothing_leaves_an_ended_run_as_it_is(kept: Deployment) -> None:
     run_id = kept.submit({"a": shell("true")})
     before = kept.watch(run_id)
-    after = edit(kept, run_id, {"a": shell("true", max_retries=1)})
+    after = command(kept, run_id, {"a": shell("true", max_retries=1)})
     assert {name: after[name] for name in ("state", "stop_time")} == {name: before[name] for name in ("state", "stop_time")}
     assert kept.task(run_id, "a")["max_retries"] == 1
     assert kept.json("mark", str(run_id), "a", "completed")["stop_time"] == before["stop_time"]

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from support.deployment import Deployment, Task, shell, task
 
 LEDGER = 'echo "$DAGGYR_TASK_ID" >> ledger'
+
+
+@pytest.fixture
+def local(unharmed: Deployment) -> Deployment:
+    """The module's server, which has a local pool of two workers, without a run."""
+    return unharmed
 
 
 def prints(deployment: Deployment, tasks: dict[str, Task], **keys: object) -> Task:
@@ -35,10 +42,10 @@ def test_new_tasks_stand_between_the_generator_and_its_children(local: Deploymen
     assert sorted(order) == ["count", "early", "last", "page", "total"]
     assert order.index("count") < order.index("total") < order.index("page") < order.index("last")
     assert order.index("early") < order.index("last")
-    types = {each["task_id"]: each["task_type"] for each in local.tasks(1)}
+    types = {each["task_id"]: each["task_type"] for each in local.tasks(run["run_id"])}
     assert types == {name: "GENERATOR" if name == "plan" else "COMMAND" for name in types}
-    assert local.task(1, "page")["parents"] == ["plan", "total"]
-    assert set(local.task(1, "count")["parents"]) == {"plan"}
+    assert local.task(run["run_id"], "page")["parents"] == ["plan", "total"]
+    assert set(local.task(run["run_id"], "count")["parents"]) == {"plan"}
 
 
 def test_new_tasks_are_expanded_with_the_runs_parameters(local: Deployment) -> None:
@@ -52,7 +59,7 @@ def test_new_tasks_are_expanded_with_the_runs_parameters(local: Deployment) -> N
     )
     assert run["task_states"] == {"COMPLETED": 8}
     assert local.read("after").split() == ["1", "2", "3"]
-    assert set(local.states(1)) >= {"part", "part.{{X}}:1", "part.{{X}}:3", "part.tail", "sum"}
+    assert set(local.states(run["run_id"])) >= {"part", "part.{{X}}:1", "part.{{X}}:3", "part.tail", "sum"}
 
 
 def test_an_expanded_generator_prints_once_for_each_value(local: Deployment) -> None:
@@ -65,7 +72,7 @@ def test_an_expanded_generator_prints_once_for_each_value(local: Deployment) -> 
     run = local.complete({"plan": plan, "after": shell("cp ledger after")}, parameters={"{{X}}": ["1", "2"]})
     assert (run["state"], run["revision"]) == ("COMPLETED", 3)
     assert sorted(local.read("after").split()) == ["1", "2"]
-    assert local.task(1, "made-1")["parents"] == ["plan.{{X}}:1"]
+    assert local.task(run["run_id"], "made-1")["parents"] == ["plan.{{X}}:1"]
 
 
 def test_a_generator_may_print_generators(local: Deployment) -> None:
@@ -88,7 +95,7 @@ def test_no_new_tasks_are_fine(local: Deployment) -> None:
     assert local.complete({"plan": prints(local, {}, children=["b"]), "b": task("true")})["task_states"] == {"COMPLETED": 2}
 
 
-def test_more_tasks_than_a_message_holds(local: Deployment) -> None:
+def test_more_tasks_than_a_message_holds(deployment: Deployment) -> None:
     """Megabytes of tasks are kept whole, though only one megabyte of other output would be."""
     new = {f"task-{number}": task("true", "x" * 1000, resources={"cores": 0}) for number in range(3000)}
     config = """
@@ -100,27 +107,26 @@ def test_more_tasks_than_a_message_holds(local: Deployment) -> None:
         executor = "local"
         workers = 1
     """
-    local.programs[0].end()
-    local.start_server(config=config)
-    run = local.complete({"plan": prints(local, new, pool="here")})
+    deployment.start_server(config=config)
+    run = deployment.complete({"plan": prints(deployment, new, pool="here")})
     assert (run["state"], run["task_states"]) == ("COMPLETED", {"COMPLETED": 3001})
 
 
 def test_a_generator_whose_tasks_are_there_is_done_again_with_what_it_had_made(local: Deployment) -> None:
-    local.complete({"plan": prints(local, {"new": shell(LEDGER)}), "other": task("true")})
-    ended = local.daggyr("retry", "1", "--task", "plan")
-    assert (ended.code, "daggyr retry 1 --task plan --downstream" in ended.err) == (2, True)
-    ended = local.daggyr("mark", "1", "plan", "queued")
-    assert (ended.code, "daggyr retry 1 --task plan --downstream" in ended.err) == (2, True)
-    assert local.run(1)["state"] == "COMPLETED"
-    assert local.daggyr("retry", "1", "--task", "new").code == 0
-    assert local.watch(1)["task_states"] == {"COMPLETED": 3}
+    run_id = local.complete({"plan": prints(local, {"new": shell(LEDGER)}), "other": task("true")})["run_id"]
+    ended = local.daggyr("retry", "last", "--task", "plan")
+    assert (ended.code, f"daggyr retry {run_id} --task plan --downstream" in ended.err) == (2, True)
+    ended = local.daggyr("mark", "last", "plan", "queued")
+    assert (ended.code, f"daggyr retry {run_id} --task plan --downstream" in ended.err) == (2, True)
+    assert local.run(run_id)["state"] == "COMPLETED"
+    local.ask(lambda server: server.retry(run_id, ["new"]))
+    assert local.watch(run_id)["task_states"] == {"COMPLETED": 3}
     assert local.read("ledger") == "new\nnew\n"
-    assert local.daggyr("retry", "1", "--task", "plan", "--downstream").code == 0
-    assert local.watch(1)["task_states"] == {"COMPLETED": 3}
+    local.ask(lambda server: server.retry(run_id, ["plan"], downstream=True))
+    assert local.watch(run_id)["task_states"] == {"COMPLETED": 3}
     assert local.read("ledger") == "new\nnew\nnew\n"
-    assert [attempt["attempt"] for attempt in local.task(1, "new")["attempts"]] == [1, 2, 3]
-    assert {change["reason"] for change in local.run(1)["history"] if change["reason"]} == {"retry"}
+    assert [attempt["attempt"] for attempt in local.task(run_id, "new")["attempts"]] == [1, 2, 3]
+    assert {change["reason"] for change in local.run(run_id)["history"] if change["reason"]} == {"retry"}
 
 
 def test_what_is_wrong_with_generated_tasks_is_told_one_fault_a_line(local: Deployment) -> None:

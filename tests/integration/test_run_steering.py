@@ -9,6 +9,12 @@ from support.waiting import is_gone, until
 LEDGER = 'echo "$DAGGYR_TASK_ID $DAGGYR_ATTEMPT" >> ledger'
 
 
+@pytest.fixture
+def local(unharmed: Deployment) -> Deployment:
+    """The module's server, which has a local pool of two workers, without a run."""
+    return unharmed
+
+
 def test_killing_a_run_ends_what_runs_and_starts_nothing_more(local: Deployment) -> None:
     gate = local.gate()
     run_id = local.submit(
@@ -60,7 +66,7 @@ def test_killing_a_task_leaves_the_rest_alone(local: Deployment) -> None:
         parameters={"{{X}}": ["1", "2"]},
     )
     pids = [one.reached(), two.reached()]
-    assert local.daggyr("kill", str(run_id), "a").code == 0
+    local.ask(lambda server: server.kill(run_id, ["a"]))
     run = local.watch(run_id, code=1)
     assert run["state"] == "KILLED"
     states = local.states(run_id)
@@ -85,7 +91,7 @@ def test_a_task_may_end_in_its_own_way_when_it_is_killed(deployment: Deployment)
         }
     )
     until(lambda: local.read("ready-1") and local.read("ready-2"), "both tasks")
-    assert local.daggyr("kill", "last").code == 0
+    local.ask(lambda server: server.kill(run_id))
     local.watch(run_id, code=1)
     assert local.read("saved") == "saved\n"
     assert local.states(run_id) == {"good": "COMPLETED", "bad": "KILLED"}
@@ -95,7 +101,7 @@ def test_a_task_that_ignores_sigterm_is_killed_after_the_grace_period(deployment
     deployment.start_server(config='[server]\nkill_grace = 0.2\n[pools.default]\nexecutor = "local"\n')
     run_id = deployment.submit({"a": shell("trap '' TERM; echo $$ > pid; while :; do sleep 0.01; done")})
     pid = int(until(lambda: deployment.read("pid"), "the task"))
-    assert deployment.daggyr("kill", "last").code == 0
+    deployment.ask(lambda server: server.kill(run_id))
     assert deployment.watch(run_id, code=1)["state"] == "KILLED"
     assert is_gone(pid)
 
@@ -110,7 +116,7 @@ def test_a_pools_grace_holds_after_a_kill_and_after_a_timeout(deployment: Deploy
     run_id = deployment.submit({"late": late, "killed": shell(hears)})
     until(lambda: deployment.task(run_id, "late")["state"] == "ERRORED", "the timeout")
     until(lambda: deployment.read("killed"), "the task")
-    assert deployment.daggyr("kill", str(run_id), "killed").code == 0
+    deployment.ask(lambda server: server.kill(run_id, ["killed"]))
     assert deployment.watch(run_id, code=1)["state"] == "KILLED"
     ended = [deployment.task(run_id, name)["attempts"][-1] for name in ("late", "killed")]
     assert [(attempt["outcome"], attempt["signal"]) for attempt in ended] == [("TIMED_OUT", 9), ("KILLED", 9)]
@@ -127,11 +133,11 @@ def test_retrying_a_run_repeats_only_what_did_not_complete(local: Deployment) ->
     )["run_id"]
     assert local.read("ledger").split("\n") == ["a 1", "b 1", "b 2", ""]
     # The retry gives fresh budgets, so that there are two attempts more.
-    assert local.daggyr("retry", str(run_id)).code == 0
+    local.ask(lambda server: server.retry(run_id))
     local.watch(run_id, code=1)
     assert local.attempts(run_id) == {"a": 1, "b": 4, "c": 0}
     (local.work / "mended").touch()
-    assert local.daggyr("retry", str(run_id)).code == 0
+    local.ask(lambda server: server.retry(run_id))
     run = local.watch(run_id)
     assert (run["run_id"], run["task_states"]) == (run_id, {"COMPLETED": 3})
     assert local.read("ledger").split() == ["a", "1", "b", "1", "b", "2", "b", "3", "b", "4", "b", "5", "c", "1"]
@@ -152,8 +158,7 @@ def test_retrying_a_task_with_or_without_what_depends_on_it(local: Deployment, d
             "other": shell(LEDGER),
         }
     )["run_id"]
-    options = ["--downstream"] if downstream else []
-    assert local.daggyr("retry", "last", "--task", "b", *options).code == 0
+    local.ask(lambda server: server.retry(run_id, ["b"], downstream=downstream))
     assert local.watch(run_id)["task_states"] == {"COMPLETED": 5}
     second = [line for line in local.read("ledger").splitlines() if line.endswith(" 2")]
     assert second == [f"{name} 2" for name in again]
@@ -202,7 +207,7 @@ def test_why_in_every_state(farm: Deployment) -> None:
     blocked = farm.why(run_id, "after")
     assert f"daggyr retry {run_id} --task held" in blocked
     assert "waits for 2 of its 2 parents: spread.{{X}}:1 (QUEUED), spread.{{X}}:2 (QUEUED)" in farm.why(run_id, "spread.tail")
-    assert farm.daggyr("kill", str(run_id)).code == 0
+    farm.ask(lambda server: server.kill(run_id))
     farm.watch(run_id, code=1)
     assert "was killed" in farm.why(run_id, "large")
     done = farm.complete({"ok": task("echo", "{{X}}")}, parameters={"{{X}}": ["1", "2"]})["run_id"]
@@ -219,6 +224,6 @@ def test_why_of_a_task_that_was_killed(local: Deployment) -> None:
     gate = local.gate()
     run_id = local.submit({"a": shell(gate.hold)})
     gate.reached()
-    assert local.daggyr("kill", str(run_id), "a").code == 0
+    local.ask(lambda server: server.kill(run_id, ["a"]))
     local.watch(run_id, code=1)
     assert "a person asked for that" in local.why(run_id, "a")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import grpc
+import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from support.deployment import Deployment, shell, task
@@ -11,9 +12,15 @@ from support.waiting import until
 from daggyr.channel import open_channel, token_metadata
 
 
+@pytest.fixture
+def local(unharmed: Deployment) -> Deployment:
+    """The module's server, which has a local pool of two workers, without a run."""
+    return unharmed
+
+
 def test_output_is_seen_while_its_task_still_runs(local: Deployment) -> None:
     gate = local.gate()
-    local.submit({"a": shell(f"echo first; echo oops >&2; {gate.hold}; printf second")})
+    run_id = local.submit({"a": shell(f"echo first; echo oops >&2; {gate.hold}; printf second")})
     followers = [local.command("logs", "last", "a", "-f", *options) for options in ([], ["--stderr"])]
     both = local.command("logs", "last", "-f")
     for follower, line in ((followers[0], "first\n"), (followers[1], "oops\n"), (both, "a | first\n")):
@@ -21,11 +28,11 @@ def test_output_is_seen_while_its_task_still_runs(local: Deployment) -> None:
         assert follower.stdout.readline() == line
     # Without -f, the command prints the output so far.
     until(lambda: local.daggyr("logs", "last", "a").out == "first\n", "what there is")
-    local.running(1, "a")
+    local.running(run_id, "a")
     gate.open()
     assert [local.ended(follower).out for follower in followers] == ["second", ""]
     assert local.ended(both).out == "a | second\n"
-    assert local.daggyr("logs", "1", "a").out == "first\nsecond"
+    assert local.daggyr("logs", str(run_id), "a").out == "first\nsecond"
 
 
 def test_following_goes_on_over_retries(local: Deployment) -> None:
@@ -52,7 +59,7 @@ def test_a_watch_as_json_lines(local: Deployment) -> None:
     ended = local.ended(watching)
     assert ended.code == 1
     changes = [*type(ended)(0, first, "").lines, *ended.lines]
-    assert [change["run_id"] for change in changes] == [1] * len(changes)
+    assert [change["run_id"] for change in changes] == [run_id] * len(changes)
     assert (changes[0]["state"], changes[0]["tags"]) == ("RUNNING", {"k": "v"})
     assert (changes[-1]["state"], changes[-1]["task_states"]) == ("ERRORED", {"COMPLETED": 1, "ERRORED": 1})
     assert [change["change_seq"] for change in changes] == sorted({change["change_seq"] for change in changes})
@@ -60,17 +67,17 @@ def test_a_watch_as_json_lines(local: Deployment) -> None:
     assert (last["a"]["state"], last["b"]["state"]) == ("COMPLETED", "ERRORED")
     assert (last["b"]["outcome"], last["b"]["exit_code"]) == ("FAILED", 3)
     # A run that has ended is told of in one line.
-    (line,) = local.daggyr("--output", "json", "watch", "1").lines
+    (line,) = local.daggyr("--output", "json", "watch", str(run_id)).lines
     assert line["state"] == "ERRORED"
 
 
 def test_runs_are_found_by_tag_state_and_time(local: Deployment) -> None:
     local.complete({"a": task("true")}, tags={"env": "prod", "n": "1"})
-    local.complete({"a": task("false")}, tags={"env": "prod", "n": "2"}, code=1)
+    second = local.complete({"a": task("false")}, tags={"env": "prod", "n": "2"}, code=1)["run_id"]
     local.complete({"a": task("true")}, tags={"env": "test"})
 
     def found(*options: str) -> list[int]:
-        return [run["run_id"] for run in local.json("runs", *options)]
+        return [run["run_id"] - second + 2 for run in local.json("runs", *options)]
 
     assert found() == [3, 2, 1]
     assert found("--tag", "env=prod") == [2, 1]
@@ -80,8 +87,8 @@ def test_runs_are_found_by_tag_state_and_time(local: Deployment) -> None:
     assert found("--since", "1h", "--until", "2199-01-01") == [3, 2, 1]
     assert found("--until", "1h") == []
     assert local.json("show", "last")["tags"] == {"env": "test"}
-    assert [each["task_id"] for each in local.json("tasks", "2", "--state", "errored")] == ["a"]
-    assert local.json("tasks", "2", "--state", "completed") == []
+    assert [each["task_id"] for each in local.json("tasks", str(second), "--state", "errored")] == ["a"]
+    assert local.json("tasks", str(second), "--state", "completed") == []
 
 
 def test_pools_and_agents_are_listed(farm: Deployment) -> None:

@@ -14,7 +14,7 @@ from support.deployment import PATIENT, Deployment, shell, task
 from support.waiting import DEADLINE, until
 
 AGENTS = 300
-TASKS = 3_000
+TASKS = 1_200
 
 
 @pytest.fixture

@@ -99,10 +99,10 @@ def test_runs_with_large_tags_are_listed(deployment: Deployment) -> None:
 
 
 def test_a_task_of_very_many_attempts_is_told_whole(deployment: Deployment) -> None:
-    count = 12_001  # six megabytes
+    count = 2_501  # six megabytes, in more than two pages of attempts
 
     def attempt(number: int) -> AttemptRecorded:
-        notes = ["a note of some length, as executors write " * 10]
+        notes = ["a note of some length, as executors write " * 50]
         nothing = OutputSummary(size_bytes=0)
         result = AttemptResult(outcome=AttemptOutcome.FAILED, exit_code=1, notes=notes, stdout=nothing, stderr=nothing)
         return AttemptRecorded(1, 0, number, Outcome.FAILED, "host", "a host", 1e9, result, State.QUEUED)

@@ -25,8 +25,8 @@ from daggyr_server.api.servicer import Limits
 from daggyr_server.core.machine import Machine
 from daggyr_server.core.moment import Moment
 from daggyr_server.driver.changes import Changes
+from daggyr_server.driver.driver import Driver
 from daggyr_server.driver.generators import Generators
-from daggyr_server.driver.loop import Driver
 from daggyr_server.spec import PoolLimits
 from daggyr_server.trackers.memory.tracker import MemoryTracker
 

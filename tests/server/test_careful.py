@@ -27,8 +27,8 @@ from daggyr_server.core.moment import Moment
 from daggyr_server.core.states import State
 from daggyr_server.driver import careful
 from daggyr_server.driver.changes import Changes
+from daggyr_server.driver.driver import Driver
 from daggyr_server.driver.generators import Generators
-from daggyr_server.driver.loop import Driver
 from daggyr_server.executors.base import Executor, ExecutorError, forgotten
 from daggyr_server.executors.context import ExecutorContext
 from daggyr_server.spec import decode_json, expand

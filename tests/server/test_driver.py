@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import threading
+import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,6 +15,7 @@ import pytest
 
 from daggyr.bounds import MAX_NOTE_BYTES, MAX_NOTES
 from daggyr.v1.task_pb2 import (
+    FAILED,
     HOST_AVAILABLE,
     HOST_GONE,
     REJECTED,
@@ -26,18 +28,21 @@ from daggyr.v1.task_pb2 import (
     OutputChunk,
     Placement,
 )
+from daggyr_server.api import views
+from daggyr_server.api.awaited import utc
+from daggyr_server.api.explanation import explanation
 from daggyr_server.core.machine import Machine
 from daggyr_server.core.moment import Moment
 from daggyr_server.core.records import Record
 from daggyr_server.core.rehearsal import Rehearsal
-from daggyr_server.core.states import State
+from daggyr_server.core.states import Phase, State
 from daggyr_server.driver import ended
 from daggyr_server.driver.asking import REHEARSED_TASKS
 from daggyr_server.driver.assignments import MAX_BYTES
 from daggyr_server.driver.changes import Changes
+from daggyr_server.driver.driver import Driver
 from daggyr_server.driver.errors import Closing, Refused
 from daggyr_server.driver.generators import Generators
-from daggyr_server.driver.loop import Driver
 from daggyr_server.executors.base import Executor
 from daggyr_server.executors.context import ExecutorContext
 from daggyr_server.spec import decode_json, expand
@@ -95,6 +100,70 @@ async def submitted(driver: Driver, request_id: str = "r", **fields: Any) -> int
     return await driver.requests.submit(
         request_id=request_id, tags={}, pool="main", parameters={}, addition=addition, document=document
     )
+
+
+class Clocks:
+    """Two clocks that the test sets. The event loop's own timers go on by the true one, but a delay that is over needs none."""
+
+    def __init__(self) -> None:
+        self.steady, self.wall = 50.0, 1_700_000_000.0
+
+    def __call__(self) -> Moment:
+        return Moment(self.steady, self.wall)
+
+
+@pytest.mark.parametrize("jump", [-3_600.0, 3_600.0])
+async def test_a_clock_that_is_set_changes_records_only(generators: Generators, jump: float) -> None:
+    """A retry is due when it was, and people are told so by the clock as it is now."""
+    clocks = Clocks()
+    tracker = MemoryTracker("memory")
+    driver = Driver(Machine(["main"]), tracker, Changes(1), generators, clocks, durable=False, life=1)
+    try:
+        executor = Taking(driver)
+        await driver.start({"main": executor})
+        run_id = await submitted(driver, max_retries=1, retry_delay=500)
+        key = await executor.given.get()
+        clocks.steady, clocks.wall = clocks.steady + 2, clocks.wall + 2
+        durable = asyncio.Event()
+        result = AttemptResult(outcome=FAILED, exit_code=1)
+        result.start_time.FromNanoseconds(round((clocks.wall - 1.5) * 1e9))
+        result.stop_time.FromNanoseconds(round(clocks.wall * 1e9))
+        executor.reports.updates("h", [AttemptUpdate(key=key, finished=result)], durable.set)
+        await durable.wait()
+        run = await driver.reader.find(run_id)
+        assert run is not None
+        clocks.steady, clocks.wall = clocks.steady + 499, clocks.wall + 499 + jump
+        (told, *_) = explanation(run, key.task_number, driver.reader.pools, clocks(), None)
+        assert told == f"It waits until {utc(clocks.wall + 1)} before retry 1 of 1."
+        await submitted(driver, "another")  # The loop makes a step, and nothing is due.
+        assert run.phases[key.task_number] == Phase.DELAYED
+        assert (await executor.given.get()).run_id != run_id
+        clocks.steady += 1
+        await driver.requests.kill(run_id + 1, None)
+        assert run.phases[key.task_number] != Phase.DELAYED
+        assert views.run_summary(run, driver.reader.pools, 0, clocks()).ran_seconds == 501.5
+        moves = [(change.state, change.time) for change in await tracker.history(run_id, None)]
+        assert moves == [(State.RUNNING, 1_700_000_000.5)]
+    finally:
+        await driver.close()
+
+
+async def test_the_timer_goes_by_the_clock_that_the_driver_was_given(generators: Generators) -> None:
+    """Whatever the wall clock says, a delay of no length that counts is over at once."""
+    clocks = Clocks()
+    clock = lambda: Moment(time.monotonic(), clocks.wall)  # noqa: E731
+    driver = Driver(Machine(["main"]), MemoryTracker("memory"), Changes(1), generators, clock, durable=False, life=1)
+    try:
+        executor = Taking(driver)
+        await driver.start({"main": executor})
+        run_id = await submitted(driver, max_retries=1, retry_delay=1)
+        key = await executor.given.get()
+        executor.reports.updates("h", [AttemptUpdate(key=key, finished=AttemptResult(outcome=FAILED))], lambda: None)
+        clocks.wall -= 3_600
+        again = await executor.given.get()
+        assert (again.run_id, again.attempt) == (run_id, 2)
+    finally:
+        await driver.close()
 
 
 async def test_what_a_lost_generator_printed_is_not_kept(driver: Driver, generators: Generators) -> None:

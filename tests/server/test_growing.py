@@ -35,8 +35,8 @@ from daggyr_server.core.moment import Moment
 from daggyr_server.core.stored import needed
 from daggyr_server.driver import growing
 from daggyr_server.driver.changes import Changes
+from daggyr_server.driver.driver import Driver
 from daggyr_server.driver.generators import Generators
-from daggyr_server.driver.loop import Driver
 from daggyr_server.driver.recovery import recovered
 from daggyr_server.executors.base import Executor
 from daggyr_server.executors.context import ExecutorContext

@@ -5,6 +5,7 @@ Each refusal names the task, the size and a way out.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -23,17 +24,17 @@ def details(**keys: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("task", "largest"),
     [
-        (details(stdin="x" * MOST), "stdin"),
-        (details(stdin="\N{SNOWMAN}" * (MOST // 3)), "stdin"),
-        (details(command=["true", *["argument"] * 400_000]), "command"),
-        (details(environment={f"V{number}": "" for number in range(400_000)}), "environment"),
-        (details(environment={"V": "x" * MOST}), "environment"),
-        (details(working_directory="x" * MOST), "working_directory"),
+        (lambda: details(stdin="x" * MOST), "stdin"),
+        (lambda: details(stdin="\N{SNOWMAN}" * (MOST // 3)), "stdin"),
+        (lambda: details(command=["true", *["argument"] * 400_000]), "command"),
+        (lambda: details(environment={f"V{number}": "" for number in range(400_000)}), "environment"),
+        (lambda: details(environment={"V": "x" * MOST}), "environment"),
+        (lambda: details(working_directory="x" * MOST), "working_directory"),
     ],
     ids=["stdin", "wide characters", "arguments", "variables", "one variable", "folder"],
 )
-def test_a_task_that_no_message_could_carry(task: dict[str, Any], largest: str) -> None:
-    (fault,) = refused({"tasks": {"small": TRUE, "large": task}})
+def test_a_task_that_no_message_could_carry(task: Callable[[], dict[str, Any]], largest: str) -> None:
+    (fault,) = refused({"tasks": {"small": TRUE, "large": task()}})
     assert fault.startswith("tasks.large.details: the task takes ")
     assert f"most of them for `{largest}`; a task takes at most 3,145,728; put the text into a file" in fault
 

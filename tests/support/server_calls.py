@@ -42,11 +42,11 @@ class ServerCalls:
     def close(self) -> None:
         self._channel.close()
 
-    def submit(self, document: Path, *, pool: str = "") -> int:
-        """Submit a file of JSON; returns the run's id. Raises grpc.RpcError if it is refused."""
+    def submit(self, document: Path, *, pool: str = "", request_id: str = "") -> int:
+        """Submit a file of JSON; returns the run's id. Raises grpc.RpcError if it is refused. `request_id` is for repetitions."""
 
         def chunks() -> Iterator[pb.SubmitRunChunk]:
-            yield pb.SubmitRunChunk(header=pb.SubmitRunHeader(request_id=str(uuid.uuid4()), pool=pool))
+            yield pb.SubmitRunChunk(header=pb.SubmitRunHeader(request_id=request_id or str(uuid.uuid4()), pool=pool))
             with document.open("rb") as file:
                 while data := file.read(_CHUNK_BYTES):
                     yield pb.SubmitRunChunk(data=data)

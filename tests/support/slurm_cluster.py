@@ -31,7 +31,10 @@ from daggyr_server.executors.slurm.client import ENDED_STATES
 from support import slurm_accounting
 from support.waiting import DEADLINE
 
-GROUP = "slurm"  # the xdist_group of all tests that use the cluster: one worker has it
+GROUP = "slurm"  # the xdist_group of tests that use a cluster: one worker has them
+COPIES_GROUP = (
+    "slurm-copies"  # of those about copies of trackers, which wait for long: another worker may have them and a cluster
+)
 CORES = 2
 MEMORY_MB = 1_000
 _SYSTEM_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
@@ -300,11 +303,11 @@ _running: SlurmCluster | None = None
 def running() -> SlurmCluster:
     """The session's cluster. Skips the test without the packages or without root; in CI that fails.
 
-    Where pytest-xdist has several workers, only the one with the group GROUP may call it, so that there is one cluster.
+    Where pytest-xdist has several workers, only those with the groups GROUP and COPIES_GROUP may call it: a cluster is work.
     """
     global _running
     test = os.environ.get("PYTEST_CURRENT_TEST", "")
-    if "PYTEST_XDIST_WORKER" in os.environ and not test.partition(" (")[0].endswith(f"@{GROUP}"):
+    if "PYTEST_XDIST_WORKER" in os.environ and not test.partition(" (")[0].endswith((f"@{GROUP}", f"@{COPIES_GROUP}")):
         pytest.fail(f"{test} uses the Slurm cluster and is not marked with xdist_group({GROUP!r})")
     if _running is None:
         missing = [program for program in _PROGRAMS if shutil.which(program, path=_SYSTEM_PATH) is None]

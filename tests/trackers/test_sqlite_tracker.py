@@ -102,6 +102,28 @@ async def test_a_tracker_of_an_older_version_learns_of_agents_and_lives(file: Pa
     assert sorted(lives) == [4, 5], "the starts of the older version had none"
 
 
+@pytest.mark.parametrize(
+    ("state", "start", "stop", "told"),
+    [
+        (2, 2.0, None, (0.0, 2.0)),
+        (3, 2.0, 9.5, (7.5, None)),
+        (3, 9.5, 2.0, (0.0, None)),  # a clock was set back meanwhile
+        (1, None, None, (0.0, None)),
+        (5, None, 3.0, (0.0, None)),
+    ],
+)
+async def test_runs_of_an_older_version_tell_how_long_they_ran(
+    file: Path, state: int, start: float | None, stop: float | None, told: tuple[float, float | None]
+) -> None:
+    """As far as that version kept it: from the first start to the last stop."""
+    written_by(2, file)
+    with database(file) as connection:
+        connection.execute("UPDATE run SET state = ?, start_time = ?, stop_time = ?", (state, start, stop))
+    async with opened(file) as tracker:
+        (row,) = await tracker.rows(before=None, limit=1)
+    assert (row.ran_seconds, row.running_time) == told
+
+
 def written_by(version: int, file: Path) -> None:
     """A file as a coordinator of an older version leaves it in its third epoch, with two attempts in flight."""
     script = "".join(migrations("sqlite")[:version])

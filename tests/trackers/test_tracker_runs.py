@@ -9,7 +9,7 @@ from tracker_kinds import OpenAgain, TrackerKind
 from tracker_records import DAY, assigned, ended, kept, moved, recorded, run_added, run_moved
 
 from daggyr.v1.task_pb2 import STDERR
-from daggyr_server.core.records import RunAdded, RunEdited, RunKillAsked, TasksGenerated, TasksStopped
+from daggyr_server.core.records import RunAdded, RunEdited, RunKillAsked, RunMoved, TasksGenerated, TasksStopped
 from daggyr_server.core.states import Outcome, State
 from daggyr_server.core.stored import Growth, RunRow
 from daggyr_server.trackers.base import MAX_ROWS_BYTES, StateChange, Tracker
@@ -49,6 +49,24 @@ async def test_a_run_keeps_its_first_start_and_its_last_stop(kind: TrackerKind, 
     )
     row = stored.row
     assert (row.state, row.start_time, row.stop_time, row.task_states) == (State.RUNNING, DAY + 1, None, {})
+
+
+async def test_a_run_keeps_for_how_long_it_ran(kind: TrackerKind, open_again: OpenAgain) -> None:
+    """And since when it runs: a coordinator that is started again goes on from there."""
+    moves = [
+        (RunMoved(1, State.RUNNING, DAY + 1), (0.0, DAY + 1)),
+        (RunMoved(1, State.ERRORED, DAY + 3, ran_seconds=1.75), (1.75, None)),
+        (RunMoved(1, State.QUEUED, DAY + 10, ran_seconds=1.75), (1.75, None)),
+        (RunMoved(1, State.RUNNING, DAY + 11, ran_seconds=1.75), (1.75, DAY + 11)),
+        (RunMoved(1, State.COMPLETED, DAY - 99, ran_seconds=3.5), (3.5, None)),
+    ]
+    tracker, _ = await open_again()
+    await tracker.commit([run_added()])
+    for record, told in moves:
+        await tracker.commit([record])
+        row = (await load(tracker)).row
+        assert (row.ran_seconds, row.running_time) == told
+        assert await tracker.rows(before=None, limit=1) == [row]
 
 
 async def test_a_run_that_ended_tells_how_many_tasks_are_in_each_state(kind: TrackerKind, open_again: OpenAgain) -> None:

@@ -2,7 +2,7 @@
 
 An agent keeps the tracker, the epoch and the life of its last welcome, and says them in its hello. A tracker that lacks that
 start is an older copy, and what it takes for queued may be done already. The agent executor asks `behind` and notes whom it
-refuses; the API shows them. Nothing here ends a session.
+refuses; the API shows them. What is kept is bounded, in time and in bytes (some 10 MB a pool). Nothing here ends a session.
 """
 
 from __future__ import annotations
@@ -11,14 +11,17 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
-from daggyr.lives import has_seen
 from daggyr.v1.agents_pb2 import Hello
+from daggyr_server.executors import seen_starts
 from daggyr_server.executors.context import ExecutorContext
+from daggyr_server.executors.seen_starts import SeenStart
 
 log = logging.getLogger(__name__)
 
 MOST = 1_000  # refused agents that are known
+MOST_RESOURCES = 10  # of each of them, `cores` among them
 KEPT_SECONDS = 120.0  # an agent tries again every few seconds; one that does not for so long has given up
 _LOG_SECONDS = 60.0  # between two lines about one agent
 
@@ -52,10 +55,12 @@ class RefusedAgents:
         told = before.told if before is not None and now < before.told + _LOG_SECONDS else now
         if told == now:
             log.error("agent %s at %s is refused: %s", hello.name, address, reason)
+        self._forget_old(now)
         while len(self._agents) >= MOST:
             del self._agents[next(iter(self._agents))]
+        resources = dict(islice(hello.resources.items(), MOST_RESOURCES - 1)) | {"cores": hello.resources["cores"]}
         self._agents[hello.agent_id] = RefusedAgent(
-            hello.agent_id, hello.name, address, hello.version, dict(hello.resources), reason, time.time(), now, told
+            hello.agent_id, hello.name, address, hello.version, resources, reason, time.time(), now, told
         )
 
     def forget(self, agent_id: str) -> None:
@@ -64,22 +69,17 @@ class RefusedAgents:
 
     def __iter__(self) -> Iterator[RefusedAgent]:
         """Those that were refused lately."""
-        now = self._clock()
-        return iter([agent for agent in self._agents.values() if now < agent.heard + KEPT_SECONDS])
+        self._forget_old(self._clock())
+        return iter(list(self._agents.values()))
+
+    def _forget_old(self, now: float) -> None:
+        while self._agents and now >= next(iter(self._agents.values())).heard + KEPT_SECONDS:
+            del self._agents[next(iter(self._agents))]
 
 
 def behind(hello: Hello, context: ExecutorContext) -> str | None:
     """Why this coordinator's tracker is an older copy than the agent has seen; None if it is not."""
-    epoch = hello.epoch
-    if hello.tracker_id != context.tracker_id or not epoch:
+    if hello.tracker_id != context.tracker_id or not hello.epoch:
         return None
-    if epoch > context.epoch:
-        how = f"which this copy has not reached: it is at start {context.epoch}"
-    elif hello.life and not has_seen(context.lives, epoch, hello.life):  # an agent of version 1 of the protocol tells no life
-        how = "which was another one than this copy's: both went on by themselves since"
-    else:
-        return None
-    return (
-        f"this server's tracker is an older copy of itself: agent {hello.name!r} has seen start {epoch} of it, {how}. Stop the "
-        "server; then bring the newest tracker back, or make this one another life: daggyr-server restore --tracker TRACKER"
-    )
+    # An agent of version 1 of the protocol tells no life.
+    return seen_starts.behind(SeenStart(hello.tracker_id, hello.epoch, hello.life), context, f"agent {hello.name!r}")

@@ -97,10 +97,8 @@ class PilotFiles:
                 path.unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """Remove the folder, and the tracker's if nothing else is in it."""
+        """Remove the folder."""
         shutil.rmtree(self._folder, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            self._folder.parent.rmdir()
 
 
 @cache

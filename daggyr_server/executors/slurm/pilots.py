@@ -113,6 +113,8 @@ class PilotExecutor(SlurmPool, AgentExecutor):
                     jobs = await self.client.jobs(self._pilots)
                     await self.client.cancel(sorted({job.job_id for job in jobs if job.state not in ENDED_STATES}))
             await asyncio.to_thread(self._files.remove)
+            with contextlib.suppress(OSError):
+                self.leave_directory()
 
     def notes(self) -> Sequence[str]:
         return [

@@ -39,7 +39,7 @@ class TargetAttempt:
     needs: Mapping[str, int]
     stopping: bool = False  # the driver wants its end
     attended: bool = False  # its warden can tell this connection of its end
-    sent_ns: int = 0  # nanoseconds since the epoch
+    sent_ns: int | None = None  # by this host's monotonic clock; None: an earlier coordinator sent it
     start_ns: int = 0
     told_start: bool = False
     has_folder: bool = False  # the shell was told to make it

@@ -39,10 +39,11 @@ dg_alive() {
     [ "$dg_o" = "$dg_boot" ] && dg_there "$dg_w" "$dg_b"
 }
 
-# dg_hello TOKEN EPOCH FENCE DIRECTORY FOLDER HOME TAKE: go to the pool's folder, tell what this host has. With TAKE, shells that came before
-# start nothing any more. DIRECTORY and HOME may be empty; relative ones count from the account's home.
+# dg_hello TOKEN FENCE DIRECTORY FOLDER HOME: go to the pool's folder, tell what this host has. FENCE is the line "EPOCH RANDOM TRACKER LIFE"
+# of this connection; that of the last one is in the file `fence`, and is told. DIRECTORY and HOME may be empty; relative ones count from
+# the account's home.
 dg_hello() {
-    dg_fence="$2 $3"
+    dg_fence=$2
     for dg_tool in base64 head ls mkdir rm setsid sleep tail tr wc; do
         command -v "$dg_tool" >/dev/null || {
             printf 'FAULT %s it has no %s, which attempts need\n' "$1" "$dg_tool"
@@ -56,12 +57,12 @@ dg_hello() {
     cd -- "$HOME" 2>/dev/null || cd /
     dg_home=$PWD
     dg_said=$(
-        case $4 in
+        case $3 in
             '') dg_base=${XDG_STATE_HOME:-$dg_home/.local/state}/daggyr ;;
-            *) dg_base=$4 ;;
+            *) dg_base=$3 ;;
         esac
         exec 2>&1
-        mkdir -p -- "$dg_base/$5" && CDPATH= cd -P -- "$dg_base/$5" && echo "+$PWD"
+        mkdir -p -- "$dg_base/$4" && CDPATH= cd -P -- "$dg_base/$4" && echo "+$PWD"
     )
     case $dg_said in
         +*) dg_root=${dg_said#+} ;;
@@ -70,41 +71,39 @@ dg_hello() {
             return
             ;;
     esac
-    if [ -n "$6" ]; then
-        CDPATH= cd -- "$6" 2>/dev/null || {
-            printf 'FAULT %s it has no folder %s, which the setting working_directory names\n' "$1" "$6"
+    if [ -n "$5" ]; then
+        CDPATH= cd -- "$5" 2>/dev/null || {
+            printf 'FAULT %s it has no folder %s, which the setting working_directory names\n' "$1" "$5"
             return
         }
         dg_home=$PWD
     fi
     cd -- "$dg_root"
-    dg_name=
-    { read -r dg_name dg_line <fence; } 2>/dev/null
-    if [ "${dg_name:-0}" -gt "$2" ]; then
-        printf 'FAULT %s a newer start of this coordinator uses it: this one is out of date and should be ended\n' "$1"
-        return
-    fi
-    dg_said=
-    if [ -n "$7" ]; then
-        if dg_probe; then dg_said=; fi
-        case $dg_said in
-            '' | *'No space left'* | *'quota exceeded'*) ;;
-            *)
-                printf 'FAULT %s %s\n' "$1" "$dg_said"
-                return
-                ;;
-        esac
-        # On a full disk this empties the fence, which keeps earlier shells from starting anything as well.
-        { "$dg_env" echo "$dg_fence" >fence; } 2>/dev/null
-        dg_forget_places
-    fi
+    dg_last=
+    { read -r dg_last <fence; } 2>/dev/null
     read -r dg_boot </proc/sys/kernel/random/boot_id
     dg_birth $$
     dg_self="$$ $dg_born"
     dg_host /proc/self/cgroup /sys/fs/cgroup /proc/meminfo 2>/dev/null
     dg_uptime
     exec 2>/dev/null
-    printf 'READY %s %s %s %s %s %s\n' "$1" "$dg_up" "$dg_boot" "$dg_cores" "$dg_memory" "$dg_said"
+    printf 'READY %s %s %s %s %s %s\n' "$1" "$dg_up" "$dg_boot" "$dg_cores" "$dg_memory" "$dg_last"
+}
+
+# dg_take TOKEN: from now on, shells of earlier connections start nothing any more. Tells why files cannot be kept here, if that is so.
+dg_take() {
+    if dg_probe; then dg_said=; fi
+    case $dg_said in
+        '' | *'No space left'* | *'quota exceeded'*) ;;
+        *)
+            printf 'FAULT %s %s\n' "$1" "$dg_said"
+            return
+            ;;
+    esac
+    # On a full disk this empties the fence, which keeps earlier shells from starting anything as well.
+    { "$dg_env" echo "$dg_fence" >fence; } 2>/dev/null
+    dg_forget_places
+    printf 'TAKEN %s %s\n' "$1" "$dg_said"
 }
 
 # dg_probe: whether files can be kept here; if not, dg_said says why, in the words of the C locale.

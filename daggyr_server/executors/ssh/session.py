@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from daggyr.bounds import MAX_UNITS
 from daggyr.v1.task_pb2 import OutputChunk
 from daggyr_server.executors.context import ExecutorContext
+from daggyr_server.executors.seen_starts import SeenStart, behind
 from daggyr_server.executors.ssh.attempts import TargetAttempt, TargetAttempts
 from daggyr_server.executors.ssh.clock import TargetClock
 from daggyr_server.executors.ssh.connection import TargetFault, connect
@@ -34,6 +35,7 @@ from daggyr_server.executors.ssh.starting import Starting
 from daggyr_server.executors.ssh.telling import Telling
 from daggyr_server.executors.ssh.watching import LookingAfter
 
+_WORDS_OF_A_HOST = 4  # in READY: uptime, boot, cores, memory; the fence of the connection before follows
 ROOM_SECONDS = 2.0  # between two looks whether a target whose disk is full has room again
 
 
@@ -57,15 +59,16 @@ class TargetSession:
         telling: Telling,
         shells: tuple[Shell, Shell, Shell],
         ready: list[str],
+        said: list[str],
         room_changed: Callable[[str, float], None],
     ) -> None:
-        """`ready` are the words of READY. Raises TargetFault.
+        """`ready` are the words of READY, and `said` those of TAKEN. Raises TargetFault.
 
         `room_changed` is told why the target can keep no files, or an empty text when it can again, and the seconds between two
         looks.
         """
         try:
-            uptime, boot, cores, memory_kb, *said = ready
+            uptime, boot, cores, memory_kb, *_ = ready
             clock = TargetClock(uptime, boot)
             self.cores = min(MAX_UNITS, int(cores))
             self.memory_mb = min(MAX_UNITS, int(memory_kb) // 1024)
@@ -103,11 +106,14 @@ class TargetSession:
         context, settings = place.context, place.settings
         connection = await connect(place.target, settings, context.heartbeat)
         try:
-            hello = [str(context.epoch), secrets.token_hex(8), _without_home(settings.directory), place.folder]
-            hello.append(_without_home(settings.working_directory))
-            starting, ready = await Shell.opened(connection, hello=[*hello, "take"])
-            (fetching, _), (watching, _) = await asyncio.gather(*(Shell.opened(connection, hello=[*hello, ""]) for _ in range(2)))
-            yield cls(place, attempts, telling, (starting, fetching, watching), ready, room_changed)
+            fence = f"{context.epoch} {secrets.token_hex(8)} {context.tracker_id} {context.life}"
+            hello = [fence, _without_home(settings.directory), place.folder, _without_home(settings.working_directory)]
+            starting, ready = await Shell.opened(connection, hello=hello)
+            if reason := behind(_seen(ready[_WORDS_OF_A_HOST:]), context, f"target {place.target.known_as!r}"):
+                raise TargetFault(reason)
+            said = await starting.called("dg_take", answer="TAKEN")
+            (fetching, _), (watching, _) = await asyncio.gather(*(Shell.opened(connection, hello=hello) for _ in range(2)))
+            yield cls(place, attempts, telling, (starting, fetching, watching), ready, said, room_changed)
         finally:
             connection.abort()
             with contextlib.suppress(Exception):
@@ -195,6 +201,16 @@ def _no_room(words: list[str]) -> str:
     """Why a target can keep no files, in its own words, if it has some."""
     said = " ".join(words).strip()
     return f"it cannot keep the files of attempts{f': {said}' if said else ', because its disk is full'}"
+
+
+def _seen(fence: list[str]) -> SeenStart:
+    """The start of the connection that was here last, by the words of its fence: a version without lives had two."""
+    epoch, _, tracker_id, life, *_ = [*fence, "", "", "", ""]
+    return SeenStart(tracker_id, _number(epoch), _number(life))
+
+
+def _number(word: str) -> int:
+    return int(word) if word.isascii() and word.isdecimal() and len(word) < 20 else 0
 
 
 def _not_understood(words: list[str]) -> TargetFault:

@@ -81,18 +81,14 @@ class Shell(asyncssh.SSHClientSession[bytes]):
 
         Raises TargetFault.
         """
-        token = secrets.token_hex(8)
         try:
             async with asyncio.timeout(READY_SECONDS):
                 # A path alone: whatever the account's login shell is, it can run that.
                 shell = cls()
                 await connection.create_session(lambda: shell, "/bin/sh", encoding=None, request_pty=False)
-                await shell.send(program() + call("dg_hello", token, *hello).encode())
-                return shell, await shell._ready(token)
+                return shell, await shell.called("dg_hello", *hello, answer="READY", before=program())
         except TimeoutError:
-            raise TargetFault(
-                f"its shell did not answer within {READY_SECONDS:g} s; do the account's start-up files wait for something?"
-            ) from None
+            raise _silent() from None
         except asyncssh.ChannelOpenError as error:
             raise TargetFault(
                 f"it refused a session: {error.reason}; three a connection are needed (MaxSessions in sshd_config)"
@@ -100,17 +96,27 @@ class Shell(asyncssh.SSHClientSession[bytes]):
         except (asyncssh.Error, OSError) as error:
             raise TargetFault(str(error) or type(error).__name__) from error
 
-    async def _ready(self, token: str) -> list[str]:
+    async def called(self, function: str, *words: str, answer: str, before: bytes = b"") -> list[str]:
+        """Call a function that answers with one line, which begins with this word or FAULT, and return the words after the token.
+
+        Raises TargetFault.
+        """
+        token = secrets.token_hex(8)
         chatter = 0
-        while chatter < _MAX_CHATTER:
-            line = await self.line()
-            chatter += len(line) + 1
-            kind, _, rest = line.partition(f" {token} ")
-            # What was printed last may lack a line break.
-            if kind.endswith("READY") and rest:
-                return rest.split()
-            if kind.endswith("FAULT") and rest:
-                raise TargetFault(rest.strip())
+        try:
+            async with asyncio.timeout(READY_SECONDS):
+                await self.send(before + call(function, token, *words).encode())
+                while chatter < _MAX_CHATTER:
+                    line = await self.line()
+                    chatter += len(line) + 1
+                    kind, found, rest = line.partition(f" {token}")
+                    # What was printed last may lack a line break.
+                    if found and kind.endswith(answer):
+                        return rest.split()
+                    if found and kind.endswith("FAULT"):
+                        raise TargetFault(rest.strip())
+        except TimeoutError:
+            raise _silent() from None
         raise TargetFault("the account's start-up files print without end")
 
     async def send(self, script: bytes) -> None:
@@ -166,3 +172,9 @@ class Shell(asyncssh.SSHClientSession[bytes]):
     def _why(self) -> str:
         said = " ".join(self._said.decode(errors="replace").split())
         return f"{self._end}: {said}" if said else str(self._end)
+
+
+def _silent() -> TargetFault:
+    return TargetFault(
+        f"its shell did not answer within {READY_SECONDS:g} s; do the account's start-up files wait for something?"
+    )

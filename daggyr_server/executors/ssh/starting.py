@@ -123,7 +123,7 @@ class Starting:
                 self._attempts.forget(attempt)
                 self._telling.ends_soon([attempt.ident], REJECTED, str(error))
                 continue
-            attempt.sent_ns = time.time_ns()
+            attempt.sent_ns = time.monotonic_ns()
             attempt.attended = True
             batch.append((attempt, script))
             size += len(script)

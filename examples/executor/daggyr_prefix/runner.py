@@ -61,11 +61,11 @@ def carry_out(folder: Path, order: dict[str, Any], control: int, life: int) -> d
         process = start(folder, order)
     except OSError as error:
         return {"refused": ["execute", order["prefix"][0], os.strerror(error.errno or 0)]}
-    start_ns = time.time_ns()
+    start_ns, began = time.time_ns(), time.monotonic_ns()
     write(folder / "started", str(start_ns))
     os.write(life, b"s")
     cause = wait(process.pid, control, order["timeout"], order["grace"])
-    stop_ns = time.time_ns()
+    stop_ns = start_ns + time.monotonic_ns() - began  # the other clock may have been set meanwhile
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)  # the leader is not reaped yet, so that the group is still its own
     _, status, usage = os.wait4(process.pid, 0)

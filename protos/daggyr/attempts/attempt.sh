@@ -19,12 +19,22 @@ umask 077
 
 # Find the programs that are needed here.
 dg_find_tools() {
-    dg_setsid=$(command -v setsid)
-    dg_env=$(command -v env)
-    dg_grep=$(command -v grep)
+    dg_surely eval 'dg_setsid=$(command -v setsid)'
+    dg_surely eval 'dg_env=$(command -v env)'
+    dg_surely eval 'dg_grep=$(command -v grep)'
     # A shell has what it starts in the background ignore these two, and most cannot take that back. Nor can busybox's env.
     dg_reset=
-    if "$dg_env" --default-signal=INT,QUIT true; then dg_reset=--default-signal=INT,QUIT; fi 2>/dev/null
+    if dg_surely "$dg_env" --default-signal=INT,QUIT true; then dg_reset=--default-signal=INT,QUIT; fi 2>/dev/null
+}
+
+# dg_surely COMMAND...: execute it again for as long as a signal ends it, because whoever stops this shell may signal all that is in its
+# process group, as Slurm does. A program that was ended so would be taken for one that has failed.
+dg_surely() {
+    dg_more=0
+    while "$@"; dg_made=$?; [ "$dg_made" -gt 128 ] && [ "$dg_more" -lt 100 ]; do
+        dg_more=$((dg_more + 1))
+    done
+    return "$dg_made"
 }
 
 # dg_once TEXT FILE: make a file, if nobody has made it yet.
@@ -78,7 +88,7 @@ dg_carry_out() {
         dg_now=$?
         if [ "$dg_now" = 127 ] && [ "$dg_code" = 143 ]; then break; fi
         dg_code=$dg_now
-        if [ -z "$dg_caught" ] || [ "$dg_code" != 143 ]; then break; fi
+        if [ -z "$dg_caught" ] || [ "$dg_code" != 143 ] || dg_lost_end; then break; fi
     done
     dg_flags=-
     # Shells say on standard error which signal has ended what they waited for; for these three not all do.
@@ -89,7 +99,7 @@ dg_carry_out() {
         if [ "$dg_flags" = - ]; then dg_hear_jobs; fi
     fi
     { times; } >"$dg_times" # in braces, because what is redirected in vain for a special built-in ends the shell
-    [ -z "$dg_guards" ] || kill $dg_guards
+    [ -z "$dg_guards" ] || kill -USR1 $dg_guards
     kill -KILL "-$dg_task" # whoever is left of its group; dg_sweep waits for them
     case $dg_code in 126 | 127) dg_hear_setsid ;; esac
     if [ -s "$dg_refused" ]; then dg_flags=${dg_flags}r; fi
@@ -101,6 +111,17 @@ dg_carry_out() {
         if [ -z "$dg_why" ] && [ -n "$dg_stopping" ]; then dg_why=kill; fi
         if [ -z "$dg_why" ]; then dg_why=timeout; fi
     fi
+}
+
+# Whether the shell has lost the end of its task. If a signal interrupts its `wait` just as that ends, bash takes the end from the kernel
+# and forgets it: the task is gone, and stands in its list as one that runs. To wait for it then is to wait for the end of all guards.
+dg_lost_end() {
+    if kill -0 "$dg_task"; then return 1; fi 2>/dev/null
+    dg_surely eval 'dg_line=$(jobs -r -p 2>/dev/null)' # which the other shells do not have
+    for dg_line in $dg_line; do
+        if [ "$dg_line" = "$dg_task" ]; then return 0; fi
+    done
+    return 1
 }
 
 # dg_refuse WORD TEXT...: the task cannot be started.
@@ -208,6 +229,10 @@ dg_look_up() {
 # From now on, SIGTERM to this shell ends its task.
 dg_take_stops() {
     dg_task= dg_stopping= dg_caught=
+    dg_hear_stops
+}
+
+dg_hear_stops() {
     trap 'dg_caught=1; if [ -z "$dg_stopping" ]; then dg_stopping=1; [ -z "$dg_task" ] || dg_stop_task; fi' TERM
 }
 
@@ -222,27 +247,30 @@ dg_time() {
 # End the task, because somebody has asked for that.
 dg_stop_task() {
     dg_once kill "$dg_cause"
+    trap '' TERM # which the guard inherits, so that the next one does not end it before it has begun
     {
         dg_guard
         dg_end
     } &
     dg_guards="$dg_guards $!"
+    dg_hear_stops
 }
 
-# Be a guard, which ends with SIGTERM, and what it waits for with it.
+# Be a guard, which ends with SIGUSR1, and what it waits for with it. SIGTERM may come to all processes of a job, and a guard that it ended
+# would leave a task that nobody ends.
 dg_guard() {
-    dg_nap=
-    trap 'kill "$dg_nap"; exit' TERM
+    trap '' TERM
+    dg_before=$!
+    trap '[ "$!" = "$dg_before" ] || kill -KILL "$!"; exit' USR1
     exec >/dev/null 2>&1
 }
 
-# dg_rest SECONDS: as sleep(1), but a guard's. A guard ends here if its attempt is over. A shell can lose the SIGTERM that comes before
-# dg_guard has set its trap, and what has the number of the task's group by then may be somebody else's.
+# dg_rest SECONDS: as sleep(1), but a guard's. A guard ends here if its attempt is over, because it may not have heard of that, and what
+# has the number of the task's group by then may be somebody else's.
 dg_rest() {
     dg_leave
     sleep "$1" &
-    dg_nap=$!
-    wait "$dg_nap"
+    wait "$!"
     dg_leave
 }
 
@@ -252,8 +280,13 @@ dg_leave() {
 
 dg_end() {
     dg_leave
-    # What has not come to a session of its own yet has no group.
-    kill -TERM "-$dg_task" || kill -TERM "$dg_task"
+    # What has not come to a session of its own yet has no group, and it loses a signal if it still has the traps of this shell.
+    dg_turn=0
+    until kill -TERM "-$dg_task" || [ "$dg_turn" -ge 100 ]; do
+        kill -TERM "$dg_task" || break
+        dg_rest 0.05
+        dg_turn=$((dg_turn + 1))
+    done
     dg_rest "$dg_grace"
     kill -KILL "-$dg_task"
     exit
@@ -269,8 +302,10 @@ dg_sweep() {
     dg_turn=0
     while [ "$dg_turn" -lt 20 ]; do
         dg_found=$(dg_find "$@")
-        [ -n "$dg_found" ] || return 0
-        kill -KILL $dg_found
+        if [ "$?" -le 128 ]; then # otherwise a signal has ended the search
+            [ -n "$dg_found" ] || return 0
+            kill -KILL $dg_found
+        fi
         if [ "$dg_turn" -gt 0 ]; then sleep 0.05; fi
         dg_turn=$((dg_turn + 1))
     done

@@ -137,7 +137,8 @@ def judge(seen: Seen) -> tuple[AttemptOutcome, list[str]]:
 def result_of(
     seen: Seen, *, start_ns: int | None = None, stop_ns: int | None = None, cpu_seconds: float | None = None
 ) -> AttemptResult:
-    """The result of an attempt whose end was seen, without its output's sizes. Times are nanoseconds since the epoch.
+    """The result of an attempt whose end was seen, without its output's sizes. Times are nanoseconds since the epoch; what has no
+    stop stopped now, or, if the clock was set back meanwhile, when it started.
 
     What was REJECTED, or RETURNED without an end of its process, has no process: its result has neither an exit code nor a start,
     and it stopped now.
@@ -151,7 +152,7 @@ def result_of(
         exit_code=seen.exit_code,
         signal=seen.signal,
         start_time=None if start_ns is None else timestamp(start_ns),
-        stop_time=timestamp(time.time_ns() if stop_ns is None else stop_ns),
+        stop_time=timestamp(max(time.time_ns(), start_ns or 0) if stop_ns is None else stop_ns),
         cpu_seconds=cpu_seconds,
     )
 

@@ -76,7 +76,7 @@ class Place:
     @property
     def folders(self) -> list[Path]:
         """The folders of the submissions that are on disk."""
-        return list((self.home / self._context.tracker_id).iterdir())
+        return [path for path in (self.home / self._context.tracker_id).iterdir() if path.is_dir()]
 
 
 class Dying:

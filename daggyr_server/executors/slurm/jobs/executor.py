@@ -83,7 +83,7 @@ class JobExecutor(SlurmPool):
         with contextlib.suppress(OSError):
             await self._watch.clean()
             await asyncio.to_thread(remove_void, self.tracker_folder, self.prefix)
-            self.tracker_folder.rmdir()  # which succeeds if nothing is left
+            self.leave_directory()
 
     def start(self, host: str, batch: AssignmentBatch) -> None:
         fillings = [Filling(template) for template in batch.templates]

@@ -4,7 +4,7 @@
 # In the submission's folder, by the task's index N:
 #   N.run/       made by whoever comes first: this script, which then starts the task, or the coordinator, which then never
 #                wants it started. mkdir(2) is atomic, on NFS too: no attempt is started twice or after it was taken back
-#   N.start      when the task's process was started
+#   N.start      when the task's process was started, by the node's date, and by /proc/uptime, which nobody sets
 #   N.out N.err  what it writes; N.in, its standard input if it has one
 #   N.rejected   why it cannot be started (dg_refused in attempt.sh); N.cause, N.said, N.times are as there
 #   N.result     how it ended: written as N.part and renamed, so that it is there whole or not at all. N.part alone: there was no room
@@ -13,30 +13,34 @@ set -f
 # What is no array has an index of its own, because the variable could be another job's, out of the environment of who submitted it.
 [ -n "$dg_index" ] || dg_index=$SLURM_ARRAY_TASK_ID
 dg_own=$dg_folder/$dg_index
-# Where Slurm tracks processes by control groups, its own signals (a cancelled job, a time limit) come to this script alone too.
+# Where Slurm tracks processes by control groups, its own signals (a cancelled job, a time limit) come to this script alone; elsewhere
+# they come to all processes of the job, and dg_surely is for what is executed here.
 dg_take_stops
 
-mkdir "$dg_own.run" 2>/dev/null || exit 0
+dg_surely mkdir "$dg_own.run" 2>/dev/null || exit 0
 dg_find_tools
-dg_date=$(command -v date)
+dg_surely eval 'dg_date=$(command -v date)'
 dg_out=$dg_own.out dg_err=$dg_own.err dg_mark=SLURM_DAGGYR_OUTPUT=$dg_own.out
 dg_cause=$dg_own.cause dg_refused=$dg_own.rejected dg_said=$dg_own.said dg_times=$dg_own.times dg_in=$dg_own.in
 [ -e "$dg_in" ] || dg_in=/dev/null
 
 # Whether the directory takes what is written. Many file systems know that, and quotas, only by trying, and NFS only at the end.
 dg_has_room() {
-    head -c 65536 /dev/zero >"$dg_own.room"
+    dg_surely dg_fill
     dg_room=$?
-    rm -f "$dg_own.room"
+    dg_surely rm -f "$dg_own.room"
     return "$dg_room"
 } 2>/dev/null
 
+dg_fill() { head -c 65536 /dev/zero >"$dg_own.room"; }
+
 if ! { : >"$dg_out" && : >"$dg_err" && dg_has_room; } 2>/dev/null; then
-    mv "$dg_own.run" "$dg_own.full" # which needs no room
+    dg_surely mv "$dg_own.run" "$dg_own.full" # which needs no room
     exit 1
 fi
 
-dg_begun() { "$dg_date" +%s.%N >"$dg_own.start"; }
+dg_uptime() { read -r dg_up dg_line </proc/uptime; } 2>/dev/null
+dg_begun() { { "$dg_date" +%s.%N && dg_uptime && echo "$dg_up"; } >"$dg_own.start"; }
 
 # A guard that gives the middle of long output, which is not kept, back to the disk where the file system can.
 dg_trim() {
@@ -58,8 +62,9 @@ dg_trimmer=$!
 dg_carry_out "$@"
 # What Slurm ends can exit with 0 before this script hears of it. Until the result is written, it may still come.
 trap 'dg_stopping=1' TERM
-dg_end=$("$dg_date" +%s.%N)
-kill "$dg_trimmer"
+dg_surely eval 'dg_end=$("$dg_date" +%s.%N)'
+dg_uptime || dg_up=
+kill -USR1 "$dg_trimmer"
 # Descendants that left the group.
 dg_sweep "${dg_mark#*=}" "$dg_own.err" "$dg_own.in"
 dg_full=
@@ -69,6 +74,7 @@ dg_has_room || dg_full=1
 dg_result() {
     dg_text="status $dg_code
 stop $dg_end
+up $dg_up
 node ${SLURMD_NODENAME:-$(uname -n)}"
     dg_more() {
         dg_text="$dg_text
@@ -78,7 +84,11 @@ $1"
     if [ "$dg_why" = timeout ]; then dg_more "timeout 1"; elif [ -n "$dg_stopping" ]; then dg_more "stopped 1"; fi
     if [ -n "$dg_full" ]; then dg_more "full 1"; fi
     dg_more "children $dg_cpu"
-    printf '%s\n' "$dg_text" >"$dg_own.part" && mv "$dg_own.part" "$dg_own.result"
+    printf '%s\n' "$dg_text" >"$dg_own.part" && dg_surely dg_put
+}
+
+dg_put() {
+    if [ -e "$dg_own.part" ]; then mv "$dg_own.part" "$dg_own.result"; fi
 }
 
 dg_try=0

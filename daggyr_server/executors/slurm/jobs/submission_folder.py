@@ -46,6 +46,7 @@ from daggyr_server.executors.slurm.jobs.script import tasks_file
 
 MANIFEST = "manifest"
 VOID = ".void"
+_HUNDREDTH_NS = 10_000_000  # in which /proc/uptime counts
 _MAX_TEXT = 4096  # bytes of a result, or of what a job printed
 
 
@@ -162,7 +163,7 @@ class SubmissionFolder:
                 elif kind == "result":
                     seen.results.add(int(number))
                 elif kind == "start" and int(number) in starting:
-                    time = _nanoseconds(self._text(int(number), kind))
+                    time, _ = _start(self._text(int(number), kind))
                     if time is not None:
                         seen.starts[int(number)] = time
         return seen
@@ -176,10 +177,11 @@ class SubmissionFolder:
         told = words.get("status", "255")
         status = min(int(told), 255) if told.isascii() and told.isdecimal() and len(told) < 10 else 255
         refused = self._bytes(index, "rejected")
+        start, up = _start(self._text(index, "start"))
         return JobReport(
             status=status,
-            start=_nanoseconds(self._text(index, "start")),
-            stop=_nanoseconds(words.get("stop", "")),
+            start=start,
+            stop=_stop(start, up, _nanoseconds(words.get("stop", "")), _uptime(words.get("up", ""))),
             node=words.get("node", ""),
             stopped="stopped" in words,
             timed_out="timeout" in words,
@@ -262,6 +264,28 @@ def _nanoseconds(text: str) -> int | None:
     if len(seconds) > len(str(MAX_SECONDS)) or int(seconds) >= MAX_SECONDS:
         return None  # no clock tells that
     return int(seconds) * 1_000_000_000 + int(fraction)
+
+
+def _uptime(text: str) -> int | None:
+    """The first word of /proc/uptime in nanoseconds; None if it is not there."""
+    seconds, point, hundredths = text.partition(".")
+    if not (point and seconds.isdecimal() and hundredths.isdecimal() and len(hundredths) == 2 and len(seconds) < 12):
+        return None
+    return (int(seconds) * 100 + int(hundredths)) * _HUNDREDTH_NS
+
+
+def _start(text: str) -> tuple[int | None, int | None]:
+    """When a task's process was started, by the node's date, and how long the node was up then."""
+    date, up, *_ = [*text.split(), "", ""]
+    return _nanoseconds(date), _uptime(up)
+
+
+def _stop(start: int | None, up_then: int | None, stop: int | None, up: int | None) -> int | None:
+    """When a task's process had ended. If the node's date was set meanwhile, the uptime tells for how long it ran."""
+    if start is None or stop is None or up_then is None or up is None:
+        return stop
+    took = up - up_then
+    return stop if abs(stop - start - took) <= 2 * _HUNDREDTH_NS else start + max(0, took)
 
 
 def _cpu_seconds(text: str) -> float | None:

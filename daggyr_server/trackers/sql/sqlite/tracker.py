@@ -33,7 +33,10 @@ _MANY_BYTES = 1024 * 1024  # a commit with more bytes of documents and output ru
 _BUSY_SECONDS = 2.0  # how long another program that writes, such as a backup, is waited for
 _BUSY_POLL = 0.05
 _CHECKPOINT_PAGES = 2_000  # of 4 KiB each, in the log, before it is moved into the file; a shorter log writes more pages twice
-_CACHE_KIB = 32 * 1024
+# Pages that the writing connection keeps in memory. Each run leaves about a kibibyte there until the cache is full, so that the
+# memory of a server rises over its first thousands of runs. 600,000 tasks in random order were written no faster with 32 MiB, and
+# an eighth slower with 2 MiB.
+_CACHE_KIB = 8 * 1024
 _SCRUB_PAUSES = (0.1, 5.0)  # seconds between tries to empty the log while somebody reads it: doubled from the first to the last
 _MAX_LOG_BYTES = 64 * 1024 * 1024  # a log that a large commit made longer is cut to this
 
