@@ -62,6 +62,7 @@ class Machine(RequestHandlers):
     def __init__(self, pools: Iterable[str], *, next_run_id: int = 1) -> None:
         super().__init__(pools)
         self.requests: dict[str, int] = {}  # request id -> run id
+        self._request_of: dict[int, str] = {}  # the same the other way
         self._next_run_id = next_run_id
         self._handlers: dict[type, Callable[[Any, Moment], None]] = {
             AttemptStarted: self._attempt_started,
@@ -185,7 +186,7 @@ class Machine(RequestHandlers):
         run.extend(event.addition)
         self._next_run_id += 1
         self._take_in(run)
-        self.requests[event.request_id] = run_id
+        self.requests[event.request_id], self._request_of[run_id] = run_id, event.request_id
         self._step.records.append(RunAdded(run_id, event.request_id, run.tags, event.pool, now.wall, event.document))
         self._touched[run_id] = run
         self._step.answers[event.ticket] = run_id
@@ -198,7 +199,7 @@ class Machine(RequestHandlers):
             return
         for policy in run.graph.policies:  # a pool that was taken out of the configuration has no hosts; its tasks wait
             self.pools.setdefault(policy.pool, Pool(policy.pool))
-        self.requests[event.request_id] = run_id
+        self.requests[event.request_id], self._request_of[run_id] = run_id, event.request_id
         self._next_run_id = max(self._next_run_id, run_id + 1)
         if run.has_ended:
             self.runs[run_id] = run
@@ -229,12 +230,12 @@ class Machine(RequestHandlers):
                 if self._touched.pop(run_id, None) is not None:  # the run has ended in this very step
                     self._settle({run_id: run}, now)
                 del self.runs[run_id]
+                request_id = self._request_of.pop(run_id)
+                if self.requests.get(request_id) == run_id:
+                    del self.requests[request_id]
                 self.tally.forget(run_id)
                 for pool in self.pools.values():
                     pool.drop(run_id)
-        forgotten = {request_id for request_id, run_id in self.requests.items() if run_id not in self.runs}
-        for request_id in forgotten:
-            del self.requests[request_id]
 
     # -- hosts --------------------------------------------------------------------------------------------------------
 

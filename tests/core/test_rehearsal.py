@@ -6,10 +6,10 @@ That a copy comes to the same as the machine itself, the other tests of this fol
 from __future__ import annotations
 
 import gc
-import sys
 import weakref
 from typing import Any
 
+from lines_run import lines_run
 from many_tasks import many
 from world import World, task
 
@@ -86,26 +86,14 @@ def test_nothing_is_left_of_the_copy_once_it_was_taken() -> None:
 
 
 def test_what_the_machine_does_to_take_a_copy_does_not_grow_with_the_run() -> None:
-    """The machine moves no task of a run that was changed beside it: each move of a task is a line that is run."""
+    """The machine moves no task of a run that was changed beside it: each move of a task would be lines that are run."""
 
     def lines(count: int) -> int:
         world = World(checked=False)
         run_id = world.submit(many(count))
         world.kill(run_id)
         event = rehearsal(world, run_id, "t")
-        seen = 0
-
-        def trace(frame: Any, what: str, argument: Any) -> Any:
-            nonlocal seen
-            seen += what == "line"
-            return trace
-
-        before = sys.gettrace()
-        sys.settrace(trace)
-        try:
-            world.machine.handle(world.moment, [event])
-        finally:
-            sys.settrace(before)
+        seen = lines_run(lambda: world.machine.handle(world.moment, [event]))
         assert world.of(run_id).state is State.QUEUED
         return seen
 
