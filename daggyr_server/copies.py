@@ -19,7 +19,7 @@ from daggyr.checked import ConfigurationError
 from daggyr.standard_streams import say
 from daggyr_server.chosen_path import ChosenPath
 from daggyr_server.config import load
-from daggyr_server.driver.another_life import IDS_A_DAY, AnotherLife, begin
+from daggyr_server.driver.another_life import IDS_A_SECOND, IDS_LEFT_OUT, AnotherLife, begin
 from daggyr_server.driver.clocks import host_clocks
 from daggyr_server.driver.spilled import SpilledTasks
 from daggyr_server.trackers.base import TrackerError
@@ -166,11 +166,15 @@ def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def _age(seconds: float | None) -> str:
+    return "nothing tells how long ago it was" if seconds is None else f"{seconds:,.0f} seconds ago"
+
+
 def _described(life: AnotherLife) -> list[str]:
     lines = [
         f"it is another life of tracker {life.former_id}, and is tracker {life.tracker_id} from now on",
-        f"run ids go on at {life.next_run_id:,}: {IDS_A_DAY:,} are left out for each day begun since the last sign "
-        f"of the former life ({_count(life.days, 'day')})",
+        f"run ids go on at {life.next_run_id:,}: {IDS_LEFT_OUT:,} are left out, and {IDS_A_SECOND} more for each second since "
+        f"the last sign of the former life ({_age(life.seconds)})",
         f"{_count(life.runs, 'run')} had not ended: what was in flight of them is LOST, {_count(life.lost, 'attempt')}, and is "
         "queued again",
         "agents and hosts end what they still run of the former life when they meet the server",

@@ -22,7 +22,8 @@ from daggyr_server.driver import recovery
 from daggyr_server.trackers.base import DamagedRun, Opened
 from daggyr_server.trackers.sql.tracker import SqlTracker
 
-IDS_A_DAY = 1_000_000  # runs that a life can have given out in a day: eleven a second, all day
+IDS_LEFT_OUT = 1_000_000  # however young a copy seems to be: a burst of runs, and a clock that is behind
+IDS_A_SECOND = 20  # runs that a life can have given out for long
 STARTS_A_DAY = 10_000  # that a life can have had: hosts take no orders of a start below one that they have seen
 _DAY = 86_400  # seconds
 _NO_SIGN_DAYS = 1_000  # where nothing tells how old a copy is
@@ -35,7 +36,7 @@ class AnotherLife:
     former_id: str
     tracker_id: str
     next_run_id: int
-    days: int  # since the former life's last sign, begun ones counted
+    seconds: float | None  # since the former life's last sign; None if nothing tells
     runs: int = 0  # that had not ended
     lost: int = 0  # attempts that were in flight
     damaged: dict[int, str] = field(default_factory=dict)  # by run id, why it was left alone
@@ -47,10 +48,12 @@ async def begin(tracker: SqlTracker, opened: Opened, keep: Callable[[], Keeping]
     If it is interrupted, it may be called again: that makes yet another tracker.
     """
     last = await tracker.last_sign()
-    days = max(1, math.ceil((now.wall - last) / _DAY)) if last is not None else _NO_SIGN_DAYS
-    life = AnotherLife(opened.tracker_id, secrets.token_hex(16), _ids_after(opened.next_run_id, days), days)
+    age = max(0.0, now.wall - last) if last is not None else None
+    assumed = age if age is not None else _NO_SIGN_DAYS * _DAY
+    life = AnotherLife(opened.tracker_id, secrets.token_hex(16), ids_after(opened.next_run_id, assumed), age)
+    starts = math.ceil(max(1.0, assumed) / _DAY) * STARTS_A_DAY
     # The id comes first: whoever finds the tracker between the two commits already knows that nothing in flight is its own.
-    await tracker.begin_another_life(life.tracker_id, opened.epoch + days * STARTS_A_DAY, life.next_run_id)
+    await tracker.begin_another_life(life.tracker_id, opened.epoch + starts, life.next_run_id)
     machine = Machine((), next_run_id=life.next_run_id)
     found: list[RunRestored] = []
     for run_id in await tracker.unfinished():
@@ -73,6 +76,10 @@ async def begin(tracker: SqlTracker, opened: Opened, keep: Callable[[], Keeping]
     return life
 
 
-def _ids_after(next_run_id: int, days: int) -> int:
-    """The first id that the former life cannot have given out: whole millions on, so that people see where a life begins."""
-    return ((next_run_id - 1) // IDS_A_DAY + days) * IDS_A_DAY + 1
+def ids_after(next_run_id: int, seconds: float) -> int:
+    """The first id that no former life can have given out, where the copy's `next_run_id` is so many seconds old.
+
+    The one that was copied is not the only one: a copy may be restored, and an hour later restored again. So the ids of a life
+    that begins later are higher. They begin after a whole hundred, so that people see where.
+    """
+    return math.ceil((next_run_id - 1 + IDS_LEFT_OUT + IDS_A_SECOND * seconds) / 100) * 100 + 1
