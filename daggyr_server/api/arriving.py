@@ -130,14 +130,8 @@ class Document:
         """The whole document, to be decoded; a large one is a bytearray, see spec.decode_json. Raises NotTaken."""
         if self._file is None:
             return await self.content()
-        whole = bytearray(self.size)
-        on_disk = self.size - self._waiting
-        start = on_disk
-        for piece in self._pieces:
-            whole[start : start + len(piece)] = piece
-            start += len(piece)
-        await self._from_disk(lambda file: _read_into(file, whole, on_disk))
-        return whole
+        rest, on_disk = list(self._pieces), self.size - self._waiting
+        return await self._from_disk(lambda file: _read_growing(file, on_disk, rest))
 
     async def content(self) -> bytes:
         """The whole document, to be kept. Raises NotTaken."""
@@ -186,15 +180,19 @@ def _write(file: int, block: bytes, start: int) -> None:
         data = data[written:]
 
 
-def _read_into(file: int, whole: bytearray, size: int) -> None:
-    with os.fdopen(file, "rb", buffering=0) as on_disk, memoryview(whole)[:size] as left:
+def _read_growing(file: int, size: int, rest: list[bytes]) -> bytearray:
+    # It grows by pieces: to make all of it at once holds the interpreter while a gigabyte is filled with zeros.
+    whole = bytearray()
+    with os.fdopen(file, "rb", buffering=0) as on_disk:
         on_disk.seek(0)
-        at = 0
-        while at < size:
-            read = on_disk.readinto(left[at : at + _READ_BYTES])
-            if not read:
+        while len(whole) < size:
+            piece = on_disk.read(min(_READ_BYTES, size - len(whole)))
+            if not piece:
                 raise OSError("the file is too short")
-            at += read
+            whole += piece
+    for piece in rest:
+        whole += piece
+    return whole
 
 
 def _read(file: int, size: int, rest: bytes) -> bytes:

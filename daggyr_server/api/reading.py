@@ -31,7 +31,7 @@ from daggyr.v1.task_pb2 import STDERR, STDOUT
 from daggyr_server.api import views
 from daggyr_server.api.explanation import explanation
 from daggyr_server.api.output import read_output
-from daggyr_server.api.servicer import MAX_INTEGER, MAX_PAGE_BYTES, STRANGE_TOKEN, TURN, Context, Servicer, end_call
+from daggyr_server.api.servicer import MAX_INTEGER, MAX_PAGE_BYTES, STRANGE_TOKEN, TURN, Context, Servicer, end_call, page_start
 from daggyr_server.api.statuses import fitting
 from daggyr_server.core.graph.run import Run
 from daggyr_server.core.states import STATE_OF, Phase, State
@@ -47,7 +47,7 @@ class Reading(Servicer):
     """See runs.proto."""
 
     async def ListRuns(self, request: ListRunsRequest, context: Context) -> ListRunsResponse:
-        before = await _page_start(request.page_token, context)
+        before = await page_start(request.page_token, context)
         most = min(request.page_size or 100, MAX_RUNS_A_PAGE)
         wanted = _Wanted(request)
         response = ListRunsResponse()
@@ -89,7 +89,7 @@ class Reading(Servicer):
 
     async def ListTasks(self, request: ListTasksRequest, context: Context) -> ListTasksResponse:
         run = await self.run(request.run_id, context)
-        start = await _page_start(request.page_token, context) or 0
+        start = await page_start(request.page_token, context) or 0
         most = min(request.page_size or 1_000, MAX_TASKS_A_PAGE)
         states = {State(state) for state in request.states if state}
         wanted = [phase for phase in Phase if not states or STATE_OF[phase] in states]
@@ -239,11 +239,3 @@ async def _attempts_start(token: str, context: Context) -> tuple[int, int, int] 
     if match is None:
         await context.abort(grpc.StatusCode.INVALID_ARGUMENT, STRANGE_TOKEN)
     return int(match[1]), int(match[2]), int(match[3])
-
-
-async def _page_start(token: str, context: Context) -> int | None:
-    if not token:
-        return None
-    if not token.isdecimal() or len(token) > 18:
-        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, STRANGE_TOKEN)
-    return int(token)

@@ -208,8 +208,8 @@ class Servicer:
             await context.abort(grpc.StatusCode.NOT_FOUND, fitting(message))
         return number
 
-    async def named(self, run: Run, names: Any, context: Context) -> tuple[int, ...] | None:
-        """The numbers that plain names mean; None for no names."""
+    async def named(self, run: Run, names: Any, context: Context) -> Sequence[int] | None:
+        """The numbers that plain names mean, each once; None for no names."""
         if not names:
             return None
         await self.learn_names(run)
@@ -221,6 +221,8 @@ class Servicer:
             elif run.graph.kind(found[0]) is not Kind.TASK:
                 message = f"task {name!r} runs nothing: name the task that it belongs to, or one of its expansions"
                 await context.abort(grpc.StatusCode.FAILED_PRECONDITION, fitting(message))
+            elif len(names) == 1:
+                return found  # which costs nothing, however many they are
             else:
                 numbers += found
         return tuple(dict.fromkeys(numbers))
@@ -233,3 +235,12 @@ async def end_call(error: Refused | BeingRestored | Closing | TrackerError, cont
     if not isinstance(error, Refused):
         await context.abort(grpc.StatusCode.UNAVAILABLE, fitting(str(error)))
     await context.abort(_CODES[error.refusal.reason], fitting(str(error)))
+
+
+async def page_start(token: str, context: Context) -> int | None:
+    """Where a page goes on whose token is an id or a number; None for the first page."""
+    if not token:
+        return None
+    if not token.isdecimal() or len(token) > 18:
+        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, STRANGE_TOKEN)
+    return int(token)

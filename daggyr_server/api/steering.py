@@ -18,7 +18,7 @@ from daggyr.v1.runs_pb2 import (
     PruneRunsResponse,
     RetryRunRequest,
 )
-from daggyr_server.api.servicer import MAX_INTEGER, Context, Servicer
+from daggyr_server.api.servicer import MAX_INTEGER, Context, Servicer, page_start
 
 
 class Steering(Servicer):
@@ -72,4 +72,6 @@ class Steering(Servicer):
         if not request.HasField("ended_before"):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "prune what ended before when?")
         before = request.ended_before.ToNanoseconds() / 1e9
-        return PruneRunsResponse(runs=await self.answered(self.requests.prune(before), context))
+        newest = await page_start(request.page_token, context)
+        runs, left = await self.answered(self.requests.prune(before, limit=request.limit, newest=newest), context)
+        return PruneRunsResponse(runs=runs, next_page_token="" if left is None else str(left))

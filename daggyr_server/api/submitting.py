@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -198,9 +198,7 @@ class Submitting(Servicer):
                 except SpecificationError as error:
                     await context.abort(grpc.StatusCode.INVALID_ARGUMENT, of_specification(error))
         if not header.plan:
-            yield EditRunResponse(
-                run=await self.summary(run), warnings=plan.warnings, totals=EditTotals(**plan.totals()._asdict())
-            )
+            yield EditRunResponse(run=await self.summary(run), warnings=plan.warnings, totals=await _totals(plan))
             return
         async for response in self._planned(run, plan, context):
             yield response
@@ -209,27 +207,35 @@ class Submitting(Servicer):
         """What an edit would do, a page at a time; everybody else has turns in between."""
         tasks = map(_task_edit, plan.tasks())
         summary = await self.summary(run)
-        beside: dict[str, Any] = {"warnings": plan.warnings, "totals": EditTotals(**plan.totals()._asdict())}
+        beside: dict[str, Any] = {"warnings": plan.warnings, "totals": await _totals(plan)}
         left: list[TaskEditMessage] = []
         while True:
             if run.graph.edits and run.graph.live != plan.snapshot.live:
                 await context.abort(grpc.StatusCode.ABORTED, f"run {run.run_id} was edited meanwhile: look at it again")
-            page, size = left, sum(edit.ByteSize() for edit in left)
-            left = []
             try:
-                while len(page) < MAX_EDITS_A_PAGE and (edit := next(tasks, None)) is not None:
-                    size += edit.ByteSize()
-                    if page and size > MAX_PAGE_BYTES:
-                        left = [edit]
-                        break
-                    page.append(edit)
+                # In a thread, because from one task that changes to the next a million may be looked at.
+                page, left = await asyncio.to_thread(_page, tasks, left)
             except TrackerError as error:
                 await end_call(error, context)
             yield EditRunResponse(run=summary, tasks=page, **beside)
             beside = {}
             if not left and len(page) < MAX_EDITS_A_PAGE:
                 return
-            await asyncio.sleep(0)
+
+
+async def _totals(plan: Plan) -> EditTotals:
+    return EditTotals(**(await asyncio.to_thread(plan.totals))._asdict())
+
+
+def _page(tasks: Iterator[TaskEditMessage], left: list[TaskEditMessage]) -> tuple[list[TaskEditMessage], list[TaskEditMessage]]:
+    """A page that begins with what was left of the one before, and what is left of it: one that did not fit, or nothing."""
+    page, size = left, sum(edit.ByteSize() for edit in left)
+    while len(page) < MAX_EDITS_A_PAGE and (edit := next(tasks, None)) is not None:
+        size += edit.ByteSize()
+        if page and size > MAX_PAGE_BYTES:
+            return page, [edit]
+        page.append(edit)
+    return page, []
 
 
 def _task_edit(edit: TaskEdit) -> TaskEditMessage:

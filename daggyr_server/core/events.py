@@ -15,6 +15,7 @@ from daggyr_server.core.graph.graph import Addition, Edit
 from daggyr_server.core.graph.in_flight import InFlight
 from daggyr_server.core.graph.run import Run
 from daggyr_server.core.states import Outcome
+from daggyr_server.core.step import Refusal, Step
 
 
 class AttemptStarted(NamedTuple):
@@ -85,7 +86,7 @@ class KillAsked:
 
     ticket: Hashable
     run_id: int
-    numbers: tuple[int, ...] | None = None  # None means the whole run
+    numbers: Sequence[int] | None = None  # None means the whole run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +98,7 @@ class RetryAsked:
 
     ticket: Hashable
     run_id: int
-    numbers: tuple[int, ...] | None = None  # None means all tasks that did not complete
+    numbers: Sequence[int] | None = None  # None means all tasks that did not complete
     downstream: bool = False
     everything: bool = False  # also what a kill of the run left behind
 
@@ -108,7 +109,7 @@ class MarkAsked:
 
     ticket: Hashable
     run_id: int
-    numbers: tuple[int, ...]
+    numbers: Sequence[int]
     completed: bool  # else QUEUED
     everything: bool = False  # also lets go on what a kill of the run left behind
 
@@ -139,6 +140,29 @@ class EditAsked:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Rehearsed:
+    """What a person asked was done to a copy of a run, beside the machine (rehearsal.py makes it). The answer is as to `asked`.
+
+    It is a Refusal with Reason.STALE if the run has changed since it was copied. The copy is the machine's from now on.
+    """
+
+    asked: KillAsked | RetryAsked | MarkAsked | EditAsked
+    run: Run
+    steps: int  # that the run had seen when it was copied
+    done: Run  # the copy, as it is now
+    step: Step  # what is to be recorded and told of that
+
+    @property
+    def ticket(self) -> Hashable:
+        return self.asked.ticket
+
+    @property
+    def refused(self) -> bool:
+        """Whether the request is not granted, however often it is repeated for the run as it was."""
+        return isinstance(self.step.answers[self.asked.ticket], Refusal)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HostChanged:
     """A host of a pool takes attempts, with these resources, or no longer does."""
 
@@ -166,5 +190,5 @@ class HostGone:
 
 
 Fact = AttemptStarted | AttemptEnded | HostChanged | HostGone
-Request = RunSubmitted | RunRestored | RunsForgotten | KillAsked | RetryAsked | MarkAsked | EditAsked
+Request = RunSubmitted | RunRestored | RunsForgotten | KillAsked | RetryAsked | MarkAsked | EditAsked | Rehearsed
 Event = Fact | Request

@@ -32,6 +32,7 @@ from daggyr_server.core.events import (
     HostGone,
     KillAsked,
     MarkAsked,
+    Rehearsed,
     RetryAsked,
     RunRestored,
     RunsForgotten,
@@ -61,6 +62,7 @@ class Machine(RequestHandlers):
     def __init__(self, pools: Iterable[str], *, next_run_id: int = 1) -> None:
         super().__init__(pools)
         self.requests: dict[str, int] = {}  # request id -> run id
+        self._request_of: dict[int, str] = {}  # the same the other way
         self._next_run_id = next_run_id
         self._handlers: dict[type, Callable[[Any, Moment], None]] = {
             AttemptStarted: self._attempt_started,
@@ -72,6 +74,7 @@ class Machine(RequestHandlers):
             RetryAsked: self._retry_asked,
             MarkAsked: self._mark_asked,
             EditAsked: self._edit_asked,
+            Rehearsed: self._rehearsed,
             HostChanged: self._host_changed,
             HostGone: self._host_gone,
         }
@@ -112,6 +115,7 @@ class Machine(RequestHandlers):
                 if run is None:
                     continue
                 run.due(now)
+                run.steps += 1
                 self._note_delay(run)
         for pool in self.pools.values():
             if pool.due is not None and pool.due <= now:
@@ -177,12 +181,12 @@ class Machine(RequestHandlers):
             pool=event.pool,
             parameters=event.parameters,
             made=now,
-            offer=_nobody,
+            offer=nobody,
         )
         run.extend(event.addition)
         self._next_run_id += 1
         self._take_in(run)
-        self.requests[event.request_id] = run_id
+        self.requests[event.request_id], self._request_of[run_id] = run_id, event.request_id
         self._step.records.append(RunAdded(run_id, event.request_id, run.tags, event.pool, now.wall, event.document))
         self._touched[run_id] = run
         self._step.answers[event.ticket] = run_id
@@ -195,7 +199,7 @@ class Machine(RequestHandlers):
             return
         for policy in run.graph.policies:  # a pool that was taken out of the configuration has no hosts; its tasks wait
             self.pools.setdefault(policy.pool, Pool(policy.pool))
-        self.requests[event.request_id] = run_id
+        self.requests[event.request_id], self._request_of[run_id] = run_id, event.request_id
         self._next_run_id = max(self._next_run_id, run_id + 1)
         if run.has_ended:
             self.runs[run_id] = run
@@ -226,12 +230,12 @@ class Machine(RequestHandlers):
                 if self._touched.pop(run_id, None) is not None:  # the run has ended in this very step
                     self._settle({run_id: run}, now)
                 del self.runs[run_id]
+                request_id = self._request_of.pop(run_id)
+                if self.requests.get(request_id) == run_id:
+                    del self.requests[request_id]
                 self.tally.forget(run_id)
                 for pool in self.pools.values():
                     pool.drop(run_id)
-        forgotten = {request_id for request_id, run_id in self.requests.items() if run_id not in self.runs}
-        for request_id in forgotten:
-            del self.requests[request_id]
 
     # -- hosts --------------------------------------------------------------------------------------------------------
 
@@ -303,7 +307,7 @@ class Machine(RequestHandlers):
         pool.note_due(now.steady)
 
 
-def _nobody(queue: ReadyQueue) -> None:
+def nobody(queue: ReadyQueue) -> None:
     """Offer a queue to nobody: its run is only being made."""
 
 

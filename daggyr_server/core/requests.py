@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
 
-from daggyr_server.core.events import EditAsked, KillAsked, MarkAsked, RetryAsked
+from daggyr_server.core.events import EditAsked, KillAsked, MarkAsked, Rehearsed, RetryAsked
 from daggyr_server.core.graph.edit import changed_completed, edited
 from daggyr_server.core.graph.graph import Addition
 from daggyr_server.core.graph.refusals import (
@@ -151,6 +151,26 @@ class RequestHandlers(Stepper):
         self._stop(attempts)
         self._note_delay(run)
         self._step.answers[event.ticket] = len(run.graph.edits)
+
+    def _rehearsed(self, event: Rehearsed, now: Moment) -> None:
+        """What was asked was done to a copy of a run: the run becomes the copy, unless it is another by now."""
+        asked, step, run = event.asked, event.step, event.run
+        answer = step.answers[asked.ticket]
+        if run is not self.runs.get(asked.run_id) or run.steps != event.steps or run.in_flight:
+            answer = Refusal(Reason.STALE, f"run {asked.run_id} goes on too fast: ask again")
+        elif step.records:  # Else it was refused, or everything is as it was asked for.
+            for pool in self.pools.values():
+                pool.drop(run.run_id)
+            changed = run.changed + step.changed[run.run_id]
+            run.become(event.done)
+            run.offers_to(self._offer)
+            run.changed = changed
+            self._step.records += step.records
+            self._offer_all(run)
+            self._note_delay(run)
+            self._touched[run.run_id] = run
+            self._dirty.update(dict.fromkeys(self.pools))
+        self._step.answers[asked.ticket] = answer
 
     def _asked_moves(self, run: Run, moved: Iterable[int], state: State, reason: str, now: Moment) -> None:
         """Record what a person moved, and offer what is ready because of it."""

@@ -20,7 +20,7 @@ from daggyr_server.trackers.base import Tracker, TrackerError
 log = logging.getLogger(__name__)
 
 DELETED_ROWS = 5_000  # in one call of the tracker
-ROWS_AT_ONCE = 1_000  # runs that are read in one call, to find those that ended before a time
+ROWS_AT_ONCE = 250  # runs that are read in one call, to find those that ended before a time
 
 
 class Deletions:
@@ -39,19 +39,19 @@ class Deletions:
         """
         await asyncio.shield(self._begin(self._delete_and_scrub(run_id), f"deleting run {run_id}"))
 
-    async def prune(self, before: float) -> int:
-        """Take all runs away that ended before a time, in seconds since the epoch; returns how many.
+    async def prune(self, before: float, *, limit: int = 0, newest: int | None = None) -> tuple[int, int | None]:
+        """Take runs away that ended before a time, in seconds since the epoch, and whose ids are below `newest`.
 
+        Returns how many, and below which id to go on if `limit` of them are gone and there may be more. A `limit` of 0 is none.
         Raises TrackerError, Closing.
         """
         try:
-            return await self._delete_before(before)
+            return await self._delete_before(before, limit, newest)
         finally:
             await asyncio.shield(self._begin(self._tracker.scrub(), "scrubbing"))
 
-    async def _delete_before(self, before: float) -> int:
+    async def _delete_before(self, before: float, limit: int, newest: int | None) -> tuple[int, int | None]:
         deleted = 0
-        newest: int | None = None
         while rows := await self._tracker.rows(before=newest, limit=ROWS_AT_ONCE):
             newest = rows[-1].run_id
             for row in rows:
@@ -59,7 +59,10 @@ class Deletions:
                     with contextlib.suppress(Refused):  # Somebody has queued it again, so it has not ended.
                         await asyncio.shield(self._begin(self._delete(row.run_id), f"deleting run {row.run_id}"))
                         deleted += 1
-        return deleted
+                if limit and deleted >= limit:
+                    return deleted, row.run_id
+            await asyncio.sleep(0)
+        return deleted, None
 
     def go_on(self, run_ids: Sequence[int]) -> None:
         """Go on with the runs that an earlier coordinator had begun to delete."""

@@ -15,6 +15,7 @@ from functools import partial
 from daggyr_server.core.machine import Machine
 from daggyr_server.driver import recovery
 from daggyr_server.driver.agents import Agents
+from daggyr_server.driver.asking import Asking
 from daggyr_server.driver.careful import unusable
 from daggyr_server.driver.changes import Changes
 from daggyr_server.driver.clocks import Clock
@@ -78,8 +79,9 @@ class Driver:
         )
         self.figures = FiguresReader(machine, durability, self.reader.damaged)
         self._deletions = Deletions(tracker, self.reader, changes)
-        editing, agents = Editing(self.reader, self._inbox, keep), Agents(self._executors)
-        self.requests = Requests(self._inbox, self.reader, editing, self._deletions, agents, keep, tracker.folder)
+        asking, agents = Asking(self.reader, self._inbox), Agents(self._executors)
+        editing = Editing(self.reader, asking, keep)
+        self.requests = Requests(self._inbox, self.reader, asking, editing, self._deletions, agents, keep, tracker.folder)
 
     def reports(self, pool: str, *, mend: bool = True) -> PoolReports:
         """What the executor of `pool` reports to. `mend` is False for an executor that checks by itself what it is told."""

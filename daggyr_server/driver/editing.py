@@ -13,10 +13,10 @@ from daggyr_server.core.events import EditAsked
 from daggyr_server.core.graph.run import Run
 from daggyr_server.core.graph.segments import Keeping
 from daggyr_server.core.step import Reason, Refusal
+from daggyr_server.driver.asking import Asking
 from daggyr_server.driver.edit_plan import Plan, RunSnapshot, planned, planned_again
 from daggyr_server.driver.ended import Reader
 from daggyr_server.driver.errors import Refused
-from daggyr_server.driver.inbox import Inbox
 from daggyr_server.driver.replaced import encoded
 from daggyr_server.spec import Faults, PoolLimits, Printed, RunSpec, check_tags, decode_json, listed
 
@@ -26,10 +26,10 @@ PLANS = 10  # of one edit, while the run goes on
 class Editing:
     """Makes the edits of one coordinator's runs."""
 
-    def __init__(self, reader: Reader, inbox: Inbox, keep: Callable[[], Keeping]) -> None:
+    def __init__(self, reader: Reader, asking: Asking, keep: Callable[[], Keeping]) -> None:
         """`keep` makes the lists that hold what tasks execute."""
         self._reader = reader
-        self._inbox = inbox
+        self._asking = asking
         self._keep = keep
 
     async def plan(self, run: Run, spec: RunSpec, *, pools: Mapping[str, PoolLimits], downstream: bool) -> Plan:
@@ -75,7 +75,7 @@ class Editing:
             )
             replaced = await asyncio.to_thread(encoded, snapshot.graph, plan.edit.carry)
             try:
-                await self._inbox.ask(
+                await self._asking.ask(
                     EditAsked(
                         ticket=object(),
                         run_id=run_id,
@@ -156,7 +156,7 @@ class Editing:
         self, run: Run, spec: RunSpec, document: bytes, edits: int, plan: Plan, replaced: bytes, everything: bool
     ) -> None:
         """Ask the machine to carry a plan out. Raises Refused, Closing."""
-        await self._inbox.ask(
+        await self._asking.ask(
             EditAsked(
                 ticket=object(),
                 run_id=run.run_id,

@@ -16,7 +16,7 @@ from functools import partial
 from daggyr.backoff import Backoff
 from daggyr.v1.task_pb2 import AttemptKey, AttemptUpdate
 from daggyr_server.core.commands import Command, RecallAttempts, StartAttempts, StopAttempts
-from daggyr_server.core.events import AttemptEnded, EditAsked, Event
+from daggyr_server.core.events import AttemptEnded, EditAsked, Event, Rehearsed
 from daggyr_server.core.graph.run import Run
 from daggyr_server.core.graph.segments import Keeping
 from daggyr_server.core.machine import Machine
@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 ASSIGNED_A_TURN = 1_000
 TURNS = 6
 MAX_UPDATES_A_STEP = 1_024  # More updates wait for the next step, so that answers need not wait for them.
+_ALONE = frozenset({EditAsked, Rehearsed})  # they may replace a run's graph
 _FIRST_DELAY, _LONGEST_DELAY = 0.1, 5.0  # seconds, before a commit that did not succeed is tried again
 
 
@@ -168,14 +169,14 @@ class Loop:
         inbox, generators, lives = self._inbox.entries, self._generators, self._lives
         while inbox and budget > 0:
             entry = inbox.popleft()
-            if type(entry) is EditAsked:
-                # An edit has a step of its own: what earlier steps assign is looked up in the graph when they are carried out.
-                if steps or events or durables:
-                    inbox.appendleft(entry)
-                else:
-                    events.append(entry)
-                break
             if type(entry) is not Reported:
+                if type(entry) in _ALONE:
+                    # It has a step of its own: what earlier steps assign is looked up in the graph when they are carried out.
+                    if steps or events or durables:
+                        inbox.appendleft(entry)
+                    else:
+                        events.append(entry)  # type: ignore[arg-type]
+                    break
                 budget -= 1
                 if type(entry) is ToKeep:
                     kept.append(entry.record)

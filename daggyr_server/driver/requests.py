@@ -7,7 +7,7 @@ among those here. Nothing here changes a run: the machine does, or refuses.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from daggyr_server.core.graph.segments import Keeping
 from daggyr_server.core.records import AgentForgotten, AgentPinned
 from daggyr_server.core.step import Reason
 from daggyr_server.driver.agents import Agents
+from daggyr_server.driver.asking import Asking
 from daggyr_server.driver.deletions import Deletions
 from daggyr_server.driver.editing import Editing
 from daggyr_server.driver.ended import Reader
@@ -31,6 +32,7 @@ class Requests:
         self,
         inbox: Inbox,
         reader: Reader,
+        asking: Asking,
         editing: Editing,
         deletions: Deletions,
         agents: Agents,
@@ -42,6 +44,7 @@ class Requests:
         self.keep = keep
         self.folder = folder
         self._inbox = inbox
+        self._asking = asking
         self._reader = reader
         self._repeat = editing.repeat
         self.plan, self.edit = editing.plan, editing.edit
@@ -73,11 +76,11 @@ class Requests:
         assert run_id is not None
         return run_id
 
-    async def kill(self, run_id: int, numbers: tuple[int, ...] | None) -> None:
+    async def kill(self, run_id: int, numbers: Sequence[int] | None) -> None:
         """End a run, or some of its tasks. Raises Refused, TrackerError, Closing."""
         await self._ask(KillAsked(ticket=object(), run_id=run_id, numbers=numbers))
 
-    async def retry(self, run_id: int, numbers: tuple[int, ...] | None, *, downstream: bool, everything: bool = False) -> None:
+    async def retry(self, run_id: int, numbers: Sequence[int] | None, *, downstream: bool, everything: bool = False) -> None:
         """Queue tasks again. `everything` also lets go on what a kill of the run left behind.
 
         Raises Refused, TrackerError, Closing.
@@ -90,7 +93,7 @@ class Requests:
                 raise
             await self._repeat(run_id, numbers, everything=everything)
 
-    async def mark(self, run_id: int, numbers: tuple[int, ...], *, completed: bool, everything: bool = False) -> None:
+    async def mark(self, run_id: int, numbers: Sequence[int], *, completed: bool, everything: bool = False) -> None:
         """Say that tasks are COMPLETED, or QUEUED. Raises Refused, TrackerError, Closing."""
         await self._ask(MarkAsked(ticket=object(), run_id=run_id, numbers=numbers, completed=completed, everything=everything))
 
@@ -103,8 +106,8 @@ class Requests:
         """Ask something of a run that the caller has found. An ended run may have left memory since: then it is brought back."""
         with self._reader.held(request.run_id):
             try:
-                await self._inbox.ask(request)
+                await self._asking.ask(request)
             except Refused as refused:
                 if refused.refusal.reason is not Reason.NOT_FOUND or await self._reader.find(request.run_id) is None:
                     raise
-                await self._inbox.ask(replace(request, ticket=object()))
+                await self._asking.ask(replace(request, ticket=object()))

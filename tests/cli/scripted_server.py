@@ -169,6 +169,7 @@ class ScriptedServer(RunsServicer):
     """The server. `runs` has its runs by id; `broken` has, by method, the statuses with which the next calls end at once."""
 
     def __init__(self) -> None:
+        self.most_pruned = 1_000  # runs by one call
         self.runs: dict[int, ScriptedRun] = {}
         self.by_request: dict[str, int] = {}
         self.headers: list[pb.SubmitRunHeader] = []
@@ -380,9 +381,10 @@ class ScriptedServer(RunsServicer):
         gone = [
             run_id for run_id, run in self.runs.items() if run.summary.state in _ENDED and run.summary.stop_time.seconds < before
         ]
-        for run_id in gone:
+        page = sorted(gone, reverse=True)[: self.most_pruned]
+        for run_id in page:
             del self.runs[run_id]
-        return pb.PruneRunsResponse(runs=len(gone))
+        return pb.PruneRunsResponse(runs=len(page), next_page_token=str(page[-1]) if len(page) < len(gone) else "")
 
     async def ListPools(self, request: pb.ListPoolsRequest, context: Any) -> pb.ListPoolsResponse:
         await self._admit("ListPools", request, context)

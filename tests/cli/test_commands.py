@@ -279,6 +279,16 @@ async def test_delete_and_prune(daggyr: Daggyr, server: ScriptedServer) -> None:
         assert server.time_limits[method] is None, "a large history may take its time"
 
 
+async def test_prune_goes_on_until_all_are_gone_and_tells_of_it(daggyr: Daggyr, server: ScriptedServer) -> None:
+    server.most_pruned = 2
+    for _ in range(5):
+        await server.new_run("a").end()
+    ended = await daggyr("prune", "--older-than", "2099-01-01")
+    assert (ended.code, ended.out) == (0, "5 runs deleted\n")
+    assert ended.err.splitlines() == [f"{count} deleted so far" for count in ("2 runs", "4 runs")]
+    assert not server.runs
+
+
 async def test_pools_agents_and_drain(daggyr: Daggyr, server: ScriptedServer) -> None:
     server.pools.append(
         pb.Pool(name="farm", executor="agent", is_default=True, hosts=2, resources={"cores": 8}, used={"cores": 3}, ready=1234)

@@ -8,7 +8,7 @@ from committed import restored
 from world import World
 
 from daggyr_server.core.commands import StopAttempts
-from daggyr_server.core.events import AttemptEnded, EditAsked, Event, RunSubmitted
+from daggyr_server.core.events import AttemptEnded, EditAsked, Event, Rehearsed, RunSubmitted
 from daggyr_server.core.graph.graph import Addition, Edit
 from daggyr_server.core.machine import Machine
 from daggyr_server.core.records import RunAdded, RunEdited
@@ -26,7 +26,7 @@ class DurableWorld(World):
     def tell(self, *events: Event) -> Step:
         self._before = (len(self.records), set(self.sent))
         step = super().tell(*events)
-        for event in events:
+        for event in (event.asked if isinstance(event, Rehearsed) else event for event in events):
             if isinstance(event, RunSubmitted):
                 self.grown.update({(record.run_id, 1): event.addition for record in step.records if isinstance(record, RunAdded)})
             elif isinstance(event, AttemptEnded) and event.addition is not None and event.run_id in self.machine.runs:

@@ -18,10 +18,10 @@ from hypothesis.stateful import rule
 from test_recovery import AnythingAndCrashes
 from world import World, task
 
-from daggyr_server.core.events import AttemptStarted, Event, RunRestored
+from daggyr_server.core.events import AttemptStarted, Event, Rehearsed, RunRestored
 from daggyr_server.core.machine import Machine
 from daggyr_server.core.moment import Moment
-from daggyr_server.core.records import AttemptRecorded, Record, RunMoved
+from daggyr_server.core.records import AttemptRecorded, Record, RunMoved, TasksStopped
 from daggyr_server.core.states import Outcome, Phase, State
 from daggyr_server.core.step import Step
 
@@ -42,7 +42,10 @@ class Twins(DurableWorld):
 
     def tell(self, *events: Event) -> Step:
         moment = Moment(self.now, self.now + self.ahead_of_twin)
-        told: list[Event] = [event for event in events if not isinstance(event, RunRestored)]
+        # What one machine does to a copy of a run, the other does by itself: that must come to the same as well.
+        told: list[Event] = [
+            event.asked if isinstance(event, Rehearsed) else event for event in events if not isinstance(event, RunRestored)
+        ]
         wanted = {event.run.run_id: event for event in events if isinstance(event, RunRestored)}
         if self.machine is not self.known:  # A coordinator has started again, from what was committed.
             self.known, self.twin, self.restarted = self.machine, Machine(self.machine.pools), True
@@ -57,9 +60,10 @@ class Twins(DurableWorld):
         return step
 
     def timeless(self, step: Step) -> dict[str, Any]:
-        """All that a step says, without wall times."""
+        """All that a step says, without wall times. What a run itself becomes is told last, or before its tasks are placed."""
         said = {name: getattr(step, name) for name in Step.__slots__}
-        return said | {"records": [self.scrubbed(record) for record in step.records]}
+        records = sorted(step.records, key=lambda record: isinstance(record, RunMoved | TasksStopped))
+        return said | {"records": [self.scrubbed(record) for record in records]}
 
     def scrubbed(self, record: Record) -> Record:
         if isinstance(record, AttemptRecorded):

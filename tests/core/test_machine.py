@@ -10,6 +10,7 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
+from lines_run import lines_run
 from world import World, expanded, task
 
 from daggyr_server.core.commands import StartAttempts
@@ -317,3 +318,15 @@ def test_how_a_run_ends(world: World, ends: list[Outcome], killed: bool, expecte
         world.end(run_id, name, outcome=outcome)
     assert world.state(run_id) is expected
     assert world.of(run_id).stop_time == world.wall
+
+
+def test_to_forget_a_run_costs_the_same_however_many_there_are() -> None:
+    def lines(count: int) -> int:
+        world = World(checked=False)
+        runs = [world.submit({"a": task()}) for _ in range(count)]
+        world.kill(runs[0])
+        found = lines_run(lambda: world.tell(RunsForgotten(run_ids=(runs[0],))))
+        assert runs[0] not in world.machine.runs and len(world.machine.requests) == count - 1
+        return found
+
+    assert lines(100) == lines(2)

@@ -83,8 +83,9 @@ class Anything(RuleBasedStateMachine):
         )
         self.world.generate(key[0], task_id, tasks)
 
-    @initialize(spec=specifications())
-    def begin(self, spec: dict[str, dict[str, Any]]) -> None:
+    @initialize(spec=specifications(), rehearses=st.booleans())
+    def begin(self, spec: dict[str, dict[str, Any]], rehearses: bool) -> None:
+        self.world.rehearses = rehearses
         self.world.submit(spec)
 
     @precondition(lambda self: len(self.world.machine.runs) < 3)

@@ -23,6 +23,7 @@ from daggyr_server.core.events import (
     HostChanged,
     HostGone,
     KillAsked,
+    MarkAsked,
     RetryAsked,
     RunSubmitted,
 )
@@ -32,6 +33,7 @@ from daggyr_server.core.machine import Machine
 from daggyr_server.core.moment import Moment
 from daggyr_server.core.placing.host import Needs
 from daggyr_server.core.records import Record, RunEdited, RunMoved, TasksGenerated
+from daggyr_server.core.rehearsal import Rehearsal
 from daggyr_server.core.states import Outcome, Phase, State
 from daggyr_server.core.step import Refusal, Step
 from daggyr_server.driver.edit_plan import RunSnapshot, planned
@@ -79,7 +81,8 @@ class SimulatedHost:
 
 
 class World:
-    def __init__(self, *pools: str, checked: bool = True) -> None:
+    def __init__(self, *pools: str, checked: bool = True, rehearses: bool = False) -> None:
+        """With `rehearses`, what people ask is done to a copy of the run, where that is possible."""
         self.machine = Machine(pools or ("main",))
         self.now = 1_000.0  # by the steady clock
         self.ahead = 1_000_000_000.0  # seconds that the wall clock is ahead of it; tests let that jump
@@ -94,6 +97,7 @@ class World:
         self.checked = checked
         self.printed: dict[tuple[int, int], bytes] = {}  # what generators printed, by run and revision
         self.edits: dict[tuple[int, int], Edit] = {}  # by run and revision
+        self.rehearses = rehearses
         self._tickets = 0
 
     @property
@@ -185,7 +189,12 @@ class World:
     def ask(self, event: Callable[[int], Event]) -> int | Refusal | None:
         """Put a question to the machine under a new ticket; returns the answer."""
         self._tickets += 1
-        return self.tell(event(self._tickets)).answers[self._tickets]
+        asked = event(self._tickets)
+        if self.rehearses and isinstance(asked, KillAsked | RetryAsked | MarkAsked | EditAsked):
+            run = self.machine.runs.get(asked.run_id)
+            if run is not None and not run.in_flight:
+                asked = Rehearsal(run, self.machine.pools).carried_out(asked, self.moment)
+        return self.tell(asked).answers[self._tickets]
 
     def kill(self, run_id: int, *names: str) -> Refusal | None:
         numbers = self.numbers(run_id, names)

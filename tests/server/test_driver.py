@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import threading
 import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -33,8 +34,10 @@ from daggyr_server.api.explanation import explanation
 from daggyr_server.core.machine import Machine
 from daggyr_server.core.moment import Moment
 from daggyr_server.core.records import Record
+from daggyr_server.core.rehearsal import Rehearsal
 from daggyr_server.core.states import Phase, State
 from daggyr_server.driver import ended
+from daggyr_server.driver.asking import REHEARSED_TASKS
 from daggyr_server.driver.assignments import MAX_BYTES
 from daggyr_server.driver.changes import Changes
 from daggyr_server.driver.driver import Driver
@@ -270,6 +273,53 @@ async def test_a_run_that_left_memory_after_it_was_found_is_brought_back(
                 assert run is not None and run.state is State.COMPLETED
     finally:
         await driver.close()
+
+
+async def test_others_are_answered_while_a_large_run_is_changed(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is asked of a large run is carried out in a thread; until that is done, the loop goes on and the run is as it was."""
+    begun, gate = threading.Event(), threading.Event()
+    carried_out = Rehearsal.carried_out
+
+    def slowly(self: Rehearsal, *given: Any) -> Any:
+        begun.set()
+        assert gate.wait(60)
+        return carried_out(self, *given)
+
+    monkeypatch.setattr(Rehearsal, "carried_out", slowly)
+    await driver.start({"main": Taking(driver)})
+    resources = {"cores": 2}  # more than the host has, so that nothing begins
+    spec = {
+        "parameters": {"N": [str(number) for number in range(REHEARSED_TASKS)]},
+        "tasks": {"a": {"details": {"command": ["x", "N"], "resources": resources}}},
+    }
+    document = msgspec.json.encode(spec)
+    addition = expand(decode_json(document), default_pool="main")
+    large = await driver.requests.submit(
+        request_id="large", tags={}, pool="main", parameters={}, addition=addition, document=document
+    )
+    small = await submitted(driver, "small")
+    run = driver.reader.in_memory(large)
+    assert run is not None
+    marking = asyncio.create_task(driver.requests.mark(large, range(1, REHEARSED_TASKS + 1), completed=True))
+    await asyncio.to_thread(begun.wait, 60)
+    await driver.requests.kill(small, None)
+    assert not marking.done() and run.state is State.QUEUED
+    gate.set()
+    await marking
+    assert run.state is State.COMPLETED
+
+
+async def test_runs_are_pruned_so_many_a_call(driver: Driver) -> None:
+    await driver.start({})
+    runs = [await submitted(driver, f"r{number}") for number in range(5)]
+    for run_id in runs[:4]:
+        await driver.requests.kill(run_id, None)
+    left, pruned = None, []
+    for _ in range(3):
+        deleted, left = await driver.requests.prune(1.0, limit=2, newest=left)
+        pruned.append((deleted, left))
+    assert pruned == [(2, runs[2]), (2, runs[0]), (0, None)]
+    assert [row.run_id for row in await driver.reader.rows(before=None, limit=10)] == runs[4:]
 
 
 async def test_what_is_asked_of_a_driver_that_ends_is_answered() -> None:

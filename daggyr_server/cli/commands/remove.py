@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 import click
@@ -45,7 +46,12 @@ def prune(settings: Settings, before: Timestamp) -> int:
     """
 
     async def work(client: Client) -> int:
-        runs = await client.prune(before)
+        runs = 0
+        async with aclosing(client.pruned(before)) as answers:
+            async for answer in answers:
+                runs += answer.runs
+                if answer.next_page_token:
+                    stdout.notice(f"{words.plural(runs, 'run')} deleted so far")
         stdout.document({"runs": runs}) if settings.json else stdout.line(f"{words.plural(runs, 'run')} deleted")
         return 0
 

@@ -173,6 +173,18 @@ class Graph:
             _added_targets=self._added_targets[:],
         )
 
+    def copied(self) -> Graph:
+        """This graph as it is now, all of it, to be replaced in another thread while this one is read."""
+        graph = self.frozen()
+        graph.edits, graph.counted_from = list(self.edits), self.counted_from.since(0)
+        graph._plain_numbers, graph._expanded_names, graph._reverse = self._plain_numbers, self._expanded_names, self._reverse
+        return graph
+
+    def become(self, other: Graph) -> None:
+        """Be what a copy of this graph has become."""
+        for name in self.__slots__:
+            setattr(self, name, getattr(other, name))
+
     def newest(self, number: int) -> int | None:
         """The number that the task with this one has by now; None if an edit took it away."""
         for start, carry in self.edits:

@@ -100,6 +100,13 @@ class ReadyQueue:
         entries.append([first, beyond, order])
         return True
 
+    def copied(self, ordinary: ReadyQueue | None = None) -> ReadyQueue:
+        """A queue with the same tasks, offered to nobody. One that avoids a host comes with the `ordinary` one beside it."""
+        queue = ReadyQueue(self.run_id, self.policy, self.policy_index, avoid=self.avoid, ordinary=ordinary)
+        queue.mean_seconds, queue.until, queue._size = self.mean_seconds, self.until, self._size
+        queue._entries = deque(entry[:] for entry in self._entries)
+        return queue
+
     @property
     def seconds(self) -> float:
         """How long an attempt may take: its timeout, or else the mean of those before it; 0 if neither is known."""

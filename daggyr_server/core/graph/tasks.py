@@ -58,6 +58,7 @@ class Tasks:
         self.elsewhere: dict[QueueKey, ReadyQueue] = {}  # beside these: what was LOST on a host, and avoids that host for a while
         self.ranked = False  # some tasks have a higher priority than others
         self.changed: list[int] = []  # tasks whose state clients see changed, since the machine last took it
+        self.steps = 0  # of the machine that may have changed something here
         self._offer = offer
         self._order = 0
 

@@ -121,7 +121,9 @@ class SqlTracker(Tracker):
             if not runs:
                 return None
             *_, pool, stopped = runs[0]
-            fold = TasksFold(
+            # In a thread, because a row may tell of many tasks.
+            fold = await asyncio.to_thread(
+                TasksFold,
                 await snapshot.rows("hosts", run_id=run_id),
                 await snapshot.rows("assignments", run_id=run_id),
                 await snapshot.rows("task_changes", run_id=run_id),
@@ -134,12 +136,13 @@ class SqlTracker(Tracker):
                 if one.number is None and (kept := await _document(snapshot, run_id, -one.revision)):
                     replaced[one.revision] = kept
             documents = {revision: await _document(snapshot, run_id, revision) for revision in needed(growths, replaced)}
+            folded = await asyncio.to_thread(fold.result)
             return StoredRun(
                 run_row(runs[0]),
                 documents.get(0, b""),
                 pool,
                 [replace(one, document=documents.get(one.revision, b"")) for one in growths],
-                *fold.result(),
+                *folded,
                 replaced,
                 unpack(stopped),
             )

@@ -252,9 +252,18 @@ class Client:
 
     async def prune(self, ended_before: Timestamp) -> int:
         """Take all runs away that ended before a time, however long that takes. Returns how many they were."""
-        request = pb.PruneRunsRequest(ended_before=ended_before)
-        answer: pb.PruneRunsResponse = await self._calls.repeatable(self._calls.stub.PruneRuns, request, timeout=None)
-        return answer.runs
+        async with aclosing(self.pruned(ended_before)) as answers:
+            return sum([answer.runs async for answer in answers])
+
+    async def pruned(self, ended_before: Timestamp, *, limit: int = 5_000) -> AsyncGenerator[pb.PruneRunsResponse, None]:
+        """The same, `limit` runs a call. Gives the answers of the calls, so that a person can be told how far it has come."""
+        request = pb.PruneRunsRequest(ended_before=ended_before, limit=limit)
+        while True:
+            answer: pb.PruneRunsResponse = await self._calls.repeatable(self._calls.stub.PruneRuns, request, timeout=None)
+            yield answer
+            if not answer.next_page_token:
+                return
+            request.page_token = answer.next_page_token
 
     async def pools(self) -> Sequence[pb.Pool]:
         """All pools with what their hosts offer and what is in use."""
