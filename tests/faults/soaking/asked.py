@@ -46,8 +46,9 @@ class Asked:
         self.refused = 0
         self.killing = False  # the coordinator is to be killed while it is asked
         self.restored = 0
-        # The highest run id that each life of the tracker has given out. Two lives that were made of copies of the same life may
-        # give out the same ones; one that was made of a copy begins beyond all of the life that was copied.
+        # The highest run id that each life of the tracker has given out. A life that was made of a copy begins beyond all of the
+        # life that was copied. It begins beyond all of other lives that were made of that one, too, unless the server's clock was
+        # turned, because the age of the copy says how many ids are left out.
         self.highest = [0]
 
     def submit(self) -> bool:
@@ -235,7 +236,7 @@ class Asked:
         faults.end_coordinator(self.random.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM]))
         made = self.random.choice(self.copies.made[-2:])
         self.runs = self.copies.bring_back(made)
-        self.highest.append(self.highest[made.life])
+        self.highest.append(self.highest[made.life] if faults.turned else max(self.highest))
         faults.start_coordinator()
         self.restored += 1
         return True

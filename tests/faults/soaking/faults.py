@@ -56,6 +56,7 @@ class Faults:
         self.frozen: set[str] = set()
         self.full: set[str] = set()  # agents whose disk is full
         self.were_full = False
+        self.turned = False  # the coordinator's clock was turned
         self.memory = Memory()
 
     # -- the coordinator ----------------------------------------------------------------------------------------------
@@ -188,6 +189,7 @@ class Faults:
     # -- clocks -------------------------------------------------------------------------------------------------------
 
     def turn_coordinators_clock(self) -> None:
+        self.turned = True
         self._turn("daggyr-server")
 
     def turn_agents_clock(self) -> None:
