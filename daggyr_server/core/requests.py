@@ -159,8 +159,11 @@ class RequestHandlers(Stepper):
         if run is not self.runs.get(asked.run_id) or run.steps != event.steps or run.in_flight:
             answer = Refusal(Reason.STALE, f"run {asked.run_id} goes on too fast: ask again")
         elif step.records:  # Else it was refused, or everything is as it was asked for.
+            # As where the machine does it itself, a run that was edited begins anew in its pools, and one that is killed has no turn.
+            anew = type(asked) is EditAsked or event.done.killing
+            again = {} if anew else {queue.key: queue for queue in event.done.all_queues if queue}
             for pool in self.pools.values():
-                pool.drop(run.run_id)
+                pool.replace(run.run_id, again)
             changed = run.changed + step.changed[run.run_id]
             run.become(event.done)
             run.offers_to(self._offer)

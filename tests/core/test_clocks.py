@@ -6,6 +6,7 @@ that nobody sets, and must say the same.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,10 +19,11 @@ from hypothesis.stateful import rule
 from test_recovery import AnythingAndCrashes
 from world import World, task
 
+from daggyr_server.core.commands import StartAttempts
 from daggyr_server.core.events import AttemptStarted, Event, Rehearsed, RunRestored
 from daggyr_server.core.machine import Machine
 from daggyr_server.core.moment import Moment
-from daggyr_server.core.records import AttemptRecorded, Record, RunMoved, TasksStopped
+from daggyr_server.core.records import AttemptRecorded, AttemptsAssigned, Record, RunMoved, TasksStopped
 from daggyr_server.core.states import Outcome, Phase, State
 from daggyr_server.core.step import Step
 
@@ -60,10 +62,11 @@ class Twins(DurableWorld):
         return step
 
     def timeless(self, step: Step) -> dict[str, Any]:
-        """All that a step says, without wall times. What a run itself becomes is told last, or before its tasks are placed."""
+        """All that a step says, without wall times. What a run itself becomes is told last, or before its tasks are placed. In
+        how many pieces a host is given tasks of a run, one after another, says nothing."""
         said = {name: getattr(step, name) for name in Step.__slots__}
         records = sorted(step.records, key=lambda record: isinstance(record, RunMoved | TasksStopped))
-        return said | {"records": [self.scrubbed(record) for record in records]}
+        return said | {"commands": joined(step.commands), "records": joined([self.scrubbed(record) for record in records])}
 
     def scrubbed(self, record: Record) -> Record:
         if isinstance(record, AttemptRecorded):
@@ -72,6 +75,20 @@ class Twins(DurableWorld):
             return replace(record, time=0.0, ran_seconds=0.0)  # Over a restart, no other clock tells for how long a run ran.
         names = [name for name in ("time", "submit_time") if hasattr(record, name)]
         return replace(record, **dict.fromkeys(names, 0.0))  # type: ignore[type-var]
+
+
+def joined(told: Sequence[Any]) -> list[Any]:
+    """Commands or records, with those that give tasks of a run to a host, one after another, as one."""
+    found: list[Any] = []
+    for each in told:
+        last = found[-1] if found else None
+        if isinstance(each, StartAttempts | AttemptsAssigned) and type(last) is type(each):
+            added = {"numbers": [*last.numbers, *each.numbers], "attempts": [*last.attempts, *each.attempts]}
+            if replace(each, **added) == replace(last, **added):
+                found[-1] = replace(last, **added)
+                continue
+        found.append(each)
+    return found
 
 
 class AnythingAndJumps(AnythingAndCrashes):

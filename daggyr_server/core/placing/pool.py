@@ -28,7 +28,7 @@ from collections.abc import Generator, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from daggyr_server.core.graph.in_flight import Sent
-from daggyr_server.core.graph.ready import ReadyQueue, Wants
+from daggyr_server.core.graph.ready import QueueKey, ReadyQueue, Wants
 from daggyr_server.core.moment import Moment
 from daggyr_server.core.placing.doubts import Doubt, Doubts
 from daggyr_server.core.placing.host import AHEAD_SECONDS, MAX_IN_FLIGHT, WHOLE, Host, Needs, Pause
@@ -189,6 +189,20 @@ class Pool:
         if share is not None:
             for queue in list(share.queues.values()):
                 self._withdraw(share, queue)
+
+    def replace(self, run_id: int, again: Mapping[QueueKey, ReadyQueue]) -> None:
+        """A run's queues are others from now on: each has the turn, and the reservation, of the one with its key. Those that have
+        none here are to be offered."""
+        share = self.shares.by_run.get(run_id)
+        if share is None:
+            return
+        for queue in list(share.queues.values()):
+            successor = again.get(queue.key)
+            if successor is None:
+                self._withdraw(share, queue)
+            else:
+                self.shares.replace(share, queue, successor)
+                self.reservations.replace(queue, successor)
 
     def _withdraw(self, share: Share, queue: ReadyQueue) -> None:
         self.shares.withdraw(share, queue)

@@ -64,6 +64,17 @@ class Reservations:
             host.reserved = None
         return host
 
+    def replace(self, queue: ReadyQueue, successor: ReadyQueue) -> None:
+        """Another queue with the same needs has waited for as long as a queue, which nobody has any more."""
+        if queue not in self._since:
+            return
+        # The order stays, because those who have waited for longer are seen to first.
+        self._since = {successor if each is queue else each: since for each, since in self._since.items()}
+        self._contended[successor] = self._contended.pop(queue)
+        host = self.kept.pop(queue, None)
+        if host is not None:
+            self.kept[successor], host.reserved = host, successor
+
     def release(self, host: Host) -> None:
         """Give up a host that can no longer be kept; its queue waits for another host."""
         if host.reserved is not None:

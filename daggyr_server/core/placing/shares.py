@@ -77,6 +77,15 @@ class Shares:
             del self.wanted[wants]
         self._forget_empty(share)
 
+    def replace(self, share: Share, queue: ReadyQueue, successor: ReadyQueue) -> None:
+        """Another queue with the same key and wants is there instead of a queue."""
+        share.queues[queue.key] = successor
+        successor.offered, queue.offered = self.count, None
+        self.count.ready += len(successor) - len(queue)
+        if queue in self.avoiding:
+            del self.avoiding[queue]
+            self.avoiding[successor] = None
+
     def charge(self, queue: ReadyQueue, weight: int, count: int) -> None:
         """Attempts of the queue were sent (`count` is positive), or one has ended (-1)."""
         run_id = queue.run_id
