@@ -115,7 +115,6 @@ class Machine(RequestHandlers):
                 if run is None:
                     continue
                 run.due(now)
-                run.steps += 1
                 self._note_delay(run)
         for pool in self.pools.values():
             if pool.due is not None and pool.due <= now:

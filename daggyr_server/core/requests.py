@@ -159,7 +159,7 @@ class RequestHandlers(Stepper):
         if run is not self.runs.get(asked.run_id) or run.steps != event.steps or run.in_flight:
             answer = Refusal(Reason.STALE, f"run {asked.run_id} goes on too fast: ask again")
         elif step.records:  # Else it was refused, or everything is as it was asked for.
-            # As where the machine does it itself, a run that was edited begins anew in its pools, and one that is killed has no turn.
+            # As where the machine does it itself, an edited run begins anew in its pools, and one that is killed has no turn.
             anew = type(asked) is EditAsked or event.done.killing
             again = {} if anew else {queue.key: queue for queue in event.done.all_queues if queue}
             for pool in self.pools.values():

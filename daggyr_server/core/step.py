@@ -118,7 +118,6 @@ class Stepper:
         step = self._step
         for run_id, run in touched.items():
             run.settle(now)
-            run.steps += 1
             self.tally.note(run)
             step.records += [
                 RunMoved(run_id, state, time, run.task_states(), run.command_states(), ran)

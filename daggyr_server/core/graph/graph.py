@@ -182,8 +182,10 @@ class Graph:
 
     def become(self, other: Graph) -> None:
         """Be what a copy of this graph has become."""
-        for name in self.__slots__:
-            setattr(self, name, getattr(other, name))
+        self.policies, self.segments, self.size, self.live = other.policies, other.segments, other.size, other.live
+        self.retired, self.edits, self.counted_from = other.retired, other.edits, other.counted_from
+        self.added_children, self._bases, self._added_targets = other.added_children, other._bases, other._added_targets
+        self._plain_numbers, self._expanded_names, self._reverse = other._plain_numbers, other._expanded_names, other._reverse
 
     def newest(self, number: int) -> int | None:
         """The number that the task with this one has by now; None if an edit took it away."""

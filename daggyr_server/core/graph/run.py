@@ -9,9 +9,7 @@ only for an attempt in flight. A run never decides where a task runs and never l
 from __future__ import annotations
 
 import math
-from array import array
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from copy import copy
 
 from daggyr_server.core.graph.faults import IllegalRunMove
 from daggyr_server.core.graph.graph import Addition
@@ -64,27 +62,6 @@ class Run(Tasks):
         self.in_flight: dict[int, InFlight] = {}  # by the task's number; of one that an edit took away, the last that it had
         self.orphans: set[int] = set()  # those of `in_flight` that an edit took away and nobody waits for
         self.renumbered: dict[int, int] = {}  # of those in flight: the number when it was assigned -> the one in `in_flight`
-
-    # -- beside the machine -------------------------------------------------------------------------------------------
-
-    def copied(self) -> Run:
-        """A run that is as this one, and of which nothing else knows. This one has nothing in flight."""
-        run = copy(self)
-        for name, value in vars(self).items():
-            if isinstance(value, list | dict | set | bytearray | array):
-                setattr(run, name, value[:] if isinstance(value, array) else value.copy())
-        run.graph = self.graph.copied()
-        run.queues = [queue.copied() for queue in self.queues]
-        run.elsewhere = {key: queue.copied(run.queues[queue.policy_index]) for key, queue in self.elsewhere.items()}
-        return run
-
-    def become(self, other: Run) -> None:
-        """Be what a copy of this run has become; nobody may use the copy any more. Whoever holds the run or its graph has the new
-        one then."""
-        graph = self.graph
-        graph.become(other.graph)
-        vars(self).update(vars(other))
-        self.graph = graph
 
     # -- attempts -----------------------------------------------------------------------------------------------------
 
@@ -326,7 +303,8 @@ class Run(Tasks):
         self.queued_since = now.steady
 
     def settle(self, now: Moment) -> None:
-        """End the run if nothing is left that could go on."""
+        """End the run if nothing is left that could go on. The machine calls this in each step that may have changed it."""
+        self.steps += 1
         if self.has_ended or self.in_flight or (not self.killing and self.can_go_on):
             return
         self.ran_seconds, self.running_since = self.ran_until(now.steady), math.inf

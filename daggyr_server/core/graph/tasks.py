@@ -1,9 +1,10 @@
 """The tasks of one run: the phase that each is in, and how many parents each waits for.
 
 Every move of a task's phase is in this file, one task at a time or a range of tasks, and goes by a table of `states.py`; nobody
-else writes phases or their counts. Two writes are no moves: new tasks begin as BLOCKED, and `put_back_retired` says what became
-of tasks that edits took away before a restart, which count no more. A task that becomes ready is put into its queue, and a queue
-that was empty is offered to whoever places tasks. `Run` builds on this class and adds attempts, budgets and what people ask.
+else writes phases or their counts. Three writes are no moves: new tasks begin as BLOCKED, `put_back_retired` says what became of
+tasks that edits took away before a restart, which count no more, and a run becomes what was made of a copy of it. A task that
+becomes ready is put into its queue, and a queue that was empty is offered to whoever places tasks. `Run` builds on this class and
+adds attempts, budgets and what people ask.
 Nothing here knows of hosts, looks at a clock, or decides how a task goes on after an attempt.
 
 What is known of a task lies in flat arrays by its number, and what many tasks share is done by ranges, because a run may have
@@ -15,6 +16,8 @@ from __future__ import annotations
 import heapq
 from array import array
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from copy import copy
+from typing import Self
 
 from daggyr_server.core.graph.carry import Carry
 from daggyr_server.core.graph.faults import IllegalTaskMove, StaleAddition
@@ -70,6 +73,27 @@ class Tasks:
     def all_queues(self) -> list[ReadyQueue]:
         """Every queue of the run."""
         return [*self.queues, *self.elsewhere.values()] if self.elsewhere else self.queues
+
+    # -- beside the machine -------------------------------------------------------------------------------------------
+
+    def copied(self) -> Self:
+        """A run that is as this one, and of which nothing else knows. This one has nothing in flight."""
+        run = copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, list | dict | set | bytearray | array):
+                setattr(run, name, value[:] if isinstance(value, array) else value.copy())
+        run.graph = self.graph.copied()
+        run.queues = [queue.copied() for queue in self.queues]
+        run.elsewhere = {key: queue.copied(run.queues[queue.policy_index]) for key, queue in self.elsewhere.items()}
+        return run
+
+    def become(self, other: Self) -> None:
+        """Be what a copy of this run has become; nobody may use the copy any more. Whoever holds the run or its graph has the new
+        one then."""
+        graph = self.graph
+        graph.become(other.graph)
+        vars(self).update(vars(other))
+        self.graph = graph
 
     # -- growing ------------------------------------------------------------------------------------------------------
 
@@ -213,6 +237,7 @@ class Tasks:
 
     def due(self, now: float) -> None:
         """Make ready what has waited for long enough after its last attempt."""
+        self.steps += 1
         while self.delayed and self.delayed[0][0] <= now:
             self._end_delay(heapq.heappop(self.delayed)[1], now)
 
