@@ -215,11 +215,11 @@ class TestRecovery:
         assert not (tmp_path / "late").exists()
         assert (await second.run_one(spec("/bin/echo", "mine"))).text == "mine\n"
 
-    async def test_ATargetThatHasSeenAStartRefusesACopyWithoutIt(self, pools: Pools) -> None:
+    async def test_ATargetThatHasSeenAStartRefusesACopyWithoutIt(self, pools: Pools, tmp_path: Path) -> None:
         """It says how to go on, and goes on with the tracker itself, and with one that was restored."""
         lives = {1: 10, 2: 20, 3: 30}
         first = await pools.available(context=executor_context(epoch=3, life=30, lives=lives))
-        await first.give(shell("sleep 1000"))
+        await first.give(shell('until [ -e "$1" ]; do sleep 0.1; done', str(tmp_path / "over")))
         await first.reports.until(lambda: any(told.starts for told in first.reports.told.values()))
         await first.executor.close()
         copy = {1: 10, 2: 21}
@@ -239,6 +239,7 @@ class TestRecovery:
         refused = await pools.open(context=fourth)
         await paused(refused)
         assert "was restored since as another life of itself" in refused.reports.hosts["target"].fault.reason
+        (tmp_path / "over").touch()
 
     async def test_TargetsThatAreNotConfiguredAnyMoreAreLost(self, pools: Pools) -> None:
         harness = await pools.open()

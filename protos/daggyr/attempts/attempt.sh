@@ -72,13 +72,18 @@ dg_carry_out() {
     eval "dg_program=\${$((4 + $2 + $3))}"
     exec </dev/null 2>"$dg_said"
     if [ -e "$dg_times" ]; then rm "$dg_times"; fi # of an execution before; to guards it says that the task has ended
+    # A stop that comes before `dg_task` is set is only noted: the guard that it makes would take the place of the others in `$!`.
+    dg_task= dg_guards=
     dg_become "$@" &
-    dg_task=$!
-    dg_guards=
+    dg_began=$!
     if [ -n "$dg_timeout" ]; then
-        dg_time &
+        {
+            dg_task=$dg_began
+            dg_time
+        } &
         dg_guards=$!
     fi
+    dg_task=$dg_began
     [ -z "$dg_stopping" ] || dg_stop_task
     # A signal that is caught interrupts `wait`, which tells 143 then. To wait again for what has ended by it gives 127.
     dg_code=
