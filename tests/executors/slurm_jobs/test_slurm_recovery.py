@@ -132,9 +132,11 @@ class TestRecovery:
         home.open_gate()
         assert (await harness.ends(running)).outcome == "SUCCEEDED", "told from its own result"
         home.cluster.start_controller()
-        (given_back,) = await harness.ended(waiting)
-        assert (given_back.outcome, "controller" in given_back.notes) == ("RETURNED", True), "it may run elsewhere, or later"
-        assert outcomes(await harness.run(shell(COUNTED, str(home.home)))) == ["SUCCEEDED"]
+        (told,) = await harness.ended(waiting)
+        if told.outcome == "RETURNED":  # It may run elsewhere, or later. Else the controller was back before it was given back.
+            assert "controller" in told.notes
+            (told,) = await harness.run(shell(COUNTED, str(home.home)))
+        assert told.outcome == "SUCCEEDED"
         await harness.reports.until(lambda: harness.reports.states[-1][1] == HOST_AVAILABLE)
         assert home.log() == ["task-0", "task-0"]
 
