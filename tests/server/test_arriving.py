@@ -14,6 +14,7 @@ from typing import Any
 import grpc
 import msgspec
 import pytest
+from drivers import still_driver
 from support.waiting import DEADLINE
 
 from daggyr.channel import open_channel
@@ -22,13 +23,7 @@ from daggyr.v1.runs_pb2_grpc import RunsStub, add_RunsServicer_to_server
 from daggyr_server.api.listening.listener import Listener
 from daggyr_server.api.runs import RunsService
 from daggyr_server.api.servicer import Limits
-from daggyr_server.core.machine import Machine
-from daggyr_server.core.moment import Moment
-from daggyr_server.driver.changes import Changes
-from daggyr_server.driver.driver import Driver
-from daggyr_server.driver.generators import Generators
 from daggyr_server.spec import PoolLimits
-from daggyr_server.trackers.memory.tracker import MemoryTracker
 
 MEGABYTE = 1024 * 1024
 
@@ -63,15 +58,7 @@ class Serving:
 @asynccontextmanager
 async def serving(tmp_path: Path, **limits: Any) -> AsyncIterator[Serving]:
     (tmp_path / "socket").mkdir(mode=0o700)
-    driver = Driver(
-        Machine(["main"]),
-        MemoryTracker("memory"),
-        Changes(1),
-        Generators({}),
-        lambda: Moment(1_000.0, 1_000.0),
-        durable=False,
-        life=1,
-    )
+    driver = still_driver("main")
     async with AsyncExitStack() as stack:
         stack.push_async_callback(driver.close)
         await driver.start({})

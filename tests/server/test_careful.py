@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from drivers import still_driver
 
 from daggyr.v1.task_pb2 import (
     HOST_AVAILABLE,
@@ -22,17 +23,12 @@ from daggyr.v1.task_pb2 import (
     OutputChunk,
     Placement,
 )
-from daggyr_server.core.machine import Machine
-from daggyr_server.core.moment import Moment
 from daggyr_server.core.states import State
 from daggyr_server.driver import careful
-from daggyr_server.driver.changes import Changes
 from daggyr_server.driver.driver import Driver
-from daggyr_server.driver.generators import Generators
 from daggyr_server.executors.base import Executor, ExecutorError, forgotten
 from daggyr_server.executors.context import ExecutorContext
 from daggyr_server.spec import decode_json, expand
-from daggyr_server.trackers.memory.tracker import MemoryTracker
 
 CONTEXT = ExecutorContext(tracker_id="t", epoch=1, life=1, lease=1.0, heartbeat=1.0, grace=1.0)
 
@@ -117,15 +113,7 @@ class Faulty(Sound):
 
 @pytest.fixture
 async def driver() -> AsyncIterator[Driver]:
-    made = Driver(
-        Machine(["faulty", "sound"]),
-        MemoryTracker("memory"),
-        Changes(1),
-        Generators({}),
-        lambda: Moment(1_000.0, 1_000.0),
-        durable=False,
-        life=1,
-    )
+    made = still_driver("faulty", "sound")
     yield made
     await made.close()
 

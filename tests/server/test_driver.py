@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import msgspec
 import pytest
+from drivers import still_driver
 
 from daggyr.bounds import MAX_NOTE_BYTES, MAX_NOTES
 from daggyr.v1.task_pb2 import (
@@ -243,15 +244,7 @@ async def test_a_run_that_left_memory_after_it_was_found_is_brought_back(
     monkeypatch.setattr(ended, "KEPT_ENDED_RUNS", 1)
     tracker = SqliteTracker(f"sqlite:{tmp_path}/state.db")
     opened = await tracker.open()
-    driver = Driver(
-        Machine(["main"]),
-        tracker,
-        Changes(1),
-        Generators({}),
-        lambda: Moment(1_000.0, 1_000.0),
-        durable=opened.durable,
-        life=opened.life,
-    )
+    driver = still_driver("main", tracker=tracker, durable=opened.durable, life=opened.life)
     await driver.start({})
     try:
         first, second = await submitted(driver, "first"), await submitted(driver, "second")
@@ -332,9 +325,7 @@ async def test_what_is_asked_of_a_driver_that_ends_is_answered() -> None:
             self.committing.set()
             await asyncio.Event().wait()
 
-    driver = Driver(
-        Machine(["main"]), Stuck("memory"), Changes(1), Generators({}), lambda: Moment(1_000.0, 1_000.0), durable=False, life=1
-    )
+    driver = still_driver("main", tracker=Stuck("memory"))
     await driver.start({})
     under_way = [asyncio.ensure_future(submitted(driver)), asyncio.ensure_future(driver.requests.keep_pin("agent", "name", None))]
     await Stuck.committing.wait()

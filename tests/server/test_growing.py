@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from drivers import still_driver
 
 from daggyr.v1.task_pb2 import (
     HOST_AVAILABLE,
@@ -30,11 +31,9 @@ from daggyr.v1.task_pb2 import (
     Placement,
 )
 from daggyr_server.core.graph.run import Run
-from daggyr_server.core.machine import Machine
 from daggyr_server.core.moment import Moment
 from daggyr_server.core.stored import needed
 from daggyr_server.driver import growing
-from daggyr_server.driver.changes import Changes
 from daggyr_server.driver.driver import Driver
 from daggyr_server.driver.generators import Generators
 from daggyr_server.driver.recovery import recovered
@@ -157,15 +156,7 @@ async def edited(tmp_path: Path) -> AsyncIterator[Edited]:
     tracker = SqliteTracker(f"sqlite:{tmp_path}/state.db")
     opened = await tracker.open()
     generators = Generators(LIMITS)
-    driver = Driver(
-        Machine(["main", "other"]),
-        tracker,
-        Changes(1),
-        generators,
-        lambda: Moment(1_000.0, 1_000.0),
-        durable=True,
-        life=opened.life,
-    )
+    driver = still_driver("main", "other", tracker=tracker, generators=generators, durable=True, life=opened.life)
     made = Edited(driver, tracker)
     await made.begin()
     yield made
