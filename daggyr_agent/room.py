@@ -39,7 +39,7 @@ class Room:
         if free < LEAST_BYTES:
             return f"the disk of {self._shown} is full ({free // 1024:,} KiB are free)"
         if found.f_files and found.f_favail < LEAST_INODES:
-            return f"the disk of {self._shown} has no inodes left for new files ({found.f_favail:,} are free)"
+            return f"the disk of {self._shown} has too few inodes left for new files ({found.f_favail:,} are free)"
         if found.f_flag & os.ST_RDONLY:
             return f"the disk of {self._shown} is read-only"
         return None
