@@ -211,7 +211,7 @@ def test_a_room_says_what_is_wrong(disk: SmallDisk) -> None:
         disk.clear()
         assert (room.shortage(), room.unwritable(), room.unusable()) == (None, None, None)
         disk.take_inodes()
-        assert "no inodes left" in (room.shortage() or "")
+        assert "too few inodes left for new files" in (room.shortage() or "")
         disk.clear()
     finally:
         room.close()
