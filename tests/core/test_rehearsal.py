@@ -10,10 +10,11 @@ import weakref
 from typing import Any
 
 from lines_run import lines_run
-from many_tasks import many
+from many_tasks import end_first, many
 from world import World, task
 
-from daggyr_server.core.events import RetryAsked
+from daggyr_server.core.events import MarkAsked, RetryAsked
+from daggyr_server.core.placing.reservations import RESERVE_AFTER
 from daggyr_server.core.rehearsal import Rehearsal
 from daggyr_server.core.states import Outcome, Phase, State
 from daggyr_server.core.step import Reason, Refusal
@@ -98,3 +99,30 @@ def test_what_the_machine_does_to_take_a_copy_does_not_grow_with_the_run() -> No
         return seen
 
     assert lines(3_000) == lines(30)
+
+
+def mark(world: World, run_id: int, name: str, *, completed: bool) -> None:
+    number = world.number(run_id, name)
+    assert world.ask(lambda ticket: MarkAsked(ticket=ticket, run_id=run_id, numbers=(number,), completed=completed)) is None
+
+
+def test_a_run_that_was_changed_keeps_its_turn_and_its_reservation() -> None:
+    """A large task that small ones pass over does not wait anew for a host because something was asked of its run."""
+    world = World(rehearses=True)
+    world.host("h", cores=4)
+    small = world.submit(many(200))
+    big = world.submit({"big": task(resources={"cores": 4}), "other": task(resources={"cores": 4})})
+    world.wait(1)
+    end_first(world, small)
+    due = world.due
+    assert due == world.now + RESERVE_AFTER
+    world.wait(10)
+    mark(world, big, "other", completed=True)
+    assert world.due == due
+    world.wait(RESERVE_AFTER - 10)
+    host = world.machine.pools["main"].hosts["h"]
+    assert host.reserved in world.of(big).queues
+    mark(world, big, "other", completed=False)
+    assert host.reserved in world.of(big).queues
+    world.kill(big)
+    assert host.reserved is None
