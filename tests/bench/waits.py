@@ -65,7 +65,7 @@ async def _ask(address: str, pipe: Connection) -> None:
                 (1, lambda: stub.MarkTasks(MarkTasksRequest(run_id=SMALL, tasks=["t"], state=STATE_COMPLETED))),
             ):
                 begun = time.perf_counter()
-                await call()
+                await call()  # type: ignore[no-untyped-call]  # grpc.aio has no types for it
                 longest[kind] = max(longest[kind], time.perf_counter() - begun)
             await asyncio.sleep(PAUSE)
             while pipe.poll():
