@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 import pytest
 from executor_harness import CollectedReports, Harness, executor_context
-from support import slurm_cluster
+from support import preloaded, slurm_cluster
 from support.readme_examples import ROOT
 from support.sshd_server import SshdServer, sshd_server
 from support.waiting import DEADLINE
@@ -115,7 +115,7 @@ async def agent(
     command += ["--name", name, "--pool", pool, "--log-level", "warning", "--pass-environment", "INHERITED"]
     for resource, units in (resources or {"cores": CORES, "memory_mb": 1_000}).items():
         command += ["--resource", f"{resource}={units}"]
-    process = await asyncio.create_subprocess_exec(*command, cwd=home, env={**os.environ, **DAEMONS, **ENVIRONMENT})
+    process = await preloaded.create_subprocess_exec(*command, cwd=home, env={**os.environ, **DAEMONS, **ENVIRONMENT})
     try:
         yield AgentProcess(process)
     finally:

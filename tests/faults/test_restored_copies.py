@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import pytest
 from farm import LEDGER, Farm
 from faults_tracker import new_tracker
+from support import preloaded
 from support.deployment import BIN, Deployment, is_gone, shell, until
 from support.ended import Ended
 from support.postgres_server import PostgresServer
@@ -68,7 +69,7 @@ class Copies:
 
 
 def server_command(deployment: Deployment, *arguments: str) -> Ended:
-    ended = subprocess.run(
+    ended = preloaded.run(
         [BIN / "daggyr-server", *arguments],
         cwd=deployment.work,
         env=deployment.environment,

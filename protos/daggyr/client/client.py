@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from daggyr.channel import Tls
+from daggyr.address import Tls
 from daggyr.client.calls import Calls
 from daggyr.client.documents import send_edit, send_run
 from daggyr.client.following import Change, changes_of, pieces_of
@@ -42,7 +42,7 @@ class Client:
         notice: Callable[[str], None] | None = None,
         warning: Callable[[str], None] | None = None,
     ) -> None:
-        """Nothing is sent yet. Raises daggyr.channel.AddressError for an address or a TLS file that cannot be used.
+        """Nothing is sent yet. Raises daggyr.address.AddressError for an address or a TLS file that cannot be used.
 
         `address` is HOST:PORT or unix:PATH. `token` is the text of a client token (`daggyr.tokens` finds and reads its file). Off
         loopback a token goes over TLS only, unless `insecure` says that the network is trusted. `patience` is in seconds.
