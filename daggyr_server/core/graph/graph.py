@@ -43,6 +43,7 @@ class Addition:
     after: Sequence[tuple[int, int, int]] = ()
     # How many parents each new task has, if that is known already, because counting millions of edges takes a moment.
     degrees: array[int] | None = None
+    deposit: int = 0  # of a generator's tasks: the deposit that is what it printed (see TasksGenerated)
 
 
 @dataclass(slots=True)
