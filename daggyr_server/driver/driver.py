@@ -26,6 +26,7 @@ from daggyr_server.driver.editing import Editing
 from daggyr_server.driver.ended import Reader
 from daggyr_server.driver.figures import FiguresReader
 from daggyr_server.driver.generators import Generators
+from daggyr_server.driver.growths import Growths
 from daggyr_server.driver.inbox import Inbox
 from daggyr_server.driver.lives import Lives
 from daggyr_server.driver.loop import Loop
@@ -74,13 +75,14 @@ class Driver:
             *(machine, tracker, self._executors, self._inbox, durability, self._lives, self._restoring, clock, keep),
             durable=durable,
         )
+        self._deposits = Deposits(tracker, self._inbox)
+        growths = Growths(generators, self._deposits, self._inbox, keep)
         self._loop = Loop(
-            *(machine, tracker, self._inbox, self._executors, changes, generators, self._lives, durability, clock, keep),
+            *(machine, tracker, self._inbox, self._executors, changes, generators, growths, self._lives, durability, clock, keep),
             ended=self.reader.ended,
         )
         self.figures = FiguresReader(machine, durability, self.reader.damaged)
         self._deletions = Deletions(tracker, self.reader, changes)
-        self._deposits = Deposits(tracker, self._inbox)
         asking, agents = Asking(self.reader, self._inbox), Agents(self._executors)
         editing = Editing(self.reader, asking, self._deposits, keep)
         self.requests = Requests(

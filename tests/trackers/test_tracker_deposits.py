@@ -1,4 +1,4 @@
-"""Deposits: a large document is written before the commit that it belongs to, and is nobody's until then. Others commit in between.
+"""Deposits: a large document is written before the commit that it belongs to, and is nobody's until then. Others go on meanwhile.
 
 Trackers that wait for no disk take none.
 """
