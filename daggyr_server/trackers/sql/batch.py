@@ -50,7 +50,7 @@ class Batch:
         self._attempts: list[Row] = []
         self._changes: list[Row] = []
         self._generated: list[Row] = []
-        self.bytes = 0  # of documents and output; many make a commit slow though its rows are few
+        self.bytes = 0  # of documents, output and lists; many make a commit slow though its rows are few
         self._hosts: dict[tuple[int, int], Row] = {}
         self._output: dict[Row, bytes | memoryview] = {}
         takers: dict[type, Callable[[Any], None]] = {
@@ -153,6 +153,7 @@ class Batch:
             numbers, attempts = record.numbers[first : first + MAX_LIST], record.attempts[first : first + MAX_LIST]
             where = (min(numbers), max(numbers), pack(numbers), pack(attempts))
             self._changes.append((record.run_id, record.time, state, record.reason, *where))
+            self.bytes += 8 * len(numbers)
 
     def _output_kept(self, record: OutputKept) -> None:
         if not record.data or record.offset + len(record.data) > MAX_OFFSET:

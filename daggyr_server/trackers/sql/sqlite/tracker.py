@@ -29,7 +29,7 @@ from daggyr_server.trackers.sql.sqlite.readers import SQL, SqliteReaders
 from daggyr_server.trackers.sql.sqlite.whole import begin_log, commits_of
 from daggyr_server.trackers.sql.tracker import MAX_OUTPUT_BYTES, WAIT, SqlTracker
 
-_MANY_BYTES = 1024 * 1024  # a commit with more bytes of documents and output runs in the thread
+_MANY_BYTES = 1024 * 1024  # a commit with more bytes of documents, output and lists runs in the thread
 _BUSY_SECONDS = 2.0  # how long another program that writes, such as a backup, is waited for
 _BUSY_POLL = 0.05
 _CHECKPOINT_PAGES = 2_000  # of 4 KiB each, in the log, before it is moved into the file; a shorter log writes more pages twice
