@@ -26,13 +26,13 @@ from daggyr_server.driver.editing import Editing
 from daggyr_server.driver.ended import Reader
 from daggyr_server.driver.figures import FiguresReader
 from daggyr_server.driver.generators import Generators
-from daggyr_server.driver.growths import Growths
 from daggyr_server.driver.inbox import Inbox
 from daggyr_server.driver.lives import Lives
 from daggyr_server.driver.loop import Loop
 from daggyr_server.driver.reports import PoolReports
 from daggyr_server.driver.requests import Requests
 from daggyr_server.driver.restoring import MissingRuns
+from daggyr_server.driver.set_aside import EndsSetAside
 from daggyr_server.driver.spilled import SpilledTasks
 from daggyr_server.executors.base import Executor, ExecutorError
 from daggyr_server.trackers.base import Tracker
@@ -76,9 +76,21 @@ class Driver:
             durable=durable,
         )
         self._deposits = Deposits(tracker, self._inbox)
-        growths = Growths(generators, self._deposits, self._inbox, keep)
+        aside = EndsSetAside(generators, self._deposits, self._inbox, keep)
         self._loop = Loop(
-            *(machine, tracker, self._inbox, self._executors, changes, generators, growths, self._lives, durability, clock, keep),
+            *(
+                machine,
+                tracker,
+                self._inbox,
+                self._executors,
+                changes,
+                generators,
+                aside,
+                self._lives,
+                durability,
+                clock,
+                keep,
+            ),
             ended=self.reader.ended,
         )
         self.figures = FiguresReader(machine, durability, self.reader.damaged)

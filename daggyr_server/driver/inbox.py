@@ -36,14 +36,14 @@ class ToKeep(NamedTuple):
     record: Record
 
 
-class Grown(NamedTuple):
-    """The end of a generator's attempt that was set aside while its tasks were made (growths.py), or what went wrong there."""
+class TasksMade(NamedTuple):
+    """The end of a generator's attempt that was set aside while its tasks were made (set_aside.py), or what went wrong there."""
 
     key: Key
     ended: AttemptEnded | BaseException
 
 
-Entry = Event | Reported | ToKeep | Grown
+Entry = Event | Reported | ToKeep | TasksMade
 
 
 class Inbox:
