@@ -51,7 +51,8 @@ class RunSubmitted:
     pool: str  # where tasks without one of their own go
     parameters: Mapping[str, tuple[str, ...]]  # the run's, for its generators
     addition: Addition
-    document: bytes  # the specification as it came, for the tracker
+    document: bytes  # the specification as it came, or its deposit: for the tracker, see RunAdded
+    deposit: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,8 +132,10 @@ class EditAsked:
     tags: Mapping[str, str]
     pool: str
     parameters: Mapping[str, tuple[str, ...]]
-    document: bytes  # the specification as it came, for the tracker
-    replaced: bytes = b""  # see RunEdited
+    document: bytes  # these four are for the tracker: see RunEdited
+    deposit: int = 0
+    replaced: bytes = b""
+    replaced_deposit: int = 0
     completed: Sequence[int] | None = None  # changed tasks that were COMPLETED when `again` was made, if that matters
     everything: bool = False  # also lets go on what a kill of the run left behind
     reason: str = "edit"  # or "retry", which repeats generators by an edit

@@ -159,8 +159,8 @@ class Machine(RequestHandlers):
             self._note_delay(run)
         records = self._step.records
         records.append(AttemptRecorded(run_id, number, attempt, outcome, sent.host, sent.host_name, sent.time, result, state))
-        if run.revision != revision:
-            records.append(TasksGenerated(run_id, number, attempt, run.revision))
+        if run.revision != revision and addition is not None:
+            records.append(TasksGenerated(run_id, number, attempt, run.revision, addition.deposit))
 
     # -- runs ---------------------------------------------------------------------------------------------------------
 
@@ -186,7 +186,9 @@ class Machine(RequestHandlers):
         self._next_run_id += 1
         self._take_in(run)
         self.requests[event.request_id], self._request_of[run_id] = run_id, event.request_id
-        self._step.records.append(RunAdded(run_id, event.request_id, run.tags, event.pool, now.wall, event.document))
+        self._step.records.append(
+            RunAdded(run_id, event.request_id, run.tags, event.pool, now.wall, event.document, event.deposit)
+        )
         self._touched[run_id] = run
         self._step.answers[event.ticket] = run_id
 

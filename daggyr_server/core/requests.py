@@ -140,6 +140,8 @@ class RequestHandlers(Stepper):
                 now.wall,
                 reason=event.reason,
                 replaced=event.replaced,
+                deposit=event.deposit,
+                replaced_deposit=event.replaced_deposit,
             )
         )
         attempts = [run.in_flight[number] for number in stopped]

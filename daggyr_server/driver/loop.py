@@ -28,9 +28,10 @@ from daggyr_server.driver.changes import Changes
 from daggyr_server.driver.clocks import Clock
 from daggyr_server.driver.durability import Durability
 from daggyr_server.driver.generators import Generators
-from daggyr_server.driver.inbox import Inbox, Reported, ToKeep
+from daggyr_server.driver.inbox import Inbox, Reported, TasksMade, ToKeep
 from daggyr_server.driver.lives import Lives
 from daggyr_server.driver.reports import event_of
+from daggyr_server.driver.set_aside import EndsSetAside, SetAside
 from daggyr_server.executors.base import Executor
 from daggyr_server.trackers.base import LostTracker, Tracker, TrackerError
 
@@ -54,6 +55,7 @@ class Loop:
         executors: Mapping[str, Executor],
         changes: Changes,
         generators: Generators,
+        aside: EndsSetAside,
         lives: Lives,
         durability: Durability,
         clock: Clock,
@@ -69,6 +71,7 @@ class Loop:
         self._executors = executors
         self._changes = changes
         self._generators = generators
+        self._aside = aside
         self._lives = lives
         self._durability = durability
         self._clock = clock
@@ -112,6 +115,7 @@ class Loop:
         finally:
             if timer is not None:
                 timer.cancel()
+            await self._aside.close()
 
     async def _finish(self, steps: list[Step], kept: list[Record], durables: list[Callable[[], None]]) -> None:
         """Persist, then act."""
@@ -166,10 +170,12 @@ class Loop:
         kept: list[Record] = []
         durables: list[Callable[[], None]] = []
         budget = MAX_UPDATES_A_STEP
-        inbox, generators, lives = self._inbox.entries, self._generators, self._lives
+        inbox, generators, all_aside, lives = self._inbox.entries, self._generators, self._aside, self._lives
         while inbox and budget > 0:
             entry = inbox.popleft()
             if type(entry) is not Reported:
+                if all_aside.pending and all_aside.hold_back(entry):
+                    continue
                 if type(entry) in _ALONE:
                     # It has a step of its own: what earlier steps assign is looked up in the graph when they are carried out.
                     if steps or events or durables:
@@ -181,11 +187,15 @@ class Loop:
                 if type(entry) is ToKeep:
                     kept.append(entry.record)
                     durables.append(partial(self._inbox.answer, {entry.ticket: None}))
+                elif type(entry) is TasksMade:
+                    ended, told = all_aside.take(entry)
+                    events.append(ended)
+                    durables += told
                 else:
                     events.append(entry)  # type: ignore[arg-type]
                 continue
             budget -= len(entry.updates)
-            durables.append(entry.durable)
+            last_aside: SetAside | None = None  # the end that is taken last, of those among these updates
             for update in entry.updates:
                 if (lives.earlier or update.key.life != lives.own) and not self._counts(update.key):
                     continue
@@ -194,11 +204,16 @@ class Loop:
                     self._keep_output(update, kept)
                     continue
                 if generators.printed and type(event) is AttemptEnded and event[:3] in generators.printed:
+                    aside = all_aside.set_aside(event, self._machine.runs.get(event.run_id))
+                    if aside is not None:
+                        last_aside = aside if last_aside is None or last_aside.place < aside.place else last_aside
+                        continue
                     # The tasks are made for the graph as it is, so that all that came before must be in it.
                     steps.append(self._handle(events))
                     events = [await generators.completed(event, self._machine.runs.get(event.run_id), self._keep)]
                     continue
                 events.append(event)
+            (durables if last_aside is None else last_aside.durables).append(entry.durable)
         steps.append(self._handle(events))
         return steps, kept, durables
 

@@ -135,6 +135,33 @@ class Tracker(ABC):
         has opened the tracker since; none of the records is kept then.
         """
 
+    def new_deposit(self) -> int:
+        """A number under which `deposit` may write a document; 0 if this tracker takes none.
+
+        A deposit is a large document that is written before the commit that it belongs to, so that other commits need not wait
+        for it. It is nobody's until a commit has a record that names it (see records.py): then it is that record's document. The
+        caller discards those that no commit has named and none will.
+        """
+        return 0
+
+    async def deposit(self, number: int, document: bytes | bytearray) -> None:
+        """Write a document under a number of `new_deposit`. Commits go on meanwhile; all of it is durable when this returns.
+
+        Raises TrackerError and LostTracker as `commit` does. Then the number is of no more use.
+        """
+        raise NotImplementedError
+
+    async def discard(self, number: int, limit: int) -> bool:
+        """Take away about `limit` pieces of a deposit, unless a commit has named it. Returns whether more are left.
+
+        Raises TrackerError and LostTracker as `commit` does.
+        """
+        return False
+
+    async def deposits(self) -> list[int]:
+        """The numbers of the deposits that no commit has named, ascending. An earlier coordinator may have left some."""
+        return []
+
     @abstractmethod
     async def attempts(
         self, run_id: int, number: int, *, before: int | None = None, limit: int = MAX_ATTEMPTS

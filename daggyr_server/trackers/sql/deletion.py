@@ -8,8 +8,8 @@ from __future__ import annotations
 
 # The run itself goes last: as long as it is there, `deleting` tells of it.
 _STATEMENTS = (
-    *("delete_output", "delete_attempts", "delete_assignments", "delete_changes", "delete_documents", "delete_growths"),
-    *("delete_hosts", "delete_run"),
+    *("delete_output", "delete_attempts", "delete_assignments", "delete_changes", "delete_documents"),
+    *("delete_deposit_pieces", "delete_deposits", "delete_growths", "delete_hosts", "delete_run"),
 )
 _LEAST_SHARE = 16  # a statement counts as this part of the slice at least, because large rows are few but have their weight
 

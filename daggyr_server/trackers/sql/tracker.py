@@ -1,7 +1,7 @@
 """What the sqlite and the postgres tracker do alike: read, and know that they are closed or lost.
 
 Both are subclasses of `SqlTracker`. How each opens its database, commits, deletes and closes is its own. Which rows a record
-makes is in batch.py, what rows tell in rows.py, which rows a deletion takes in deletion.py. Nothing here writes.
+makes is in batch.py, what rows tell in rows.py, which rows a deletion takes in deletion.py. Nothing here writes by itself.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from daggyr_server.trackers.base import (
     Tracker,
     TrackerError,
 )
-from daggyr_server.trackers.pieces import MAX_OFFSET, in_order, joined
+from daggyr_server.trackers.pieces import DOCUMENT_PIECE_BYTES, MAX_OFFSET, cut, in_order, joined
 from daggyr_server.trackers.sql.batch import stored_text
 from daggyr_server.trackers.sql.lock_holder import LockHolder
 from daggyr_server.trackers.sql.readers import Readers, Row, Snapshot
@@ -58,7 +58,8 @@ class SqlTracker(Tracker):
         self._output_limit = output_limit
         self._opened: Opened | None = None
         self._lost: str | None = None  # why nothing can be written any more
-        self._writing = asyncio.Lock()  # one commit or slice of a deletion at a time
+        self._writing = asyncio.Lock()  # one commit, piece of a deposit or slice of a deletion at a time
+        self._last_deposit = 0  # the greatest number of any
 
     def __str__(self) -> str:
         return self._where
@@ -146,6 +147,33 @@ class SqlTracker(Tracker):
                 replaced,
                 unpack(stopped),
             )
+
+    # -- deposits ------------------------------------------------------------------------------------------------------
+
+    def new_deposit(self) -> int:
+        self._last_deposit += 1
+        return self._last_deposit
+
+    async def deposit(self, number: int, document: bytes | bytearray) -> None:
+        # Each piece is a transaction of its own. Commits that have come meanwhile are first, because the lock is fair.
+        for start, data in cut(0, document, DOCUMENT_PIECE_BYTES):
+            await self._add_deposit_piece(number, start, data)
+
+    async def discard(self, number: int, limit: int) -> bool:
+        if not await self._readers.rows("is_deposit", number=number):
+            return False
+        return await self._discard_pieces(number, limit) > 0
+
+    async def deposits(self) -> list[int]:
+        return [number for (number,) in await self._readers.rows("deposits")]
+
+    @abstractmethod
+    async def _add_deposit_piece(self, number: int, start: int, data: bytes | memoryview) -> None:
+        """Make a piece durable, as long as the tracker is this coordinator's. Raises as `commit` does."""
+
+    @abstractmethod
+    async def _discard_pieces(self, number: int, limit: int) -> int:
+        """Take pieces away that are nobody's; returns how many. Raises as `commit` does."""
 
     # -- another life --------------------------------------------------------------------------------------------------
 

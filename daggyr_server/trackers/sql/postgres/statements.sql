@@ -141,10 +141,33 @@ WITH gone AS (
 )
 UPDATE daggyr.run SET output_bytes = output_bytes - (SELECT coalesce(sum(size), 0) FROM gone) WHERE run_id = %(run_id)s
 
+-- Deposits.
+
+-- name: last_deposit
+SELECT max(number) FROM (
+    SELECT max(number) AS number FROM daggyr.deposit_piece UNION ALL SELECT max(number) FROM daggyr.deposit
+) AS numbers
+-- name: add_deposit_piece
+INSERT INTO daggyr.deposit_piece (number, start, data) VALUES (%s, %s, %b) ON CONFLICT DO NOTHING
+-- name: claim_deposit
+INSERT INTO daggyr.deposit (run_id, revision, number) VALUES (%s, %s, %s)
+-- name: deposits
+SELECT DISTINCT number FROM daggyr.deposit_piece WHERE number NOT IN (SELECT number FROM daggyr.deposit) ORDER BY number
+-- name: is_deposit
+SELECT 1 FROM daggyr.deposit_piece WHERE number = %(number)s AND %(number)s NOT IN (SELECT number FROM daggyr.deposit) LIMIT 1
+-- name: discard_deposit
+DELETE FROM daggyr.deposit_piece WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM daggyr.deposit_piece WHERE number = %(number)s AND number NOT IN (SELECT number FROM daggyr.deposit) ORDER BY number, start LIMIT least(%(limit)s, 4)
+))
+
 -- Reading. A run that is being deleted is not known.
 
 -- name: document
-SELECT start, data FROM daggyr.document WHERE run_id = %(run_id)s AND revision = %(revision)s ORDER BY start
+-- It stands in one of the two.
+SELECT start, data FROM daggyr.document WHERE run_id = %(run_id)s AND revision = %(revision)s
+UNION ALL SELECT start, data FROM daggyr.deposit_piece
+WHERE number = (SELECT number FROM daggyr.deposit WHERE run_id = %(run_id)s AND revision = %(revision)s)
+ORDER BY start
 -- name: has_document
 SELECT 1 FROM daggyr.run WHERE run_id = %(run_id)s AND NOT deleting
 AND (%(revision)s = 0 OR EXISTS (SELECT 1 FROM daggyr.growth WHERE run_id = %(run_id)s AND revision = %(revision)s))
@@ -236,6 +259,12 @@ DELETE FROM daggyr.change WHERE ctid = ANY (ARRAY(
 DELETE FROM daggyr.document WHERE ctid = ANY (ARRAY(
     SELECT ctid FROM daggyr.document WHERE run_id = %(run_id)s ORDER BY revision, start LIMIT least(%(limit)s, 4)
 ))
+-- name: delete_deposit_pieces
+DELETE FROM daggyr.deposit_piece WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM daggyr.deposit_piece WHERE number IN (SELECT number FROM daggyr.deposit WHERE run_id = %(run_id)s) ORDER BY number, start LIMIT least(%(limit)s, 4)
+))
+-- name: delete_deposits
+DELETE FROM daggyr.deposit WHERE run_id = %(run_id)s
 -- name: delete_growths
 DELETE FROM daggyr.growth WHERE ctid = ANY (ARRAY(
     SELECT ctid FROM daggyr.growth WHERE run_id = %(run_id)s ORDER BY revision LIMIT %(limit)s

@@ -105,10 +105,33 @@ DELETE FROM output WHERE id IN (
     ) WHERE before < ?2
 )
 
+-- Deposits.
+
+-- name: last_deposit
+SELECT max(number) FROM (
+    SELECT max(number) AS number FROM deposit_piece UNION ALL SELECT max(number) FROM deposit
+) AS numbers
+-- name: add_deposit_piece
+INSERT INTO deposit_piece (number, start, data) VALUES (?, ?, ?) ON CONFLICT DO NOTHING
+-- name: claim_deposit
+INSERT INTO deposit (run_id, revision, number) VALUES (?, ?, ?)
+-- name: deposits
+SELECT DISTINCT number FROM deposit_piece WHERE number NOT IN (SELECT number FROM deposit) ORDER BY number
+-- name: is_deposit
+SELECT 1 FROM deposit_piece WHERE number = :number AND :number NOT IN (SELECT number FROM deposit) LIMIT 1
+-- name: discard_deposit
+DELETE FROM deposit_piece WHERE (number, start) IN (
+    SELECT number, start FROM deposit_piece WHERE number = :number AND number NOT IN (SELECT number FROM deposit) ORDER BY number, start LIMIT min(:limit, 4)
+)
+
 -- Reading. A run that is being deleted is not known.
 
 -- name: document
-SELECT start, data FROM document WHERE run_id = :run_id AND revision = :revision ORDER BY start
+-- It stands in one of the two.
+SELECT start, data FROM document WHERE run_id = :run_id AND revision = :revision
+UNION ALL SELECT start, data FROM deposit_piece
+WHERE number = (SELECT number FROM deposit WHERE run_id = :run_id AND revision = :revision)
+ORDER BY start
 -- name: has_document
 SELECT 1 FROM run WHERE run_id = :run_id AND NOT deleting
 AND (:revision = 0 OR EXISTS (SELECT 1 FROM growth WHERE run_id = :run_id AND revision = :revision))
@@ -187,6 +210,12 @@ DELETE FROM change WHERE id IN (SELECT id FROM change WHERE run_id = :run_id ORD
 DELETE FROM document WHERE (run_id, revision, start) IN (
     SELECT run_id, revision, start FROM document WHERE run_id = :run_id ORDER BY revision, start LIMIT min(:limit, 4)
 )
+-- name: delete_deposit_pieces
+DELETE FROM deposit_piece WHERE (number, start) IN (
+    SELECT number, start FROM deposit_piece WHERE number IN (SELECT number FROM deposit WHERE run_id = :run_id) ORDER BY number, start LIMIT min(:limit, 4)
+)
+-- name: delete_deposits
+DELETE FROM deposit WHERE run_id = :run_id
 -- name: delete_growths
 DELETE FROM growth WHERE run_id = :run_id AND revision IN (SELECT revision FROM growth WHERE run_id = :run_id ORDER BY revision LIMIT :limit)
 -- name: delete_hosts
