@@ -14,7 +14,7 @@ from itertools import islice
 import grpc
 
 from daggyr.bounds import MAX_NOTE_BYTES, cut
-from daggyr.v1.run_pb2 import Attempt, RunSummary
+from daggyr.v1.run_pb2 import Attempt, RunSummary, TaskSummary
 from daggyr.v1.run_pb2 import Task as TaskMessage
 from daggyr.v1.runs_pb2 import (
     ExplainTaskResponse,
@@ -97,18 +97,37 @@ class Reading(Servicer):
         size = 0
         while True:
             await self.reader.settled(run.run_id)
-            numbers = list(islice(_numbers_in(run.phases, wanted, max(start, run.graph.live)), TURN))
-            for number in numbers:
-                summary = views.task_summary(run, number)
+            turn = min(TURN, most + 1 - len(response.tasks))  # one more than the page takes says where the next one begins
+            numbers = islice(_numbers_in(run.phases, wanted, max(start, run.graph.live)), turn)
+            summaries = [views.task_summary(run, number) for number in numbers]
+            if request.output_sizes:
+                await self._tell_sizes(run, summaries, context)
+            for summary in summaries:
                 size += summary.ByteSize()
                 if response.tasks and (len(response.tasks) == most or size > MAX_PAGE_BYTES):
-                    response.next_page_token = str(number)
+                    response.next_page_token = str(summary.task_number)
                     return response
                 response.tasks.append(summary)
-            if len(numbers) < TURN:
+            if len(summaries) < turn:
                 return response
-            start = numbers[-1] + 1
+            start = summaries[-1].task_number + 1
             await asyncio.sleep(0)
+
+    async def _tell_sizes(self, run: Run, summaries: Sequence[TaskSummary], context: Context) -> None:
+        """Have the tasks tell how much their last attempts wrote, as far as these have ended.
+
+        A task that an edit renumbered has its attempts under the numbers that it had before.
+        """
+        tasks = [task for task in summaries if task.attempt_count and task.task_number not in run.in_flight]
+        sought = {(task.task_number, task.attempt_count): task for task in tasks}
+        back = 0
+        while sought:
+            found = await self.answered(self.reader.results(run.run_id, list(sought)), context)
+            for key, result in found.items():
+                views.tell_sizes(sought.pop(key), result)
+            back += 1
+            left = [(run.graph.lineage(task.task_number), task) for task in sought.values()]
+            sought = {(lineage[back], task.attempt_count): task for lineage, task in left if back < len(lineage)}
 
     async def GetTask(self, request: GetTaskRequest, context: Context) -> TaskMessage:
         start = await _attempts_start(request.page_token, context)

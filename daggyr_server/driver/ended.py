@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 
-from daggyr.v1.task_pb2 import OutputChunk, Placement
+from daggyr.v1.task_pb2 import AttemptResult, OutputChunk, Placement
 from daggyr_server.core.commands import Key
 from daggyr_server.core.events import RunsForgotten
 from daggyr_server.core.graph.in_flight import InFlight
@@ -211,6 +211,10 @@ class Reader:
         for attempt in found:
             mend_result(attempt.result)  # What was stored before results had bounds has to be shown as well.
         return found
+
+    async def results(self, run_id: int, attempts: Sequence[tuple[int, int]]) -> Mapping[tuple[int, int], AttemptResult]:
+        """See Tracker.results."""
+        return await self._tracker.results(run_id, attempts)
 
     async def history(self, run_id: int, number: int | None) -> list[StateChange]:
         """See Tracker.history."""

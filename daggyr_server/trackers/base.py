@@ -144,6 +144,18 @@ class Tracker(ABC):
         The list is empty for a task or a run that is not known. Read page by page: a task may have tens of thousands.
         """
 
+    async def results(self, run_id: int, attempts: Sequence[tuple[int, int]]) -> dict[tuple[int, int], AttemptResult]:
+        """The results of those of these attempts, each the number of a task and of an attempt of its, that have ended.
+
+        A list of tasks asks for many at once, so a tracker does better to find them together than one by one.
+        """
+        found = {}
+        for number, attempt in attempts:
+            for stored in await self.attempts(run_id, number, before=attempt + 1, limit=1):
+                if stored.attempt == attempt:
+                    found[number, attempt] = stored.result
+        return found
+
     @abstractmethod
     async def output(self, run_id: int, number: int, attempt: int, stream: int, offset: int, limit: int) -> list[Piece]:
         """What was kept of an attempt's output from `offset` on, in order and without overlaps.

@@ -15,7 +15,7 @@ from dataclasses import replace
 from itertools import islice, repeat
 from typing import Any
 
-from daggyr.v1.task_pb2 import STDOUT
+from daggyr.v1.task_pb2 import STDOUT, AttemptResult
 from daggyr_server.core.records import (
     AgentForgotten,
     AgentPinned,
@@ -245,6 +245,11 @@ class MemoryTracker(Tracker):
     ) -> list[StoredAttempt]:
         run = self._runs.get(run_id)
         return run.log.of(number, before, limit) if run is not None else []
+
+    async def results(self, run_id: int, attempts: Sequence[tuple[int, int]]) -> dict[tuple[int, int], AttemptResult]:
+        run = self._runs.get(run_id)
+        found = ((key, run.log.result(*key)) for key in attempts) if run is not None else ()
+        return {key: result for key, result in found if result is not None}
 
     async def output(self, run_id: int, number: int, attempt: int, stream: int, offset: int, limit: int) -> list[Piece]:
         pieces = self._output.get((run_id, number, attempt, stream), {})

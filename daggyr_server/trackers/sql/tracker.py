@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import replace
 
+import msgspec
+
+from daggyr.v1.task_pb2 import AttemptResult
 from daggyr_server.core.records import AgentPinned
 from daggyr_server.core.stored import RunRow, StoredRun, needed
 from daggyr_server.trackers.base import (
@@ -72,6 +76,15 @@ class SqlTracker(Tracker):
         rows = await self._readers.rows("attempts", run_id=run_id, number=number, before=before, limit=limit)
         with making_sense(run_id):
             return [stored_attempt(row) for row in rows]
+
+    async def results(self, run_id: int, attempts: Sequence[tuple[int, int]]) -> dict[tuple[int, int], AttemptResult]:
+        # As JSON, because each database has another way to take a list.
+        asked = msgspec.json.encode(attempts).decode()
+        with making_sense(run_id):
+            return {
+                (number, attempt): AttemptResult.FromString(result)
+                for number, attempt, result in await self._readers.rows("results", run_id=run_id, attempts=asked)
+            }
 
     async def output(self, run_id: int, number: int, attempt: int, stream: int, offset: int, limit: int) -> list[Piece]:
         if offset > MAX_OFFSET:

@@ -184,6 +184,11 @@ SELECT attempt, host, host_name, assign_time, result FROM (
     AND EXISTS (SELECT 1 FROM daggyr.run WHERE run_id = %(run_id)s AND NOT deleting)
     ORDER BY attempt DESC LIMIT %(limit)s
 ) AS last JOIN daggyr.host USING (run_id, host_key) ORDER BY attempt
+-- name: results
+-- The attempts that are asked for are a JSON array of pairs, task and attempt.
+SELECT number, attempt, result FROM json_array_elements(%(attempts)s::text::json) AS asked (pair) JOIN daggyr.attempt
+ON run_id = %(run_id)s AND number = (pair ->> 0)::bigint AND attempt = (pair ->> 1)::bigint
+WHERE EXISTS (SELECT 1 FROM daggyr.run WHERE run_id = %(run_id)s AND NOT deleting)
 -- name: output
 SELECT start, data FROM (
     SELECT start, data, sum(size) OVER (ORDER BY start) - size AS before FROM (

@@ -141,6 +141,11 @@ SELECT attempt, host, host_name, assign_time, result FROM (
     AND EXISTS (SELECT 1 FROM run WHERE run_id = :run_id AND NOT deleting)
     ORDER BY attempt DESC LIMIT :limit
 ) JOIN host USING (run_id, host_key) ORDER BY attempt
+-- name: results
+-- The attempts that are asked for are a JSON array of pairs, task and attempt.
+SELECT number, attempt, result FROM json_each(:attempts) AS asked CROSS JOIN attempt
+ON run_id = :run_id AND number = json_extract(asked.value, '$[0]') AND attempt = json_extract(asked.value, '$[1]')
+WHERE EXISTS (SELECT 1 FROM run WHERE run_id = :run_id AND NOT deleting)
 -- name: output
 SELECT start, data FROM (
     SELECT start, data, sum(size) OVER (ORDER BY start) - size AS before FROM (
