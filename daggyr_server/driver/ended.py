@@ -276,16 +276,25 @@ class Reader:
             if not lock.users:
                 del self._locks[run_id]
 
-    @contextlib.asynccontextmanager
-    async def forgotten(self, run_id: int) -> AsyncIterator[None]:
-        """Take an ended run from memory; nobody brings it back while this lasts.
+    def is_awaited(self, run_id: int) -> bool:
+        """Whether somebody brings a run back or takes it away at this moment."""
+        return run_id in self._locks
 
-        Raises BeingRestored, Closing, and Refused if it goes on.
+    @contextlib.asynccontextmanager
+    async def forgotten(self, run_ids: Sequence[int]) -> AsyncIterator[None]:
+        """Take some ended runs from memory; nobody brings any of them back while this lasts.
+
+        Raises BeingRestored, Closing, and Refused if one of them goes on.
         """
-        await self._restoring.back(run_id)
-        async with self._alone(run_id):
-            await self._inbox.ask(RunsForgotten(ticket=object(), run_ids=(run_id,)))
-            self._ended.pop(run_id, None)
+        for run_id in run_ids:
+            await self._restoring.back(run_id)
+        async with contextlib.AsyncExitStack() as stack:
+            for run_id in sorted(run_ids):  # in one order, so that two who want the same runs do not wait for each other
+                await stack.enter_async_context(self._alone(run_id))
+            await self._inbox.ask(RunsForgotten(ticket=object(), run_ids=tuple(run_ids)))
+            for run_id in run_ids:
+                self._ended.pop(run_id, None)
             yield
-            self.damaged.pop(run_id, None)
+            for run_id in run_ids:
+                self.damaged.pop(run_id, None)
             self.damage_changed.set()

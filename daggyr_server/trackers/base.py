@@ -208,12 +208,13 @@ class Tracker(ABC):
         """The agents whose keys are known, as last pinned, in the order in which they came."""
 
     @abstractmethod
-    async def delete(self, run_id: int, limit: int) -> bool:
-        """Take away about `limit` rows of a run, the run itself with the last ones, then give their room back.
+    async def delete(self, run_ids: Sequence[int], limit: int) -> bool:
+        """Take away about `limit` rows of some runs, the runs themselves with the last ones, then give their room back.
 
-        Returns whether more is left to do; call it until it is False. Commits go on between the calls. From the first call on, no
-        other method but `deleting` knows the run, and its id is never used again. A run that is not known is no error. Raises
-        TrackerError and LostTracker as `commit` does.
+        Returns whether more is left to do; call it with the same runs until it is False. Commits go on between the calls. From
+        the first call on, no other method but `deleting` knows any of the runs, and their ids are never used again. A run that is
+        not known is no error; without any run, only room is given back. The first call marks all of them at once, so the caller
+        gives a few hundred at most. Raises TrackerError and LostTracker as `commit` does.
         """
 
     async def scrub(self) -> None:

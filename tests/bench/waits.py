@@ -26,16 +26,17 @@ from daggyr.v1.run_pb2 import STATE_COMPLETED
 from daggyr.v1.runs_pb2 import GetTaskRequest, ListPoolsRequest, MarkTasksRequest
 from daggyr.v1.runs_pb2_grpc import RunsStub
 
-SMALL = 1  # the id of the run that the prober asks about
+SMALL = 1  # the id of the run that the prober asks about, unless told otherwise
 PAUSE = 0.003  # seconds between two rounds
 
 
 class Prober:
     """A process that asks, again and again: in one of its own, no other client of this one is in its way."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, run_id: int = SMALL) -> None:
+        """`run_id` is that of a small run with a task `t` that is COMPLETED."""
         self._pipe, other = multiprocessing.Pipe()
-        self._process = multiprocessing.get_context("spawn").Process(target=_probe, args=(address, other), daemon=True)
+        self._process = multiprocessing.get_context("spawn").Process(target=_probe, args=(address, run_id, other), daemon=True)
         self._process.start()
         self.longest()
 
@@ -50,19 +51,19 @@ class Prober:
         self._process.join()
 
 
-def _probe(address: str, pipe: Connection) -> None:
-    asyncio.run(_ask(address, pipe))
+def _probe(address: str, run_id: int, pipe: Connection) -> None:
+    asyncio.run(_ask(address, run_id, pipe))
 
 
-async def _ask(address: str, pipe: Connection) -> None:
+async def _ask(address: str, run_id: int, pipe: Connection) -> None:
     async with open_channel(address) as channel:
         stub = RunsStub(channel)
         longest = [0.0, 0.0]
         while True:
             for kind, call in (
                 (0, lambda: stub.ListPools(ListPoolsRequest())),
-                (0, lambda: stub.GetTask(GetTaskRequest(run_id=SMALL, task_id="t"))),
-                (1, lambda: stub.MarkTasks(MarkTasksRequest(run_id=SMALL, tasks=["t"], state=STATE_COMPLETED))),
+                (0, lambda: stub.GetTask(GetTaskRequest(run_id=run_id, task_id="t"))),
+                (1, lambda: stub.MarkTasks(MarkTasksRequest(run_id=run_id, tasks=["t"], state=STATE_COMPLETED))),
             ):
                 begun = time.perf_counter()
                 await call()
@@ -78,9 +79,9 @@ async def _ask(address: str, pipe: Connection) -> None:
 class Waits:
     """Carries out what is large, and prints what it cost others."""
 
-    def __init__(self, server: Coordinator) -> None:
+    def __init__(self, server: Coordinator, run_id: int = SMALL) -> None:
         self._server = server
-        self._prober = Prober(server.address)
+        self._prober = Prober(server.address, run_id)
 
     def close(self) -> None:
         self._prober.end()

@@ -182,5 +182,5 @@ async def test_results_of_many_attempts_are_read_at_once(tracker: Tracker) -> No
     asked = [(0, 2), (4, 1), (1, 1), (1, 2), (7, 1), (0, 3)]
     assert await tracker.results(1, asked) == {(0, 2): wrote(2), (4, 1): wrote(41), (1, 1): plain}
     assert await tracker.results(1, []) == await tracker.results(3, asked) == {}
-    await tracker.delete(1, 100)
+    await tracker.delete([1], 100)
     assert await tracker.results(1, asked) == {}

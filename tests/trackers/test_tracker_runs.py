@@ -32,7 +32,7 @@ async def test_a_run_that_is_not_known(tracker: Tracker) -> None:
     assert await tracker.find_request("request-1") is None
     assert await tracker.rows(before=None, limit=10) == []
     assert await tracker.unfinished() == await tracker.deleting() == []
-    assert await tracker.delete(1, 10) is False
+    assert await tracker.delete([1], 10) is False
 
 
 # -- the run's own course ---------------------------------------------------------------------------------------------

@@ -77,6 +77,7 @@ class _Kept:
         self.changes: list[StateChange] = []  # of the run itself
         self.moves: list[TasksMoved] = []
         self.stopped: Sequence[int] = ()
+        self.streams: set[tuple[int, int, int, int]] = set()  # those of which something is kept
 
     def row(self) -> RunRow:
         return RunRow(
@@ -210,6 +211,7 @@ class MemoryTracker(Tracker):
         pieces = self._output.get(stream)
         if pieces is None:
             pieces = self._output[stream] = {}
+            self._runs[record.run_id].streams.add(stream)
             self._output_bytes += _STREAM_COST
         before = pieces.get(record.offset)
         if before is None:
@@ -230,6 +232,7 @@ class MemoryTracker(Tracker):
 
     def _drop(self, stream: tuple[int, int, int, int]) -> None:
         pieces = self._output.pop(stream)
+        self._runs[stream[0]].streams.discard(stream)
         self._output_bytes -= _STREAM_COST + sum(_PIECE_COST + len(data) for data in pieces.values())
 
     def _agent_pinned(self, record: AgentPinned) -> None:
@@ -310,14 +313,16 @@ class MemoryTracker(Tracker):
 
     # -- deleting -----------------------------------------------------------------------------------------------------
 
-    async def delete(self, run_id: int, limit: int) -> bool:
-        """The whole run goes at once, because that takes no time in memory."""
-        run = self._runs.pop(run_id, None)
-        if run is not None:
-            del self._ids[bisect_left(self._ids, run_id)]
-            del self._requests[run.added.request_id]
-            for stream in [stream for stream in self._output if stream[0] == run_id]:
-                self._drop(stream)
+    async def delete(self, run_ids: Sequence[int], limit: int) -> bool:
+        """The whole runs go at once, because that takes no time in memory."""
+        for run_id in run_ids:
+            run = self._runs.get(run_id)
+            if run is not None:
+                for stream in list(run.streams):
+                    self._drop(stream)
+                del self._runs[run_id]
+                del self._ids[bisect_left(self._ids, run_id)]
+                del self._requests[run.added.request_id]
         return False
 
     async def deleting(self) -> list[int]:

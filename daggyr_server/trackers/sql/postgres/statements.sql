@@ -214,40 +214,58 @@ AND EXISTS (SELECT 1 FROM daggyr.run WHERE run_id = %(run_id)s AND NOT deleting)
 -- name: deleting
 SELECT run_id FROM daggyr.run WHERE deleting ORDER BY run_id
 -- name: begin_deleting
-UPDATE daggyr.run SET deleting = true, request_id = '' WHERE run_id = %(run_id)s AND NOT deleting
--- Rows are deleted by their places in the table (ctid), so that no plan reads the whole table.
+UPDATE daggyr.run SET deleting = true, request_id = '' WHERE run_id = ANY(%(run_ids)s::bigint[]) AND NOT deleting
+-- Rows are found run by run, in the order of an index, and deleted by their places in the table (ctid), so that no plan reads the
+-- whole table.
 -- name: delete_output
 DELETE FROM daggyr.output WHERE ctid = ANY (ARRAY(
     SELECT place FROM (
-        SELECT place, sum(size) OVER (ORDER BY id) - size AS before FROM (
-            SELECT ctid AS place, id, length(data) AS size FROM daggyr.output
-            WHERE run_id = %(run_id)s ORDER BY id LIMIT %(limit)s
-        ) AS first
+        SELECT place, sum(size) OVER (ROWS UNBOUNDED PRECEDING) - size AS before
+        FROM unnest(%(run_ids)s::bigint[]) AS asked (id) CROSS JOIN LATERAL (
+            SELECT ctid AS place, length(data) AS size FROM daggyr.output
+            WHERE run_id = asked.id ORDER BY run_id, id LIMIT %(limit)s
+        ) AS found LIMIT %(limit)s
     ) AS summed WHERE before < 2097152
 ))
 -- name: delete_attempts
 DELETE FROM daggyr.attempt WHERE ctid = ANY (ARRAY(
-    SELECT ctid FROM daggyr.attempt WHERE run_id = %(run_id)s ORDER BY number, attempt LIMIT %(limit)s
+    SELECT place FROM unnest(%(run_ids)s::bigint[]) AS asked (id) CROSS JOIN LATERAL (
+        SELECT ctid AS place FROM daggyr.attempt WHERE run_id = asked.id ORDER BY run_id, number, attempt LIMIT %(limit)s
+    ) AS found LIMIT %(limit)s
 ))
 -- name: delete_assignments
 DELETE FROM daggyr.assignment WHERE ctid = ANY (ARRAY(
-    SELECT ctid FROM daggyr.assignment WHERE run_id = %(run_id)s ORDER BY id LIMIT %(limit)s
+    SELECT place FROM unnest(%(run_ids)s::bigint[]) AS asked (id) CROSS JOIN LATERAL (
+        SELECT ctid AS place FROM daggyr.assignment WHERE run_id = asked.id ORDER BY run_id, id LIMIT %(limit)s
+    ) AS found LIMIT %(limit)s
 ))
 -- name: delete_changes
 DELETE FROM daggyr.change WHERE ctid = ANY (ARRAY(
-    SELECT ctid FROM daggyr.change WHERE run_id = %(run_id)s ORDER BY id LIMIT %(limit)s
+    SELECT place FROM unnest(%(run_ids)s::bigint[]) AS asked (id) CROSS JOIN LATERAL (
+        SELECT ctid AS place FROM daggyr.change WHERE run_id = asked.id ORDER BY run_id, id LIMIT %(limit)s
+    ) AS found LIMIT %(limit)s
 ))
 -- name: delete_documents
 DELETE FROM daggyr.document WHERE ctid = ANY (ARRAY(
-    SELECT ctid FROM daggyr.document WHERE run_id = %(run_id)s ORDER BY revision, start LIMIT least(%(limit)s, 4)
+    SELECT place FROM (
+        SELECT place, sum(size) OVER (ROWS UNBOUNDED PRECEDING) - size AS before
+        FROM unnest(%(run_ids)s::bigint[]) AS asked (id) CROSS JOIN LATERAL (
+            SELECT ctid AS place, length(data) AS size FROM daggyr.document
+            WHERE run_id = asked.id ORDER BY run_id, revision, start LIMIT %(limit)s
+        ) AS found LIMIT %(limit)s
+    ) AS summed WHERE before < 4194304
 ))
 -- name: delete_growths
 DELETE FROM daggyr.growth WHERE ctid = ANY (ARRAY(
-    SELECT ctid FROM daggyr.growth WHERE run_id = %(run_id)s ORDER BY revision LIMIT %(limit)s
+    SELECT place FROM unnest(%(run_ids)s::bigint[]) AS asked (id) CROSS JOIN LATERAL (
+        SELECT ctid AS place FROM daggyr.growth WHERE run_id = asked.id ORDER BY run_id, revision LIMIT %(limit)s
+    ) AS found LIMIT %(limit)s
 ))
 -- name: delete_hosts
 DELETE FROM daggyr.host WHERE ctid = ANY (ARRAY(
-    SELECT ctid FROM daggyr.host WHERE run_id = %(run_id)s ORDER BY host_key LIMIT %(limit)s
+    SELECT place FROM unnest(%(run_ids)s::bigint[]) AS asked (id) CROSS JOIN LATERAL (
+        SELECT ctid AS place FROM daggyr.host WHERE run_id = asked.id ORDER BY run_id, host_key LIMIT %(limit)s
+    ) AS found LIMIT %(limit)s
 ))
 -- name: delete_run
-DELETE FROM daggyr.run WHERE run_id = %(run_id)s AND deleting
+DELETE FROM daggyr.run WHERE run_id = ANY(%(run_ids)s::bigint[]) AND deleting

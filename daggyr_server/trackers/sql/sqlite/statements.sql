@@ -170,31 +170,46 @@ AND EXISTS (SELECT 1 FROM run WHERE run_id = :run_id AND NOT deleting) ORDER BY 
 
 -- name: deleting
 SELECT run_id FROM run WHERE deleting ORDER BY run_id
+-- The runs are a JSON array. Each statement takes rows of one after the other, so that it reads no more than it deletes.
 -- name: begin_deleting
-UPDATE run SET deleting = 1, request_id = '' WHERE run_id = :run_id AND NOT deleting
+UPDATE run SET deleting = 1, request_id = '' WHERE run_id IN (SELECT value FROM json_each(:run_ids)) AND NOT deleting AND :limit > 0
 -- name: delete_output
 DELETE FROM output WHERE id IN (
     SELECT id FROM (
         SELECT id, sum(size) OVER (ORDER BY id) - size AS before FROM (
-            SELECT id, length(data) AS size FROM output WHERE run_id = :run_id ORDER BY id LIMIT :limit
+            SELECT output.id, length(data) AS size FROM json_each(:run_ids) AS asked CROSS JOIN output ON run_id = asked.value
+            LIMIT :limit
         )
     ) WHERE before < 2097152
 )
 -- name: delete_attempts
-DELETE FROM attempt WHERE run_id = :run_id AND (number, attempt) IN (
-    SELECT number, attempt FROM attempt WHERE run_id = :run_id ORDER BY number, attempt LIMIT :limit
+DELETE FROM attempt WHERE (run_id, number, attempt) IN (
+    SELECT run_id, number, attempt FROM json_each(:run_ids) AS asked CROSS JOIN attempt ON run_id = asked.value LIMIT :limit
 )
 -- name: delete_assignments
-DELETE FROM assignment WHERE id IN (SELECT id FROM assignment WHERE run_id = :run_id ORDER BY id LIMIT :limit)
+DELETE FROM assignment WHERE id IN (
+    SELECT assignment.id FROM json_each(:run_ids) AS asked CROSS JOIN assignment ON run_id = asked.value LIMIT :limit
+)
 -- name: delete_changes
-DELETE FROM change WHERE id IN (SELECT id FROM change WHERE run_id = :run_id ORDER BY id LIMIT :limit)
+DELETE FROM change WHERE id IN (
+    SELECT change.id FROM json_each(:run_ids) AS asked CROSS JOIN change ON run_id = asked.value LIMIT :limit
+)
 -- name: delete_documents
-DELETE FROM document WHERE (run_id, revision, start) IN (
-    SELECT run_id, revision, start FROM document WHERE run_id = :run_id ORDER BY revision, start LIMIT min(:limit, 4)
+DELETE FROM document WHERE rowid IN (
+    SELECT place FROM (
+        SELECT place, sum(size) OVER (ORDER BY place) - size AS before FROM (
+            SELECT document.rowid AS place, length(data) AS size
+            FROM json_each(:run_ids) AS asked CROSS JOIN document ON run_id = asked.value LIMIT :limit
+        )
+    ) WHERE before < 4194304
 )
 -- name: delete_growths
-DELETE FROM growth WHERE run_id = :run_id AND revision IN (SELECT revision FROM growth WHERE run_id = :run_id ORDER BY revision LIMIT :limit)
+DELETE FROM growth WHERE (run_id, revision) IN (
+    SELECT run_id, revision FROM json_each(:run_ids) AS asked CROSS JOIN growth ON run_id = asked.value LIMIT :limit
+)
 -- name: delete_hosts
-DELETE FROM host WHERE run_id = :run_id AND host_key IN (SELECT host_key FROM host WHERE run_id = :run_id ORDER BY host_key LIMIT :limit)
+DELETE FROM host WHERE (run_id, host_key) IN (
+    SELECT run_id, host_key FROM json_each(:run_ids) AS asked CROSS JOIN host ON run_id = asked.value LIMIT :limit
+)
 -- name: delete_run
-DELETE FROM run WHERE run_id = :run_id AND deleting AND :limit > 0
+DELETE FROM run WHERE run_id IN (SELECT value FROM json_each(:run_ids)) AND deleting AND :limit > 0
