@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import math
 import re
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 
 import grpc
@@ -35,10 +36,12 @@ from daggyr_server.api.servicer import MAX_INTEGER, MAX_PAGE_BYTES, STRANGE_TOKE
 from daggyr_server.api.statuses import fitting
 from daggyr_server.core.graph.run import Run
 from daggyr_server.core.states import STATE_OF, Phase, State
+from daggyr_server.core.stored import RunFilter
 from daggyr_server.trackers.base import MAX_ATTEMPTS, StateChange, StoredAttempt, TrackerError
 
 _WITH_HOSTS = frozenset({Phase.READY, Phase.ASSIGNED, Phase.RUNNING})
 MAX_RUNS_A_PAGE = 1_000
+RUNS_A_TURN = 50  # summaries of runs that are made before everybody else has a turn: a millisecond
 MAX_TASKS_A_PAGE = 10_000
 MAX_ATTEMPTS_BYTES = 512 * 1024  # of one answer: a task's details may take the rest
 
@@ -49,15 +52,17 @@ class Reading(Servicer):
     async def ListRuns(self, request: ListRunsRequest, context: Context) -> ListRunsResponse:
         before = await page_start(request.page_token, context)
         most = min(request.page_size or 100, MAX_RUNS_A_PAGE)
-        wanted = _Wanted(request)
+        wanted = _wanted(request)
         response = ListRunsResponse()
         size = 0
-        while rows := await self.answered(self.reader.rows(before=before, limit=TURN), context):
-            for row in rows:
+        while rows := await self.answered(self.reader.rows(before=before, limit=TURN, wanted=self._stored(wanted)), context):
+            for number, row in enumerate(rows, 1):
+                if not number % RUNS_A_TURN:
+                    await asyncio.sleep(0)
                 await self.reader.settled(row.run_id)
                 run = self.reader.in_memory(row.run_id)
                 state = run.state if run is not None else row.state
-                if not wanted.admits(row.tags, state, row.submit_time):
+                if not wanted.admits(row.tags, state, row.submit_time, None):
                     continue
                 summary = self.summary_now(run) if run is not None else self.stored_summary(row)
                 size += summary.ByteSize()
@@ -68,6 +73,10 @@ class Reading(Servicer):
             before = rows[-1].run_id
             await asyncio.sleep(0)
         return response
+
+    def _stored(self, wanted: RunFilter) -> RunFilter:
+        """What the tracker is to look for. While nothing can be made durable, a run's state there is not the one that is told."""
+        return wanted if self.reader.trouble is None else replace(wanted, states=frozenset())
 
     async def GetRun(self, request: GetRunRequest, context: Context) -> RunSummary:
         newest = await self.answered(self.reader.newest(), context) if not request.run_id else None
@@ -195,21 +204,14 @@ class Reading(Servicer):
             await end_call(error, context)
 
 
-class _Wanted:
+def _wanted(request: ListRunsRequest) -> RunFilter:
     """Which runs a client asked to list."""
-
-    def __init__(self, request: ListRunsRequest) -> None:
-        self._tags = dict(request.tags)
-        self._states = {State(state) for state in request.states if state}
-        self._since = request.since.ToNanoseconds() / 1e9 if request.HasField("since") else -math.inf
-        self._until = request.until.ToNanoseconds() / 1e9 if request.HasField("until") else math.inf
-
-    def admits(self, tags: Mapping[str, str], state: State, submit_time: float) -> bool:
-        return (
-            (not self._states or state in self._states)
-            and all(tags.get(name) == value for name, value in self._tags.items())
-            and self._since <= submit_time < self._until
-        )
+    return RunFilter(
+        states=frozenset(State(state) for state in request.states if state),
+        tags=dict(request.tags),
+        since=request.since.ToNanoseconds() / 1e9 if request.HasField("since") else -math.inf,
+        until=request.until.ToNanoseconds() / 1e9 if request.HasField("until") else math.inf,
+    )
 
 
 def _by_now(run: Run, number: int) -> int:

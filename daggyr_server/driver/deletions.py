@@ -12,6 +12,7 @@ import logging
 from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
+from daggyr_server.core.stored import RunFilter
 from daggyr_server.driver.changes import Changes
 from daggyr_server.driver.ended import Reader
 from daggyr_server.driver.errors import Refused
@@ -55,7 +56,8 @@ class Deletions:
 
     async def _delete_before(self, before: float, limit: int, newest: int | None) -> tuple[int, int | None]:
         deleted = 0
-        while rows := await self._tracker.rows(before=newest, limit=RUNS_AT_ONCE):
+        wanted = RunFilter(ended_before=before)
+        while rows := await self._tracker.rows(before=newest, limit=RUNS_AT_ONCE, wanted=wanted):
             newest = rows[-1].run_id
             ended = [row.run_id for row in rows if row.state.has_ended and row.stop_time is not None and row.stop_time < before]
             if limit and len(ended) > limit - deleted:

@@ -23,7 +23,7 @@ from daggyr_server.core.graph.run import Run
 from daggyr_server.core.graph.segments import Keeping
 from daggyr_server.core.machine import Machine
 from daggyr_server.core.placing.pool import Pool
-from daggyr_server.core.stored import RunRow
+from daggyr_server.core.stored import EVERY_RUN, RunFilter, RunRow
 from daggyr_server.driver.agents import Agents
 from daggyr_server.driver.clocks import Clock
 from daggyr_server.driver.durability import Durability
@@ -193,9 +193,9 @@ class Reader:
         known = self._machine.requests.get(request_id)
         return known if known is not None else await self._tracker.find_request(request_id)
 
-    async def rows(self, *, before: int | None, limit: int) -> list[RunRow]:
+    async def rows(self, *, before: int | None, limit: int, wanted: RunFilter = EVERY_RUN) -> list[RunRow]:
         """See Tracker.rows."""
-        return await self._tracker.rows(before=before, limit=limit)
+        return await self._tracker.rows(before=before, limit=limit, wanted=wanted)
 
     def in_flight(self) -> Iterator[InFlight]:
         """The attempts in flight, of all runs."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from daggyr.v1.task_pb2 import AttemptResult
 from daggyr_server.core.records import AgentPinned, Record
 from daggyr_server.core.states import State
-from daggyr_server.core.stored import RunRow, StoredRun
+from daggyr_server.core.stored import EVERY_RUN, RunFilter, RunRow, StoredRun
 
 MAX_ATTEMPTS = 1_000  # read at once
 SHOWN_TASKS = 3  # that an entry of a run's history names
@@ -189,8 +189,11 @@ class Tracker(ABC):
         """The run that was submitted with this request_id, or None."""
 
     @abstractmethod
-    async def rows(self, *, before: int | None, limit: int) -> list[RunRow]:
+    async def rows(self, *, before: int | None, limit: int, wanted: RunFilter = EVERY_RUN) -> list[RunRow]:
         """At most `limit` runs with ids below `before`, newest first. None means no such bound.
+
+        All runs that are `wanted` are among them, and others may be, because some of a filter is cheaper for whoever asks. Other
+        work of the event loop has its turn while the tracker looks for them among many runs.
 
         A run that takes their tags to MAX_ROWS_BYTES or above is the last one of the list. So a short list is not the end of all
         runs; an empty one is.

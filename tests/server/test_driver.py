@@ -37,7 +37,7 @@ from daggyr_server.core.moment import Moment
 from daggyr_server.core.records import Record
 from daggyr_server.core.rehearsal import Rehearsal
 from daggyr_server.core.states import Phase, State
-from daggyr_server.core.stored import RunRow
+from daggyr_server.core.stored import EVERY_RUN, RunFilter, RunRow
 from daggyr_server.driver import ended
 from daggyr_server.driver.asking import REHEARSED_TASKS
 from daggyr_server.driver.assignments import MAX_BYTES
@@ -321,8 +321,8 @@ async def test_runs_are_pruned_together_and_one_that_is_queued_again_stays() -> 
         deleted: ClassVar[list[list[int]]] = []
         queued_again = 0
 
-        async def rows(self, *, before: int | None, limit: int) -> list[RunRow]:
-            found = await super().rows(before=before, limit=limit)
+        async def rows(self, *, before: int | None, limit: int, wanted: RunFilter = EVERY_RUN) -> list[RunRow]:
+            found = await super().rows(before=before, limit=limit, wanted=wanted)
             if self.queued_again:
                 again, self.queued_again = self.queued_again, 0
                 await driver.requests.retry(again, None, downstream=False)

@@ -7,6 +7,7 @@ file.
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from array import array
 from bisect import bisect_left, insort
@@ -32,7 +33,7 @@ from daggyr_server.core.records import (
     TasksStopped,
 )
 from daggyr_server.core.states import State
-from daggyr_server.core.stored import Growth, RunRow, StoredRun
+from daggyr_server.core.stored import EVERY_RUN, Growth, RunFilter, RunRow, StoredRun
 from daggyr_server.trackers.base import (
     MAX_ATTEMPTS,
     MAX_ROWS_BYTES,
@@ -50,6 +51,7 @@ from daggyr_server.trackers.pieces import in_order, joined
 from daggyr_server.trackers.task_rows import Assigned, Folding, adopted
 
 MAX_OUTPUT_BYTES = 256 * 1024 * 1024
+RUNS_A_TURN = 2_000  # that are looked at before other work has its turn
 LOOKED_AT = 1_000  # how many of the oldest streams are searched for one that may be dropped
 # What Python takes for a stream, and for each piece of it, beside the data, in bytes; tests/trackers measure it.
 _STREAM_COST = 300
@@ -289,15 +291,23 @@ class MemoryTracker(Tracker):
     async def find_request(self, request_id: str) -> int | None:
         return self._requests.get(request_id)
 
-    async def rows(self, *, before: int | None, limit: int) -> list[RunRow]:
+    async def rows(self, *, before: int | None, limit: int, wanted: RunFilter = EVERY_RUN) -> list[RunRow]:
         end = len(self._ids) if before is None else bisect_left(self._ids, before)
         found: list[RunRow] = []
         size = 0
         while end and len(found) < limit and size < MAX_ROWS_BYTES:
-            end -= 1
-            row = self._runs[self._ids[end]].row()
-            size += sum(len(name) + len(value) for name, value in row.tags.items())
-            found.append(row)
+            turn = self._ids[max(0, end - (limit if wanted.is_open else RUNS_A_TURN)) : end]
+            for run_id in reversed(turn):
+                run = self._runs[run_id]
+                if wanted.admits(run.tags, run.state, run.added.submit_time, run.stop_time):
+                    row = run.row()
+                    size += sum(len(name) + len(value) for name, value in row.tags.items())
+                    found.append(row)
+                    if len(found) >= limit or size >= MAX_ROWS_BYTES:
+                        return found
+            if not found:
+                await asyncio.sleep(0)
+            end = bisect_left(self._ids, turn[0])  # Meanwhile, some may have come or gone.
         return found
 
     async def pins(self) -> list[AgentPinned]:

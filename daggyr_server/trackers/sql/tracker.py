@@ -15,7 +15,7 @@ import msgspec
 
 from daggyr.v1.task_pb2 import AttemptResult
 from daggyr_server.core.records import AgentPinned
-from daggyr_server.core.stored import RunRow, StoredRun, needed
+from daggyr_server.core.stored import EVERY_RUN, RunFilter, RunRow, StoredRun, needed
 from daggyr_server.trackers.base import (
     MAX_ATTEMPTS,
     LostTracker,
@@ -44,6 +44,7 @@ from daggyr_server.trackers.task_rows import unpack
 
 WAIT = 10.0  # seconds that a coordinator waits for another one to let go: one that is being replaced is about to
 MAX_OUTPUT_BYTES = 10 * 1024**3  # of a run; the oldest goes first
+SCANNED_RUNS = 5_000  # in one statement, for those that are wanted: a millisecond or two
 _DOCUMENT_PIECES_A_TURN = 4  # of a mebibyte each
 
 
@@ -106,8 +107,19 @@ class SqlTracker(Tracker):
         rows = await self._readers.rows("find_request", request_id=stored_text(request_id))
         return int(rows[0][0]) if rows else None
 
-    async def rows(self, *, before: int | None, limit: int) -> list[RunRow]:
-        return [shown_row(row) for row in await self._readers.runs(MAX_OFFSET if before is None else before, limit)]
+    async def rows(self, *, before: int | None, limit: int, wanted: RunFilter = EVERY_RUN) -> list[RunRow]:
+        below = MAX_OFFSET if before is None else before
+        if wanted.is_open:
+            return [shown_row(row) for row in await self._readers.runs(below, 0, limit, wanted)]
+        while True:
+            ((lowest,),) = await self._readers.rows("scanned", before=below, count=SCANNED_RUNS)
+            if lowest is None:
+                return []
+            found = await self._readers.runs(below, lowest, limit, wanted)
+            if found:
+                return [shown_row(row) for row in found]
+            below = lowest
+            await asyncio.sleep(0)
 
     async def history(self, run_id: int, number: int | None) -> list[StateChange]:
         with making_sense(run_id):

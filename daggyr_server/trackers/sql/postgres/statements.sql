@@ -163,6 +163,26 @@ ran_seconds, running_time FROM (
         FROM daggyr.run WHERE run_id < %(before)s::bigint AND NOT deleting ORDER BY run_id DESC LIMIT %(limit)s
     ) AS newest
 ) AS sized WHERE size_before < %(most)s::bigint ORDER BY run_id DESC
+-- name: wanted_runs
+-- Among few runs, because the plan of a statement that is kept sorts all that are between the two bounds.
+SELECT run_id, request_id, tags, pool, state, submit_time, start_time, stop_time, killing, task_states, growths, stopped,
+ran_seconds, running_time FROM (
+    SELECT *, sum(octet_length(tags)) OVER (ORDER BY run_id DESC) - octet_length(tags) AS size_before FROM (
+        SELECT run_id, request_id, tags, pool, state, submit_time, start_time, stop_time, killing, task_states,
+        (SELECT count(*) FROM daggyr.growth WHERE growth.run_id = run.run_id) AS growths, length(stopped_list) / 4 AS stopped,
+        ran_seconds, running_time
+        FROM daggyr.run WHERE run_id < %(before)s::bigint AND run_id >= %(lowest)s::bigint AND NOT deleting
+        AND state <> ALL(%(unwanted)s::smallint[])
+        AND submit_time >= %(since)s::double precision AND submit_time < %(until)s::double precision
+        AND (%(ended_before)s::double precision = 'infinity' OR stop_time < %(ended_before)s::double precision)
+        AND NOT EXISTS (SELECT FROM unnest(%(tags)s::text[]) AS tag (text) WHERE strpos(tags, tag.text) = 0)
+        ORDER BY run_id DESC LIMIT %(limit)s
+    ) AS newest
+) AS sized WHERE size_before < %(most)s::bigint ORDER BY run_id DESC
+-- name: scanned
+SELECT min(run_id) FROM (
+    SELECT run_id FROM daggyr.run WHERE run_id < %(before)s::bigint ORDER BY run_id DESC LIMIT %(count)s
+) AS newest
 -- name: unfinished
 SELECT run_id FROM daggyr.run WHERE state IN (1, 2) AND NOT deleting ORDER BY run_id
 -- name: find_request

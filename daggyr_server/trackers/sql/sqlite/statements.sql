@@ -121,6 +121,16 @@ FROM run WHERE run_id = :run_id AND NOT deleting
 SELECT run_id, request_id, tags, pool, state, submit_time, start_time, stop_time, killing, task_states,
 (SELECT count(*) FROM growth WHERE growth.run_id = run.run_id), length(stopped_list) / 4, ran_seconds, running_time
 FROM run WHERE run_id < :before AND NOT deleting ORDER BY run_id DESC LIMIT :limit
+-- name: wanted_runs
+SELECT run_id, request_id, tags, pool, state, submit_time, start_time, stop_time, killing, task_states,
+(SELECT count(*) FROM growth WHERE growth.run_id = run.run_id), length(stopped_list) / 4, ran_seconds, running_time
+FROM run WHERE run_id < :before AND run_id >= :lowest AND NOT deleting
+AND state NOT IN (SELECT value FROM json_each(:unwanted)) AND submit_time >= :since AND submit_time < :until
+AND (:ended_before = 9e999 OR stop_time < :ended_before)
+AND NOT EXISTS (SELECT 1 FROM json_each(:tags) AS tag WHERE instr(run.tags, tag.value) = 0)
+ORDER BY run_id DESC LIMIT :limit
+-- name: scanned
+SELECT min(run_id) FROM (SELECT run_id FROM run WHERE run_id < :before ORDER BY run_id DESC LIMIT :count)
 -- name: unfinished
 SELECT run_id FROM run WHERE state IN (1, 2) AND NOT deleting ORDER BY run_id
 -- name: find_request
