@@ -26,6 +26,7 @@ from daggyr_server.core.placing.pool import Pool
 from daggyr_server.core.stored import EVERY_RUN, RunFilter, RunRow
 from daggyr_server.driver.agents import Agents
 from daggyr_server.driver.clocks import Clock
+from daggyr_server.driver.damage import KnownDamage
 from daggyr_server.driver.durability import Durability
 from daggyr_server.driver.inbox import Inbox
 from daggyr_server.driver.lives import Lives
@@ -33,13 +34,12 @@ from daggyr_server.driver.recovery import recovered
 from daggyr_server.driver.restoring import MissingRuns
 from daggyr_server.executors.base import Executor
 from daggyr_server.executors.believable import mend_result
-from daggyr_server.trackers.base import MAX_ATTEMPTS, DamagedRun, Piece, StateChange, StoredAttempt, Tracker
+from daggyr_server.trackers.base import MAX_ATTEMPTS, DamagedPart, DamagedRun, Piece, StateChange, StoredAttempt, Tracker
 
 log = logging.getLogger(__name__)
 
 MAX_POOL_NOTES = 20  # that an executor tells of its pool
 NOTED_SECONDS = 1.0  # for which what a pool says of itself is told again
-MOST_DAMAGED = 1_000  # damaged runs that are remembered; others are found again when somebody asks
 KEPT_ENDED_RUNS = 200  # ended runs in memory, where a tracker has them too
 LOADS_AT_ONCE = 4  # runs that come back at a time; each may be large
 KEPT_ENDED_TASKS = 2_000_000  # the tasks of these runs together
@@ -84,8 +84,7 @@ class Reader:
         self._locks: dict[int, _Lock] = {}  # of runs that come back, or are being taken away
         self._loads = asyncio.Semaphore(LOADS_AT_ONCE)
         self._held: dict[int, int] = {}  # runs of which something is being asked -> how often
-        self.damaged: dict[int, DamagedRun] = {}  # those that were found, by run id
-        self.damage_changed = asyncio.Event()  # set when one was found or deleted; the health check clears it
+        self.damage = KnownDamage()
         self._noted: dict[str, tuple[float, list[str]]] = {}  # by pool, when it was asked (monotonic), and what it said
         self.settled = durability.settled
         self.agents = Agents(executors).known
@@ -134,28 +133,20 @@ class Reader:
         """A run that has not ended, or that somebody asked about lately."""
         return self._machine.runs.get(run_id)
 
-    def is_damaged(self, damage: DamagedRun) -> None:
-        """Take note of a run that makes no sense: nothing of it runs, and it can be deleted."""
-        if damage.run_id not in self.damaged:
-            log.error("%s", damage)
-        while len(self.damaged) >= MOST_DAMAGED:
-            del self.damaged[next(iter(self.damaged))]
-        self.damaged[damage.run_id] = damage
-        self.damage_changed.set()
-
     async def find(self, run_id: int) -> Run | None:
         """A run, from the tracker if it is not in memory; None if there is none.
 
         Raises TrackerError, DamagedRun, BeingRestored, Closing.
         """
         await self._restoring.back(run_id)
-        if run_id in self.damaged:
-            raise self.damaged[run_id]
+        damaged = self.damage.whole(run_id)
+        if damaged is not None:
+            raise damaged
         try:
             with self.held(run_id):  # What others look at must not push it out again before it is handed over.
                 return await self._find(run_id)
         except DamagedRun as damage:
-            self.is_damaged(damage)
+            self.damage.note(damage)
             raise
 
     async def _find(self, run_id: int) -> Run | None:
@@ -207,18 +198,30 @@ class Reader:
         self, run_id: int, number: int, *, before: int | None = None, limit: int = MAX_ATTEMPTS
     ) -> list[StoredAttempt]:
         """See Tracker.attempts."""
-        found = await self._tracker.attempts(run_id, number, before=before, limit=limit)
+        with self._noting_damage():
+            found = await self._tracker.attempts(run_id, number, before=before, limit=limit)
         for attempt in found:
             mend_result(attempt.result)  # What was stored before results had bounds has to be shown as well.
         return found
 
     async def results(self, run_id: int, attempts: Sequence[tuple[int, int]]) -> Mapping[tuple[int, int], AttemptResult]:
-        """See Tracker.results."""
-        return await self._tracker.results(run_id, attempts)
+        """See Tracker.results. Nothing is told if one of them is damaged."""
+        with contextlib.suppress(DamagedPart), self._noting_damage():
+            return await self._tracker.results(run_id, attempts)
+        return {}
 
     async def history(self, run_id: int, number: int | None) -> list[StateChange]:
         """See Tracker.history."""
-        return await self._tracker.history(run_id, number)
+        with self._noting_damage():
+            return await self._tracker.history(run_id, number)
+
+    @contextlib.contextmanager
+    def _noting_damage(self) -> Iterator[None]:
+        try:
+            yield
+        except DamagedPart as damage:
+            self.damage.note(damage)
+            raise
 
     async def document(self, run_id: int, revision: int = 0) -> bytes | None:
         """See Tracker.document."""
@@ -296,5 +299,4 @@ class Reader:
                 self._ended.pop(run_id, None)
             yield
             for run_id in run_ids:
-                self.damaged.pop(run_id, None)
-            self.damage_changed.set()
+                self.damage.forget(run_id)

@@ -49,6 +49,18 @@ class DamagedRun(TrackerError):
         self.run_id = run_id
 
 
+class DamagedPart(DamagedRun):
+    """What the tracker holds of some attempts or changes of a run makes no sense. The run itself can be read, and goes on."""
+
+    def __init__(self, run_id: int, what: str) -> None:
+        TrackerError.__init__(
+            self,
+            f"a part of run {run_id} is damaged in the tracker ({what}): it cannot be shown, and the rest goes on; bring back a "
+            f"copy from before, or take the run away once it has ended: daggyr delete {run_id}",
+        )
+        self.run_id = run_id
+
+
 @dataclass(frozen=True, slots=True)
 class Opened:
     """What a tracker tells when it is opened."""
@@ -141,13 +153,14 @@ class Tracker(ABC):
     ) -> list[StoredAttempt]:
         """The last `limit` of a task's ended attempts whose numbers are below `before`, oldest first. None means no such bound.
 
-        The list is empty for a task or a run that is not known. Read page by page: a task may have tens of thousands.
+        The list is empty for a task or a run that is not known. Read page by page: a task may have tens of thousands. Raises
+        DamagedPart.
         """
 
     async def results(self, run_id: int, attempts: Sequence[tuple[int, int]]) -> dict[tuple[int, int], AttemptResult]:
         """The results of those of these attempts, each the number of a task and of an attempt of its, that have ended.
 
-        A list of tasks asks for many at once, so a tracker does better to find them together than one by one.
+        A list of tasks asks for many at once, so a tracker does better to find them together than one by one. Raises DamagedPart.
         """
         found = {}
         for number, attempt in attempts:
@@ -203,7 +216,7 @@ class Tracker(ABC):
     async def history(self, run_id: int, number: int | None) -> list[StateChange]:
         """The state changes of a task, or of the run itself if `number` is None, that no attempt explains, oldest first.
 
-        Those of a run include what a person moved of its tasks by a kill, a retry or a mark.
+        Those of a run include what a person moved of its tasks by a kill, a retry or a mark. Raises DamagedPart.
         """
 
     @abstractmethod

@@ -56,7 +56,8 @@ class Readers(ABC):
     async def runs(self, before: int, lowest: int, limit: int, wanted: RunFilter) -> list[Row]:
         """The rows of at most `limit` runs with ids from `lowest` to below `before`, newest first.
 
-        Those that are `wanted` are among them, and damaged ones of which nobody can tell. Where all are wanted, `lowest` is unused.
+        Those that are `wanted` are among them, and damaged ones of which nobody can tell. `lowest` counts only with a filter.
+
         The first row that takes their tags to MAX_ROWS_BYTES or above is the last. Each database has its own way not to read
         the others.
         """

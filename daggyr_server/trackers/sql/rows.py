@@ -26,12 +26,12 @@ COMMANDS = "commands "  # in a run's counts, before the name of a state: counts 
 
 
 @contextlib.contextmanager
-def making_sense(run_id: int) -> Iterator[None]:
-    """Raises DamagedRun for what goes wrong with rows of a run that nobody could have written."""
+def making_sense(run_id: int, kind: type[DamagedRun] = DamagedRun) -> Iterator[None]:
+    """Raises an error of this kind for what goes wrong with rows of a run that nobody could have written."""
     try:
         yield
     except (ArithmeticError, DecodeError, LookupError, TypeError, ValueError, msgspec.MsgspecError) as error:
-        raise DamagedRun(run_id, f"{type(error).__name__}: {error}"[:_MAX_WORDS]) from None
+        raise kind(run_id, f"{type(error).__name__}: {error}"[:_MAX_WORDS]) from None
 
 
 def shown_row(row: Row) -> RunRow:

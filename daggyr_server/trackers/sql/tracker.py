@@ -18,6 +18,7 @@ from daggyr_server.core.records import AgentPinned
 from daggyr_server.core.stored import EVERY_RUN, RunFilter, RunRow, StoredRun, needed
 from daggyr_server.trackers.base import (
     MAX_ATTEMPTS,
+    DamagedPart,
     LostTracker,
     Opened,
     Piece,
@@ -75,13 +76,13 @@ class SqlTracker(Tracker):
     ) -> list[StoredAttempt]:
         before = MAX_OFFSET if before is None else before
         rows = await self._readers.rows("attempts", run_id=run_id, number=number, before=before, limit=limit)
-        with making_sense(run_id):
+        with making_sense(run_id, DamagedPart):
             return [stored_attempt(row) for row in rows]
 
     async def results(self, run_id: int, attempts: Sequence[tuple[int, int]]) -> dict[tuple[int, int], AttemptResult]:
         # As JSON, because each database has another way to take a list.
         asked = msgspec.json.encode(attempts).decode()
-        with making_sense(run_id):
+        with making_sense(run_id, DamagedPart):
             return {
                 (number, attempt): AttemptResult.FromString(result)
                 for number, attempt, result in await self._readers.rows("results", run_id=run_id, attempts=asked)
@@ -122,7 +123,7 @@ class SqlTracker(Tracker):
             await asyncio.sleep(0)
 
     async def history(self, run_id: int, number: int | None) -> list[StateChange]:
-        with making_sense(run_id):
+        with making_sense(run_id, DamagedPart):
             return await self._history(run_id, number)
 
     async def _history(self, run_id: int, number: int | None) -> list[StateChange]:
