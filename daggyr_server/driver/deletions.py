@@ -20,7 +20,7 @@ from daggyr_server.trackers.base import Tracker, TrackerError
 
 log = logging.getLogger(__name__)
 
-DELETED_ROWS = 5_000  # in one call of the tracker
+DELETED_ROWS = 2_000  # in one call of the tracker: commits wait for the slice that is under way
 RUNS_AT_ONCE = 250  # that are looked at, and taken away, together
 
 
