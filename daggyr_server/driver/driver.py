@@ -69,7 +69,7 @@ class Driver:
         keep = partial(SpilledTasks, tracker.folder)  # a new list for what the tasks of one specification execute
         self._restoring = MissingRuns(
             *(tracker, self._inbox, generators, self._lives, durability, clock, keep),
-            damaged=lambda damage: self.reader.is_damaged(damage),
+            damaged=lambda damage: self.reader.damage.note(damage),
         )
         self.reader = Reader(
             *(machine, tracker, self._executors, self._inbox, durability, self._lives, self._restoring, clock, keep),
@@ -93,7 +93,7 @@ class Driver:
             ),
             ended=self.reader.ended,
         )
-        self.figures = FiguresReader(machine, durability, self.reader.damaged)
+        self.figures = FiguresReader(machine, durability, self.reader.damage)
         self._deletions = Deletions(tracker, self.reader, changes)
         asking, agents = Asking(self.reader, self._inbox), Agents(self._executors)
         editing = Editing(self.reader, asking, self._deposits, keep)

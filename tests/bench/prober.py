@@ -20,7 +20,7 @@ from daggyr.v1.runs_pb2 import GetTaskRequest, ListPoolsRequest, MarkTasksReques
 from daggyr.v1.runs_pb2_grpc import RunsStub
 from daggyr.v1.task_pb2 import SUCCEEDED, AttemptKey, AttemptResult, AttemptStarted, AttemptUpdate
 
-SMALL = 1  # the id of the run that the prober asks about; its task is `t`
+SMALL = 1  # the id of the run that the prober asks about, unless told otherwise; its task `t` is COMPLETED
 POOL = "ticks"  # where the prober is an agent
 PAUSE = 0.003  # seconds between two rounds
 
@@ -36,9 +36,9 @@ class Longest(NamedTuple):
 class Prober:
     """See the head of this file."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, run_id: int = SMALL) -> None:
         self._pipe, other = multiprocessing.Pipe()
-        self._process = multiprocessing.get_context("spawn").Process(target=_probe, args=(address, other), daemon=True)
+        self._process = multiprocessing.get_context("spawn").Process(target=_probe, args=(address, run_id, other), daemon=True)
         self._process.start()
         self.longest()
 
@@ -61,29 +61,29 @@ class _Waits:
         self.longest = self.longest._replace(**{kind: max(getattr(self.longest, kind), one) for kind, one in seconds.items()})
 
 
-def _probe(address: str, pipe: Connection) -> None:
-    asyncio.run(_work(address, pipe))
+def _probe(address: str, run_id: int, pipe: Connection) -> None:
+    asyncio.run(_work(address, run_id, pipe))
 
 
-async def _work(address: str, pipe: Connection) -> None:
+async def _work(address: str, run_id: int, pipe: Connection) -> None:
     waits = _Waits()
     async with open_channel(address) as channel, open_channel(address) as other:
         agent = asyncio.create_task(_report(AgentsStub(other), waits))
-        await _ask(RunsStub(channel), waits, pipe)
+        await _ask(RunsStub(channel), run_id, waits, pipe)
         agent.cancel()
         await asyncio.gather(agent, return_exceptions=True)
 
 
-async def _ask(stub: RunsStub, waits: _Waits, pipe: Connection) -> None:
-    mark = MarkTasksRequest(run_id=SMALL, tasks=["t"], state=STATE_COMPLETED)
+async def _ask(stub: RunsStub, run_id: int, waits: _Waits, pipe: Connection) -> None:
+    mark = MarkTasksRequest(run_id=run_id, tasks=["t"], state=STATE_COMPLETED)
     while True:
         for kind, call in (
             ("read", lambda: stub.ListPools(ListPoolsRequest())),
-            ("read", lambda: stub.GetTask(GetTaskRequest(run_id=SMALL, task_id="t"))),
+            ("read", lambda: stub.GetTask(GetTaskRequest(run_id=run_id, task_id="t"))),
             ("change", lambda: stub.MarkTasks(mark)),
         ):
             begun = time.perf_counter()
-            await call()
+            await call()  # type: ignore[no-untyped-call]  # grpc.aio has no types for it
             waits.note(**{kind: time.perf_counter() - begun})
         await asyncio.sleep(PAUSE)
         while pipe.poll():

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from measured import AGENTS, PROGRAMS, TRUE, Coordinator, Spec, agent, coordinator, expanded, layered, noop_agent
-from prober import POOL, Prober
+from prober import POOL, SMALL, Prober
 
 TICKS = 1_000_000  # tasks of the run whose attempts the prober ends; more than it comes to
 GENERATORS = "generators"  # a pool whose agent starts processes
@@ -30,9 +30,9 @@ CONFIG = AGENTS + "".join(f'[pools.{name}]\nexecutor = "agent"\n' for name in (P
 class Waits:
     """Carries out what is large, and prints what it cost others."""
 
-    def __init__(self, server: Coordinator) -> None:
+    def __init__(self, server: Coordinator, run_id: int = SMALL) -> None:
         self._server = server
-        self._prober = Prober(server.address)
+        self._prober = Prober(server.address, run_id)
 
     def close(self) -> None:
         self._prober.end()

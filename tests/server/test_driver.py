@@ -37,6 +37,7 @@ from daggyr_server.core.moment import Moment
 from daggyr_server.core.records import Record
 from daggyr_server.core.rehearsal import Rehearsal
 from daggyr_server.core.states import Phase, State
+from daggyr_server.core.stored import EVERY_RUN, RunFilter, RunRow
 from daggyr_server.driver import ended
 from daggyr_server.driver.asking import REHEARSED_TASKS
 from daggyr_server.driver.assignments import MAX_BYTES
@@ -313,6 +314,41 @@ async def test_runs_are_pruned_so_many_a_call(driver: Driver) -> None:
         pruned.append((deleted, left))
     assert pruned == [(2, runs[2]), (2, runs[0]), (0, None)]
     assert [row.run_id for row in await driver.reader.rows(before=None, limit=10)] == runs[4:]
+
+
+async def test_runs_are_pruned_together_and_one_that_is_queued_again_stays() -> None:
+    class Counting(MemoryTracker):
+        deleted: ClassVar[list[list[int]]] = []
+        queued_again = 0
+
+        async def rows(self, *, before: int | None, limit: int, wanted: RunFilter = EVERY_RUN) -> list[RunRow]:
+            found = await super().rows(before=before, limit=limit, wanted=wanted)
+            if self.queued_again:
+                again, self.queued_again = self.queued_again, 0
+                await driver.requests.retry(again, None, downstream=False)
+            return found
+
+        async def delete(self, run_ids: Sequence[int], limit: int) -> bool:
+            self.deleted.append(list(run_ids))
+            return await super().delete(run_ids, limit)
+
+    tracker = Counting("memory")
+    driver = still_driver("main", tracker=tracker)
+    await driver.start({})
+    runs = [await submitted(driver, f"r{number}") for number in range(5)]
+    for run_id in runs:
+        await driver.requests.kill(run_id, None)
+    tracker.queued_again = runs[1]
+    assert await driver.requests.prune(2_000.0) == (4, None)
+    assert [row.run_id for row in await driver.reader.rows(before=None, limit=10)] == [runs[1]]
+    await driver.requests.kill(runs[1], None)
+    more = [await submitted(driver, f"m{number}") for number in range(300)]
+    for run_id in more:
+        await driver.requests.kill(run_id, None)
+    Counting.deleted.clear()
+    assert await driver.requests.prune(2_000.0) == (301, None)
+    assert [len(together) for together in Counting.deleted] == [250, 51]
+    await driver.close()
 
 
 async def test_what_is_asked_of_a_driver_that_ends_is_answered() -> None:

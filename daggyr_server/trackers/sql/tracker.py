@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import asyncio
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import replace
 
+import msgspec
+
+from daggyr.v1.task_pb2 import AttemptResult
 from daggyr_server.core.records import AgentPinned
-from daggyr_server.core.stored import RunRow, StoredRun, needed
+from daggyr_server.core.stored import EVERY_RUN, RunFilter, RunRow, StoredRun, needed
 from daggyr_server.trackers.base import (
     MAX_ATTEMPTS,
+    DamagedPart,
     LostTracker,
     Opened,
     Piece,
@@ -40,6 +45,7 @@ from daggyr_server.trackers.task_rows import unpack
 
 WAIT = 10.0  # seconds that a coordinator waits for another one to let go: one that is being replaced is about to
 MAX_OUTPUT_BYTES = 10 * 1024**3  # of a run; the oldest goes first
+SCANNED_RUNS = 5_000  # in one statement, for those that are wanted: a millisecond or two
 _DOCUMENT_PIECES_A_TURN = 4  # of a mebibyte each
 
 
@@ -71,8 +77,17 @@ class SqlTracker(Tracker):
     ) -> list[StoredAttempt]:
         before = MAX_OFFSET if before is None else before
         rows = await self._readers.rows("attempts", run_id=run_id, number=number, before=before, limit=limit)
-        with making_sense(run_id):
+        with making_sense(run_id, DamagedPart):
             return [stored_attempt(row) for row in rows]
+
+    async def results(self, run_id: int, attempts: Sequence[tuple[int, int]]) -> dict[tuple[int, int], AttemptResult]:
+        # As JSON, because each database has another way to take a list.
+        asked = msgspec.json.encode(attempts).decode()
+        with making_sense(run_id, DamagedPart):
+            return {
+                (number, attempt): AttemptResult.FromString(result)
+                for number, attempt, result in await self._readers.rows("results", run_id=run_id, attempts=asked)
+            }
 
     async def output(self, run_id: int, number: int, attempt: int, stream: int, offset: int, limit: int) -> list[Piece]:
         if offset > MAX_OFFSET:
@@ -94,11 +109,22 @@ class SqlTracker(Tracker):
         rows = await self._readers.rows("find_request", request_id=stored_text(request_id))
         return int(rows[0][0]) if rows else None
 
-    async def rows(self, *, before: int | None, limit: int) -> list[RunRow]:
-        return [shown_row(row) for row in await self._readers.runs(MAX_OFFSET if before is None else before, limit)]
+    async def rows(self, *, before: int | None, limit: int, wanted: RunFilter = EVERY_RUN) -> list[RunRow]:
+        below = MAX_OFFSET if before is None else before
+        if wanted.is_open:
+            return [shown_row(row) for row in await self._readers.runs(below, 0, limit, wanted)]
+        while True:
+            ((lowest,),) = await self._readers.rows("scanned", before=below, count=SCANNED_RUNS)
+            if lowest is None:
+                return []
+            found = await self._readers.runs(below, lowest, limit, wanted)
+            if found:
+                return [shown_row(row) for row in found]
+            below = lowest
+            await asyncio.sleep(0)
 
     async def history(self, run_id: int, number: int | None) -> list[StateChange]:
-        with making_sense(run_id):
+        with making_sense(run_id, DamagedPart):
             return await self._history(run_id, number)
 
     async def _history(self, run_id: int, number: int | None) -> list[StateChange]:

@@ -191,8 +191,8 @@ class PostgresTracker(SqlTracker):
             finally:
                 await connection.close()
 
-    async def delete(self, run_id: int, limit: int) -> bool:
-        return await _finished(self._delete(Slice(run_id, limit)))
+    async def delete(self, run_ids: Sequence[int], limit: int) -> bool:
+        return await _finished(self._delete(Slice(run_ids, limit))) if run_ids else False
 
     async def _delete(self, rows: Slice) -> bool:
         async with self._writing:
@@ -200,7 +200,8 @@ class PostgresTracker(SqlTracker):
             async with self._transaction(writer, self._commits, None):
                 await self._check_epoch(writer, await self._begin(writer, self._commits))
                 while (statement := rows.statement) is not None:
-                    rows.took((await writer.execute(SQL[statement], rows.parameters)).rowcount)
+                    parameters = {"run_ids": rows.run_ids, "limit": rows.limit}
+                    rows.took((await writer.execute(SQL[statement], parameters)).rowcount)
             return rows.more  # Postgres gives the room to what comes next by itself
 
     async def _add_deposit_piece(self, number: int, start: int, data: bytes | memoryview) -> None:

@@ -19,6 +19,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
+import msgspec
+
 from daggyr.backoff import Backoff
 from daggyr_server.core.records import Record
 from daggyr_server.trackers.base import LostTracker, Opened, TrackerError
@@ -153,9 +155,12 @@ class SqliteTracker(SqlTracker):
             lambda connection: connection.execute(SQL["begin_another_life"], (tracker_id, epoch, next_run_id)), threaded=False
         )
 
-    async def delete(self, run_id: int, limit: int) -> bool:
-        if await self._transaction(lambda connection: _delete(connection, Slice(run_id, limit)), threaded=True):
-            return True
+    async def delete(self, run_ids: Sequence[int], limit: int) -> bool:
+        rows = Slice(run_ids, limit)
+        if run_ids:
+            more = await self._transaction(lambda connection: _delete(connection, rows), threaded=True)
+            if more:
+                return True
         async with self._writing:
             connection = self._connection()
             with self._file.in_words():
@@ -282,6 +287,7 @@ def _free_pages(connection: sqlite3.Connection) -> int:
 
 def _delete(connection: sqlite3.Connection, rows: Slice) -> bool:
     """Take rows away. Returns whether there may be more."""
+    run_ids = msgspec.json.encode(rows.run_ids).decode()  # a list that SQL can take apart
     while (statement := rows.statement) is not None:
-        rows.took(connection.execute(SQL[statement], rows.parameters).rowcount)
+        rows.took(connection.execute(SQL[statement], {"run_ids": run_ids, "limit": rows.limit}).rowcount)
     return rows.more
