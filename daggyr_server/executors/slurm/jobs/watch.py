@@ -111,12 +111,14 @@ class Watch:
 
     async def _heed(self) -> None:
         """Take back attempts that are to stop, or were recalled, and have not started. `SlurmCalls` ends those that have."""
+        taken_back = False
         for attempt in [each for each in self.known.attempts.values() if each.requested is not None]:
             outcome = KILLED if attempt.requested == "stop" else RETURNED
             submission = attempt.submission
             if attempt.ident in self.known.waiting:
                 del self.known.waiting[attempt.ident]
                 self.known.tell(attempt, without_process(outcome))
+                taken_back = True
                 continue
             if submission is None or submission.made is None:
                 continue  # it is being submitted, or looked for
@@ -132,6 +134,8 @@ class Watch:
                 attempt.requested = None
             else:
                 self.known.calls_wake.set()
+        if taken_back and self.known.refused.by_kind:
+            self.known.offer()  # There is room for others of its kind.
 
     async def _look(self) -> None:
         """See what jobs have written into their folders, and tell it."""
