@@ -12,7 +12,6 @@ what it wrote before, as with any redirection into a file.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import fcntl
 import itertools
@@ -149,6 +148,7 @@ class Captures:
         self._folder = str(folder)
         self._numbers = itertools.count(first)
         self._spare: list[Capture] = []
+        self._oldest = first  # files with a lower number serve no other attempt
 
     def take(self, whole_stdout_bytes: int) -> Capture:
         """A pair of empty files. `whole_stdout_bytes` > 0 keeps stdout whole up to that many bytes. Raises OSError."""
@@ -168,7 +168,7 @@ class Captures:
 
     def recycle(self, capture: Capture) -> None:
         """Take back files for another attempt. They are as they were made, and nobody is left who could write to them."""
-        if len(self._spare) < _MAX_SPARE:
+        if len(self._spare) < _MAX_SPARE and capture.number >= self._oldest:
             self._spare.append(capture)
         else:
             self.drop(capture)
@@ -196,18 +196,32 @@ class Captures:
         capture.stdout.close(remove=True)
         capture.stderr.close(remove=True)
 
+    def renew(self) -> None:
+        """Let no file that is there serve another attempt."""
+        self._oldest = next(self._numbers)
+        self.close()
+
     def close(self) -> None:
         """Remove the spare files."""
-        while self._spare:
-            self.drop(self._spare.pop())
+        while True:
+            try:
+                spare = self._spare.pop()
+            except IndexError:
+                return
+            self.drop(spare)
 
     def _path(self, number: int, stream: OutputStream) -> str:
         return f"{self._folder}/{number}.{'stdout' if stream == STDOUT else 'stderr'}"
 
 
 def _remove(path: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
+    """Remove a file. One that cannot be removed, on a disk that fails, stays until the agent is started anew."""
+    try:
         os.unlink(path)  # noqa: PTH108
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        _log.debug("%s stays: %s", path, error.strerror)
 
 
 _libc = ctypes.CDLL(None, use_errno=True)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from daggyr_server.core.graph.graph import Addition, Edit
 from daggyr_server.core.graph.in_flight import InFlight
+from daggyr_server.core.graph.ready import TaskKind
 from daggyr_server.core.graph.run import Run
 from daggyr_server.core.states import Outcome
 from daggyr_server.core.step import Refusal, Step
@@ -180,6 +181,8 @@ class HostChanged:
     pause: float | None = None  # seconds from now until a host at fault looks again, if that is known
     keeps: bool = False  # a host at fault keeps what waits there: it has its place in a queue
     shortage: str = ""  # why its resources are less than they were meant to be, for people
+    # Kinds of tasks of which it takes so many more and no others for now, and why: a part of a sentence, for people.
+    limits: Mapping[TaskKind, tuple[int, str]] = field(default_factory=dict)
     ends: float | None = None  # seconds from now until it goes away by itself, if it has a time limit
 
 

@@ -255,6 +255,7 @@ class Machine(RequestHandlers):
             draining=event.draining,
             pause=pause,
             shortage=event.shortage,
+            limits=event.limits,
             until=None if event.ends is None else now.steady + event.ends,
         )
         if event.draining or (pause is not None and not event.keeps):
@@ -279,10 +280,11 @@ class Machine(RequestHandlers):
     def _in_vain(self, pool: Pool, sent: Sent, outcome: Outcome, now: Moment) -> None:
         """An attempt came to nothing, and nobody had asked it back: its host may be at fault.
 
-        A host that drains, or has said before that it is at fault, hands back in good order; so does one that has left.
+        A host that drains, or has said before that it is at fault, hands back in good order; so does one that has left, and one
+        that has said before that it takes few of this kind.
         """
         host = pool.hosts.get(sent.host)
-        if outcome is Outcome.RETURNED and (host is None or not host.offered):
+        if outcome is Outcome.RETURNED and (host is None or not host.offered or sent.queue.wants.kind in host.limits):
             return
         doubt = pool.in_vain(sent, outcome, now.steady)
         if doubt is not None:

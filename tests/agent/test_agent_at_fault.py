@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from agent_program import StartAgent, Turnstile
 from scripted_coordinator import Coordinator, key
+from support.dying_disk import dying_disk
 from support.small_disk import SmallDisk, small_disk
 from support.task_specs import spec
 from support.waiting import until
@@ -217,6 +218,21 @@ def test_a_room_says_what_is_wrong(disk: SmallDisk) -> None:
         room.close()
     assert "cannot be looked at" in (Room(disk.folder / "missing").shortage() or "")
     assert LEAST_BYTES > 0
+
+
+def test_a_room_notices_a_disk_that_dies_and_the_one_that_takes_its_place(tmp_path: Path) -> None:
+    with dying_disk(tmp_path / "disk") as disk:
+        room = Room(disk.folder)
+        try:
+            assert room.failing() is None
+            disk.die()
+            assert room.shortage() is None, "its figures do not tell"
+            assert "Input/output error" in (room.failing() or "")
+            assert "Input/output error" in (room.unwritable() or "")
+            disk.replace()
+            assert (room.failing(), room.unwritable(), room.unusable()) == (None, None, None)
+        finally:
+            room.close()
 
 
 # -- the pause ----------------------------------------------------------------------------------------------------------
