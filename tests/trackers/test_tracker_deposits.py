@@ -88,11 +88,11 @@ async def test_what_no_commit_has_named_is_told_at_the_next_start_and_can_be_dis
 async def test_it_goes_with_its_run(tracker: Tracker) -> None:
     first, second = await deposited(tracker), await deposited(tracker)
     await tracker.commit([run_of(first), run_of(second, 2)])
-    while await tracker.delete(1, LIMIT):
+    while await tracker.delete([1], LIMIT):
         assert await tracker.document(1) is None
     assert await tracker.deposits() == []
     assert await tracker.document(2) == LARGE
-    while await tracker.delete(2, 1_000):
+    while await tracker.delete([2], 1_000):
         pass
     assert await tracker.deposits() == []
     await tracker.commit([run_added(3)])

@@ -300,10 +300,13 @@ DELETE FROM daggyr.document WHERE ctid = ANY (ARRAY(
 ))
 -- name: delete_deposit_pieces
 DELETE FROM daggyr.deposit_piece WHERE ctid = ANY (ARRAY(
-    SELECT ctid FROM daggyr.deposit_piece WHERE number IN (SELECT number FROM daggyr.deposit WHERE run_id = %(run_id)s) ORDER BY number, start LIMIT least(%(limit)s, 4)
+    SELECT piece.ctid FROM daggyr.deposit JOIN daggyr.deposit_piece AS piece USING (number)
+    WHERE run_id = ANY(%(run_ids)s::bigint[]) LIMIT least(%(limit)s, 4)
 ))
 -- name: delete_deposits
-DELETE FROM daggyr.deposit WHERE run_id = %(run_id)s
+DELETE FROM daggyr.deposit WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM daggyr.deposit WHERE run_id = ANY(%(run_ids)s::bigint[]) LIMIT %(limit)s
+))
 -- name: delete_growths
 DELETE FROM daggyr.growth WHERE ctid = ANY (ARRAY(
     SELECT place FROM unnest(%(run_ids)s::bigint[]) AS asked (id) CROSS JOIN LATERAL (

@@ -238,10 +238,13 @@ DELETE FROM document WHERE rowid IN (
 )
 -- name: delete_deposit_pieces
 DELETE FROM deposit_piece WHERE (number, start) IN (
-    SELECT number, start FROM deposit_piece WHERE number IN (SELECT number FROM deposit WHERE run_id = :run_id) ORDER BY number, start LIMIT min(:limit, 4)
+    SELECT number, start FROM json_each(:run_ids) AS asked CROSS JOIN deposit ON run_id = asked.value JOIN deposit_piece USING (number)
+    LIMIT min(:limit, 4)
 )
 -- name: delete_deposits
-DELETE FROM deposit WHERE run_id = :run_id
+DELETE FROM deposit WHERE (run_id, revision) IN (
+    SELECT run_id, revision FROM json_each(:run_ids) AS asked CROSS JOIN deposit ON run_id = asked.value LIMIT :limit
+)
 -- name: delete_growths
 DELETE FROM growth WHERE (run_id, revision) IN (
     SELECT run_id, revision FROM json_each(:run_ids) AS asked CROSS JOIN growth ON run_id = asked.value LIMIT :limit
