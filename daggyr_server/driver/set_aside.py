@@ -3,8 +3,8 @@
 The loop hands over such an end, and takes it out of the inbox again, as `TasksMade`, once its tasks are made in a thread and
 what the generator printed is durable (deposits.py). Until then the attempt is in flight for everybody. Its tasks are made for the
 graph as it is, so what would replace the graph waits behind it; so does what its host tells of itself, which may end the attempt
-in another way. Ends are taken one after the other, because each changes the graph for which the next one's tasks are made. Nothing
-here changes a run.
+in another way. Ends are taken one after the other, because each changes the graph for which the next one's tasks are made.
+Nothing here changes a run.
 """
 
 from __future__ import annotations
