@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 ASSIGNED_A_TURN = 1_000
 TURNS = 6
 MAX_UPDATES_A_STEP = 1_024  # More updates wait for the next step, so that answers need not wait for them.
+BYTES_OF_AN_UPDATE = 2_048  # Output counts as an update for each of these, because a commit of many bytes takes long.
 _ALONE = frozenset({EditAsked, Rehearsed})  # they may replace a run's graph
 _FIRST_DELAY, _LONGEST_DELAY = 0.1, 5.0  # seconds, before a commit that did not succeed is tried again
 
@@ -201,7 +202,7 @@ class Loop:
                     continue
                 event = event_of(update)
                 if event is None:
-                    self._keep_output(update, kept)
+                    budget -= self._keep_output(update, kept) // BYTES_OF_AN_UPDATE
                     continue
                 if generators.printed and type(event) is AttemptEnded and event[:3] in generators.printed:
                     aside = all_aside.set_aside(event, self._machine.runs.get(event.run_id))
@@ -226,15 +227,16 @@ class Loop:
             self._lives.warn(key)
         return False
 
-    def _keep_output(self, update: AttemptUpdate, kept: list[Record]) -> None:
-        """Keep a piece of an attempt's output as long as somebody waits for the attempt's end."""
+    def _keep_output(self, update: AttemptUpdate, kept: list[Record]) -> int:
+        """Keep a piece of an attempt's output as long as somebody waits for the attempt's end. Returns how many bytes it has."""
         if not update.HasField("output"):
-            return  # A later version has other kinds of updates.
+            return 0  # A later version has other kinds of updates.
         key, chunk = update.key, update.output
         run = self._machine.runs.get(key.run_id)
         if run is not None and run.current(key.task_number, key.attempt) is not None:
             kept.append(OutputKept(key.run_id, key.task_number, key.attempt, chunk.stream, chunk.offset, chunk.data))
             self._generators.keep((key.run_id, key.task_number, key.attempt), chunk.stream, chunk.offset, chunk.data)
+        return len(chunk.data)
 
     async def _command(self, commands: Sequence[Command]) -> None:
         """Give commands to the executors. Everybody else has turns in between."""

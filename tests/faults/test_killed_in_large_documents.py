@@ -6,16 +6,18 @@ The test looks into the tracker, so that it kills in the middle: a document is w
 from __future__ import annotations
 
 import contextlib
+import json
 import sqlite3
 
 import psycopg
-from farm import Farm
-from support.deployment import Deployment, Task, task
+from farm import LEDGER, Farm
+from support.deployment import Deployment, Task, shell, task
 from support.waiting import until
 
 TASKS = 20
 BULK = 2 * 1024 * 1024  # bytes of each task
 PIECES = (1, 7, 19, 35)  # that are written when the coordinator is killed
+PIECES_WRITTEN = "SELECT count(*) FROM deposit_piece"
 DEPOSITED = "SELECT count(*) FROM deposit_piece WHERE number NOT IN (SELECT number FROM deposit)"
 
 
@@ -84,3 +86,19 @@ def test_a_run_is_edited_whole_or_not_at_all(deployment: Deployment, tracker: st
     assert deployment.watch(run_id)["task_states"] == {"COMPLETED": TASKS}
     deployment.delete(run_id)
     assert rows(tracker, "SELECT count(*) FROM deposit_piece") == rows(tracker, "SELECT count(*) FROM deposit") == 0
+
+
+def test_a_generator_that_has_ended_is_not_repeated(deployment: Deployment, tracker: str) -> None:
+    """Its agent tells the end again, because nobody has acknowledged it, and its tasks come with it or not at all."""
+    farm = Farm(deployment, tracker)
+    farm.start()
+    farm.agents("one")
+    printed = deployment.folder / "printed.json"
+    printed.write_text(json.dumps(tasks("made")))
+    run_id = deployment.submit({"g": shell(f"{LEDGER}; cat {printed}", is_generator=True)})
+    for pieces in PIECES[1::2]:
+        until(lambda pieces=pieces: rows(tracker, PIECES_WRITTEN) >= pieces, f"{pieces} pieces")  # type: ignore[misc]
+        farm.kill_and_start()
+    assert deployment.watch(run_id)["task_states"] == {"COMPLETED": 1 + TASKS}
+    assert farm.performed() == [("g", 1)]
+    until(lambda: rows(tracker, DEPOSITED) == 0, "nothing left of what came to nothing")

@@ -34,7 +34,7 @@ from daggyr_server.api.awaited import utc
 from daggyr_server.api.explanation import explanation
 from daggyr_server.core.machine import Machine
 from daggyr_server.core.moment import Moment
-from daggyr_server.core.records import Record
+from daggyr_server.core.records import OutputKept, Record
 from daggyr_server.core.rehearsal import Rehearsal
 from daggyr_server.core.states import Phase, State
 from daggyr_server.core.stored import EVERY_RUN, RunFilter, RunRow
@@ -45,6 +45,7 @@ from daggyr_server.driver.changes import Changes
 from daggyr_server.driver.driver import Driver
 from daggyr_server.driver.errors import Closing, Refused
 from daggyr_server.driver.generators import Generators
+from daggyr_server.driver.loop import BYTES_OF_AN_UPDATE, MAX_UPDATES_A_STEP
 from daggyr_server.executors.base import Executor
 from daggyr_server.executors.context import ExecutorContext
 from daggyr_server.spec import decode_json, expand
@@ -185,6 +186,34 @@ async def test_what_a_lost_generator_printed_is_not_kept(driver: Driver, generat
     assert (again.run_id, again.attempt) == (run_id, 2)
     assert (run_id, key.task_number, 1) not in generators.printed
     assert (run_id, key.task_number, 2) in generators.printed
+
+
+async def test_much_output_is_committed_in_parts(generators: Generators) -> None:
+    """What is asked meanwhile waits for one part, not for all that came."""
+
+    class Weighing(MemoryTracker):
+        commits: ClassVar[list[int]] = []
+
+        async def commit(self, records: Sequence[Record]) -> None:
+            self.commits.append(sum(len(record.data) for record in records if isinstance(record, OutputKept)))
+            await super().commit(records)
+
+    driver = still_driver("main", tracker=Weighing("memory"), generators=generators)
+    try:
+        executor = Taking(driver)
+        await driver.start({"main": executor})
+        await submitted(driver)
+        key = await executor.given.get()
+        size, durables = 256 * 1024, [asyncio.Event() for _ in range(40)]
+        for number, durable in enumerate(durables):
+            chunk = OutputChunk(stream=STDOUT, offset=number * size, data=bytes(size))
+            executor.reports.updates("h", [AttemptUpdate(key=key, output=chunk)], durable.set)
+        for durable in durables:
+            await durable.wait()
+        assert sum(Weighing.commits) == 40 * size
+        assert max(Weighing.commits) <= MAX_UPDATES_A_STEP * BYTES_OF_AN_UPDATE + size
+    finally:
+        await driver.close()
 
 
 async def test_batches_are_counted_before_they_grow(driver: Driver) -> None:
