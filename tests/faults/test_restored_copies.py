@@ -257,9 +257,12 @@ def new_sqlite(folder: Path) -> str:
     return f"sqlite:{folder}/state.db"
 
 
-@pytest.mark.parametrize(
-    "loses", [lambda wal: wal.unlink(), lambda wal: wal.write_bytes(wal.read_bytes()[:40] + b"\xff" + wal.read_bytes()[41:])]
-)
+def changed(content: bytes, at: int) -> bytes:
+    """With another byte there, whatever it was."""
+    return content[:at] + bytes([content[at] ^ 0xFF]) + content[at + 1 :]
+
+
+@pytest.mark.parametrize("loses", [lambda wal: wal.unlink(), lambda wal: wal.write_bytes(changed(wal.read_bytes(), 40))])
 def test_a_lost_log_and_the_way_to_go_on(deployment: Deployment, tmp_path: Path, loses: Callable[[Path], object]) -> None:
     tracker = new_sqlite(tmp_path / "here")
     farm = Farm(deployment, tracker)
