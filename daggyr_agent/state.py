@@ -116,7 +116,8 @@ class StateFolder:
         Returns why that cannot be, for a person: a part of a sentence; None if all is there. Any thread may call this.
         """
         try:
-            self.output.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.output.mkdir(mode=0o700, exist_ok=True)
             if not self._is_ours(self.path / "lock"):
                 self._lock_again()
             for name, content in (("agent-id", self.agent_id), ("agent-key", self.agent_key.hex())):

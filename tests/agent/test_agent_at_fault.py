@@ -228,6 +228,7 @@ async def test_a_state_folder_that_is_taken_away(
     assert (await coordinator.result(key(1))).exit_code == 3
     turnstile.close()
     assert (agent.state / "agent-id").read_bytes() == identity
+    assert agent.state.stat().st_mode & 0o777 == 0o700
     # It is this agent's: another one with the same folder is refused, and the next one takes up what this one left.
     with pytest.raises(BlockingIOError), (agent.state / "lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
