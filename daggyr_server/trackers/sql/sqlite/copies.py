@@ -18,7 +18,7 @@ from pathlib import Path
 from daggyr.whole_file import sync_folder
 from daggyr_server.trackers.base import TrackerError
 from daggyr_server.trackers.sql.drafts import draft_beside
-from daggyr_server.trackers.sql.sqlite.file import SqliteFile
+from daggyr_server.trackers.sql.sqlite.file import SqliteFile, migrate
 from daggyr_server.trackers.sql.sqlite.lock import is_locked
 from daggyr_server.trackers.sql.sqlite.whole import STANDING_VERSION, connect_without_log, foreign_log, log_of, standing
 from daggyr_server.trackers.sql.statements import statements
@@ -82,8 +82,12 @@ def _copy(source: sqlite3.Connection, draft: Path, *, copy_time: float | None) -
         if found != ["ok"]:
             raise TrackerError(f"what was copied is damaged ({' '.join(found[0].split())}): copy a tracker from before")
         (version,) = connection.execute("PRAGMA user_version").fetchone()
-        if version >= STANDING_VERSION:
-            connection.execute(*((_SQL["take_copy"],) if copy_time is None else (_SQL["make_copy"], (copy_time,))))
+        if copy_time is not None:
+            if version < STANDING_VERSION:  # else the copy could not say that it is one
+                migrate(connection, draft)
+            connection.execute(_SQL["make_copy"], (copy_time,))
+        elif version >= STANDING_VERSION:
+            connection.execute(_SQL["take_copy"])
         (tracker_id, *_) = connection.execute(_SQL["tracker"]).fetchone()
         runs, unfinished = connection.execute(_SQL["holdings"]).fetchone()
     return Copied(draft.stat().st_size, runs, unfinished, tracker_id)
