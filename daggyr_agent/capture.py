@@ -65,6 +65,10 @@ class Stream:
             and fcntl.fcntl(self.descriptor, fcntl.F_GETFL) == self._flags
         )
 
+    def has_name(self) -> bool:
+        """Whether the file is still in its folder. A program that clears old files away may have removed it."""
+        return os.fstat(self.descriptor).st_nlink > 0
+
     def size(self) -> int:
         return os.fstat(self.descriptor).st_size
 
@@ -132,6 +136,10 @@ class Capture:
         """Whether both files may serve another attempt: nothing was written to them, or done to them otherwise."""
         return self.stdout.is_as_made() and self.stderr.is_as_made()
 
+    def has_names(self) -> bool:
+        """Whether both files are where they are read from later."""
+        return self.stdout.has_name() and self.stderr.has_name()
+
     def trim(self) -> int:
         """Trim both; returns the bytes written so far."""
         return self.stdout.trim() + self.stderr.trim()
@@ -152,19 +160,28 @@ class Captures:
 
     def take(self, whole_stdout_bytes: int) -> Capture:
         """A pair of empty files. `whole_stdout_bytes` > 0 keeps stdout whole up to that many bytes. Raises OSError."""
-        try:
-            capture = self._spare.pop()
-        except IndexError:
-            number = next(self._numbers)
-            stdout = Stream(self._path(number, STDOUT))
-            try:
-                capture = Capture(number, stdout, Stream(self._path(number, STDERR)))
-            except OSError:
-                stdout.close(remove=True)
-                raise
+        capture = self._take_spare() or self._make()
         capture.stdout.reset(whole_stdout_bytes)
         capture.stderr.reset(0)
         return capture
+
+    def _take_spare(self) -> Capture | None:
+        while self._spare:
+            with contextlib.suppress(IndexError):  # another thread took the last
+                capture = self._spare.pop()
+                if capture.has_names():
+                    return capture
+                self.drop(capture)
+        return None
+
+    def _make(self) -> Capture:
+        number = next(self._numbers)
+        stdout = Stream(self._path(number, STDOUT))
+        try:
+            return Capture(number, stdout, Stream(self._path(number, STDERR)))
+        except OSError:
+            stdout.close(remove=True)
+            raise
 
     def recycle(self, capture: Capture) -> None:
         """Take back files for another attempt. They are as they were made, and nobody is left who could write to them."""

@@ -102,7 +102,7 @@ class HostCondition:
         self._changed()
 
     def _look_at_host(self) -> str | None:
-        """What is wrong with the host: it must have room, write a file and start a process. In a thread of the pause."""
+        """What is wrong with the host: it must have its folder and room, write a file, start a process. In a thread."""
         if self._context.leaving:
             return STOPPED_NOTE
-        return self._room.shortage() or self._room.unusable() or self._context.launcher.try_to_start()
+        return self._room.mended() or self._room.shortage() or self._room.unusable() or self._context.launcher.try_to_start()

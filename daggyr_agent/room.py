@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from daggyr.attempts import startable
@@ -24,7 +25,9 @@ _WRITTEN = bytes(4096)
 class Room:
     """Looks at one folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, mend: Callable[[], str | None] = lambda: None) -> None:
+        """`mend` makes the folder again if it was taken away, and says why it cannot; any thread may call it."""
+        self._mend = mend
         self._folder = os.fsencode(folder)
         self._shown = startable.shown(self._folder)
         self._reserved_is_ours = os.geteuid() == 0  # what a file system reserves is for root
@@ -87,6 +90,10 @@ class Room:
         except OSError as error:
             return self._says(error)
         return None
+
+    def mended(self) -> str | None:
+        """Make the folder again if it was taken away. Returns why it cannot be made, as `shortage`. Before a pause ends."""
+        return self._mend()
 
     def close(self) -> None:
         if self._descriptor >= 0:

@@ -6,6 +6,7 @@ pools go in, words for people come out. Nothing here decides what a host is give
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from itertools import islice
@@ -22,12 +23,15 @@ _MOST_NAMED = 3  # hosts in a sentence
 
 def awaited(run: Run, pools: Mapping[str, Pool], now: Moment) -> Iterator[str]:
     """What the ready tasks of a run wait for, if no host could run them now whoever's turn it was."""
+    counts: Counter[str] = Counter()
     for queue in run.all_queues:
         if not len(queue) or queue.head() is None:
             continue
         missing = missing_host(queue.policy.pool, queue.wants.kind, pools, now)
         if missing:
-            yield f"{len(queue):,} {'task waits' if len(queue) == 1 else 'tasks wait'} for {missing}"
+            counts[missing] += len(queue)
+    for missing, count in counts.items():
+        yield f"{count:,} {'task waits' if count == 1 else 'tasks wait'} for {missing}"
 
 
 def missing_host(pool: str, kind: TaskKind, pools: Mapping[str, Pool], now: Moment) -> str | None:

@@ -239,16 +239,7 @@ class SqliteFile:
         (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
         if mode != "wal":
             raise TrackerError(f"{self.path} cannot have a write-ahead log there; name a file on a local disk")
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-        for number, migration in missing_migrations("sqlite", version, self.path, "file"):
-            if number == 1:
-                migration = f"PRAGMA application_id = {APPLICATION_ID};\n{migration}"
-            try:
-                connection.executescript(f"BEGIN IMMEDIATE;\n{migration}\nPRAGMA user_version = {number};\nCOMMIT;")
-            except BaseException:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-                raise
+        migrate(connection, self.path)
 
     def _begin_epoch(self, connection: sqlite3.Connection) -> Opened:
         holder = LockHolder.this_process()
@@ -271,6 +262,20 @@ class SqliteFile:
             lives=lives,
             first_id=first_id,
         )
+
+
+def migrate(connection: sqlite3.Connection, path: Path) -> None:
+    """Bring the tables up to this version's. Raises TrackerError, sqlite3.Error."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    for number, migration in missing_migrations("sqlite", version, path, "file"):
+        if number == 1:
+            migration = f"PRAGMA application_id = {APPLICATION_ID};\n{migration}"
+        try:
+            connection.executescript(f"BEGIN IMMEDIATE;\n{migration}\nPRAGMA user_version = {number};\nCOMMIT;")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
 
 
 def _check_owner(path: Path) -> None:
