@@ -12,6 +12,7 @@ what it wrote before, as with any redirection into a file.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import itertools
