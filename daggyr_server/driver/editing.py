@@ -221,8 +221,8 @@ def _check_tags(run: Run, spec: RunSpec) -> None:
 
 
 def _would_remove(run_id: int, gone: list[str]) -> str:
-    tasks = "a task that ran or runs" if len(gone) == 1 else f"{len(gone):,} tasks that ran or run"
+    tasks, them = ("a task that ran or runs", "it") if len(gone) == 1 else (f"{len(gone):,} tasks that ran or run", "them")
     return (
-        f"the specification does not have {tasks}: {listed(gone)}; an edit would take them away from run {run_id}. "
+        f"the specification does not have {tasks}: {listed(gone)}; an edit would take {them} away from run {run_id}. "
         "`daggyr edit --plan` tells what would happen, and with --remove it does"
     )

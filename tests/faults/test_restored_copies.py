@@ -301,6 +301,7 @@ def test_a_copy_of_an_older_versions_tracker_says_that_it_is_one(deployment: Dep
     assert (served.code, "is a copy that `daggyr-server backup` made" in served.err) == (2, True), served.err
     restored = server_command(deployment, "restore", str(copy), "--tracker", f"sqlite:{tmp_path}/new.db")
     assert restored.code == 0 and begins_at(restored) > LEFT_OUT + 7, restored.err
+    assert "every run in it had ended" in restored.out and "0 runs" not in restored.out
 
 
 def test_what_cannot_be_copied_or_restored(deployment: Deployment, tmp_path: Path) -> None:

@@ -69,8 +69,9 @@ class SqliteFile:
 
     def damaged(self, what: str) -> TrackerError:
         return TrackerError(
-            f"the tracker {self.path} is damaged ({what}); it was left as it is. Copy it and {self.path.name}-wal aside, then "
-            "bring back a copy from before, save what can be read with sqlite3's `.recover`, or name another file to begin anew"
+            f"the tracker {self.path} is damaged ({what}); it was left as it is. If the system's log says that the disk fails, "
+            f"mend that first: it may be whole. Otherwise copy it and {self.path.name}-wal aside, then bring back a copy from "
+            "before, save what can be read with sqlite3's `.recover`, or name another file to begin anew"
         )
 
     # -- the lock -----------------------------------------------------------------------------------------------------
