@@ -401,10 +401,11 @@ def test_what_killed_commands_leave_goes_away_and_nothing_else(home: Home) -> No
     for program in [*(program.pid for program in programs if program.pid != task), killed.pid]:
         os.kill(program, signal.SIGKILL)
     killed.wait()
-    assert {path.name for path in home.temporary.iterdir()} > kept | folders
+    left = [path for path in home.temporary.iterdir() if path.name not in kept | folders]
+    assert left
 
     going = home.start("run", spec)
-    until(lambda: is_gone(task), "the end of the task")
+    until(lambda: is_gone(task) and not any(path.exists() for path in left), "the end of the task, then of what held it")
     follows(going)
     going.terminate()
     assert home.ended(going).returncode == 130
