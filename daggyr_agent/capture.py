@@ -18,6 +18,7 @@ import fcntl
 import itertools
 import logging
 import os
+import time
 from pathlib import Path
 
 from daggyr.attempts.kept import Extent, kept_of
@@ -26,6 +27,7 @@ from daggyr.v1.task_pb2 import STDERR, STDOUT, AttemptResult, OutputStream
 from .process import Outputs
 
 _MAX_SPARE = 128
+_SEEN_SECONDS = 0.1
 _KEEP_SIZE = 0x01  # FALLOC_FL_KEEP_SIZE, linux/falloc.h
 _PUNCH_HOLE = 0x02
 _BLOCK = 4096
@@ -156,7 +158,7 @@ class Captures:
         """`first` is the first number that is free; 0 names no file."""
         self._folder = str(folder)
         self._numbers = itertools.count(first)
-        self._spare: list[Capture] = []
+        self._spare: list[tuple[float, Capture]] = []  # each with when it was taken back
         self._oldest = first  # files with a lower number serve no other attempt
 
     def take(self, whole_stdout_bytes: int) -> Capture:
@@ -169,8 +171,9 @@ class Captures:
     def _take_spare(self) -> Capture | None:
         while self._spare:
             with contextlib.suppress(IndexError):  # another thread took the last
-                capture = self._spare.pop()
-                if capture.has_names():
+                since, capture = self._spare.pop()
+                # `is_as_made` has just seen the names of one that was taken back a moment ago.
+                if time.monotonic() - since < _SEEN_SECONDS or capture.has_names():
                     return capture
                 self.drop(capture)
         return None
@@ -187,7 +190,7 @@ class Captures:
     def recycle(self, capture: Capture) -> None:
         """Take back files for another attempt. They are as they were made, and nobody is left who could write to them."""
         if len(self._spare) < _MAX_SPARE and capture.number >= self._oldest:
-            self._spare.append(capture)
+            self._spare.append((time.monotonic(), capture))
         else:
             self.drop(capture)
 
@@ -223,7 +226,7 @@ class Captures:
         """Remove the spare files."""
         while True:
             try:
-                spare = self._spare.pop()
+                _, spare = self._spare.pop()
             except IndexError:
                 return
             self.drop(spare)
