@@ -35,6 +35,9 @@ FOREIGN = ("CLICOLOR", "COLUMNS", "FORCE_COLOR", "LINES", "NO_COLOR", "PG", "TTY
 SERVICES_BY_FIXTURE = {"cluster": slurm_cluster.GROUP, "postgres": "postgres"}
 SERVICES_BY_CASE = {"slurm": slurm_cluster.GROUP, "postgresql": "postgres"}
 
+# Tests that take half a minute and more.
+LONG = ("tests/model/", "tests/integration/test_bootstrap.py", "tests/faults/test_coordinator_killed.py")
+
 # A machine may stand still at any moment: no example is too slow. What fails says how it is found again, on any machine. All else
 # is as Hypothesis has it by default, which in CI tries the same examples each time.
 settings.register_profile("tests", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
@@ -64,10 +67,12 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
 
 @pytest.hookimpl(tryfirst=True)  # xdist reads the marks in its own hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that share a service, or their module's server, so that one worker has them all."""
+    """Mark the tests that share a service, or their module's server, so that one worker has them all; put long ones first."""
     for item in items:
         if item.get_closest_marker("xdist_group") is None and (service := _service(item)):
             item.add_marker(pytest.mark.xdist_group(service))
+    # What one worker has for itself for minutes begins first, so that the others do not wait for it in the end.
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None and not item.nodeid.startswith(LONG))
 
 
 def _service(item: pytest.Item) -> str:
