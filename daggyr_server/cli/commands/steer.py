@@ -47,10 +47,10 @@ def kill(settings: Settings, run_id: int, tasks: tuple[str, ...]) -> int:
 def retry(settings: Settings, run_id: int, tasks: tuple[str, ...], downstream: bool, everything: bool) -> int:
     """Run again what did not complete in RUN, which must have ended, under the same id.
 
-    With --task, that task runs and what it lets go on, and RUN need not have ended. A task that waits for the delay of a retry
-    runs at once. If RUN was killed, other tasks that the kill left QUEUED stay so, and are told; --all asks for them as well.
-    With --downstream, a generator among the tasks runs again, and the tasks that it had made are taken away first. What runs
-    again has all its retries, and the numbers of its attempts go on.
+    With --task, that task is QUEUED, runs once all its parents have COMPLETED, and then what it lets go on; RUN need not have
+    ended. A task that waits for the delay of a retry runs at once. If RUN was killed, other tasks that the kill left QUEUED stay
+    so, and are told; --all asks for them as well. With --downstream, a generator among the tasks runs again, and the tasks that
+    it had made are taken away first. What runs again has all its retries, and the numbers of its attempts go on.
     """
     if downstream and not tasks:
         raise CommandError("--downstream goes with --task: without it, everything that did not complete runs again anyway")
