@@ -16,15 +16,15 @@ from typing import Any
 
 from msgspec import inspect
 
-from daggyr_server.spec.document import Details, RunSpec, TaskDefinition
+from daggyr_server.spec.document import MAX_SECONDS, DefaultDetails, Defaults, Details, RunSpec, TaskDefinition
 from daggyr_server.spec.faults import Faults, at, listed, nearest, quoted, shown
+from daggyr_server.spec.ignored import PREFIX
 
 # Names that other tools give to keys of this format, and that people write out of habit.
 _OTHER_WORDS = {
     "after": "parents",
     "args": "command",
     "argv": "command",
-    "bash": "command",
     "cmd": "command",
     "cwd": "working_directory",
     "dependencies": "parents",
@@ -42,14 +42,11 @@ _OTHER_WORDS = {
     "requires": "parents",
     "retries": "max_retries",
     "retry": "max_retries",
-    "run": "command",
-    "script": "command",
-    "shell": "command",
     "upstream": "parents",
     "variables": "environment",
     "workdir": "working_directory",
 }
-_SHELLS = frozenset({"bash", "run", "script", "shell"})
+_SCRIPTS = frozenset({"bash", "run", "sh"})
 _OTHER_RESOURCES = {
     "core": "cores",
     "cores": "cores",
@@ -63,20 +60,13 @@ _OTHER_RESOURCES = {
     "ram": "memory_mb",
     "threads": "cores",
 }
+_TIMES = "write seconds, or a time such as 30s, 5m, 2h, 1d"
 _SECONDS = {
-    "": 1,
-    "s": 1,
-    "sec": 1,
-    "secs": 1,
-    "m": 60,
-    "min": 60,
-    "mins": 60,
-    "h": 3600,
-    "hour": 3600,
-    "hours": 3600,
-    "d": 86400,
+    **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), 1),
+    **dict.fromkeys(("m", "min", "mins", "minute", "minutes"), 60),
+    **dict.fromkeys(("h", "hr", "hrs", "hour", "hours"), 3600),
+    **dict.fromkeys(("d", "day", "days"), 86400),
 }
-_MEGABYTES = {"k": 1 / 1000, "m": 1, "g": 1000, "t": 1000_000}
 
 
 def shape_of(declared: Any) -> inspect.Type:
@@ -94,6 +84,9 @@ def fields_of(declared: Any) -> dict[str, inspect.Field]:
 _DETAILS_KEYS = frozenset(fields_of(Details))
 _TASK_KEYS = frozenset(fields_of(TaskDefinition))
 _RUN_KEYS = frozenset(fields_of(RunSpec))
+_DEFAULT_KEYS = frozenset(fields_of(Defaults))
+_DEFAULT_DETAILS_KEYS = frozenset(fields_of(DefaultDetails))
+_NEEDED = {Details: "an object with `command` or `script`", Defaults: "an object of keys of a task"}
 
 
 class Check:
@@ -126,7 +119,9 @@ class Check:
                 if not isinstance(value, bool):
                     hint = "write true or false, without quotes" if isinstance(value, str) else "write true or false"
                     self._wrong(value, "true or false", place, hint)
-            case inspect.UnionType():  # the only unions of the format are of a text and a structure
+            case inspect.UnionType() if not any(isinstance(kind, inspect.StructType) for kind in shape.types):
+                self._quantity(value, shape, place, needed)
+            case inspect.UnionType():  # a text or a structure
                 one = next(kind for kind in shape.types if isinstance(kind, inspect.StructType) == isinstance(value, dict))
                 if not isinstance(value, dict | str):
                     keys = fields_of(next(kind for kind in shape.types if isinstance(kind, inspect.StructType)).cls)
@@ -147,13 +142,27 @@ class Check:
 
     def _structure(self, value: Any, shape: inspect.StructType, place: str) -> None:
         if not isinstance(value, dict):
-            self._wrong(value, f"an object with {' and '.join(quoted(f.name) for f in shape.fields if f.required)}", place)
+            required = [quoted(field.name) for field in shape.fields if field.required]
+            needed = f"an object with {' and '.join(required)}" if required else "an object"
+            self._wrong(value, _NEEDED.get(shape.cls, needed), place)
             return
         fields = {field.encode_name: field for field in shape.fields}
         self.keys(value, fields, place)
         for key, inner in value.items():
             if key in fields:
                 self.value(inner, fields[key].type, at(place, key))
+        if shape.cls is Details:
+            self._program(value, place)
+
+    def _program(self, details: dict[str, Any], place: str) -> None:
+        """Check that a task has a command or a script, and not both."""
+        if "command" not in details and "script" not in details:
+            if not details.keys() & _SCRIPTS:  # else the fault of that key has been told
+                self._add(place, "`command` is missing", "every task has one, or a `script`")
+        elif "command" in details and "script" in details:
+            self._add(place, "`command` and `script` are both given", "a task has one of them")
+        elif "shell" in details and "script" not in details:
+            self._add(at(place, "shell"), "`shell` is given, and there is no `script`", "a `command` names its program itself")
 
     def _mapping(self, value: Any, shape: inspect.DictType, place: str, needed: str) -> None:
         if not isinstance(value, dict):
@@ -168,10 +177,14 @@ class Check:
     def _list(self, value: Any, shape: inspect.ListType, place: str, needed: str, extra: dict[str, Any]) -> None:
         if not isinstance(value, list):
             hint = ""
-            if isinstance(value, str):
-                words = ["sh", "-c", shown(value)] if extra else [shown(value)]
+            if isinstance(value, str) and value and extra:
+                last = place.rpartition(".")[2]
+                hint = f"write {json.dumps(['sh', '-c', shown(value)])}, or make it the task's `script`"
+                if last == "shell":
+                    hint = "a list is its program and options, such as [bash, -eu]; the text for it is the task's `script`"
+            elif isinstance(value, str):
                 none = "" if shape.min_length else "write [] for none, or leave the key out"
-                hint = f"write {json.dumps(words)}" if value else none
+                hint = f"write {json.dumps([shown(value)])}" if value else none
             self._wrong(value, needed, place, hint)
             return
         if shape.min_length and len(value) < shape.min_length:
@@ -190,6 +203,15 @@ class Check:
         elif len(value) < (shape.min_length or 0) or ("without" in extra and extra["without"] in value):
             given = f"{quoted(value)} was given" if value else "an empty text was given"
             self._add(place, f"{needed} is needed, {given}")
+
+    def _quantity(self, value: Any, shape: inspect.UnionType, place: str, needed: str) -> None:
+        """Check a number that may be a text with a unit."""
+        number, text = sorted(shape.types, key=lambda kind: isinstance(kind, inspect.StrType))
+        assert isinstance(number, inspect.IntType | inspect.FloatType)
+        assert isinstance(text, inspect.StrType)
+        assert text.pattern is not None
+        if not isinstance(value, str) or re.search(text.pattern, value) is None:
+            self._number(value, number, place, needed)
 
     def _number(self, value: Any, shape: inspect.IntType | inspect.FloatType, place: str, needed: str) -> None:
         whole = isinstance(shape, inspect.IntType)
@@ -243,45 +265,53 @@ def _given(value: Any) -> str:
 
 def _unit_hint(text: str, place: str, whole: bool) -> str:
     """The hint that tells what to write instead of a number with a unit; empty if `text` is no such thing."""
-    written = re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?)\s{0,3}([a-zA-Z]{0,5})", text)
+    written = re.fullmatch(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)\s{0,3}([a-zA-Z]{0,7})", text)
     if written is None:
-        return ""
-    number, unit = float(written[1]), written[2].lower()
+        return "" if whole else _TIMES
+    number, unit = written[1], written[2].lower()
     if not whole:
         seconds = _SECONDS.get(unit)
-        return f"write seconds: {number * seconds:g}" if seconds else "write seconds, without a unit"
-    times = _MEGABYTES.get(unit[:1]) if re.fullmatch(r"[kmgt]i?b?", unit) else None
-    if times and "memory" in place.rpartition(".")[2]:
-        return f"write megabytes: {max(1, math.ceil(number * times))}"
-    if not unit and number < 1:
+        if not unit or seconds is None or float(number) * seconds > MAX_SECONDS:
+            return _TIMES
+        return f"write {number}{unit[0]}"
+    if "memory" in place.rpartition(".")[2] and re.fullmatch(r"[kmgt]?i?b?", unit):
+        return f"write {number}{unit[:1].upper()}B" if unit[:1] in "kmgt" and unit else "write megabytes, or 512MB, 4GB"
+    if not unit and float(number) < 1:
         return "write 1, or 0 if the task hardly needs any"
-    return f"write {math.ceil(number)}" if not unit else "write a whole number, without a unit"
+    return f"write {math.ceil(float(number))}" if not unit else "write a whole number, without a unit"
 
 
 def _key_hint(key: str, fields: dict[str, inspect.Field]) -> str:
     """The hint for a key that does not belong here: where it belongs, which key was meant, or which keys there are."""
     known = frozenset(fields)
-    if known == _DETAILS_KEYS and key in _TASK_KEYS:
+    details = known in (_DETAILS_KEYS, _DEFAULT_DETAILS_KEYS)
+    of_task = details or known in (_TASK_KEYS, _DEFAULT_KEYS)
+    if key.startswith(PREFIX):
+        return "keys that begin with `x-` are ignored at the top and beside `details`, not inside them"
+    if details and key in _DEFAULT_KEYS | (_TASK_KEYS if known == _DETAILS_KEYS else frozenset()):
         return f"{quoted(key)} belongs beside `details`, not inside it"
-    if known == _TASK_KEYS and key in _DETAILS_KEYS:
+    if not details and of_task and key in (_DETAILS_KEYS if known == _TASK_KEYS else _DEFAULT_DETAILS_KEYS):
         return f"{quoted(key)} belongs inside `details`"
+    if known in (_DEFAULT_KEYS, _DEFAULT_DETAILS_KEYS) and key in _TASK_KEYS | _DETAILS_KEYS:
+        return f"{quoted(key)} is no default: each task has its own"
     if known == _RUN_KEYS and key in _TASK_KEYS | _DETAILS_KEYS:
-        return f"{quoted(key)} belongs to a task, under `tasks`"
+        shared = key in _DEFAULT_KEYS or key in _DEFAULT_DETAILS_KEYS
+        return f"{quoted(key)} belongs to a task, under `tasks`" + (", or into `defaults`" if shared else "")
     if known != _RUN_KEYS and key in _RUN_KEYS:
         return f"{quoted(key)} belongs to the run, beside `tasks`"
     if key == "whole_stdout_bytes":
         return "the coordinator sets it for generators: write `is_generator` beside `details`"
     word = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", key[:100]).replace("-", "_").lower()
     resource = _OTHER_RESOURCES.get(word)
-    if resource is not None and known in (_TASK_KEYS, _DETAILS_KEYS):
-        return f"write it as a resource, inside `details`: resources: {{{resource}: ...}}"
+    inside = "" if details else ", inside `details`"
+    if resource is not None and of_task:
+        return f"write it as a resource{inside}: resources: {{{resource}: ...}}"
+    if word in _SCRIPTS and of_task:
+        return f"write a text as `script`, or a list of words as `command`{inside}"
     other = _OTHER_WORDS.get(word)
-    if word in _SHELLS and known in (_TASK_KEYS, _DETAILS_KEYS):
-        inside = ", inside `details`" if known == _TASK_KEYS else ""
-        return f'write it as `command`{inside}: ["sh", "-c", TEXT]'
     if other is not None and other in known:
         return f"it is called {quoted(other)} here"
     if other is not None and known in (_TASK_KEYS, _DETAILS_KEYS):
-        return f"it is called {quoted(other)}, and belongs {'inside' if known == _TASK_KEYS else 'beside'} `details`"
+        return f"it is called {quoted(other)}, and belongs {'beside' if details else 'inside'} `details`"
     snake_case = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", key).lower()
     return nearest(snake_case, sorted(known)) or f"the keys here are {listed(sorted(known), most=len(known))}"
