@@ -21,7 +21,8 @@ RUN = (
     Key(("tags",), "names and values, to find runs by", "tags: {team: weather, env: test}"),
     Key(
         ("parameters",),
-        'a name and its list of values; the name is literal text, such as `"{{MONTH}}"`',
+        'a name and its list of values; the name is literal text, such as `"{{MONTH}}"`. `--param MONTH=3` gives it another '
+        "value, `--param MONTH=@FILE` one for each line of a file",
         'parameters: {"{{MONTH}}": ["1", "2", "3"]}',
     ),
     Key(("pool",), "where tasks run that do not say otherwise", "pool: farm"),
