@@ -19,6 +19,7 @@ from msgspec import inspect
 from daggyr_server.spec.document import MAX_SECONDS, DefaultDetails, Defaults, Details, RunSpec, TaskDefinition
 from daggyr_server.spec.faults import Faults, at, listed, nearest, quoted, shown
 from daggyr_server.spec.ignored import PREFIX
+from daggyr_server.spec.quantities import unit_hint
 
 # Names that other tools give to keys of this format, and that people write out of habit.
 _OTHER_WORDS = {
@@ -60,6 +61,7 @@ _OTHER_RESOURCES = {
     "ram": "memory_mb",
     "threads": "cores",
 }
+_HARDLY_ANY = ", or 0 if the task hardly needs any"
 _TIMES = "write seconds, or a time such as 30s, 5m, 2h, 1d"
 _SECONDS = {
     **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), 1),
@@ -197,6 +199,8 @@ class Check:
     def _text(self, value: Any, shape: inspect.StrType, place: str, needed: str, extra: dict[str, Any]) -> None:
         if not isinstance(value, str):
             hint = f"write it as text: {json.dumps(_literal(value))}" if isinstance(value, int | float) else ""
+            if isinstance(value, list) and place.endswith(".script"):
+                hint = "a list of words is a `command`"
             self._wrong(value, needed, place, hint)
         elif "\0" in value and "nul" not in extra:
             self._add(place, "the text holds a NUL character, which no command or variable can hold", "leave it out")
@@ -210,7 +214,8 @@ class Check:
         assert isinstance(number, inspect.IntType | inspect.FloatType)
         assert isinstance(text, inspect.StrType)
         assert text.pattern is not None
-        if not isinstance(value, str) or re.search(text.pattern, value) is None:
+        takes_units = isinstance(number, inspect.FloatType) or place.endswith(".memory_mb")
+        if not (takes_units and isinstance(value, str) and re.search(text.pattern, value)):
             self._number(value, number, place, needed)
 
     def _number(self, value: Any, shape: inspect.IntType | inspect.FloatType, place: str, needed: str) -> None:
@@ -224,7 +229,7 @@ class Check:
             elif isinstance(value, str):
                 hint = _unit_hint(value, place, whole)
             elif whole and isinstance(value, float) and 0 < value < 1_000_000_000_000:
-                hint = f"write {math.ceil(value)}" + (", or 0 if the task hardly needs any" if value < 1 else "")
+                hint = f"write {math.ceil(value)}" + (_HARDLY_ANY if value < 1 and ".resources." in place else "")
             self._wrong(value, needed, place, hint)
             return
         least, most = shape.ge, shape.le
@@ -274,11 +279,12 @@ def _unit_hint(text: str, place: str, whole: bool) -> str:
         if not unit or seconds is None or float(number) * seconds > MAX_SECONDS:
             return _TIMES
         return f"write {number}{unit[0]}"
-    if "memory" in place.rpartition(".")[2] and re.fullmatch(r"[kmgt]?i?b?", unit):
+    last = place.rpartition(".")[2]
+    if last == "memory_mb" and re.fullmatch(r"[kmgt]?i?b?", unit):
         return f"write {number}{unit[:1].upper()}B" if unit[:1] in "kmgt" and unit else "write megabytes, or 512MB, 4GB"
     if not unit and float(number) < 1:
-        return "write 1, or 0 if the task hardly needs any"
-    return f"write {math.ceil(float(number))}" if not unit else "write a whole number, without a unit"
+        return f"write 1{_HARDLY_ANY}"
+    return f"write {math.ceil(float(number))}" if not unit else unit_hint(last)
 
 
 def _key_hint(key: str, fields: dict[str, inspect.Field]) -> str:

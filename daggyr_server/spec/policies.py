@@ -15,7 +15,7 @@ from daggyr.v1.task_pb2 import TaskSpec
 from daggyr_server.core.graph.segments import Policy
 from daggyr_server.spec.document import TaskDefinition
 from daggyr_server.spec.faults import Faults, at, listed, nearest, quoted, shown
-from daggyr_server.spec.quantities import megabytes, seconds
+from daggyr_server.spec.quantities import megabytes, seconds, unit_hint
 from daggyr_server.spec.sizes import MAX_RESOURCES, name_too_long
 
 GENERATOR_STDOUT_BYTES = 64 * 1024 * 1024
@@ -167,8 +167,7 @@ def _united(resources: Mapping[str, int | str]) -> Iterator[tuple[str, str, str]
     for name, units in resources.items():
         if isinstance(units, str) and name != "memory_mb":
             message = f'a whole number of units is needed, the text "{units}" was given'
-            hint = "write `memory_mb`" if name.startswith("mem") else "write a whole number, without a unit"
-            yield at("details.resources", name), message, hint
+            yield at("details.resources", name), message, unit_hint(name)
 
 
 def _other_limit(limits: PoolLimits, name: str, units: int) -> str:

@@ -1,7 +1,7 @@
 """Times and memory with units: what `5m` and `4GB` are as numbers.
 
 `document` has the patterns for its types, and `policies` asks for the numbers. A number without a unit is what it was before
-there were units: seconds, and megabytes of 2^20 bytes, as hosts count their `memory_mb`. Nothing here tells faults.
+there were units: seconds, and megabytes of 2^20 bytes, as hosts count their `memory_mb`. Nothing here adds faults.
 """
 
 from __future__ import annotations
@@ -29,3 +29,8 @@ def megabytes(size: int | str) -> int:
         return size
     number = size.rstrip("KMGTiB")
     return math.ceil(float(number) * _MEGABYTES[size[len(number)]])
+
+
+def unit_hint(resource: str) -> str:
+    """What to write instead of a number with a unit for a resource that takes none."""
+    return "memory is called `memory_mb`" if resource.lower().startswith("mem") else "write a whole number, without a unit"

@@ -141,7 +141,10 @@ def test_a_script_is_given_to_a_shell() -> None:
             ],
         ),
         ({"script": ""}, ["tasks.a.details.script: the text of a script is needed, an empty text was given"]),
-        ({"script": ["x"]}, ["tasks.a.details.script: the text of a script is needed, a list was given"]),
+        (
+            {"script": ["x"]},
+            ["tasks.a.details.script: the text of a script is needed, a list was given; a list of words is a `command`"],
+        ),
         (
             {"script": "x\0"},
             [

@@ -80,7 +80,7 @@ def test_a_text_that_is_no_time_is_refused_with_a_hint(time: str, hint: str) -> 
         ({"cores": "0.5"}, "write 1, or 0 if the task hardly needs any"),
         ({"cores": 0.5}, "write 1, or 0 if the task hardly needs any"),
         ({"cores": "4GB"}, "write a whole number, without a unit"),
-        ({"memory": "4GB"}, "write `memory_mb`"),
+        ({"memory": "4GB"}, "memory is called `memory_mb`"),
     ],
 )
 def test_a_text_that_is_no_size_is_refused_with_a_hint(resources: dict[str, Any], hint: str) -> None:
