@@ -33,6 +33,7 @@ class Filler:
         details = defaults.details or DefaultDetails()
         self._details = _given(details, but=_MERGED)
         self._merged = _given(details, but=tuple(self._details))
+        self._resources = {at("details.resources", name): name for name in self._merged.get("resources", ())}
         self._own: tuple[Any, Any] = UNSET, UNSET
         self._told: set[tuple[str, str]] = set()
         self.size = len(msgspec.json.encode(details))
@@ -61,8 +62,9 @@ class Filler:
         pool, resources = self._own
         if place == "pool":
             return not pool
-        given = self._merged.get("resources", {}).keys() - (resources or {}).keys()
-        return any(at("details.resources", name) == place for name in given)
+        if place == "details.resources":  # there are too many
+            return not resources
+        return place in self._resources and self._resources[place] not in (resources or ())
 
     def is_new(self, place: str, message: str) -> bool:
         """Whether a fault of the defaults is asked about for the first time, so that it is told once and not for each task."""

@@ -185,7 +185,7 @@ def is_sound(details: Details) -> bool:
     The rule about NUL characters is left to `decode`, which searches all bytes.
     """
     command = details.command
-    if not command or details.script is not UNSET or details.shell is not UNSET:
+    if not command or details.script is not details.shell:  # they are the same only if neither is given
         return not command and bool(details.script) and are_sound(details)
     return command[0] != "" and not (details.environment and "=" in "".join(details.environment))
 
