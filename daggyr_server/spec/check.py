@@ -163,7 +163,7 @@ class Check:
                 self._add(place, "`command` is missing", "every task has one, or a `script`")
         elif "command" in details and "script" in details:
             self._add(place, "`command` and `script` are both given", "a task has one of them")
-        elif "shell" in details and "script" not in details:
+        elif isinstance(details.get("shell"), list) and "script" not in details:  # else its own fault has been told
             self._add(at(place, "shell"), "`shell` is given, and there is no `script`", "a `command` names its program itself")
 
     def _mapping(self, value: Any, shape: inspect.DictType, place: str, needed: str) -> None:

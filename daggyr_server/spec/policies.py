@@ -96,7 +96,9 @@ class Policies:
 
     def _treat(self, definition: TaskDefinition) -> Treatment:
         asked = definition.details.resources or {}
-        resources = {"cores": 1, **{name: megabytes(units) for name, units in asked.items()}}
+        wrong = list(_united(asked))
+        whole = {name: megabytes(units) for name, units in asked.items()} if not wrong else {}
+        resources = {"cores": 1, **whole}
         timeout_seconds = seconds(definition.details.timeout or 0.0)
         policy = Policy(
             pool=definition.pool or self.default_pool,
@@ -120,7 +122,7 @@ class Policies:
             resources=resources,
             whole_stdout_bytes=GENERATOR_STDOUT_BYTES if policy.is_generator else 0,
         )
-        wrong = [*_united(asked), *(self._large(definition) if self.limited else ()), *self._faults(policy, definition)]
+        wrong += [*(self._large(definition) if self.limited else ()), *self._faults(policy, definition)]
         return Treatment(index, spec.SerializeToString(deterministic=True), tuple(wrong))
 
     def _large(self, definition: TaskDefinition) -> Iterator[tuple[str, str, str]]:
