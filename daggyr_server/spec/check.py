@@ -16,59 +16,9 @@ from typing import Any
 
 from msgspec import inspect
 
-from daggyr_server.spec.document import MAX_SECONDS, DefaultDetails, Defaults, Details, RunSpec, TaskDefinition
-from daggyr_server.spec.faults import Faults, at, listed, nearest, quoted, shown
-from daggyr_server.spec.ignored import PREFIX
-from daggyr_server.spec.quantities import unit_hint
-
-# Names that other tools give to keys of this format, and that people write out of habit.
-_OTHER_WORDS = {
-    "after": "parents",
-    "args": "command",
-    "argv": "command",
-    "cmd": "command",
-    "cwd": "working_directory",
-    "dependencies": "parents",
-    "depends": "parents",
-    "depends_on": "parents",
-    "dependson": "parents",
-    "directory": "working_directory",
-    "downstream": "children",
-    "env": "environment",
-    "exec": "command",
-    "generator": "is_generator",
-    "input": "stdin",
-    "needs": "parents",
-    "queue": "pool",
-    "requires": "parents",
-    "retries": "max_retries",
-    "retry": "max_retries",
-    "upstream": "parents",
-    "variables": "environment",
-    "workdir": "working_directory",
-}
-_SCRIPTS = frozenset({"bash", "run", "sh"})
-_OTHER_RESOURCES = {
-    "core": "cores",
-    "cores": "cores",
-    "cpu": "cores",
-    "cpus": "cores",
-    "gpu": "gpus",
-    "gpus": "gpus",
-    "mem": "memory_mb",
-    "memory": "memory_mb",
-    "memory_mb": "memory_mb",
-    "ram": "memory_mb",
-    "threads": "cores",
-}
-_HARDLY_ANY = ", or 0 if the task hardly needs any"
-_TIMES = "write seconds, or a time such as 30s, 5m, 2h, 1d"
-_SECONDS = {
-    **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), 1),
-    **dict.fromkeys(("m", "min", "mins", "minute", "minutes"), 60),
-    **dict.fromkeys(("h", "hr", "hrs", "hour", "hours"), 3600),
-    **dict.fromkeys(("d", "day", "days"), 86400),
-}
+from daggyr_server.spec.document import Defaults, Details
+from daggyr_server.spec.faults import Faults, at, quoted, shown
+from daggyr_server.spec.hints import HARDLY_ANY, SCRIPTS, key_hint, quantity_hint
 
 
 def shape_of(declared: Any) -> inspect.Type:
@@ -83,11 +33,6 @@ def fields_of(declared: Any) -> dict[str, inspect.Field]:
     return {field.encode_name: field for field in shape.fields}
 
 
-_DETAILS_KEYS = frozenset(fields_of(Details))
-_TASK_KEYS = frozenset(fields_of(TaskDefinition))
-_RUN_KEYS = frozenset(fields_of(RunSpec))
-_DEFAULT_KEYS = frozenset(fields_of(Defaults))
-_DEFAULT_DETAILS_KEYS = frozenset(fields_of(DefaultDetails))
 _NEEDED = {Details: "an object with `command` or `script`", Defaults: "an object of keys of a task"}
 
 
@@ -137,7 +82,7 @@ class Check:
         """Check that all of `given` are keys of the structure, and that all of its required keys are among them."""
         given = set(given)
         for key in sorted(given - fields.keys()):
-            self._add(at(place, key), "there is no such key", partial(_key_hint, key, fields))
+            self._add(at(place, key), "there is no such key", partial(key_hint, key, frozenset(fields)))
         for key, field in fields.items():
             if field.required and key not in given:
                 self._add(place, f"{quoted(key)} is missing", "every task has one" if key == "details" else "")
@@ -159,7 +104,7 @@ class Check:
     def _program(self, details: dict[str, Any], place: str) -> None:
         """Check that a task has a command or a script, and not both."""
         if "command" not in details and "script" not in details:
-            if not details.keys() & _SCRIPTS:  # else the fault of that key has been told
+            if not details.keys() & SCRIPTS:  # else the fault of that key has been told
                 self._add(place, "`command` is missing", "every task has one, or a `script`")
         elif "command" in details and "script" in details:
             self._add(place, "`command` and `script` are both given", "a task has one of them")
@@ -227,9 +172,9 @@ class Check:
                 number = re.sub(r"^(-?)0+(?=\d)", r"\1", value)
                 hint = f"write it without quotes: {number}" if number == value else f"write {number}"
             elif isinstance(value, str):
-                hint = _unit_hint(value, place, whole)
+                hint = quantity_hint(value, place, whole)
             elif whole and isinstance(value, float) and 0 < value < 1_000_000_000_000:
-                hint = f"write {math.ceil(value)}" + (_HARDLY_ANY if value < 1 and ".resources." in place else "")
+                hint = f"write {math.ceil(value)}" + (HARDLY_ANY if value < 1 and ".resources." in place else "")
             self._wrong(value, needed, place, hint)
             return
         least, most = shape.ge, shape.le
@@ -266,58 +211,3 @@ def _given(value: Any) -> str:
             return "a list"
         case _:
             return "an object"
-
-
-def _unit_hint(text: str, place: str, whole: bool) -> str:
-    """The hint that tells what to write instead of a number with a unit; empty if `text` is no such thing."""
-    written = re.fullmatch(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)\s{0,3}([a-zA-Z]{0,7})", text)
-    if written is None:
-        return "" if whole else _TIMES
-    number, unit = written[1], written[2].lower()
-    if not whole:
-        seconds = _SECONDS.get(unit)
-        if not unit or seconds is None or float(number) * seconds > MAX_SECONDS:
-            return _TIMES
-        return f"write {number}{unit[0]}"
-    last = place.rpartition(".")[2]
-    if last == "memory_mb" and re.fullmatch(r"[kmgt]?i?b?", unit):
-        return f"write {number}{unit[:1].upper()}B" if unit[:1] in "kmgt" and unit else "write megabytes, or 512MB, 4GB"
-    if not unit and float(number) < 1:
-        return f"write 1{_HARDLY_ANY}"
-    return f"write {math.ceil(float(number))}" if not unit else unit_hint(last)
-
-
-def _key_hint(key: str, fields: dict[str, inspect.Field]) -> str:
-    """The hint for a key that does not belong here: where it belongs, which key was meant, or which keys there are."""
-    known = frozenset(fields)
-    details = known in (_DETAILS_KEYS, _DEFAULT_DETAILS_KEYS)
-    of_task = details or known in (_TASK_KEYS, _DEFAULT_KEYS)
-    if key.startswith(PREFIX):
-        return "keys that begin with `x-` are ignored at the top and beside `details`, not inside them"
-    if details and key in _DEFAULT_KEYS | (_TASK_KEYS if known == _DETAILS_KEYS else frozenset()):
-        return f"{quoted(key)} belongs beside `details`, not inside it"
-    if not details and of_task and key in (_DETAILS_KEYS if known == _TASK_KEYS else _DEFAULT_DETAILS_KEYS):
-        return f"{quoted(key)} belongs inside `details`"
-    if known in (_DEFAULT_KEYS, _DEFAULT_DETAILS_KEYS) and key in _TASK_KEYS | _DETAILS_KEYS:
-        return f"{quoted(key)} is no default: each task has its own"
-    if known == _RUN_KEYS and key in _TASK_KEYS | _DETAILS_KEYS:
-        shared = key in _DEFAULT_KEYS or key in _DEFAULT_DETAILS_KEYS
-        return f"{quoted(key)} belongs to a task, under `tasks`" + (", or into `defaults`" if shared else "")
-    if known != _RUN_KEYS and key in _RUN_KEYS:
-        return f"{quoted(key)} belongs to the run, beside `tasks`"
-    if key == "whole_stdout_bytes":
-        return "the coordinator sets it for generators: write `is_generator` beside `details`"
-    word = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", key[:100]).replace("-", "_").lower()
-    resource = _OTHER_RESOURCES.get(word)
-    inside = "" if details else ", inside `details`"
-    if resource is not None and of_task:
-        return f"write it as a resource{inside}: resources: {{{resource}: ...}}"
-    if word in _SCRIPTS and of_task:
-        return f"write a text as `script`, or a list of words as `command`{inside}"
-    other = _OTHER_WORDS.get(word)
-    if other is not None and other in known:
-        return f"it is called {quoted(other)} here"
-    if other is not None and known in (_TASK_KEYS, _DETAILS_KEYS):
-        return f"it is called {quoted(other)}, and belongs {'beside' if details else 'inside'} `details`"
-    snake_case = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", key).lower()
-    return nearest(snake_case, sorted(known)) or f"the keys here are {listed(sorted(known), most=len(known))}"

@@ -12,8 +12,10 @@ from collections.abc import Iterator, Mapping, Sequence
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
+from daggyr_server.spec.decode import decode_json
 from daggyr_server.spec.document import batches
-from daggyr_server.spec.faults import Faults, listed, nearest, quoted
+from daggyr_server.spec.expand import expand
+from daggyr_server.spec.faults import Faults, SpecificationError, listed, nearest, quoted
 from daggyr_server.spec.repeated import repeated_keys
 
 _UNREADABLE = (msgspec.DecodeError, ValueError, RecursionError)
@@ -53,6 +55,8 @@ def with_values(document: bytes, given: Mapping[str, Sequence[str]], warnings: l
             faults.add(place, f"{quoted(meant[0])} is given values twice", "write them into a file, one a line: NAME=@FILE")
         else:
             chosen[meant[0]] = values
+    if faults.count:
+        _find_faults(document, faults)
     faults.refuse_if_any()
     for name in chosen:
         owner = next(_owners(name, tasks), None)
@@ -60,6 +64,15 @@ def with_values(document: bytes, given: Mapping[str, Sequence[str]], warnings: l
             warnings.append(f"tasks.{owner}.parameters: the task keeps its own values of {quoted(name)}, whatever --param says")
     values_now = {name: Raw(msgspec.json.encode(list(chosen[name]))) if name in chosen else declared[name] for name in declared}
     return msgspec.json.encode({**top, "parameters": values_now})
+
+
+def _find_faults(document: bytes, faults: Faults) -> None:
+    """Add the faults of the document itself, so that a person sees all at once. Nothing is known of pools here."""
+    try:
+        expand(decode_json(document), default_pool="")
+    except SpecificationError as error:
+        for fault in error.faults:
+            faults.add(fault.place, fault.message, fault.hint, task=fault.task)
 
 
 def bare(name: str) -> str:

@@ -74,6 +74,15 @@ def test_a_name_that_could_mean_two_parameters_or_means_one_twice() -> None:
     ]
 
 
+def test_the_faults_of_the_document_are_told_with_those_of_names() -> None:
+    spec = {**RUN, "tasks": {"a": {**TASK, "parents": ["b"], "needs": []}}}
+    assert refused(spec, {"DAET": ["1"]}) == [
+        "--param DAET: the run has no such parameter; did you mean `DATE`?",
+        "tasks.a.needs: there is no such key; it is called `parents` here",
+        "tasks.a.parents[0]: there is no task `b`",
+    ]
+
+
 def test_a_task_that_keeps_values_of_its_own_is_told() -> None:
     spec = {**RUN, "tasks": {"a": TASK, "b": {**TASK, "parameters": {"{{DATE}}": ["o"]}}}}
     made, warnings = given(spec, DATE=["d"])

@@ -59,7 +59,7 @@ def test_the_largest_are_within_the_limits() -> None:
         *[("300", "write it without quotes: 300"), ("05", "write 5")],
         *[
             (text, "write seconds, or a time such as 30s, 5m, 2h, 1d")
-            for text in ("1w", "1h30m", "soon", "-5m", "5m\n", "", "99999d")
+            for text in ("1w", "100000 hours", "1h30m", "soon", "-5m", "5m\n", "", "99999d")
         ],
     ],
 )
