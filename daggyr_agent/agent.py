@@ -92,7 +92,7 @@ class Agent:
             journal=journal,
             kill_grace=DEFAULT_GRACE,
         )
-        self._room = Room(state.output)
+        self._room = Room(state.output, state.mend)
         most, limit = most_attempts(config.resources["cores"], group)
         resources, shortage = (config.resources, "") if config.noop else offered(config.resources, most, limit)
         if shortage:

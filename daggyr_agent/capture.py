@@ -18,6 +18,7 @@ import fcntl
 import itertools
 import logging
 import os
+import time
 from pathlib import Path
 
 from daggyr.attempts.kept import Extent, kept_of
@@ -26,6 +27,7 @@ from daggyr.v1.task_pb2 import STDERR, STDOUT, AttemptResult, OutputStream
 from .process import Outputs
 
 _MAX_SPARE = 128
+_SEEN_SECONDS = 0.1
 _KEEP_SIZE = 0x01  # FALLOC_FL_KEEP_SIZE, linux/falloc.h
 _PUNCH_HOLE = 0x02
 _BLOCK = 4096
@@ -65,6 +67,10 @@ class Stream:
             and found.st_nlink == 1
             and fcntl.fcntl(self.descriptor, fcntl.F_GETFL) == self._flags
         )
+
+    def has_name(self) -> bool:
+        """Whether the file is still in its folder. A program that clears old files away may have removed it."""
+        return os.fstat(self.descriptor).st_nlink > 0
 
     def size(self) -> int:
         return os.fstat(self.descriptor).st_size
@@ -133,6 +139,10 @@ class Capture:
         """Whether both files may serve another attempt: nothing was written to them, or done to them otherwise."""
         return self.stdout.is_as_made() and self.stderr.is_as_made()
 
+    def has_names(self) -> bool:
+        """Whether both files are where they are read from later."""
+        return self.stdout.has_name() and self.stderr.has_name()
+
     def trim(self) -> int:
         """Trim both; returns the bytes written so far."""
         return self.stdout.trim() + self.stderr.trim()
@@ -148,28 +158,39 @@ class Captures:
         """`first` is the first number that is free; 0 names no file."""
         self._folder = str(folder)
         self._numbers = itertools.count(first)
-        self._spare: list[Capture] = []
+        self._spare: list[tuple[float, Capture]] = []  # each with when it was taken back
+        self._oldest = first  # files with a lower number serve no other attempt
 
     def take(self, whole_stdout_bytes: int) -> Capture:
         """A pair of empty files. `whole_stdout_bytes` > 0 keeps stdout whole up to that many bytes. Raises OSError."""
-        try:
-            capture = self._spare.pop()
-        except IndexError:
-            number = next(self._numbers)
-            stdout = Stream(self._path(number, STDOUT))
-            try:
-                capture = Capture(number, stdout, Stream(self._path(number, STDERR)))
-            except OSError:
-                stdout.close(remove=True)
-                raise
+        capture = self._take_spare() or self._make()
         capture.stdout.reset(whole_stdout_bytes)
         capture.stderr.reset(0)
         return capture
 
+    def _take_spare(self) -> Capture | None:
+        while self._spare:
+            with contextlib.suppress(IndexError):  # another thread took the last
+                since, capture = self._spare.pop()
+                # `is_as_made` has just seen the names of one that was taken back a moment ago.
+                if time.monotonic() - since < _SEEN_SECONDS or capture.has_names():
+                    return capture
+                self.drop(capture)
+        return None
+
+    def _make(self) -> Capture:
+        number = next(self._numbers)
+        stdout = Stream(self._path(number, STDOUT))
+        try:
+            return Capture(number, stdout, Stream(self._path(number, STDERR)))
+        except OSError:
+            stdout.close(remove=True)
+            raise
+
     def recycle(self, capture: Capture) -> None:
         """Take back files for another attempt. They are as they were made, and nobody is left who could write to them."""
-        if len(self._spare) < _MAX_SPARE:
-            self._spare.append(capture)
+        if len(self._spare) < _MAX_SPARE and capture.number >= self._oldest:
+            self._spare.append((time.monotonic(), capture))
         else:
             self.drop(capture)
 
@@ -196,18 +217,32 @@ class Captures:
         capture.stdout.close(remove=True)
         capture.stderr.close(remove=True)
 
+    def renew(self) -> None:
+        """Let no file that is there serve another attempt."""
+        self._oldest = next(self._numbers)
+        self.close()
+
     def close(self) -> None:
         """Remove the spare files."""
-        while self._spare:
-            self.drop(self._spare.pop())
+        while True:
+            try:
+                _, spare = self._spare.pop()
+            except IndexError:
+                return
+            self.drop(spare)
 
     def _path(self, number: int, stream: OutputStream) -> str:
         return f"{self._folder}/{number}.{'stdout' if stream == STDOUT else 'stderr'}"
 
 
 def _remove(path: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
+    """Remove a file. One that cannot be removed, on a disk that fails, stays until the agent is started anew."""
+    try:
         os.unlink(path)  # noqa: PTH108
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        _log.debug("%s stays: %s", path, error.strerror)
 
 
 _libc = ctypes.CDLL(None, use_errno=True)

@@ -18,8 +18,8 @@ from typing import Annotated, Any, Literal, NoReturn, get_args
 
 from msgspec import Meta, Struct
 
+from daggyr.address import AddressError, Tls, check_address
 from daggyr.bounds import MAX_RESOURCES, MAX_UNITS, MAX_WORD
-from daggyr.channel import AddressError, Tls, check_address
 from daggyr.checked import ConfigurationError, Fault, check, read_table, resolve
 from daggyr.daemon import lifeline_of
 from daggyr.environment import pattern_fault

@@ -14,8 +14,9 @@ from collections.abc import Callable
 
 import grpc
 
+from daggyr.address import AddressError, check_address, check_exposure
 from daggyr.backoff import Backoff
-from daggyr.channel import AddressError, check_address, check_exposure, open_channel, token_metadata
+from daggyr.channel import open_channel, token_metadata
 from daggyr.tls_faults import tls_fault
 from daggyr.tokens import TokenError, read_token, token_file
 from daggyr.v1.agents_pb2_grpc import AgentsStub

@@ -51,7 +51,7 @@ class HostCondition:
         self._pause.begin(reason)
 
     def look(self, *, soon: bool = False) -> None:
-        """Begin a pause if the disk has no room. `soon` looks again although it was looked at within the last second."""
+        """Begin a pause if the disk has no room, or fails. `soon` looks again although that was done within the last second."""
         now = self._context.loop.time()
         if not soon and now - self._looked_at < _ROOM_SECONDS:
             return
@@ -60,6 +60,8 @@ class HostCondition:
         if shortage is not None:
             self._pause.begin(shortage)
             self._look_at_writing()
+        elif (failing := self._room.failing()) is not None:
+            self._cannot_keep(failing)
         elif self._pause.reason is None:
             self._unkept = None
             if (fault := self._context.journal.fault) is not None:
@@ -80,11 +82,18 @@ class HostCondition:
 
     def _look_at_writing(self) -> None:
         """Find out whether a file can be written. If not, what runs now may have lost what it wrote."""
-        self._unkept = self._room.unwritable()
-        if self._unkept is not None:
-            self._pause.begin(self._unkept)
-            for execution in self._running():
-                execution.unkept_while, execution.unkept_at = self._unkept, self._context.loop.time()
+        self._unkept = None
+        unwritable = self._room.unwritable()
+        if unwritable is not None:
+            self._cannot_keep(unwritable)
+
+    def _cannot_keep(self, reason: str) -> None:
+        """What runs now may have lost what it wrote. No file that is there is used again, as it may lie on a failed disk."""
+        self._unkept = reason
+        self._context.captures.renew()
+        self._pause.begin(reason)
+        for execution in self._running():
+            execution.unkept_while, execution.unkept_at = reason, self._context.loop.time()
 
     def _pause_changed(self) -> None:
         if self._pause.reason is None:
@@ -93,7 +102,7 @@ class HostCondition:
         self._changed()
 
     def _look_at_host(self) -> str | None:
-        """What is wrong with the host: it must have room, write a file and start a process. In a thread of the pause."""
+        """What is wrong with the host: it must have its folder and room, write a file, start a process. In a thread."""
         if self._context.leaving:
             return STOPPED_NOTE
-        return self._room.shortage() or self._room.unusable() or self._context.launcher.try_to_start()
+        return self._room.mended() or self._room.shortage() or self._room.unusable() or self._context.launcher.try_to_start()

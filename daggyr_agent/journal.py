@@ -230,8 +230,17 @@ class Journal:
         """Why the journal cannot be written, for a person: a part of a sentence; None if it can."""
         return None if self._mend_at is None else f"its journal cannot be written: {self._reason}"
 
+    def is_in_place(self) -> bool:
+        """Whether the file that is written is the one that the next process will read. Any thread may call this."""
+        try:
+            return os.path.samestat(os.fstat(self._descriptor), self._path.stat())
+        except OSError:
+            return False
+
     def mend(self) -> None:
-        """Try to write again, if the journal could not be written."""
+        """Try to write again, if the journal could not be written, or was taken away."""
+        if self._mend_at is None and not self.is_in_place():
+            self._reason, self._mend_at = "it was taken away", 0.0
         if self._mend_at is not None:
             self._mend_at = time.monotonic()
             self._mend()

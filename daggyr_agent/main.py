@@ -16,9 +16,7 @@ from daggyr.checked import ConfigurationError
 from daggyr.daemon import log_to_stderr
 from daggyr.standard_streams import claim, say
 
-from .agent import Agent
 from .config import Config, UsageError, read_config
-from .connection import RefusedError
 from .descriptors import keep_from_children
 from .state import StateError, StateFolder
 
@@ -33,9 +31,11 @@ def main() -> None:
         keep_from_children()
         config = read_config(sys.argv[1:], os.environ)
         log_to_stderr("daggyr-agent", config.log_level)
-        logging.getLogger("grpc").setLevel(
-            logging.CRITICAL
-        )  # gRPC logs faults of the network with a traceback, and the agent names them itself.
+        # gRPC logs faults of the network with a traceback, and the agent names them itself.
+        logging.getLogger("grpc").setLevel(logging.CRITICAL)
+        # Only now: whoever asked for help, or chose an option that there is not, has not waited for what this loads.
+        from .connection import RefusedError
+
         state = StateFolder(config.state_dir)
     except (ConfigurationError, UsageError, StateError) as error:
         sys.exit(_fault(error))
@@ -54,6 +54,8 @@ def main() -> None:
 
 async def _run(config: Config, state: StateFolder) -> None:
     sys.setswitchinterval(_SWITCH_SECONDS)
+    from .agent import Agent
+
     gc.freeze()
     gc.set_threshold(_GC_THRESHOLD)
     await Agent(config, state, os.environb).run()

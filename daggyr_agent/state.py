@@ -6,6 +6,9 @@
     journal     what runs, and what was not acknowledged (see `journal`); without agent-id, it is another agent's and is removed
     output/     the captured output of attempts that run or whose result is not acknowledged, named by numbers
 
+A program that clears old files away may take some of it while the agent lives, or all: `mend` makes it again. The folder itself
+is locked too, which has systemd-tmpfiles leave it alone (tmpfiles.d(5)).
+
 `main` opens the folder once, and everything else is given what is inside. Of an earlier process's output, what belongs to
 results that were not acknowledged is kept, at the start and at the end. The rest is removed, because its attempts are lost.
 """
@@ -23,6 +26,7 @@ import time
 from collections.abc import Set
 from pathlib import Path
 
+from daggyr.private_folder import hold_folder
 from daggyr.whole_file import write_whole
 
 from .journal import Journal
@@ -54,6 +58,7 @@ class StateFolder:
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.output.mkdir(mode=0o700, exist_ok=True)
+            self._itself = hold_folder(path)
             self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
             raise StateError(f"cannot use the state folder {path}: {error.strerror}") from None
@@ -105,6 +110,52 @@ class StateFolder:
                 f"{error.process or '?'}: remove agent-id and agent-key from the copy, and this agent is one of its own"
             ) from None
 
+    def mend(self) -> str | None:
+        """Make again what was taken away while the agent lives, but for the journal, which mends itself.
+
+        Returns why that cannot be, for a person: a part of a sentence; None if all is there. Any thread may call this.
+        """
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.output.mkdir(mode=0o700, exist_ok=True)
+            if not self._is_ours(self.path / "lock"):
+                self._lock_again()
+            for name, content in (("agent-id", self.agent_id), ("agent-key", self.agent_key.hex())):
+                with contextlib.suppress(FileExistsError):
+                    if not (self.path / name).exists():
+                        write_whole(self.path / name, f"{content}\n".encode(), synced=True, replace=False)
+        except OSError as error:
+            return f"the state folder {self.path} was taken away, and cannot be made again: {error.strerror}"
+        except StateError as error:
+            return str(error)
+        return None
+
+    def _is_ours(self, lock: Path) -> bool:
+        try:
+            return os.path.samestat(lock.stat(), os.fstat(self._lock))
+        except FileNotFoundError:
+            return False
+
+    def _lock_again(self) -> None:
+        """Take the folder that stands where this one was. Raises StateError if another agent has it, OSError."""
+        former, held = self._lock, self._itself
+        self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._lock)
+            self._lock = former
+            if isinstance(error, BlockingIOError):
+                raise StateError(f"another agent uses the state folder {self.path}, which was taken away from this one") from None
+            raise
+        os.ftruncate(self._lock, 0)
+        os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+        self._itself = hold_folder(self.path)
+        os.close(former)
+        if held >= 0:
+            os.close(held)
+        _log.warning("the state folder %s was taken away while it was in use, and is made again", self.path)
+
     def close(self) -> None:
         """Remove output that belongs to no result, and release the folder."""
         self.journal.close()
@@ -116,6 +167,8 @@ class StateFolder:
         if self._sign is not None:
             self._sign.close()
         os.close(self._lock)
+        if self._itself >= 0:
+            os.close(self._itself)
 
 
 def _identity(path: Path) -> tuple[str, bool]:

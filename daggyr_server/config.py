@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from daggyr.channel import DEFAULT_ADDRESS, AddressError, check_address, is_loopback
+from daggyr.address import DEFAULT_ADDRESS, AddressError, check_address, is_loopback
 from daggyr.checked import ConfigurationError, Fault, check, read_table, resolve, suggest
 from daggyr.host_resources import usable_cores
 from daggyr_server.pool_tables import ConfiguredPool, Grace, default_of, pools_of, size_local_pool

@@ -273,11 +273,11 @@ async def _checked(checks: HealthServicer, driver: Driver) -> AsyncIterator[None
             await checks.set(name, HealthCheckResponse.SERVING)
 
     async def tell_damage() -> None:
-        reader = driver.reader
+        damage = driver.reader.damage
         while True:
-            reader.damage_changed.clear()
-            await checks.set(UNDAMAGED, HealthCheckResponse.NOT_SERVING if reader.damaged else HealthCheckResponse.SERVING)
-            await reader.damage_changed.wait()
+            damage.changed.clear()
+            await checks.set(UNDAMAGED, HealthCheckResponse.NOT_SERVING if len(damage) else HealthCheckResponse.SERVING)
+            await damage.changed.wait()
 
     await checks.set("", HealthCheckResponse.SERVING)
     for name in SERVICES:

@@ -176,7 +176,9 @@ def _described(life: AnotherLife) -> list[str]:
         f"run ids go on at {life.next_run_id:,}: {IDS_LEFT_OUT:,} are left out, and {IDS_A_SECOND} more for each second since "
         f"the last sign of the former life ({_age(life.seconds)})",
         f"{_count(life.runs, 'run')} had not ended: what was in flight of them is LOST, {_count(life.lost, 'attempt')}, and is "
-        "queued again",
+        "queued again"
+        if life.runs
+        else "every run in it had ended",
         "agents and hosts end what they still run of the former life when they meet the server",
     ]
     return lines + [f"run {run_id} was left alone: {why}" for run_id, why in life.damaged.items()]

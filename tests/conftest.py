@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
-from support import left_behind, slurm_cluster
+from support import left_behind, preloaded, slurm_cluster
 
 # Tests start a thousand programs. Where this variable is set, as in many containers, each of them would compile all modules of
 # DaggyR anew, and a server would cost half as much again. Without it, Python keeps what it compiled, as it does for users. Each
@@ -89,6 +89,7 @@ def nothing_is_left() -> Iterator[None]:
     folder = left_behind.begin()
     yield
     slurm_cluster.end()
+    preloaded.end()
     left_behind.end(folder)
 
 

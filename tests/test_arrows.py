@@ -42,6 +42,7 @@ QUIET_GRPC = "daggyr_server.quiet_grpc"
 COORDINATOR = "daggyr_server.coordinator"
 COPIES = "daggyr_server.copies"
 MAIN = "daggyr_server.main"
+SERVING = "daggyr_server.serving"
 ENTRY = "daggyr_server.__main__"
 
 WIRE = frozenset({"daggyr", "google.protobuf", "grpc"})
@@ -80,8 +81,8 @@ ARROWS: dict[str, frozenset[str]] = {
     ENTRY: frozenset({"daggyr", MAIN}),
     COORDINATOR: SERVICES | BELOW_DRIVER | {"daggyr", DRIVER, API, CONFIG},
     COPIES: frozenset({"daggyr", CHOSEN_PATH, CONFIG, DRIVER, TRACKERS, "click"}),
-    MAIN: frozenset({"daggyr", COORDINATOR, COPIES, CHOSEN_PATH, CONFIG, DESCRIPTORS, QUIET_GRPC, "click", "msgspec"})
-    | {f"{API}.listening", f"{EXECUTORS}.base", f"{EXECUTORS}.context", f"{TRACKERS}.base"},
+    SERVING: frozenset({"daggyr", COORDINATOR, CONFIG, QUIET_GRPC, f"{API}.listening", f"{EXECUTORS}.base", f"{TRACKERS}.base"}),
+    MAIN: frozenset({"daggyr", SERVING, COPIES, CHOSEN_PATH, CONFIG, DESCRIPTORS, "click", "msgspec"}),
 }
 
 # The core is pure: nothing that waits, looks at the world, or rolls dice, though the standard library has it.

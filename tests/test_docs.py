@@ -133,7 +133,7 @@ def test_a_command_says_that_it_waits_for_a_server_that_nobody_named(reader: Rea
 
 
 def test_the_default_address_is_the_one_in_the_lines() -> None:
-    from daggyr.channel import DEFAULT_ADDRESS
+    from daggyr.address import DEFAULT_ADDRESS
 
     (block,) = (block for block in blocks("sh") if "daggyr-agent" in block)
     assert set(re.findall(r"--coordinator (\S+)", block)) == {DEFAULT_ADDRESS}

@@ -6,10 +6,12 @@ pools go in, words for people come out. Nothing here decides what a host is give
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from itertools import islice
 
+from daggyr_server.core.graph.ready import TaskKind
 from daggyr_server.core.graph.run import Run
 from daggyr_server.core.moment import Moment
 from daggyr_server.core.placing.host import Host, Pause
@@ -21,20 +23,27 @@ _MOST_NAMED = 3  # hosts in a sentence
 
 def awaited(run: Run, pools: Mapping[str, Pool], now: Moment) -> Iterator[str]:
     """What the ready tasks of a run wait for, if no host could run them now whoever's turn it was."""
+    counts: Counter[str] = Counter()
     for queue in run.all_queues:
         if not len(queue) or queue.head() is None:
             continue
-        missing = missing_host(queue.policy.pool, queue.policy.needs, pools, now)
+        missing = missing_host(queue.policy.pool, queue.wants.kind, pools, now)
         if missing:
-            yield f"{len(queue):,} {'task waits' if len(queue) == 1 else 'tasks wait'} for {missing}"
+            counts[missing] += len(queue)
+    for missing, count in counts.items():
+        yield f"{count:,} {'task waits' if count == 1 else 'tasks wait'} for {missing}"
 
 
-def missing_host(pool: str, needs: Iterable[tuple[str, int]], pools: Mapping[str, Pool], now: Moment) -> str | None:
-    """What has to change in `pool` before a task with `needs` can run there; None if one of its open hosts could hold it."""
-    needs = tuple(needs)
+def missing_host(pool: str, kind: TaskKind, pools: Mapping[str, Pool], now: Moment) -> str | None:
+    """What has to change in `pool` before tasks of a kind run there; None if one of its open hosts could hold and takes them."""
+    needs = kind.needs
     hosts = pools[pool].hosts.values()
-    if any(host.open and host.could_hold(needs) for host in hosts):
+    if any(host.open and host.could_hold(needs) and host.takes(kind) for host in hosts):
         return None
+    limiting = [host for host in hosts if host.open and host.could_hold(needs)]
+    if limiting:
+        told = (f"{host.name} to take more tasks of this kind: {host.limits[kind].reason}" for host in limiting)
+        return "; or for ".join(islice(told, _MOST_NAMED))
     paused = list(pauses((host for host in hosts if _might_hold(host, needs)), now))
     if paused:
         more = f"; {len(paused) - _MOST_NAMED} more are paused" if len(paused) > _MOST_NAMED else ""

@@ -13,6 +13,7 @@ from daggyr.bounds import bounded_notes, cut
 from daggyr.v1.task_pb2 import AttemptOutcome, Placement
 from daggyr_server.api.awaited import missing_host, pauses, until, utc
 from daggyr_server.api.views import expansions, state_of
+from daggyr_server.core.graph.ready import kind_of
 from daggyr_server.core.graph.refusals import blockers
 from daggyr_server.core.graph.run import Run
 from daggyr_server.core.graph.segments import Kind
@@ -109,7 +110,7 @@ def _blocked(run: Run, number: int, pools: Mapping[str, Pool], now: Moment) -> I
 def _ready(run: Run, number: int, pools: Mapping[str, Pool], now: Moment) -> Iterator[str]:
     policy = run.graph.policy(number)
     needs = ", ".join(f"{name}={units}" for name, units in policy.needs) or "nothing"
-    missing = missing_host(policy.pool, policy.needs, pools, now)
+    missing = missing_host(policy.pool, kind_of(policy), pools, now)
     it = "All its parents are COMPLETED; it" if run.graph.parents(number) else "It"
     if missing:
         yield f"{it} waits for {missing}."

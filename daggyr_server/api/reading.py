@@ -8,13 +8,14 @@ from __future__ import annotations
 import asyncio
 import math
 import re
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 
 import grpc
 
 from daggyr.bounds import MAX_NOTE_BYTES, cut
-from daggyr.v1.run_pb2 import Attempt, RunSummary
+from daggyr.v1.run_pb2 import Attempt, RunSummary, TaskSummary
 from daggyr.v1.run_pb2 import Task as TaskMessage
 from daggyr.v1.runs_pb2 import (
     ExplainTaskResponse,
@@ -35,10 +36,12 @@ from daggyr_server.api.servicer import MAX_INTEGER, MAX_PAGE_BYTES, STRANGE_TOKE
 from daggyr_server.api.statuses import fitting
 from daggyr_server.core.graph.run import Run
 from daggyr_server.core.states import STATE_OF, Phase, State
+from daggyr_server.core.stored import RunFilter
 from daggyr_server.trackers.base import MAX_ATTEMPTS, StateChange, StoredAttempt, TrackerError
 
 _WITH_HOSTS = frozenset({Phase.READY, Phase.ASSIGNED, Phase.RUNNING})
 MAX_RUNS_A_PAGE = 1_000
+RUNS_A_TURN = 50  # summaries of runs that are made before everybody else has a turn: a millisecond
 MAX_TASKS_A_PAGE = 10_000
 MAX_ATTEMPTS_BYTES = 512 * 1024  # of one answer: a task's details may take the rest
 
@@ -49,15 +52,17 @@ class Reading(Servicer):
     async def ListRuns(self, request: ListRunsRequest, context: Context) -> ListRunsResponse:
         before = await page_start(request.page_token, context)
         most = min(request.page_size or 100, MAX_RUNS_A_PAGE)
-        wanted = _Wanted(request)
+        wanted = _wanted(request)
         response = ListRunsResponse()
         size = 0
-        while rows := await self.answered(self.reader.rows(before=before, limit=TURN), context):
-            for row in rows:
+        while rows := await self.answered(self.reader.rows(before=before, limit=TURN, wanted=self._stored(wanted)), context):
+            for number, row in enumerate(rows, 1):
+                if not number % RUNS_A_TURN:
+                    await asyncio.sleep(0)
                 await self.reader.settled(row.run_id)
                 run = self.reader.in_memory(row.run_id)
                 state = run.state if run is not None else row.state
-                if not wanted.admits(row.tags, state, row.submit_time):
+                if not wanted.admits(row.tags, state, row.submit_time, None):
                     continue
                 summary = self.summary_now(run) if run is not None else self.stored_summary(row)
                 size += summary.ByteSize()
@@ -68,6 +73,10 @@ class Reading(Servicer):
             before = rows[-1].run_id
             await asyncio.sleep(0)
         return response
+
+    def _stored(self, wanted: RunFilter) -> RunFilter:
+        """What the tracker is to look for. While nothing can be made durable, a run's state there is not the one that is told."""
+        return wanted if self.reader.trouble is None else replace(wanted, states=frozenset())
 
     async def GetRun(self, request: GetRunRequest, context: Context) -> RunSummary:
         newest = await self.answered(self.reader.newest(), context) if not request.run_id else None
@@ -97,18 +106,37 @@ class Reading(Servicer):
         size = 0
         while True:
             await self.reader.settled(run.run_id)
-            numbers = list(islice(_numbers_in(run.phases, wanted, max(start, run.graph.live)), TURN))
-            for number in numbers:
-                summary = views.task_summary(run, number)
+            turn = min(TURN, most + 1 - len(response.tasks))  # one more than the page takes says where the next one begins
+            numbers = islice(_numbers_in(run.phases, wanted, max(start, run.graph.live)), turn)
+            summaries = [views.task_summary(run, number) for number in numbers]
+            if request.output_sizes:
+                await self._tell_sizes(run, summaries, context)
+            for summary in summaries:
                 size += summary.ByteSize()
                 if response.tasks and (len(response.tasks) == most or size > MAX_PAGE_BYTES):
-                    response.next_page_token = str(number)
+                    response.next_page_token = str(summary.task_number)
                     return response
                 response.tasks.append(summary)
-            if len(numbers) < TURN:
+            if len(summaries) < turn:
                 return response
-            start = numbers[-1] + 1
+            start = summaries[-1].task_number + 1
             await asyncio.sleep(0)
+
+    async def _tell_sizes(self, run: Run, summaries: Sequence[TaskSummary], context: Context) -> None:
+        """Have the tasks tell how much their last attempts wrote, as far as these have ended.
+
+        A task that an edit renumbered has its attempts under the numbers that it had before.
+        """
+        tasks = [task for task in summaries if task.attempt_count and task.task_number not in run.in_flight]
+        sought = {(task.task_number, task.attempt_count): task for task in tasks}
+        back = 0
+        while sought:
+            found = await self.answered(self.reader.results(run.run_id, list(sought)), context)
+            for key, result in found.items():
+                views.tell_sizes(sought.pop(key), result)
+            back += 1
+            left = [(run.graph.lineage(task.task_number), task) for task in sought.values()]
+            sought = {(lineage[back], task.attempt_count): task for lineage, task in left if back < len(lineage)}
 
     async def GetTask(self, request: GetTaskRequest, context: Context) -> TaskMessage:
         start = await _attempts_start(request.page_token, context)
@@ -176,21 +204,14 @@ class Reading(Servicer):
             await end_call(error, context)
 
 
-class _Wanted:
+def _wanted(request: ListRunsRequest) -> RunFilter:
     """Which runs a client asked to list."""
-
-    def __init__(self, request: ListRunsRequest) -> None:
-        self._tags = dict(request.tags)
-        self._states = {State(state) for state in request.states if state}
-        self._since = request.since.ToNanoseconds() / 1e9 if request.HasField("since") else -math.inf
-        self._until = request.until.ToNanoseconds() / 1e9 if request.HasField("until") else math.inf
-
-    def admits(self, tags: Mapping[str, str], state: State, submit_time: float) -> bool:
-        return (
-            (not self._states or state in self._states)
-            and all(tags.get(name) == value for name, value in self._tags.items())
-            and self._since <= submit_time < self._until
-        )
+    return RunFilter(
+        states=frozenset(State(state) for state in request.states if state),
+        tags=dict(request.tags),
+        since=request.since.ToNanoseconds() / 1e9 if request.HasField("since") else -math.inf,
+        until=request.until.ToNanoseconds() / 1e9 if request.HasField("until") else math.inf,
+    )
 
 
 def _by_now(run: Run, number: int) -> int:

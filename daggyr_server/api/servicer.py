@@ -88,6 +88,7 @@ class Servicer:
         if self.reader.trouble is not None:
             trouble = cut(self.reader.trouble, MAX_NOTE_BYTES)
             summary.notes.append(f"nothing new is started, because state cannot be made durable: {trouble}")
+        self._note_damage(summary)
         return summary
 
     def refused_agents(self) -> Mapping[str, Sequence[str]]:
@@ -101,13 +102,19 @@ class Servicer:
 
     def stored_summary(self, row: RunRow) -> RunSummary:
         """A run that is not in memory: it has ended, or it is being restored."""
-        if not row.damage and (damage := self.reader.damaged.get(row.run_id)) is not None:
+        if not row.damage and (damage := self.reader.damage.whole(row.run_id)) is not None:
             row = replace(row, damage=str(damage))
         summary = views.stored_summary(row, self.changes.seq(row.run_id), self.reader.now())
         restored = self.reader.being_restored(row.run_id)
         if restored is not None:
             summary.notes.append(restored)
+        self._note_damage(summary)
         return summary
+
+    def _note_damage(self, summary: RunSummary) -> None:
+        damage = self.reader.damage.part(summary.run_id)
+        if damage is not None:
+            summary.notes.append(cut(str(damage), MAX_NOTE_BYTES))
 
     async def answered(self, answer: Awaitable[T], context: Context) -> T:
         """What the driver answers."""

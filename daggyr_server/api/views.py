@@ -23,7 +23,7 @@ from daggyr.v1.run_pb2 import (
 )
 from daggyr.v1.run_pb2 import StateChange as StateChangeMessage
 from daggyr.v1.runs_pb2 import HostPause
-from daggyr.v1.task_pb2 import Placement, TaskSpec, TaskTemplate
+from daggyr.v1.task_pb2 import LOST, AttemptResult, Placement, TaskSpec, TaskTemplate
 from daggyr_server.api.awaited import awaited
 from daggyr_server.core.graph.graph import Graph
 from daggyr_server.core.graph.run import Run
@@ -191,6 +191,16 @@ def task_summary(run: Run, number: int) -> TaskSummary:
         attempt_count=run.attempts[number],
         pool="" if structural else policy.pool,
     )
+
+
+def tell_sizes(summary: TaskSummary, result: AttemptResult) -> None:
+    """Have a task in a list tell how much its last attempt wrote, where `result` is sure of that."""
+    # A result without an end of a process is not its host's: nobody counted what it wrote. A host leaves out what is nothing.
+    counted = result.outcome != LOST and (result.HasField("exit_code") or result.HasField("signal"))
+    if counted and not result.stdout.incomplete:
+        summary.stdout_bytes = result.stdout.size_bytes
+    if counted and not result.stderr.incomplete:
+        summary.stderr_bytes = result.stderr.size_bytes
 
 
 def whole_state(run: Run, number: int) -> State:

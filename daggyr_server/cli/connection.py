@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
-from daggyr.channel import DEFAULT_ADDRESS, AddressError, Tls
+from daggyr.address import DEFAULT_ADDRESS, AddressError, Tls
 from daggyr.client import Client, ServerError
 from daggyr.tokens import TokenError, read_token, token_file
 from daggyr_server.cli.errors import CommandError

@@ -10,8 +10,8 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from daggyr.client import Client
-from daggyr.v1.run_pb2 import Attempt
-from daggyr.v1.task_pb2 import STDERR, OutputStream
+from daggyr.v1.run_pb2 import Attempt, TaskSummary
+from daggyr.v1.task_pb2 import STDERR, STDOUT, OutputStream
 from daggyr_server.cli.stdout import write
 from daggyr_server.cli.words import plural, printable
 
@@ -107,42 +107,61 @@ class _PrefixedLines:
             self._begun.clear()
 
 
+def size_of(task: TaskSummary, stream: OutputStream) -> int | None:
+    """How many bytes a task's last attempt wrote to a stream, where a list tells it; None where nobody knows."""
+    if stream == STDERR:
+        return task.stderr_bytes if task.HasField("stderr_bytes") else None
+    return task.stdout_bytes if task.HasField("stdout_bytes") else None
+
+
 class Unshown:
-    """Counts what tasks wrote to the stream that is not shown. It looks at a hundred tasks at most, because each is a call."""
+    """Counts what tasks wrote to the stream that is not shown.
+
+    Where no list tells the sizes, it asks for a hundred tasks at most, because each is a call.
+    """
 
     def __init__(self, client: Client, run_id: int, shown: OutputStream) -> None:
+        self.stream = STDOUT if shown == STDERR else STDERR  # the one that is not shown
         self._client = client
         self._run_id = run_id
-        self._other = "output" if shown == STDERR else "error"
-        self._asked = 0
-        self._bytes: list[int] = []  # an entry for each task that wrote something
+        self._seen = 0  # tasks
+        self._asked = 0  # those of them that took a call
+        self._tasks = 0  # those that wrote something
+        self._bytes = 0
         self._is_silent = True
 
-    async def look(self, task_id: str, attempt: int, *, found: bool) -> None:
+    async def look(self, task_id: str, attempt: int, *, found: bool, size: int | None = None) -> None:
         """Count what an attempt that has ended (0 is the last one) wrote to the stream that is not shown.
 
-        `found` says that the stream that is shown was not empty. Raises ServerError.
+        `found` says that the stream that is shown was not empty, and `size` how much the other one has, if that is known. Raises
+        ServerError.
         """
         self._is_silent &= not found
-        if self._asked >= _LOOKED_AT:
-            return
-        self._asked += 1
+        if size is None:
+            if self._asked >= _LOOKED_AT:
+                return
+            self._asked += 1
+            size = await self._asked_for(task_id, attempt)
+        self._seen += 1
+        if size:
+            self._tasks += 1
+            self._bytes += size
+
+    async def _asked_for(self, task_id: str, attempt: int) -> int:
         attempts = [each for each in (await self._client.task(self._run_id, task_id)).attempts if attempt in (0, each.attempt)]
-        if attempts:
-            result = attempts[-1].result
-            if size := (result.stdout if self._other == "output" else result.stderr).size_bytes:
-                self._bytes.append(size)
+        if not attempts:
+            return 0
+        result = attempts[-1].result
+        return (result.stdout if self.stream == STDOUT else result.stderr).size_bytes
 
     def said(self) -> str | None:
         """A line that tells of what was counted, or None if that is nothing."""
         if not self._bytes:
             return None
-        shown = "error" if self._other == "output" else "output"
-        of = plural(len(self._bytes), "task") + (" at least" if self._asked >= _LOOKED_AT else "")
-        what = f"standard {self._other} is not shown, {plural(sum(self._bytes), 'byte')}" + (
-            f" of {of}" if self._asked > 1 else ""
-        )
-        option = "leave out --stderr for it" if self._other == "output" else "--stderr shows it"
+        shown, other = ("error", "output") if self.stream == STDOUT else ("output", "error")
+        of = plural(self._tasks, "task") + (" at least" if self._asked >= _LOOKED_AT else "")
+        what = f"standard {other} is not shown, {plural(self._bytes, 'byte')}" + (f" of {of}" if self._seen > 1 else "")
+        option = "leave out --stderr for it" if self.stream == STDOUT else "--stderr shows it"
         return (f"nothing on standard {shown}; " if self._is_silent else "") + f"{what}: {option}, --both shows both"
 
 

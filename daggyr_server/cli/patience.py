@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 
-from daggyr.channel import DEFAULT_ADDRESS
+from daggyr.address import DEFAULT_ADDRESS
 from daggyr_server.cli.stdout import notice
 
 SECONDS = 10.0  # on a quiet machine, a server starts in less than one

@@ -99,6 +99,12 @@ def task_summary(summary: TaskSummary) -> Shape:
     }
 
 
+def listed_task(summary: TaskSummary) -> Shape:
+    """An item of `tasks`. The sizes are of what the last attempt wrote, and null where nobody knows them."""
+    sizes = {"stdout_bytes": _optional(summary, "stdout_bytes"), "stderr_bytes": _optional(summary, "stderr_bytes")}
+    return {**task_summary(summary), **sizes}
+
+
 def task(whole: Task, outputs: Mapping[int, tuple[bytes, bytes]]) -> Shape:
     """A task with its attempts. `outputs` has the standard output and error of each attempt, by its number."""
     return {

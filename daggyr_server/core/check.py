@@ -261,6 +261,8 @@ def _check_hosts(machine: Machine, pool: Pool, shrunk: Container[str]) -> None:
         _hold(host.in_flight > 0 or not host.expected, f"{where}: it was never here, and nothing is expected of it")
         _hold(host.in_flight == len(here), f"{where}: {host.in_flight} counted in flight, but {len(here)} are")
         _hold(host.in_flight <= MAX_IN_FLIGHT, f"{where}: {host.in_flight} in flight")
+        over = [kind for kind, limit in host.limits.items() if limit.room < 0]
+        _hold(not over, f"{where}: it was given more than it takes of {over}")
         charged = {name: (use.units, use.firm, use.weighed) for name, use in host.uses.items() if use.units}
         real = {name: (units[name], firm[name], weighed[name]) for name in units}
         _hold(charged == real, f"{where}: charged with {charged}, but {real} are used")

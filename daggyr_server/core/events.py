@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from daggyr_server.core.graph.graph import Addition, Edit
 from daggyr_server.core.graph.in_flight import InFlight
+from daggyr_server.core.graph.ready import TaskKind
 from daggyr_server.core.graph.run import Run
 from daggyr_server.core.states import Outcome
 from daggyr_server.core.step import Refusal, Step
@@ -51,7 +52,8 @@ class RunSubmitted:
     pool: str  # where tasks without one of their own go
     parameters: Mapping[str, tuple[str, ...]]  # the run's, for its generators
     addition: Addition
-    document: bytes  # the specification as it came, for the tracker
+    document: bytes  # the specification as it came, or its deposit: for the tracker, see RunAdded
+    deposit: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,8 +133,10 @@ class EditAsked:
     tags: Mapping[str, str]
     pool: str
     parameters: Mapping[str, tuple[str, ...]]
-    document: bytes  # the specification as it came, for the tracker
-    replaced: bytes = b""  # see RunEdited
+    document: bytes  # these four are for the tracker: see RunEdited
+    deposit: int = 0
+    replaced: bytes = b""
+    replaced_deposit: int = 0
     completed: Sequence[int] | None = None  # changed tasks that were COMPLETED when `again` was made, if that matters
     everything: bool = False  # also lets go on what a kill of the run left behind
     reason: str = "edit"  # or "retry", which repeats generators by an edit
@@ -177,6 +181,8 @@ class HostChanged:
     pause: float | None = None  # seconds from now until a host at fault looks again, if that is known
     keeps: bool = False  # a host at fault keeps what waits there: it has its place in a queue
     shortage: str = ""  # why its resources are less than they were meant to be, for people
+    # Kinds of tasks of which it takes so many more and no others for now, and why: a part of a sentence, for people.
+    limits: Mapping[TaskKind, tuple[int, str]] = field(default_factory=dict)
     ends: float | None = None  # seconds from now until it goes away by itself, if it has a time limit
 
 

@@ -159,8 +159,8 @@ class Machine(RequestHandlers):
             self._note_delay(run)
         records = self._step.records
         records.append(AttemptRecorded(run_id, number, attempt, outcome, sent.host, sent.host_name, sent.time, result, state))
-        if run.revision != revision:
-            records.append(TasksGenerated(run_id, number, attempt, run.revision))
+        if run.revision != revision and addition is not None:
+            records.append(TasksGenerated(run_id, number, attempt, run.revision, addition.deposit))
 
     # -- runs ---------------------------------------------------------------------------------------------------------
 
@@ -186,7 +186,9 @@ class Machine(RequestHandlers):
         self._next_run_id += 1
         self._take_in(run)
         self.requests[event.request_id], self._request_of[run_id] = run_id, event.request_id
-        self._step.records.append(RunAdded(run_id, event.request_id, run.tags, event.pool, now.wall, event.document))
+        self._step.records.append(
+            RunAdded(run_id, event.request_id, run.tags, event.pool, now.wall, event.document, event.deposit)
+        )
         self._touched[run_id] = run
         self._step.answers[event.ticket] = run_id
 
@@ -253,6 +255,7 @@ class Machine(RequestHandlers):
             draining=event.draining,
             pause=pause,
             shortage=event.shortage,
+            limits=event.limits,
             until=None if event.ends is None else now.steady + event.ends,
         )
         if event.draining or (pause is not None and not event.keeps):
@@ -277,10 +280,11 @@ class Machine(RequestHandlers):
     def _in_vain(self, pool: Pool, sent: Sent, outcome: Outcome, now: Moment) -> None:
         """An attempt came to nothing, and nobody had asked it back: its host may be at fault.
 
-        A host that drains, or has said before that it is at fault, hands back in good order; so does one that has left.
+        A host that drains, or has said before that it is at fault, hands back in good order; so does one that has left, and one
+        that has said before that it takes few of this kind.
         """
         host = pool.hosts.get(sent.host)
-        if outcome is Outcome.RETURNED and (host is None or not host.offered):
+        if outcome is Outcome.RETURNED and (host is None or not host.offered or sent.queue.wants.kind in host.limits):
             return
         doubt = pool.in_vain(sent, outcome, now.steady)
         if doubt is not None:

@@ -24,7 +24,8 @@ class RunAdded:
     tags: Mapping[str, str]
     pool: str
     submit_time: float
-    document: bytes  # the specification as it came
+    document: bytes  # the specification as it came; empty if it is a deposit
+    deposit: int = 0  # the number of the deposit that is the document (Tracker.new_deposit); 0: none is
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ class RunEdited:
 
     run_id: int
     revision: int
-    document: bytes  # as it came
+    document: bytes  # as it came; empty if it is a deposit
     tags: Mapping[str, str]
     pool: str
     kept: tuple[int, ...]  # the revisions of the generators' tasks that are part of it
@@ -61,6 +62,9 @@ class RunEdited:
     reason: str = "edit"  # or "retry"
     # What is to be kept of the specification that it replaced, so that its documents need not be read again.
     replaced: bytes = b""
+    # The numbers of the deposits that are `document` and `replaced`; 0: none is.
+    deposit: int = 0
+    replaced_deposit: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +83,7 @@ class TasksGenerated:
     number: int
     attempt: int
     revision: int
+    deposit: int = 0  # the number of the deposit that is what it printed; 0: that is among its output only
 
 
 @dataclass(frozen=True, slots=True)

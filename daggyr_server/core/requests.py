@@ -140,6 +140,8 @@ class RequestHandlers(Stepper):
                 now.wall,
                 reason=event.reason,
                 replaced=event.replaced,
+                deposit=event.deposit,
+                replaced_deposit=event.replaced_deposit,
             )
         )
         attempts = [run.in_flight[number] for number in stopped]
@@ -159,9 +161,10 @@ class RequestHandlers(Stepper):
         if run is not self.runs.get(asked.run_id) or run.steps != event.steps or run.in_flight:
             answer = Refusal(Reason.STALE, f"run {asked.run_id} goes on too fast: ask again")
         elif step.records:  # Else it was refused, or everything is as it was asked for.
-            # As where the machine does it itself, an edited run begins anew in its pools, and one that is killed has no turn.
+            # As where the machine does it itself, an edited run begins anew in its pools, and one that is killed has no turn. Any
+            # other keeps its turn, even where nothing is left in a queue for now.
             anew = type(asked) is EditAsked or event.done.killing
-            again = {} if anew else {queue.key: queue for queue in event.done.all_queues if queue}
+            again = {} if anew else {queue.key: queue for queue in event.done.all_queues}
             for pool in self.pools.values():
                 pool.replace(run.run_id, again)
             changed = run.changed + step.changed[run.run_id]

@@ -6,6 +6,7 @@ anything. Times are seconds since the epoch.
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -38,6 +39,35 @@ class RunRow:
     ran_seconds: float = 0.0  # for how long it was RUNNING, but for the time since `running_time`
     running_time: float | None = None  # when it became RUNNING, if it is
     damage: str = ""  # why the row makes no sense; then the other fields are what could be read of it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFilter:
+    """Which runs a list is to have. Times are seconds since the epoch."""
+
+    states: frozenset[State] = frozenset()  # any of them; empty: all
+    tags: Mapping[str, str] = field(default_factory=dict)  # all of them must be equal
+    since: float = -math.inf  # submitted then or later
+    until: float = math.inf  # submitted before
+    ended_before: float = math.inf  # infinity: also those that have not ended
+
+    @property
+    def is_open(self) -> bool:
+        """Whether every run is wanted."""
+        times = (self.since, self.until, self.ended_before)
+        return not self.states and not self.tags and times == (-math.inf, math.inf, math.inf)
+
+    def admits(self, tags: Mapping[str, str], state: State, submit_time: float, stop_time: float | None) -> bool:
+        """Whether a run of these tags, state and times is wanted."""
+        return (
+            (not self.states or state in self.states)
+            and all(tags.get(name) == value for name, value in self.tags.items())
+            and self.since <= submit_time < self.until
+            and (self.ended_before == math.inf or (stop_time is not None and stop_time < self.ended_before))
+        )
+
+
+EVERY_RUN = RunFilter()
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from daggyr_server.driver.careful import unusable
 from daggyr_server.driver.changes import Changes
 from daggyr_server.driver.clocks import Clock
 from daggyr_server.driver.deletions import Deletions
+from daggyr_server.driver.deposits import Deposits
 from daggyr_server.driver.durability import Durability
 from daggyr_server.driver.editing import Editing
 from daggyr_server.driver.ended import Reader
@@ -31,6 +32,7 @@ from daggyr_server.driver.loop import Loop
 from daggyr_server.driver.reports import PoolReports
 from daggyr_server.driver.requests import Requests
 from daggyr_server.driver.restoring import MissingRuns
+from daggyr_server.driver.set_aside import EndsSetAside
 from daggyr_server.driver.spilled import SpilledTasks
 from daggyr_server.executors.base import Executor, ExecutorError
 from daggyr_server.trackers.base import Tracker
@@ -67,21 +69,37 @@ class Driver:
         keep = partial(SpilledTasks, tracker.folder)  # a new list for what the tasks of one specification execute
         self._restoring = MissingRuns(
             *(tracker, self._inbox, generators, self._lives, durability, clock, keep),
-            damaged=lambda damage: self.reader.is_damaged(damage),
+            damaged=lambda damage: self.reader.damage.note(damage),
         )
         self.reader = Reader(
             *(machine, tracker, self._executors, self._inbox, durability, self._lives, self._restoring, clock, keep),
             durable=durable,
         )
+        self._deposits = Deposits(tracker, self._inbox)
+        aside = EndsSetAside(generators, self._deposits, self._inbox, keep)
         self._loop = Loop(
-            *(machine, tracker, self._inbox, self._executors, changes, generators, self._lives, durability, clock, keep),
+            *(
+                machine,
+                tracker,
+                self._inbox,
+                self._executors,
+                changes,
+                generators,
+                aside,
+                self._lives,
+                durability,
+                clock,
+                keep,
+            ),
             ended=self.reader.ended,
         )
-        self.figures = FiguresReader(machine, durability, self.reader.damaged)
+        self.figures = FiguresReader(machine, durability, self.reader.damage)
         self._deletions = Deletions(tracker, self.reader, changes)
         asking, agents = Asking(self.reader, self._inbox), Agents(self._executors)
-        editing = Editing(self.reader, asking, keep)
-        self.requests = Requests(self._inbox, self.reader, asking, editing, self._deletions, agents, keep, tracker.folder)
+        editing = Editing(self.reader, asking, self._deposits, keep)
+        self.requests = Requests(
+            *(self._inbox, self.reader, asking, editing, self._deletions, self._deposits, agents, keep, tracker.folder)
+        )
 
     def reports(self, pool: str, *, mend: bool = True) -> PoolReports:
         """What the executor of `pool` reports to. `mend` is False for an executor that checks by itself what it is told."""
@@ -102,7 +120,7 @@ class Driver:
                 except Exception as error:
                     raise unusable(pool, "open", error) from error
             unfinished = await self._restoring.begin()
-            half_deleted = await self._tracker.deleting()
+            half_deleted, nobodys = await self._tracker.deleting(), await self._tracker.deposits()
         except BaseException:
             await self._loop.calls.close_all(self._executors)
             raise
@@ -110,6 +128,7 @@ class Driver:
         self._restorer = asyncio.create_task(self._restore(unfinished), name="restoring")
         self._watcher = asyncio.create_task(self._durability.watch(), name="slow commits")
         self._deletions.go_on(half_deleted)
+        self._deposits.discard(nobodys)
         if not unfinished:
             await self._restorer
 
@@ -151,6 +170,7 @@ class Driver:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._loop.calls.close_all(self._executors)
         self._inbox.leave_unanswered()
+        await self._deposits.close()
         await self._tracker.close()
 
     async def ended(self) -> None:

@@ -14,6 +14,7 @@ from daggyr_server.core.graph.run import Run
 from daggyr_server.core.graph.segments import Keeping
 from daggyr_server.core.step import Reason, Refusal
 from daggyr_server.driver.asking import Asking
+from daggyr_server.driver.deposits import Deposits
 from daggyr_server.driver.edit_plan import Plan, RunSnapshot, planned, planned_again
 from daggyr_server.driver.ended import Reader
 from daggyr_server.driver.errors import Refused
@@ -26,10 +27,11 @@ PLANS = 10  # of one edit, while the run goes on
 class Editing:
     """Makes the edits of one coordinator's runs."""
 
-    def __init__(self, reader: Reader, asking: Asking, keep: Callable[[], Keeping]) -> None:
+    def __init__(self, reader: Reader, asking: Asking, deposits: Deposits, keep: Callable[[], Keeping]) -> None:
         """`keep` makes the lists that hold what tasks execute."""
         self._reader = reader
         self._asking = asking
+        self._deposits = deposits
         self._keep = keep
 
     async def plan(self, run: Run, spec: RunSpec, *, pools: Mapping[str, PoolLimits], downstream: bool) -> Plan:
@@ -54,6 +56,11 @@ class Editing:
         This is an edit that brings the specification which the run has. `everything` also lets go on what a kill of the run left
         behind. Raises Refused, TrackerError, Closing.
         """
+        deposits: list[int] = []
+        await self._deposits.named(deposits, self._repeat(run_id, numbers, everything, deposits))
+
+    async def _repeat(self, run_id: int, numbers: Sequence[int], everything: bool, deposits: list[int]) -> None:
+        """As `repeat`. What is deposited for that is added to `deposits`."""
         for _ in range(PLANS):
             run = await self._reader.find(run_id)
             named = [run.graph.newest(number) for number in numbers] if run is not None else []
@@ -74,6 +81,8 @@ class Editing:
                 keep=self._keep,
             )
             replaced = await asyncio.to_thread(encoded, snapshot.graph, plan.edit.carry)
+            deposits.append(deposit := await self._deposits.make(document))
+            deposits.append(replaced_deposit := await self._deposits.make(replaced))
             try:
                 await self._asking.ask(
                     EditAsked(
@@ -85,8 +94,10 @@ class Editing:
                         tags=run.tags,
                         pool=pool,
                         parameters=spec.run_parameters(),
-                        document=document,
-                        replaced=replaced,
+                        document=b"" if deposit else document,
+                        deposit=deposit,
+                        replaced=b"" if replaced_deposit else replaced,
+                        replaced_deposit=replaced_deposit,
                         again=plan.again,
                         everything=everything,
                         reason="retry",
@@ -128,6 +139,34 @@ class Editing:
         when the caller looked at it; where it was edited since, the edit is refused. Raises SpecificationError, Refused,
         TrackerError, Closing.
         """
+        deposits: list[int] = []
+        edited = self._edited(
+            *(run, spec, document, edits),
+            pools=pools,
+            downstream=downstream,
+            remove=remove,
+            everything=everything,
+            most=most,
+            deposits=deposits,
+        )
+        return await self._deposits.named(deposits, edited)
+
+    async def _edited(
+        self,
+        run: Run,
+        spec: RunSpec,
+        document: bytes,
+        edits: int,
+        *,
+        pools: Mapping[str, PoolLimits],
+        downstream: bool,
+        remove: bool,
+        everything: bool,
+        most: int,
+        deposits: list[int],
+    ) -> Plan:
+        """As `edit`. What is deposited for that is added to `deposits`."""
+        deposit: int | None = None
         for attempt in range(1, PLANS + 1):
             if len(run.graph.edits) != edits:
                 break  # The machine would refuse it: no plan is needed for that.
@@ -141,7 +180,28 @@ class Editing:
                 raise Refused(Refusal(Reason.NOT_NOW, _would_remove(run.run_id, gone)))
             try:
                 replaced = await asyncio.to_thread(encoded, plan.snapshot.graph, plan.edit.carry)
-                await self._take(run, spec, document, edits, plan, replaced, everything)
+                deposits.append(replaced_deposit := await self._deposits.make(replaced))
+                if deposit is None:
+                    deposits.append(deposit := await self._deposits.make(document))
+                await self._asking.ask(
+                    EditAsked(
+                        ticket=object(),
+                        run_id=run.run_id,
+                        edits=edits,
+                        revision=plan.snapshot.revision,
+                        edit=plan.edit,
+                        tags={**run.tags, **(spec.tags or {})},
+                        pool=spec.pool or run.pool,
+                        parameters=spec.run_parameters(),
+                        document=b"" if deposit else document,
+                        deposit=deposit,
+                        replaced=b"" if replaced_deposit else replaced,
+                        replaced_deposit=replaced_deposit,
+                        completed=plan.completed,
+                        again=plan.again,
+                        everything=everything,
+                    )
+                )
             except Refused as error:
                 found = await self._reader.find(run.run_id)  # An ended run may have left memory, and is another object then.
                 if attempt == PLANS or found is None or (error.refusal.reason is not Reason.STALE and found is run):
@@ -152,28 +212,6 @@ class Editing:
         message = f"run {run.run_id} was edited meanwhile: it has revision {run.revision} now, look at it again"
         raise Refused(Refusal(Reason.CONFLICT, message))
 
-    async def _take(
-        self, run: Run, spec: RunSpec, document: bytes, edits: int, plan: Plan, replaced: bytes, everything: bool
-    ) -> None:
-        """Ask the machine to carry a plan out. Raises Refused, Closing."""
-        await self._asking.ask(
-            EditAsked(
-                ticket=object(),
-                run_id=run.run_id,
-                edits=edits,
-                revision=plan.snapshot.revision,
-                edit=plan.edit,
-                tags={**run.tags, **(spec.tags or {})},
-                pool=spec.pool or run.pool,
-                parameters=spec.run_parameters(),
-                document=document,
-                replaced=replaced,
-                completed=plan.completed,
-                again=plan.again,
-                everything=everything,
-            )
-        )
-
 
 def _check_tags(run: Run, spec: RunSpec) -> None:
     """Raise SpecificationError if the tags that a run has, and those that it would get, are too large together."""
@@ -183,8 +221,8 @@ def _check_tags(run: Run, spec: RunSpec) -> None:
 
 
 def _would_remove(run_id: int, gone: list[str]) -> str:
-    tasks = "a task that ran or runs" if len(gone) == 1 else f"{len(gone):,} tasks that ran or run"
+    tasks, them = ("a task that ran or runs", "it") if len(gone) == 1 else (f"{len(gone):,} tasks that ran or run", "them")
     return (
-        f"the specification does not have {tasks}: {listed(gone)}; an edit would take them away from run {run_id}. "
+        f"the specification does not have {tasks}: {listed(gone)}; an edit would take {them} away from run {run_id}. "
         "`daggyr edit --plan` tells what would happen, and with --remove it does"
     )

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 
-from daggyr.v1.task_pb2 import OutputChunk, Placement
+from daggyr.v1.task_pb2 import AttemptResult, OutputChunk, Placement
 from daggyr_server.core.commands import Key
 from daggyr_server.core.events import RunsForgotten
 from daggyr_server.core.graph.in_flight import InFlight
@@ -23,9 +23,10 @@ from daggyr_server.core.graph.run import Run
 from daggyr_server.core.graph.segments import Keeping
 from daggyr_server.core.machine import Machine
 from daggyr_server.core.placing.pool import Pool
-from daggyr_server.core.stored import RunRow
+from daggyr_server.core.stored import EVERY_RUN, RunFilter, RunRow
 from daggyr_server.driver.agents import Agents
 from daggyr_server.driver.clocks import Clock
+from daggyr_server.driver.damage import KnownDamage
 from daggyr_server.driver.durability import Durability
 from daggyr_server.driver.inbox import Inbox
 from daggyr_server.driver.lives import Lives
@@ -33,13 +34,12 @@ from daggyr_server.driver.recovery import recovered
 from daggyr_server.driver.restoring import MissingRuns
 from daggyr_server.executors.base import Executor
 from daggyr_server.executors.believable import mend_result
-from daggyr_server.trackers.base import MAX_ATTEMPTS, DamagedRun, Piece, StateChange, StoredAttempt, Tracker
+from daggyr_server.trackers.base import MAX_ATTEMPTS, DamagedPart, DamagedRun, Piece, StateChange, StoredAttempt, Tracker
 
 log = logging.getLogger(__name__)
 
 MAX_POOL_NOTES = 20  # that an executor tells of its pool
 NOTED_SECONDS = 1.0  # for which what a pool says of itself is told again
-MOST_DAMAGED = 1_000  # damaged runs that are remembered; others are found again when somebody asks
 KEPT_ENDED_RUNS = 200  # ended runs in memory, where a tracker has them too
 LOADS_AT_ONCE = 4  # runs that come back at a time; each may be large
 KEPT_ENDED_TASKS = 2_000_000  # the tasks of these runs together
@@ -84,8 +84,7 @@ class Reader:
         self._locks: dict[int, _Lock] = {}  # of runs that come back, or are being taken away
         self._loads = asyncio.Semaphore(LOADS_AT_ONCE)
         self._held: dict[int, int] = {}  # runs of which something is being asked -> how often
-        self.damaged: dict[int, DamagedRun] = {}  # those that were found, by run id
-        self.damage_changed = asyncio.Event()  # set when one was found or deleted; the health check clears it
+        self.damage = KnownDamage()
         self._noted: dict[str, tuple[float, list[str]]] = {}  # by pool, when it was asked (monotonic), and what it said
         self.settled = durability.settled
         self.agents = Agents(executors).known
@@ -134,28 +133,20 @@ class Reader:
         """A run that has not ended, or that somebody asked about lately."""
         return self._machine.runs.get(run_id)
 
-    def is_damaged(self, damage: DamagedRun) -> None:
-        """Take note of a run that makes no sense: nothing of it runs, and it can be deleted."""
-        if damage.run_id not in self.damaged:
-            log.error("%s", damage)
-        while len(self.damaged) >= MOST_DAMAGED:
-            del self.damaged[next(iter(self.damaged))]
-        self.damaged[damage.run_id] = damage
-        self.damage_changed.set()
-
     async def find(self, run_id: int) -> Run | None:
         """A run, from the tracker if it is not in memory; None if there is none.
 
         Raises TrackerError, DamagedRun, BeingRestored, Closing.
         """
         await self._restoring.back(run_id)
-        if run_id in self.damaged:
-            raise self.damaged[run_id]
+        damaged = self.damage.whole(run_id)
+        if damaged is not None:
+            raise damaged
         try:
             with self.held(run_id):  # What others look at must not push it out again before it is handed over.
                 return await self._find(run_id)
         except DamagedRun as damage:
-            self.is_damaged(damage)
+            self.damage.note(damage)
             raise
 
     async def _find(self, run_id: int) -> Run | None:
@@ -193,9 +184,9 @@ class Reader:
         known = self._machine.requests.get(request_id)
         return known if known is not None else await self._tracker.find_request(request_id)
 
-    async def rows(self, *, before: int | None, limit: int) -> list[RunRow]:
+    async def rows(self, *, before: int | None, limit: int, wanted: RunFilter = EVERY_RUN) -> list[RunRow]:
         """See Tracker.rows."""
-        return await self._tracker.rows(before=before, limit=limit)
+        return await self._tracker.rows(before=before, limit=limit, wanted=wanted)
 
     def in_flight(self) -> Iterator[InFlight]:
         """The attempts in flight, of all runs."""
@@ -207,14 +198,30 @@ class Reader:
         self, run_id: int, number: int, *, before: int | None = None, limit: int = MAX_ATTEMPTS
     ) -> list[StoredAttempt]:
         """See Tracker.attempts."""
-        found = await self._tracker.attempts(run_id, number, before=before, limit=limit)
+        with self._noting_damage():
+            found = await self._tracker.attempts(run_id, number, before=before, limit=limit)
         for attempt in found:
             mend_result(attempt.result)  # What was stored before results had bounds has to be shown as well.
         return found
 
+    async def results(self, run_id: int, attempts: Sequence[tuple[int, int]]) -> Mapping[tuple[int, int], AttemptResult]:
+        """See Tracker.results. Nothing is told if one of them is damaged."""
+        with contextlib.suppress(DamagedPart), self._noting_damage():
+            return await self._tracker.results(run_id, attempts)
+        return {}
+
     async def history(self, run_id: int, number: int | None) -> list[StateChange]:
         """See Tracker.history."""
-        return await self._tracker.history(run_id, number)
+        with self._noting_damage():
+            return await self._tracker.history(run_id, number)
+
+    @contextlib.contextmanager
+    def _noting_damage(self) -> Iterator[None]:
+        try:
+            yield
+        except DamagedPart as damage:
+            self.damage.note(damage)
+            raise
 
     async def document(self, run_id: int, revision: int = 0) -> bytes | None:
         """See Tracker.document."""
@@ -272,16 +279,24 @@ class Reader:
             if not lock.users:
                 del self._locks[run_id]
 
-    @contextlib.asynccontextmanager
-    async def forgotten(self, run_id: int) -> AsyncIterator[None]:
-        """Take an ended run from memory; nobody brings it back while this lasts.
+    def is_awaited(self, run_id: int) -> bool:
+        """Whether somebody brings a run back or takes it away at this moment."""
+        return run_id in self._locks
 
-        Raises BeingRestored, Closing, and Refused if it goes on.
+    @contextlib.asynccontextmanager
+    async def forgotten(self, run_ids: Sequence[int]) -> AsyncIterator[None]:
+        """Take some ended runs from memory; nobody brings any of them back while this lasts.
+
+        Raises BeingRestored, Closing, and Refused if one of them goes on.
         """
-        await self._restoring.back(run_id)
-        async with self._alone(run_id):
-            await self._inbox.ask(RunsForgotten(ticket=object(), run_ids=(run_id,)))
-            self._ended.pop(run_id, None)
+        for run_id in run_ids:
+            await self._restoring.back(run_id)
+        async with contextlib.AsyncExitStack() as stack:
+            for run_id in sorted(run_ids):  # in one order, so that two who want the same runs do not wait for each other
+                await stack.enter_async_context(self._alone(run_id))
+            await self._inbox.ask(RunsForgotten(ticket=object(), run_ids=tuple(run_ids)))
+            for run_id in run_ids:
+                self._ended.pop(run_id, None)
             yield
-            self.damaged.pop(run_id, None)
-            self.damage_changed.set()
+            for run_id in run_ids:
+                self.damage.forget(run_id)

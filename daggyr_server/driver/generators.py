@@ -25,6 +25,7 @@ MAX_BYTES = 64 * 1024 * 1024
 LARGE_BYTES = 64 * 1024  # Reading a larger document takes so long that callers would notice.
 LARGE_RUN = 10_000  # tasks; adding to a larger run takes as long
 MAX_REASON_BYTES = 4_000  # of the faults of a document
+_TAKEN = bytearray()  # compared by identity: what the generator printed is being read, and nothing comes any more
 
 
 class Generators:
@@ -41,7 +42,7 @@ class Generators:
     def keep(self, key: Key, stream: int, offset: int, data: bytes) -> None:
         """Take a piece of what a generator printed; a piece that came before changes nothing."""
         output = self.printed.get(key)
-        if output is None or stream != STDOUT or offset > len(output):
+        if output is None or output is _TAKEN or stream != STDOUT or offset > len(output):
             return
         if offset + len(data) <= MAX_BYTES:
             output[offset : offset + len(data)] = data
@@ -56,36 +57,38 @@ class Generators:
         The tasks are made for the run's graph as it is now, which must not change meanwhile. An attempt that did not succeed, or
         whose end does not count any more, comes back as it was. `keep` makes the list of what the tasks execute.
         """
-        key = ended[:3]
-        flight = run.current(ended.number, ended.attempt) if run is not None else None
-        counts = run is not None and flight is not None and run.counts_for(run.task_of(ended.number), flight)
-        if ended.outcome is not Outcome.SUCCEEDED or run is None or not counts:
-            self.forget(key)
+        document = self.printed.pop(ended[:3])
+        return await self.made(ended, run, document, keep) if run is not None else ended
+
+    def is_large(self, ended: AttemptEnded, run: Run) -> bool:
+        """Whether it takes long to make the tasks of a generator that has succeeded."""
+        return bool(ended.result.stdout.size_bytes > LARGE_BYTES or run.graph.size > LARGE_RUN)
+
+    def take(self, key: Key) -> bytearray:
+        """What a generator whose attempt has ended printed, for `made`. From now on it gets no more, until it is forgotten."""
+        document, self.printed[key] = self.printed[key], _TAKEN
+        return document
+
+    async def made(self, ended: AttemptEnded, run: Run, document: bytearray, keep: Callable[[], Keeping]) -> AttemptEnded:
+        """As `completed`, of an attempt that printed `document`."""
+        flight = run.current(ended.number, ended.attempt)
+        counts = flight is not None and run.counts_for(run.task_of(ended.number), flight)
+        if ended.outcome is not Outcome.SUCCEEDED or not counts:
             return ended
-        if (unkept := self._unkept(key, ended.result)) is not None:
-            self.forget(key)
+        if (unkept := _unkept(document, ended.result)) is not None:
             ended.result.outcome = RETURNED
             ended.result.notes.append(unkept)
             return ended._replace(outcome=Outcome.RETURNED)
-        addition = await self._addition(key, run, ended.result, keep)
+        addition = await self._addition(ended, run, document, keep)
         if not isinstance(addition, str):
             return ended._replace(addition=addition)
         refusal = cut(addition, MAX_NOTE_BYTES)
         ended.result.notes.extend(refusal.splitlines())
         return ended._replace(refusal=refusal)
 
-    def _unkept(self, key: Key, result: AttemptResult) -> str | None:
-        """Why the document of a generator is not whole, if that is its host's fault."""
-        size, came = result.stdout.size_bytes, len(self.printed.get(key, b""))
-        if size > MAX_BYTES or not (result.stdout.incomplete or result.stdout.cut_bytes or came != size):
-            return None
-        more = ", and more may be missing" if result.stdout.incomplete else ""
-        return f"{came:,} of the {size:,} bytes that the generator printed arrived{more}"
-
-    async def _addition(self, key: Key, run: Run, result: AttemptResult, keep: Callable[[], Keeping]) -> Addition | str:
+    async def _addition(self, ended: AttemptEnded, run: Run, document: bytearray, keep: Callable[[], Keeping]) -> Addition | str:
         """The tasks that a generator printed, or why they are refused. Many are read in a thread."""
-        document = self.printed.pop(key, bytearray())
-        size = result.stdout.size_bytes
+        size = ended.result.stdout.size_bytes
         if size > MAX_BYTES:
             return f"the generator printed {size:,} bytes; the most is {MAX_BYTES:,}"
         expand = partial(
@@ -93,13 +96,21 @@ class Generators:
             document,
             run_parameters=run.parameters,
             graph=run.graph,
-            generator=run.task_of(key[1]),
+            generator=run.task_of(ended.number),
             pools=self._pools,
             default_pool=run.pool,
             keep=keep,
         )
         try:
-            large = size > LARGE_BYTES or run.graph.size > LARGE_RUN
-            return await asyncio.to_thread(expand) if large else expand()
+            return await asyncio.to_thread(expand) if self.is_large(ended, run) else expand()
         except SpecificationError as error:
             return f"the generator's tasks are refused: {error.text(MAX_REASON_BYTES)}"
+
+
+def _unkept(document: bytearray, result: AttemptResult) -> str | None:
+    """Why the document of a generator is not whole, if that is its host's fault."""
+    size, came = result.stdout.size_bytes, len(document)
+    if size > MAX_BYTES or not (result.stdout.incomplete or result.stdout.cut_bytes or came != size):
+        return None
+    more = ", and more may be missing" if result.stdout.incomplete else ""
+    return f"{came:,} of the {size:,} bytes that the generator printed arrived{more}"

@@ -13,7 +13,8 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import NamedTuple
 
 from daggyr.v1.task_pb2 import AttemptUpdate
-from daggyr_server.core.events import Event, Request
+from daggyr_server.core.commands import Key
+from daggyr_server.core.events import AttemptEnded, Event, Request
 from daggyr_server.core.records import Record
 from daggyr_server.core.step import Refusal
 from daggyr_server.driver.errors import Closing, Refused
@@ -35,7 +36,14 @@ class ToKeep(NamedTuple):
     record: Record
 
 
-Entry = Event | Reported | ToKeep
+class TasksMade(NamedTuple):
+    """The end of a generator's attempt that was set aside while its tasks were made (set_aside.py), or what went wrong there."""
+
+    key: Key
+    ended: AttemptEnded | BaseException
+
+
+Entry = Event | Reported | ToKeep | TasksMade
 
 
 class Inbox:

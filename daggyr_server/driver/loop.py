@@ -28,9 +28,10 @@ from daggyr_server.driver.changes import Changes
 from daggyr_server.driver.clocks import Clock
 from daggyr_server.driver.durability import Durability
 from daggyr_server.driver.generators import Generators
-from daggyr_server.driver.inbox import Inbox, Reported, ToKeep
+from daggyr_server.driver.inbox import Inbox, Reported, TasksMade, ToKeep
 from daggyr_server.driver.lives import Lives
 from daggyr_server.driver.reports import event_of
+from daggyr_server.driver.set_aside import EndsSetAside, SetAside
 from daggyr_server.executors.base import Executor
 from daggyr_server.trackers.base import LostTracker, Tracker, TrackerError
 
@@ -39,6 +40,7 @@ log = logging.getLogger(__name__)
 ASSIGNED_A_TURN = 1_000
 TURNS = 6
 MAX_UPDATES_A_STEP = 1_024  # More updates wait for the next step, so that answers need not wait for them.
+BYTES_OF_AN_UPDATE = 2_048  # Output counts as an update for each of these, because a commit of many bytes takes long.
 _ALONE = frozenset({EditAsked, Rehearsed})  # they may replace a run's graph
 _FIRST_DELAY, _LONGEST_DELAY = 0.1, 5.0  # seconds, before a commit that did not succeed is tried again
 
@@ -54,6 +56,7 @@ class Loop:
         executors: Mapping[str, Executor],
         changes: Changes,
         generators: Generators,
+        aside: EndsSetAside,
         lives: Lives,
         durability: Durability,
         clock: Clock,
@@ -69,6 +72,7 @@ class Loop:
         self._executors = executors
         self._changes = changes
         self._generators = generators
+        self._aside = aside
         self._lives = lives
         self._durability = durability
         self._clock = clock
@@ -112,6 +116,7 @@ class Loop:
         finally:
             if timer is not None:
                 timer.cancel()
+            await self._aside.close()
 
     async def _finish(self, steps: list[Step], kept: list[Record], durables: list[Callable[[], None]]) -> None:
         """Persist, then act."""
@@ -166,10 +171,12 @@ class Loop:
         kept: list[Record] = []
         durables: list[Callable[[], None]] = []
         budget = MAX_UPDATES_A_STEP
-        inbox, generators, lives = self._inbox.entries, self._generators, self._lives
+        inbox, generators, all_aside, lives = self._inbox.entries, self._generators, self._aside, self._lives
         while inbox and budget > 0:
             entry = inbox.popleft()
             if type(entry) is not Reported:
+                if all_aside.pending and all_aside.hold_back(entry):
+                    continue
                 if type(entry) in _ALONE:
                     # It has a step of its own: what earlier steps assign is looked up in the graph when they are carried out.
                     if steps or events or durables:
@@ -181,24 +188,33 @@ class Loop:
                 if type(entry) is ToKeep:
                     kept.append(entry.record)
                     durables.append(partial(self._inbox.answer, {entry.ticket: None}))
+                elif type(entry) is TasksMade:
+                    ended, told = all_aside.take(entry)
+                    events.append(ended)
+                    durables += told
                 else:
                     events.append(entry)  # type: ignore[arg-type]
                 continue
             budget -= len(entry.updates)
-            durables.append(entry.durable)
+            last_aside: SetAside | None = None  # the end that is taken last, of those among these updates
             for update in entry.updates:
                 if (lives.earlier or update.key.life != lives.own) and not self._counts(update.key):
                     continue
                 event = event_of(update)
                 if event is None:
-                    self._keep_output(update, kept)
+                    budget -= self._keep_output(update, kept) // BYTES_OF_AN_UPDATE
                     continue
                 if generators.printed and type(event) is AttemptEnded and event[:3] in generators.printed:
+                    aside = all_aside.set_aside(event, self._machine.runs.get(event.run_id))
+                    if aside is not None:
+                        last_aside = aside if last_aside is None or last_aside.place < aside.place else last_aside
+                        continue
                     # The tasks are made for the graph as it is, so that all that came before must be in it.
                     steps.append(self._handle(events))
                     events = [await generators.completed(event, self._machine.runs.get(event.run_id), self._keep)]
                     continue
                 events.append(event)
+            (durables if last_aside is None else last_aside.durables).append(entry.durable)
         steps.append(self._handle(events))
         return steps, kept, durables
 
@@ -211,15 +227,16 @@ class Loop:
             self._lives.warn(key)
         return False
 
-    def _keep_output(self, update: AttemptUpdate, kept: list[Record]) -> None:
-        """Keep a piece of an attempt's output as long as somebody waits for the attempt's end."""
+    def _keep_output(self, update: AttemptUpdate, kept: list[Record]) -> int:
+        """Keep a piece of an attempt's output as long as somebody waits for the attempt's end. Returns how many bytes it has."""
         if not update.HasField("output"):
-            return  # A later version has other kinds of updates.
+            return 0  # A later version has other kinds of updates.
         key, chunk = update.key, update.output
         run = self._machine.runs.get(key.run_id)
         if run is not None and run.current(key.task_number, key.attempt) is not None:
             kept.append(OutputKept(key.run_id, key.task_number, key.attempt, chunk.stream, chunk.offset, chunk.data))
             self._generators.keep((key.run_id, key.task_number, key.attempt), chunk.stream, chunk.offset, chunk.data)
+        return len(chunk.data)
 
     async def _command(self, commands: Sequence[Command]) -> None:
         """Give commands to the executors. Everybody else has turns in between."""

@@ -10,9 +10,10 @@ from collections.abc import Callable, Sequence
 
 from daggyr.attempts.times import seconds_of
 from daggyr.bounds import are_bounded, bounded_notes
-from daggyr.v1.task_pb2 import HOST_AVAILABLE, HOST_DRAINING, HOST_GONE, AttemptResult, AttemptUpdate, Host
+from daggyr.v1.task_pb2 import HOST_AVAILABLE, HOST_DRAINING, HOST_GONE, AttemptResult, AttemptUpdate, Host, KindLimit
 from daggyr.v1.task_pb2 import LOST as LOST_OUTCOME
 from daggyr_server.core.events import AttemptEnded, AttemptStarted, HostChanged, HostGone
+from daggyr_server.core.graph.ready import TaskKind
 from daggyr_server.core.placing.pool import Pool
 from daggyr_server.core.states import Outcome
 from daggyr_server.driver.inbox import Inbox, Reported
@@ -51,6 +52,7 @@ class PoolReports:
                 pause=seconds_of(host.fault.pause) if host.fault.HasField("pause") else None,
                 keeps=host.fault.keeps,
                 shortage=host.shortage,
+                limits={_kind(limit): (limit.room, limit.reason) for limit in host.limits},
                 ends=seconds_of(host.ends_in) if host.HasField("ends_in") else None,
             )
         )
@@ -60,6 +62,11 @@ class PoolReports:
 
     def updates(self, host: str, updates: Sequence[AttemptUpdate], durable: Callable[[], None]) -> None:
         self._put(Reported(mended(updates) if self._mend else updates, durable))
+
+
+def _kind(limit: KindLimit) -> TaskKind:
+    needs = tuple(sorted((name, units) for name, units in limit.resources.items() if units))
+    return TaskKind(needs, limit.timeout.ToNanoseconds())
 
 
 def event_of(update: AttemptUpdate) -> AttemptStarted | AttemptEnded | None:

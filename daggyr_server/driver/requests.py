@@ -19,6 +19,7 @@ from daggyr_server.core.step import Reason
 from daggyr_server.driver.agents import Agents
 from daggyr_server.driver.asking import Asking
 from daggyr_server.driver.deletions import Deletions
+from daggyr_server.driver.deposits import Deposits
 from daggyr_server.driver.editing import Editing
 from daggyr_server.driver.ended import Reader
 from daggyr_server.driver.errors import Refused
@@ -35,6 +36,7 @@ class Requests:
         asking: Asking,
         editing: Editing,
         deletions: Deletions,
+        deposits: Deposits,
         agents: Agents,
         keep: Callable[[], Keeping],
         folder: Path | None,
@@ -45,6 +47,7 @@ class Requests:
         self.folder = folder
         self._inbox = inbox
         self._asking = asking
+        self._deposits = deposits
         self._reader = reader
         self._repeat = editing.repeat
         self.plan, self.edit = editing.plan, editing.edit
@@ -62,16 +65,21 @@ class Requests:
         document: bytes,
     ) -> int:
         """Take a run; returns its id. Raises Refused, Closing."""
-        run_id = await self._inbox.ask(
-            RunSubmitted(
-                ticket=object(),
-                request_id=request_id,
-                tags=tags,
-                pool=pool,
-                parameters=parameters,
-                addition=addition,
-                document=document,
-            )
+        deposit = await self._deposits.make(document)
+        run_id = await self._deposits.named(
+            [deposit],
+            self._inbox.ask(
+                RunSubmitted(
+                    ticket=object(),
+                    request_id=request_id,
+                    tags=tags,
+                    pool=pool,
+                    parameters=parameters,
+                    addition=addition,
+                    document=b"" if deposit else document,
+                    deposit=deposit,
+                )
+            ),
         )
         assert run_id is not None
         return run_id

@@ -56,8 +56,8 @@ class Reports(Protocol):
     def updates(self, host: str, updates: Sequence[AttemptUpdate], durable: Callable[[], None]) -> None:
         """Tell what attempts on `host` did, in order for each attempt. Reports of attempts that are not current change nothing.
 
-        `durable` is called once all of it is committed. Until then the executor must be able to tell it again, because a
-        coordinator that is started anew asks for it (`Executor.recover`).
+        `durable` is called once all of it is committed. That of later updates may come first. Until it is called, the executor
+        must be able to tell the updates again, because a coordinator that is started anew asks for them (`Executor.recover`).
         """
 
 

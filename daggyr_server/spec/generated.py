@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from daggyr_server.core.graph.graph import Addition, Graph
-from daggyr_server.core.graph.segments import Keeping
+from daggyr_server.core.graph.segments import Keeping, PlainSegment
 from daggyr_server.spec.assembly import Assembly
 from daggyr_server.spec.counted import last_of_names
 from daggyr_server.spec.decode import decode_tasks
@@ -70,4 +70,9 @@ def expand_generated(
     faults.refuse_if_any()
     segments = assembly.segments(existing.children)
     after = last_of_names(graph.retired, segments)
-    return Addition(policies=policies.added, segments=segments, edges=existing.edges, after=after)
+    addition = Addition(policies=policies.added, segments=segments, edges=existing.edges, after=after)
+    if all(isinstance(segment, PlainSegment) for segment in segments):  # to count others' parents takes no time
+        alone = Graph(size=graph.size, live=graph.size)
+        alone.extend(addition)
+        addition.degrees = alone.indegrees(graph.size)
+    return addition

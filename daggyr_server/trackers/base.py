@@ -16,7 +16,7 @@ from pathlib import Path
 from daggyr.v1.task_pb2 import AttemptResult
 from daggyr_server.core.records import AgentPinned, Record
 from daggyr_server.core.states import State
-from daggyr_server.core.stored import RunRow, StoredRun
+from daggyr_server.core.stored import EVERY_RUN, RunFilter, RunRow, StoredRun
 
 MAX_ATTEMPTS = 1_000  # read at once
 SHOWN_TASKS = 3  # that an entry of a run's history names
@@ -45,6 +45,18 @@ class DamagedRun(TrackerError):
         super().__init__(
             f"run {run_id} is damaged in the tracker ({what}): nothing of it runs any more; bring back a copy from before, or "
             f"take the run away: daggyr delete {run_id}"
+        )
+        self.run_id = run_id
+
+
+class DamagedPart(DamagedRun):
+    """What the tracker holds of some attempts or changes of a run makes no sense. The run itself can be read, and goes on."""
+
+    def __init__(self, run_id: int, what: str) -> None:
+        TrackerError.__init__(
+            self,
+            f"a part of run {run_id} is damaged in the tracker ({what}): it cannot be shown, and the rest goes on; bring back a "
+            f"copy from before, or take the run away once it has ended: daggyr delete {run_id}",
         )
         self.run_id = run_id
 
@@ -135,14 +147,54 @@ class Tracker(ABC):
         has opened the tracker since; none of the records is kept then.
         """
 
+    def new_deposit(self) -> int:
+        """A number under which `deposit` may write a document; 0 if this tracker takes none.
+
+        A deposit is a large document that is written before the commit that it belongs to, so that other commits need not wait
+        for it. It is nobody's until a commit has a record that names it (see records.py): then it is that record's document. The
+        caller discards those that no commit has named and none will.
+        """
+        return 0
+
+    async def deposit(self, number: int, document: bytes | bytearray) -> None:
+        """Write a document under a number of `new_deposit`. Commits go on meanwhile; all of it is durable when this returns.
+
+        Raises TrackerError and LostTracker as `commit` does. Then the number is of no more use.
+        """
+        raise NotImplementedError
+
+    async def discard(self, number: int, limit: int) -> bool:
+        """Take away about `limit` pieces of a deposit, unless a commit has named it. Returns whether more are left.
+
+        Raises TrackerError and LostTracker as `commit` does.
+        """
+        return False
+
+    async def deposits(self) -> list[int]:
+        """The numbers of the deposits that no commit has named, ascending. An earlier coordinator may have left some."""
+        return []
+
     @abstractmethod
     async def attempts(
         self, run_id: int, number: int, *, before: int | None = None, limit: int = MAX_ATTEMPTS
     ) -> list[StoredAttempt]:
         """The last `limit` of a task's ended attempts whose numbers are below `before`, oldest first. None means no such bound.
 
-        The list is empty for a task or a run that is not known. Read page by page: a task may have tens of thousands.
+        The list is empty for a task or a run that is not known. Read page by page: a task may have tens of thousands. Raises
+        DamagedPart.
         """
+
+    async def results(self, run_id: int, attempts: Sequence[tuple[int, int]]) -> dict[tuple[int, int], AttemptResult]:
+        """The results of those of these attempts, each the number of a task and of an attempt of its, that have ended.
+
+        A list of tasks asks for many at once, so a tracker does better to find them together than one by one. Raises DamagedPart.
+        """
+        found = {}
+        for number, attempt in attempts:
+            for stored in await self.attempts(run_id, number, before=attempt + 1, limit=1):
+                if stored.attempt == attempt:
+                    found[number, attempt] = stored.result
+        return found
 
     @abstractmethod
     async def output(self, run_id: int, number: int, attempt: int, stream: int, offset: int, limit: int) -> list[Piece]:
@@ -177,8 +229,11 @@ class Tracker(ABC):
         """The run that was submitted with this request_id, or None."""
 
     @abstractmethod
-    async def rows(self, *, before: int | None, limit: int) -> list[RunRow]:
+    async def rows(self, *, before: int | None, limit: int, wanted: RunFilter = EVERY_RUN) -> list[RunRow]:
         """At most `limit` runs with ids below `before`, newest first. None means no such bound.
+
+        All runs that are `wanted` are among them, and others may be, because some of a filter is cheaper for whoever asks. Other
+        work of the event loop has its turn while the tracker looks for them among many runs.
 
         A run that takes their tags to MAX_ROWS_BYTES or above is the last one of the list. So a short list is not the end of all
         runs; an empty one is.
@@ -188,7 +243,7 @@ class Tracker(ABC):
     async def history(self, run_id: int, number: int | None) -> list[StateChange]:
         """The state changes of a task, or of the run itself if `number` is None, that no attempt explains, oldest first.
 
-        Those of a run include what a person moved of its tasks by a kill, a retry or a mark.
+        Those of a run include what a person moved of its tasks by a kill, a retry or a mark. Raises DamagedPart.
         """
 
     @abstractmethod
@@ -196,12 +251,13 @@ class Tracker(ABC):
         """The agents whose keys are known, as last pinned, in the order in which they came."""
 
     @abstractmethod
-    async def delete(self, run_id: int, limit: int) -> bool:
-        """Take away about `limit` rows of a run, the run itself with the last ones, then give their room back.
+    async def delete(self, run_ids: Sequence[int], limit: int) -> bool:
+        """Take away about `limit` rows of some runs, the runs themselves with the last ones, then give their room back.
 
-        Returns whether more is left to do; call it until it is False. Commits go on between the calls. From the first call on, no
-        other method but `deleting` knows the run, and its id is never used again. A run that is not known is no error. Raises
-        TrackerError and LostTracker as `commit` does.
+        Returns whether more is left to do; call it with the same runs until it is False. Commits go on between the calls. From
+        the first call on, no other method but `deleting` knows any of the runs, and their ids are never used again. A run that is
+        not known is no error; without any run, only room is given back. The first call marks all of them at once, so the caller
+        gives a few hundred at most. Raises TrackerError and LostTracker as `commit` does.
         """
 
     async def scrub(self) -> None:

@@ -16,9 +16,9 @@ DOCUMENT_PIECE_BYTES = 1024 * 1024
 MAX_OFFSET = 2**63 - 1  # the largest number that databases take
 
 
-def cut(offset: int, data: bytes, size: int) -> Iterator[tuple[int, bytes | memoryview]]:
+def cut(offset: int, data: bytes | bytearray, size: int) -> Iterator[tuple[int, bytes | memoryview]]:
     """`data` in pieces of at most `size` bytes, each with its offset. Nothing is copied."""
-    if len(data) <= size:
+    if isinstance(data, bytes) and len(data) <= size:
         yield offset, data
         return
     view = memoryview(data)

@@ -4,6 +4,7 @@ killed.
 `daggyr run` and local pools make one. The folder has a file `owner`, which its process keeps locked (flock(2)) for as long as it
 lives; the system drops the lock when the process ends in any way. `abandoned` finds the folders of this user whose process is
 gone, so that the next process removes them. A folder without that file, of another name or of another user is never touched.
+The folder itself is locked as well, which has systemd-tmpfiles leave it alone, however old its files are (tmpfiles.d(5)).
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ class PrivateFolder:
             folder.rmdir()
             folder = Path(tempfile.mkdtemp(prefix=prefix, dir="/tmp"))
         self.path = folder
+        self._itself = hold_folder(folder)
         self._lock = os.open(folder / OWNER, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         # The lock comes before the content, because only a file with this content may be removed. A process that looks whether a
         # folder is abandoned holds the lock for a moment, and this one then waits for it.
@@ -58,6 +60,19 @@ class PrivateFolder:
         """Remove the folder. What cannot be removed stays, and `abandoned` finds it later."""
         shutil.rmtree(self.path, ignore_errors=True)
         os.close(self._lock)
+        if self._itself >= 0:
+            os.close(self._itself)
+
+
+def hold_folder(folder: Path) -> int:
+    """Keep systemd-tmpfiles from what is in a folder, as long as the descriptor that is returned is open; -1 if none can be."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return -1
+    with contextlib.suppress(OSError):  # Some file systems have no such lock.
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    return descriptor
 
 
 def abandoned(prefix: str) -> Iterator[Path]:

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from support import preloaded
 from support.waiting import DEADLINE
 
 PROGRAM = Path(sys.executable).with_name("daggyr-agent")
@@ -77,7 +78,7 @@ class AgentProcess:
         self.mark = secrets.token_hex(8)
         self._log = home.parent / f"log-{self.mark}"
         with self._log.open("wb") as log:
-            self.process = subprocess.Popen(
+            self.process = preloaded.Popen(
                 command,
                 cwd=home,
                 env={**environment, MARK: self.mark},

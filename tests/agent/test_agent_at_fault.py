@@ -6,8 +6,10 @@ It also offers no more than it can run.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import resource
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +17,7 @@ from pathlib import Path
 import pytest
 from agent_program import StartAgent, Turnstile
 from scripted_coordinator import Coordinator, key
+from support.dying_disk import dying_disk
 from support.small_disk import SmallDisk, small_disk
 from support.task_specs import spec
 from support.waiting import until
@@ -22,6 +25,7 @@ from support.waiting import until
 from daggyr.v1.task_pb2 import RETURNED, STDERR, SUCCEEDED
 from daggyr_agent.cgroup import ControlGroup
 from daggyr_agent.host_pause import HostPause
+from daggyr_agent.journal import Journal
 from daggyr_agent.limits import most_attempts, offered
 from daggyr_agent.room import LEAST_BYTES, Room
 
@@ -200,6 +204,41 @@ async def test_files_that_may_not_grow(start_agent: StartAgent, address: str, co
     await coordinator.until(lambda: not session.heartbeat.HasField("fault"))
 
 
+@pytest.mark.parametrize("taken", ["output", "."], ids=["output", "all"])
+async def test_a_state_folder_that_is_taken_away(
+    start_agent: StartAgent, address: str, coordinator: Coordinator, taken: str
+) -> None:
+    """By a program that clears old files away. What runs goes on, nothing is COMPLETED without output, and the host is back."""
+    agent = start_agent(address, name="cleared")
+    session = await coordinator.session(name="cleared")
+    await session.assign((key(0), spec("true")))
+    await coordinator.result(key(0))
+    identity = (agent.state / "agent-id").read_bytes()
+    turnstile = Turnstile(agent.home)
+    await session.assign((key(1), spec("sh", "-c", f"{turnstile.wait}; exit 3")))
+    await coordinator.start_of(key(1))
+    shutil.rmtree(agent.state / taken)
+    await session.assign((key(2), spec("echo", "out")))
+    result = await coordinator.result(key(2))
+    assert result.outcome == RETURNED or coordinator.of(key(2)).output() == b"out\n"
+    await coordinator.until(lambda: "attempts are started again" in agent.log)
+    await session.assign((key(3), spec("echo", "again")))
+    assert (await coordinator.result(key(3))).outcome == SUCCEEDED
+    assert coordinator.of(key(3)).output() == b"again\n"
+    turnstile.let()
+    assert (await coordinator.result(key(1))).exit_code == 3
+    turnstile.close()
+    assert (agent.state / "agent-id").read_bytes() == identity
+    assert agent.state.stat().st_mode & 0o777 == 0o700
+    # It is this agent's: another one with the same folder is refused, and the next one takes up what this one left.
+    with pytest.raises(BlockingIOError), (agent.state / "lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    await session.assign((key(4), spec("sh", "-c", "echo $$ > pid; sleep 600")))
+    await coordinator.start_of(key(4))
+    pid = int(until(lambda: (agent.home / "pid").exists() and (agent.home / "pid").read_text().strip(), "the task's process"))
+    until(lambda: pid in Journal(agent.state / "journal").running, "the journal to tell of it")
+
+
 def test_a_room_says_what_is_wrong(disk: SmallDisk) -> None:
     room = Room(disk.folder)
     try:
@@ -217,6 +256,21 @@ def test_a_room_says_what_is_wrong(disk: SmallDisk) -> None:
         room.close()
     assert "cannot be looked at" in (Room(disk.folder / "missing").shortage() or "")
     assert LEAST_BYTES > 0
+
+
+def test_a_room_notices_a_disk_that_dies_and_the_one_that_takes_its_place(tmp_path: Path) -> None:
+    with dying_disk(tmp_path / "disk") as disk:
+        room = Room(disk.folder)
+        try:
+            assert room.failing() is None
+            disk.die()
+            assert room.shortage() is None, "its figures do not tell"
+            assert "Input/output error" in (room.failing() or "")
+            assert "Input/output error" in (room.unwritable() or "")
+            disk.replace()
+            assert (room.failing(), room.unwritable(), room.unusable()) == (None, None, None)
+        finally:
+            room.close()
 
 
 # -- the pause ----------------------------------------------------------------------------------------------------------

@@ -20,11 +20,12 @@ import time
 from pathlib import Path
 
 import grpc
-from support.task_specs import spec
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "agent"))
 
 from scripted_coordinator import Coordinator, Session, key
+from support.task_specs import spec
 
 from daggyr.v1.agents_pb2 import AgentMessage
 from daggyr.v1.task_pb2 import SUCCEEDED, Assignment, AssignmentBatch, TaskTemplate

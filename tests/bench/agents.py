@@ -46,6 +46,8 @@ def main() -> None:
         try:
             joining = time.perf_counter()
             while len(server.daggyr("agents")) < options.agents:
+                if any(process.poll() is not None for process in agents):
+                    raise SystemExit("simulated agents have ended")
                 time.sleep(0.1)
             print(f"{options.agents} agents joined after {time.perf_counter() - joining:.1f} s")
             asker = Asker(server.address, pause=0.25)  # asking costs the coordinator something as well

@@ -9,7 +9,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-COMMANDS = ("machine.py", "speed.py", "scale.py", "agents.py", "memory.py", "recovery.py", "waits.py", "agent_spawn.py")
+COMMANDS = (
+    "machine.py",
+    "speed.py",
+    "scale.py",
+    "agents.py",
+    "memory.py",
+    "recovery.py",
+    "waits.py",
+    "many.py",
+    "agent_spawn.py",
+)
 
 
 def main() -> None:

@@ -113,7 +113,14 @@ def coordinator(tracker: str = "memory", config: str = AGENTS) -> Iterator[Coord
 @contextmanager
 def noop_agent(server: Coordinator, name: str = "noop", *options: str) -> Iterator[subprocess.Popen[bytes]]:
     """An agent that answers without forking."""
-    command = [str(PROGRAMS / "daggyr-agent"), "--coordinator", server.address, "--noop", "--resource", "cores=64"]
+    with agent(server, name, "--noop", "--resource", "cores=64", *options) as process:
+        yield process
+
+
+@contextmanager
+def agent(server: Coordinator, name: str, *options: str) -> Iterator[subprocess.Popen[bytes]]:
+    """An agent."""
+    command = [str(PROGRAMS / "daggyr-agent"), "--coordinator", server.address]
     process = subprocess.Popen(
         [*command, "--name", name, "--state-dir", str(server.folder / name), "--log-level", "error", *options]
     )

@@ -78,7 +78,8 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="daggyr-bench-"))  # mkdtemp makes it private
     ready = folder / "ready"
     (folder / "server.toml").write_text(CONFIG.format(folder=folder, tracker=options.tracker or f"sqlite:{folder}/state.db"))
-    command = [PROGRAMS / "daggyr-server", "--config", folder / "server.toml", "--ready-file", ready, "--log-level", "error"]
+    command: list[str | Path] = [PROGRAMS / "daggyr-server", "--config", folder / "server.toml", "--ready-file", ready]
+    command += ["--log-level", "error"]
     server = subprocess.Popen(command)
     try:
         while not ready.exists():

@@ -103,7 +103,7 @@ class Asker(threading.Thread):
                 for name, call in calls.items():
                     started = time.perf_counter()
                     try:
-                        await call()
+                        await call()  # type: ignore[no-untyped-call]  # grpc.aio has no types for it
                     except grpc.aio.AioRpcError as error:
                         if error.code() is not grpc.StatusCode.NOT_FOUND:
                             raise

@@ -9,11 +9,14 @@ the processes is the agent's own code: connection, session, outbox, journal.
 from __future__ import annotations
 
 import asyncio
+import secrets
 import sys
 import tempfile
 import time
 from collections.abc import Iterable
 from pathlib import Path
+
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from daggyr.attempts.times import timestamp
 from daggyr.v1.task_pb2 import SUCCEEDED, AssignmentBatch, AttemptKey, AttemptResult, AttemptStarted, AttemptUpdate
@@ -51,7 +54,7 @@ class Holding(Noop):
             self._outbox.answer([AttemptUpdate(key=key, started=AttemptStarted(start_time=now)) for key in keys])
             self._loop.call_later(self._seconds, self._end, keys, now)
 
-    def _end(self, keys: list[AttemptKey], started: object) -> None:
+    def _end(self, keys: list[AttemptKey], started: Timestamp) -> None:
         self.running -= len(keys)
         result = AttemptResult(outcome=SUCCEEDED, exit_code=0, start_time=started, stop_time=timestamp(time.time_ns()))
         self._outbox.answer([AttemptUpdate(key=key, finished=result) for key in keys])
@@ -73,20 +76,23 @@ async def join(address: str, number: int, cores: int, seconds: float, folder: Pa
         state_dir=folder,
         token_file=None,
         tls=None,
+        insecure=False,
         noop=True,
         log_level="error",
         lifeline=None,
     )
-    standing = Membership(
+    membership = Membership(
         agent_id=f"{name}-id",
+        agent_key=secrets.token_bytes(32),
         incarnation=f"{name}-{time.time_ns()}",
         name=name,
         pool="default",
         resources={"cores": cores},
         tracker_id="",
         epoch=0,
+        life=0,
     )
-    await Connection(config, standing, Holding(outbox, cores, seconds), outbox, news, lambda: None).run()
+    await Connection(config, membership, Holding(outbox, cores, seconds), outbox, news, lambda: None, lambda: None).run()
 
 
 async def main(address: str, first: int, count: int, cores: int, seconds: float) -> None:

@@ -1,86 +1,38 @@
 """How long others wait while somebody asks something large of a server: a prober asks small things all the time.
 
-    python tests/bench/waits.py [--tasks 200000]
+    python tests/bench/waits.py [--tasks 200000] [--tracker sqlite]
 
 A client asks for the pools, for a task of a small run, and to mark that task as what it is already, which goes the way of all
-changes; beside it, another one submits, edits, retries, marks and kills runs of `--tasks` tasks with a sqlite tracker. For each
-call it prints how long it took, the server's processor time, and the longest that the prober waited meanwhile. The aim is 100 ms
-on a quiet machine. It asserts nothing but that the calls are granted.
+changes; and an agent tells the end of one attempt after the other of another run (prober.py). Beside them, another client
+submits, edits, retries, marks and kills runs of `--tasks` tasks, and a generator makes that many. For each it prints how long it
+took, the server's processor time, and the longest that the prober waited meanwhile: for what only reads, for what may change
+something, and for the acknowledgement of an attempt's end. The aim is 100 ms on a quiet machine. It asserts nothing but that the
+calls are granted. `--tracker` is sqlite, or the address of an empty Postgres database.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import multiprocessing
+import json
 import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing.connection import Connection
 
-from measured import PROGRAMS, TRUE, Coordinator, Spec, coordinator, expanded, layered, noop_agent
+from measured import AGENTS, PROGRAMS, TRUE, Coordinator, Spec, agent, coordinator, expanded, layered, noop_agent
+from prober import POOL, SMALL, Prober
 
-from daggyr.channel import open_channel
-from daggyr.v1.run_pb2 import STATE_COMPLETED
-from daggyr.v1.runs_pb2 import GetTaskRequest, ListPoolsRequest, MarkTasksRequest
-from daggyr.v1.runs_pb2_grpc import RunsStub
-
-SMALL = 1  # the id of the run that the prober asks about
-PAUSE = 0.003  # seconds between two rounds
-
-
-class Prober:
-    """A process that asks, again and again: in one of its own, no other client of this one is in its way."""
-
-    def __init__(self, address: str) -> None:
-        self._pipe, other = multiprocessing.Pipe()
-        self._process = multiprocessing.get_context("spawn").Process(target=_probe, args=(address, other), daemon=True)
-        self._process.start()
-        self.longest()
-
-    def longest(self) -> tuple[float, float]:
-        """The seconds of the longest answer since the last call: to what only reads, and to what may change something."""
-        self._pipe.send("tell")
-        found: tuple[float, float] = self._pipe.recv()
-        return found
-
-    def end(self) -> None:
-        self._pipe.send("end")
-        self._process.join()
-
-
-def _probe(address: str, pipe: Connection) -> None:
-    asyncio.run(_ask(address, pipe))
-
-
-async def _ask(address: str, pipe: Connection) -> None:
-    async with open_channel(address) as channel:
-        stub = RunsStub(channel)
-        longest = [0.0, 0.0]
-        while True:
-            for kind, call in (
-                (0, lambda: stub.ListPools(ListPoolsRequest())),
-                (0, lambda: stub.GetTask(GetTaskRequest(run_id=SMALL, task_id="t"))),
-                (1, lambda: stub.MarkTasks(MarkTasksRequest(run_id=SMALL, tasks=["t"], state=STATE_COMPLETED))),
-            ):
-                begun = time.perf_counter()
-                await call()
-                longest[kind] = max(longest[kind], time.perf_counter() - begun)
-            await asyncio.sleep(PAUSE)
-            while pipe.poll():
-                if pipe.recv() == "end":
-                    return
-                pipe.send(tuple(longest))
-                longest = [0.0, 0.0]
+TICKS = 1_000_000  # tasks of the run whose attempts the prober ends; more than it comes to
+GENERATORS = "generators"  # a pool whose agent starts processes
+CONFIG = AGENTS + "".join(f'[pools.{name}]\nexecutor = "agent"\n' for name in (POOL, GENERATORS))
 
 
 class Waits:
     """Carries out what is large, and prints what it cost others."""
 
-    def __init__(self, server: Coordinator) -> None:
+    def __init__(self, server: Coordinator, run_id: int = SMALL) -> None:
         self._server = server
-        self._prober = Prober(server.address)
+        self._prober = Prober(server.address, run_id)
 
     def close(self) -> None:
         self._prober.end()
@@ -96,8 +48,8 @@ class Waits:
         cpu, begun = self._server.cost.cpu_seconds, time.perf_counter()
         yield
         took, cpu = time.perf_counter() - begun, self._server.cost.cpu_seconds - cpu
-        reads, changes = self._prober.longest()
-        print(f"  {name:<28}{took:8.2f} s {cpu:8.2f} s {1000 * reads:8.0f} ms {1000 * changes:8.0f} ms", flush=True)
+        longest = "".join(f"{1000 * seconds:8.0f} ms " for seconds in self._prober.longest())
+        print(f"  {name:<28}{took:8.2f} s {cpu:8.2f} s {longest}", flush=True)
 
 
 def changed(spec: Spec, name: str) -> Spec:
@@ -113,14 +65,44 @@ def ended(server: Coordinator, run: str) -> None:
     subprocess.run(command, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
+def grown(server: Coordinator, waits: Waits, count: int) -> None:
+    """A generator makes tasks, which nobody runs."""
+    path = server.folder / "printed.json"
+    path.write_text(json.dumps({f"g-{number}": {"details": {"command": [TRUE]}} for number in range(count)}))
+    details = {"command": ["/bin/cat", str(path)]}
+    spec = server.document("generator", {"tasks": {"g": {"details": details, "is_generator": True, "pool": GENERATORS}}})
+    with waits.measured("a generator of as many"):
+        run = str(server.daggyr("submit", spec)["run_id"])
+        while server.daggyr("show", run)["revision"] == 1:
+            time.sleep(0.05)
+    server.daggyr("kill", run)
+
+
+def edited_in_flight(server: Coordinator, waits: Waits, count: int) -> None:
+    """A run is edited while one of its attempts is in flight."""
+    spec = layered(count)
+    tasks = spec["tasks"]
+    assert isinstance(tasks, dict)
+    tasks["held"] = {"details": {"command": ["/bin/sleep", "3600"]}, "pool": GENERATORS}
+    run = str(server.daggyr("submit", server.document("held", spec))["run_id"])
+    while server.daggyr("show", run)["state"] != "RUNNING":
+        time.sleep(0.05)
+    waits.during("edit beside an attempt", "edit", run, server.document("edited", changed(spec, f"task-{count // 2}")))
+    server.daggyr("kill", run)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measures how long others wait while somebody asks something large.")
     parser.add_argument("--tasks", type=int, default=200_000)
-    count = parser.parse_args().tasks
-    print(f"{'':<30}  the call  processor  others read  others change")
-    with coordinator("sqlite") as server:
+    parser.add_argument("--tracker", default="sqlite")
+    arguments = parser.parse_args()
+    count = arguments.tasks
+    print(f"{'':<30}  the call  processor  others read  others change  others report")
+    with coordinator(arguments.tracker, CONFIG) as server:
+        ticks = server.document("ticks", {"pool": POOL, **expanded(TICKS)})
         with noop_agent(server):
             server.run("small", {"tasks": {"t": {"details": {"command": [TRUE]}}}})
+            server.daggyr("submit", ticks)
             waits = Waits(server)
             with waits.measured("nothing, for a second"):
                 time.sleep(1)
@@ -134,7 +116,7 @@ def main() -> None:
             waits.during("retry --downstream", "retry", run, "--task", "task-0", "--downstream")
             ended(server, run)
         run = str(waits.during("submit, one template", "submit", server.document("expanded", expanded(count)))["run_id"])
-        for name, arguments in {
+        for name, words in {
             "kill of all its tasks": ("kill", run, "t"),
             "retry of the run": ("retry", run),
             "mark, completed": ("mark", run, "t", "completed"),
@@ -142,7 +124,10 @@ def main() -> None:
             "kill": ("kill", run),
             "delete": ("delete", run),
         }.items():
-            waits.during(name, *arguments)
+            waits.during(name, *words)
+        with agent(server, GENERATORS, "--pool", GENERATORS):
+            grown(server, waits, count)
+            edited_in_flight(server, waits, count)
         waits.close()
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from daggyr_program import PROGRAM, Daggyr, Process, Start
 from scripted_server import TOKEN, ScriptedServer
+from support import preloaded
 from support.ended import Ended
 
 
@@ -51,7 +52,7 @@ async def start(environment: dict[str, str], tmp_path: Path) -> AsyncIterator[St
     processes: list[asyncio.subprocess.Process] = []
 
     async def begin(*arguments: str, env: dict[str, str] | None = None) -> Process:
-        process = await asyncio.create_subprocess_exec(
+        process = await preloaded.create_subprocess_exec(
             PROGRAM,
             *arguments,
             stdin=asyncio.subprocess.PIPE,

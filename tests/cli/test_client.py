@@ -12,7 +12,7 @@ import grpc
 import pytest
 from scripted_server import COMPLETED, ERRORED, TOKEN, ScriptedServer
 
-from daggyr.channel import AddressError
+from daggyr.address import AddressError
 from daggyr.client import CHUNK_BYTES, Client, ServerError, Unreachable
 from daggyr.v1.run_pb2 import RunSpec
 

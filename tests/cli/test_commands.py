@@ -156,6 +156,8 @@ async def test_tasks(daggyr: Daggyr, failed: ScriptedRun) -> None:
         "task_type": "COMMAND",
         "attempt_count": 2,
         "pool": "farm",
+        "stdout_bytes": None,
+        "stderr_bytes": None,
     }
     assert ended.json[4]["task_type"] == "STRUCTURAL"
     ended = await daggyr("tasks", "last", "--state", "errored")
@@ -356,6 +358,31 @@ async def test_logs_tell_of_the_stream_that_they_do_not_show(daggyr: Daggyr, ser
     assert "daggyr: standard error is not shown, 6 bytes of 1 task: --stderr shows it" in ended.err
     assert (await daggyr("logs", "1", "b", *follow)).err == ""
     assert (await daggyr("logs", "1", "--both", "--stderr")).code == 2
+
+
+@pytest.mark.parametrize("tells", [True, False], ids=["sizes", "a server before 0.2"])
+async def test_logs_of_a_run_ask_only_for_tasks_that_wrote_something(daggyr: Daggyr, server: ScriptedServer, tells: bool) -> None:
+    run = server.new_run("silent", "out", "error", "runs")
+    for name in run.tasks:
+        await run.start(name)
+    await run.write("out", b"line\n")
+    await run.write("error", b"trouble\n", stream=STDERR)
+    await run.write("runs", b"so far\n")
+    for name in ("silent", "out", "error"):
+        await run.finish(name)
+        if tells:
+            result, summary = run.tasks[name].task.attempts[-1].result, run.tasks[name].summary
+            summary.stdout_bytes, summary.stderr_bytes = result.stdout.size_bytes, result.stderr.size_bytes
+    ended = await daggyr("logs", "1")
+    assert ended.out == "out | line\nruns | so far\n"
+    assert ended.err == "daggyr: standard error is not shown, 8 bytes of 1 task: --stderr shows it, --both shows both\n"
+    listed = [request for method, request in server.calls if method == "ListTasks"]
+    assert all(request.output_sizes for request in listed)
+    asked = [request.task_id for method, request in server.calls if method == "ReadOutput"]
+    assert asked == (["out", "runs"] if tells else list(run.tasks))
+    tasks = {task["task_id"]: task for task in (await daggyr("--output", "json", "tasks", "1")).json}
+    sizes = [(tasks[name]["stdout_bytes"], tasks[name]["stderr_bytes"]) for name in run.tasks]
+    assert sizes == [(0, 0), (5, 0), (0, 8), (None, None)] if tells else [(None, None)] * 4
 
 
 async def test_logs_of_an_expanded_task_are_those_of_its_expansions(daggyr: Daggyr, server: ScriptedServer) -> None:

@@ -191,7 +191,10 @@ def test_version_has_one_form_and_modules_are_programs(program: str, environment
 )
 def test_an_interruption_while_modules_are_loaded(program: str, code: int, environment: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "grpc.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
-    arguments = {"daggyr": ["--server", "unix:x", "runs"]}.get(program, [])
+    arguments = {
+        "daggyr": ["--server", "unix:x", "runs"],
+        "daggyr-agent": ["--coordinator", "unix:x", "--state-dir", str(tmp_path / "state")],
+    }.get(program, [])
     ended = subprocess.run(
         [str(BIN / program), *arguments],
         env={**environment, "PYTHONPATH": str(tmp_path)},

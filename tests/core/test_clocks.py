@@ -40,6 +40,7 @@ class Twins(DurableWorld):
         self.known = self.machine
         self.twin = Machine(self.machine.pools)
         self.twins_records: list[Record] = []
+        self.as_many = {0: 0}  # how many records the machine had made durable -> how many its twin; see `timeless`
         self.restarted = False
 
     def tell(self, *events: Event) -> Step:
@@ -51,13 +52,14 @@ class Twins(DurableWorld):
         wanted = {event.run.run_id: event for event in events if isinstance(event, RunRestored)}
         if self.machine is not self.known:  # A coordinator has started again, from what was committed.
             self.known, self.twin, self.restarted = self.machine, Machine(self.machine.pools), True
-            del self.twins_records[len(self.records) :]
+            del self.twins_records[self.as_many[len(self.records)] :]
         if wanted:
             again = restored(self.twins_records, self.grown, moment)
             told += [replace(event, ticket=wanted[event.run.run_id].ticket) for event in again if event.run.run_id in wanted]
         step = super().tell(*events)
         still = self.twin.handle(moment, told)
         self.twins_records += still.records
+        self.as_many[len(self.records)] = len(self.twins_records)
         assert self.timeless(step) == self.timeless(still)
         return step
 

@@ -16,11 +16,13 @@ from world import World, expanded, task
 
 from daggyr_server.core.commands import Key
 from daggyr_server.core.events import AttemptEnded, AttemptStarted, Event, MarkAsked
+from daggyr_server.core.graph.ready import TaskKind
 from daggyr_server.core.states import ENDED, Outcome, Phase, State
 from daggyr_server.core.step import Refusal
 
 HOSTS = ("h1", "h2", "h3")
 VALUES = ("1", "2", "3")
+KINDS = [TaskKind((("cores", 1),), 0), TaskKind((("cores", 2),), 0), TaskKind((("cores", 1), ("gpu", 1)), 0)]
 
 
 @st.composite
@@ -99,8 +101,9 @@ class Anything(RuleBasedStateMachine):
         gpu=st.integers(0, 2),
         ahead=st.booleans(),
         state=st.sampled_from(["open", "open", "open", "paused", "draining"]),
+        limits=st.dictionaries(st.sampled_from(KINDS), st.integers(0, 2), max_size=2),
     )
-    def change_host(self, name: str, cores: int, gpu: int, ahead: bool, state: str) -> None:
+    def change_host(self, name: str, cores: int, gpu: int, ahead: bool, state: str, limits: dict[TaskKind, int]) -> None:
         known = self.world.hosts.get(name)
         self.world.host(
             name,
@@ -109,6 +112,7 @@ class Anything(RuleBasedStateMachine):
             ahead=known.ahead if known is not None else ahead,
             open=state == "open",
             draining=state == "draining",
+            limits=limits,
         )
 
     @precondition(lambda self: self.world.hosts)

@@ -9,6 +9,7 @@ import gc
 import weakref
 from typing import Any
 
+import pytest
 from lines_run import lines_run
 from many_tasks import end_first, many
 from world import World, task
@@ -126,3 +127,18 @@ def test_a_run_that_was_changed_keeps_its_turn_and_its_reservation() -> None:
     assert host.reserved in world.of(big).queues
     world.kill(big)
     assert host.reserved is None
+
+
+@pytest.mark.parametrize("rehearses", [False, True])
+def test_a_run_of_which_nothing_waits_for_now_keeps_its_turn(rehearses: bool) -> None:
+    """The tasks of another run, which are passed over by its small one, are seen to have been."""
+    gpu = {"cores": 2, "gpu": 1}
+    world = World(rehearses=rehearses)
+    world.host("h", cores=3)
+    first = world.submit({"small": task(), "large": task(resources=gpu)})
+    world.submit({"large": task(resources=gpu)})
+    world.end(first, "small", outcome=Outcome.FAILED)
+    world.kill(first, "large")
+    assert world.retry(first) is None
+    assert world.phase(first, "small") is Phase.ASSIGNED
+    assert world.due == world.now + RESERVE_AFTER

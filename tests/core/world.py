@@ -28,6 +28,7 @@ from daggyr_server.core.events import (
     RunSubmitted,
 )
 from daggyr_server.core.graph.graph import Addition, Edit
+from daggyr_server.core.graph.ready import TaskKind
 from daggyr_server.core.graph.run import Run
 from daggyr_server.core.machine import Machine
 from daggyr_server.core.moment import Moment
@@ -147,8 +148,9 @@ class World:
         draining: bool = False,
         resources: Mapping[str, int] | None = None,
         cores: int = 1,
+        limits: Mapping[TaskKind, int] | None = None,
     ) -> Step:
-        """A host comes, or changes."""
+        """A host comes, or changes. `limits` says of which kinds it takes how many more."""
         has = {"cores": cores, **(resources or {})}
         known = self.hosts.get(name)
         if known is None:
@@ -157,7 +159,10 @@ class World:
             if any(has.get(resource, 0) < units for resource, units in known.resources.items()):
                 self.shrunk.add(name)
             known.resources, known.ahead = has, ahead
-        return self.tell(HostChanged(pool=pool, host=name, name=name, resources=has, open=open, ahead=ahead, draining=draining))
+        told = {kind: (room, "the scheduler says no") for kind, room in (limits or {}).items()}
+        return self.tell(
+            HostChanged(pool=pool, host=name, name=name, resources=has, open=open, ahead=ahead, draining=draining, limits=told)
+        )
 
     def lose(self, name: str, *, pool: str = "main") -> Step:
         """A host goes for good."""

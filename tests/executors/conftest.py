@@ -7,7 +7,7 @@ disturb each other. Cases that break something make an executor of their own.
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -15,9 +15,8 @@ import pytest
 import pytest_asyncio
 from agent_wire import bare_wire, wire  # noqa: F401
 from executor_harness import GRACE, Harness, Told, executor_context
-from executor_kinds import KINDS, RUNNING_KINDS, ExecutorKind
+from executor_kinds import KINDS, RUNNING_KINDS, ExecutorKind, grouped
 from ssh_pools import Pools
-from support import slurm_cluster
 from support.sshd_server import SshdServer, sshd_server
 
 from daggyr.v1.task_pb2 import AttemptKey, TaskSpec
@@ -27,15 +26,6 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "given(*specs): what a case of the suite gives to its executor; see the fixture of that name"
     )
-
-
-def grouped(kinds: Iterable[ExecutorKind]) -> list[pytest.ParameterSet]:
-    """Each kind as a parameter whose cases stay together on one worker of pytest-xdist, so that they share the kind's executor.
-
-    Slurm's cases stay with all other tests of the cluster.
-    """
-    groups = {kind: slurm_cluster.GROUP if kind.name == "slurm" else f"executor-{kind.name}" for kind in kinds}
-    return [pytest.param(kind, id=kind.name, marks=pytest.mark.xdist_group(group)) for kind, group in groups.items()]
 
 
 @pytest.fixture(scope="session", params=grouped(KINDS))

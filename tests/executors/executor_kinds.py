@@ -12,7 +12,8 @@ import importlib
 import itertools
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import Any, Protocol
 
 import pytest
 from executor_harness import CollectedReports, Harness, executor_context
-from support import slurm_cluster
+from support import preloaded, slurm_cluster
 from support.readme_examples import ROOT
 from support.sshd_server import SshdServer, sshd_server
 from support.waiting import DEADLINE
@@ -46,12 +47,17 @@ class Begin(Protocol):
     def __call__(self, home: Path, *, context: ExecutorContext | None = None) -> AbstractAsyncContextManager[Harness]: ...
 
 
+class BeginOn(Protocol):
+    def __call__(self, home: Path, kept: Path) -> AbstractAsyncContextManager[Harness]: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class ExecutorKind:
     """One executor and what it can do."""
 
     name: str
     begin: Begin
+    begin_on: BeginOn | None = None  # as `begin`; what tasks write is kept below the folder `kept`
     runs_processes: bool  # tasks are executed, and have output, signals, folders and files
     tells_usage: bool = False  # CPU seconds and peak memory are in the results
     finds_daemons: Callable[[], bool] = lambda: True  # also daemons in sessions of their own that have another environment
@@ -115,7 +121,7 @@ async def agent(
     command += ["--name", name, "--pool", pool, "--log-level", "warning", "--pass-environment", "INHERITED"]
     for resource, units in (resources or {"cores": CORES, "memory_mb": 1_000}).items():
         command += ["--resource", f"{resource}={units}"]
-    process = await asyncio.create_subprocess_exec(*command, cwd=home, env={**os.environ, **DAEMONS, **ENVIRONMENT})
+    process = await preloaded.create_subprocess_exec(*command, cwd=home, env={**os.environ, **DAEMONS, **ENVIRONMENT})
     try:
         yield AgentProcess(process)
     finally:
@@ -131,10 +137,12 @@ async def agent(
 
 
 @contextlib.asynccontextmanager
-async def _local(home: Path, *, context: ExecutorContext | None = None) -> AsyncIterator[Harness]:
+async def _local(home: Path, *, context: ExecutorContext | None = None, kept: Path | None = None) -> AsyncIterator[Harness]:
     with pytest.MonkeyPatch.context() as patch, contextlib.chdir(home):
         for name, value in {**DAEMONS, **ENVIRONMENT}.items():
             patch.setenv(name, value)
+        if kept is not None:
+            patch.setattr(tempfile, "tempdir", str(kept))
         async with contextlib.AsyncExitStack() as stack:
             harness = await stack.enter_async_context(opened(find_executor("local"), context, workers=CORES))
             await harness.host()
@@ -145,13 +153,13 @@ async def _local(home: Path, *, context: ExecutorContext | None = None) -> Async
 
 
 @contextlib.asynccontextmanager
-async def _agent(home: Path, *, context: ExecutorContext | None = None) -> AsyncIterator[Harness]:
+async def _agent(home: Path, *, context: ExecutorContext | None = None, kept: Path | None = None) -> AsyncIterator[Harness]:
     folder = home.parent
     (folder / "wire").mkdir(mode=0o700)
     socket = folder / "wire/socket"
     async with opened(find_executor("agent"), context) as harness:
         assert isinstance(harness.executor, AgentExecutor)
-        async with serving(socket, harness.executor), agent(socket, folder / "state", home):
+        async with serving(socket, harness.executor), agent(socket, (kept or folder) / "state", home):
             await harness.host()
             yield harness
 
@@ -165,9 +173,10 @@ def ssh_settings(server: SshdServer, *targets: Mapping[str, Any], **changes: Any
 
 
 @contextlib.asynccontextmanager
-async def _ssh(home: Path, *, context: ExecutorContext | None = None) -> AsyncIterator[Harness]:
+async def _ssh(home: Path, *, context: ExecutorContext | None = None, kept: Path | None = None) -> AsyncIterator[Harness]:
     with sshd_server({**ENVIRONMENT, "HOME": str(home)}) as server:
-        async with opened(find_executor("ssh"), context, **ssh_settings(server)) as harness:
+        more = {"directory": str(kept)} if kept is not None else {}
+        async with opened(find_executor("ssh"), context, **ssh_settings(server, **more)) as harness:
             await harness.host()
             yield harness
 
@@ -228,17 +237,43 @@ async def slurm(home: Path, *, context: ExecutorContext | None = None, **setting
         yield harness
 
 
+def _local_on(home: Path, kept: Path) -> AbstractAsyncContextManager[Harness]:
+    return _local(home, kept=kept)
+
+
+def _agent_on(home: Path, kept: Path) -> AbstractAsyncContextManager[Harness]:
+    return _agent(home, kept=kept)
+
+
+def _ssh_on(home: Path, kept: Path) -> AbstractAsyncContextManager[Harness]:
+    return _ssh(home, kept=kept)
+
+
+def _slurm_on(home: Path, kept: Path) -> AbstractAsyncContextManager[Harness]:
+    """A pool's directory is also where its tasks start."""
+    return slurm(kept, settle_seconds=1.0)
+
+
 def _slurm_tracks() -> bool:
     """Slurm itself ends daemons where it has control groups."""
     return slurm_cluster.running().has_cgroups
 
 
 KINDS = (
-    ExecutorKind(name="local", begin=_local, runs_processes=True, tells_usage=True),
-    ExecutorKind(name="agent", begin=_agent, runs_processes=True, tells_usage=True),
-    ExecutorKind(name="ssh", begin=_ssh, runs_processes=True),
-    ExecutorKind(name="slurm", begin=slurm, runs_processes=True, finds_daemons=_slurm_tracks, many=12),
+    ExecutorKind(name="local", begin=_local, begin_on=_local_on, runs_processes=True, tells_usage=True),
+    ExecutorKind(name="agent", begin=_agent, begin_on=_agent_on, runs_processes=True, tells_usage=True),
+    ExecutorKind(name="ssh", begin=_ssh, begin_on=_ssh_on, runs_processes=True),
+    ExecutorKind(name="slurm", begin=slurm, begin_on=_slurm_on, runs_processes=True, finds_daemons=_slurm_tracks, many=12),
     ExecutorKind(name="noop", begin=_noop, runs_processes=False),
     ExecutorKind(name="prefix", begin=prefix, runs_processes=True, tells_usage=True, many=30),  # examples/executor
 )
 RUNNING_KINDS = tuple(kind for kind in KINDS if kind.runs_processes)
+
+
+def grouped(kinds: Iterable[ExecutorKind]) -> list[pytest.ParameterSet]:
+    """Each kind as a parameter whose cases stay together on one worker of pytest-xdist, so that they share the kind's executor.
+
+    Slurm's cases stay with all other tests of the cluster.
+    """
+    groups = {kind: slurm_cluster.GROUP if kind.name == "slurm" else f"executor-{kind.name}" for kind in kinds}
+    return [pytest.param(kind, id=kind.name, marks=pytest.mark.xdist_group(group)) for kind, group in groups.items()]

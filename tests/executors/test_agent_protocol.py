@@ -50,6 +50,27 @@ class TestUpdates:
         wire.pool.reports.release()
         await again.acknowledged(2)
 
+    async def test_OneThatTakesLongerIsNotAcknowledgedByThoseBehindIt(self, wire: Wire) -> None:
+        """An acknowledgement is cumulative, and batches may become durable in another order."""
+        agent = await wire.joined()
+        keys = wire.pool.start("agent-1", wire.pool.batch(*[TASK] * 4))
+        await agent.hears("assign")
+        wire.pool.reports.holding = True
+        for sequence, key in enumerate(keys, 1):
+            await agent.tells(sequence, finished(key))
+        await wire.pool.ended(keys)
+        first, second, third, fourth = wire.pool.reports.held
+        first()
+        for durable in (fourth, third):
+            durable()
+            await agent.acknowledged(1)
+        agent.cut()
+        await wire.state(HOST_PAUSED)
+        again = await wire.hand()
+        assert (await again.joins(tracker_id="tracker-1", epoch=1, ended=keys[1:])).next_sequence == 2
+        second()
+        await again.acknowledged(4)
+
     async def test_ABatchThatCameTwiceCountsOnce(self, wire: Wire) -> None:
         agent = await wire.joined()
         first, second, third = wire.pool.start("agent-1", wire.pool.batch(TASK, TASK, TASK))

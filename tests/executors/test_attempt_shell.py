@@ -5,6 +5,7 @@ Each test puts one order of ends before the script: the task before the wait, or
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import signal
 import subprocess
@@ -133,3 +134,64 @@ def test_a_stop_that_comes_as_the_task_ends(tmp_path: Path, shell: str) -> None:
     codes = (tmp_path / "codes").read_text().split()
     assert len(codes) == TRIALS
     assert set(codes) <= {"0", "143"}
+
+
+# A stand-in for guards notes which there are, and ends nobody; `kill` notes whom the script tells that the attempt is over.
+STARTING = """
+dg_find_tools
+dg_home=$PWD dg_in=/dev/null dg_out=$PWD/out dg_err=$PWD/err dg_mark=MARK=1 dg_timeout=1000 dg_grace=1000
+dg_cause=$PWD/cause dg_refused=$PWD/refused dg_said=$PWD/said dg_times=$PWD/times
+dg_begun() { :; }
+dg_guard() {
+    trap exit USR1
+    sh -c 'echo $PPID' >>guards
+    until [ -e "$dg_times" ]; do command sleep 0.01; done
+    exit
+}
+kill() {
+    case $1 in -USR1) shift && echo "$@" >>told && set -- -USR1 "$@" ;; esac
+    command kill "$@"
+}
+dg_take_stops
+dg_carry_out '' 0 0 sh -c 'until [ -s guards ]; do sleep 0.01; done'
+wait
+"""
+
+
+def stopped_at(point: int, text: str) -> str | None:
+    """attempt.sh with a stop that comes as a task is being started, behind a line there; None if there are not so many."""
+    lines = text.splitlines(keepends=True)
+    begins = next(number for number, line in enumerate(lines) if line.strip() == 'dg_become "$@" &')
+    after = [begins]
+    inside = False  # a subshell, which is not stopped
+    for number in range(begins + 1, len(lines)):
+        line = lines[number].strip()
+        if line == "dg_code=":
+            break
+        inside = line == "{" or (inside and not line.startswith("}"))
+        if not inside and not line.startswith("#") and not line.endswith("then"):
+            after.append(number)
+    if point >= len(after):
+        return None
+    lines.insert(after[point] + 1, "command kill -s TERM $$\n")
+    return "".join(lines)
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_stop_that_comes_as_the_task_is_started_is_heeded_and_leaves_no_guard(tmp_path: Path, shell: str) -> None:
+    """The guard that it made was forgotten, or the one that keeps the time was: it slept on until the grace was over."""
+    if shutil.which(SHELLS[shell][0]) is None:
+        pytest.skip(f"{shell} is not installed")
+    text = (resources.files(attempts) / "attempt.sh").read_text()
+    for point in itertools.count():
+        stopped = stopped_at(point, text)
+        if stopped is None:
+            break
+        home = tmp_path / str(point)
+        home.mkdir()
+        (home / "program").write_text(stopped + STARTING)
+        subprocess.run([*SHELLS[shell], "program"], cwd=home, check=True, timeout=DEADLINE)
+        assert (home / "cause").read_text() == "kill\n", "the stop is not lost"
+        told = (home / "told").read_text().split()
+        assert set((home / "guards").read_text().split()) <= set(told), f"the stop came behind line {point}"
+    assert point > 5

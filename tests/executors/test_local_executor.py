@@ -17,7 +17,7 @@ import pytest
 from executor_harness import CollectedReports, Harness, eventually, executor_context, pid_in, runs
 from executor_kinds import CORES, opened
 from support.task_specs import shell, spec
-from support.waiting import DEADLINE
+from support.waiting import DEADLINE, is_gone
 
 from daggyr.v1.task_pb2 import HOST_AVAILABLE, HOST_GONE, AttemptKey, Placement
 from daggyr_server.executors.agents.local import LocalExecutor
@@ -207,3 +207,17 @@ async def test_MoreWorkersThanCoresAreWhatTheUserSays(local: Local, tmp_path: Pa
     await eventually(lambda: (tmp_path / "started").exists() and len((tmp_path / "started").read_text()) == 2 * 32)
     (tmp_path / "gate").touch()
     assert {told.outcome for told in await harness.ended(keys)} == {"SUCCEEDED"}
+
+
+async def test_AnAgentThatIsStillLoadingIsNotWaitedFor(temporary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was given nothing yet. On a loaded host it takes seconds to load, and a coordinator has some to end in."""
+    words = ["sh", "-c", FOR_EVER, "agent", str(tmp_path / "pid")]
+    monkeypatch.setattr(LocalExecutor, "_command", lambda *_: words)
+    monkeypatch.setattr("daggyr_server.executors.agents.local.END_SECONDS", 10 * DEADLINE)
+    executor = LocalExecutor("pool", LocalExecutor.Settings(workers=1), CollectedReports(), executor_context())
+    await executor.open()
+    child = await pid_in(tmp_path / "pid")
+    async with asyncio.timeout(DEADLINE):
+        await executor.close()
+    assert is_gone(child)
+    assert os.listdir(temporary) == []  # noqa: PTH208

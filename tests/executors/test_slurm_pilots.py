@@ -1,6 +1,12 @@
-"""How many pilots a pool has use for, and what it tells of them, without a cluster."""
+"""How many pilots a pool has use for, what it tells of them, and what their script leaves, without a cluster."""
 
 from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from importlib.resources import files
+from pathlib import Path
 
 import pytest
 
@@ -82,3 +88,20 @@ def test_pilots_whose_agents_do_not_come_are_no_capacity() -> None:
     assert (jobs.not_before, list(jobs.notes([]))[-1]) == (60.0 + 2 * SHORTEST_PAUSE, "why")
     jobs.update([*running, status("3", "RUNNING")], ["pilot-3"], 61.0)
     assert (jobs.not_before, jobs.trouble) == (0.0, "")
+
+
+@pytest.mark.parametrize("moment", ["squeue", "mktemp"])
+def test_AJobThatIsEndedBeforeItHasAnAgentLeavesNothing(tmp_path: Path, moment: str) -> None:
+    """The script is told to end by each program that it runs before there is an agent, after that program has done its work."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "node").mkdir()
+    real = shutil.which(moment) or "true"  # there may be no squeue, whose output may be empty
+    (tmp_path / "bin" / moment).write_text(f'#!/bin/sh\n{real} "$@"\nkill -s TERM "$(cat {tmp_path}/pid)"\n')
+    (tmp_path / "bin" / moment).chmod(0o755)
+    script = f"echo $$ > {tmp_path}/pid\nfolder={tmp_path}\nset -- sh -c 'echo started > {tmp_path}/started' agent\n"
+    script += (files("daggyr_server.executors.slurm") / "pilot.sh").read_text()
+    environment = {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "TMPDIR": str(tmp_path / "node"), "SLURM_JOB_ID": "7"}
+    ended = subprocess.run(["sh"], input=script, text=True, env=environment, capture_output=True, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+    assert not (tmp_path / "started").exists()
+    assert list((tmp_path / "node").iterdir()) == []

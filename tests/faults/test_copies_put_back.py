@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from faults_tracker import new_tracker
 from place import Place, copy_of, place
-from support import slurm_cluster
+from support import preloaded, slurm_cluster
 from support.deployment import BIN, SHORT_LEASE, Deployment, shell
 from support.waiting import is_gone, until
 
@@ -252,6 +252,6 @@ def test_a_copy_older_by_three_starts(deployment: Deployment, tracker: str, kind
 
 def server_command(deployment: Deployment, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [str(BIN / "daggyr-server"), *arguments]
-    return subprocess.run(
+    return preloaded.run(
         command, env=deployment.environment, cwd=deployment.work, stdin=subprocess.DEVNULL, capture_output=True, text=True
     )

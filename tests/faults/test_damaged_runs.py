@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from collections.abc import Callable
-from pathlib import Path
 
 import grpc
 import psycopg
@@ -122,18 +121,30 @@ def assert_refused(deployment: Deployment, run_id: int) -> None:
         assert f"daggyr delete {run_id}" in refused.value.details()  # type: ignore[attr-defined]
 
 
-def test_an_ended_run_that_is_damaged(deployment: Deployment, tracker: str, tmp_path: Path) -> None:
-    farm = Farm(deployment, tracker)
+def test_an_ended_run_of_which_attempts_are_damaged(deployment: Deployment, tracker: str) -> None:
+    """Nobody looks for it. Once somebody has met it, the run, the health check and the metrics tell, and the rest can be read."""
+    farm = Farm(deployment, tracker, settings=f'{PATIENT}\nmetrics = "127.0.0.1:0"')
     farm.start()
     farm.agents("one")
     for _ in range(2):
-        deployment.complete({"a": shell("echo a")})
+        deployment.complete({"a": shell("echo a"), "b": shell("echo b")})
     farm.kill()
-    execute(tracker, 2, "UPDATE attempt SET result = {text} WHERE run_id = {run}")
+    execute(tracker, 2, "UPDATE attempt SET result = {text} WHERE run_id = {run} AND number = 0")
     farm.start()
-    assert deployment.daggyr("show", "2").code == 0
+    assert not [note for note in deployment.run(2)["notes"] if "damaged" in note] and is_undamaged(deployment)
+    # A list that is to tell sizes meets it, and is a list all the same.
+    assert [(task["state"], task["stdout_bytes"]) for task in deployment.json("tasks", "2")] == [("COMPLETED", None)] * 2
     ended = deployment.daggyr("task", "2", "a")
-    assert ended.code == 2 and "run 2 is damaged in the tracker" in ended.err, ended
+    assert ended.code == 2 and "a part of run 2 is damaged in the tracker" in ended.err, ended
+    (note,) = [note for note in deployment.run(2)["notes"] if "damaged" in note]
+    assert note.startswith("a part of run 2 is damaged in the tracker") and "daggyr delete 2" in note
+    assert deployment.run(2)["damage"] is None and deployment.run(2)["state"] == "COMPLETED"
+    assert note in next(run for run in deployment.runs() if run["run_id"] == 2)["notes"]
+    assert deployment.task(2, "b")["attempts"][0]["stdout"] == "b\n"
     assert deployment.task(1, "a")["attempts"][0]["stdout"] == "a\n"
+    until(lambda: not is_undamaged(deployment), "the health check to tell")
+    assert scrape(address_said(farm.coordinator.said()), deployment.token()).value("daggyr_damaged_runs") == 1
+    assert farm.coordinator.said().count("a part of run 2 is damaged") == 1, "one line of the log, however often it is met"
     assert deployment.daggyr("delete", "2").code == 0
+    until(lambda: is_undamaged(deployment), "the health check to tell")
     assert [run["run_id"] for run in deployment.runs()] == [1]

@@ -60,15 +60,21 @@ def test_a_disk_that_is_full_for_a_while(farm: Farm, disk: SmallDisk, kind: str)
     deployment = farm.deployment
     deployment.start_agent("small", "--resource", f"cores={SLOTS}", "--state-dir", str(disk.folder / "state"))
     (disk.fill if kind == "full" else disk.take_inodes)()
-    names = list(writing(100))
-    run_id = deployment.submit(writing(100))
+    tasks = writing(100)
+    tasks["t0"]["priority"] = 5  # those that differ in that are told together
+    names = list(tasks)
+    run_id = deployment.submit(tasks)
     said = paused(deployment, "small")
     word = "full" if kind == "full" else "inodes"
     assert word in said["pause"]["reason"] and str(disk.folder) in said["pause"]["reason"]
     assert said["pause"]["until"] is not None
     until(lambda: deployment.pools()[0]["paused"], "the pause, in `pools`")
     until(lambda: word in deployment.why(run_id, "t0"), "the pause, in `why`")
-    until(lambda: any(word in note for note in deployment.run(run_id)["notes"]), "the pause, in `show`")
+
+    def shown() -> list[str]:
+        return [note for note in deployment.run(run_id)["notes"] if word in note]
+
+    until(lambda: ["100 tasks wait for the end of a pause: " in note for note in shown()] == [True], "the pause, in `show`, once")
     until(lambda: "takes nothing for" in farm.coordinator.said(), "the pause, in the server's log")
     assert "nothing is started for" in deployment.programs[-1].said()
     assert deployment.daggyr("agents").out.count("is paused until") == 1

@@ -36,6 +36,7 @@ def test_a_copy_of_all_files_is_refused_while_the_tracker_is_served(deployment: 
     assert "daggyr-server backup" in words
     assert (deployment.read("a"), deployment.states(run_id)["a"]) == ("ran\n", "RUNNING")
     server.end(signal.SIGKILL)
+    deployment.killed = True
     started(deployment, folder)
     gate.open()
     assert deployment.watch(run_id)["state"] == "COMPLETED"

@@ -348,7 +348,7 @@ def test_an_agent_that_has_not_come_back_yet_is_shown(deployment: Deployment, sq
     gate.reached()
     agent.process.send_signal(signal.SIGSTOP)
     farm.kill_and_start()
-    (shown,) = deployment.agents()
+    (shown,) = until(deployment.agents, "the agent, which is restored while the server answers")
     assert (shown["name"], shown["state"], shown["waiting"], shown["last_seen"]) == ("one", "DISCONNECTED", 1, None)
     assert deployment.daggyr("agents").out.splitlines()[1].startswith("one ")
     assert "one is out of reach" in deployment.why(run_id, "a")

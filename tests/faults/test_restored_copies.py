@@ -16,9 +16,13 @@ from urllib.parse import urlsplit
 import pytest
 from farm import LEDGER, Farm
 from faults_tracker import new_tracker
+from support import preloaded
 from support.deployment import BIN, Deployment, is_gone, shell, until
 from support.ended import Ended
 from support.postgres_server import PostgresServer
+
+from daggyr_server.trackers.sql.sqlite.file import APPLICATION_ID
+from daggyr_server.trackers.sql.statements import migrations
 
 LEFT_OUT = 1_000_000  # run ids, at least, where another life begins
 
@@ -68,7 +72,7 @@ class Copies:
 
 
 def server_command(deployment: Deployment, *arguments: str) -> Ended:
-    ended = subprocess.run(
+    ended = preloaded.run(
         [BIN / "daggyr-server", *arguments],
         cwd=deployment.work,
         env=deployment.environment,
@@ -257,9 +261,12 @@ def new_sqlite(folder: Path) -> str:
     return f"sqlite:{folder}/state.db"
 
 
-@pytest.mark.parametrize(
-    "loses", [lambda wal: wal.unlink(), lambda wal: wal.write_bytes(wal.read_bytes()[:40] + b"\xff" + wal.read_bytes()[41:])]
-)
+def changed(content: bytes, at: int) -> bytes:
+    """With another byte there, whatever it was."""
+    return content[:at] + bytes([content[at] ^ 0xFF]) + content[at + 1 :]
+
+
+@pytest.mark.parametrize("loses", [lambda wal: wal.unlink(), lambda wal: wal.write_bytes(changed(wal.read_bytes(), 40))])
 def test_a_lost_log_and_the_way_to_go_on(deployment: Deployment, tmp_path: Path, loses: Callable[[Path], object]) -> None:
     tracker = new_sqlite(tmp_path / "here")
     farm = Farm(deployment, tracker)
@@ -277,6 +284,24 @@ def test_a_lost_log_and_the_way_to_go_on(deployment: Deployment, tmp_path: Path,
     farm.start()
     deployment.goes_on()
     assert deployment.runs()[0]["run_id"] == begins_at(restored)
+
+
+def test_a_copy_of_an_older_versions_tracker_says_that_it_is_one(deployment: Deployment, tmp_path: Path) -> None:
+    """The tables of that version have no word for it."""
+    old, copy = tmp_path / "old.db", tmp_path / "copy.db"
+    with contextlib.closing(sqlite3.connect(old)) as connection:
+        connection.executescript(f"{migrations('sqlite')[0]}; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = 1")
+        connection.execute("INSERT INTO tracker VALUES (1, '1234', 3, 7, 'host', 42, 0)")
+        connection.commit()
+    old.chmod(0o600)
+    before = old.read_bytes()
+    made = server_command(deployment, "backup", str(copy), "--tracker", f"sqlite:{old}")
+    assert (made.code, old.read_bytes() == before) == (0, True), made.err
+    served = server_command(deployment, "--tracker", f"sqlite:{copy}", "--listen", "127.0.0.1:0")
+    assert (served.code, "is a copy that `daggyr-server backup` made" in served.err) == (2, True), served.err
+    restored = server_command(deployment, "restore", str(copy), "--tracker", f"sqlite:{tmp_path}/new.db")
+    assert restored.code == 0 and begins_at(restored) > LEFT_OUT + 7, restored.err
+    assert "every run in it had ended" in restored.out and "0 runs" not in restored.out
 
 
 def test_what_cannot_be_copied_or_restored(deployment: Deployment, tmp_path: Path) -> None:

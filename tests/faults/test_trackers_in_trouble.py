@@ -172,6 +172,7 @@ def test_a_postgres_that_is_gone_for_a_while(
     assert deployment.run(run_id)["task_states"] == {"COMPLETED": 400}
     farm.assert_each_once(run_id, tasks)
     assert set(deployment.attempts(run_id).values()) == {1}
+    assert "psycopg" not in farm.coordinator.said(), "the library's own words, with addresses of objects"
 
 
 def test_a_tracker_that_is_taken_away_ends_its_coordinator(deployment: Deployment, sqlite_tracker: str) -> None:

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
+from slurm_pools import cluster  # noqa: F401
 from support.deployment import FARM, Deployment, new_deployment, pytest_runtest_makereport  # noqa: F401
 
 LOCAL = """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from support.deployment import Deployment, shell
+from support.deployment import Deployment, shell, task
 
 
 def test_lists_without_anything_say_so_beside_their_results(farm: Deployment) -> None:
@@ -51,3 +51,26 @@ def test_output_on_standard_error_only_is_not_overlooked(local: Deployment) -> N
     assert ended.out == "fine\n"
     assert ended.err == "daggyr: standard error is not shown, 8 bytes: --stderr shows it, --both shows both\n"
     assert local.daggyr("logs", "last", "c").err == ""
+
+
+def test_a_list_of_tasks_tells_how_much_the_last_attempts_wrote(local: Deployment) -> None:
+    written = {
+        "silent": shell("true"),
+        "both": shell("echo out; echo error >&2"),
+        "again": shell('[ "$DAGGYR_ATTEMPT" = 2 ] || { echo first; exit 1; }', max_retries=1, retry_delay=0),
+        "never": task("/no/such/program"),
+    }
+    run_id = local.complete(written, code=1)["run_id"]
+    expected = {"silent": (0, 0), "both": (4, 6), "again": (0, 0), "never": (None, None)}
+
+    def sizes() -> dict[str, tuple[int | None, int | None]]:
+        listed = local.json("tasks", str(run_id))
+        return {each["task_id"]: (each["stdout_bytes"], each["stderr_bytes"]) for each in listed}
+
+    assert sizes() == expected
+    assert local.daggyr("logs", str(run_id)).out == "both | out\n"
+    # What is changed moves the others to other numbers, under which none of their attempts is stored.
+    local.json("edit", str(run_id), local.spec({"new": shell("echo new"), **written}))
+    local.watch(run_id, code=1)
+    assert sizes() == {"new": (4, 0), **expected}
+    assert sorted(local.daggyr("logs", str(run_id)).out.splitlines()) == ["both | out", "new | new"]

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from support import preloaded
 from support.deployment import BIN, follows, plain_environment, shell
 from support.deployment import task as command
 from support.waiting import DEADLINE, is_gone, until
@@ -38,7 +39,7 @@ class Home:
         self.started: list[subprocess.Popen[str]] = []
 
     def start(self, *arguments: str, program: str = "daggyr", **variables: str) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
+        process = preloaded.Popen(
             [BIN / program, *arguments],
             cwd=self.folder,
             env={**self.environment, **variables},
@@ -400,10 +401,12 @@ def test_what_killed_commands_leave_goes_away_and_nothing_else(home: Home) -> No
     for program in [*(program.pid for program in programs if program.pid != task), killed.pid]:
         os.kill(program, signal.SIGKILL)
     killed.wait()
-    assert {path.name for path in home.temporary.iterdir()} > kept | folders
+    left = [path for path in home.temporary.iterdir() if path.name not in kept | folders]
+    assert left
 
     going = home.start("run", spec)
-    until(lambda: is_gone(task), "the end of the task")
+    until(lambda: is_gone(task) and not any(path.exists() for path in left), "the end of the task, then of what held it")
+    follows(going)
     going.terminate()
     assert home.ended(going).returncode == 130
     until(lambda: {path.name for path in home.temporary.iterdir()} == kept | folders, "the end of the folders")

@@ -17,7 +17,7 @@ from deploy_kits import DEPLOY, KITS, Container, Kit, Root, compose, compose_kit
 from support.deployment import BIN, Deployment, Program, shell
 from support.waiting import DEADLINE, until
 
-from daggyr.channel import Tls
+from daggyr.address import Tls
 from daggyr_agent.config import read_config
 from daggyr_server.config import load
 

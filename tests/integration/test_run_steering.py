@@ -190,7 +190,7 @@ def test_why_in_every_state(farm: Deployment) -> None:
         parameters={"{{X}}": ["1", "2"]},
     )
     assert "waits for a host to join the pool 'farm'" in farm.why(run_id, "held")
-    assert "1 task waits for a host to join the pool 'farm'" in farm.run(run_id)["notes"]
+    assert "4 tasks wait for a host to join the pool 'farm'" in farm.run(run_id)["notes"]
     farm.start_agent("one")
     farm.running(run_id, "held")
     assert "runs on one since" in farm.why(run_id, "held")

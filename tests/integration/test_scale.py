@@ -73,7 +73,8 @@ def test_a_run_on_300_agents(crowded: Deployment) -> None:
         parameters = {"{{N}}": [str(number) for number in range(TASKS)]}
         run = crowded.complete({"a": task("true", "{{N}}")}, parameters=parameters)
         assert run["task_states"] == {"COMPLETED": TASKS + 2}
-        assert sum(each["attempt_count"] for each in crowded.tasks(run["run_id"])) == TASKS
+        again = [each["task_id"] for each in crowded.tasks(run["run_id"]) if each["attempt_count"] > 1]
+        assert again == [], [crowded.task(run["run_id"], task_id)["attempts"] for task_id in again]
 
         listed = crowded.daggyr("agents").out
         assert all(f"agent-{number} " in listed for number in range(AGENTS))

@@ -11,6 +11,7 @@ from pathlib import Path
 import grpc
 import pytest
 from support.deployment import FARM, Deployment, task
+from support.waiting import until
 
 from daggyr.client import ServerError
 from daggyr.v1 import runs_pb2 as pb
@@ -172,5 +173,8 @@ def test_very_many_agents_are_listed(deployment: Deployment) -> None:
     run = replace(added(1, tasks), pool="farm")
     tracker = written(deployment.folder / "state.db", [run], [*assigned, RunMoved(1, State.RUNNING, 1e9)])
     deployment.start_server("--tracker", tracker, config=FARM)
+    until(
+        lambda: len(deployment.agents()) == len(names), "all agents: a coordinator answers before it has restored what it knows"
+    )
     assert sorted(agent["name"] for agent in deployment.json("agents")) == names
     assert deployment.daggyr("pools").code == 0

@@ -2,49 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import stat
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
-import pytest
-from support import slurm_cluster
+from slurm_pools import COUNTED, pool
 from support.deployment import PATIENT, Deployment, own_address, shell, task, words
 from support.slurm_cluster import SlurmCluster
 from support.waiting import until
 
 DEPLOY = Path(__file__).resolve().parent.parent.parent / "deploy"
-COUNTED = 'echo "$DAGGYR_TASK_ID" >> "$LOG"'
-
-
-@pytest.fixture
-def cluster(deployment: Deployment) -> Iterator[SlurmCluster]:
-    """The session's cluster, which the deployment's programs know; its tasks write to $LOG."""
-    found = slurm_cluster.running()
-    deployment.environment["SLURM_CONF"] = str(found.configuration)
-    deployment.passed.append("LOG")
-    deployment.environment["LOG"] = str(deployment.work / "log")
-    yield found
-    for job, _, _ in found.unfinished():
-        found.ask("scancel", job)
-    until(lambda: not found.unfinished(), "the end of all jobs")
-
-
-def pool(deployment: Deployment, **settings: Any) -> str:
-    """A configuration with one Slurm pool."""
-    given = {"executor": "slurm", "directory": str(deployment.work), "poll_interval": 0.2, **settings}
-    table = "".join(f"{name} = {_toml(value)}\n" for name, value in given.items())
-    return f"[server]\nkill_grace = 0.5\n{PATIENT}\n[pools.hpc]\n{table}"
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{json.dumps(key)} = {_toml(each)}" for key, each in value.items()) + "}"
-    return json.dumps(value)
 
 
 def _prefix(deployment: Deployment) -> str:

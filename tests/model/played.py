@@ -17,12 +17,11 @@ import grpc
 from support.deployment import PATIENT, Deployment, Program
 
 from model.cases import Step, drawn, specification
-from model.compared import REFUSALS, Differs, compare_plan, compare_task
+from model.compared import PATIENCE, REFUSALS, Differs, compare_plan, compare_task
 from model.documented import Run
 from model.hand_agent import Hand, Name, document
 
 STEPS = 14  # of a case
-PATIENCE = 30.0  # seconds for a server to come to rest; only a difference takes that long
 _TIMES = ("submit_time", "start_time", "stop_time")
 _OF_A_RUN = ("state", "revision", "change_seq", "ready", "delayed", "blocked", "task_states", "notes", *_TIMES)
 

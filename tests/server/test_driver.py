@@ -34,9 +34,10 @@ from daggyr_server.api.awaited import utc
 from daggyr_server.api.explanation import explanation
 from daggyr_server.core.machine import Machine
 from daggyr_server.core.moment import Moment
-from daggyr_server.core.records import Record
+from daggyr_server.core.records import OutputKept, Record
 from daggyr_server.core.rehearsal import Rehearsal
 from daggyr_server.core.states import Phase, State
+from daggyr_server.core.stored import EVERY_RUN, RunFilter, RunRow
 from daggyr_server.driver import ended
 from daggyr_server.driver.asking import REHEARSED_TASKS
 from daggyr_server.driver.assignments import MAX_BYTES
@@ -44,6 +45,7 @@ from daggyr_server.driver.changes import Changes
 from daggyr_server.driver.driver import Driver
 from daggyr_server.driver.errors import Closing, Refused
 from daggyr_server.driver.generators import Generators
+from daggyr_server.driver.loop import BYTES_OF_AN_UPDATE, MAX_UPDATES_A_STEP
 from daggyr_server.executors.base import Executor
 from daggyr_server.executors.context import ExecutorContext
 from daggyr_server.spec import decode_json, expand
@@ -186,6 +188,34 @@ async def test_what_a_lost_generator_printed_is_not_kept(driver: Driver, generat
     assert (run_id, key.task_number, 2) in generators.printed
 
 
+async def test_much_output_is_committed_in_parts(generators: Generators) -> None:
+    """What is asked meanwhile waits for one part, not for all that came."""
+
+    class Weighing(MemoryTracker):
+        commits: ClassVar[list[int]] = []
+
+        async def commit(self, records: Sequence[Record]) -> None:
+            self.commits.append(sum(len(record.data) for record in records if isinstance(record, OutputKept)))
+            await super().commit(records)
+
+    driver = still_driver("main", tracker=Weighing("memory"), generators=generators)
+    try:
+        executor = Taking(driver)
+        await driver.start({"main": executor})
+        await submitted(driver)
+        key = await executor.given.get()
+        size, durables = 256 * 1024, [asyncio.Event() for _ in range(40)]
+        for number, durable in enumerate(durables):
+            chunk = OutputChunk(stream=STDOUT, offset=number * size, data=bytes(size))
+            executor.reports.updates("h", [AttemptUpdate(key=key, output=chunk)], durable.set)
+        for durable in durables:
+            await durable.wait()
+        assert sum(Weighing.commits) == 40 * size
+        assert max(Weighing.commits) <= MAX_UPDATES_A_STEP * BYTES_OF_AN_UPDATE + size
+    finally:
+        await driver.close()
+
+
 async def test_batches_are_counted_before_they_grow(driver: Driver) -> None:
     """Small assignments share a batch. A batch is larger than MAX_BYTES only if a single assignment is."""
 
@@ -313,6 +343,41 @@ async def test_runs_are_pruned_so_many_a_call(driver: Driver) -> None:
         pruned.append((deleted, left))
     assert pruned == [(2, runs[2]), (2, runs[0]), (0, None)]
     assert [row.run_id for row in await driver.reader.rows(before=None, limit=10)] == runs[4:]
+
+
+async def test_runs_are_pruned_together_and_one_that_is_queued_again_stays() -> None:
+    class Counting(MemoryTracker):
+        deleted: ClassVar[list[list[int]]] = []
+        queued_again = 0
+
+        async def rows(self, *, before: int | None, limit: int, wanted: RunFilter = EVERY_RUN) -> list[RunRow]:
+            found = await super().rows(before=before, limit=limit, wanted=wanted)
+            if self.queued_again:
+                again, self.queued_again = self.queued_again, 0
+                await driver.requests.retry(again, None, downstream=False)
+            return found
+
+        async def delete(self, run_ids: Sequence[int], limit: int) -> bool:
+            self.deleted.append(list(run_ids))
+            return await super().delete(run_ids, limit)
+
+    tracker = Counting("memory")
+    driver = still_driver("main", tracker=tracker)
+    await driver.start({})
+    runs = [await submitted(driver, f"r{number}") for number in range(5)]
+    for run_id in runs:
+        await driver.requests.kill(run_id, None)
+    tracker.queued_again = runs[1]
+    assert await driver.requests.prune(2_000.0) == (4, None)
+    assert [row.run_id for row in await driver.reader.rows(before=None, limit=10)] == [runs[1]]
+    await driver.requests.kill(runs[1], None)
+    more = [await submitted(driver, f"m{number}") for number in range(300)]
+    for run_id in more:
+        await driver.requests.kill(run_id, None)
+    Counting.deleted.clear()
+    assert await driver.requests.prune(2_000.0) == (301, None)
+    assert [len(together) for together in Counting.deleted] == [250, 51]
+    await driver.close()
 
 
 async def test_what_is_asked_of_a_driver_that_ends_is_answered() -> None:

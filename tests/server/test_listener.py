@@ -14,7 +14,8 @@ from certificates import Authority
 from services import STREAM_STREAM, TOKENS, UNARY_UNARY, serving, status
 from support.waiting import DEADLINE
 
-from daggyr.channel import AddressError, Tls, open_channel, token_metadata
+from daggyr.address import AddressError, Tls
+from daggyr.channel import open_channel, token_metadata
 from daggyr_server import config
 from daggyr_server.api.listening import listener
 from daggyr_server.api.listening.binding import ListenerError

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from daggyr.channel import AddressError, Tls, check_exposure
+from daggyr.address import AddressError, Tls, check_exposure
 from daggyr.tokens import TokenError, make_token, read_token
 
 

@@ -29,6 +29,7 @@ import pytest
 
 from daggyr.client import Client
 from daggyr.tokens import read_token
+from support import preloaded
 from support.ended import Ended
 from support.server_calls import ServerCalls, shown
 from support.waiting import DEADLINE, Gate, is_gone, until
@@ -184,7 +185,7 @@ class Deployment:
         """Start a daemon."""
         log = self.folder / f"{len(self.programs)}-{name or executable}.log"
         with log.open("wb") as stderr:
-            process = subprocess.Popen(
+            process = preloaded.Popen(
                 [BIN / executable, *arguments, *(f"--pass-environment={name}" for name in self.passed)],
                 cwd=self.work,
                 env={**self.environment, **variables},
@@ -202,7 +203,7 @@ class Deployment:
     ) -> subprocess.Popen[str]:
         """Start `daggyr`, or a Python program in its place, and return at once."""
         server = {"DAGGYR_SERVER": self.address} if self.address else {}
-        process = subprocess.Popen(
+        process = preloaded.Popen(
             [*([BIN / "daggyr"] if program is None else [sys.executable, "-P", program]), *arguments],
             cwd=self.work,
             env={**self.environment, **server, **variables},
@@ -227,7 +228,7 @@ class Deployment:
     def bytes(self, *arguments: str) -> bytes:
         """What `daggyr` writes to standard output, as it is; it ends with 0."""
         environment = {**self.environment, "DAGGYR_SERVER": self.address}
-        ended = subprocess.run(
+        ended = preloaded.run(
             [BIN / "daggyr", *arguments], cwd=self.work, env=environment, capture_output=True, timeout=DEADLINE, check=True
         )
         return ended.stdout

@@ -289,7 +289,7 @@ async def test_a_lost_tracker_is_lost_for_good(kind: TrackerKind, open_again: Op
         with pytest.raises(LostTracker, match=rf"taken over by another coordinator: process {os.getpid()} on "):
             await first.commit([run_added(2)])
         with pytest.raises(LostTracker):
-            await first.delete(1, 10)
+            await first.delete([1], 10)
     assert [row.run_id for row in await second.rows(before=None, limit=10)] == [1]
     await second.commit([run_added(2)])
 

@@ -120,7 +120,7 @@ async def delete_again(tracker: Tracker, run_id: int) -> bool:
     async with asyncio.timeout(DEADLINE):
         while True:
             try:
-                return await tracker.delete(run_id, 100)
+                return await tracker.delete([run_id], 100)
             except LostTracker:
                 raise
             except TrackerError:

@@ -7,6 +7,7 @@ import gc
 
 import psycopg
 import pytest
+from old_moves import OLD_MOVE, OLD_MOVES
 from postgres_databases import Databases
 from postgres_trackers import opened, run_ids, until_kept
 from support.waiting import DEADLINE, until
@@ -203,6 +204,18 @@ async def test_a_user_without_the_right_to_make_the_schema(postgres: Databases, 
     with pytest.raises(TrackerError, match=r"permission denied .*GRANT CREATE ON DATABASE"):
         async with opened(address.replace("tester@", "stranger@")):
             pass
+
+
+async def test_a_night_before_an_older_version_s_run_was_queued_again_does_not_count(postgres: Databases, address: str) -> None:
+    (migration,) = [text for text in migrations("postgres") if "WHERE ran_seconds IS NULL" in text]
+    async with opened(address) as tracker:
+        await tracker.commit([run_added(1)])
+        with psycopg.connect(address, autocommit=True, options="-c search_path=daggyr") as connection:
+            connection.execute("UPDATE run SET state = 2, start_time = 100, ran_seconds = NULL")
+            connection.cursor().executemany(OLD_MOVE.replace("?", "%s").encode(), OLD_MOVES)
+            connection.execute(migration.encode())
+        (row,) = await tracker.rows(before=None, limit=1)
+        assert (row.ran_seconds, row.running_time) == (8.0, 40_000.0)
 
 
 async def test_a_newer_version(postgres: Databases, address: str) -> None:

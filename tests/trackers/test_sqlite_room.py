@@ -36,7 +36,7 @@ async def test_it_shrinks_when_a_run_is_deleted(file: Path) -> None:
             await tracker.commit([kept(0, bytes(MEBIBYTE // 4), number=number), recorded(number=number)])
             await tracker.commit([kept(0, bytes(1_000), run_id=2, number=number), recorded(run_id=2, number=number)])
         calls = 1
-        while await tracker.delete(1, 500):
+        while await tracker.delete([1], 500):
             calls += 1
         assert calls > 3, "not in slices"
         await tracker.scrub()
@@ -134,7 +134,7 @@ async def test_nothing_of_what_was_deleted_is_left(file: Path) -> None:
             await tracker.commit([kept(0, secret, number=number), kept(0, b"of run 2", run_id=2, number=number)])
         await tracker.commit([kept(0, secret * 10_000, number=99)])
         assert any(secret in data for data in contents(file).values())
-        while await tracker.delete(1, 5):
+        while await tracker.delete([1], 5):
             pass
         await tracker.scrub()
         assert not [name for name, data in contents(file).items() if secret in data]
@@ -148,7 +148,7 @@ async def test_somebody_who_reads_delays_that_and_nothing_else(file: Path) -> No
         with database(file) as reader:
             reader.execute("BEGIN")
             reader.execute("SELECT count(*) FROM run").fetchall()
-            while await tracker.delete(1, 1000):
+            while await tracker.delete([1], 1000):
                 pass
             await tracker.scrub()
             await tracker.commit([recorded(run_id=2)])
@@ -164,7 +164,7 @@ async def test_what_a_crash_left_of_a_deleted_run_goes_at_the_next_start(file: P
     copy = file.parent / "crashed" / "state.db"
     async with opened(file) as tracker:
         await tracker.commit([run_added(1), kept(0, secret)])
-        while await tracker.delete(1, 1000):
+        while await tracker.delete([1], 1000):
             pass
         copy_as_a_crash_leaves_it(file, copy)
     assert any(secret in data for data in contents(copy).values())

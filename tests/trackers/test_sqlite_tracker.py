@@ -9,6 +9,7 @@ import stat
 from pathlib import Path
 
 import pytest
+from old_moves import OLD_MOVE, OLD_MOVES
 from sqlite_files import contents, copy_as_a_crash_leaves_it, database, names, opened, refused
 from support.waiting import DEADLINE
 from tracker_kinds import IN_VAIN
@@ -115,13 +116,24 @@ async def test_a_tracker_of_an_older_version_learns_of_agents_and_lives(file: Pa
 async def test_runs_of_an_older_version_tell_how_long_they_ran(
     file: Path, state: int, start: float | None, stop: float | None, told: tuple[float, float | None]
 ) -> None:
-    """As far as that version kept it: from the first start to the last stop."""
+    """Without a history, that is from the first start to the last stop."""
     written_by(2, file)
     with database(file) as connection:
         connection.execute("UPDATE run SET state = ?, start_time = ?, stop_time = ?", (state, start, stop))
     async with opened(file) as tracker:
         (row,) = await tracker.rows(before=None, limit=1)
     assert (row.ran_seconds, row.running_time) == told
+
+
+async def test_a_night_before_an_older_version_s_run_was_queued_again_does_not_count(file: Path) -> None:
+    """Its history tells when it was RUNNING. An edit and a kill are noted there too, and are no moves."""
+    written_by(2, file)
+    with database(file) as connection:
+        connection.execute("UPDATE run SET state = 2, start_time = 100")
+        connection.executemany(OLD_MOVE, OLD_MOVES)
+    async with opened(file) as tracker:
+        (row,) = await tracker.rows(before=None, limit=1)
+    assert (row.ran_seconds, row.running_time) == (8.0, 40_000.0)
 
 
 def written_by(version: int, file: Path) -> None:

@@ -170,3 +170,17 @@ async def test_attempts_are_read_a_page_at_a_time_from_the_last(tracker: Tracker
     assert len(await tracker.attempts(1, 0)) == MAX_ATTEMPTS
     assert await tracker.attempts(1, 0, before=1) == []
     assert await tracker.attempts(2, 0, before=5, limit=5) == []
+
+
+async def test_results_of_many_attempts_are_read_at_once(tracker: Tracker) -> None:
+    def wrote(size: int) -> AttemptResult:
+        return AttemptResult(outcome=AttemptOutcome.SUCCEEDED, exit_code=0, stdout=OutputSummary(size_bytes=size))
+
+    plain = AttemptResult(outcome=AttemptOutcome.FAILED, exit_code=3)
+    records = [recorded(wrote(10 * number + attempt), number=number, attempt=attempt) for number in (4, 0) for attempt in (1, 2)]
+    await tracker.commit([run_added(), run_added(2), *records, recorded(plain, number=1), recorded(wrote(9), run_id=2)])
+    asked = [(0, 2), (4, 1), (1, 1), (1, 2), (7, 1), (0, 3)]
+    assert await tracker.results(1, asked) == {(0, 2): wrote(2), (4, 1): wrote(41), (1, 1): plain}
+    assert await tracker.results(1, []) == await tracker.results(3, asked) == {}
+    await tracker.delete([1], 100)
+    assert await tracker.results(1, asked) == {}

@@ -45,7 +45,7 @@ async def is_unknown(tracker: Tracker, run_id: int) -> None:
 async def delete(tracker: Tracker, run_id: int, limit: int) -> int:
     """Delete a run. Returns how many calls that took."""
     calls = 1
-    while await tracker.delete(run_id, limit):
+    while await tracker.delete([run_id], limit):
         await is_unknown(tracker, run_id)
         calls += 1
         assert calls < 3_000
@@ -98,7 +98,7 @@ async def test_an_id_is_never_used_again_and_a_request_id_may_be(kind: TrackerKi
 async def test_a_deletion_that_was_cut_short_is_known_to_the_next_coordinator(kind: TrackerKind, open_again: OpenAgain) -> None:
     tracker, _ = await open_again()
     await tracker.commit([*everything(1), *everything(2)])
-    more = await tracker.delete(1, 5)
+    more = await tracker.delete([1], 5)
     await tracker.close()
     if not kind.durable:
         assert not more, "what is left in memory is nobody's"
@@ -108,3 +108,37 @@ async def test_a_deletion_that_was_cut_short_is_known_to_the_next_coordinator(ki
     await delete(tracker, 1, 1_000)
     assert await tracker.deleting() == []
     assert await tracker.load(2) is not None
+
+
+@pytest.mark.parametrize("limit", [9, 100_000])
+async def test_many_runs_go_together(kind: TrackerKind, open_again: OpenAgain, limit: int) -> None:
+    """A coordinator that is killed in the middle leaves each of them whole or gone: none is known from the first call on."""
+    tracker, _ = await open_again()
+    await tracker.commit([record for run_id in range(1, 9) for record in everything(run_id, tasks=5)])
+    others = {run_id: await tracker.load(run_id) for run_id in (1, 5, 8)}
+    gone = [7, 2, 3, 4, 6, 99]
+    more = await tracker.delete(gone, limit)
+    for run_id in gone:
+        await is_unknown(tracker, run_id)
+    if kind.durable:
+        await tracker.close()
+        tracker, _ = await open_again()
+        assert await tracker.deleting() == ([2, 3, 4, 6, 7] if more else [])
+    calls = 0
+    while more:
+        more = await tracker.delete(gone, limit)
+        calls += 1
+        assert calls < 3_000
+    assert await tracker.deleting() == []
+    for run_id in gone:
+        await is_unknown(tracker, run_id)
+    assert {run_id: await tracker.load(run_id) for run_id in others} == others
+    assert [row.run_id for row in await tracker.rows(before=None, limit=100)] == [8, 5, 1]
+    assert await whole(tracker, run_id=5, number=2) == [(0, b"outputoutput")]
+
+
+async def test_without_any_run_only_room_is_given_back(tracker: Tracker) -> None:
+    await tracker.commit(everything(1))
+    while await tracker.delete([], 10):
+        pass
+    assert await tracker.load(1) is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from stored_runs import after, load
 from tracker_kinds import OpenAgain, TrackerKind
 from tracker_records import DAY, assigned, ended, kept, moved, recorded, run_added, run_moved
@@ -11,8 +12,10 @@ from tracker_records import DAY, assigned, ended, kept, moved, recorded, run_add
 from daggyr.v1.task_pb2 import STDERR
 from daggyr_server.core.records import RunAdded, RunEdited, RunKillAsked, RunMoved, TasksGenerated, TasksStopped
 from daggyr_server.core.states import Outcome, State
-from daggyr_server.core.stored import Growth, RunRow
+from daggyr_server.core.stored import Growth, RunFilter, RunRow
 from daggyr_server.trackers.base import MAX_ROWS_BYTES, StateChange, Tracker
+from daggyr_server.trackers.memory import tracker as memory_tracker
+from daggyr_server.trackers.sql import tracker as sql_tracker
 
 
 async def test_a_run_that_was_only_added(kind: TrackerKind, open_again: OpenAgain) -> None:
@@ -32,7 +35,7 @@ async def test_a_run_that_is_not_known(tracker: Tracker) -> None:
     assert await tracker.find_request("request-1") is None
     assert await tracker.rows(before=None, limit=10) == []
     assert await tracker.unfinished() == await tracker.deleting() == []
-    assert await tracker.delete(1, 10) is False
+    assert await tracker.delete([1], 10) is False
 
 
 # -- the run's own course ---------------------------------------------------------------------------------------------
@@ -128,6 +131,49 @@ async def test_rows_come_newest_first_page_by_page(tracker: Tracker) -> None:
     assert await tracker.rows(before=1, limit=3) == []
     rows = await tracker.rows(before=None, limit=100)
     assert rows == [(await load(tracker, row.run_id)).row for row in rows]
+
+
+STATES = {1: State.QUEUED, 2: State.RUNNING, 3: State.COMPLETED, 4: State.ERRORED, 5: State.COMPLETED, 6: State.KILLED}
+TAGS = {3: {"a": 'x","b":"y', "ü": "1"}, 5: {"b": "y", "ü": "12"}, 6: {"a": "x", "b": "y"}}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        (RunFilter(), [6, 5, 4, 3, 2, 1]),
+        (RunFilter(states=frozenset({State.COMPLETED})), [5, 3]),
+        (RunFilter(states=frozenset({State.QUEUED, State.RUNNING, State.KILLED})), [6, 2, 1]),
+        (RunFilter(tags={"b": "y"}), [6, 5]),
+        (RunFilter(tags={"b": "y", "a": "x"}), [6]),
+        (RunFilter(tags={"ü": "1"}), [3]),
+        (RunFilter(tags={"a": 'x","b":"y'}), [3]),
+        (RunFilter(tags={"a": "X"}), []),
+        (RunFilter(since=DAY + 2, until=DAY + 5), [4, 3, 2]),
+        (RunFilter(ended_before=DAY + 105), [4, 3]),
+        (RunFilter(states=frozenset({State.COMPLETED}), ended_before=DAY + 105), [3]),
+    ],
+)
+async def test_runs_are_looked_for(
+    tracker: Tracker, wanted: RunFilter, expected: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sql_tracker, "SCANNED_RUNS", 2)
+    monkeypatch.setattr(memory_tracker, "RUNS_A_TURN", 2)
+    for run_id, state in STATES.items():
+        moves = [] if state is State.QUEUED else [run_moved(State.RUNNING, run_id=run_id)]
+        moves += [run_moved(state, DAY + 100 + run_id, run_id=run_id)] if state.has_ended else []
+        added = replace(run_added(run_id), submit_time=DAY + run_id, tags=TAGS.get(run_id, {}))
+        await tracker.commit([added, *moves])
+
+    async def found(limit: int) -> list[int]:
+        """The ids, page by page, of those that were given and are wanted: others may be given too."""
+        ids, before = [], None
+        while rows := await tracker.rows(before=before, limit=limit, wanted=wanted):
+            assert len(rows) <= limit
+            before = rows[-1].run_id
+            ids += [row.run_id for row in rows if wanted.admits(row.tags, row.state, row.submit_time, row.stop_time)]
+        return ids
+
+    assert await found(1) == await found(100) == expected
 
 
 async def test_a_request_is_found_by_its_id(kind: TrackerKind, open_again: OpenAgain) -> None:

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from daggyr.channel import AddressError, is_loopback, read_bounded
+from daggyr.address import AddressError, is_loopback
+from daggyr.channel import read_bounded
 from daggyr_server.config import Tls
 
 MAX_SOCKET_PATH_BYTES = 107  # unix(7): sun_path

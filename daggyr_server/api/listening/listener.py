@@ -19,7 +19,8 @@ from typing import Any
 
 import grpc
 
-from daggyr.channel import CHANNEL_OPTIONS, check_address
+from daggyr.address import check_address
+from daggyr.channel import CHANNEL_OPTIONS
 from daggyr_server.api.listening.authentication import Authentication, Tokens
 from daggyr_server.api.listening.binding import ListenerError, ListeningPlace, read_pem, server_context
 from daggyr_server.api.listening.malformed import MalformedMessages

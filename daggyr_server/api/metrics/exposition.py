@@ -59,7 +59,7 @@ class Exposition(Collector):
             [((state.name,), count) for state, count in figures.tasks.items()],
         )
         yield GaugeMetricFamily(
-            "daggyr_damaged_runs", "Runs that were found to be damaged in the tracker.", value=figures.damaged
+            "daggyr_damaged_runs", "Runs that were found to be damaged in the tracker, or a part of them.", value=figures.damaged
         )
         yield from _of_pools(figures, self._executors)
         yield from _of_commits(figures)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
-from daggyr.channel import check_address
+from daggyr.address import check_address
 from daggyr_server.api.listening.authentication import Tokens
 from daggyr_server.api.listening.binding import ListenerError, ListeningPlace, server_context
 from daggyr_server.api.metrics.exposition import CONTENT_TYPE, Exposition

@@ -19,7 +19,7 @@ from daggyr_server.cli.connection import with_client
 from daggyr_server.cli.errors import CommandError
 from daggyr_server.cli.follow_output import OutputFollower
 from daggyr_server.cli.options import Settings, command, run_argument, settings_object
-from daggyr_server.cli.outputs import Unshown, show
+from daggyr_server.cli.outputs import Unshown, show, size_of
 from daggyr_server.cli.readers import while_read
 from daggyr_server.cli.stdout import notice
 
@@ -103,13 +103,15 @@ async def _numbers(client: Client, run_id: int, task_id: str) -> range:
 async def _show_all(
     client: Client, run_id: int, shown: Sequence[tuple[OutputStream, int]], numbers: range | None, unshown: Unshown | None
 ) -> None:
-    async with aclosing(client.tasks(run_id)) as pages:
+    # Tasks that wrote nothing are not asked for, because each call costs more than all that a list tells of a task.
+    async with aclosing(client.tasks(run_id, output_sizes=True)) as pages:
         async for page in pages:
             for task in page:
                 if numbers is not None and task.task_number >= numbers.stop:
                     return
                 if task.attempt_count and (numbers is None or task.task_number in numbers):
                     for stream, to in shown:
-                        found = await show(client, run_id, task.task_id, 0, stream, prefixed=True, to=to)
+                        silent = size_of(task, stream) == 0
+                        found = not silent and await show(client, run_id, task.task_id, 0, stream, prefixed=True, to=to)
                         if unshown is not None:
-                            await unshown.look(task.task_id, 0, found=found)
+                            await unshown.look(task.task_id, 0, found=found, size=size_of(task, unshown.stream))

@@ -93,9 +93,9 @@ def tasks(settings: Settings, run_id: int, states: tuple[State, ...]) -> int:
     """List the tasks of RUN by their numbers: in the order of the specification, those that were expanded behind the others."""
 
     async def work(client: Client) -> int:
-        pages = client.tasks(run_id, states=states)
+        pages = client.tasks(run_id, states=states, output_sizes=settings.json)
         if settings.json:
-            await _json_list(shapes.task_summary, pages)
+            await _json_list(shapes.listed_task, pages)
         else:
             if not await _table(tables.task_columns(), tables.task_row, pages):
                 stdout.notice("the run has no such tasks")

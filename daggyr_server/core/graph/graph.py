@@ -10,6 +10,8 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
 
 from daggyr_server.core.graph.carry import Carry
 from daggyr_server.core.graph.segments import (
@@ -43,6 +45,7 @@ class Addition:
     after: Sequence[tuple[int, int, int]] = ()
     # How many parents each new task has, if that is known already, because counting millions of edges takes a moment.
     degrees: array[int] | None = None
+    deposit: int = 0  # of a generator's tasks: the deposit that is what it printed (see TasksGenerated)
 
 
 @dataclass(slots=True)
@@ -119,9 +122,10 @@ class Graph:
         self.policies += addition.policies
         for segment in addition.segments:
             self.append(segment)
-        for parent, child in addition.edges:
-            self.added_children.setdefault(parent, []).append(child)
-            self._added_targets.append(child)
+        for parent, edges in groupby(addition.edges, itemgetter(0)):  # a generator has an edge to each of its tasks
+            children = [child for _, child in edges]
+            self.added_children.setdefault(parent, []).extend(children)
+            self._added_targets.extend(children)
         for new, old, count in addition.after:
             self.counted_from.add(new, old, count, same=False)
 

@@ -21,10 +21,22 @@ ELSEWHERE_SECONDS = 30.0  # for so long, tasks that were LOST on a host wait for
 QueueKey = tuple[int, str]  # among the queues of a run: the policy's index, and the host that is avoided
 
 
+class TaskKind(NamedTuple):
+    """What a host may limit tasks by: all that a scheduler behind it is told of them."""
+
+    needs: tuple[tuple[str, int], ...]  # (resource, units), sorted, units > 0
+    timeout_ns: int  # 0: none
+
+
+def kind_of(policy: Policy) -> TaskKind:
+    """The kind of the tasks of a policy."""
+    return TaskKind(policy.needs, round(policy.timeout * 1e9))
+
+
 class Wants(NamedTuple):
     """What the tasks of a queue want of a host, by which a pool knows that nothing is left for them."""
 
-    needs: tuple[tuple[str, int], ...]
+    kind: TaskKind
     avoid: str
 
 
@@ -71,7 +83,7 @@ class ReadyQueue:
         self.avoid = avoid
         self.ordinary = ordinary
         self.key: QueueKey = (policy_index, avoid)
-        self.wants = Wants(policy.needs, avoid)
+        self.wants = Wants(kind_of(policy), avoid)
         self.until = 0.0  # of one that avoids a host; its run says it when the first task comes
         self.cores = max(1, dict(policy.needs).get("cores", 1))  # what an attempt counts for in the run's share
         # None until an attempt has run

@@ -14,6 +14,7 @@ millions of tasks.
 from __future__ import annotations
 
 import heapq
+import re
 from array import array
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from copy import copy
@@ -35,6 +36,9 @@ def _legal(table: Mapping[Phase, frozenset[Phase]]) -> bytes:
     return bytes(after in table.get(before, ()) for before in Phase for after in Phase)
 
 
+_ALL_COMPLETED = re.compile(bytes([_COMPLETED]) + b"+")
+_LATER = bytes(pair & 7 or pair >> 3 for pair in range(64)) + bytes(192)  # of two phases as above, the second one unless it is 0
+_STRETCH = 64  # tasks; to look whether fewer are one costs as much as it saves
 _LEGAL, _LEGAL_HELD, _LEGAL_REBUILT = _legal(TRANSITIONS), _legal(HELD_BACK), _legal(REBUILT)
 
 
@@ -296,6 +300,8 @@ class Tasks:
 
         Ascending numbers become ready in ascending order, so that queues keep them as ranges.
         """
+        if len(numbers) >= _STRETCH and self._release_stretch(numbers):
+            return
         graph, phases = self.graph, self.phases
         stack = list(reversed(numbers))
         while stack:
@@ -310,6 +316,24 @@ class Tasks:
                 self.structural_completed += 1
                 self.changed.append(number)
                 stack += reversed(self._freed_by(number))
+
+    def _release_stretch(self, numbers: Sequence[int]) -> bool:
+        """Make ready at once what a generator printed, or the like: side by side, not multiplied, and of one policy."""
+        first, beyond = numbers[0], numbers[-1] + 1
+        if beyond - first != len(numbers) or list(numbers) != list(range(first, beyond)):
+            return False
+        segment = self.graph.segment_of(first)
+        if not isinstance(segment, PlainSegment) or beyond > segment.base + segment.size:
+            return False
+        policies = segment.policies[first - segment.base : beyond - segment.base]
+        if policies.count(policies[0]) != len(policies) or self.phases.count(_BLOCKED, first, beyond) != len(numbers):
+            return False
+        self._move_range(first, beyond, _BLOCKED, _READY)
+        self._order += 1
+        queue = self.queues[policies[0]]
+        if queue.push(first, beyond, self._order):
+            self._offer(queue)
+        return True
 
     def _release_all(self, segment: ExpandedSegment) -> bool:
         """Complete a head and make all its expansions ready at once, if they are all that waits for it and wait for it only."""
@@ -339,14 +363,12 @@ class Tasks:
         `kept` has a phase for each number, of which those count that are ended ones. `in_flight` says of tasks that have an
         attempt whether they are ASSIGNED or RUNNING. `delayed` says until when tasks that are READY otherwise have to wait.
         """
-        numbers = [n for n in range(self.graph.live, self.graph.size) if kept[n] and n not in in_flight]
-        freed: set[int] = set()
-        for number in numbers:
-            self.move(number, kept[number], _LEGAL_REBUILT)
-        for number in numbers:
-            if kept[number] == _COMPLETED:
-                freed.update(self._freed_by(number))
-        self._release(sorted(freed))
+        live = self.graph.live
+        told = bytearray(kept[live:])
+        for number in in_flight:
+            told[number - live] = 0
+        self._put_phases(told)
+        self._release(self._freed_by_all(told))
         for number, phase in in_flight.items():
             self.move(number, phase, _LEGAL_REBUILT)
         for due, number in delayed:
@@ -361,6 +383,49 @@ class Tasks:
         )
         self.forget_moved()
         self.changed.clear()
+
+    def _put_phases(self, told: bytearray) -> None:
+        """Move all tasks that count and of which `told` has a phase that is not 0. Raises as `move` does.
+
+        It is done for all tasks at once, because there may be a million: `pairs` has a byte for each, with both phases.
+        """
+        live = self.graph.live
+        both = int.from_bytes(self.phases[live:], "little") << 3 | int.from_bytes(told, "little")
+        pairs = both.to_bytes(self.graph.size - live, "little")
+        counted = [(pair, count) for pair in range(64) if pair & 7 and (count := pairs.count(pair))]
+        for pair, _ in counted:
+            if not _LEGAL_REBUILT[pair]:
+                raise self._illegal(live + pairs.index(pair), pair & 7)
+        for pair, count in counted:
+            self.counts[pair >> 3] -= count
+            self.counts[pair & 7] += count
+        self.phases[live:] = pairs.translate(_LATER)
+
+    def _freed_by_all(self, told: bytearray) -> list[int]:
+        """As `_freed_by`, of all that `told` says to be COMPLETED; ascending."""
+        graph, waiting, live = self.graph, self.waiting, self.graph.live
+        freed: list[int] = []
+
+        def tell(children: Iterable[int]) -> None:
+            for child in children:
+                left = waiting[child] = waiting[child] - 1
+                if not left:
+                    freed.append(child)
+
+        for segment in graph.segments:
+            first = segment.base - live
+            for stretch in _ALL_COMPLETED.finditer(told, first, first + segment.size):
+                start, beyond = stretch.span()
+                if isinstance(segment, PlainSegment):
+                    offsets = segment.child_offsets
+                    tell(segment.child_numbers[offsets[start - first] : offsets[beyond - first]])
+                else:
+                    for number in range(start, beyond):
+                        tell(segment.children(live + number))
+        for parent, children in graph.added_children.items():
+            if told[parent - live] == _COMPLETED:
+                tell(children)
+        return sorted(freed)
 
     def put_back_retired(self, kept: bytes | bytearray, in_flight: Iterable[int]) -> None:
         """Say what became of tasks that edits took away or renumbered; the attempts of `in_flight` have not ended."""

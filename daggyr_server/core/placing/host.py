@@ -8,6 +8,9 @@ that take LONG or more, and all on hosts that queue nothing count whole: they ar
 Another attempt fits if it could run beside the firm ones and the host is not full by weight. So nothing is sent to wait behind
 long attempts, and a long attempt is not kept out by a stream of short ones, each of which takes what little has just come free.
 
+A host may limit kinds of tasks: it then takes so many more attempts of that kind, none perhaps, and all others as before.
+That is how an executor hands on what a scheduler behind it refuses for now (quotas of a site), so that it blocks nobody else.
+
 The pool alone changes a host; whoever shows hosts to people reads it. Nothing here chooses between hosts or moves a task.
 """
 
@@ -16,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from daggyr_server.core.graph.ready import ReadyQueue
+from daggyr_server.core.graph.ready import ReadyQueue, TaskKind
 
 AHEAD_SECONDS = 0.1
 LONG = 1.0  # seconds
@@ -47,6 +50,16 @@ class Pause(NamedTuple):
     until: float | None  # a steady time
 
 
+class Limit:
+    """How many more attempts of one kind a host takes for now, and why, as a part of a sentence."""
+
+    __slots__ = ("reason", "room")
+
+    def __init__(self, room: int, reason: str) -> None:
+        self.room = room
+        self.reason = reason
+
+
 class Host:
     """Somewhere to run attempts. Public attributes are for reading, by others than the pool."""
 
@@ -56,6 +69,7 @@ class Host:
         "expected",
         "host",
         "in_flight",
+        "limits",
         "most",
         "name",
         "offered",
@@ -79,6 +93,7 @@ class Host:
         self.own_pause: Pause | None = None  # its executor says that it is at fault
         self.pause: Pause | None = None  # this one, or what the pool itself has found out; None if it is not at fault
         self.until: float | None = None  # the steady time when it goes away by itself, if it has a time limit
+        self.limits: dict[TaskKind, Limit] = {}  # of kinds of which it takes few or none for now
         self.shortage = ""  # why it offers less than it was meant to, for people
         self.most = MAX_IN_FLIGHT  # attempts at a time; 1 while the host is in doubt
         self.draining = False
@@ -95,6 +110,11 @@ class Host:
     def could_hold(self, needs: Needs) -> bool:
         """Whether an attempt with `needs` fits when the host is empty."""
         return all(self.resources.get(name, 0) >= units for name, units in needs)
+
+    def takes(self, kind: TaskKind) -> bool:
+        """Whether the host takes tasks of a kind now."""
+        limit = self.limits.get(kind)
+        return limit is None or limit.room > 0
 
     def lasts(self, queue: ReadyQueue, now: float) -> bool:
         """Whether the host is there for as long as an attempt of `queue` may take."""
@@ -113,6 +133,8 @@ class Host:
         Both are 0 if none may be sent.
         """
         idle = self.most - self.in_flight if self.open else 0
+        if self.limits and (limit := self.limits.get(queue.wants.kind)) is not None:
+            idle = min(idle, limit.room)
         spare = idle * WHOLE
         held = self._held(queue)
         for name, units in needs:
@@ -129,12 +151,14 @@ class Host:
         """How many attempts of `queue`, which count `weight` each, may be sent now."""
         _, spare = self.free(needs, queue)
         room = min(self.most - self.in_flight, -(-spare // weight))
+        if self.limits and (limit := self.limits.get(queue.wants.kind)) is not None:
+            room = min(room, limit.room)
         return min(room, self.slots(needs, queue)) if weight == WHOLE else room
 
     def slots(self, needs: Needs, queue: ReadyQueue, without: Mapping[str, int] | None = None) -> int:
         """How many attempts with `needs` could run beside the firm ones. `without` are units of firm ones that are left out."""
         held = self._held(queue)
-        slots = MAX_IN_FLIGHT
+        slots = MAX_IN_FLIGHT if self.takes(queue.wants.kind) else 0
         for name, units in needs:
             firm = self.uses.get(name, NOTHING).firm - (without or {}).get(name, 0)
             slots = min(slots, (self.resources.get(name, 0) - held.get(name, 0) - firm) // units)
@@ -154,6 +178,12 @@ class Host:
             use.weighed += units * weight * count
             if weight == WHOLE:
                 use.firm += units * count
+
+    def use_up(self, kind: TaskKind, count: int) -> None:
+        """Attempts of a kind were sent, which the host may have limited. It tells a new limit when it has room for others."""
+        limit = self.limits.get(kind)
+        if limit is not None:
+            limit.room -= count
 
     def give(self, needs: Needs, weight: int) -> None:
         """Count an attempt out."""

@@ -13,6 +13,7 @@ Reservation    A host is kept for a task that was passed over for long, as `rese
 Elsewhere      A task that was LOST goes to another host than the last one, if another one could hold it and has room within
                ELSEWHERE_SECONDS; then it goes anywhere. Such tasks stand in queues of their own (`ReadyQueue.avoid`).
 Doubt          A host on which nothing runs is paused, as `doubts.py` says.
+Limits         A host may take few or none of a kind of tasks for now, as `host.py` says; tasks of other kinds go on.
 
 Cost: a pool of five hundred full hosts is not searched for every task. Once a need found no room, only hosts where something
 changed since then are looked at again (`_fresh`, `_full_for`).
@@ -28,10 +29,10 @@ from collections.abc import Generator, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from daggyr_server.core.graph.in_flight import Sent
-from daggyr_server.core.graph.ready import QueueKey, ReadyQueue, Wants
+from daggyr_server.core.graph.ready import QueueKey, ReadyQueue, TaskKind, Wants
 from daggyr_server.core.moment import Moment
 from daggyr_server.core.placing.doubts import Doubt, Doubts
-from daggyr_server.core.placing.host import AHEAD_SECONDS, MAX_IN_FLIGHT, WHOLE, Host, Needs, Pause
+from daggyr_server.core.placing.host import AHEAD_SECONDS, MAX_IN_FLIGHT, WHOLE, Host, Limit, Needs, Pause
 from daggyr_server.core.placing.reservations import Reservations
 from daggyr_server.core.placing.shares import Share, Shares
 from daggyr_server.core.states import Outcome
@@ -101,13 +102,18 @@ class Pool:
         draining: bool,
         pause: Pause | None,
         shortage: str,
+        limits: Mapping[TaskKind, tuple[int, str]],
         until: float | None = None,
     ) -> None:
-        """A host has come, or has other resources now, or takes attempts or does not. `pause` says that it is at fault."""
+        """A host has come, or has other resources now, or takes attempts or does not. `pause` says that it is at fault.
+
+        `limits` says of which kinds of tasks it takes how many more, and why.
+        """
         known = self.hosts.get(host)
         if known is None:
             known = self.hosts[host] = Host(host, name, resources, ahead=ahead)
         known.name, known.resources, known.ahead, known.shortage = name, dict(resources), ahead, shortage
+        known.limits = {kind: Limit(room, reason) for kind, (room, reason) in limits.items()}
         known.until = until
         self._limited = self._limited or until is not None
         known.offered, known.draining, known.expected = open and not draining, draining, False
@@ -121,7 +127,8 @@ class Pool:
         host.pause = Pause(doubt.reason, doubt.until) if doubt is not None and paused else host.own_pause
         host.most = 1 if doubt is not None and doubt.careful_until > now else MAX_IN_FLIGHT
         host.open = host.offered and not paused
-        if host.reserved is not None and not (host.open and host.could_hold(host.reserved.policy.needs)):
+        kept = host.reserved
+        if kept is not None and not (host.open and host.could_hold(kept.policy.needs) and host.takes(kept.wants.kind)):
             self.reservations.release(host)
         self._fresh[host.host] = host
         self._look_everywhere()
@@ -365,6 +372,8 @@ class Pool:
         numbers = queue.take(count)
         host.take(queue.policy.needs, weight, len(numbers))
         self.shares.charge(queue, weight, len(numbers))
+        if host.limits:
+            host.use_up(queue.wants.kind, len(numbers))
         if host.most == 1:
             self.doubts.tried(host.host, now.steady)
         if host.ahead and self.look_again is None and len(self.hosts) > 1:

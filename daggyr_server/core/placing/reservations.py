@@ -47,7 +47,7 @@ class Reservations:
                 host
                 for host in hosts
                 if host.open and host.reserved is None and host.could_hold(needs) and host.slots(other, queue) > 0
-                if host.host != queue.avoid and host.lasts(queue, now)
+                if host.host != queue.avoid and host.lasts(queue, now) and host.takes(queue.wants.kind)
             ]
             if fit:
                 host = min(fit, key=lambda host: max(host.load.get(name, 0) / host.resources[name] for name in contended))

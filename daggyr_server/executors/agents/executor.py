@@ -310,7 +310,7 @@ class AgentExecutor(Executor):
             session.durable()
             if agent.incarnation != incarnation:
                 return  # its numbers began anew
-            agent.durable = max(agent.durable, sequence)
+            agent.became_durable(sequence)
             # An agent with work to do can wait for this word: a message of its own would cost more than it says.
             if agent.session is not None and (not agent.held or agent.session.unacknowledged(agent.durable) >= LATE_BATCHES):
                 agent.session.acknowledge(agent.durable)

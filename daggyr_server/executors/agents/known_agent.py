@@ -44,6 +44,7 @@ class KnownAgent:
     session: AgentSession | None = None
     expected: int = 1  # the number of the next batch of updates
     durable: int = 0  # batches up to this one are committed
+    durable_beyond: set[int] = field(default_factory=set)  # and these, before an earlier one that takes longer
     draining: bool = False
     leaving: bool = False  # it said goodbye
     awaited: bool = False  # it is known from an earlier coordinator only, and has not come back yet
@@ -78,6 +79,7 @@ class KnownAgent:
         if not continues:
             self.incarnation, self.expected = hello.incarnation, max(1, hello.first_unacknowledged)
             self.durable = self.expected - 1
+            self.durable_beyond.clear()
             self.came_with = hello.life
         self.lifeless = highest_version(hello) < FIRST_VERSION_WITH_LIVES
         self.name, self.resources, self.version = hello.name, dict(hello.resources), hello.version
@@ -87,6 +89,16 @@ class KnownAgent:
         self.ends = time.monotonic() + seconds_of(hello.ends_in) if hello.HasField("ends_in") else None
         self.connect_time = self.last_seen = time.time()
         self.heard = time.monotonic()
+
+    def became_durable(self, sequence: int) -> None:
+        """Record that a batch is committed. Batches may be committed in another order than they came in."""
+        if sequence != self.durable + 1:
+            self.durable_beyond.add(sequence)
+            return
+        self.durable = sequence
+        while self.durable + 1 in self.durable_beyond:
+            self.durable += 1
+            self.durable_beyond.remove(self.durable)
 
     def end_lease(self) -> None:
         """Stop waiting for the agent to come back."""

@@ -77,6 +77,7 @@ class LocalExecutor(AgentExecutor):
         self._child: asyncio.Task[None] | None = None
         self._sweeping: asyncio.Task[None] | None = None
         self._orderly = True  # whether the last child ended in order, so that nothing of it is left
+        self._has_joined = False  # whether any child ever did; before, none was given anything to run
 
     @property
     def joined_as(self) -> str:
@@ -119,6 +120,7 @@ class LocalExecutor(AgentExecutor):
             except OSError as error:
                 ended = f"cannot be started: {error.strerror}"
             joined = bool(self.agents)
+            self._has_joined |= joined
             for agent_id in list(self.agents):
                 self.moved(agent_id)
             if joined:
@@ -136,9 +138,14 @@ class LocalExecutor(AgentExecutor):
                 code = await process.wait()
             finally:
                 lifeline.close()  # the child ends with it, and all that the child runs
+                idle = not self._has_joined and not self.agents
                 if process.returncode is None:
-                    await _end(process)
-                self._orderly = process.returncode == 0
+                    if idle:  # It may still be loading its modules, which takes seconds on a loaded host.
+                        process.kill()
+                        await process.wait()
+                    else:
+                        await _end(process)
+                self._orderly = idle or process.returncode == 0
         return f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
 
     async def _end_leftovers(self, folder: Path) -> int | None:

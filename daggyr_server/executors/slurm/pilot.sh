@@ -2,6 +2,9 @@
 # Where the coordinator is, and the token that it wants, stand in files that only the job's user can read. The agent ends by itself
 # when no coordinator answers, and when the job's time is nearly over, by its own clock and never by the node's date.
 set -u
+# A job may be ended at any moment, also before there is an agent. Then this ends in order, with nothing left on the node.
+agent= stopped=
+trap 'stopped=1; test -z "$agent" || kill -s TERM "$agent" 2>/dev/null' TERM
 state=$(mktemp -d "${TMPDIR:-/tmp}/daggyr-pilot.XXXXXX") || exit 71
 
 # seconds_of [DAYS-][[HOURS:]MINUTES:]SECONDS: set left, or empty it if there is no limit.
@@ -31,12 +34,15 @@ if [ -n "$left" ]; then
     set -- "$@" --ends-in "$((left > 1 ? left : 1))"
 fi
 
-"$@" --config "$folder/agent.toml" --name "pilot-$SLURM_JOB_ID" --state-dir "$state" &
-agent=$!
-trap 'kill -s TERM "$agent" 2>/dev/null' TERM
+if [ -z "$stopped" ]; then
+    "$@" --config "$folder/agent.toml" --name "pilot-$SLURM_JOB_ID" --state-dir "$state" &
+    agent=$!
+fi
+# One that came before the line above had no agent to be passed on to.
+test -z "$stopped" || test -z "$agent" || kill -s TERM "$agent" 2>/dev/null
 
 # A signal interrupts a wait.
-while kill -0 "$agent" 2>/dev/null; do
+while test -n "$agent" && kill -0 "$agent" 2>/dev/null; do
     wait "$agent"
     code=$?
 done

@@ -21,8 +21,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
+from daggyr.address import AddressError, check_address, is_loopback
 from daggyr.backoff import Backoff
-from daggyr.channel import AddressError, check_address, is_loopback
 from daggyr.v1.agents_pb2 import Hello
 from daggyr_server.executors.agents.executor import AgentExecutor
 from daggyr_server.executors.agents.known_agent import KnownAgent

@@ -143,10 +143,12 @@ dg_leave_pool() {
     cd / && rmdir -- "$dg_root" "${dg_root%/*}"
 }
 
-# dg_room: K if files can be kept here, F if not.
+# dg_room: K if files can be kept here; F if not, and why.
 dg_room() {
+    # A disk that has failed may have been replaced meanwhile, and this shell is in a folder of the old one.
+    { mkdir -p -- "$dg_root" && cd -- "$dg_root"; } 2>/dev/null
     if ! dg_probe; then
-        echo "F ."
+        printf 'F %s .\n' "$dg_said"
         return
     fi
     dg_line=

@@ -9,7 +9,7 @@ from daggyr.attempts import outcome
 from daggyr.v1.task_pb2 import SUCCEEDED, AttemptResult
 from daggyr_server.executors.ssh.script import Ended
 
-_FULL = "the disk of its target was full when it ended, so that what it wrote may be lost"
+_FULL = "its target could keep no files when it ended (is its disk full?), so that what it wrote may be lost"
 _CAUSES = {"kill": outcome.Cause.KILL, "timeout": outcome.Cause.TIMEOUT}  # the words of remote.sh
 
 

@@ -186,11 +186,15 @@ class TargetSession:
             self._look_for_room.clear()
             while self.full:
                 await asyncio.sleep(ROOM_SECONDS)
-                if await self._watching.has_room():
+                lacking = await self._watching.lacking_room()
+                if lacking is None:
                     self.full = ""
                     self._starting.paused = False
                     self._starting.wake.set()
                     self._room_changed("", ROOM_SECONDS)
+                elif lacking and self.full != _no_room([lacking]):  # what could not keep a file has not said why
+                    self.full = _no_room([lacking])
+                    self._room_changed(self.full, ROOM_SECONDS)
 
     async def leave(self) -> None:
         """Remove the folders whose results are durable, and the pool's own if nothing is left in it. Raises TargetFault."""
@@ -200,7 +204,7 @@ class TargetSession:
 def _no_room(words: list[str]) -> str:
     """Why a target can keep no files, in its own words, if it has some."""
     said = " ".join(words).strip()
-    return f"it cannot keep the files of attempts{f': {said}' if said else ', because its disk is full'}"
+    return f"it cannot keep the files of attempts{f': {said}' if said else ''}"
 
 
 def _seen(fence: list[str]) -> SeenStart:

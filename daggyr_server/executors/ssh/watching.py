@@ -96,9 +96,14 @@ class LookingAfter:
             await asyncio.sleep(PEEK_SECONDS)
         return OutputChunk(stream=stream, offset=offset, data=data[:CHUNK_BYTES])  # type: ignore[arg-type]
 
-    async def has_room(self) -> bool:
-        """Whether the target can keep files. Raises TargetFault."""
-        return ["K", "."] in await self._questions.answers("dg_room\n")
+    async def lacking_room(self) -> str | None:
+        """Why the target can keep no files, in its own words, empty if it has none; None if it can. Raises TargetFault."""
+        for words in await self._questions.answers("dg_room\n"):
+            if words == ["K", "."]:
+                return None
+            if words[0] == "F":
+                return " ".join(words[1:-1]).strip()
+        return ""
 
     async def leave(self) -> None:
         """Remove folders whose results are durable, and the pool's own if nothing else is in it. Raises TargetFault."""

@@ -87,6 +87,13 @@ class AttemptLog:
             position = self._earlier[position]
         return found[::-1]
 
+    def result(self, number: int, attempt: int) -> AttemptResult | None:
+        """The result of a task's attempt, if it has ended."""
+        position = self._last[number] if number < len(self._last) else _NONE
+        while position != _NONE and self._attempts[position] != attempt:
+            position = self._earlier[position]
+        return self._at(position).result if position != _NONE else None
+
     def ended(self) -> Iterator[tuple[int, int, int, int]]:
         """Number, attempt, outcome and state of all attempts, ascending by number, then attempt."""
         for number, last in enumerate(self._last):

@@ -7,6 +7,7 @@ file.
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from array import array
 from bisect import bisect_left, insort
@@ -15,7 +16,7 @@ from dataclasses import replace
 from itertools import islice, repeat
 from typing import Any
 
-from daggyr.v1.task_pb2 import STDOUT
+from daggyr.v1.task_pb2 import STDOUT, AttemptResult
 from daggyr_server.core.records import (
     AgentForgotten,
     AgentPinned,
@@ -32,7 +33,7 @@ from daggyr_server.core.records import (
     TasksStopped,
 )
 from daggyr_server.core.states import State
-from daggyr_server.core.stored import Growth, RunRow, StoredRun
+from daggyr_server.core.stored import EVERY_RUN, Growth, RunFilter, RunRow, StoredRun
 from daggyr_server.trackers.base import (
     MAX_ATTEMPTS,
     MAX_ROWS_BYTES,
@@ -50,6 +51,7 @@ from daggyr_server.trackers.pieces import in_order, joined
 from daggyr_server.trackers.task_rows import Assigned, Folding, adopted
 
 MAX_OUTPUT_BYTES = 256 * 1024 * 1024
+RUNS_A_TURN = 2_000  # that are looked at before other work has its turn
 LOOKED_AT = 1_000  # how many of the oldest streams are searched for one that may be dropped
 # What Python takes for a stream, and for each piece of it, beside the data, in bytes; tests/trackers measure it.
 _STREAM_COST = 300
@@ -77,6 +79,7 @@ class _Kept:
         self.changes: list[StateChange] = []  # of the run itself
         self.moves: list[TasksMoved] = []
         self.stopped: Sequence[int] = ()
+        self.streams: set[tuple[int, int, int, int]] = set()  # those of which something is kept
 
     def row(self) -> RunRow:
         return RunRow(
@@ -210,6 +213,7 @@ class MemoryTracker(Tracker):
         pieces = self._output.get(stream)
         if pieces is None:
             pieces = self._output[stream] = {}
+            self._runs[record.run_id].streams.add(stream)
             self._output_bytes += _STREAM_COST
         before = pieces.get(record.offset)
         if before is None:
@@ -230,6 +234,7 @@ class MemoryTracker(Tracker):
 
     def _drop(self, stream: tuple[int, int, int, int]) -> None:
         pieces = self._output.pop(stream)
+        self._runs[stream[0]].streams.discard(stream)
         self._output_bytes -= _STREAM_COST + sum(_PIECE_COST + len(data) for data in pieces.values())
 
     def _agent_pinned(self, record: AgentPinned) -> None:
@@ -245,6 +250,11 @@ class MemoryTracker(Tracker):
     ) -> list[StoredAttempt]:
         run = self._runs.get(run_id)
         return run.log.of(number, before, limit) if run is not None else []
+
+    async def results(self, run_id: int, attempts: Sequence[tuple[int, int]]) -> dict[tuple[int, int], AttemptResult]:
+        run = self._runs.get(run_id)
+        found = ((key, run.log.result(*key)) for key in attempts) if run is not None else ()
+        return {key: result for key, result in found if result is not None}
 
     async def output(self, run_id: int, number: int, attempt: int, stream: int, offset: int, limit: int) -> list[Piece]:
         pieces = self._output.get((run_id, number, attempt, stream), {})
@@ -281,15 +291,23 @@ class MemoryTracker(Tracker):
     async def find_request(self, request_id: str) -> int | None:
         return self._requests.get(request_id)
 
-    async def rows(self, *, before: int | None, limit: int) -> list[RunRow]:
+    async def rows(self, *, before: int | None, limit: int, wanted: RunFilter = EVERY_RUN) -> list[RunRow]:
         end = len(self._ids) if before is None else bisect_left(self._ids, before)
         found: list[RunRow] = []
         size = 0
         while end and len(found) < limit and size < MAX_ROWS_BYTES:
-            end -= 1
-            row = self._runs[self._ids[end]].row()
-            size += sum(len(name) + len(value) for name, value in row.tags.items())
-            found.append(row)
+            turn = self._ids[max(0, end - (limit if wanted.is_open else RUNS_A_TURN)) : end]
+            for run_id in reversed(turn):
+                run = self._runs[run_id]
+                if wanted.admits(run.tags, run.state, run.added.submit_time, run.stop_time):
+                    row = run.row()
+                    size += sum(len(name) + len(value) for name, value in row.tags.items())
+                    found.append(row)
+                    if len(found) >= limit or size >= MAX_ROWS_BYTES:
+                        return found
+            if not found:
+                await asyncio.sleep(0)
+            end = bisect_left(self._ids, turn[0])  # Meanwhile, some may have come or gone.
         return found
 
     async def pins(self) -> list[AgentPinned]:
@@ -305,14 +323,16 @@ class MemoryTracker(Tracker):
 
     # -- deleting -----------------------------------------------------------------------------------------------------
 
-    async def delete(self, run_id: int, limit: int) -> bool:
-        """The whole run goes at once, because that takes no time in memory."""
-        run = self._runs.pop(run_id, None)
-        if run is not None:
-            del self._ids[bisect_left(self._ids, run_id)]
-            del self._requests[run.added.request_id]
-            for stream in [stream for stream in self._output if stream[0] == run_id]:
-                self._drop(stream)
+    async def delete(self, run_ids: Sequence[int], limit: int) -> bool:
+        """The whole runs go at once, because that takes no time in memory."""
+        for run_id in run_ids:
+            run = self._runs.get(run_id)
+            if run is not None:
+                for stream in list(run.streams):
+                    self._drop(stream)
+                del self._runs[run_id]
+                del self._ids[bisect_left(self._ids, run_id)]
+                del self._requests[run.added.request_id]
         return False
 
     async def deleting(self) -> list[int]:

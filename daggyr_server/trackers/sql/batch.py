@@ -50,7 +50,7 @@ class Batch:
         self._attempts: list[Row] = []
         self._changes: list[Row] = []
         self._generated: list[Row] = []
-        self.bytes = 0  # of documents and output; many make a commit slow though its rows are few
+        self.bytes = 0  # of documents, output and lists; many make a commit slow though its rows are few
         self._hosts: dict[tuple[int, int], Row] = {}
         self._output: dict[Row, bytes | memoryview] = {}
         takers: dict[type, Callable[[Any], None]] = {
@@ -103,7 +103,7 @@ class Batch:
             ("add_run", (record.run_id, request_id, tags, record.pool, record.pool, queued, record.submit_time)),
             ("take_run_id", (record.run_id,)),
         ]
-        self._document(record.run_id, 0, record.document)
+        self._document(record.run_id, 0, record.document, record.deposit)
 
     def _run_moved(self, record: RunMoved) -> None:
         state = int(record.state)
@@ -127,16 +127,19 @@ class Batch:
             ("add_growth", (record.run_id, record.revision, None, None, record.pool, pack(record.kept))),
             ("note_asked", (record.time, record.reason, record.run_id)),
         ]
-        self._document(record.run_id, record.revision, record.document)
-        if record.replaced:
-            self._document(record.run_id, -record.revision, record.replaced)
+        self._document(record.run_id, record.revision, record.document, record.deposit)
+        if record.replaced or record.replaced_deposit:
+            self._document(record.run_id, -record.revision, record.replaced, record.replaced_deposit)
 
     def _tasks_stopped(self, record: TasksStopped) -> None:
         self.steps.append(("stop_tasks", (pack(record.numbers), record.run_id)))
 
     def _tasks_generated(self, record: TasksGenerated) -> None:
         self.steps.append(("add_growth", (record.run_id, record.revision, record.number, record.attempt, "", b"")))
-        self._generated.append((record.revision, record.run_id, record.number, record.attempt))
+        if record.deposit:
+            self._document(record.run_id, record.revision, b"", record.deposit)
+        else:
+            self._generated.append((record.revision, record.run_id, record.number, record.attempt))
 
     def _attempts_assigned(self, record: AttemptsAssigned) -> None:
         key = self._host(record.run_id, record.host, record.host_name)
@@ -150,6 +153,7 @@ class Batch:
             numbers, attempts = record.numbers[first : first + MAX_LIST], record.attempts[first : first + MAX_LIST]
             where = (min(numbers), max(numbers), pack(numbers), pack(attempts))
             self._changes.append((record.run_id, record.time, state, record.reason, *where))
+            self.bytes += 8 * len(numbers)
 
     def _output_kept(self, record: OutputKept) -> None:
         if not record.data or record.offset + len(record.data) > MAX_OFFSET:
@@ -166,7 +170,10 @@ class Batch:
     def _agent_forgotten(self, record: AgentForgotten) -> None:
         self.steps.append(("forget_agent", (stored_text(record.agent_id),)))
 
-    def _document(self, run_id: int, revision: int, document: bytes) -> None:
+    def _document(self, run_id: int, revision: int, document: bytes, deposit: int) -> None:
+        if deposit:
+            self.steps.append(("claim_deposit", (run_id, revision, deposit)))
+            return
         self.bytes += len(document)
         self._documents += [(run_id, revision, start, data) for start, data in cut(0, document, DOCUMENT_PIECE_BYTES)]
 

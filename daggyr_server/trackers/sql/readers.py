@@ -12,7 +12,22 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
+import msgspec
+
+from daggyr_server.core.states import State
+from daggyr_server.core.stored import RunFilter
+
 Row = Any  # a tuple whose columns are those of its statement
+
+
+def unwanted_states(wanted: RunFilter) -> list[int]:
+    """The states that a run must not have: so, a state that is none is wanted."""
+    return [int(state) for state in State if wanted.states and state not in wanted.states]
+
+
+def tag_texts(wanted: RunFilter) -> list[str]:
+    """What is found in the JSON of the tags that are wanted, because each tag is written there in one way only."""
+    return [msgspec.json.encode({name: value}).decode()[1:-1] for name, value in wanted.tags.items()]
 
 
 class Snapshot(Protocol):
@@ -38,8 +53,10 @@ class Readers(ABC):
         """All rows of a statement, as of the last commit."""
 
     @abstractmethod
-    async def runs(self, before: int, limit: int) -> list[Row]:
-        """The rows of at most `limit` runs with ids below `before`, newest first.
+    async def runs(self, before: int, lowest: int, limit: int, wanted: RunFilter) -> list[Row]:
+        """The rows of at most `limit` runs with ids from `lowest` to below `before`, newest first.
+
+        Those that are `wanted` are among them, and damaged ones of which nobody can tell. `lowest` counts only with a filter.
 
         The first row that takes their tags to MAX_ROWS_BYTES or above is the last. Each database has its own way not to read
         the others.

@@ -26,12 +26,12 @@ COMMANDS = "commands "  # in a run's counts, before the name of a state: counts 
 
 
 @contextlib.contextmanager
-def making_sense(run_id: int) -> Iterator[None]:
-    """Raises DamagedRun for what goes wrong with rows of a run that nobody could have written."""
+def making_sense(run_id: int, kind: type[DamagedRun] = DamagedRun) -> Iterator[None]:
+    """Raises an error of this kind for what goes wrong with rows of a run that nobody could have written."""
     try:
         yield
     except (ArithmeticError, DecodeError, LookupError, TypeError, ValueError, msgspec.MsgspecError) as error:
-        raise DamagedRun(run_id, f"{type(error).__name__}: {error}"[:_MAX_WORDS]) from None
+        raise kind(run_id, f"{type(error).__name__}: {error}"[:_MAX_WORDS]) from None
 
 
 def shown_row(row: Row) -> RunRow:
@@ -50,9 +50,6 @@ def run_row(row: Row) -> RunRow:
     run_id, request_id, tags, pool, state, submit_time, start_time, stop_time, killing, task_states, *more = row
     growths, stopped, ran_seconds, running_time, *_ = more
     counts = msgspec.json.decode(task_states, type=dict[str, int])
-    if ran_seconds is None:  # Versions before 0.2 kept only when a run began first, and when it ended last.
-        running_time = start_time if state == State.RUNNING else None
-        ran_seconds = stop_time - start_time if start_time is not None and stop_time is not None else 0.0
     return RunRow(
         run_id=run_id,
         request_id=request_id,
@@ -65,7 +62,7 @@ def run_row(row: Row) -> RunRow:
         killing=bool(killing),
         revision=1 + growths,
         stopped=stopped,
-        ran_seconds=max(0.0, ran_seconds),
+        ran_seconds=max(0.0, ran_seconds or 0.0),  # none, as long as it has not begun
         running_time=running_time,
         task_states={State[name]: count for name, count in counts.items() if not name.startswith(COMMANDS)},
         command_states={State[name.removeprefix(COMMANDS)]: count for name, count in counts.items() if name.startswith(COMMANDS)},

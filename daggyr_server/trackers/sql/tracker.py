@@ -1,19 +1,24 @@
 """What the sqlite and the postgres tracker do alike: read, and know that they are closed or lost.
 
 Both are subclasses of `SqlTracker`. How each opens its database, commits, deletes and closes is its own. Which rows a record
-makes is in batch.py, what rows tell in rows.py, which rows a deletion takes in deletion.py. Nothing here writes.
+makes is in batch.py, what rows tell in rows.py, which rows a deletion takes in deletion.py. Nothing here writes by itself.
 """
 
 from __future__ import annotations
 
 import asyncio
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import replace
 
+import msgspec
+
+from daggyr.v1.task_pb2 import AttemptResult
 from daggyr_server.core.records import AgentPinned
-from daggyr_server.core.stored import RunRow, StoredRun, needed
+from daggyr_server.core.stored import EVERY_RUN, RunFilter, RunRow, StoredRun, needed
 from daggyr_server.trackers.base import (
     MAX_ATTEMPTS,
+    DamagedPart,
     LostTracker,
     Opened,
     Piece,
@@ -22,7 +27,7 @@ from daggyr_server.trackers.base import (
     Tracker,
     TrackerError,
 )
-from daggyr_server.trackers.pieces import MAX_OFFSET, in_order, joined
+from daggyr_server.trackers.pieces import DOCUMENT_PIECE_BYTES, MAX_OFFSET, cut, in_order, joined
 from daggyr_server.trackers.sql.batch import stored_text
 from daggyr_server.trackers.sql.lock_holder import LockHolder
 from daggyr_server.trackers.sql.readers import Readers, Row, Snapshot
@@ -40,6 +45,7 @@ from daggyr_server.trackers.task_rows import unpack
 
 WAIT = 10.0  # seconds that a coordinator waits for another one to let go: one that is being replaced is about to
 MAX_OUTPUT_BYTES = 10 * 1024**3  # of a run; the oldest goes first
+SCANNED_RUNS = 5_000  # in one statement, for those that are wanted: a millisecond or two
 _DOCUMENT_PIECES_A_TURN = 4  # of a mebibyte each
 
 
@@ -58,7 +64,8 @@ class SqlTracker(Tracker):
         self._output_limit = output_limit
         self._opened: Opened | None = None
         self._lost: str | None = None  # why nothing can be written any more
-        self._writing = asyncio.Lock()  # one commit or slice of a deletion at a time
+        self._writing = asyncio.Lock()  # one commit, piece of a deposit or slice of a deletion at a time
+        self._last_deposit = 0  # the greatest number of any
 
     def __str__(self) -> str:
         return self._where
@@ -70,8 +77,17 @@ class SqlTracker(Tracker):
     ) -> list[StoredAttempt]:
         before = MAX_OFFSET if before is None else before
         rows = await self._readers.rows("attempts", run_id=run_id, number=number, before=before, limit=limit)
-        with making_sense(run_id):
+        with making_sense(run_id, DamagedPart):
             return [stored_attempt(row) for row in rows]
+
+    async def results(self, run_id: int, attempts: Sequence[tuple[int, int]]) -> dict[tuple[int, int], AttemptResult]:
+        # As JSON, because each database has another way to take a list.
+        asked = msgspec.json.encode(attempts).decode()
+        with making_sense(run_id, DamagedPart):
+            return {
+                (number, attempt): AttemptResult.FromString(result)
+                for number, attempt, result in await self._readers.rows("results", run_id=run_id, attempts=asked)
+            }
 
     async def output(self, run_id: int, number: int, attempt: int, stream: int, offset: int, limit: int) -> list[Piece]:
         if offset > MAX_OFFSET:
@@ -93,11 +109,22 @@ class SqlTracker(Tracker):
         rows = await self._readers.rows("find_request", request_id=stored_text(request_id))
         return int(rows[0][0]) if rows else None
 
-    async def rows(self, *, before: int | None, limit: int) -> list[RunRow]:
-        return [shown_row(row) for row in await self._readers.runs(MAX_OFFSET if before is None else before, limit)]
+    async def rows(self, *, before: int | None, limit: int, wanted: RunFilter = EVERY_RUN) -> list[RunRow]:
+        below = MAX_OFFSET if before is None else before
+        if wanted.is_open:
+            return [shown_row(row) for row in await self._readers.runs(below, 0, limit, wanted)]
+        while True:
+            ((lowest,),) = await self._readers.rows("scanned", before=below, count=SCANNED_RUNS)
+            if lowest is None:
+                return []
+            found = await self._readers.runs(below, lowest, limit, wanted)
+            if found:
+                return [shown_row(row) for row in found]
+            below = lowest
+            await asyncio.sleep(0)
 
     async def history(self, run_id: int, number: int | None) -> list[StateChange]:
-        with making_sense(run_id):
+        with making_sense(run_id, DamagedPart):
             return await self._history(run_id, number)
 
     async def _history(self, run_id: int, number: int | None) -> list[StateChange]:
@@ -146,6 +173,33 @@ class SqlTracker(Tracker):
                 replaced,
                 unpack(stopped),
             )
+
+    # -- deposits ------------------------------------------------------------------------------------------------------
+
+    def new_deposit(self) -> int:
+        self._last_deposit += 1
+        return self._last_deposit
+
+    async def deposit(self, number: int, document: bytes | bytearray) -> None:
+        # Each piece is a transaction of its own. Commits that have come meanwhile are first, because the lock is fair.
+        for start, data in cut(0, document, DOCUMENT_PIECE_BYTES):
+            await self._add_deposit_piece(number, start, data)
+
+    async def discard(self, number: int, limit: int) -> bool:
+        if not await self._readers.rows("is_deposit", number=number):
+            return False
+        return await self._discard_pieces(number, limit) > 0
+
+    async def deposits(self) -> list[int]:
+        return [number for (number,) in await self._readers.rows("deposits")]
+
+    @abstractmethod
+    async def _add_deposit_piece(self, number: int, start: int, data: bytes | memoryview) -> None:
+        """Make a piece durable, as long as the tracker is this coordinator's. Raises as `commit` does."""
+
+    @abstractmethod
+    async def _discard_pieces(self, number: int, limit: int) -> int:
+        """Take pieces away that are nobody's; returns how many. Raises as `commit` does."""
 
     # -- another life --------------------------------------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ import msgspec
 
 from daggyr.attempts.keys import Ident, ident_in, ident_of, key_of
 from daggyr.attempts.outcome import without_process
-from daggyr.attempts.times import timestamp
+from daggyr.attempts.times import duration, timestamp
 from daggyr.environment import passes
 from daggyr.substitution import Filling
 from daggyr.v1.task_pb2 import (
@@ -41,6 +41,7 @@ from daggyr.v1.task_pb2 import (
     AttemptStarted,
     AttemptUpdate,
     Host,
+    HostFault,
     HostState,
     OutputChunk,
     OutputStream,
@@ -300,8 +301,8 @@ class PrefixExecutor(Executor):
 
     # -- telling ------------------------------------------------------------------------------------------------------
 
-    def _offer(self, state: HostState) -> None:
-        host = Host(host=self.pool, name=self.pool, state=state, resources=self.settings.resources, takes_ahead=True)
+    def _offer(self, state: HostState, fault: HostFault | None = None) -> None:
+        host = Host(host=self.pool, name=self.pool, state=state, resources=self.settings.resources, takes_ahead=True, fault=fault)
         self.reports.host(host)
 
     def _pause(self, error: OSError) -> None:
@@ -309,7 +310,7 @@ class PrefixExecutor(Executor):
         if not self._paused:
             self._paused = True
             log.warning("pool %s: nothing can be started, it is tried again in %g s: %s", self.pool, PAUSE_SECONDS, error)
-            self._offer(HOST_PAUSED)
+            self._offer(HOST_PAUSED, HostFault(reason=f"nothing can be started: {error}", pause=duration(PAUSE_SECONDS)))
             asyncio.get_running_loop().call_later(PAUSE_SECONDS, self._resume)
 
     def _resume(self) -> None:

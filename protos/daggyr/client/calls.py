@@ -13,8 +13,9 @@ from typing import Any, TypeVar
 
 import grpc
 
+from daggyr.address import Tls, check_exposure
 from daggyr.backoff import Backoff
-from daggyr.channel import Tls, check_exposure, open_channel, token_metadata
+from daggyr.channel import open_channel, token_metadata
 from daggyr.client.errors import GONE, ServerError, Unreachable, translated
 from daggyr.v1.runs_pb2_grpc import RunsStub
 
@@ -33,7 +34,7 @@ class Calls:
     def __init__(
         self, address: str, *, token: str | None, tls: Tls | None, insecure: bool, patience: float, notice: Callable[[str], None]
     ) -> None:
-        """`patience` (seconds) and `notice` are those of `Client`. Nothing is sent yet. Raises daggyr.channel.AddressError."""
+        """`patience` (seconds) and `notice` are those of `Client`. Nothing is sent yet. Raises daggyr.address.AddressError."""
         check_exposure(address, token, tls, insecure=insecure)
         self._channel = open_channel(address, tls=tls)
         self.stub = RunsStub(self._channel)

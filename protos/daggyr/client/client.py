@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from daggyr.channel import Tls
+from daggyr.address import Tls
 from daggyr.client.calls import Calls
 from daggyr.client.documents import send_edit, send_run
 from daggyr.client.following import Change, changes_of, pieces_of
@@ -42,7 +42,7 @@ class Client:
         notice: Callable[[str], None] | None = None,
         warning: Callable[[str], None] | None = None,
     ) -> None:
-        """Nothing is sent yet. Raises daggyr.channel.AddressError for an address or a TLS file that cannot be used.
+        """Nothing is sent yet. Raises daggyr.address.AddressError for an address or a TLS file that cannot be used.
 
         `address` is HOST:PORT or unix:PATH. `token` is the text of a client token (`daggyr.tokens` finds and reads its file). Off
         loopback a token goes over TLS only, unless `insecure` says that the network is trusted. `patience` is in seconds.
@@ -106,14 +106,15 @@ class Client:
                 yield page.runs
 
     async def tasks(
-        self, run_id: int, *, states: Iterable[State] = (), page_size: int = 10_000
+        self, run_id: int, *, states: Iterable[State] = (), page_size: int = 10_000, output_sizes: bool = False
     ) -> AsyncGenerator[Sequence[TaskSummary], None]:
         """Pages of a run's tasks in the order of their numbers: those in any of `states` (all if there are none).
 
+        With `output_sizes`, they also tell how much the last attempts wrote, unless the server is too old to know.
         All pages are of one run, even where `run_id` is 0 and another run is submitted meanwhile. `page_size` is at most 10,000.
         NOT_FOUND: there is no such run.
         """
-        request = pb.ListTasksRequest(run_id=run_id, states=states, page_size=page_size)
+        request = pb.ListTasksRequest(run_id=run_id, states=states, page_size=page_size, output_sizes=output_sizes)
         async with aclosing(self._calls.pages(self._calls.stub.ListTasks, request)) as pages:
             async for page in pages:
                 yield page.tasks

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -113,17 +114,19 @@ class Dying:
 
 
 class Counting:
-    """A client that notes the size of each array that is submitted."""
+    """A client that notes when each array is submitted, and its size."""
 
     def __init__(self) -> None:
         self.client: SlurmClient
         self.sizes: list[int] = []
+        self.times: list[float] = []  # monotonic
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.client, name)
 
     async def submit(self, job: Job) -> str:
         self.sizes.append(job.size)
+        self.times.append(time.monotonic())
         return await self.client.submit(job)
 
 

@@ -6,6 +6,7 @@ are ended with it.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -20,6 +21,9 @@ from support.task_specs import shell, spec
 from daggyr.v1.task_pb2 import HOST_AVAILABLE, HOST_PAUSED, AttemptKey, Placement
 from daggyr_server.executors.base import ExecutorError
 from daggyr_server.executors.loader import find_executor
+from daggyr_server.executors.slurm.jobs.held_back import MAX_HELD_BACK
+
+LOOK = 0.1  # seconds between two looks of these pools, their `poll_interval`
 
 
 @pytest.fixture
@@ -53,8 +57,35 @@ class TestLimits:
         offered = harness.reports.hosts[harness.executor.pool]
         assert offered.resources["cores"] == CORES + 4, "what is held back keeps nobody out"
         assert "QOSMaxCpuPerJobLimit" in offered.shortage
+        (limit,) = offered.limits
+        assert (dict(limit.resources), limit.room) == ({"cores": 2}, 0), "those that wait are enough to try"
+        assert "QOSMaxCpuPerJobLimit" in limit.reason
         harness.recall(*wide)
         assert outcomes(await harness.ended(wide)) == ["RETURNED"] * 2
+        await harness.reports.until(lambda: harness.reports.hosts[harness.executor.pool].limits[0].room > 0)
+
+    async def test_WhatIsHeldBackBeyondItsPartGoesBackOnceTheCoreIsTold(self, limited: Place) -> None:
+        harness = await limited.coordinator(qos="narrow", max_jobs=10_000)
+        keys = await harness.give(*[spec("/bin/true", resources={"cores": 2})] * (MAX_HELD_BACK + 10))
+        back = await harness.ended(keys[-10:])
+        assert outcomes(back) == ["RETURNED"] * 10, "what came last"
+        assert all("QOSMaxCpuPerJobLimit" in told.notes for told in back)
+        assert [limit.room for limit in harness.reports.hosts[harness.executor.pool].limits] == [0]
+        assert not any(harness.reports.of(key).results for key in keys[:-10])
+        harness.recall(*keys)
+
+    async def test_SlurmIsNotAskedAllTheTimeHoweverManyKindsItRefuses(self, limited: Place) -> None:
+        counting = Counting()
+        harness = await limited.coordinator(counting, qos="narrow")
+        kinds = 8
+        specs = [spec("/bin/true", resources={"cores": 2, "memory_mb": 10 + number}) for number in range(kinds)]
+        keys = await harness.give(*specs)
+        await eventually(lambda: len(counting.sizes) >= 4 * kinds)
+        again = counting.times[kinds:]
+        assert all(after - before > LOOK for before, after in itertools.pairwise(again)), "one kind after another"
+        assert outcomes(await harness.run(spec("/bin/true"))) == ["SUCCEEDED"]
+        harness.recall(*keys)
+        assert outcomes(await harness.ended(keys)) == ["RETURNED"] * kinds
 
 
 class TestTrouble:

@@ -37,6 +37,7 @@ from daggyr_server.executors.base import Reports, Wanted, forgotten
 from daggyr_server.executors.context import ExecutorContext
 from daggyr_server.executors.slurm.client import RESOURCES, needs_of
 from daggyr_server.executors.slurm.jobs.calls import SlurmCalls
+from daggyr_server.executors.slurm.jobs.held_back import Alike, JobKind
 from daggyr_server.executors.slurm.jobs.known_jobs import LONGEST_PAUSE, JobAttempt, KnownJobs, Request, Submission
 from daggyr_server.executors.slurm.jobs.output import written_by
 from daggyr_server.executors.slurm.jobs.script import check_task
@@ -99,11 +100,12 @@ class JobExecutor(SlurmPool):
                 timeout = seconds_of(spec.timeout)
                 longest = timeout + self.context.grace if timeout else 0
                 self._check_gpus(spec.resources.get("gpus", 0))
-                alike = (needs_of(spec.resources, longest, self.settings), timeout, spec.whole_stdout_bytes)
+                resources = tuple(sorted((name, units) for name, units in spec.resources.items() if units))
+                kind = JobKind(needs_of(spec.resources, longest, self.settings), timeout, resources)
             except ValueError as error:
                 rejected.append(AttemptUpdate(key=key, finished=without_process(REJECTED, str(error))))
                 continue
-            self._known.attempts[ident] = self._known.waiting[ident] = JobAttempt(ident, alike, assignment, spec)
+            self._known.given(JobAttempt(ident, Alike(kind, spec.whole_stdout_bytes), assignment, spec))
         if rejected:
             asyncio.get_running_loop().call_soon(self.reports.updates, self.pool, rejected, forgotten)
         self._known.submit_wake.set()

@@ -18,7 +18,6 @@ from typing import Literal
 from daggyr.attempts.keys import Ident, key_of
 from daggyr.attempts.outcome import without_process
 from daggyr.attempts.times import duration
-from daggyr.backoff import Backoff
 from daggyr.v1.task_pb2 import (
     HOST_AVAILABLE,
     HOST_PAUSED,
@@ -34,7 +33,8 @@ from daggyr.v1.task_pb2 import (
     TaskSpec,
 )
 from daggyr_server.executors.base import forgotten
-from daggyr_server.executors.slurm.client import Needs, SlurmError, SlurmLimits
+from daggyr_server.executors.slurm.client import SlurmError, SlurmLimits
+from daggyr_server.executors.slurm.jobs.held_back import MAX_HELD_BACK, Alike, JobKind, RefusedKinds
 from daggyr_server.executors.slurm.jobs.submission_folder import JobReport, SubmissionFolder
 from daggyr_server.executors.slurm.pool import SlurmPool
 
@@ -47,13 +47,11 @@ MEMORY_OF_A_JOB = (
     1024 * 1024
 )  # MiB that the pool offers for each of `max_jobs`, unless its settings say another: more than any node has
 UNITS_OF_A_JOB = 64  # the same for each generic resource
-MAX_HELD_BACK = 3_000  # attempts of needs that Slurm refuses for now, beyond which they count against what the pool offers
 
 _OWN_TURN = frozenset(("", "None", "Resources", "Priority", "Cleaning", "BeginTime"))  # reasons that pass by themselves
 _MOST_REASONS = 5  # that are told
 
 Request = Literal["stop", "recall"]
-Alike = tuple[Needs, float, int]  # what tasks of one array share: needs, timeout, whole_stdout_bytes
 
 
 @dataclass(slots=True, eq=False)
@@ -104,18 +102,6 @@ class Submission:
         return f"{job_id}_{index}" if len(self.folder.manifest.keys) > 1 else job_id
 
 
-@dataclass(slots=True, eq=False)
-class HeldBack:
-    """Needs of which Slurm takes no more for now, for a limit. Attempts of other needs are submitted meanwhile."""
-
-    most: int  # tasks that are submitted together at most: less after each refusal, more after two submissions
-    backoff: Backoff
-    reason: str = ""  # in Slurm's words
-    tried: float = 0.0  # monotonic
-    due: float = 0.0  # when it is tried again, monotonic
-    taken: int = 0  # submissions since the last refusal
-
-
 class KnownJobs:
     """What is known in one pool. The three tasks read and change all attributes."""
 
@@ -130,7 +116,7 @@ class KnownJobs:
         self.to_forget: list[tuple[Submission, int]] = []  # attempts whose ends are durable
         self.in_slurm = 0  # attempts that are submitted and whose end was not told
         self.limits: SlurmLimits | None = None  # once Slurm has answered
-        self.refused: dict[Alike, HeldBack] = {}
+        self.refused = RefusedKinds()
         # What does not work now, by who has found that: why, and until when (monotonic).
         self.troubles: dict[str, tuple[str, float]] = {}
         self.offered: Host | None = None
@@ -184,7 +170,8 @@ class KnownJobs:
         resources = {name: units for name, units in self.resources().items() if units}
         name = f"Slurm, partition {settings.partition}" if settings.partition else "Slurm"
         host = Host(host=self.pool.pool, name=name, state=HOST_AVAILABLE, resources=resources)
-        held_back = sorted({refused.reason for refused in self.refused.values() if refused.due})
+        host.limits.extend(self.refused.limits(self.kinds_held_back()))
+        held_back = sorted({refused.reason for refused in self.refused.by_kind.values() if refused.due})
         if held_back:
             host.shortage = f"does not take some of the jobs for now: {'; '.join(held_back)}"[:1_000]
         if self.troubles:
@@ -203,19 +190,45 @@ class KnownJobs:
         for name in (self.limits.gres or ()) if self.limits is not None else ():
             found[f"gres/{name}"] = settings.max_jobs * UNITS_OF_A_JOB
         found.update(settings.resources)
-        due = {alike for alike, refused in self.refused.items() if refused.due}
-        held_back = (attempt for attempt in self.waiting.values() if attempt.alike in due)
-        for attempt in islice(held_back, MAX_HELD_BACK) if due else ():
+        for attempt in islice(self._held_back(), MAX_HELD_BACK):
             for name, units in attempt.spec.resources.items() if attempt.spec is not None else ():
                 if name in found:
                     found[name] += units
         return found
 
+    def _held_back(self) -> Iterator[JobAttempt]:
+        """Attempts that wait here and are of kinds of which Slurm takes few or none."""
+        refused = self.refused.by_kind
+        if refused:
+            yield from (attempt for attempt in self.waiting.values() if attempt.alike and attempt.alike.kind in refused)
+
+    def kinds_held_back(self) -> Iterator[JobKind]:
+        """The kind of each of these attempts."""
+        return (attempt.alike.kind for attempt in self._held_back() if attempt.alike)
+
+    def given(self, attempt: JobAttempt) -> None:
+        """Take in an attempt that is to be submitted."""
+        self.attempts[attempt.ident] = self.waiting[attempt.ident] = attempt
+        if attempt.alike is not None and attempt.alike.kind in self.refused.by_kind:
+            # The core has counted it against the kind's limit, and so has to hear the next limit even if that is equal.
+            self.offered = None
+
+    def shrink(self, reason: str) -> None:
+        """Give back what there is of each refused kind beyond its part, what came last first: others may use its place.
+
+        The limits have to be told before, so that it does not come again at once.
+        """
+        surplus = self.refused.surplus(self.kinds_held_back())
+        for attempt in list(reversed(self.waiting.values())) if surplus else ():
+            if attempt.alike is not None and surplus[attempt.alike.kind] > 0:
+                surplus[attempt.alike.kind] -= 1
+                del self.waiting[attempt.ident]
+                self.give_back(attempt, f"it was not submitted to Slurm, which takes no more of its kind for now: {reason}")
+
     def waits(self) -> Iterator[str]:
         """Why jobs wait in Slurm, and others before it, where it is not only their turn."""
-        for refused in self.refused.values():
-            if refused.due and refused.reason:
-                yield f"Slurm does not take some of the jobs for now: {refused.reason}"
+        for reason in islice(self.refused.reasons(self.kinds_held_back()), _MOST_REASONS):
+            yield f"Slurm does not take some of the jobs for now: {reason}"
         reasons = Counter(
             attempt.reason for attempt in self.attempts.values() if attempt.state == "PENDING" and attempt.reason not in _OWN_TURN
         )
@@ -235,8 +248,8 @@ class KnownJobs:
         if submission is not None and submission.folder.manifest.job_id:
             found.job, found.node = submission.task(attempt.index), attempt.node
             found.state, found.reason = attempt.state or "", attempt.reason
-        elif attempt.alike in self.refused:
-            found.state, found.reason = "not submitted", self.refused[attempt.alike].reason
+        elif attempt.alike is not None and attempt.alike.kind in self.refused.by_kind:
+            found.state, found.reason = "not submitted", self.refused.by_kind[attempt.alike.kind].reason
         elif self.troubles:
             found.state, found.reason = "not submitted", next(iter(self.troubles.values()))[0]
         return found
@@ -268,8 +281,7 @@ class KnownJobs:
         self.in_slurm -= 1
         result.placement.CopyFrom(self.placement(attempt))
         # What has ended may have made room below a limit.
-        for refused in self.refused.values():
-            refused.due = min(refused.due, refused.tried + self.pool.settings.poll_interval)
+        self.refused.hurry(self.pool.settings.poll_interval)
         self.submit_wake.set()
 
         def durable() -> None:

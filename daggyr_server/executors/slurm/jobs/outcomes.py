@@ -8,7 +8,7 @@ from __future__ import annotations
 from daggyr.attempts.outcome import Cause, Scheduler, Seen, signal_in
 from daggyr_server.executors.slurm.jobs.submission_folder import JobReport
 
-FULL = "there was no room in the pool's `directory`"
+FULL = "nothing could be written into the pool's `directory` (is its disk full?)"
 GONE = "GONE"  # beside Slurm's own states: it knows no such job, any more or at all
 
 _STATES: dict[str, tuple[Scheduler, str]] = {

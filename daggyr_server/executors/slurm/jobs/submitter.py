@@ -4,8 +4,10 @@ The executor of job mode runs one `Submitter`. `submission_folder.py` says in wh
 attempt is submitted twice. A submission that Slurm does not take is made void, and what becomes of its attempts depends on why:
 
  - It never will be taken: they are REJECTED, in Slurm's words.
- - It is too much for now, for a limit: half of it is submitted, then half of that. Where even one is too much, all of equal needs
-   wait here, and those of other needs are submitted meanwhile.
+ - It is too much for now, for a limit: half of it is submitted, then half of that. Where even one is too much, some of its kind
+   wait here to be tried again, the others go back, and those of other kinds are submitted meanwhile. The core is told of the
+   kind, so that it does not fill the pool with more of it. What is held back is tried one attempt after another, at least
+   `look_seconds` apart unless one was taken, so that Slurm is not asked all the time, however many kinds there are.
  - Slurm, or the way there, does not work: they are RETURNED, and the pool pauses. The next try comes by the clock, always.
 
 Nothing here follows a job once it is submitted.
@@ -23,15 +25,8 @@ from daggyr.attempts.outcome import without_process
 from daggyr.backoff import Backoff
 from daggyr.v1.task_pb2 import REJECTED
 from daggyr_server.executors.slurm.client import Job, SlurmError, SlurmLimited, SlurmLimits, SlurmRefused
-from daggyr_server.executors.slurm.jobs.known_jobs import (
-    LONGEST_PAUSE,
-    STRAY_SECONDS,
-    Alike,
-    HeldBack,
-    JobAttempt,
-    KnownJobs,
-    Submission,
-)
+from daggyr_server.executors.slurm.jobs.held_back import Alike, HeldBack, JobKind
+from daggyr_server.executors.slurm.jobs.known_jobs import LONGEST_PAUSE, STRAY_SECONDS, JobAttempt, KnownJobs, Submission
 from daggyr_server.executors.slurm.jobs.script import job_script
 from daggyr_server.executors.slurm.jobs.submission_folder import Manifest, SubmissionFolder
 
@@ -49,6 +44,7 @@ class Submitter:
         self.known = known
         self.pool = known.pool
         self._backoff = Backoff(self.pool.settings.poll_interval, LONGEST_PAUSE)
+        self._next_try = 0.0  # before then, nothing that is held back is tried, monotonic
 
     async def run(self) -> None:
         self.known.limits = await self._limits()
@@ -88,7 +84,13 @@ class Submitter:
         while True:
             known.submit_wake.clear()
             now = time.monotonic()
-            dues = [refused.due for refused in known.refused.values() if refused.due > now]
+            if known.refused.forget(known.kinds_held_back(), LONGEST_PAUSE):
+                known.offer()
+            dues = [
+                due
+                for refused in known.refused.by_kind.values()
+                if refused.due and (due := max(refused.due, self._next_try)) > now
+            ]
             room = self.pool.settings.max_jobs - known.in_slurm
             if room > 0 and (group := self._group(room, now)):
                 return group
@@ -98,21 +100,29 @@ class Submitter:
             except TimeoutError:
                 continue
 
-    def _group(self, room: int, now: float) -> list[JobAttempt]:
-        refused = self.known.refused
-        alike: Alike | None = None
-        group: list[JobAttempt] = []
-        most = size = 0
+    def _next(self, now: float) -> Alike | None:
+        """What is submitted next: the first that is not held back, else what is held back and due for longest."""
+        found, since = None, now
         for attempt in self.known.waiting.values():
-            if attempt.alike is None or attempt.spec is None:
+            if attempt.alike is None:
                 continue
-            if alike is None:
-                limit = refused.get(attempt.alike)
-                if limit is not None and limit.due > now:
-                    continue
-                alike = attempt.alike
-                most = min(room, self._largest(), limit.most if limit is not None else room)
-            if attempt.alike == alike:
+            refused = self.known.refused.by_kind.get(attempt.alike.kind)
+            if refused is None or not refused.due:
+                return attempt.alike
+            if refused.due <= since:
+                found, since = attempt.alike, refused.due
+        return found if now >= self._next_try else None
+
+    def _group(self, room: int, now: float) -> list[JobAttempt]:
+        alike = self._next(now)
+        if alike is None:
+            return []
+        refused = self.known.refused.by_kind.get(alike.kind)
+        most = min(room, self._largest(), refused.most if refused is not None else room)
+        group: list[JobAttempt] = []
+        size = 0
+        for attempt in self.known.waiting.values():
+            if attempt.alike == alike and attempt.spec is not None:
                 size += attempt.spec.ByteSize()
                 if group and (len(group) >= most or size > MAX_SUBMISSION_BYTES):
                     break
@@ -130,7 +140,7 @@ class Submitter:
         """
         alike = group[0].alike
         assert alike is not None
-        needs, timeout, whole_stdout_bytes = alike
+        (needs, timeout, _), whole_stdout_bytes = alike
         name = self.pool.prefix + secrets.token_hex(6)
         manifest = Manifest(name, [attempt.ident for attempt in group], timeout, whole_stdout_bytes)
         folder = SubmissionFolder(self.pool.tracker_folder / name, manifest)
@@ -169,12 +179,13 @@ class Submitter:
             if isinstance(error, SlurmRefused):
                 for attempt in group:
                     self.known.tell(attempt, without_process(REJECTED, f"Slurm did not take its job: {error}"))
+                self.known.offer()  # There may be room for others of its kind.
             elif isinstance(error, SlurmLimited):
-                self._halve(alike, group, str(error))
+                self._halve(alike.kind, group, str(error))
             else:
                 raise
             return
-        self._taken(alike, len(group))
+        self._taken(alike.kind, len(group))
         for attempt in group:
             attempt.assignment = attempt.spec = None
         await self.known.release(submission)
@@ -194,34 +205,39 @@ class Submitter:
         except OSError as fault:
             log.debug("the folder of %s: %s", submission.name, fault)
 
-    def _halve(self, alike: Alike, group: list[JobAttempt], reason: str) -> None:
+    def _halve(self, kind: JobKind, group: list[JobAttempt], reason: str) -> None:
         """A limit does not let this many in: half of them are tried next, at once; if it was one, later."""
         now = time.monotonic()
-        refused = self.known.refused.get(alike)
+        refused = self.known.refused.by_kind.get(kind)
         if refused is None:
-            refused = self.known.refused[alike] = HeldBack(0, Backoff(self.pool.settings.poll_interval, LONGEST_PAUSE))
+            refused = self.known.refused.by_kind[kind] = HeldBack(Backoff(self.pool.settings.poll_interval, LONGEST_PAUSE))
         refused.most, refused.taken, refused.tried = max(1, len(group) // 2), 0, now
         if len(group) == 1:
             pause = refused.backoff.next()
             refused.due = now + pause
+            self._next_try = now + self.known.look_seconds
             if refused.reason != reason:
                 log.warning("pool %s: %s waits, it is tried again in %g s: %s", self.pool.pool, _label(group), pause, reason)
             refused.reason = reason
         self.known.waiting = {**{attempt.ident: attempt for attempt in group}, **self.known.waiting}
         self.known.offer()
+        if len(group) == 1:
+            self.known.shrink(reason)
 
-    def _taken(self, alike: Alike, count: int) -> None:
-        refused = self.known.refused.get(alike)
+    def _taken(self, kind: JobKind, count: int) -> None:
+        refused = self.known.refused.by_kind.get(kind)
         if refused is None:
             return
+        self._next_try = 0.0
         refused.taken += 1
+        refused.tried = time.monotonic()
         refused.due = 0.0
         refused.reason = ""
         refused.backoff.reset()
         if refused.taken > 1:
             refused.most = 2 * max(count, refused.most)
-        if refused.most >= self._largest() or not any(each.alike == alike for each in self.known.waiting.values()):
-            del self.known.refused[alike]
+        if refused.most >= self._largest():
+            del self.known.refused.by_kind[kind]
         self.known.offer()
 
 

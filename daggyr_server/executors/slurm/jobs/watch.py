@@ -8,6 +8,7 @@ into the attempts' `state`.
 from __future__ import annotations
 
 import asyncio
+import errno
 import time
 from collections.abc import Sequence
 
@@ -61,20 +62,33 @@ class Watch:
                 await self._try_room()
             await self.known.rest(self.known.watch_wake)
 
-    def _no_room(self) -> None:
-        """A job found no room in the directory: nothing more is submitted until there is some."""
+    def _no_room(self, error: OSError | None = None) -> None:
+        """The directory takes no files, as a job has found, or this host: nothing more is submitted until it does."""
         pause = self._backoff.next()
         self._room_at = time.monotonic() + pause
-        self.known.trouble(ROOM, f"no room is left in its directory {self.pool.settings.directory}", pause)
+        reason = f"no room is left in its directory {self.pool.settings.directory}"
+        if error is not None and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            reason = self.known.directory_words(error)
+        self.known.trouble(ROOM, reason, pause)
 
-    async def _try_room(self) -> None:
+    async def _try_room(self) -> bool:
+        """Find out whether the directory takes files. The pool pauses if it does not."""
         try:
             await asyncio.to_thread(probe, self.pool.tracker_folder)
-        except OSError:
-            self._no_room()
-        else:
-            self._backoff.reset()
-            self.known.fine(ROOM)
+        except OSError as error:
+            self._no_room(error)
+            return False
+        self._backoff.reset()
+        self.known.fine(ROOM)
+        return True
+
+    async def _lacks_room(self) -> bool:
+        """Whether the directory takes no files, for an attempt that left no result. Many of those at once are one try."""
+        now = time.monotonic()
+        if ROOM not in self.known.troubles and now >= self._room_at:
+            self._room_at = now + self.known.look_seconds
+            return not await self._try_room()
+        return ROOM in self.known.troubles
 
     async def _adopt(self) -> None:
         """Find the submissions of an earlier coordinator that hold attempts which were placed."""
@@ -111,12 +125,14 @@ class Watch:
 
     async def _heed(self) -> None:
         """Take back attempts that are to stop, or were recalled, and have not started. `SlurmCalls` ends those that have."""
+        taken_back = False
         for attempt in [each for each in self.known.attempts.values() if each.requested is not None]:
             outcome = KILLED if attempt.requested == "stop" else RETURNED
             submission = attempt.submission
             if attempt.ident in self.known.waiting:
                 del self.known.waiting[attempt.ident]
                 self.known.tell(attempt, without_process(outcome))
+                taken_back = True
                 continue
             if submission is None or submission.made is None:
                 continue  # it is being submitted, or looked for
@@ -132,6 +148,8 @@ class Watch:
                 attempt.requested = None
             else:
                 self.known.calls_wake.set()
+        if taken_back and self.known.refused.by_kind:
+            self.known.offer()  # There is room for others of its kind.
 
     async def _look(self) -> None:
         """See what jobs have written into their folders, and tell it."""
@@ -175,8 +193,9 @@ class Watch:
         printed = unwritten = None
         if reported is None:
             printed = await asyncio.to_thread(submission.folder.printed, index)
-            unwritten = FULL if await asyncio.to_thread(submission.folder.result_was_lost, index) else None
-        if unwritten is not None or (reported is not None and reported.full):
+            lost = await asyncio.to_thread(submission.folder.result_was_lost, index) or await self._lacks_room()
+            unwritten = FULL if lost else None
+        if (unwritten is not None or (reported is not None and reported.full)) and ROOM not in self.known.troubles:
             self._no_room()
         manifest = submission.folder.manifest
         seen = seen_of(

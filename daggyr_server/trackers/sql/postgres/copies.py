@@ -7,7 +7,6 @@ writes a table; `pg_restore` brings a copy back, and `daggyr-server restore` mak
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 import subprocess
 from pathlib import Path
@@ -16,6 +15,7 @@ from psycopg import pq
 
 from daggyr.whole_file import sync_folder
 from daggyr_server.trackers.base import TrackerError
+from daggyr_server.trackers.sql.drafts import draft_beside
 from daggyr_server.trackers.sql.postgres.address import PostgresAddress
 
 _OPTIONS = ("--format=custom", "--schema=daggyr", "--no-owner", "--no-privileges")
@@ -31,34 +31,36 @@ def back_up(address: PostgresAddress, destination: Path) -> int:
             "pg_dump is not here: install Postgres' client programs, of the server's version or newer; or, on any host that "
             f"has them and reaches the database: pg_dump {' '.join(_OPTIONS)} --file {destination} {address}"
         )
-    draft = destination.with_name(f".{destination.name}.{secrets.token_hex(8)}")
     try:
-        os.close(os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-        dumped = subprocess.run(
-            [program, *_OPTIONS, "--no-password", f"--file={draft}"],
-            env={**os.environ, **_variables(address)},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            check=False,
-        )
-        if dumped.returncode != 0:
-            raise address.error(Exception(dumped.stderr.strip() or f"pg_dump ended with {dumped.returncode}"))
-        descriptor = os.open(draft, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        destination.hardlink_to(draft)
-        sync_folder(destination.parent)
-        return destination.stat().st_size
+        with draft_beside(destination) as draft:
+            _dump(program, address, draft)
+            destination.hardlink_to(draft)
+            sync_folder(destination.parent)
+            return destination.stat().st_size
     except FileExistsError:
         raise TrackerError(f"{destination} exists, and a copy overwrites nothing: name another file") from None
     except OSError as error:
         raise TrackerError(f"cannot write {destination}: {error.strerror}") from None
+
+
+def _dump(program: str, address: PostgresAddress, draft: Path) -> None:
+    """Have pg_dump fill the draft, durably. Raises TrackerError, OSError."""
+    dumped = subprocess.run(
+        [program, *_OPTIONS, "--no-password", f"--file={draft}"],
+        env={**os.environ, **_variables(address)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        check=False,
+    )
+    if dumped.returncode != 0:
+        raise address.error(Exception(dumped.stderr.strip() or f"pg_dump ended with {dumped.returncode}"))
+    descriptor = os.open(draft, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
     finally:
-        draft.unlink(missing_ok=True)
+        os.close(descriptor)
 
 
 def _variables(address: PostgresAddress) -> dict[str, str]:

@@ -10,10 +10,11 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
+from daggyr_server.core.stored import RunFilter
 from daggyr_server.trackers.base import MAX_ROWS_BYTES, TrackerError
 from daggyr_server.trackers.sql.postgres.address import MISSING, PostgresAddress
 from daggyr_server.trackers.sql.postgres.watch import AnswerWatch
-from daggyr_server.trackers.sql.readers import Readers, Row
+from daggyr_server.trackers.sql.readers import Readers, Row, tag_texts, unwanted_states
 from daggyr_server.trackers.sql.statements import statements
 
 if MISSING is None:
@@ -51,8 +52,21 @@ class PostgresReaders(Readers):
         async with self._connection() as connection:
             return await (await connection.execute(SQL[statement], parameters, binary=True)).fetchall()
 
-    async def runs(self, before: int, limit: int) -> list[Row]:
-        return await self.rows("runs", before=before, limit=limit, most=MAX_ROWS_BYTES)
+    async def runs(self, before: int, lowest: int, limit: int, wanted: RunFilter) -> list[Row]:
+        if wanted.is_open:
+            return await self.rows("runs", before=before, limit=limit, most=MAX_ROWS_BYTES)
+        return await self.rows(
+            "wanted_runs",
+            before=before,
+            lowest=lowest,
+            limit=limit,
+            most=MAX_ROWS_BYTES,
+            unwanted=unwanted_states(wanted),
+            tags=tag_texts(wanted),
+            since=wanted.since,
+            until=wanted.until,
+            ended_before=wanted.ended_before,
+        )
 
     @contextlib.asynccontextmanager
     async def snapshot(self) -> AsyncIterator[PostgresSnapshot]:

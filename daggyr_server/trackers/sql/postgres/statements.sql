@@ -141,10 +141,33 @@ WITH gone AS (
 )
 UPDATE daggyr.run SET output_bytes = output_bytes - (SELECT coalesce(sum(size), 0) FROM gone) WHERE run_id = %(run_id)s
 
+-- Deposits.
+
+-- name: last_deposit
+SELECT max(number) FROM (
+    SELECT max(number) AS number FROM daggyr.deposit_piece UNION ALL SELECT max(number) FROM daggyr.deposit
+) AS numbers
+-- name: add_deposit_piece
+INSERT INTO daggyr.deposit_piece (number, start, data) VALUES (%s, %s, %b) ON CONFLICT DO NOTHING
+-- name: claim_deposit
+INSERT INTO daggyr.deposit (run_id, revision, number) VALUES (%s, %s, %s)
+-- name: deposits
+SELECT DISTINCT number FROM daggyr.deposit_piece WHERE number NOT IN (SELECT number FROM daggyr.deposit) ORDER BY number
+-- name: is_deposit
+SELECT 1 FROM daggyr.deposit_piece WHERE number = %(number)s AND %(number)s NOT IN (SELECT number FROM daggyr.deposit) LIMIT 1
+-- name: discard_deposit
+DELETE FROM daggyr.deposit_piece WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM daggyr.deposit_piece WHERE number = %(number)s AND number NOT IN (SELECT number FROM daggyr.deposit) ORDER BY number, start LIMIT least(%(limit)s, 4)
+))
+
 -- Reading. A run that is being deleted is not known.
 
 -- name: document
-SELECT start, data FROM daggyr.document WHERE run_id = %(run_id)s AND revision = %(revision)s ORDER BY start
+-- It stands in one of the two.
+SELECT start, data FROM daggyr.document WHERE run_id = %(run_id)s AND revision = %(revision)s
+UNION ALL SELECT start, data FROM daggyr.deposit_piece
+WHERE number = (SELECT number FROM daggyr.deposit WHERE run_id = %(run_id)s AND revision = %(revision)s)
+ORDER BY start
 -- name: has_document
 SELECT 1 FROM daggyr.run WHERE run_id = %(run_id)s AND NOT deleting
 AND (%(revision)s = 0 OR EXISTS (SELECT 1 FROM daggyr.growth WHERE run_id = %(run_id)s AND revision = %(revision)s))
@@ -163,6 +186,26 @@ ran_seconds, running_time FROM (
         FROM daggyr.run WHERE run_id < %(before)s::bigint AND NOT deleting ORDER BY run_id DESC LIMIT %(limit)s
     ) AS newest
 ) AS sized WHERE size_before < %(most)s::bigint ORDER BY run_id DESC
+-- name: wanted_runs
+-- Among few runs, because the plan of a statement that is kept sorts all that are between the two bounds.
+SELECT run_id, request_id, tags, pool, state, submit_time, start_time, stop_time, killing, task_states, growths, stopped,
+ran_seconds, running_time FROM (
+    SELECT *, sum(octet_length(tags)) OVER (ORDER BY run_id DESC) - octet_length(tags) AS size_before FROM (
+        SELECT run_id, request_id, tags, pool, state, submit_time, start_time, stop_time, killing, task_states,
+        (SELECT count(*) FROM daggyr.growth WHERE growth.run_id = run.run_id) AS growths, length(stopped_list) / 4 AS stopped,
+        ran_seconds, running_time
+        FROM daggyr.run WHERE run_id < %(before)s::bigint AND run_id >= %(lowest)s::bigint AND NOT deleting
+        AND state <> ALL(%(unwanted)s::smallint[])
+        AND submit_time >= %(since)s::double precision AND submit_time < %(until)s::double precision
+        AND (%(ended_before)s::double precision = 'infinity' OR stop_time < %(ended_before)s::double precision)
+        AND NOT EXISTS (SELECT FROM unnest(%(tags)s::text[]) AS tag (text) WHERE strpos(tags, tag.text) = 0)
+        ORDER BY run_id DESC LIMIT %(limit)s
+    ) AS newest
+) AS sized WHERE size_before < %(most)s::bigint ORDER BY run_id DESC
+-- name: scanned
+SELECT min(run_id) FROM (
+    SELECT run_id FROM daggyr.run WHERE run_id < %(before)s::bigint ORDER BY run_id DESC LIMIT %(count)s
+) AS newest
 -- name: unfinished
 SELECT run_id FROM daggyr.run WHERE state IN (1, 2) AND NOT deleting ORDER BY run_id
 -- name: find_request
@@ -184,6 +227,11 @@ SELECT attempt, host, host_name, assign_time, result FROM (
     AND EXISTS (SELECT 1 FROM daggyr.run WHERE run_id = %(run_id)s AND NOT deleting)
     ORDER BY attempt DESC LIMIT %(limit)s
 ) AS last JOIN daggyr.host USING (run_id, host_key) ORDER BY attempt
+-- name: results
+-- The attempts that are asked for are a JSON array of pairs, task and attempt.
+SELECT number, attempt, result FROM json_array_elements(%(attempts)s::text::json) AS asked (pair) JOIN daggyr.attempt
+ON run_id = %(run_id)s AND number = (pair ->> 0)::bigint AND attempt = (pair ->> 1)::bigint
+WHERE EXISTS (SELECT 1 FROM daggyr.run WHERE run_id = %(run_id)s AND NOT deleting)
 -- name: output
 SELECT start, data FROM (
     SELECT start, data, sum(size) OVER (ORDER BY start) - size AS before FROM (
@@ -209,40 +257,67 @@ AND EXISTS (SELECT 1 FROM daggyr.run WHERE run_id = %(run_id)s AND NOT deleting)
 -- name: deleting
 SELECT run_id FROM daggyr.run WHERE deleting ORDER BY run_id
 -- name: begin_deleting
-UPDATE daggyr.run SET deleting = true, request_id = '' WHERE run_id = %(run_id)s AND NOT deleting
--- Rows are deleted by their places in the table (ctid), so that no plan reads the whole table.
+UPDATE daggyr.run SET deleting = true, request_id = '' WHERE run_id = ANY(%(run_ids)s::bigint[]) AND NOT deleting
+-- Rows are found run by run, in the order of an index, and deleted by their places in the table (ctid), so that no plan reads the
+-- whole table.
 -- name: delete_output
 DELETE FROM daggyr.output WHERE ctid = ANY (ARRAY(
     SELECT place FROM (
-        SELECT place, sum(size) OVER (ORDER BY id) - size AS before FROM (
-            SELECT ctid AS place, id, length(data) AS size FROM daggyr.output
-            WHERE run_id = %(run_id)s ORDER BY id LIMIT %(limit)s
-        ) AS first
+        SELECT place, sum(size) OVER (ROWS UNBOUNDED PRECEDING) - size AS before
+        FROM unnest(%(run_ids)s::bigint[]) AS asked (id) CROSS JOIN LATERAL (
+            SELECT ctid AS place, length(data) AS size FROM daggyr.output
+            WHERE run_id = asked.id ORDER BY run_id, id LIMIT %(limit)s
+        ) AS found LIMIT %(limit)s
     ) AS summed WHERE before < 2097152
 ))
 -- name: delete_attempts
 DELETE FROM daggyr.attempt WHERE ctid = ANY (ARRAY(
-    SELECT ctid FROM daggyr.attempt WHERE run_id = %(run_id)s ORDER BY number, attempt LIMIT %(limit)s
+    SELECT place FROM unnest(%(run_ids)s::bigint[]) AS asked (id) CROSS JOIN LATERAL (
+        SELECT ctid AS place FROM daggyr.attempt WHERE run_id = asked.id ORDER BY run_id, number, attempt LIMIT %(limit)s
+    ) AS found LIMIT %(limit)s
 ))
 -- name: delete_assignments
 DELETE FROM daggyr.assignment WHERE ctid = ANY (ARRAY(
-    SELECT ctid FROM daggyr.assignment WHERE run_id = %(run_id)s ORDER BY id LIMIT %(limit)s
+    SELECT place FROM unnest(%(run_ids)s::bigint[]) AS asked (id) CROSS JOIN LATERAL (
+        SELECT ctid AS place FROM daggyr.assignment WHERE run_id = asked.id ORDER BY run_id, id LIMIT %(limit)s
+    ) AS found LIMIT %(limit)s
 ))
 -- name: delete_changes
 DELETE FROM daggyr.change WHERE ctid = ANY (ARRAY(
-    SELECT ctid FROM daggyr.change WHERE run_id = %(run_id)s ORDER BY id LIMIT %(limit)s
+    SELECT place FROM unnest(%(run_ids)s::bigint[]) AS asked (id) CROSS JOIN LATERAL (
+        SELECT ctid AS place FROM daggyr.change WHERE run_id = asked.id ORDER BY run_id, id LIMIT %(limit)s
+    ) AS found LIMIT %(limit)s
 ))
 -- name: delete_documents
 DELETE FROM daggyr.document WHERE ctid = ANY (ARRAY(
-    SELECT ctid FROM daggyr.document WHERE run_id = %(run_id)s ORDER BY revision, start LIMIT least(%(limit)s, 4)
+    SELECT place FROM (
+        SELECT place, sum(size) OVER (ROWS UNBOUNDED PRECEDING) - size AS before
+        FROM unnest(%(run_ids)s::bigint[]) AS asked (id) CROSS JOIN LATERAL (
+            SELECT ctid AS place, length(data) AS size FROM daggyr.document
+            WHERE run_id = asked.id ORDER BY run_id, revision, start LIMIT %(limit)s
+        ) AS found LIMIT %(limit)s
+    ) AS summed WHERE before < 4194304
+))
+-- name: delete_deposit_pieces
+DELETE FROM daggyr.deposit_piece WHERE ctid = ANY (ARRAY(
+    SELECT piece.ctid FROM daggyr.deposit JOIN daggyr.deposit_piece AS piece USING (number)
+    WHERE run_id = ANY(%(run_ids)s::bigint[]) LIMIT least(%(limit)s, 4)
+))
+-- name: delete_deposits
+DELETE FROM daggyr.deposit WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM daggyr.deposit WHERE run_id = ANY(%(run_ids)s::bigint[]) LIMIT %(limit)s
 ))
 -- name: delete_growths
 DELETE FROM daggyr.growth WHERE ctid = ANY (ARRAY(
-    SELECT ctid FROM daggyr.growth WHERE run_id = %(run_id)s ORDER BY revision LIMIT %(limit)s
+    SELECT place FROM unnest(%(run_ids)s::bigint[]) AS asked (id) CROSS JOIN LATERAL (
+        SELECT ctid AS place FROM daggyr.growth WHERE run_id = asked.id ORDER BY run_id, revision LIMIT %(limit)s
+    ) AS found LIMIT %(limit)s
 ))
 -- name: delete_hosts
 DELETE FROM daggyr.host WHERE ctid = ANY (ARRAY(
-    SELECT ctid FROM daggyr.host WHERE run_id = %(run_id)s ORDER BY host_key LIMIT %(limit)s
+    SELECT place FROM unnest(%(run_ids)s::bigint[]) AS asked (id) CROSS JOIN LATERAL (
+        SELECT ctid AS place FROM daggyr.host WHERE run_id = asked.id ORDER BY run_id, host_key LIMIT %(limit)s
+    ) AS found LIMIT %(limit)s
 ))
 -- name: delete_run
-DELETE FROM daggyr.run WHERE run_id = %(run_id)s AND deleting
+DELETE FROM daggyr.run WHERE run_id = ANY(%(run_ids)s::bigint[]) AND deleting

@@ -95,6 +95,7 @@ class PostgresTracker(SqlTracker):
                     await writer.execute(SQL["add_life"], (life,))
                 tracker_id, epoch, next_run_id, self._commits = await _one(writer, "tracker")
                 (first_id,) = await _one(writer, "first_id")
+                self._last_deposit = (await _one(writer, "last_deposit"))[0] or 0
                 lives = await (await writer.execute(SQL["lives"], (MAX_LIVES,))).fetchall()
         except BaseException:
             await writer.close()
@@ -190,8 +191,8 @@ class PostgresTracker(SqlTracker):
             finally:
                 await connection.close()
 
-    async def delete(self, run_id: int, limit: int) -> bool:
-        return await _finished(self._delete(Slice(run_id, limit)))
+    async def delete(self, run_ids: Sequence[int], limit: int) -> bool:
+        return await _finished(self._delete(Slice(run_ids, limit))) if run_ids else False
 
     async def _delete(self, rows: Slice) -> bool:
         async with self._writing:
@@ -199,8 +200,25 @@ class PostgresTracker(SqlTracker):
             async with self._transaction(writer, self._commits, None):
                 await self._check_epoch(writer, await self._begin(writer, self._commits))
                 while (statement := rows.statement) is not None:
-                    rows.took((await writer.execute(SQL[statement], rows.parameters)).rowcount)
+                    parameters = {"run_ids": rows.run_ids, "limit": rows.limit}
+                    rows.took((await writer.execute(SQL[statement], parameters)).rowcount)
             return rows.more  # Postgres gives the room to what comes next by itself
+
+    async def _add_deposit_piece(self, number: int, start: int, data: bytes | memoryview) -> None:
+        # A piece that was kept though its answer was lost is not written again: see the statement.
+        await _finished(self._alone("add_deposit_piece", (number, start, bytes(data))))
+
+    async def _discard_pieces(self, number: int, limit: int) -> int:
+        return await _finished(self._alone("discard_deposit", {"number": number, "limit": limit}))
+
+    async def _alone(self, statement: str, parameters: Row | dict[str, int]) -> int:
+        """Commit one statement that is no record's; returns how many rows it wrote or took away."""
+        async with self._writing:
+            writer = await self._held()
+            async with self._transaction(writer, self._commits, None):
+                await self._check_epoch(writer, await self._begin(writer, self._commits))
+                cursor = await writer.execute(SQL[statement], parameters)
+        return cursor.rowcount
 
     async def _begin(self, writer: WatchedConnection, number: int) -> psycopg.AsyncCursor[Any]:
         assert self._opened is not None

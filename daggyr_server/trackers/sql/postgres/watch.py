@@ -27,6 +27,9 @@ if MISSING is None:
     import psycopg
     from psycopg import waiting
 
+    # It warns of connections that were cut in its own words, with addresses of objects; the tracker says what matters of them.
+    logging.getLogger("psycopg").setLevel(logging.ERROR)
+
 log = logging.getLogger(__name__)
 
 ANSWER_SECONDS = 3.0

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -18,7 +17,8 @@ from pathlib import Path
 
 from daggyr.whole_file import sync_folder
 from daggyr_server.trackers.base import TrackerError
-from daggyr_server.trackers.sql.sqlite.file import SqliteFile
+from daggyr_server.trackers.sql.drafts import draft_beside
+from daggyr_server.trackers.sql.sqlite.file import SqliteFile, migrate
 from daggyr_server.trackers.sql.sqlite.lock import is_locked
 from daggyr_server.trackers.sql.sqlite.whole import STANDING_VERSION, connect_without_log, foreign_log, log_of, standing
 from daggyr_server.trackers.sql.statements import statements
@@ -43,11 +43,12 @@ def back_up(path: Path, destination: Path) -> Copied:
     if not path.exists():
         raise TrackerError(f"there is no tracker {path}: name the one that is to be copied with --tracker or --config")
     _check_free(destination)
+    _check_apart(path, destination)
     with (
         file.in_words(),
         contextlib.closing(file.look_at_whole()) as source,
         _written(destination),
-        _draft(destination) as draft,
+        draft_beside(destination) as draft,
     ):
         copied = _copy(source, draft, copy_time=time.time())
         _put(draft, destination)
@@ -59,6 +60,12 @@ def _check_free(destination: Path) -> None:
         raise TrackerError(f"{destination} exists, and a copy overwrites nothing: name another file")
     if not destination.parent.is_dir():
         raise TrackerError(f"there is no folder {destination.parent}: make it first: mkdir -p {destination.parent}")
+
+
+def _check_apart(path: Path, destination: Path) -> None:
+    """Refuse the names of files that stand beside the tracker: its next server would take the copy for its log or its lock."""
+    if os.path.realpath(destination) in {f"{os.path.realpath(path)}-{end}" for end in ("wal", "shm", "journal", "lock")}:
+        raise TrackerError(f"{destination} is the name of a file that belongs to the tracker {path}: name another file")
 
 
 def _copy(source: sqlite3.Connection, draft: Path, *, copy_time: float | None) -> Copied:
@@ -75,8 +82,12 @@ def _copy(source: sqlite3.Connection, draft: Path, *, copy_time: float | None) -
         if found != ["ok"]:
             raise TrackerError(f"what was copied is damaged ({' '.join(found[0].split())}): copy a tracker from before")
         (version,) = connection.execute("PRAGMA user_version").fetchone()
-        if version >= STANDING_VERSION:
-            connection.execute(*((_SQL["take_copy"],) if copy_time is None else (_SQL["make_copy"], (copy_time,))))
+        if copy_time is not None:
+            if version < STANDING_VERSION:  # else the copy could not say that it is one
+                migrate(connection, draft)
+            connection.execute(_SQL["make_copy"], (copy_time,))
+        elif version >= STANDING_VERSION:
+            connection.execute(_SQL["take_copy"])
         (tracker_id, *_) = connection.execute(_SQL["tracker"]).fetchone()
         runs, unfinished = connection.execute(_SQL["holdings"]).fetchone()
     return Copied(draft.stat().st_size, runs, unfinished, tracker_id)
@@ -93,18 +104,6 @@ def _written(place: Path) -> Iterator[None]:
         if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_FULL:
             raise
         raise TrackerError(f"cannot write {place}: its disk is full; make room, and try again") from None
-
-
-@contextlib.contextmanager
-def _draft(destination: Path) -> Iterator[Path]:
-    """A new empty file beside `destination`, of mode 0600. It goes in the end, with what sqlite puts beside it."""
-    draft = destination.with_name(f".{destination.name}.{secrets.token_hex(8)}")
-    os.close(os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-    try:
-        yield draft
-    finally:
-        for end in ("", "-wal", "-shm", "-journal", "-lock"):
-            draft.with_name(draft.name + end).unlink(missing_ok=True)
 
 
 def _put(draft: Path, destination: Path) -> None:
@@ -138,23 +137,29 @@ class CopyOnItsWay:
         self.aside: Path | None = None  # what was in the tracker's place, once it is set aside
         self.dropped_log = ""  # why the log beside the copy was not taken; empty if it was
         self._file = SqliteFile(target)
-        self._made = False
+        self._was_empty = False
+        self._locked = False
         self._exit = contextlib.ExitStack()
         self.draft = target
 
     async def begin(self) -> Copied:
         """Take the lock of the place, and copy. Raises TrackerError; then nothing has changed."""
         self._check()
-        with self._file.in_words():
-            self._made = not self.target.exists()
-            await self._file.lock(0.0)
-            try:
-                with contextlib.closing(self._source()) as source, _written(self.target):
-                    self.draft = self._exit.enter_context(_draft(self.target))
-                    return _copy(source, self.draft, copy_time=None)
-            except BaseException:
-                self.end()
-                raise
+        try:
+            with _written(self.target):
+                # It is there before the place is: if this process is killed, no server takes the place for an empty tracker.
+                draft = self._exit.enter_context(draft_beside(self.target))
+            with self._file.in_words():
+                self._was_empty = not self.target.exists() or not self.target.stat().st_size
+                await self._file.lock(0.0)
+                self._locked = True
+            with SqliteFile(self.copy).in_words(), contextlib.closing(self._source()) as source, _written(self.target):
+                copied = _copy(source, draft, copy_time=None)
+            self.draft = draft
+            return copied
+        except BaseException:
+            self.end()
+            raise
 
     def _check(self) -> None:
         if not self.copy.is_file():
@@ -165,10 +170,10 @@ class CopyOnItsWay:
             raise TrackerError(f"there is no copy {self.copy}")
         if self.copy != self.target:
             if self.target.exists() and self.target.stat().st_size:
-                raise TrackerError(
-                    f"{self.target} exists: move it away first, with its -wal: mv {self.target} {self.target}.old; "
-                    f"mv {self.target}-wal {self.target}.old-wal"
-                )
+                move = f"mv {self.target} {self.target}.old"
+                if log_of(self.target).exists():
+                    move += f"; mv {log_of(self.target)} {self.target}.old-wal"
+                raise TrackerError(f"{self.target} exists: move it away first, with its -wal, if it has one: {move}")
             if is_locked(self.copy):
                 raise TrackerError(f"a server uses {self.copy}: make a copy of it with `daggyr-server backup`, and restore that")
         if self.copy != self.target and log_of(self.target).exists():
@@ -189,26 +194,31 @@ class CopyOnItsWay:
         """Give the draft, closed, the tracker's place. Raises TrackerError."""
         with self._file.in_words(), _written(self.target):
             _sync(self.draft)
-            if not self._made:
+            if not self._was_empty:
                 self._set_aside()
             self.draft.replace(self.target)
+            # Until it goes, it is another tracker's log, with which no coordinator takes the file, and `restore` does without.
+            log_of(self.target).unlink(missing_ok=True)
             sync_folder(self.target.parent)
-            self._made = False
+            self._was_empty = False
 
     def _set_aside(self) -> None:
-        """Give what is in the tracker's place another name too. Its log goes first: without it, no coordinator takes the file."""
+        """Give what is in the tracker's place other names too, so that it is whole in its place until the draft has it."""
         number = 1
-        while os.path.lexists(aside := self.target.with_name(f"{self.target.name}.before-{number}")):
+        while os.path.lexists(aside := self._aside(number)) or os.path.lexists(log_of(aside)):
             number += 1
-        if log_of(self.target).exists():
-            log_of(self.target).replace(log_of(aside))
-        self.target.with_name(f"{self.target.name}-shm").unlink(missing_ok=True)
         aside.hardlink_to(self.target)
+        if log_of(self.target).exists():
+            log_of(aside).hardlink_to(log_of(self.target))
+        self.target.with_name(f"{self.target.name}-shm").unlink(missing_ok=True)
         self.aside = aside
+
+    def _aside(self, number: int) -> Path:
+        return self.target.with_name(f"{self.target.name}.before-{number}")
 
     def end(self) -> None:
         """Let go of everything. A place that was empty is empty again, unless the draft was put there."""
-        self._exit.close()
-        if self._made:
+        if self._locked and self._was_empty:
             self.target.unlink(missing_ok=True)
+        self._exit.close()
         self._file.unlock()

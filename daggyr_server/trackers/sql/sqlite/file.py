@@ -69,8 +69,9 @@ class SqliteFile:
 
     def damaged(self, what: str) -> TrackerError:
         return TrackerError(
-            f"the tracker {self.path} is damaged ({what}); it was left as it is. Copy it and {self.path.name}-wal aside, then "
-            "bring back a copy from before, save what can be read with sqlite3's `.recover`, or name another file to begin anew"
+            f"the tracker {self.path} is damaged ({what}); it was left as it is. If the system's log says that the disk fails, "
+            f"mend that first: it may be whole. Otherwise copy it and {self.path.name}-wal aside, then bring back a copy from "
+            "before, save what can be read with sqlite3's `.recover`, or name another file to begin anew"
         )
 
     # -- the lock -----------------------------------------------------------------------------------------------------
@@ -239,16 +240,7 @@ class SqliteFile:
         (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
         if mode != "wal":
             raise TrackerError(f"{self.path} cannot have a write-ahead log there; name a file on a local disk")
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-        for number, migration in missing_migrations("sqlite", version, self.path, "file"):
-            if number == 1:
-                migration = f"PRAGMA application_id = {APPLICATION_ID};\n{migration}"
-            try:
-                connection.executescript(f"BEGIN IMMEDIATE;\n{migration}\nPRAGMA user_version = {number};\nCOMMIT;")
-            except BaseException:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-                raise
+        migrate(connection, self.path)
 
     def _begin_epoch(self, connection: sqlite3.Connection) -> Opened:
         holder = LockHolder.this_process()
@@ -271,6 +263,20 @@ class SqliteFile:
             lives=lives,
             first_id=first_id,
         )
+
+
+def migrate(connection: sqlite3.Connection, path: Path) -> None:
+    """Bring the tables up to this version's. Raises TrackerError, sqlite3.Error."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    for number, migration in missing_migrations("sqlite", version, path, "file"):
+        if number == 1:
+            migration = f"PRAGMA application_id = {APPLICATION_ID};\n{migration}"
+        try:
+            connection.executescript(f"BEGIN IMMEDIATE;\n{migration}\nPRAGMA user_version = {number};\nCOMMIT;")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
 
 
 def _check_owner(path: Path) -> None:

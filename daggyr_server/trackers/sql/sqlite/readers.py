@@ -12,8 +12,11 @@ import contextlib
 import sqlite3
 from collections.abc import AsyncIterator
 
+import msgspec
+
+from daggyr_server.core.stored import RunFilter
 from daggyr_server.trackers.base import MAX_ROWS_BYTES, TrackerError
-from daggyr_server.trackers.sql.readers import Readers, Row
+from daggyr_server.trackers.sql.readers import Readers, Row, tag_texts, unwanted_states
 from daggyr_server.trackers.sql.sqlite.file import SqliteFile
 from daggyr_server.trackers.sql.statements import statements
 
@@ -43,10 +46,17 @@ class SqliteReaders(Readers):
             # All of them at once: a statement that is not at its end would keep the log from being moved into the file.
             return self._open().execute(SQL[statement], parameters).fetchall()
 
-    async def runs(self, before: int, limit: int) -> list[Row]:
+    async def runs(self, before: int, lowest: int, limit: int, wanted: RunFilter) -> list[Row]:
+        parameters: dict[str, object] = {"before": before, "limit": limit}
+        statement = "runs"
+        if not wanted.is_open:
+            statement = "wanted_runs"
+            parameters |= {"lowest": lowest, "since": wanted.since, "until": wanted.until, "ended_before": wanted.ended_before}
+            parameters["unwanted"] = msgspec.json.encode(unwanted_states(wanted)).decode()
+            parameters["tags"] = msgspec.json.encode(tag_texts(wanted)).decode()
         found, size = [], 0
         with self._file.in_words(), contextlib.closing(self._open().cursor()) as cursor:
-            for row in cursor.execute(SQL["runs"], {"before": before, "limit": limit}):
+            for row in cursor.execute(SQL[statement], parameters):
                 found.append(row)
                 size += len(row[2])
                 if size >= MAX_ROWS_BYTES:

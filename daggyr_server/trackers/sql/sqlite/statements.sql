@@ -105,10 +105,33 @@ DELETE FROM output WHERE id IN (
     ) WHERE before < ?2
 )
 
+-- Deposits.
+
+-- name: last_deposit
+SELECT max(number) FROM (
+    SELECT max(number) AS number FROM deposit_piece UNION ALL SELECT max(number) FROM deposit
+) AS numbers
+-- name: add_deposit_piece
+INSERT INTO deposit_piece (number, start, data) VALUES (?, ?, ?) ON CONFLICT DO NOTHING
+-- name: claim_deposit
+INSERT INTO deposit (run_id, revision, number) VALUES (?, ?, ?)
+-- name: deposits
+SELECT DISTINCT number FROM deposit_piece WHERE number NOT IN (SELECT number FROM deposit) ORDER BY number
+-- name: is_deposit
+SELECT 1 FROM deposit_piece WHERE number = :number AND :number NOT IN (SELECT number FROM deposit) LIMIT 1
+-- name: discard_deposit
+DELETE FROM deposit_piece WHERE (number, start) IN (
+    SELECT number, start FROM deposit_piece WHERE number = :number AND number NOT IN (SELECT number FROM deposit) ORDER BY number, start LIMIT min(:limit, 4)
+)
+
 -- Reading. A run that is being deleted is not known.
 
 -- name: document
-SELECT start, data FROM document WHERE run_id = :run_id AND revision = :revision ORDER BY start
+-- It stands in one of the two.
+SELECT start, data FROM document WHERE run_id = :run_id AND revision = :revision
+UNION ALL SELECT start, data FROM deposit_piece
+WHERE number = (SELECT number FROM deposit WHERE run_id = :run_id AND revision = :revision)
+ORDER BY start
 -- name: has_document
 SELECT 1 FROM run WHERE run_id = :run_id AND NOT deleting
 AND (:revision = 0 OR EXISTS (SELECT 1 FROM growth WHERE run_id = :run_id AND revision = :revision))
@@ -121,6 +144,16 @@ FROM run WHERE run_id = :run_id AND NOT deleting
 SELECT run_id, request_id, tags, pool, state, submit_time, start_time, stop_time, killing, task_states,
 (SELECT count(*) FROM growth WHERE growth.run_id = run.run_id), length(stopped_list) / 4, ran_seconds, running_time
 FROM run WHERE run_id < :before AND NOT deleting ORDER BY run_id DESC LIMIT :limit
+-- name: wanted_runs
+SELECT run_id, request_id, tags, pool, state, submit_time, start_time, stop_time, killing, task_states,
+(SELECT count(*) FROM growth WHERE growth.run_id = run.run_id), length(stopped_list) / 4, ran_seconds, running_time
+FROM run WHERE run_id < :before AND run_id >= :lowest AND NOT deleting
+AND state NOT IN (SELECT value FROM json_each(:unwanted)) AND submit_time >= :since AND submit_time < :until
+AND (:ended_before = 9e999 OR stop_time < :ended_before)
+AND NOT EXISTS (SELECT 1 FROM json_each(:tags) AS tag WHERE instr(run.tags, tag.value) = 0)
+ORDER BY run_id DESC LIMIT :limit
+-- name: scanned
+SELECT min(run_id) FROM (SELECT run_id FROM run WHERE run_id < :before ORDER BY run_id DESC LIMIT :count)
 -- name: unfinished
 SELECT run_id FROM run WHERE state IN (1, 2) AND NOT deleting ORDER BY run_id
 -- name: find_request
@@ -141,6 +174,11 @@ SELECT attempt, host, host_name, assign_time, result FROM (
     AND EXISTS (SELECT 1 FROM run WHERE run_id = :run_id AND NOT deleting)
     ORDER BY attempt DESC LIMIT :limit
 ) JOIN host USING (run_id, host_key) ORDER BY attempt
+-- name: results
+-- The attempts that are asked for are a JSON array of pairs, task and attempt.
+SELECT number, attempt, result FROM json_each(:attempts) AS asked CROSS JOIN attempt
+ON run_id = :run_id AND number = json_extract(asked.value, '$[0]') AND attempt = json_extract(asked.value, '$[1]')
+WHERE EXISTS (SELECT 1 FROM run WHERE run_id = :run_id AND NOT deleting)
 -- name: output
 SELECT start, data FROM (
     SELECT start, data, sum(size) OVER (ORDER BY start) - size AS before FROM (
@@ -165,31 +203,55 @@ AND EXISTS (SELECT 1 FROM run WHERE run_id = :run_id AND NOT deleting) ORDER BY 
 
 -- name: deleting
 SELECT run_id FROM run WHERE deleting ORDER BY run_id
+-- The runs are a JSON array. Each statement takes rows of one after the other, so that it reads no more than it deletes.
 -- name: begin_deleting
-UPDATE run SET deleting = 1, request_id = '' WHERE run_id = :run_id AND NOT deleting
+UPDATE run SET deleting = 1, request_id = '' WHERE run_id IN (SELECT value FROM json_each(:run_ids)) AND NOT deleting AND :limit > 0
 -- name: delete_output
 DELETE FROM output WHERE id IN (
     SELECT id FROM (
         SELECT id, sum(size) OVER (ORDER BY id) - size AS before FROM (
-            SELECT id, length(data) AS size FROM output WHERE run_id = :run_id ORDER BY id LIMIT :limit
+            SELECT output.id, length(data) AS size FROM json_each(:run_ids) AS asked CROSS JOIN output ON run_id = asked.value
+            LIMIT :limit
         )
     ) WHERE before < 2097152
 )
 -- name: delete_attempts
-DELETE FROM attempt WHERE run_id = :run_id AND (number, attempt) IN (
-    SELECT number, attempt FROM attempt WHERE run_id = :run_id ORDER BY number, attempt LIMIT :limit
+DELETE FROM attempt WHERE (run_id, number, attempt) IN (
+    SELECT run_id, number, attempt FROM json_each(:run_ids) AS asked CROSS JOIN attempt ON run_id = asked.value LIMIT :limit
 )
 -- name: delete_assignments
-DELETE FROM assignment WHERE id IN (SELECT id FROM assignment WHERE run_id = :run_id ORDER BY id LIMIT :limit)
+DELETE FROM assignment WHERE id IN (
+    SELECT assignment.id FROM json_each(:run_ids) AS asked CROSS JOIN assignment ON run_id = asked.value LIMIT :limit
+)
 -- name: delete_changes
-DELETE FROM change WHERE id IN (SELECT id FROM change WHERE run_id = :run_id ORDER BY id LIMIT :limit)
+DELETE FROM change WHERE id IN (
+    SELECT change.id FROM json_each(:run_ids) AS asked CROSS JOIN change ON run_id = asked.value LIMIT :limit
+)
 -- name: delete_documents
-DELETE FROM document WHERE (run_id, revision, start) IN (
-    SELECT run_id, revision, start FROM document WHERE run_id = :run_id ORDER BY revision, start LIMIT min(:limit, 4)
+DELETE FROM document WHERE rowid IN (
+    SELECT place FROM (
+        SELECT place, sum(size) OVER (ORDER BY place) - size AS before FROM (
+            SELECT document.rowid AS place, length(data) AS size
+            FROM json_each(:run_ids) AS asked CROSS JOIN document ON run_id = asked.value LIMIT :limit
+        )
+    ) WHERE before < 4194304
+)
+-- name: delete_deposit_pieces
+DELETE FROM deposit_piece WHERE (number, start) IN (
+    SELECT number, start FROM json_each(:run_ids) AS asked CROSS JOIN deposit ON run_id = asked.value JOIN deposit_piece USING (number)
+    LIMIT min(:limit, 4)
+)
+-- name: delete_deposits
+DELETE FROM deposit WHERE (run_id, revision) IN (
+    SELECT run_id, revision FROM json_each(:run_ids) AS asked CROSS JOIN deposit ON run_id = asked.value LIMIT :limit
 )
 -- name: delete_growths
-DELETE FROM growth WHERE run_id = :run_id AND revision IN (SELECT revision FROM growth WHERE run_id = :run_id ORDER BY revision LIMIT :limit)
+DELETE FROM growth WHERE (run_id, revision) IN (
+    SELECT run_id, revision FROM json_each(:run_ids) AS asked CROSS JOIN growth ON run_id = asked.value LIMIT :limit
+)
 -- name: delete_hosts
-DELETE FROM host WHERE run_id = :run_id AND host_key IN (SELECT host_key FROM host WHERE run_id = :run_id ORDER BY host_key LIMIT :limit)
+DELETE FROM host WHERE (run_id, host_key) IN (
+    SELECT run_id, host_key FROM json_each(:run_ids) AS asked CROSS JOIN host ON run_id = asked.value LIMIT :limit
+)
 -- name: delete_run
-DELETE FROM run WHERE run_id = :run_id AND deleting AND :limit > 0
+DELETE FROM run WHERE run_id IN (SELECT value FROM json_each(:run_ids)) AND deleting AND :limit > 0

@@ -19,6 +19,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
+import msgspec
+
 from daggyr.backoff import Backoff
 from daggyr_server.core.records import Record
 from daggyr_server.trackers.base import LostTracker, Opened, TrackerError
@@ -29,7 +31,7 @@ from daggyr_server.trackers.sql.sqlite.readers import SQL, SqliteReaders
 from daggyr_server.trackers.sql.sqlite.whole import begin_log, commits_of
 from daggyr_server.trackers.sql.tracker import MAX_OUTPUT_BYTES, WAIT, SqlTracker
 
-_MANY_BYTES = 1024 * 1024  # a commit with more bytes of documents and output runs in the thread
+_MANY_BYTES = 1024 * 1024  # a commit with more bytes of documents, output and lists runs in the thread
 _BUSY_SECONDS = 2.0  # how long another program that writes, such as a backup, is waited for
 _BUSY_POLL = 0.05
 _CHECKPOINT_PAGES = 2_000  # of 4 KiB each, in the log, before it is moved into the file; a shorter log writes more pages twice
@@ -85,6 +87,7 @@ class SqliteTracker(SqlTracker):
             with self._file.in_words(opening=True):
                 self._identity = self._file.path.stat()
                 self._commits = commits_of(writer)
+                self._last_deposit = writer.execute(SQL["last_deposit"]).fetchone()[0] or 0
                 writer.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
                 writer.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
                 writer.execute(f"PRAGMA journal_size_limit = {_MAX_LOG_BYTES}")
@@ -135,14 +138,29 @@ class SqliteTracker(SqlTracker):
             if above is not None:
                 connection.execute(SQL["drop_oldest"], (run_id, above[0]))
 
+    async def _add_deposit_piece(self, number: int, start: int, data: bytes | memoryview) -> None:
+        def write(connection: sqlite3.Connection) -> None:
+            connection.execute(SQL["add_deposit_piece"], (number, start, data))
+
+        await self._transaction(write, threaded=True)
+
+    async def _discard_pieces(self, number: int, limit: int) -> int:
+        def discard(connection: sqlite3.Connection) -> int:
+            return connection.execute(SQL["discard_deposit"], {"number": number, "limit": limit}).rowcount
+
+        return await self._transaction(discard, threaded=True)
+
     async def _write_life(self, tracker_id: str, epoch: int, next_run_id: int) -> None:
         await self._transaction(
             lambda connection: connection.execute(SQL["begin_another_life"], (tracker_id, epoch, next_run_id)), threaded=False
         )
 
-    async def delete(self, run_id: int, limit: int) -> bool:
-        if await self._transaction(lambda connection: _delete(connection, Slice(run_id, limit)), threaded=True):
-            return True
+    async def delete(self, run_ids: Sequence[int], limit: int) -> bool:
+        rows = Slice(run_ids, limit)
+        if run_ids:
+            more = await self._transaction(lambda connection: _delete(connection, rows), threaded=True)
+            if more:
+                return True
         async with self._writing:
             connection = self._connection()
             with self._file.in_words():
@@ -269,6 +287,7 @@ def _free_pages(connection: sqlite3.Connection) -> int:
 
 def _delete(connection: sqlite3.Connection, rows: Slice) -> bool:
     """Take rows away. Returns whether there may be more."""
+    run_ids = msgspec.json.encode(rows.run_ids).decode()  # a list that SQL can take apart
     while (statement := rows.statement) is not None:
-        rows.took(connection.execute(SQL[statement], rows.parameters).rowcount)
+        rows.took(connection.execute(SQL[statement], {"run_ids": run_ids, "limit": rows.limit}).rowcount)
     return rows.more

@@ -21,6 +21,7 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from daggyr_server.trackers.base import TrackerError
+from daggyr_server.trackers.sql.drafts import was_interrupted
 from daggyr_server.trackers.sql.sqlite.lock import Mark, boot_id
 from daggyr_server.trackers.sql.statements import statements
 
@@ -69,11 +70,19 @@ def commits_of(connection: sqlite3.Connection) -> int:
 
 
 def check_not_missing(path: Path) -> None:
-    """Refuse a database that is not there, or empty, while its log is: a new one would take the log away. Raises TrackerError."""
+    """Refuse a database that is not there, or empty, while its log or a copy of it on its way is. Raises TrackerError.
+
+    A new one would take the log away, or the copy's place.
+    """
     if has_log(path) and not _size(path):
         raise TrackerError(
             f"{path} is missing or empty, but its log {log_of(path).name} is there: bring {path.name} back, beside the log; "
             "or move the log away, to begin anew"
+        )
+    if not _size(path) and was_interrupted(path):
+        raise TrackerError(
+            f"{path} is empty, because `daggyr-server restore` was interrupted before it was done: call it again; or remove "
+            f"what it left beside it, to begin anew: rm {path.parent}/.{path.name}.*"
         )
 
 
