@@ -5,6 +5,7 @@ The blocks that make what they need (the two at the top) are tested with the boo
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -19,7 +20,11 @@ from support.own_network import own_network
 from support.readme_examples import ROOT
 from support.waiting import DEADLINE
 
+from daggyr_server.cli.commands.help import run_format
 from daggyr_server.cli.main import program
+from daggyr_server.spec import decode_json, expand
+from daggyr_server.spec.keys import RUN, TASK, Key, table
+from daggyr_server.spec.yaml_text import yaml_to_json
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BIN = Path(sys.executable).parent
@@ -185,6 +190,43 @@ def test_the_keys_of_the_run_format_are_those_that_are_decoded() -> None:
     )
     details = {f"details.{name}" for name in Details.__struct_fields__}
     assert told == {*RunSpec.__struct_fields__, *details, *TaskDefinition.__struct_fields__} - {"details"}
+
+
+def test_the_tables_of_the_run_format_are_those_of_the_command_line() -> None:
+    text = section("The run format")
+    assert text.startswith("\n" + table("key", RUN) + "\n" + table("key of a task", TASK) + "\n"), (
+        "README.md has other tables than daggyr_server/spec/keys.py"
+    )
+
+
+@pytest.mark.parametrize("key", RUN, ids=lambda key: ", ".join(key.names))
+def test_the_example_of_a_key_of_a_run_is_valid(key: Key) -> None:
+    spec = json.loads(yaml_to_json(key.example.encode()))
+    assert [name for name in spec if not name.startswith("x-")] == [name for name in key.names if name != "x-..."]
+    spec.setdefault("tasks", {"a": {"details": {"command": ["true"]}}})
+    expand(decode_json(json.dumps(spec).encode()), default_pool="default")
+
+
+@pytest.mark.parametrize("key", TASK, ids=lambda key: ", ".join(key.names))
+def test_the_example_of_a_key_of_a_task_is_valid(key: Key) -> None:
+    task = key.example if key.example.startswith("{") else f"{{{key.example}}}"
+    tasks = json.loads(yaml_to_json(f"tasks: {{a: {task}}}".encode()))["tasks"]
+    given = tasks["a"]
+    for name in key.names:
+        outer, _, inner = name.partition(".")
+        assert (inner in given[outer]) if inner else outer in given or (outer == "children" and "parents" in given)
+    given.setdefault("details", {"command": ["x", "{{MONTH}}"]})
+    for parent in given.get("parents", []):
+        tasks[parent if isinstance(parent, str) else parent["task"]] = {"details": {"command": ["x", "{{MONTH}}"]}}
+    spec = {"parameters": {"{{MONTH}}": ["1", "2"]}, "tasks": tasks}
+    expand(decode_json(json.dumps(spec).encode()), default_pool="default")
+
+
+def test_help_tells_every_key_with_its_example() -> None:
+    told = run_format()
+    for key in (*RUN, *TASK):
+        assert f"\n  {', '.join(key.names)}\n" in told
+        assert f"Example: {key.example}\n" in told
 
 
 def test_words_are_explained_where_they_are_used_first() -> None:

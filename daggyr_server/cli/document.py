@@ -2,8 +2,8 @@
 
 `run`, `submit`, `edit`, `validate` and `expand` call this. JSON is passed on unchanged and piece by piece, so that its size does
 not matter. YAML is converted here, and must fit into memory for that. A pipe or a device is copied to a temporary file first,
-because a submission may have to be repeated; the copy has a bound, because a pipe may never end. Nothing here checks what the
-document says.
+because a submission may have to be repeated; the copy has a bound, because a pipe may never end. What --param says is put into
+the document, which must fit into memory for that, too. Nothing here checks what else the document says.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ from typing import IO, BinaryIO, cast
 import click
 
 from daggyr_server.cli.errors import CommandError, SpecRefused
-from daggyr_server.cli.stdout import notice
+from daggyr_server.cli.parameters import Given, values_of
+from daggyr_server.cli.stdout import notice, warn
 from daggyr_server.cli.words import printable, size
 
 MAX_YAML_BYTES = 1024**3
+MAX_CHANGED_BYTES = 1024**3
 _SLOW_YAML_BYTES = 50_000_000
 _MEMORY_BYTES = 16 * 1024**2
 _MAX_SPOOLED_BYTES = 1024**3
@@ -40,17 +42,21 @@ def name_of(spec: str) -> str:
 
 
 @contextmanager
-def json_document(spec: str) -> Iterator[BinaryIO]:
+def json_document(spec: str, params: Given = ()) -> Iterator[BinaryIO]:
     """Open the specification `spec`, a path or `-`, as a seekable JSON document that is at its start.
 
-    Raises CommandError if it cannot be read, or is YAML that cannot be converted.
+    `params` are other values for its parameters. Raises CommandError if it cannot be read, or is YAML that cannot be converted,
+    or has no such parameters.
     """
+    given = values_of(params)
     with ExitStack() as stack:
         try:
             source = stack.enter_context(_source(spec))
             document = stack.enter_context(_seekable(source, spec))
             if _is_yaml(spec, document):
-                document = io.BytesIO(_from_yaml(_read(document, spec), spec))
+                document = io.BytesIO(_from_yaml(_read_yaml(document, spec), spec))
+            if given:
+                document = io.BytesIO(_with_values(document, given, spec))
         except OSError as error:
             raise CommandError(f"cannot read {name_of(spec)}: {error.strerror}") from None
         yield document
@@ -66,7 +72,25 @@ def _source(spec: str) -> AbstractContextManager[BinaryIO]:
     return nullcontext(sys.stdin.buffer)
 
 
-def _read(document: BinaryIO, spec: str) -> bytes:
+def _with_values(document: BinaryIO, given: dict[str, list[str]], spec: str) -> bytes:
+    from daggyr_server.spec import SpecificationError
+    from daggyr_server.spec.given import with_values
+
+    length = document.seek(0, io.SEEK_END)
+    document.seek(0)
+    if length > MAX_CHANGED_BYTES:
+        raise CommandError(f"{name_of(spec)} has {size(length)}, too much for --param: write the values into it")
+    warnings: list[str] = []
+    try:
+        changed = with_values(document.read(), given, warnings)
+    except SpecificationError as error:
+        raise SpecRefused(name_of(spec), str(error)) from None
+    for warning in warnings:
+        warn(warning)
+    return changed
+
+
+def _read_yaml(document: BinaryIO, spec: str) -> bytes:
     length = document.seek(0, io.SEEK_END)
     document.seek(0)
     if length > MAX_YAML_BYTES:

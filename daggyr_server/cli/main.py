@@ -42,6 +42,7 @@ _COMMANDS = {
     "prune": ("remove", "Take all runs away that ended long enough ago."),
     "validate": ("check", "Check SPEC, without running anything."),
     "expand": ("check", "Show the tasks that SPEC becomes."),
+    "schema": ("schema", "Print the JSON Schema of specifications, for editors."),
     "pools": ("hosts", "List the pools: what they offer, and what is in use."),
     "agents": ("hosts", "List the agents that are connected, or were just now."),
     "agent": ("hosts", "Steer an agent."),

@@ -16,67 +16,9 @@ from typing import Any
 
 from msgspec import inspect
 
-from daggyr_server.spec.document import Details, RunSpec, TaskDefinition
-from daggyr_server.spec.faults import Faults, at, listed, nearest, quoted, shown
-
-# Names that other tools give to keys of this format, and that people write out of habit.
-_OTHER_WORDS = {
-    "after": "parents",
-    "args": "command",
-    "argv": "command",
-    "bash": "command",
-    "cmd": "command",
-    "cwd": "working_directory",
-    "dependencies": "parents",
-    "depends": "parents",
-    "depends_on": "parents",
-    "dependson": "parents",
-    "directory": "working_directory",
-    "downstream": "children",
-    "env": "environment",
-    "exec": "command",
-    "generator": "is_generator",
-    "input": "stdin",
-    "needs": "parents",
-    "queue": "pool",
-    "requires": "parents",
-    "retries": "max_retries",
-    "retry": "max_retries",
-    "run": "command",
-    "script": "command",
-    "shell": "command",
-    "upstream": "parents",
-    "variables": "environment",
-    "workdir": "working_directory",
-}
-_SHELLS = frozenset({"bash", "run", "script", "shell"})
-_OTHER_RESOURCES = {
-    "core": "cores",
-    "cores": "cores",
-    "cpu": "cores",
-    "cpus": "cores",
-    "gpu": "gpus",
-    "gpus": "gpus",
-    "mem": "memory_mb",
-    "memory": "memory_mb",
-    "memory_mb": "memory_mb",
-    "ram": "memory_mb",
-    "threads": "cores",
-}
-_SECONDS = {
-    "": 1,
-    "s": 1,
-    "sec": 1,
-    "secs": 1,
-    "m": 60,
-    "min": 60,
-    "mins": 60,
-    "h": 3600,
-    "hour": 3600,
-    "hours": 3600,
-    "d": 86400,
-}
-_MEGABYTES = {"k": 1 / 1000, "m": 1, "g": 1000, "t": 1000_000}
+from daggyr_server.spec.document import Defaults, Details
+from daggyr_server.spec.faults import Faults, at, quoted, shown
+from daggyr_server.spec.hints import HARDLY_ANY, SCRIPTS, key_hint, quantity_hint
 
 
 def shape_of(declared: Any) -> inspect.Type:
@@ -91,9 +33,7 @@ def fields_of(declared: Any) -> dict[str, inspect.Field]:
     return {field.encode_name: field for field in shape.fields}
 
 
-_DETAILS_KEYS = frozenset(fields_of(Details))
-_TASK_KEYS = frozenset(fields_of(TaskDefinition))
-_RUN_KEYS = frozenset(fields_of(RunSpec))
+_NEEDED = {Details: "an object with `command` or `script`", Defaults: "an object of keys of a task"}
 
 
 class Check:
@@ -126,7 +66,9 @@ class Check:
                 if not isinstance(value, bool):
                     hint = "write true or false, without quotes" if isinstance(value, str) else "write true or false"
                     self._wrong(value, "true or false", place, hint)
-            case inspect.UnionType():  # the only unions of the format are of a text and a structure
+            case inspect.UnionType() if not any(isinstance(kind, inspect.StructType) for kind in shape.types):
+                self._quantity(value, shape, place, needed)
+            case inspect.UnionType():  # a text or a structure
                 one = next(kind for kind in shape.types if isinstance(kind, inspect.StructType) == isinstance(value, dict))
                 if not isinstance(value, dict | str):
                     keys = fields_of(next(kind for kind in shape.types if isinstance(kind, inspect.StructType)).cls)
@@ -140,20 +82,34 @@ class Check:
         """Check that all of `given` are keys of the structure, and that all of its required keys are among them."""
         given = set(given)
         for key in sorted(given - fields.keys()):
-            self._add(at(place, key), "there is no such key", partial(_key_hint, key, fields))
+            self._add(at(place, key), "there is no such key", partial(key_hint, key, frozenset(fields)))
         for key, field in fields.items():
             if field.required and key not in given:
                 self._add(place, f"{quoted(key)} is missing", "every task has one" if key == "details" else "")
 
     def _structure(self, value: Any, shape: inspect.StructType, place: str) -> None:
         if not isinstance(value, dict):
-            self._wrong(value, f"an object with {' and '.join(quoted(f.name) for f in shape.fields if f.required)}", place)
+            required = [quoted(field.name) for field in shape.fields if field.required]
+            needed = f"an object with {' and '.join(required)}" if required else "an object"
+            self._wrong(value, _NEEDED.get(shape.cls, needed), place)
             return
         fields = {field.encode_name: field for field in shape.fields}
         self.keys(value, fields, place)
         for key, inner in value.items():
             if key in fields:
                 self.value(inner, fields[key].type, at(place, key))
+        if shape.cls is Details:
+            self._program(value, place)
+
+    def _program(self, details: dict[str, Any], place: str) -> None:
+        """Check that a task has a command or a script, and not both."""
+        if "command" not in details and "script" not in details:
+            if not details.keys() & SCRIPTS:  # else the fault of that key has been told
+                self._add(place, "`command` is missing", "every task has one, or a `script`")
+        elif "command" in details and "script" in details:
+            self._add(place, "`command` and `script` are both given", "a task has one of them")
+        elif isinstance(details.get("shell"), list) and "script" not in details:  # else its own fault has been told
+            self._add(at(place, "shell"), "`shell` is given, and there is no `script`", "a `command` names its program itself")
 
     def _mapping(self, value: Any, shape: inspect.DictType, place: str, needed: str) -> None:
         if not isinstance(value, dict):
@@ -168,10 +124,14 @@ class Check:
     def _list(self, value: Any, shape: inspect.ListType, place: str, needed: str, extra: dict[str, Any]) -> None:
         if not isinstance(value, list):
             hint = ""
-            if isinstance(value, str):
-                words = ["sh", "-c", shown(value)] if extra else [shown(value)]
+            if isinstance(value, str) and value and extra:
+                last = place.rpartition(".")[2]
+                hint = f"write {json.dumps(['sh', '-c', shown(value)])}, or make it the task's `script`"
+                if last == "shell":
+                    hint = "a list is its program and options, such as [bash, -eu]; the text for it is the task's `script`"
+            elif isinstance(value, str):
                 none = "" if shape.min_length else "write [] for none, or leave the key out"
-                hint = f"write {json.dumps(words)}" if value else none
+                hint = f"write {json.dumps([shown(value)])}" if value else none
             self._wrong(value, needed, place, hint)
             return
         if shape.min_length and len(value) < shape.min_length:
@@ -184,12 +144,24 @@ class Check:
     def _text(self, value: Any, shape: inspect.StrType, place: str, needed: str, extra: dict[str, Any]) -> None:
         if not isinstance(value, str):
             hint = f"write it as text: {json.dumps(_literal(value))}" if isinstance(value, int | float) else ""
+            if isinstance(value, list) and place.endswith(".script"):
+                hint = "a list of words is a `command`"
             self._wrong(value, needed, place, hint)
         elif "\0" in value and "nul" not in extra:
             self._add(place, "the text holds a NUL character, which no command or variable can hold", "leave it out")
         elif len(value) < (shape.min_length or 0) or ("without" in extra and extra["without"] in value):
             given = f"{quoted(value)} was given" if value else "an empty text was given"
             self._add(place, f"{needed} is needed, {given}")
+
+    def _quantity(self, value: Any, shape: inspect.UnionType, place: str, needed: str) -> None:
+        """Check a number that may be a text with a unit."""
+        number, text = sorted(shape.types, key=lambda kind: isinstance(kind, inspect.StrType))
+        assert isinstance(number, inspect.IntType | inspect.FloatType)
+        assert isinstance(text, inspect.StrType)
+        assert text.pattern is not None
+        takes_units = isinstance(number, inspect.FloatType) or place.endswith(".memory_mb")
+        if not (takes_units and isinstance(value, str) and re.search(text.pattern, value)):
+            self._number(value, number, place, needed)
 
     def _number(self, value: Any, shape: inspect.IntType | inspect.FloatType, place: str, needed: str) -> None:
         whole = isinstance(shape, inspect.IntType)
@@ -200,9 +172,9 @@ class Check:
                 number = re.sub(r"^(-?)0+(?=\d)", r"\1", value)
                 hint = f"write it without quotes: {number}" if number == value else f"write {number}"
             elif isinstance(value, str):
-                hint = _unit_hint(value, place, whole)
+                hint = quantity_hint(value, place, whole)
             elif whole and isinstance(value, float) and 0 < value < 1_000_000_000_000:
-                hint = f"write {math.ceil(value)}" + (", or 0 if the task hardly needs any" if value < 1 else "")
+                hint = f"write {math.ceil(value)}" + (HARDLY_ANY if value < 1 and ".resources." in place else "")
             self._wrong(value, needed, place, hint)
             return
         least, most = shape.ge, shape.le
@@ -239,49 +211,3 @@ def _given(value: Any) -> str:
             return "a list"
         case _:
             return "an object"
-
-
-def _unit_hint(text: str, place: str, whole: bool) -> str:
-    """The hint that tells what to write instead of a number with a unit; empty if `text` is no such thing."""
-    written = re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?)\s{0,3}([a-zA-Z]{0,5})", text)
-    if written is None:
-        return ""
-    number, unit = float(written[1]), written[2].lower()
-    if not whole:
-        seconds = _SECONDS.get(unit)
-        return f"write seconds: {number * seconds:g}" if seconds else "write seconds, without a unit"
-    times = _MEGABYTES.get(unit[:1]) if re.fullmatch(r"[kmgt]i?b?", unit) else None
-    if times and "memory" in place.rpartition(".")[2]:
-        return f"write megabytes: {max(1, math.ceil(number * times))}"
-    if not unit and number < 1:
-        return "write 1, or 0 if the task hardly needs any"
-    return f"write {math.ceil(number)}" if not unit else "write a whole number, without a unit"
-
-
-def _key_hint(key: str, fields: dict[str, inspect.Field]) -> str:
-    """The hint for a key that does not belong here: where it belongs, which key was meant, or which keys there are."""
-    known = frozenset(fields)
-    if known == _DETAILS_KEYS and key in _TASK_KEYS:
-        return f"{quoted(key)} belongs beside `details`, not inside it"
-    if known == _TASK_KEYS and key in _DETAILS_KEYS:
-        return f"{quoted(key)} belongs inside `details`"
-    if known == _RUN_KEYS and key in _TASK_KEYS | _DETAILS_KEYS:
-        return f"{quoted(key)} belongs to a task, under `tasks`"
-    if known != _RUN_KEYS and key in _RUN_KEYS:
-        return f"{quoted(key)} belongs to the run, beside `tasks`"
-    if key == "whole_stdout_bytes":
-        return "the coordinator sets it for generators: write `is_generator` beside `details`"
-    word = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", key[:100]).replace("-", "_").lower()
-    resource = _OTHER_RESOURCES.get(word)
-    if resource is not None and known in (_TASK_KEYS, _DETAILS_KEYS):
-        return f"write it as a resource, inside `details`: resources: {{{resource}: ...}}"
-    other = _OTHER_WORDS.get(word)
-    if word in _SHELLS and known in (_TASK_KEYS, _DETAILS_KEYS):
-        inside = ", inside `details`" if known == _TASK_KEYS else ""
-        return f'write it as `command`{inside}: ["sh", "-c", TEXT]'
-    if other is not None and other in known:
-        return f"it is called {quoted(other)} here"
-    if other is not None and known in (_TASK_KEYS, _DETAILS_KEYS):
-        return f"it is called {quoted(other)}, and belongs {'inside' if known == _TASK_KEYS else 'beside'} `details`"
-    snake_case = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", key).lower()
-    return nearest(snake_case, sorted(known)) or f"the keys here are {listed(sorted(known), most=len(known))}"

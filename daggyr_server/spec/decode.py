@@ -10,20 +10,18 @@ The API, the driver and the CLI call `decode_json`; `generated` calls `decode_ta
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeVar
 
 import msgspec
 from msgspec import Raw
 
-from daggyr_server.spec.document import RunSpec, batches, decode_batch, has_control_characters, is_sound, name_fault
+from daggyr_server.spec.document import RunSpec, are_sound, batches, has_control_characters, is_sound, name_fault
 from daggyr_server.spec.expand import find_faults
 from daggyr_server.spec.faults import Fault, Faults, SpecificationError
+from daggyr_server.spec.ignored import decode_batch_without, decode_run
 from daggyr_server.spec.pieces import decode_run_in_pieces, decode_tasks_in_pieces
 from daggyr_server.spec.policies import PoolLimits
 from daggyr_server.spec.sizes import INTO_A_FILE, MAX_DETAILS_BYTES
 from daggyr_server.spec.survey import UNREADABLE, Survey, position
-
-T = TypeVar("T")
 
 # If a document has one of these, its bytes do not tell how many colons its texts have, or whether they have NUL characters.
 _CLOSER_LOOK = (b"\\u0000", b"\\u003a", b"\\u003A")
@@ -53,10 +51,9 @@ def decode_json(
     if limited:
         _refuse_endless_text(data)
     try:
-        spec = decode_run_in_pieces(data, _run_decoder.decode) if isinstance(data, bytearray) else None
-        if spec is None:
-            spec = _run_decoder.decode(data)
-        if _proven(data, spec.tasks, msgspec.structs.replace(spec, tasks={})):
+        found = decode_run_in_pieces(data, decode_run) if isinstance(data, bytearray) else None
+        spec, ignored = decode_run(data) if found is None else found
+        if _proven(data, spec.tasks, msgspec.structs.replace(spec, tasks={}), ignored):
             return spec
     except UNREADABLE:
         pass
@@ -66,7 +63,7 @@ def decode_json(
         rest = msgspec.structs.replace(survey.spec, pool=pool) if pool else survey.spec
         find_faults(rest, faults, unsound=survey.unsound, pools=pools, default_pool=default_pool)
     faults.refuse_if_any()
-    return _accepted(data, _run_decoder)
+    return _accepted(survey)
 
 
 def decode_tasks(data: bytes | bytearray, *, limited: bool = True) -> dict[str, Raw]:
@@ -86,9 +83,9 @@ def decode_tasks(data: bytes | bytearray, *, limited: bool = True) -> dict[str, 
     except UNREADABLE:
         pass
     faults = Faults()
-    Survey(data, faults, generated=True)
+    survey = Survey(data, faults, generated=True)
     faults.refuse_if_any()
-    return _accepted(data, _tasks_decoder)
+    return _accepted(survey).tasks
 
 
 def _unmarked(data: bytes | bytearray) -> bytes | bytearray:
@@ -107,37 +104,38 @@ def _refuse_endless_text(data: bytes | bytearray) -> None:
             raise SpecificationError([Fault(None, position(data, max(begin, 0)), message, INTO_A_FILE)])
 
 
-def _accepted(data: bytes | bytearray, decoder: msgspec.json.Decoder[T]) -> T:
-    """Decode a document in which the careful way found no fault."""
-    try:
-        return decoder.decode(data)
-    except UNREADABLE as error:
-        raise SpecificationError([Fault(None, "", f"the document cannot be read: {error}")]) from None
+def _accepted(survey: Survey) -> RunSpec:
+    """What the careful way has read of a document in which it found no fault."""
+    if survey.spec is None:
+        raise SpecificationError([Fault(None, "", "the document cannot be read")])
+    return survey.spec
 
 
-def _proven(data: bytes | bytearray, tasks: dict[str, Raw], header: RunSpec | None) -> bool:
+def _proven(data: bytes | bytearray, tasks: dict[str, Raw], header: RunSpec | None, ignored: int = 0) -> bool:
     """Whether a document's tasks are sound and no key stands twice in it.
 
     A document that is decoded and encoded again has the same texts, and so as many colons. Only a key that came again was
-    dropped, together with the colon behind it. Raises msgspec.DecodeError or UnicodeDecodeError if a task is no definition.
+    dropped, together with the colon behind it. `ignored` is how many colons went with ignored keys; where tasks have such keys,
+    those are removed from `tasks` here. Raises msgspec.DecodeError or UnicodeDecodeError if a task is no definition.
     """
     wanted = 0
     for start in range(0, len(data), _AT_ONCE):  # in parts, so that other threads run in between
         if any(data.find(escape, start, start + _AT_ONCE + len(escape) - 1) >= 0 for escape in _CLOSER_LOOK):
             return False
         wanted += data.count(b":", start, start + _AT_ONCE)
-    colons = len(tasks) + (_encode(header).count(b":") if header is not None else 0)
+    if header is not None and header.defaults and header.defaults.details and not are_sound(header.defaults.details):
+        return False
+    colons = ignored + len(tasks) + (_encode(header).count(b":") if header is not None else 0)
     for batch in batches(tasks):
         names = " ".join(batch)
         if "" in batch or has_control_characters(names) or any(len(name) > 256 and name_fault(name) for name in batch):
             return False
-        definitions = decode_batch(batch)
+        definitions, taken = decode_batch_without(batch, tasks)
         if not all(is_sound(definition.details) for definition in definitions):
             return False
-        colons += names.count(":") + _encode(definitions).count(b":")
+        colons += names.count(":") + taken + _encode(definitions).count(b":")
     return colons == wanted
 
 
-_run_decoder = msgspec.json.Decoder(RunSpec)
 _tasks_decoder = msgspec.json.Decoder(dict[str, Raw])
 _encode = msgspec.json.Encoder().encode

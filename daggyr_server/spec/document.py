@@ -20,6 +20,7 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from daggyr_server.core.graph.segments import MAX_TASK_ID_BYTES
 from daggyr_server.spec.faults import Faults
+from daggyr_server.spec.quantities import MEMORY, TIME
 
 MAX_SECONDS = 1_000_000_000  # about 31 years
 MAX_UNITS = 2**63 - 1
@@ -27,11 +28,23 @@ MAX_RETRIES = 2**31 - 1
 _BATCH = 256
 
 # `description` is what messages call the value that is needed. `extra` has rules that msgspec does not check by itself.
-Seconds = Annotated[float, Meta(ge=0, le=MAX_SECONDS, description="a number of seconds")]
-Units = Annotated[int, Meta(ge=0, le=MAX_UNITS, description="a whole number of units")]
+Seconds = Annotated[
+    Annotated[float, Meta(ge=0, le=MAX_SECONDS)] | Annotated[str, Meta(pattern=TIME)],
+    Meta(description="a number of seconds", examples=[300, "30s", "5m", "2h", "1d"]),
+]
+# A text is for `memory_mb` only; `policies` refuses it elsewhere, because there it costs nothing a task.
+Units = Annotated[
+    Annotated[int, Meta(ge=0, le=MAX_UNITS)] | Annotated[str, Meta(pattern=MEMORY)],
+    Meta(description="a whole number of units"),
+]
 Command = Annotated[
     list[str],
     Meta(min_length=1, description="a list of the program and its arguments", extra={"first": "a program's name"}),
+]
+Script = Annotated[str, Meta(min_length=1, description="the text of a script")]
+Shell = Annotated[
+    list[str],
+    Meta(min_length=1, description="a list of the shell and its options", extra={"first": "a shell's name"}),
 ]
 # An environment's strings are NAME=VALUE (environ(7)), so a name cannot hold `=`. `extra` says so, because a pattern would take
 # half of the time of decoding.
@@ -46,18 +59,25 @@ PoolName = Annotated[str, Meta(min_length=1, description="the name of a pool")]
 TaskNames = Annotated[list[str], Meta(description="a list of task names")]
 
 
-class Details(Struct, forbid_unknown_fields=True, gc=False):
-    """What a task executes.
+class DefaultDetails(Struct, forbid_unknown_fields=True, gc=False, kw_only=True, omit_defaults=True):
+    """What `defaults` may say of what tasks execute."""
 
-    Names of parameters may stand in `command`, values of `environment`, `working_directory` and `stdin`.
-    """
-
-    command: Command
     environment: dict[VariableName, str] | UnsetType = UNSET
     working_directory: str | UnsetType = UNSET
     stdin: Annotated[str, Meta(extra={"nul": True})] | UnsetType = UNSET
     timeout: Seconds | UnsetType = UNSET
     resources: dict[ResourceName, Units] | UnsetType = UNSET
+    shell: Shell | UnsetType = UNSET
+
+
+class Details(DefaultDetails, forbid_unknown_fields=True, gc=False, kw_only=True, omit_defaults=True):
+    """What a task executes: a `command`, or a `script`, which becomes the command [*shell, -c, script].
+
+    Names of parameters may stand in `command`, `script`, `shell`, values of `environment`, `working_directory` and `stdin`.
+    """
+
+    command: Command = msgspec.field(default_factory=list)  # empty if there is a script
+    script: Script | UnsetType = UNSET
 
 
 class ParentReference(Struct, forbid_unknown_fields=True, gc=False):
@@ -70,7 +90,17 @@ class ParentReference(Struct, forbid_unknown_fields=True, gc=False):
     match: Annotated[list[str], Meta(description="a list of parameter names")] | UnsetType = UNSET
 
 
-class TaskDefinition(Struct, forbid_unknown_fields=True, gc=False):
+class Defaults(Struct, forbid_unknown_fields=True, gc=False, kw_only=True):
+    """The keys that a run gives to all of its tasks. Those of a task go over them."""
+
+    details: DefaultDetails | UnsetType = UNSET
+    max_retries: Annotated[int, Meta(ge=0, le=MAX_RETRIES)] | UnsetType = UNSET
+    retry_delay: Seconds | UnsetType = UNSET
+    pool: PoolName | UnsetType = UNSET
+    priority: Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)] | UnsetType = UNSET
+
+
+class TaskDefinition(Defaults, forbid_unknown_fields=True, gc=False, kw_only=True):
     """One task of a document. Parameters may multiply it."""
 
     details: Details
@@ -78,21 +108,28 @@ class TaskDefinition(Struct, forbid_unknown_fields=True, gc=False):
     parents: Annotated[list[str | ParentReference], Meta(description="a list of parents")] | UnsetType = UNSET
     parameters: Parameters | UnsetType = UNSET
     is_generator: bool | UnsetType = UNSET
-    max_retries: Annotated[int, Meta(ge=0, le=MAX_RETRIES)] | UnsetType = UNSET
-    retry_delay: Seconds | UnsetType = UNSET
-    pool: PoolName | UnsetType = UNSET
-    priority: Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)] | UnsetType = UNSET
+
+
+class RunParameters(dict[str, tuple[str, ...]]):
+    """A run's parameters, and the defaults that the tasks of its generators get as well.
+
+    The two go together from the specification to wherever a generator's tasks are made.
+    """
+
+    defaults: Defaults | UnsetType = UNSET
 
 
 class RunSpec(Struct, forbid_unknown_fields=True, kw_only=True):
     """A run specification that was checked, except for rules about several tasks at once.
 
-    `tasks` has each definition as the piece of JSON that the document has; `definitions` decodes these pieces.
+    `tasks` has each definition as the piece of JSON that the document has, without the keys that are ignored; `definitions`
+    decodes these pieces. They do not have the run's defaults in them: `defaults.py` puts these into a decoded definition.
     """
 
     tags: dict[str, str] | UnsetType = UNSET
     parameters: Parameters | UnsetType = UNSET
     pool: PoolName | UnsetType = UNSET
+    defaults: Defaults | UnsetType = UNSET
     tasks: Annotated[dict[str, Raw], Meta(min_length=1, description="an object of one task at least")]
 
     def definitions(self) -> Iterator[tuple[str, TaskDefinition]]:
@@ -104,9 +141,11 @@ class RunSpec(Struct, forbid_unknown_fields=True, kw_only=True):
         """The definition of one task. Raises KeyError."""
         return decode_batch({name: self.tasks[name]})[0]
 
-    def run_parameters(self) -> dict[str, tuple[str, ...]]:
-        """The run's parameters. The tasks of its generators are expanded with them, too."""
-        return {name: tuple(values) for name, values in (self.parameters or {}).items()}
+    def run_parameters(self) -> RunParameters:
+        """The run's parameters and defaults. The tasks of its generators are expanded with them, too."""
+        found = RunParameters((name, tuple(values)) for name, values in (self.parameters or {}).items())
+        found.defaults = self.defaults
+        return found
 
     def with_overrides(self, *, tags: Mapping[str, str] | None = None, pool: str = "") -> RunSpec:
         """The same tasks, with `tags` added to the document's (and replacing equal names), and with `pool` unless that is empty.
@@ -120,12 +159,7 @@ class RunSpec(Struct, forbid_unknown_fields=True, kw_only=True):
         if "\0" in pool:
             faults.add("pool", "the name of the pool holds a NUL character")
         faults.refuse_if_any()
-        return RunSpec(
-            tags={**(self.tags or {}), **(tags or {})},
-            parameters=self.parameters,
-            pool=pool or self.pool,
-            tasks=self.tasks,
-        )
+        return msgspec.structs.replace(self, tags={**(self.tags or {}), **(tags or {})}, pool=pool or self.pool)
 
 
 def encode_json(spec: RunSpec) -> bytes:
@@ -146,11 +180,20 @@ def decode_batch(batch: Mapping[str, Raw]) -> list[TaskDefinition]:
 
 
 def is_sound(details: Details) -> bool:
-    """Whether decoded details keep the rules of `extra`.
+    """Whether decoded details keep the rules of `extra`, and have either a command or a script.
 
     The rule about NUL characters is left to `decode`, which searches all bytes.
     """
-    return details.command[0] != "" and not (details.environment and "=" in "".join(details.environment))
+    command = details.command
+    if not command or details.script is not details.shell:  # they are the same only if neither is given
+        return not command and bool(details.script) and are_sound(details)
+    return command[0] != "" and not (details.environment and "=" in "".join(details.environment))
+
+
+def are_sound(details: DefaultDetails) -> bool:
+    """Whether details that may be defaults keep the rules of `extra`."""
+    shell_is_named = not details.shell or details.shell[0] != ""
+    return shell_is_named and not (details.environment and "=" in "".join(details.environment))
 
 
 def name_fault(name: str) -> str | None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from daggyr_server.core.graph.graph import Addition, Graph
 from daggyr_server.core.graph.segments import Keeping, PlainSegment, Policy
 from daggyr_server.spec.assembly import Assembly
+from daggyr_server.spec.defaults import Filler
 from daggyr_server.spec.document import RunSpec
 from daggyr_server.spec.faults import Faults
 from daggyr_server.spec.parameters import Scopes, check_values
@@ -83,7 +84,11 @@ def _assembled(
     check_values(scopes.run, "parameters", faults)
     policies = Policies(known, spec.pool or default_pool, pools, limited=limited)
     policies.check_default(faults, given=bool(spec.pool))
-    templates = Templates(scopes, policies, faults, limited, warnings)
+    filler = Filler.of(spec.defaults)
+    if filler is not None and limited:
+        filler.check_size(len(spec.tasks), faults)
+        faults.refuse_if_any()
+    templates = Templates(scopes, policies, faults, limited, warnings, filler)
     assembly = Assembly(spec, templates, base=base, unsound=unsound, keep=keep)
     assembly.resolve()
     assembly.check_names()

@@ -15,7 +15,8 @@ from daggyr_server.core.graph.segments import Keeping, PlainSegment
 from daggyr_server.spec.assembly import Assembly
 from daggyr_server.spec.counted import last_of_names
 from daggyr_server.spec.decode import decode_tasks
-from daggyr_server.spec.document import RunSpec
+from daggyr_server.spec.defaults import Filler
+from daggyr_server.spec.document import RunParameters, RunSpec
 from daggyr_server.spec.existing import Existing
 from daggyr_server.spec.faults import Faults
 from daggyr_server.spec.parameters import Scopes
@@ -36,9 +37,9 @@ def expand_generated(
 ) -> Addition:
     """The tasks in `document`, a JSON object of task definitions, as an addition to `graph` as it is now.
 
-    `generator` is the number of the task that printed the document, and `default_pool` is for tasks that name no pool. `keep` and
-    `limited` mean what they mean in `expand`. Policies that the graph has already are used again. Raises SpecificationError with
-    all faults. `graph` is never changed.
+    They get the defaults that `run_parameters` has with it. `generator` is the number of the task that printed the document, and
+    `default_pool` is for tasks that name no pool. `keep` and `limited` mean what they mean in `expand`. Policies that the graph
+    has already are used again. Raises SpecificationError with all faults. `graph` is never changed.
     """
     tasks = decode_tasks(document, limited=limited)
     if not tasks:
@@ -46,10 +47,14 @@ def expand_generated(
     faults = Faults()
     policies = Policies(graph.policies, default_pool, pools, limited=limited)
     policies.check_default(faults, given=False)
+    filler = Filler.of(run_parameters.defaults) if isinstance(run_parameters, RunParameters) else None
+    if filler is not None and limited:
+        filler.check_size(len(tasks), faults)
+        faults.refuse_if_any()
     existing = Existing(graph, generator, list(tasks), faults)
     assembly = Assembly(
         RunSpec(tasks=tasks),
-        Templates(Scopes(run_parameters), policies, faults, limited),
+        Templates(Scopes(run_parameters), policies, faults, limited, filler=filler),
         base=graph.size,
         root="",
         outside=existing,

@@ -28,7 +28,9 @@ _MAX_REST_BYTES = 8 * 1024 * 1024  # of the last piece
 
 _KEYS = "|".join(field.encode_name for field in msgspec.structs.fields(TaskDefinition)).encode()
 # The end of a definition, a comma, the next one's name, and the first key in it.
-_BOUNDARY = re.compile(rb'\}\s{0,1000}(,)\s{0,1000}"[^"\\]{1,2000}"\s{0,100}:\s{0,100}\{\s{0,1000}"(?:' + _KEYS + rb')"')
+_BOUNDARY = re.compile(
+    rb'\}\s{0,1000}(,)\s{0,1000}"[^"\\]{1,2000}"\s{0,100}:\s{0,100}\{\s{0,1000}"(?:' + _KEYS + rb'|x-[^"\\]{0,100})"'
+)
 _HEAD = re.compile(rb'"tasks"\s{0,100}:\s{0,100}\{')
 
 
@@ -48,8 +50,10 @@ def decode_tasks_in_pieces(data: bytearray) -> dict[str, Raw] | None:
     return _merged(tasks, count, rest)
 
 
-def decode_run_in_pieces(data: bytearray, decode: Callable[[bytes], RunSpec]) -> RunSpec | None:
+def decode_run_in_pieces(data: bytearray, decode: Callable[[bytes], tuple[RunSpec, int]]) -> tuple[RunSpec, int] | None:
     """The specification in `data`, if it is large and could be cut. None means that it must be decoded at once.
+
+    `decode` reads the document with the last piece only, and what it tells beside the specification is told here.
 
     Raises what `decode` raises, if the document without its tasks, or the last piece, is wrong.
     """
@@ -64,9 +68,9 @@ def decode_run_in_pieces(data: bytearray, decode: Callable[[bytes], RunSpec]) ->
     count, last = _take(data, start, tasks)
     if last == start or len(data) - last > _MAX_REST_BYTES:
         return None
-    spec = decode(before + data[last + 1 :])
+    spec, beside = decode(before + data[last + 1 :])
     merged = _merged(tasks, count, spec.tasks)
-    return None if merged is None else msgspec.structs.replace(spec, tasks=merged)
+    return None if merged is None else (msgspec.structs.replace(spec, tasks=merged), beside)
 
 
 def _is_head(before: bytes) -> bool:

@@ -15,6 +15,7 @@ from daggyr.v1.task_pb2 import TaskSpec
 from daggyr_server.core.graph.segments import Policy
 from daggyr_server.spec.document import TaskDefinition
 from daggyr_server.spec.faults import Faults, at, listed, nearest, quoted, shown
+from daggyr_server.spec.quantities import megabytes, seconds, unit_hint
 from daggyr_server.spec.sizes import MAX_RESOURCES, name_too_long
 
 GENERATOR_STDOUT_BYTES = 64 * 1024 * 1024
@@ -94,30 +95,34 @@ class Policies:
         return found
 
     def _treat(self, definition: TaskDefinition) -> Treatment:
-        resources = {"cores": 1, **(definition.details.resources or {})}
+        asked = definition.details.resources or {}
+        wrong = list(_united(asked))
+        whole = {name: megabytes(units) for name, units in asked.items()} if not wrong else {}
+        resources = {"cores": 1, **whole}
+        timeout_seconds = seconds(definition.details.timeout or 0.0)
         policy = Policy(
             pool=definition.pool or self.default_pool,
             needs=tuple(sorted((name, units) for name, units in resources.items() if units)),
             priority=definition.priority or 0,
             max_retries=definition.max_retries or 0,
-            retry_delay=definition.retry_delay or 0.0,
+            retry_delay=seconds(definition.retry_delay or 0.0),
             is_generator=bool(definition.is_generator),
-            timeout=definition.details.timeout or 0.0,
+            timeout=timeout_seconds,
         )
         index = self._index.get(policy)
         if index is None:
             index = self._index[policy] = len(self.known) + len(self.added)
             self.added.append(policy)
         timeout = None
-        if definition.details.timeout:
+        if timeout_seconds:
             timeout = Duration()
-            timeout.FromNanoseconds(round(definition.details.timeout * 1e9))
+            timeout.FromNanoseconds(round(timeout_seconds * 1e9))
         spec = TaskSpec(
             timeout=timeout,
             resources=resources,
             whole_stdout_bytes=GENERATOR_STDOUT_BYTES if policy.is_generator else 0,
         )
-        wrong = [*(self._large(definition) if self.limited else ()), *self._faults(policy, definition)]
+        wrong += [*(self._large(definition) if self.limited else ()), *self._faults(policy, definition)]
         return Treatment(index, spec.SerializeToString(deterministic=True), tuple(wrong))
 
     def _large(self, definition: TaskDefinition) -> Iterator[tuple[str, str, str]]:
@@ -157,6 +162,14 @@ class Policies:
         known = sorted(self.pools)
         hint = nearest(pool, known) or (f"the pools are {listed(known)}" if known else "")
         return "pool", f"there is no pool {quoted(pool)}", hint
+
+
+def _united(resources: Mapping[str, int | str]) -> Iterator[tuple[str, str, str]]:
+    """The faults of resources with a unit that have none."""
+    for name, units in resources.items():
+        if isinstance(units, str) and name != "memory_mb":
+            message = f'a whole number of units is needed, the text "{units}" was given'
+            yield at("details.resources", name), message, unit_hint(name)
 
 
 def _other_limit(limits: PoolLimits, name: str, units: int) -> str:

@@ -14,6 +14,7 @@ from daggyr_server.spec.faults import Faults, quoted
 
 MAX_DETAILS_BYTES = 3 * 1024 * 1024  # a message has room for a task's name and its key beside them
 MAX_TAGS_BYTES = 64 * 1024
+MAX_DEFAULTS_BYTES = 1024**3  # of what defaults add to all tasks of a document together
 MAX_NAME_BYTES = 256  # of a pool or a resource
 MAX_RESOURCES = 100
 MAX_PARAMETER_NAMES_BYTES = 64 * 1024
@@ -47,7 +48,7 @@ def check_parameter_names(names: Iterable[str], place: str, faults: Faults, *, t
 
 def refuse_details(faults: Faults, details: Details, size: int, place: str, *, task: str, filled: bool) -> None:
     """Add the fault for a task of `size` bytes. `filled` says that values have taken the places of parameters in it."""
-    parts = {"command": sum(map(utf8_size, details.command))}
+    parts = {"script" if details.script else "command": sum(map(utf8_size, details.command))}
     if details.environment:
         parts["environment"] = sum(utf8_size(name) + utf8_size(value) for name, value in details.environment.items())
     if isinstance(details.working_directory, str):

@@ -14,8 +14,9 @@ import msgspec
 from msgspec import Raw, inspect
 
 from daggyr_server.spec.check import Check, fields_of, shape_of
-from daggyr_server.spec.document import Details, RunSpec, TaskDefinition, batches, decode_batch, is_sound, name_fault
+from daggyr_server.spec.document import Defaults, Details, RunSpec, TaskDefinition, batches, decode_batch, is_sound, name_fault
 from daggyr_server.spec.faults import Faults, at, shown
+from daggyr_server.spec.ignored import task_without, without
 from daggyr_server.spec.repeated import repeated_keys
 
 # ValueError is raised for text that is not UTF-8, and for numbers of thousands of digits.
@@ -49,8 +50,9 @@ class Survey:
         header: dict[str, Any] = {}
         tasks: dict[str, Raw] | None = top
         if not generated:
+            without(top)
             Check(faults, None).keys(top, _RUN_FIELDS, "")
-            for key in ("tags", "parameters", "pool"):
+            for key in ("tags", "parameters", "pool", "defaults"):
                 if key in top:
                     self._header(key, top[key], header)
             tasks = self._objects(top["tasks"], "tasks") if "tasks" in top else None
@@ -126,13 +128,13 @@ class Survey:
         """Check the value of one of the run's own keys, and keep it if it is sound."""
         before = self._faults.count
         try:
-            value = msgspec.json.decode(raw)
+            value = msgspec.json.decode(_without_ignored(raw) if key == "defaults" else raw)
         except UNREADABLE as error:
             self._faults.add(key, f"the value cannot be read: {error}")
             return
         Check(self._faults, None).value(value, _RUN_FIELDS[key].type, key)
         if self._faults.count == before:
-            header[key] = value
+            header[key] = msgspec.convert(value, Defaults) if key == "defaults" else value
 
     def _tasks(self, tasks: dict[str, Raw]) -> dict[str, Raw]:
         """`tasks` with stand-ins for those that have faults."""
@@ -153,6 +155,9 @@ class Survey:
             self._faults.add(place, wrong, task=name)
         value = None
         refusal = _refusal({name: raw})
+        if refusal:
+            raw = _without_ignored(raw)
+            refusal = _refusal({name: raw})
         if refusal is not None:
             try:
                 value = msgspec.json.decode(raw)
@@ -185,6 +190,14 @@ class Survey:
         faults = Faults()
         Check(faults, None).value(value, shape, "")
         return not faults.count
+
+
+def _without_ignored(raw: Raw) -> Raw:
+    """A definition without the keys that are ignored; the definition as it is if it is no object."""
+    try:
+        return task_without(raw)[0]
+    except UNREADABLE:
+        return raw
 
 
 def _refusal(batch: dict[str, Raw]) -> str | None:

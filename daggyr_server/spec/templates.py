@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from daggyr.v1.task_pb2 import TaskSpec
 from daggyr_server.core.graph.segments import MAX_NUMBER, MAX_TASK_ID_BYTES
+from daggyr_server.spec.defaults import Filler, as_command
 from daggyr_server.spec.document import Details, TaskDefinition, has_control_characters
 from daggyr_server.spec.faults import Faults, quoted, shown
 from daggyr_server.spec.parameters import Expansion, Scopes, check_values, joined
@@ -32,6 +33,7 @@ class Templates:
     faults: Faults
     limited: bool = True  # whether the limits of sizes.py hold
     warnings: Warnings | None = None  # is passed each task
+    filler: Filler | None = None  # puts the run's defaults into each task
     _kept: dict[bytes, bytes] = field(default_factory=dict)  # equal tasks share their bytes
 
     def template(self, name: str, definition: TaskDefinition, place: str) -> tuple[bytes, int, Expansion | None]:
@@ -40,10 +42,17 @@ class Templates:
         If there is one combination of values, the task is not multiplied, and its TaskSpec has the values in place of the names.
         `place` is the definition's place in the document, for faults.
         """
+        details = definition.details
+        if self.filler is not None:
+            self.filler.fill(definition)
+        if not details.command:
+            as_command(details)
         treatment = self.policies.treatment(definition)
         for inner, message, hint in treatment.faults:
-            self.faults.add(f"{place}.{inner}", message, hint, task=name)
-        details = definition.details
+            if self.filler is None or not self.filler.gave(inner):
+                self.faults.add(f"{place}.{inner}", message, hint, task=name)
+            elif self.filler.is_new(inner, message):
+                self.faults.add(f"defaults.{inner}", message, hint)
         own = definition.parameters or {}
         if own and self.limited and not check_parameter_names(own, f"{place}.parameters", self.faults, task=name):
             return b"", treatment.policy, None
@@ -92,6 +101,10 @@ class Templates:
 
     def replaced(self, definition: TaskDefinition) -> Expansion | None:
         """The parameters that are replaced in a task, whether they multiply it or have one value only; None if there are none."""
+        if self.filler is not None:
+            self.filler.fill(definition)
+        if not definition.details.command:
+            as_command(definition.details)
         return self.scopes.scope(definition.parameters or None).expansion(joined(_texts(definition.details)))
 
     def _is_too_large(self, name: str, details: Details, size: int, place: str, *, filled: bool = False) -> bool:

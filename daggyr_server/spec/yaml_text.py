@@ -194,6 +194,8 @@ def _typed(value: Any, shape: inspect.Type | None) -> Any:
     match shape:
         case inspect.RawType():
             return _typed(value, _TASK_SHAPE)
+        case inspect.UnionType() if not any(isinstance(kind, inspect.StructType) for kind in shape.types):
+            return _number(value) if isinstance(value, str) else value
         case inspect.UnionType():
             return _typed(value, next(kind for kind in shape.types if isinstance(kind, inspect.StructType)))
         case inspect.StructType() if isinstance(value, dict):

@@ -173,6 +173,7 @@ class ScriptedServer(RunsServicer):
         self.runs: dict[int, ScriptedRun] = {}
         self.by_request: dict[str, int] = {}
         self.headers: list[pb.SubmitRunHeader] = []
+        self.documents: list[bytes] = []
         self.chunk_sizes: list[int] = []
         self.broken: dict[str, list[tuple[grpc.StatusCode, str]]] = {}
         self.lose_next_answer = False
@@ -220,6 +221,7 @@ class ScriptedServer(RunsServicer):
                 self.chunk_sizes.append(len(chunk.data))
                 data += chunk.data
         self.headers.append(header)
+        self.documents.append(bytes(data))
         names = list(json.loads(bytes(data))["tasks"])
         if "refuse" in names:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "tasks.a: unknown key 'chidlren'\ntasks.b: no command is given")

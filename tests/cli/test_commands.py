@@ -452,7 +452,7 @@ async def test_validate_needs_no_server(daggyr: Daggyr, tmp_path: Path) -> None:
     ended = await daggyr("validate", "good.json", env=nowhere)
     assert (ended.code, ended.out, ended.err) == (0, "good.json is valid: 2 tasks\n", "")
     shown = (await daggyr("--output", "json", "validate", "good.json", env=nowhere)).json
-    assert shown == {"valid": True, "task_count": 2, "faults": []}
+    assert shown == {"valid": True, "task_count": 2, "faults": [], "warnings": []}
     ended = await daggyr("validate", "bad.yaml", env=nowhere)
     assert (ended.code, ended.out) == (2, "")
     assert ended.err.startswith("daggyr: bad.yaml is refused:\n")
@@ -460,6 +460,61 @@ async def test_validate_needs_no_server(daggyr: Daggyr, tmp_path: Path) -> None:
         assert word in ended.err
     ended = await daggyr("--output", "json", "validate", "bad.yaml", env=nowhere)
     assert (ended.code, ended.json["valid"], len(ended.json["faults"])) == (2, False, len(ended.err.splitlines()) - 1)
+
+
+DATED = """
+parameters: {"{{DATE}}": ["2026-01-01"]}
+tasks: {a: {details: {command: [x, "{{DATE}}"]}}}
+"""
+
+
+async def test_parameters_get_other_values(daggyr: Daggyr, server: ScriptedServer, tmp_path: Path) -> None:
+    """A date on the command line, and a file of dates, for every command that takes a specification."""
+    (tmp_path / "spec.yaml").write_text(
+        'parameters: {"{{DATE}}": ["2026-01-01"]}\ntasks: {a: {details: {command: [x, "{{DATE}}"]}}}\n'
+    )
+    (tmp_path / "dates").write_bytes(b"2026-02-01\r\n2026-02-02\n\n")
+
+    async def commands(*params: str) -> list[str]:
+        shown = await daggyr("--output", "json", "expand", "spec.yaml", *params)
+        return [task["details"]["command"][1] for task in shown.json if task["details"]]
+
+    assert await commands() == ["2026-01-01"]
+    assert await commands("--param", "DATE=2026-02-28") == ["2026-02-28"]
+    assert await commands("--param", "{{DATE}}=a=b") == ["a=b"]
+    assert await commands("--param", "DATE=@dates") == ["2026-02-01", "2026-02-02"]
+    assert (await daggyr("validate", "spec.yaml", "--param", "DATE=@dates")).out == "spec.yaml is valid: 2 tasks\n"
+    assert (await daggyr("submit", "spec.yaml", "--param", "DATE=@dates")).code == 0
+    assert json.loads(server.documents[-1])["parameters"] == {"{{DATE}}": ["2026-02-01", "2026-02-02"]}
+
+
+@pytest.mark.parametrize(
+    ("params", "said"),
+    [
+        (["DAET=1"], "daggyr: spec.yaml is refused: --param DAET: the run has no such parameter; did you mean `DATE`?\n"),
+        (["DATE=1", "DATE=2"], "--param DATE is given twice: for several values, name a file with one a line, NAME=@FILE"),
+        (["DATE="], "'DATE=' gives no value: write NAME=VALUE, or leave the option out"),
+        (["DATE"], "'DATE' is no parameter: write NAME=VALUE, or NAME=@FILE for a value in each line"),
+        (["=1"], "'=1' is no parameter"),
+        (["DATE=@nowhere"], "--param DATE: cannot read nowhere: No such file or directory"),
+        (["DATE=@"], "--param DATE: cannot read a file without a name: No such file or directory"),
+        (["DATE=@."], "--param DATE: cannot read .: Is a directory"),
+        (["DATE=@empty"], "--param DATE: the file empty has no value: write one a line"),
+        (["DATE=@latin"], "--param DATE: the file latin is no UTF-8: save it so"),
+        (["DATE=@twice"], "parameters.{{DATE}}: the list has `1` more than once; each value makes a task of its own"),
+    ],
+)
+@pytest.mark.parametrize("command", ["validate", "expand"])
+async def test_parameters_that_are_none(daggyr: Daggyr, tmp_path: Path, command: str, params: list[str], said: str) -> None:
+    (tmp_path / "spec.yaml").write_text(
+        'parameters: {"{{DATE}}": ["2026-01-01"]}\ntasks: {a: {details: {command: [x, "{{DATE}}"]}}}\n'
+    )
+    (tmp_path / "empty").write_text("\n \n")
+    (tmp_path / "latin").write_bytes(b"\xe9\n")
+    (tmp_path / "twice").write_text("1\n2\n1\n")
+    ended = await daggyr(command, "spec.yaml", *(word for param in params for word in ("--param", param)))
+    assert (ended.code, ended.out) == (2, "")
+    assert said in ended.err
 
 
 async def test_expand_needs_no_server(daggyr: Daggyr, tmp_path: Path) -> None:

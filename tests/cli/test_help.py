@@ -20,7 +20,7 @@ README = Path(daggyr_server.__file__).parent / "cli" / "README.md"
 # The commands of the design, section 6.
 EXPECTED = {
     "run", "submit", "runs", "show", "tasks", "task", "why", "watch", "logs", "kill", "retry", "edit", "mark", "delete", "prune",
-    "validate", "expand", "pools", "agents", "agent drain", "agent forget", "help", "completion",
+    "validate", "expand", "schema", "pools", "agents", "agent drain", "agent forget", "help", "completion",
 }  # fmt: skip
 
 

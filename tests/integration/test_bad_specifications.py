@@ -110,9 +110,8 @@ def child(*names: str, **keys: Any) -> dict[str, Any]:
         *(
             ({"tasks": {"a": {"details": {"command": ["true"], key: "x"}}}}, f"tasks.a.details.{key}", words)
             for key, words in {
-                "script": '["sh", "-c", TEXT]',
-                "run": '["sh", "-c", TEXT]',
-                "shell": '["sh", "-c", TEXT]',
+                "run": "write a text as `script`, or a list of words as `command`",
+                "shell": "the text for it is the task's `script`",
                 "env": "called `environment` here",
                 "cwd": "called `working_directory` here",
                 "retries": "called `max_retries`, and belongs beside `details`",
@@ -121,12 +120,12 @@ def child(*names: str, **keys: Any) -> dict[str, Any]:
                 "gpu": "resources: {gpus: ...}",
             }.items()
         ),
-        ({"tasks": {"a": task("true", timeout="5m")}}, "tasks.a.details.timeout", "write seconds: 300"),
-        (
-            {"tasks": {"a": task("true", resources={"memory_mb": "4GB"})}},
-            "tasks.a.details.resources.memory_mb",
-            "megabytes: 4000",
-        ),
+        ({"tasks": {"a": task("true", script="x")}}, "tasks.a.details", "`command` and `script` are both given"),
+        ({"tasks": {"a": task("true", timeout="5 minutes")}}, "tasks.a.details.timeout", "write 5m"),
+        ({"tasks": {"a": task("true", resources={"memory_mb": "4G"})}}, "tasks.a.details.resources.memory_mb", "write 4GB"),
+        ({"tasks": {"a": task("true", resources={"cores": "4GB"})}}, "tasks.a.details.resources.cores", "without a unit"),
+        ({"tasks": {"a": TRUE}, "defaults": {"pool": "farn"}}, "defaults.pool", "did you mean `farm`?"),
+        ({"tasks": {"a": TRUE}, "defaults": {"children": []}}, "defaults.children", "each task has its own"),
         ({"tasks": {"a": task("true", resources={"cores": "0.5"})}}, "tasks.a.details.resources.cores", "write 1, or 0"),
         (
             {"tasks": {"a": task("true", resources={"gpus": 1})}},

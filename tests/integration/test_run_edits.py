@@ -60,6 +60,23 @@ def edit(deployment: Deployment, run_id: int, tasks: dict[str, Task], *options: 
     return deployment.ask(lambda server: server.edit(run_id, document, **dict.fromkeys(options, True)))[1]
 
 
+def test_parameters_from_the_command_line_are_part_of_the_run(alone: Deployment) -> None:
+    """The run has the values that it was given, in an edit and on the next server, too."""
+    spec = alone.spec({"a": shell("echo {{DAY}} >> days")}, parameters={"{{DAY}}": ["1"]})
+    (alone.work / "dates").write_text("2\n3\n")
+    run = alone.json("submit", spec, "--param", "DAY=2", "--watch")
+    start_again(alone)
+    alone.json("edit", str(run["run_id"]), spec, "--param", "DAY=@dates")
+    start_again(alone)
+    assert alone.watch(run["run_id"])["state"] == "COMPLETED"
+    assert alone.read("days").split() == ["2", "3"]
+    assert "a.{{DAY}}:3" in alone.states(run["run_id"])
+    ended = alone.daggyr("run", spec, "--param", "{{DAY}}=9")
+    assert (ended.code, alone.read("days").split()) == (0, ["2", "3", "9"])
+    ended = alone.daggyr("edit", "1", spec, "--param", "DYA=9")
+    assert (ended.code, "did you mean `DAY`?" in ended.err) == (2, True)
+
+
 def ledger(deployment: Deployment) -> list[str]:
     return sorted(deployment.read("ledger").splitlines())
 

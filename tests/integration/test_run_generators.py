@@ -62,6 +62,26 @@ def test_new_tasks_are_expanded_with_the_runs_parameters(local: Deployment) -> N
     assert set(local.states(run["run_id"])) >= {"part", "part.{{X}}:1", "part.{{X}}:3", "part.tail", "sum"}
 
 
+def test_new_tasks_get_the_runs_defaults(local: Deployment) -> None:
+    """They are written as in the specification: with a script, a unit, and a note that is ignored."""
+    new = {
+        "made": {"details": {"script": 'echo "$FROM $OWN"', "environment": {"OWN": "task"}}, "x-note": 1},
+        "other": {"details": {"script": 'echo "$FROM"', "environment": {"FROM": "task"}, "timeout": "1h"}, "max_retries": 0},
+    }
+    run = local.complete(
+        {"plan": prints(local, new)},
+        defaults={
+            "max_retries": 2,
+            "details": {"environment": {"FROM": "run"}, "timeout": "2m", "shell": ["sh", "-eu"]},
+        },
+    )
+    made, other = (local.task(run["run_id"], name) for name in ("made", "other"))
+    assert [each["attempts"][0]["stdout"] for each in (made, other)] == ["run task\n", "task\n"]
+    assert made["details"]["command"] == ["sh", "-eu", "-c", 'echo "$FROM $OWN"']
+    assert [each["details"]["timeout"] for each in (made, other)] == [120, 3600]
+    assert [each["max_retries"] for each in (made, other)] == [2, 0]
+
+
 def test_an_expanded_generator_prints_once_for_each_value(local: Deployment) -> None:
     """The tasks of both wait only for their own generator; the child waits for all."""
     plan = shell(

@@ -31,6 +31,7 @@ from daggyr.v1.task_pb2 import (
     Placement,
 )
 from daggyr_server.core.graph.run import Run
+from daggyr_server.core.graph.segments import Kind
 from daggyr_server.core.moment import Moment
 from daggyr_server.core.stored import needed
 from daggyr_server.driver import growing
@@ -64,6 +65,9 @@ SPECS = [
     spec(b={}, c={}, h=GENERATOR, m=many("2", "5", children=["b"]), g=GENERATOR),
     spec(z={}, g=GENERATOR, h=GENERATOR, m={}),
 ]
+# What generators made gets the defaults of the specification that the run has.
+for number, each in enumerate(SPECS):
+    each["defaults"] = {"max_retries": number, "details": {"environment": {"A": "0"}, "timeout": f"{number}h"}}
 
 
 class Taking(Executor):
@@ -122,7 +126,12 @@ class Edited:
         document = msgspec.json.encode(SPECS[0])
         given = decode_json(document)
         await self.driver.requests.submit(
-            request_id="r", tags={}, pool="main", parameters={}, addition=expand(given, default_pool="main"), document=document
+            request_id="r",
+            tags={},
+            pool="main",
+            parameters=given.run_parameters(),
+            addition=expand(given, default_pool="main"),
+            document=document,
         )
 
     async def run(self) -> Run:
@@ -170,6 +179,7 @@ def told(run: Run) -> dict[str, Any]:
     return {
         "names": [graph.task_id(number) for number in numbers],
         "policies": [graph.policy(number) for number in numbers],
+        "commands": [graph.details(number).template for number in numbers[graph.live :] if graph.kind(number) is Kind.TASK],
         "now": [graph.newest(number) for number in numbers],
         "before": [graph.lineage(number) for number in range(graph.live, graph.size)],
         "children": [list(graph.children(number)) for number in range(graph.live, graph.size)],
@@ -189,7 +199,7 @@ async def grow(edited: Edited) -> None:
     await edited.main.print(await edited.run(), "g", spec(g1={"children": ["g2"]}, g2={"pool": "other"}, gm=many("1", "2")))
     for document in SPECS[1:4]:
         await edited.edit(document)
-    await edited.main.print(await edited.run(), "h", spec(h1={}))
+    await edited.main.print(await edited.run(), "h", spec(h1={"details": {"script": "x"}}))
     await edited.edit(SPECS[4])
 
 

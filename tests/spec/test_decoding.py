@@ -165,11 +165,12 @@ def test_all_faults_are_told_together_each_with_task_place_and_hint() -> None:
     [
         ({}, "tasks.a: `details` is missing; every task has one"),
         (3, "tasks.a: an object with `details` is needed, the number 3 was given"),
-        ({"details": []}, "tasks.a.details: an object with `command` is needed, a list was given"),
+        ({"details": []}, "tasks.a.details: an object with `command` or `script` is needed, a list was given"),
         (
             {"details": {"command": "echo hi"}},
             "tasks.a.details.command: a list of the program and its arguments is needed, "
-            'the text "echo hi" was given; write ["sh", "-c", "echo hi"]',
+            'the text "echo hi" was given; write ["sh", "-c", "echo hi"], '
+            "or make it the task's `script`",
         ),
         ({"details": {"command": [""]}}, "tasks.a.details.command[0]: a program's name is needed, an empty text was given"),
         (
@@ -376,7 +377,9 @@ GOOD: dict[str, Any] = {
     "working_directory": "d",
     "stdin": "\0",
     "timeout": 1,
-    "resources": {"gpu": 1},
+    "resources": {"gpu": 1, "memory_mb": "1.5GB"},
+    "script": "x: y",
+    "shell": ["bash", "-e"],
 }
 GOOD_TASK: dict[str, Any] = {
     "children": [],
@@ -384,9 +387,14 @@ GOOD_TASK: dict[str, Any] = {
     "parameters": {"P": ["1"]},
     "is_generator": True,
     "max_retries": 1,
-    "retry_delay": 0.5,
+    "retry_delay": "5m",
     "pool": "p",
     "priority": -1,
+    "x-note": {"a": "b:c", "d": [None]},
+}
+GOOD_DEFAULTS: dict[str, Any] = {
+    "details": {key: value for key, value in GOOD.items() if key not in ("command", "script")},
+    **{key: GOOD_TASK[key] for key in ("max_retries", "retry_delay", "pool", "priority", "x-note")},
 }
 
 
@@ -396,13 +404,14 @@ def odd_documents(draw: st.DrawFn) -> dict[str, Any]:
 
     def odd(value: dict[str, Any]) -> dict[str, Any]:
         kept = {key: value[key] for key in draw(st.lists(st.sampled_from(sorted(value)), unique=True))}
-        for key in draw(st.lists(st.sampled_from([*value, "details", "x"]), max_size=1)):
+        for key in draw(st.lists(st.sampled_from([*value, "details", "x", "x-:"]), max_size=1)):
             kept[key] = draw(JSON)
         return kept
 
-    details = {"command": ["x"], **odd(GOOD)}
+    details = {**({"command": ["x"]} if draw(st.booleans()) else {}), **odd(GOOD)}
     task = {"details": details, **odd(GOOD_TASK)}
-    header = odd({"tags": {"a": "b"}, "parameters": {"Q": ["1"]}, "pool": "p"})
+    defaults = {**odd(GOOD_DEFAULTS), "details": odd(GOOD_DEFAULTS["details"])}
+    header = odd({"tags": {"a": "b"}, "parameters": {"Q": ["1"]}, "pool": "p", "defaults": defaults, "x-note": {"a": ":"}})
     name = draw(st.sampled_from(["a", "a", "a", "", "\0", "\x7f", "a:b", "é" * 513]))
     return {**header, "tasks": {name: task, "b": TASK}}
 
@@ -427,7 +436,8 @@ def test_both_ways_of_reading_accept_the_same_documents(spec: dict[str, Any]) ->
     if isinstance(fast, RunSpec):
         assert isinstance(careful, RunSpec)
         assert list(fast.definitions()) == list(careful.definitions())
-        assert (fast.tags, fast.parameters, fast.pool) == (careful.tags, careful.parameters, careful.pool)
+        for key in ("tags", "parameters", "pool", "defaults"):
+            assert getattr(fast, key) == getattr(careful, key)
     else:
         assert fast == careful
         # The words are those of the specification, not those of msgspec.

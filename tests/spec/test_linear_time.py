@@ -66,9 +66,25 @@ def unknown_keys() -> dict[str, Any]:
     return {"tasks": {"a": {**TRUE, **{f"key{number}": 1 for number in range(100_000)}}}}
 
 
+def ignored_keys() -> dict[str, Any]:
+    many = {f"x-{number}": ":" for number in range(100_000)}
+    return {**many, "tasks": {"a": {**TRUE, **many}, **{f"b{number}": {**TRUE, "x-": 1} for number in range(COUNT)}}}
+
+
+def many_defaults() -> dict[str, Any]:
+    resources = {f"r{number}": 1 for number in range(1_000)}
+    own = {"details": {"command": ["true"], "resources": {"r0": 1}}}
+    return {
+        "defaults": {"details": {"resources": resources, "environment": {f"V{number}": "" for number in range(1_000)}}},
+        "tasks": {f"t{number}": own if number % 2 else TRUE for number in range(COUNT // 10)},
+    }
+
+
 @pytest.mark.parametrize(
     "make",
     [
+        ignored_keys,
+        many_defaults,
         many_parameters,
         own_parameters,
         names_alike,

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
+import fastjsonschema
 import pytest
 from hypothesis import strategies as st
 
@@ -20,7 +21,9 @@ from daggyr.v1.task_pb2 import TaskSpec, TaskTemplate
 from daggyr_server.core.graph.graph import Graph
 from daggyr_server.core.graph.segments import Kind
 from daggyr_server.spec import SpecificationError, decode_json, expand
+from daggyr_server.spec.schema import json_schema
 
+validate = fastjsonschema.compile(json_schema(), use_default=False)  # raises JsonSchemaException
 PARAMETERS = ("{{A}}", "{{B}}", "{{C}}")
 
 
@@ -29,9 +32,10 @@ def document(spec: Any) -> bytes:
 
 
 def graph_of(spec: Any) -> Graph:
-    """Return the graph of a specification."""
+    """Return the graph of a specification. Whatever becomes a graph is valid under the schema for editors, too."""
     graph = Graph()
     graph.extend(expand(decode_json(document(spec)), default_pool="default"))
+    validate(spec)
     return graph
 
 

@@ -89,7 +89,7 @@ def follows(command: subprocess.Popen[str]) -> None:
 
 def task(*command: str, **keys: Any) -> Task:
     """A task's definition; keys of `details` and keys beside it alike."""
-    details = ("environment", "working_directory", "stdin", "timeout", "resources")
+    details = ("script", "environment", "working_directory", "stdin", "timeout", "resources")
     inner = {key: keys.pop(key) for key in details if key in keys}
     return {"details": {"command": list(command), **inner}, **keys}
 

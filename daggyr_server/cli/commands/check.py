@@ -11,6 +11,7 @@ from daggyr_server.cli import shapes, stdout, tables, words
 from daggyr_server.cli.document import json_document, name_of, spec_argument
 from daggyr_server.cli.errors import SpecRefused
 from daggyr_server.cli.options import Settings, command, settings_object
+from daggyr_server.cli.parameters import Given, param_option
 from daggyr_server.core.graph.graph import Graph
 from daggyr_server.core.graph.segments import ExpandedSegment, Kind
 from daggyr_server.spec import SpecificationError, decode_json
@@ -22,20 +23,22 @@ _NAMES = 1000  # names of parents or children of a task, as many as the server's
 
 @command("validate", example="daggyr validate flights.yaml")
 @spec_argument
+@param_option
 @settings_object
-def validate(settings: Settings, spec: str) -> int:
+def validate(settings: Settings, spec: str, params: Given) -> int:
     """Check SPEC without a server and without running anything; all faults are told together.
 
     Pools are not checked: the server knows them.
     """
+    warnings: list[str] = []
     try:
-        graph = _graph(spec)
+        graph = _graph(spec, params, warnings)
     except SpecRefused as refused:
         if settings.json:
-            stdout.document({"valid": False, "task_count": 0, "faults": refused.faults})
+            stdout.document({"valid": False, "task_count": 0, "faults": refused.faults, "warnings": []})
         raise
     if settings.json:
-        stdout.document({"valid": True, "task_count": graph.size, "faults": []})
+        stdout.document({"valid": True, "task_count": graph.size, "faults": [], "warnings": warnings})
     else:
         stdout.line(f"{name_of(spec)} is valid: {words.plural(_commands(graph), 'task')}")
     return 0
@@ -43,10 +46,11 @@ def validate(settings: Settings, spec: str) -> int:
 
 @command("expand", example="daggyr expand flights.yaml")
 @spec_argument
+@param_option
 @settings_object
-def expand(settings: Settings, spec: str) -> int:
+def expand(settings: Settings, spec: str, params: Given) -> int:
     """Show the tasks that SPEC becomes, without a server and without running anything."""
-    pages = _pages(_graph(spec))
+    pages = _pages(_graph(spec, params, []))
     if settings.json:
         listing = stdout.JsonList()
         for page in pages:
@@ -59,10 +63,12 @@ def expand(settings: Settings, spec: str) -> int:
     return 0
 
 
-def _graph(spec: str) -> Graph:
-    """The graph of `spec`. This prints its warnings. Raises SpecRefused, or CommandError if `spec` cannot be read."""
-    warnings: list[str] = []
-    with json_document(spec) as document:
+def _graph(spec: str, params: Given, warnings: list[str]) -> Graph:
+    """The graph of `spec`. This prints its warnings, and adds them to `warnings`.
+
+    Raises SpecRefused, or CommandError if `spec` cannot be read.
+    """
+    with json_document(spec, params) as document:
         try:
             addition = expand_spec(decode_json(document.read()), default_pool="default", warnings=warnings)
         except SpecificationError as error:

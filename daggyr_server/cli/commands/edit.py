@@ -18,11 +18,13 @@ from daggyr_server.cli import document, shapes, stdout, tables, words
 from daggyr_server.cli.connection import with_client
 from daggyr_server.cli.errors import SpecRefused
 from daggyr_server.cli.options import Settings, command, run_argument, settings_object
+from daggyr_server.cli.parameters import Given, param_option
 
 
 @command("edit", example="daggyr edit last nightly.yaml --plan")
 @run_argument
 @document.spec_argument
+@param_option
 @click.option("--plan", is_flag=True, help="Only print each task that would change, and why.")
 @click.option(
     "--downstream", is_flag=True, help="Also queue what depends on completed tasks that are changed, ending what of it runs."
@@ -34,7 +36,15 @@ from daggyr_server.cli.options import Settings, command, run_argument, settings_
 )
 @settings_object
 def edit(
-    settings: Settings, run_id: int, spec: str, plan: bool, downstream: bool, remove: bool, everything: bool, revision: int | None
+    settings: Settings,
+    run_id: int,
+    spec: str,
+    params: Given,
+    plan: bool,
+    downstream: bool,
+    remove: bool,
+    everything: bool,
+    revision: int | None,
 ) -> int:
     """Give RUN, running or ended, the specification SPEC, under the same id.
 
@@ -49,7 +59,7 @@ def edit(
     that is changed runs again, without what it had made. If RUN was killed, unchanged tasks that the kill left QUEUED stay so,
     and are told; --all lets them go on. A task that was taken away and comes again goes on with the numbers of its attempts.
     """
-    with document.json_document(spec) as source:
+    with document.json_document(spec, params) as source:
 
         async def work(client: Client) -> int:
             try:

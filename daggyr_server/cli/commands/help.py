@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
+from typing import TYPE_CHECKING
+
 import click
 
 from daggyr_server.cli import stdout
 from daggyr_server.cli.options import command
 
-SPEC = """\
-A specification is a YAML or JSON object. `daggyr validate SPEC` checks it, `daggyr expand SPEC` shows its tasks.
+if TYPE_CHECKING:
+    from daggyr_server.spec.keys import Key
 
-  tags          names and values, to find runs by
-  parameters    names and their lists of values; a name is literal text, such as "{{DAY}}"
-  pool          where tasks run that do not say otherwise
-  tasks         by name, each with the keys below
-
-  details       command (a list of words, no shell), environment, working_directory, stdin, timeout (seconds),
-                resources (any name: integer; cores is 1 unless given)
-  children      names of tasks that wait for it
-  parents       names of tasks for which it waits; or {task: NAME, match: [PARAMETERS]}
-  max_retries   how many attempts may follow one that failed; 0 unless given
-  retry_delay   seconds before the first of these, doubling
-  parameters    the task's own, over the run's
-  is_generator  whether what it prints are more tasks
-  pool          over the run's
-  priority      higher first
-
+ABOUT_KEYS = "A specification is a YAML or JSON object. `daggyr validate SPEC` checks it, `daggyr expand SPEC` shows its tasks."
+ABOUT_TASKS = "Keys of a task:"
+ABOUT_THE_REST = """\
 What a task is called, and which is the same
   Where a parameter's name occurs in a task's details, there is a task for each combination of values. One combination
   keeps the task's name; more are called task.NAME:value. After an edit, a task is the same if its name is, or, if it has
@@ -60,7 +51,7 @@ What people ask
 def help(context: click.Context, topic: str | None) -> int:
     """Explain the run format (`daggyr help spec`), or a COMMAND as its --help does."""
     if topic == "spec":
-        stdout.line(SPEC.rstrip("\n"))
+        stdout.line(run_format())
         return 0
     program = context.find_root()
     if topic is None:
@@ -74,3 +65,17 @@ def help(context: click.Context, topic: str | None) -> int:
         )
     stdout.line(found.get_help(click.Context(found, info_name=topic, parent=program)))
     return 0
+
+
+def run_format() -> str:
+    """The run format in words. The keys come from where README.md has them from."""
+    from daggyr_server.spec.keys import RUN, TASK  # `daggyr --help` does without what this loads
+
+    parts = [ABOUT_KEYS, *map(_key, RUN), ABOUT_TASKS, *map(_key, TASK), ABOUT_THE_REST.rstrip("\n")]
+    return "\n\n".join(parts)
+
+
+def _key(key: Key) -> str:
+    words = textwrap.wrap(re.sub(r"[`*]", "", key.words), 100, break_long_words=False, break_on_hyphens=False)
+    lines = [*words, f"Example: {key.example}"]
+    return "\n".join([f"  {', '.join(key.names)}", *(f"      {line}" for line in lines)])

@@ -14,6 +14,7 @@ from daggyr_server.chosen_path import ChosenPath
 from daggyr_server.cli.document import json_document
 from daggyr_server.cli.errors import CommandError
 from daggyr_server.cli.options import RUN, Settings, command, one_value_a_tag, pool_option, settings_object, tag_option
+from daggyr_server.cli.parameters import Given, param_option
 from daggyr_server.cli.server_process import ServerProcess
 
 
@@ -38,6 +39,7 @@ from daggyr_server.cli.server_process import ServerProcess
 @click.option("--workers", metavar="N", type=click.IntRange(1, 65_536), help="How many cores the local pool has.")
 @click.option("--resume", metavar="RUN", type=RUN, help="Instead of SPEC: go on with a run that the tracker kept.")
 @tag_option
+@param_option
 @pool_option
 @settings_object
 def run(
@@ -48,6 +50,7 @@ def run(
     workers: int | None,
     resume: int | None,
     tags: tuple[tuple[str, str], ...],
+    params: Given,
     pool: str,
 ) -> int:
     """Run SPEC here and now, and exit with 0 if it completed.
@@ -73,8 +76,8 @@ def run(
     ]
     header = one_value_a_tag(tags)
     if resume is not None:
-        if spec is not None or header or pool:
-            raise CommandError("--resume goes on with a run as it was submitted: leave out SPEC, --tag and --pool")
+        if spec is not None or header or params or pool:
+            raise CommandError("--resume goes on with a run as it was submitted: leave out SPEC, --tag, --param and --pool")
         if (tracker is None and config is None) or (tracker or "").partition(":")[0] == "memory":
             raise CommandError(
                 "--resume needs the tracker that kept the run, and `memory` keeps none: give --tracker sqlite:PATH"
@@ -88,7 +91,7 @@ def run(
         return to_its_end(Resumed(settings, resume), process)
     if spec is None:
         raise CommandError("there is nothing to run: name a specification, or an earlier run with --resume")
-    with json_document(spec) as document:
+    with json_document(spec, params) as document:
         process = ServerProcess(options, tracker=tracker)
         from daggyr_server.cli.own_run import Submitted, to_its_end  # while the server starts
 

@@ -21,6 +21,7 @@ from daggyr_server.cli.options import (
     settings_object,
     tag_option,
 )
+from daggyr_server.cli.parameters import Given, param_option
 from daggyr_server.cli.readers import while_read
 from daggyr_server.cli.stdout import Closed, json_line, line, notice
 from daggyr_server.cli.stdout import document as print_document
@@ -31,17 +32,18 @@ from daggyr_server.cli.tables import show_run
 @command("submit", example="daggyr submit --tag day=2026-01-31 nightly.json")
 @document.spec_argument
 @tag_option
+@param_option
 @pool_option
 @click.option("--watch", is_flag=True, help="Follow the run, and exit with 0 if it completed.")
 @settings_object
-def submit(settings: Settings, spec: str, tags: tuple[tuple[str, str], ...], pool: str, watch: bool) -> int:
+def submit(settings: Settings, spec: str, tags: tuple[tuple[str, str], ...], params: Given, pool: str, watch: bool) -> int:
     """Submit SPEC to the server and print the run's id.
 
     SPEC is a file of JSON or YAML, or `-` for standard input. The run is durable once its id is printed. Tags and pool replace
     the specification's. If the server cannot be reached, submitting is repeated, and it never makes a second run.
     """
     header = one_value_a_tag(tags)
-    with document.json_document(spec) as source:
+    with document.json_document(spec, params) as source:
 
         async def work(client: Client) -> int:
             run_id = await send(client, spec, source, header, pool)
