@@ -1,7 +1,6 @@
 """`backup` and `restore`, killed between each pair of their steps: the old or the new is whole, and the next call does the work.
 
-Steps are what others can see: files made, renamed, linked, removed. Python tells of each before it is done (audit events,
-https://docs.python.org/3/library/audit_events.html), and the command kills itself at the one that it is given by number.
+Steps are what others can see: files made, renamed, linked, removed. stepwise_server.py kills itself at the one that it is told.
 """
 
 from __future__ import annotations
@@ -11,38 +10,23 @@ import shutil
 import signal
 import sqlite3
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from support.deployment import BIN, Deployment, shell
+from support import preloaded
+from support.deployment import Deployment, shell
 from test_live_copies import served, started
 from test_restored_copies import server_command
 
-KILLED_AT = """
-import os, signal, sys
-from daggyr_server.main import main
-
-folder, number, steps = sys.argv.pop(1), int(sys.argv.pop(1)), 0
-
-def step(event, arguments):
-    global steps
-    makes = event == "open" and isinstance(arguments[2], int) and arguments[2] & os.O_CREAT
-    if makes or event in ("os.rename", "os.link", "os.remove"):
-        if not isinstance(arguments[0], int) and folder in os.fsdecode(arguments[0]):
-            steps += 1
-            if steps == number:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-sys.addaudithook(step)
-main()
-"""
+KILLED_AT = Path(__file__).with_name("stepwise_server.py")
 MOST_STEPS = 60
 
 
 def killed_at(deployment: Deployment, folder: Path, number: int, *arguments: str) -> int:
     """Run a command of daggyr-server that is killed before a step in the folder; its exit code, which is 0 if there are fewer."""
-    return subprocess.run(
-        [BIN / "python", "-c", KILLED_AT, str(folder), str(number), *arguments],
+    return preloaded.run(
+        [sys.executable, "-P", str(KILLED_AT), str(folder), str(number), *arguments],
         cwd=deployment.work,
         env=deployment.environment,
         stdin=subprocess.DEVNULL,

@@ -14,9 +14,9 @@ from farm import LEDGER, Farm
 from support.deployment import Deployment, Task, shell, task
 from support.waiting import until
 
-TASKS = 20
+TASKS = 10
 BULK = 2 * 1024 * 1024  # bytes of each task
-PIECES = (1, 7, 19, 35)  # that are written when the coordinator is killed
+PIECES = (1, 7, 13, 18)  # that are written when the coordinator is killed
 PIECES_WRITTEN = "SELECT count(*) FROM deposit_piece"
 DEPOSITED = "SELECT count(*) FROM deposit_piece WHERE number NOT IN (SELECT number FROM deposit)"
 

@@ -119,8 +119,8 @@ def test_handshakes_that_fail_leave_no_line_each(deployment: Deployment) -> None
             with contextlib.suppress(ConnectionError):
                 while knocking.recv(4096):
                     pass
+    until(lambda: f"the TLS `certificate` {pair.certificate} expires at" in server.said(), "the warning")
     said = server.said()
-    assert f"the TLS `certificate` {pair.certificate} expires at" in said
     assert len([line for line in said.splitlines() if " INFO " not in line and " WARNING " not in line]) == 0, said
     trust = ("--tls-ca", str(deployment.folder / "authority.pem"))
     assert deployment.daggyr(*trust, "runs").code == 0

@@ -96,8 +96,10 @@ atexit.register(end)
 
 def _program(words: list[str]) -> tuple[str, str] | None:
     """Which program these words are, and the file that Python executes; None if it is none of ours."""
-    if words[0] == sys.executable and len(words) > 2 and words[1] == "-P" and words[2].endswith("_agent.py"):
-        return "daggyr-agent", words[2]
+    if words[0] == sys.executable and len(words) > 2 and words[1] == "-P":
+        for ending, program in (("_agent.py", "daggyr-agent"), ("_server.py", "daggyr-server"), ("_command.py", "daggyr")):
+            if words[2].endswith(ending):  # a file of the tests that differs in something from the program
+                return program, words[2]
     if words[:4] == [sys.executable, "-P", "-m", "daggyr_agent"]:
         return "daggyr-agent", "daggyr_agent"
     path = Path(words[0])
