@@ -331,6 +331,13 @@ class Deployment:
         """How many attempts a run's tasks had."""
         return {each["task_id"]: each["attempt_count"] for each in self.tasks(run_id)}
 
+    def was_started_once(self, run_id: int) -> None:
+        """Fails unless each task had one attempt that started. What was sent ahead of another is asked back where a host is idle."""
+        for task_id, count in self.attempts(run_id).items():
+            if count > 1:
+                *before, last = [attempt["outcome"] for attempt in self.task(run_id, task_id)["attempts"]]
+                assert (set(before), last) == ({"RETURNED"}, "SUCCEEDED"), task_id
+
     def goes_on(self) -> None:
         """Fails unless the server takes a run and brings it to its end."""
         assert self.complete({"goes_on": task("true")})["state"] == "COMPLETED"
