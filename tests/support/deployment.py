@@ -332,7 +332,7 @@ class Deployment:
         return {each["task_id"]: each["attempt_count"] for each in self.tasks(run_id)}
 
     def was_started_once(self, run_id: int) -> None:
-        """Fails unless each task had one attempt that started. What was sent ahead of another is asked back where a host is idle."""
+        """Fails unless each task had one attempt that started: what is sent ahead may be asked back for a host that is idle."""
         for task_id, count in self.attempts(run_id).items():
             if count > 1:
                 *before, last = [attempt["outcome"] for attempt in self.task(run_id, task_id)["attempts"]]
