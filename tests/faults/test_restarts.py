@@ -60,7 +60,7 @@ def test_a_run_that_is_killed_after_a_restart(farm: Farm, deployment: Deployment
     pid = gate.reached()
     until(lambda: deployment.states(run_id)["a"] == "RUNNING", "the task")
     farm.kill_and_start()
-    until(lambda: deployment.agents()[0]["state"] == "CONNECTED", "the agent")
+    until(lambda: [agent["state"] for agent in deployment.agents()] == ["CONNECTED"], "the agent")
     assert deployment.daggyr("kill", str(run_id)).code == 0
     run = deployment.watch(run_id, code=1)
     assert (run["state"], run["task_states"]) == ("KILLED", {"KILLED": 1, "QUEUED": 1})
