@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 from support.deployment import Deployment, Program, shell
+from support.waiting import until
 from test_restored_copies import server_command
 
 
@@ -35,9 +36,10 @@ def test_a_copy_of_all_files_is_refused_while_the_tracker_is_served(deployment: 
     assert f"is a copy of {folder}/state.db, which process {server.process.pid} serves on this host" in words
     assert "daggyr-server backup" in words
     assert (deployment.read("a"), deployment.states(run_id)["a"]) == ("ran\n", "RUNNING")
+    left = list(deployment.temporary.iterdir())
     server.end(signal.SIGKILL)
-    deployment.killed = True
     started(deployment, folder)
+    until(lambda: not any(path.exists() for path in left), "the end of what the server that was killed left")
     gate.open()
     assert deployment.watch(run_id)["state"] == "COMPLETED"
     assert deployment.read("b") == "ran\n"
